@@ -1,0 +1,113 @@
+"""What a step computes: layer tokens and floating-point operations, from each layer's own kept tokens.
+
+One multiply-add is 2 FLOPs. One layer, forward, for one sample of n tokens, with Hq = heads * kv_channels and
+Hkv = query groups * kv_channels:
+
+    queries, keys, values      2 n H (Hq + 2 Hkv)
+    scores and weighted values 2 * 2 * pairs * Hq       pairs = n (n + 1) / 2 causal, n * n otherwise
+    attention output           2 n Hq H
+    feed-forward               2 n H F * 2              * 3 when gated (SwiGLU has a third matrix)
+
+    LM head                    2 S H V                  always all S positions: every token is in the loss
+
+Backward computes two products (for the input and for the weight) where forward computes one: a step is 3 x forward.
+Layers are summed one by one. Attention is quadratic in n, so the mean of n over layers or steps would give too little.
+
+Left out: norms, softmax, activations, rotary, biases, embedding lookup, loss, gathering and scattering, optimizer, and
+the forward work that activation recompute repeats (it is cost, not useful work). Causal attention counts as a kernel
+that skips what the mask hides; padding inside a sample counts as tokens. No torch here, and no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a decoder or encoder that decide its FLOPs and parameters; names as in Megatron-Core.
+
+    ``vocab_size`` is the padded one, as computed; ``seq_length`` S in tokens; ``gated_mlp`` is SwiGLU and its kin;
+    ``causal`` is False for an encoder.
+    """
+
+    num_layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    num_attention_heads: int
+    num_query_groups: int
+    kv_channels: int
+    gated_mlp: bool
+    vocab_size: int
+    seq_length: int
+    causal: bool = True
+
+    @property
+    def query_size(self) -> int:
+        """Hq: width of all queries together."""
+        return self.num_attention_heads * self.kv_channels
+
+    @property
+    def key_value_size(self) -> int:
+        """Hkv: width of all keys together, and of all values."""
+        return self.num_query_groups * self.kv_channels
+
+
+def layer_flops(shape: ModelShape, kept_tokens: int) -> int:
+    """Forward FLOPs of one layer for one sample of which it computes ``kept_tokens`` (0: the layer is skipped)."""
+    n = kept_tokens
+    pairs = n * (n + 1) // 2 if shape.causal else n * n
+    projections = 2 * n * shape.hidden_size * (2 * shape.query_size + 2 * shape.key_value_size)
+    attention = 2 * 2 * pairs * shape.query_size
+    feed_forward = 2 * n * shape.hidden_size * shape.ffn_hidden_size * (3 if shape.gated_mlp else 2)
+    return projections + attention + feed_forward
+
+
+def head_flops(shape: ModelShape) -> int:
+    """Forward FLOPs of the LM head for one sample: all S positions over the padded vocabulary."""
+    return 2 * shape.seq_length * shape.hidden_size * shape.vocab_size
+
+
+def step_flops(shape: ModelShape, kept_tokens_per_layer: Sequence[int], num_samples: int) -> int:
+    """FLOPs of an optimizer step, forward and backward, over ``num_samples`` samples on all devices together.
+
+    ``kept_tokens_per_layer`` has one entry for each of the L layers, first layer first.
+    """
+    assert len(kept_tokens_per_layer) == shape.num_layers, (len(kept_tokens_per_layer), shape.num_layers)
+    layers = sum(layer_flops(shape, kept_tokens) for kept_tokens in kept_tokens_per_layer)
+    return 3 * num_samples * (layers + head_flops(shape))
+
+
+def dense_step_flops(shape: ModelShape, num_samples: int) -> int:
+    """``step_flops`` of the dense model: every layer computes all S tokens."""
+    return step_flops(shape, [shape.seq_length] * shape.num_layers, num_samples)
+
+
+def layer_tokens(kept_tokens_per_layer: Sequence[int], num_samples: int) -> int:
+    """Layer tokens of a step: kept tokens summed over layers, times samples. Dense: L * S * samples.
+
+    Source: the LayerToken of random-LTD (Yao et al., 2022), section 3.3.
+    """
+    return sum(kept_tokens_per_layer) * num_samples
+
+
+def num_parameters(
+    shape: ModelShape, *, tied_embeddings: bool, learned_positions: int, linear_bias: bool, norm_bias: bool
+) -> int:
+    """Parameters of the whole model, exactly: embeddings, layers, final norm and LM head.
+
+    Args:
+        tied_embeddings: the LM head shares the token embedding.
+        learned_positions: rows of the learned position table; 0 with rotary positions.
+        linear_bias: every linear layer but the LM head has a bias.
+        norm_bias: norms have a bias beside their weight (LayerNorm), or not (RMSNorm).
+    """
+    hidden, ffn = shape.hidden_size, shape.ffn_hidden_size
+    up_size = ffn * (2 if shape.gated_mlp else 1)
+    query_key_value_size = shape.query_size + 2 * shape.key_value_size
+    weights = hidden * (query_key_value_size + shape.query_size + up_size + ffn)
+    biases = (query_key_value_size + hidden + up_size + hidden) if linear_bias else 0
+    norm = hidden * (2 if norm_bias else 1)
+    embeddings = shape.vocab_size * hidden * (1 if tied_embeddings else 2) + learned_positions * hidden
+    return embeddings + shape.num_layers * (weights + biases + 2 * norm) + norm

@@ -1,0 +1,117 @@
+"""Samples of each step's global batch: constant, or growing over the first samples of the run.
+
+    samples | start | + increment | + increment | ... | global batch ------>
+            0                                         ramp samples
+
+A pure function of the consumed samples that agrees step for step with Megatron-Core's microbatch calculators, which the
+training loop hands its microbatches out by; here it can be planned ahead. No torch here, and no Megatron-Core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from megatron.ltd.errors import UserError
+
+
+@dataclass(frozen=True)
+class BatchRamp:
+    """``--rampup-batch-size start increment samples``: the batch grows by increments over the run's first samples."""
+
+    start_samples: int
+    increment_samples: int
+    ramp_samples: int
+
+
+@dataclass(frozen=True)
+class BatchSchedule:
+    """Samples of each step's global batch, step for step those of Megatron-Core's microbatch calculators.
+
+    With a ramp of n increments in R samples the batch after c consumed samples is start + floor(c / (R / n)) *
+    increment, and the full batch once c > R. The division is Megatron-Core's, in floating point: both round alike.
+
+    Args:
+        global_batch_samples: the full batch, over all data-parallel ranks.
+        ramp: how the batch grows to it; None for the full batch from the first step.
+
+    Raises:
+        UserError: a ramp that is not above zero, does not grow, or does not land on the full batch.
+    """
+
+    global_batch_samples: int
+    ramp: BatchRamp | None
+
+    def __post_init__(self) -> None:
+        if self.global_batch_samples < 1:
+            raise UserError(
+                f"--global-batch-size {self.global_batch_samples}: a step takes at least 1 sample; give more"
+            )
+        if self.ramp is None:
+            return
+        start, increment, samples = self.ramp.start_samples, self.ramp.increment_samples, self.ramp.ramp_samples
+        given = f"--rampup-batch-size {start} {increment} {samples}"
+        if start < 1 or increment < 1 or samples < 1:
+            raise UserError(f"{given}: start, increment and samples are all at least 1; give larger ones")
+        if start >= self.global_batch_samples:
+            raise UserError(
+                f"{given}: the start must be below --global-batch-size {self.global_batch_samples}; lower it, or leave "
+                "--rampup-batch-size out"
+            )
+        if (self.global_batch_samples - start) % increment:
+            raise UserError(
+                f"{given}: steps of {increment} from {start} do not reach --global-batch-size "
+                f"{self.global_batch_samples}; give an increment that divides {self.global_batch_samples - start}"
+            )
+
+    def check_divisible(self, micro_batch_samples: int, data_parallel_size: int) -> None:
+        """Refuse a batch of the schedule that does not split into whole microbatches on every data-parallel rank.
+
+        Raises:
+            UserError: naming the first such batch.
+        """
+        divisor = micro_batch_samples * data_parallel_size
+        ramp = self.ramp or BatchRamp(self.global_batch_samples, 1, 0)
+        for batch_samples in range(ramp.start_samples, self.global_batch_samples + 1, ramp.increment_samples):
+            if batch_samples % divisor:
+                source = "--global-batch-size" if self.ramp is None else "--rampup-batch-size: the batch of"
+                raise UserError(
+                    f"{source} {batch_samples} is not a multiple of --micro-batch-size {micro_batch_samples} x "
+                    f"{data_parallel_size} data-parallel processes: give multiples of {divisor}"
+                )
+
+    def at(self, consumed_samples: int) -> int:
+        """Samples of the step that starts after ``consumed_samples``."""
+        ramp = self.ramp
+        if ramp is None or consumed_samples > ramp.ramp_samples:
+            return self.global_batch_samples
+        num_increments = (self.global_batch_samples - ramp.start_samples) // ramp.increment_samples
+        increments = int(consumed_samples / (ramp.ramp_samples / num_increments))
+        return ramp.start_samples + increments * ramp.increment_samples
+
+    def stages(self, num_steps: int) -> Iterator[tuple[int, int, int]]:
+        """Runs of equal batches over the first ``num_steps`` steps: ``(first_step, num_steps, batch_samples)``."""
+        step, consumed_samples = 0, 0
+        while step < num_steps:
+            batch_samples = self.at(consumed_samples)
+            if batch_samples == self.global_batch_samples or self.ramp is None:
+                yield step, num_steps - step, batch_samples
+                return
+            stage_steps = self._steps_until_growth(consumed_samples)
+            yield step, min(stage_steps, num_steps - step), batch_samples
+            step += stage_steps
+            consumed_samples += stage_steps * batch_samples
+
+    def _steps_until_growth(self, consumed_samples: int) -> int:
+        """Steps in a row that take the same batch as the one after ``consumed_samples``, which is not the full one."""
+        assert self.ramp is not None
+        batch_samples = self.at(consumed_samples)
+        # The batch never shrinks and is another one past the ramp: bisect for the first step with another.
+        fewest, most = 1, (self.ramp.ramp_samples - consumed_samples) // batch_samples + 1
+        while fewest < most:
+            middle = (fewest + most) // 2
+            if self.at(consumed_samples + middle * batch_samples) == batch_samples:
+                fewest = middle + 1
+            else:
+                most = middle
+        return fewest

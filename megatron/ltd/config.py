@@ -1,0 +1,105 @@
+"""The whole of a run's settings, one frozen object: ``RunConfig``.
+
+Each part is a dataclass beside the code it steers and checks its own values; here are the rules that hold between parts.
+No torch here: a wrong flag is answered before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron.ltd.data.config import DataConfig
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import add_flags, read_flags
+from megatron.ltd.methods import METHODS
+from megatron.ltd.methods.base import Method, ModelFacts, build_method
+from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
+from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.tokenizers.config import TokenizerConfig
+from megatron.ltd.training.checkpoint_files import stored_config
+from megatron.ltd.training.config import CheckpointConfig, LoggingConfig, OptimizerConfig, TrainingConfig
+
+PARTS: dict[str, type] = {
+    "model": ModelConfig,
+    "tokenizer": TokenizerConfig,
+    "data": DataConfig,
+    "training": TrainingConfig,
+    "optimizer": OptimizerConfig,
+    "precision": PrecisionConfig,
+    "recompute": RecomputeConfig,
+    "parallel": ParallelConfig,
+    "checkpoint": CheckpointConfig,
+    "logging": LoggingConfig,
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that the command line says."""
+
+    model: ModelConfig
+    tokenizer: TokenizerConfig
+    data: DataConfig
+    training: TrainingConfig
+    optimizer: OptimizerConfig
+    precision: PrecisionConfig
+    recompute: RecomputeConfig
+    parallel: ParallelConfig
+    checkpoint: CheckpointConfig
+    logging: LoggingConfig
+    methods: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        self.build_method()
+
+    def build_method(self) -> Method:
+        """The method that the flags switch on. Raises ``UserError`` where it does not fit the model."""
+        model = self.model
+        return build_method(METHODS, self.methods, ModelFacts(model.num_layers, model.seq_length, self.training.seed))
+
+    def global_batch_size(self, data_parallel_size: int) -> int:
+        """Samples a step, checked against the layout. Raises ``UserError``."""
+        per_round = self.training.micro_batch_size * data_parallel_size
+        size = self.training.global_batch_size or per_round
+        if size % per_round:
+            raise UserError(
+                f"--global-batch-size {size} is not a multiple of --micro-batch-size {self.training.micro_batch_size} x "
+                f"{data_parallel_size} data-parallel processes = {per_round}: use one that is"
+            )
+        return size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries, for metrics.jsonl and checkpoints."""
+        parts = {name: dataclasses.asdict(getattr(self, name)) for name in PARTS}
+        return parts | {"methods": {name: dataclasses.asdict(config) for name, config in self.methods.items()}}
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    """The command line of every part and every method."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False, exit_on_error=True)
+    for config_class in [*PARTS.values(), *(entry.config_class for entry in METHODS.values())]:
+        add_flags(parser, config_class)
+    return parser
+
+
+def parse_run_config(arguments: Sequence[str] | None, description: str) -> RunConfig:
+    """Read the command line. Raises ``UserError`` for values that no run can have.
+
+    With ``--use-checkpoint-args`` the model's shape and the tokenizer of the checkpoint replace the defaults; a flag that was
+    typed still wins.
+    """
+    namespace = build_parser(description).parse_args(arguments)
+    if getattr(namespace, "use_checkpoint_args", False) and hasattr(namespace, "load"):
+        stored = stored_config(Path(namespace.load))
+        for part in ("model", "tokenizer"):
+            for name, value in stored[part].items():
+                if not hasattr(namespace, name):
+                    setattr(namespace, name, value)
+    parts = {name: read_flags(namespace, config_class) for name, config_class in PARTS.items()}
+    methods = {name: read_flags(namespace, entry.config_class) for name, entry in METHODS.items()}
+    return RunConfig(**parts, methods=methods)

@@ -1,0 +1,139 @@
+"""Which data a run trains on, and how documents are treated. Imports no torch.
+
+Flags have Megatron-LM's names and meanings. A blend is what follows ``--data-path``:
+
+    PREFIX                        one indexed dataset, PREFIX.bin and PREFIX.idx
+    WEIGHT PREFIX WEIGHT PREFIX   samples are drawn in proportion to the weights
+    PREFIX PREFIX                 samples are drawn in proportion to the datasets' tokens
+
+Not here: ``--seq-length`` (the model's), batch sizes (the training's), and whether the files exist (``data.indexed``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import flag
+
+SPLIT_NAMES = ("train", "valid", "test")
+
+
+class Blend(NamedTuple):
+    """Dataset prefixes, and the weight of each (None: by their number of tokens)."""
+
+    prefixes: tuple[str, ...]
+    weights: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """data"""
+
+    data_path: tuple[str, ...] = flag(
+        (), metavar="PREFIX", help="PREFIX, or WEIGHT PREFIX WEIGHT PREFIX ...: split in train, valid, test by --split"
+    )
+    split: str = flag(
+        "969,30,1", metavar="T,V,T", help="shares of the documents of --data-path for train, valid, test, in this order"
+    )
+    train_data_path: tuple[str, ...] = flag(
+        (), metavar="PREFIX", help="training data of its own, like --data-path; instead of --data-path and --split"
+    )
+    valid_data_path: tuple[str, ...] = flag((), metavar="PREFIX", help="validation data, beside --train-data-path")
+    test_data_path: tuple[str, ...] = flag((), metavar="PREFIX", help="test data, beside --train-data-path")
+    data_cache_path: str | None = flag(
+        None, metavar="DIR", help="where sample indices are kept; by default PREFIX/cache, beside the data"
+    )
+    reset_position_ids: bool = flag(False, help="positions start at 0 after every end of document")
+    reset_attention_mask: bool = flag(False, help="tokens attend only within their own document")
+    eod_mask_loss: bool = flag(False, help="no loss where the input token is an end of document")
+    num_workers: int | None = flag(
+        None, metavar="N", help="processes that read data on each rank; by default 0 on CPU and 2 on GPU"
+    )
+    num_dataset_builder_threads: int = flag(1, metavar="N", help="threads that build the indices of a blend's datasets")
+    mmap_bin_files: bool = flag(True, name="no-mmap-bin-files", help="read .bin files instead of mapping them")
+
+    def __post_init__(self) -> None:
+        if self.data_path and self.per_split_paths:
+            flags = ", ".join(f"--{name}-data-path" for name in self.per_split_paths)
+            raise UserError(
+                f"--data-path and {flags} exclude each other: give --data-path with --split, or one per split"
+            )
+        if self.per_split_paths and "train" not in self.per_split_paths:
+            flags = ", ".join(f"--{name}-data-path" for name in self.per_split_paths)
+            raise UserError(f"{flags} needs --train-data-path beside it")
+        self.blends()
+        parse_split(self.split)
+        if self.num_workers is not None and self.num_workers < 0:
+            raise UserError(f"--num-workers {self.num_workers}: must be at least 0; 0 reads in the training process")
+        if self.num_dataset_builder_threads < 1:
+            raise UserError(f"--num-dataset-builder-threads {self.num_dataset_builder_threads}: must be at least 1")
+
+    @property
+    def per_split_paths(self) -> dict[str, tuple[str, ...]]:
+        """``--train-data-path`` and its siblings by split name, those that are given."""
+        paths = zip(SPLIT_NAMES, (self.train_data_path, self.valid_data_path, self.test_data_path), strict=True)
+        return {name: path for name, path in paths if path}
+
+    def blends(self) -> dict[str, Blend]:
+        """The blend behind each flag that is given: ``{"--data-path": ...}`` or one per ``--<split>-data-path``."""
+        if self.data_path:
+            return {"--data-path": parse_blend("--data-path", self.data_path)}
+        return {
+            f"--{name}-data-path": parse_blend(f"--{name}-data-path", path)
+            for name, path in self.per_split_paths.items()
+        }
+
+    def workers_on(self, device_type: str) -> int:
+        """Data processes of a rank on ``device_type`` ("cpu" or "cuda"). On a CPU they would take the model's cores."""
+        if self.num_workers is not None:
+            return self.num_workers
+        return 0 if device_type == "cpu" else 2
+
+
+def parse_blend(flag_spelling: str, values: Sequence[str]) -> Blend:
+    """Read what follows ``--data-path``: see the top of this file. Raises ``UserError`` naming ``flag_spelling``."""
+    shown = f"{flag_spelling} {' '.join(values)}"
+    first, second = values[0::2], values[1::2]
+    weights = [_weight(value) for value in first]
+    if len(values) == 1 or all(weight is None for weight in weights):
+        prefixes = tuple(values)
+        if any(_weight(value) is not None for value in second):
+            raise UserError(f"{shown}: a weight comes before its prefix; write WEIGHT PREFIX WEIGHT PREFIX")
+        result = Blend(prefixes, None)
+    elif any(weight is None for weight in weights) or len(first) != len(second):
+        raise UserError(f"{shown}: every prefix needs a weight before it, or none has one")
+    else:
+        if any(not (math.isfinite(weight) and weight > 0) for weight in weights if weight is not None):
+            raise UserError(f"{shown}: weights must be above 0; leave a dataset out to give it no weight")
+        prefixes = tuple(second)
+        result = Blend(prefixes, tuple(weight for weight in weights if weight is not None))
+    for prefix in prefixes:
+        if prefix.endswith((".bin", ".idx")):
+            raise UserError(f"{flag_spelling} {prefix}: give the prefix without {prefix[-4:]}: {prefix[:-4]}")
+    return result
+
+
+def parse_split(split: str) -> tuple[float, float, float]:
+    """The shares of train, valid and test, adding up to 1. Raises ``UserError`` naming ``--split``."""
+    try:
+        shares = [float(part) for part in split.split(",")]
+    except ValueError:
+        shares = []
+    if not 1 <= len(shares) <= 3 or any(not math.isfinite(share) or share < 0 for share in shares) or sum(shares) <= 0:
+        raise UserError(
+            f"--split {split}: give one to three shares of train, valid, test that are not negative, such as 969,30,1"
+        )
+    train, valid, test = (share / sum(shares) for share in [*shares, 0.0, 0.0][:3])
+    return train, valid, test
+
+
+def _weight(value: str) -> float | None:
+    """``value`` as a number, or None: a prefix."""
+    try:
+        return float(value)
+    except ValueError:
+        return None

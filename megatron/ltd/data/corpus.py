@@ -1,0 +1,176 @@
+"""The text that every Python brings along, as a corpus: the standard library's source and its language reference.
+
+    train.jsonl, valid.jsonl   one document a line, {"text": ..., "path": ...}, sorted by path
+    corpus.json                sizes, counts, sha256 of both files and the Python version they came from
+
+About 11 MB of source outside the tests, and one document of English prose for each help topic. The content differs
+between Python versions, hence the recorded hashes. A document is held out when the hash of its text says so: the choice
+needs no random numbers, and a document stays on its side when others come or go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import platform
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import flag
+
+# Tests, caches, other people's packages; and source that records how this very Python was built.
+_LEFT_OUT_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+_LEFT_OUT_PREFIX = "_sysconfigdata"
+_TOPICS = "pydoc_data/topics.py"
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """corpus"""
+
+    output_dir: str | None = flag(
+        None, metavar="DIR", help="where train.jsonl, valid.jsonl and corpus.json are written"
+    )
+    held_out_fraction: float = flag(0.05, metavar="F", help="share of the documents that go to valid.jsonl")
+    max_mb: float | None = flag(
+        None,
+        metavar="N",
+        help="keep at most this much text [MB], drawn evenly from all documents; by default all of it",
+    )
+
+    def __post_init__(self) -> None:
+        if not self.output_dir:
+            raise UserError("--output-dir is missing: give a folder for the corpus")
+        if not 0 < self.held_out_fraction < 1:
+            raise UserError(f"--held-out-fraction {self.held_out_fraction}: must be between 0 and 1, such as 0.05")
+        if self.max_mb is not None and not self.max_mb > 0:
+            raise UserError(f"--max-mb {self.max_mb}: must be above 0; leave it out for all of the text")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and where it came from, relative to the standard library."""
+
+    path: str
+    text: str
+
+    @property
+    def rank(self) -> float:
+        """A number in [0, 1) that depends on the text alone, evenly spread over documents."""
+        return int.from_bytes(hashlib.sha256(self.text.encode("utf-8")).digest()[:6], "big") / 2**48
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """What a corpus file holds."""
+
+    documents: int
+    text_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CorpusInfo:
+    """The content of corpus.json."""
+
+    python: str
+    unreadable_files: int
+    train: SplitInfo
+    valid: SplitInfo
+
+    def summary(self) -> str:
+        """One line."""
+        skipped = f"; {self.unreadable_files} files were not UTF-8" if self.unreadable_files else ""
+        return (
+            f"Python {self.python}: {self.train.documents:,} documents, {self.train.text_bytes / 1e6:.1f} MB to train; "
+            f"{self.valid.documents:,} documents, {self.valid.text_bytes / 1e6:.2f} MB held out{skipped}"
+        )
+
+
+def write_corpus(config: CorpusConfig) -> CorpusInfo:
+    """Write the corpus into ``--output-dir`` (made if missing; files there are replaced once the new ones are whole).
+
+    Raises ``UserError`` when this Python has no source files, the text is too little for both parts, or the folder
+    cannot be written.
+    """
+    assert config.output_dir is not None
+    documents, unreadable = collect_documents(Path(sysconfig.get_paths()["stdlib"]))
+    if config.max_mb is not None:
+        documents = _limit(documents, int(config.max_mb * 1e6))
+    parts = {
+        "train": [document for document in documents if document.rank >= config.held_out_fraction],
+        "valid": [document for document in documents if document.rank < config.held_out_fraction],
+    }
+    for name, part in parts.items():
+        if not part:
+            raise UserError(
+                f"--held-out-fraction {config.held_out_fraction}: leaves no document for {name} of {len(documents)}; "
+                "give a share nearer to 0.5, or a larger --max-mb"
+            )
+    try:
+        Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+        infos = {name: _write_part(Path(config.output_dir, f"{name}.jsonl"), part) for name, part in parts.items()}
+        info = CorpusInfo(platform.python_version(), unreadable, **infos)
+        _write_whole(Path(config.output_dir, "corpus.json"), json.dumps(asdict(info), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"--output-dir {config.output_dir}: cannot be written ({error.strerror})") from None
+    return info
+
+
+def collect_documents(library: Path) -> tuple[list[Document], int]:
+    """The documents under ``library``, sorted by path, and how many files were not UTF-8 text."""
+    documents, unreadable = [], 0
+    for folder, folders, files in os.walk(library):
+        folders[:] = [name for name in folders if name not in _LEFT_OUT_FOLDERS]
+        for name in files:
+            path = Path(folder, name)
+            relative = path.relative_to(library).as_posix()
+            if path.suffix != ".py" or name.startswith(_LEFT_OUT_PREFIX) or relative == _TOPICS:
+                continue
+            try:
+                text = path.read_text(encoding="utf-8")
+            except (UnicodeDecodeError, OSError):
+                unreadable += 1
+                continue
+            if text.strip():
+                documents.append(Document(relative, text))
+    if not documents:
+        raise UserError(f"{library}: holds no .py files; run a Python whose standard library is installed as source")
+    if Path(library, _TOPICS).is_file():
+        topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
+        documents += [Document(f"{_TOPICS}/{topic}", text) for topic, text in topics.items()]
+    return sorted(documents, key=lambda document: document.path), unreadable
+
+
+def _limit(documents: Sequence[Document], max_bytes: int) -> list[Document]:
+    """Documents of at most ``max_bytes`` together, drawn by their hash from all over the library; order kept."""
+    kept, total = set(), 0
+    for document in sorted(documents, key=lambda document: (document.rank, document.path), reverse=True):
+        total += len(document.text.encode("utf-8"))
+        if total > max_bytes:
+            break
+        kept.add(document.path)
+    return [document for document in documents if document.path in kept]
+
+
+def _write_part(path: Path, documents: Sequence[Document]) -> SplitInfo:
+    lines = [json.dumps({"text": document.text, "path": document.path}, ensure_ascii=False) for document in documents]
+    content = "\n".join(lines) + "\n"
+    _write_whole(path, content)
+    text_bytes = sum(len(document.text.encode("utf-8")) for document in documents)
+    return SplitInfo(len(documents), text_bytes, hashlib.sha256(content.encode("utf-8")).hexdigest())
+
+
+def _write_whole(path: Path, content: str) -> None:
+    """Write under a temporary name, then rename: the file is there whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_text(content, encoding="utf-8", newline="\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

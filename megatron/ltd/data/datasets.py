@@ -1,0 +1,187 @@
+"""The train, validation and test datasets of a run, on Megatron-Core's builder.
+
+    documents of .bin/.idx --split--> document index (epochs, shuffled) --> samples of S + 1 tokens --> shuffled
+
+Samples are cut from documents packed one after another; everything is drawn from ``seed`` alone, so every rank and
+every restart sees the same order. As in Megatron, the order also depends on the number of samples asked for when that
+takes more than one epoch: to stop a run early, use ``--exit-interval``, not another ``--train-iters``.
+
+Not here: reading order and microbatches (``data.batch``); what the files must hold (``data.indexed``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+
+from megatron.ltd.data.batch import SampleSource
+from megatron.ltd.data.config import SPLIT_NAMES, Blend, DataConfig
+from megatron.ltd.data.indexed import IndexedInfo, check_indexed_dataset
+from megatron.ltd.errors import UserError
+from megatron.ltd.tokenizers.base import Tokenizer
+
+
+@dataclass
+class _Config(GPTDatasetConfig):
+    """Megatron-Core's configuration and what the data hold, since its cache of indices is keyed by paths alone."""
+
+    data_fingerprints: tuple[str, ...] = ()
+
+
+class _Dataset(GPTDataset):
+    """``GPTDataset`` whose cached indices are not used for data that were made anew under the same name."""
+
+    @staticmethod
+    def _key_config_attributes() -> list[str]:
+        return [*GPTDataset._key_config_attributes(), "data_fingerprints"]
+
+
+def check_sources(
+    config: DataConfig, tokenizer: Tokenizer, *, read_tokens: bool = True
+) -> dict[str, tuple[IndexedInfo, ...]]:
+    """Check every dataset that the flags name; by flag, what each of its prefixes holds (in the order given).
+
+    Raises ``UserError`` when no data are given, or a dataset is missing, damaged or another tokenizer's.
+    """
+    blends = config.blends()
+    if not blends:
+        raise UserError("--data-path is missing: give the prefix that preprocess_data.py wrote")
+    return {
+        spelling: tuple(
+            check_indexed_dataset(
+                prefix, tokenizer.vocab_size, tokenizer.fingerprint, flag_spelling=spelling, read_tokens=read_tokens
+            )
+            for prefix in blend.prefixes
+        )
+        for spelling, blend in blends.items()
+    }
+
+
+def build_datasets(
+    config: DataConfig,
+    *,
+    seq_length: int,
+    seed: int,
+    train_samples: int,
+    valid_samples: int,
+    test_samples: int,
+    tokenizer: Tokenizer,
+    build_on_this_rank: bool = True,
+) -> tuple[SampleSource | None, SampleSource | None, SampleSource | None]:
+    """The train, validation and test datasets, each with at least the samples asked for (None where that is 0).
+
+    A sample holds ``tokens``, ``labels``, ``position_ids`` int64 and ``loss_mask`` float32, each [S] with S =
+    ``seq_length`` tokens. With a process group every rank must call this, rank 0 building: it writes the index cache
+    that the others read; where ``build_on_this_rank`` is False the result is (None, None, None). Without one, a blend
+    takes no ``--data-cache-path``. Raises ``UserError`` as ``check_sources`` does, when a split that is asked for has
+    no documents, and when the index cache cannot be written.
+    """
+    samples = (train_samples, valid_samples, test_samples)
+    is_first = not _is_distributed() or torch.distributed.get_rank() == 0
+    sources = check_sources(config, tokenizer, read_tokens=is_first)
+    core_config = _core_config(config, sources, samples, seq_length=seq_length, seed=seed, tokenizer=tokenizer)
+    _check_splits(core_config, sources, samples)
+    builder = BlendedMegatronDatasetBuilder(_Dataset, list(samples), lambda: build_on_this_rank, core_config)
+    try:
+        with _quiet_core():
+            train, valid, test = builder.build()
+    except Exception as error:
+        # Under a process group the builder wraps the OSError of a failed write.
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        where = f"--data-cache-path {config.data_cache_path}" if config.data_cache_path else "the folder of the data"
+        raise UserError(
+            f"{where}: sample indices cannot be kept there ({cause}); give a writable folder with --data-cache-path"
+        ) from None
+    return train, valid, test
+
+
+def _core_config(
+    config: DataConfig,
+    sources: dict[str, tuple[IndexedInfo, ...]],
+    samples: Sequence[int],
+    *,
+    seq_length: int,
+    seed: int,
+    tokenizer: Tokenizer,
+) -> _Config:
+    blends = {flag: _weighted(blend, sources[flag]) for flag, blend in config.blends().items()}
+    blend = blends.get("--data-path")
+    per_split = [
+        blends.get(f"--{name}-data-path") if wanted else None for name, wanted in zip(SPLIT_NAMES, samples, strict=True)
+    ]
+    core_config = _Config(
+        random_seed=seed,
+        sequence_length=seq_length,
+        blend=blend,
+        blend_per_split=None if blend else per_split,
+        split=config.split if blend else None,
+        num_dataset_builder_threads=config.num_dataset_builder_threads,
+        path_to_cache=config.data_cache_path,
+        mmap_bin_files=config.mmap_bin_files,
+        tokenizer=tokenizer,  # not core's class, and all that GPTDataset asks of one
+        reset_position_ids=config.reset_position_ids,
+        reset_attention_mask=config.reset_attention_mask,
+        eod_mask_loss=config.eod_mask_loss,
+        create_attention_mask=False,
+        data_fingerprints=tuple(info.fingerprint for infos in sources.values() for info in infos),
+    )
+    if core_config.split_matrix is not None:
+        # A split nobody reads is not built: core would index it, and never finish if it holds no documents.
+        core_config.split_matrix = [
+            bounds if wanted else None for bounds, wanted in zip(core_config.split_matrix, samples, strict=True)
+        ]
+    return core_config
+
+
+def _weighted(blend: Blend, infos: Sequence[IndexedInfo]) -> tuple[list[str], list[float] | None]:
+    """The blend as core wants it. Several prefixes without weights get their token counts as weights: left without,
+    core would stop after one epoch, however long the run.
+    """
+    weights = blend.weights
+    if weights is None and len(blend.prefixes) > 1:
+        weights = tuple(float(info.tokens) for info in infos)
+    return list(blend.prefixes), None if weights is None else list(weights)
+
+
+def _check_splits(core_config: _Config, sources: dict[str, tuple[IndexedInfo, ...]], samples: Sequence[int]) -> None:
+    """Refuse a split that is asked for and has no documents in one of its datasets."""
+    for number, (name, wanted) in enumerate(zip(SPLIT_NAMES, samples, strict=True)):
+        if not wanted:
+            continue
+        if core_config.split_matrix is None:
+            if f"--{name}-data-path" not in sources:
+                raise UserError(f"--{name}-data-path is missing: {wanted} {name} samples are asked for")
+            continue
+        bounds = core_config.split_matrix[number]
+        for info in sources["--data-path"]:
+            first, end = (round(bound * float(info.sequences)) for bound in bounds or (0.0, 0.0))
+            if end <= first:
+                raise UserError(
+                    f"--split {core_config.split}: leaves none of the {info.sequences} documents of {info.prefix} for "
+                    f"{name}, and {wanted} {name} samples are asked for; give {name} a larger share, or the splits "
+                    "data of their own with --train-data-path and its siblings"
+                )
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+@contextlib.contextmanager
+def _quiet_core() -> Iterator[None]:
+    """Silence what core's dataset modules log below an error: their internals, once per rank and dataset."""
+    logger = logging.getLogger("megatron.core.datasets")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

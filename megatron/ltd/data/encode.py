@@ -1,0 +1,117 @@
+"""Chunks of text to token ids, in this process or in workers, always in the order of the chunks.
+
+Workers are spawned, not forked: they start without torch and without their parent's threads. At most a few chunks a
+worker are under way at once, so the memory needed does not grow with the input. The result does not depend on their
+number.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+
+from megatron.ltd.data.documents import RawChunk, parse_chunk
+from megatron.ltd.errors import UserError
+from megatron.ltd.tokenizers.base import Tokenizer
+from megatron.ltd.tokenizers.build import build_tokenizer
+from megatron.ltd.tokenizers.config import TokenizerFiles
+
+_CHUNKS_PER_WORKER = 4
+
+
+@dataclass(frozen=True)
+class EncodedDocuments:
+    """One key's documents: their ids one after another (int32), and each one's number of tokens."""
+
+    ids: numpy.ndarray[Any, numpy.dtype[numpy.int32]]
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EncodedChunk:
+    """A chunk's documents by JSON key. ``empty_documents`` held no text and ``bad_lines`` could not be used."""
+
+    documents: dict[str, EncodedDocuments]
+    empty_documents: int
+    bad_lines: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How chunks are parsed and encoded; what a worker is started with."""
+
+    tokenizer: TokenizerFiles
+    json_keys: tuple[str, ...]
+    append_eod: bool
+    skip_bad_lines: bool
+
+
+def encode_chunk(chunk: RawChunk, options: EncodeOptions, tokenizer: Tokenizer) -> EncodedChunk:
+    """Parse and encode a chunk. Empty documents are left out, and get no end of document either."""
+    parsed = parse_chunk(chunk, options.json_keys, options.skip_bad_lines)
+    documents, empty = {}, 0
+    for place, key in enumerate(options.json_keys):
+        ids: list[int] = []
+        lengths = []
+        for texts in parsed.texts:
+            document = tokenizer.encode(texts[place])
+            if not document:
+                empty += 1
+                continue
+            if options.append_eod:
+                document.append(tokenizer.eod)
+            ids += document
+            lengths.append(len(document))
+        documents[key] = EncodedDocuments(numpy.array(ids, dtype=numpy.int32), tuple(lengths))
+    return EncodedChunk(documents, empty, parsed.bad_lines, chunk.num_bytes)
+
+
+def encode_all(
+    chunks: Iterable[RawChunk], options: EncodeOptions, tokenizer: Tokenizer, workers: int
+) -> Generator[EncodedChunk, None, None]:
+    """Encode ``chunks`` in order; with 1 worker in this process. Raises ``UserError`` at the first bad line."""
+    if workers == 1:
+        for chunk in chunks:
+            yield encode_chunk(chunk, options, tokenizer)
+        return
+    pool = ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(options,)
+    )
+    under_way: deque[Future[EncodedChunk]] = deque()
+    try:
+        for chunk in chunks:
+            under_way.append(pool.submit(_encode_in_worker, chunk))
+            if len(under_way) >= workers * _CHUNKS_PER_WORKER:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    except BrokenProcessPool:
+        raise UserError(
+            f"--workers {workers}: a worker process died, perhaps for want of memory; try fewer workers"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker: tuple[EncodeOptions, Tokenizer] | None = None
+
+
+def _start_worker(options: EncodeOptions) -> None:
+    """Build a worker's tokenizer once. Ctrl-C is the parent's to handle, which then ends its workers."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker = (options, build_tokenizer(options.tokenizer))
+
+
+def _encode_in_worker(chunk: RawChunk) -> EncodedChunk:
+    assert _worker is not None
+    return encode_chunk(chunk, *_worker)

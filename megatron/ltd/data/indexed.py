@@ -1,0 +1,209 @@
+"""Checks of an indexed dataset (PREFIX.bin and PREFIX.idx) before a run trusts it. Imports no torch.
+
+    .idx   "MMIDIDX\\0\\0" | u64 version = 1 | u8 dtype code | u64 sequences | u64 document bounds
+           | i32 length [tokens] of each sequence | i64 start [bytes] of each sequence | i64 document bounds
+    .bin   the tokens of all sequences, one after another
+    .json  ours, beside them (``DatasetCard``): which tokenizer made the tokens, how many, and their sha256
+
+The format is Megatron-Core's (``megatron.core.datasets.indexed_dataset``), whose reader trusts what it is given: a .bin
+cut short is met as a read error in the middle of a run, and a file from another tokenizer never.
+
+Token ids are read from a sample of at most 64 MiB, spread evenly over the file, since a corpus can hold terabytes and
+every start would read them all. An id that the sample misses still fails in the embedding. Not here: reading samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from megatron.ltd.errors import UserError
+
+_MAGIC = b"MMIDIDX\x00\x00"
+_HEADER = struct.Struct("<9sQBQQ")
+_TOKEN_TYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 8: "uint16"}
+_SAMPLE_BYTES = 64 << 20
+_WINDOW_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """The .json file beside an indexed dataset: what made it, and what it holds."""
+
+    tokenizer: str
+    tokenizer_fingerprint: str
+    vocab_size: int
+    documents: int
+    tokens: int
+    bin_sha256: str
+    json_key: str
+    append_eod: bool
+
+    def write(self, path: Path) -> None:
+        """Write the card as JSON."""
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> DatasetCard | None:
+        """The card at ``path``; None when there is none (data made elsewhere). ``UserError`` when it cannot be read."""
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{field.name: fields[field.name] for field in dataclasses.fields(cls)})
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}: not a dataset card ({error}); run preprocess_data.py again, or remove it to go without"
+            ) from None
+
+
+@dataclass(frozen=True)
+class IndexedInfo:
+    """What an indexed dataset holds. ``fingerprint`` (hex) changes when the data do; it keys caches."""
+
+    prefix: str
+    documents: int
+    sequences: int
+    tokens: int
+    dtype: str
+    sha256: str | None
+    tokenizer_fingerprint: str | None
+    fingerprint: str
+
+
+def check_indexed_dataset(
+    prefix: str,
+    vocab_size: int,
+    tokenizer_fingerprint: str | None = None,
+    *,
+    flag_spelling: str = "--data-path",
+    read_tokens: bool = True,
+) -> IndexedInfo:
+    """Check PREFIX.bin and PREFIX.idx, and say what they hold.
+
+    ``vocab_size`` is the tokenizer's; ``tokenizer_fingerprint`` is compared with the one that made the data, when both
+    are known. ``read_tokens`` False leaves out the sample of token ids (one process of a run is enough to read it).
+    Raises ``UserError`` when a file is missing, empty, cut short, of another format or made with another tokenizer,
+    or when an id is not in the vocabulary.
+    """
+    path = f"{flag_spelling} {prefix}"
+    bin_path, idx_path = Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
+    for file in (idx_path, bin_path):
+        if not file.is_file():
+            raise UserError(f"{path}: {file} does not exist; give the prefix that preprocess_data.py wrote")
+        if file.stat().st_size == 0:
+            raise UserError(f"{path}: {file} is empty; run preprocess_data.py again")
+    dtype, sequences, documents, tokens = _read_index(path, idx_path)
+    bin_bytes = bin_path.stat().st_size
+    if bin_bytes != tokens * dtype.itemsize:
+        raise UserError(
+            f"{path}: {bin_path} holds {bin_bytes} bytes and {idx_path.name} speaks of {tokens * dtype.itemsize}; "
+            "one of them is cut short or from another run: run preprocess_data.py again"
+        )
+    card = DatasetCard.read(Path(f"{prefix}.json"))
+    if card is not None:
+        _check_card(path, card, vocab_size, tokenizer_fingerprint)
+    if read_tokens:
+        _check_token_ids(path, bin_path, dtype, tokens, vocab_size)
+    return IndexedInfo(
+        prefix=prefix,
+        documents=documents,
+        sequences=sequences,
+        tokens=tokens,
+        dtype=dtype.name,
+        sha256=card.bin_sha256 if card else None,
+        tokenizer_fingerprint=card.tokenizer_fingerprint if card else None,
+        fingerprint=_fingerprint(bin_path, idx_path, card),
+    )
+
+
+def _read_index(path: str, idx_path: Path) -> tuple[numpy.dtype[Any], int, int, int]:
+    """Token type, sequences, documents and tokens of an .idx file whose parts agree with each other."""
+    idx_bytes = idx_path.stat().st_size
+    with idx_path.open("rb") as file:
+        header = file.read(_HEADER.size)
+    again = "give data that preprocess_data.py wrote"
+    if not header.startswith(_MAGIC[: len(header)]):
+        raise UserError(f"{path}: {idx_path} is no Megatron index (it does not start with MMIDIDX); {again}")
+    if len(header) < _HEADER.size:
+        raise UserError(f"{path}: {idx_path} is cut short at {idx_bytes} bytes; run preprocess_data.py again")
+    _, version, code, sequences, bounds = _HEADER.unpack(header)
+    if version != 1:
+        raise UserError(f"{path}: {idx_path} has format version {version} and version 1 is read; {again}")
+    if code not in _TOKEN_TYPES:
+        raise UserError(f"{path}: {idx_path} holds values of type code {code}, which are not token ids; {again}")
+    wanted = _HEADER.size + 12 * sequences + 8 * bounds
+    if idx_bytes < wanted:
+        raise UserError(f"{path}: {idx_path} is cut short: {idx_bytes} of {wanted} bytes; run preprocess_data.py again")
+    if idx_bytes > wanted:
+        raise UserError(f"{path}: {idx_path} has {idx_bytes - wanted} bytes too many for token sequences; {again}")
+    if sequences == 0:
+        raise UserError(f"{path}: {idx_path} holds no documents; give preprocess_data.py some text")
+    dtype = numpy.dtype(_TOKEN_TYPES[code])
+    lengths: numpy.memmap[Any, Any] = numpy.memmap(idx_path, "<i4", mode="r", offset=_HEADER.size, shape=(sequences,))
+    starts: numpy.memmap[Any, Any] = numpy.memmap(
+        idx_path, "<i8", mode="r", offset=_HEADER.size + 4 * sequences, shape=(sequences,)
+    )
+    tokens = int(lengths.sum(dtype=numpy.int64))
+    documents: numpy.memmap[Any, Any] = numpy.memmap(
+        idx_path, "<i8", mode="r", offset=_HEADER.size + 12 * sequences, shape=(bounds,)
+    )
+    ends_together = int(starts[-1]) + int(lengths[-1]) * dtype.itemsize == tokens * dtype.itemsize
+    if lengths.min() < 0 or starts[0] != 0 or not ends_together or bounds == 0 or documents[-1] != sequences:
+        raise UserError(f"{path}: {idx_path} contradicts itself, it is corrupted; run preprocess_data.py again")
+    if tokens == 0:
+        raise UserError(f"{path}: {idx_path} holds no tokens; give preprocess_data.py some text")
+    return dtype, sequences, bounds - 1, tokens
+
+
+def _check_card(path: str, card: DatasetCard, vocab_size: int, tokenizer_fingerprint: str | None) -> None:
+    if tokenizer_fingerprint is not None and card.tokenizer_fingerprint != tokenizer_fingerprint:
+        raise UserError(
+            f"{path}: was made with another tokenizer ({card.tokenizer}, vocabulary {card.vocab_size}, fingerprint "
+            f"{card.tokenizer_fingerprint[:12]}) than this run's (vocabulary {vocab_size}, fingerprint "
+            f"{tokenizer_fingerprint[:12]}); give the tokenizer of the data, or run preprocess_data.py again"
+        )
+    if card.vocab_size > vocab_size:
+        raise UserError(
+            f"{path}: was made with a vocabulary of {card.vocab_size} tokens and this run's has {vocab_size}; "
+            "give the tokenizer of the data, or run preprocess_data.py again"
+        )
+
+
+def _check_token_ids(path: str, bin_path: Path, dtype: numpy.dtype[Any], tokens: int, vocab_size: int) -> None:
+    """Look for ids outside the vocabulary in at most ``_SAMPLE_BYTES``, first and last window included."""
+    data: numpy.memmap[Any, Any] = numpy.memmap(bin_path, dtype, mode="r", shape=(tokens,))
+    window = _WINDOW_BYTES // dtype.itemsize
+    num_windows = _SAMPLE_BYTES // _WINDOW_BYTES
+    if tokens <= window * num_windows:
+        starts = range(0, tokens, window)
+    else:
+        starts = [index * (tokens - window) // (num_windows - 1) for index in range(num_windows)]  # type: ignore[assignment]
+    for start in starts:
+        part = data[start : start + window]
+        bad = int(part.max()) if part.max() >= vocab_size else int(part.min())
+        if not 0 <= bad < vocab_size:
+            raise UserError(
+                f"{path}: {bin_path} holds token id {bad} and the tokenizer's vocabulary has {vocab_size} (ids 0 to "
+                f"{vocab_size - 1}); give the tokenizer of the data"
+            )
+
+
+def _fingerprint(bin_path: Path, idx_path: Path, card: DatasetCard | None) -> str:
+    """A sha256 over sizes, both ends of both files and, where known, the whole content's sha256."""
+    digest = hashlib.sha256(card.bin_sha256.encode() if card else b"")
+    for path in (bin_path, idx_path):
+        size = path.stat().st_size
+        digest.update(struct.pack("<Q", size))
+        with path.open("rb") as file:
+            digest.update(file.read(_WINDOW_BYTES))
+            file.seek(max(0, size - _WINDOW_BYTES))
+            digest.update(file.read(_WINDOW_BYTES))
+    return digest.hexdigest()

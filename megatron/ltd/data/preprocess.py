@@ -1,0 +1,192 @@
+"""Text files to indexed tokens: the work behind ``tools/preprocess_data.py``.
+
+    --input files --documents--> chunks --encode (workers)--> ids --writer--> PREFIX_<key>_document.{bin,idx,json}
+
+Flags and output are Megatron-LM's, and the .json card (``indexed.DatasetCard``) is ours. The same input gives the same
+files whatever the number of workers. torch is imported only after the arguments hold.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from megatron.ltd.data.documents import InputFile, find_inputs, read_chunks
+from megatron.ltd.data.encode import EncodedChunk, EncodeOptions, encode_all
+from megatron.ltd.data.indexed import DatasetCard
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import flag
+from megatron.ltd.tokenizers.base import Tokenizer
+from megatron.ltd.tokenizers.build import build_tokenizer
+from megatron.ltd.tokenizers.config import TokenizerFiles
+
+if TYPE_CHECKING:
+    from megatron.ltd.data.writer import DatasetWriter
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """preprocessing"""
+
+    input: tuple[str, ...] = flag(
+        (),
+        metavar="FILE",
+        help="text files or quoted patterns: JSON lines (.jsonl, .json: one object a line) or plain text (.txt: each "
+        "file is one document); other names are judged by their first character",
+    )
+    output_prefix: str | None = flag(
+        None, metavar="PREFIX", help="writes PREFIX_KEY_document.bin, .idx and .json for each of --json-keys"
+    )
+    json_keys: tuple[str, ...] = flag(("text",), metavar="KEY", help="keys of a JSON line that hold text")
+    workers: int = flag(1, metavar="N", help="processes that encode")
+    append_eod: bool = flag(False, help="end each document with the tokenizer's end of document")
+    skip_bad_lines: bool = flag(False, help="leave out JSON lines that cannot be used, and count them")
+    overwrite: bool = flag(False, help="replace output that is there already")
+    log_interval: int = flag(
+        0, metavar="N", help="without a terminal, print a line of progress every N documents (0: only at the end)"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.input:
+            raise UserError("--input is missing: give text files")
+        if not self.output_prefix:
+            raise UserError("--output-prefix is missing: give the start of the output files' names, such as data/books")
+        if self.workers < 1:
+            raise UserError(f"--workers {self.workers}: must be at least 1")
+        if self.log_interval < 0:
+            raise UserError(f"--log-interval {self.log_interval}: must be at least 0; 0 prints only the last line")
+        if len(set(self.json_keys)) != len(self.json_keys):
+            raise UserError(f"--json-keys {' '.join(self.json_keys)}: a key is given twice")
+
+
+@dataclass(frozen=True)
+class PreprocessResult:
+    """What was written: a card per output prefix, and what was left out."""
+
+    cards: dict[str, DatasetCard]
+    empty_documents: int
+    bad_lines: int
+    text_bytes: int
+    seconds: float
+
+    def summary(self) -> str:
+        """One line an output prefix."""
+        megabytes = self.text_bytes / 1e6
+        left_out = [f"{self.bad_lines} bad lines skipped"] if self.bad_lines else []
+        left_out += [f"{self.empty_documents} empty documents left out"] if self.empty_documents else []
+        return "\n".join(
+            "; ".join(
+                [
+                    f"{prefix}: {card.documents:,} documents, {card.tokens:,} tokens, {megabytes:.1f} MB in "
+                    f"{self.seconds:.1f} s ({megabytes / max(self.seconds, 1e-9):.1f} MB/s)",
+                    *left_out,
+                ]
+            )
+            for prefix, card in self.cards.items()
+        )
+
+
+def preprocess(config: PreprocessConfig, tokenizer_files: TokenizerFiles) -> PreprocessResult:
+    """Encode ``--input`` into indexed datasets, one per JSON key.
+
+    Raises ``UserError`` for input that cannot be read or parsed, a tokenizer that cannot be built, output that exists
+    (without ``--overwrite``) or cannot be written. A failure or Ctrl-C leaves no file behind and what was there intact.
+    """
+    started = time.monotonic()
+    prefixes = {key: f"{config.output_prefix}_{key}_document" for key in config.json_keys}
+    files = find_inputs(config.input)
+    _check_keys(files, config.json_keys)
+    _check_output(config, list(prefixes.values()))
+    tokenizer = build_tokenizer(tokenizer_files)
+    options = EncodeOptions(tokenizer_files, config.json_keys, config.append_eod, config.skip_bad_lines)
+    chunks = _with_progress(encode_all(read_chunks(files), options, tokenizer, config.workers), files, config)
+
+    with warnings.catch_warnings():
+        # What core lacks for training on GPUs is of no interest here.
+        warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")
+        from megatron.ltd.data.writer import DatasetWriter
+
+    writers: dict[str, DatasetWriter] = {}
+    empty_documents = bad_lines = 0
+    try:
+        for key, prefix in prefixes.items():
+            writers[key] = DatasetWriter(prefix, tokenizer.vocab_size)
+        for chunk in chunks:
+            for key, documents in chunk.documents.items():
+                writers[key].add(documents)
+            empty_documents += chunk.empty_documents
+            bad_lines += chunk.bad_lines
+        cards = _finish(writers, prefixes, config, tokenizer)
+    except OSError as error:
+        raise UserError(f"--output-prefix {config.output_prefix}: cannot be written ({error.strerror})") from None
+    finally:
+        chunks.close()
+        for writer in writers.values():
+            writer.discard()
+    text_bytes = sum(file.num_bytes for file in files)
+    return PreprocessResult(cards, empty_documents, bad_lines, text_bytes, time.monotonic() - started)
+
+
+def _finish(
+    writers: dict[str, DatasetWriter], prefixes: dict[str, str], config: PreprocessConfig, tokenizer: Tokenizer
+) -> dict[str, DatasetCard]:
+    """Complete every output before any gets its name."""
+    for key, writer in writers.items():
+        if writer.tokens == 0:
+            raise UserError(f'--input {" ".join(config.input)}: holds no text under "{key}"; give files with documents')
+    cards = {prefixes[key]: writer.finish(tokenizer, key, config.append_eod) for key, writer in writers.items()}
+    for writer in writers.values():
+        writer.publish()
+    return cards
+
+
+def _check_keys(files: Sequence[InputFile], json_keys: Sequence[str]) -> None:
+    text_file = next((file.path for file in files if not file.is_json), None)
+    if text_file is not None and len(json_keys) > 1:
+        raise UserError(
+            f"--json-keys {' '.join(json_keys)}: {text_file} is plain text, a document without keys; give one key only"
+        )
+
+
+def _check_output(config: PreprocessConfig, prefixes: Sequence[str]) -> None:
+    """Refuse a folder that cannot be written to, and files that are there already."""
+    folder = Path(prefixes[0]).parent
+    if not folder.is_dir():
+        raise UserError(f"--output-prefix {config.output_prefix}: the folder {folder} does not exist; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"--output-prefix {config.output_prefix}: the folder {folder} cannot be written to")
+    existing = [prefix + suffix for prefix in prefixes for suffix in (".bin", ".idx", ".json")]
+    existing = [path for path in existing if os.path.lexists(path)]
+    if existing and not config.overwrite:
+        raise UserError(
+            f"--output-prefix {config.output_prefix}: {existing[0]} exists; give another prefix, or --overwrite to "
+            "replace it"
+        )
+
+
+def _with_progress(
+    chunks: Iterator[EncodedChunk], files: Sequence[InputFile], config: PreprocessConfig
+) -> Generator[EncodedChunk, None, None]:
+    """Pass chunks on under a progress bar on a terminal, or with a line every ``--log-interval`` documents."""
+    total_bytes = sum(file.num_bytes for file in files)
+    is_terminal = sys.stderr.isatty()
+    started = time.monotonic()
+    done_bytes = documents = lines = 0
+    with tqdm(total=total_bytes, unit="B", unit_scale=True, desc="encoding", disable=not is_terminal) as bar:
+        for chunk in chunks:
+            yield chunk
+            bar.update(chunk.num_bytes)
+            done_bytes += chunk.num_bytes
+            documents += len(chunk.documents[config.json_keys[0]].lengths)
+            if config.log_interval and not is_terminal and documents // config.log_interval > lines:
+                lines = documents // config.log_interval
+                rate = done_bytes / 1e6 / max(time.monotonic() - started, 1e-9)
+                print(f"{documents:,} documents, {done_bytes / max(total_bytes, 1):.0%}, {rate:.1f} MB/s", flush=True)

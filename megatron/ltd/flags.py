@@ -1,0 +1,93 @@
+"""Dataclass fields that are command-line flags, and the parser made from them.
+
+Each room of the project keeps its settings in a frozen dataclass beside the code they steer. A field made with
+``flag`` carries its help, choices and spelling; ``add_flags`` turns the fields into argparse arguments and ``read_flags``
+turns the parsed values back into the dataclass. The field's default is the only default there is.
+
+    @dataclass(frozen=True)
+    class RandomLTDConfig:
+        ltd_granularity: int = flag(16, help="kept tokens are a multiple of this")      # --ltd-granularity
+        bias_linear: bool = flag(True, name="disable-bias-linear", help="...")          # a switch that turns it off
+
+Not here: rules. Each dataclass checks its own values, and ``config.RunConfig`` what holds between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+Config = TypeVar("Config")
+
+
+def flag(
+    default: Any,
+    *,
+    help: str,
+    name: str | None = None,
+    choices: Sequence[str] | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """A dataclass field that is also a flag.
+
+    ``name`` is the flag without dashes; by default the field's name with dashes for underscores, and for a switch that
+    is on by default that name after ``no-``. The type comes from the annotation: ``int``, ``float``, ``str``, ``bool``,
+    ``X | None`` or ``tuple[X, ...]`` (several values after one flag).
+    """
+    return dataclasses.field(
+        default=default, metadata={"help": help, "name": name, "choices": choices, "metavar": metavar}
+    )
+
+
+def flag_name(config_class: type, field_name: str) -> str:
+    """The flag of a field as the user types it, for error messages: ``flag_name(RandomLTDConfig, "ltd_strata")``."""
+    field = next(field for field in dataclasses.fields(config_class) if field.name == field_name)
+    if field.metadata["name"]:
+        return f"--{field.metadata['name']}"
+    dashed = field_name.replace("_", "-")
+    return f"--no-{dashed}" if field.default is True else f"--{dashed}"
+
+
+def _value_type(annotation: Any) -> tuple[type, bool]:
+    """The scalar type of an annotation, and whether several values follow the flag."""
+    if isinstance(annotation, types.UnionType):
+        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+    if typing.get_origin(annotation) is tuple:
+        return typing.get_args(annotation)[0], True
+    return annotation, False
+
+
+def add_flags(parser: argparse.ArgumentParser, config_class: type) -> None:
+    """Add every flag of ``config_class`` to ``parser`` in a group titled by the first line of its docstring."""
+    title = (config_class.__doc__ or config_class.__name__).strip().splitlines()[0]
+    group = parser.add_argument_group(title)
+    annotations = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        if "help" not in field.metadata:
+            continue
+        options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
+        value_type, several = _value_type(annotations[field.name])
+        if value_type is bool:
+            options["action"] = "store_false" if field.default is True else "store_true"
+            default_text = ""
+        else:
+            options.update(type=value_type, choices=field.metadata["choices"], metavar=field.metadata["metavar"])
+            if several:
+                options["nargs"] = "+"
+            default_text = "" if field.default in (None, ()) else f" (default: {field.default})"
+        options["help"] = (field.metadata["help"] + default_text).replace("%", "%%")
+        group.add_argument(flag_name(config_class, field.name), **options)
+
+
+def read_flags(namespace: argparse.Namespace, config_class: type[Config]) -> Config:
+    """The dataclass holding what the user typed; what was not typed keeps the field's default."""
+    values = {}
+    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        if hasattr(namespace, field.name):
+            value = getattr(namespace, field.name)
+            values[field.name] = tuple(value) if isinstance(value, list) else value
+    return config_class(**values)

@@ -1,0 +1,37 @@
+"""Big numbers as people read them: counts, FLOPs and durations for console lines and tables.
+
+Four significant digits, never more: these are for reading. What is computed with or stored stays a plain number.
+"""
+
+from __future__ import annotations
+
+_COUNT_UNITS = ("", " K", " M", " B", " T", " Q")
+_FLOPS_UNITS = (" FLOP", " KFLOP", " MFLOP", " GFLOP", " TFLOP", " PFLOP", " EFLOP", " ZFLOP", " YFLOP")
+
+
+def _scaled(value: float, units: tuple[str, ...]) -> str:
+    """``value`` in the largest unit (each 1000 times the last) where it is at least 1, to four significant digits."""
+    power = 0
+    while power + 1 < len(units) and abs(value) >= (999.5 if power == 0 else 999.95):
+        value /= 1000
+        power += 1
+    digits = 0 if power == 0 else 1 if abs(value) >= 99.995 else 2 if abs(value) >= 9.9995 else 3
+    return f"{value:.{digits}f}{units[power]}"
+
+
+def format_count(count: float) -> str:
+    """A number of things: ``"512"``, ``"8.192 K"``, ``"390.9 B"``."""
+    return _scaled(count, _COUNT_UNITS)
+
+
+def format_flops(flops: float) -> str:
+    """An amount of floating-point operations: ``"1.234 TFLOP"``."""
+    return _scaled(flops, _FLOPS_UNITS)
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration to the second: ``"0:00:07"``, ``"1:02:05"``, ``"2d 01:02:05"``."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return f"{days}d {hour:02d}:{minute:02d}:{second:02d}" if days else f"{hour}:{minute:02d}:{second:02d}"

@@ -1,0 +1,82 @@
+"""What one microbatch's route through the layers is, and how every layer gets to see it.
+
+Megatron-Core's model and pipeline schedules pass tensors between layers and nothing else, so the route of the microbatch in
+flight travels beside them in a context variable:
+
+    with use_route(route):            # the forward step of one microbatch
+        output = model(tokens, ...)   # each layer asks current_route()
+
+A layer recomputed in the backward pass runs when another microbatch may be current, possibly on another thread.
+``install`` wraps Megatron-Core's ``tensor_parallel.checkpoint`` once, so that a replayed function runs under the route that it
+was recorded with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from megatron.ltd.methods.base import Method, StepPlan
+
+
+@dataclass(frozen=True)
+class Route:
+    """One microbatch: what the step computes, which samples these are, and who chooses their tokens."""
+
+    plan: StepPlan
+    method: Method
+    sample_ids_B: Tensor
+
+    def kept_tokens(self, layer_number: int) -> Tensor | None:
+        """Positions the layer computes on, [B, K] ascending, or None for all of them."""
+        num_kept_tokens = self.plan.kept_tokens[layer_number - 1]
+        if num_kept_tokens == self.plan.seq_length:
+            return None
+        return self.method.select(self.sample_ids_B, layer_number, num_kept_tokens)
+
+
+_current_route: ContextVar[Route | None] = ContextVar("route", default=None)
+
+
+def current_route() -> Route | None:
+    """The route of the microbatch being computed, or None outside training steps (every token is kept)."""
+    return _current_route.get()
+
+
+@contextmanager
+def use_route(route: Route | None) -> Iterator[None]:
+    """Make ``route`` the current one for the layers called inside the block."""
+    token = _current_route.set(route)
+    try:
+        yield
+    finally:
+        _current_route.reset(token)
+
+
+def _under_recorded_route(checkpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """``checkpoint`` whose function sees, at each replay, the route that was current when it was recorded."""
+
+    def routed_checkpoint(function: Callable[..., Any], distribute_saved_activations: bool, *args: Any) -> Any:
+        route = current_route()
+
+        def routed_function(*inputs: Any) -> Any:
+            with use_route(route):
+                return function(*inputs)
+
+        return checkpoint(routed_function, distribute_saved_activations, *args)
+
+    routed_checkpoint.carries_route = True  # type: ignore[attr-defined]
+    return routed_checkpoint
+
+
+def install() -> None:
+    """Wrap Megatron-Core's activation checkpointing. A second call does nothing."""
+    from megatron.core import tensor_parallel
+
+    if not getattr(tensor_parallel.checkpoint, "carries_route", False):
+        tensor_parallel.checkpoint = _under_recorded_route(tensor_parallel.checkpoint)

@@ -1,0 +1,121 @@
+"""random-LTD: each middle layer computes on a random subset of the tokens, growing to all of them.
+
+Layer l keeps K(t) tokens of each sample, drawn uniformly without replacement for each sample and layer; the others skip
+the layer unchanged. K grows linearly from ``--ltd-min-kept-tokens`` to the sequence length over ``--ltd-growth-steps``.
+Yao et al., "Random-LTD: Random and Layerwise Token Dropping" (arXiv:2211.11586).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import flag
+from megatron.ltd.methods.base import ModelFacts, StepPlan
+from megatron.ltd.schedules import KeptTokensSchedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RandomLTDConfig:
+    """random-LTD (random layerwise token dropping)"""
+
+    random_ltd: bool = flag(False, help="compute the middle layers on a random subset of the tokens")
+    ltd_min_kept_tokens: int = flag(128, help="kept tokens of a sample at step 0")
+    ltd_growth_steps: int | None = flag(None, help="steps until every token is kept; required with --random-ltd")
+    ltd_granularity: int = flag(16, help="kept tokens are a multiple of this (on GPUs a multiple of 8 is fastest)")
+    ltd_layers: str | None = flag(
+        None, metavar="LIST", help='layers that drop, 1-based, as "2-23" or "2,4,6-8" (default: all but first and last)'
+    )
+    ltd_allow_edge_layers: bool = flag(False, help="let --ltd-layers name the first and the last layer")
+    ltd_strata: int = flag(1, help="cut the sequence in this many equal runs, each keeping its share of the tokens")
+
+    @property
+    def enabled(self) -> bool:
+        return self.random_ltd
+
+
+def parse_layers(text: str, num_layers: int, allow_edge_layers: bool) -> tuple[int, ...]:
+    """Layer numbers of a list such as ``"2-4,7"``, ascending. Raises ``UserError`` for numbers outside the model."""
+    layers: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise UserError(f'--ltd-layers is "{text}": "{part.strip()}" is neither a number nor a range such as 2-23')
+        layers.update(range(int(first), int(last or first) + 1))
+    outside = sorted(layer for layer in layers if not 1 <= layer <= num_layers)
+    if outside or not layers:
+        raise UserError(
+            f'--ltd-layers is "{text}": layers go from 1 to --num-layers {num_layers}'
+            + (f", and {outside[0]} is outside" if outside else ", and the list is empty")
+        )
+    edges = sorted(layers & {1, num_layers})
+    if edges and not allow_edge_layers:
+        raise UserError(
+            f'--ltd-layers is "{text}": layer {edges[0]} is the {"first" if edges[0] == 1 else "last"} layer, which random-LTD '
+            "keeps full; leave it out, or add --ltd-allow-edge-layers"
+        )
+    return tuple(sorted(layers))
+
+
+@dataclass(frozen=True)
+class RandomLTD:
+    """The schedule of kept tokens, the layers that follow it, and the draw."""
+
+    facts: ModelFacts
+    schedule: KeptTokensSchedule
+    layers: frozenset[int]
+    strata: int
+    name: str = "random-LTD"
+
+    @classmethod
+    def build(cls, config: RandomLTDConfig, facts: ModelFacts) -> RandomLTD:
+        """Check the flags against the model. Raises ``UserError``."""
+        if config.ltd_growth_steps is None:
+            raise UserError(
+                "--ltd-growth-steps is missing: --random-ltd needs the number of steps until every token is kept; "
+                "about 0.78 of the run saves a third of the compute"
+            )
+        if config.ltd_layers is None and facts.num_layers < 3:
+            raise UserError(
+                f"--random-ltd keeps the first and the last layer full, and --num-layers {facts.num_layers} has none between: "
+                "use at least 3 layers, or name them with --ltd-layers and --ltd-allow-edge-layers"
+            )
+        layers = parse_layers(
+            config.ltd_layers or f"2-{facts.num_layers - 1}", facts.num_layers, config.ltd_allow_edge_layers
+        )
+        schedule = KeptTokensSchedule(
+            config.ltd_min_kept_tokens, facts.seq_length, config.ltd_growth_steps, config.ltd_granularity
+        )
+        if config.ltd_strata < 1 or facts.seq_length % config.ltd_strata or config.ltd_granularity % config.ltd_strata:
+            raise UserError(
+                f"--ltd-strata is {config.ltd_strata}: it must divide --seq-length {facts.seq_length} and --ltd-granularity "
+                f"{config.ltd_granularity}, so that each run of the sequence keeps a whole share"
+            )
+        return cls(facts, schedule, frozenset(layers), config.ltd_strata)
+
+    def plan(self, step: int) -> StepPlan:
+        return StepPlan(
+            self.facts.seq_length, self._kept_tokens(self.schedule.at(step)), (1.0,) * self.facts.num_layers
+        )
+
+    def stages(self, num_steps: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+        for first_step, steps, kept_tokens in self.schedule.stages(num_steps):
+            yield first_step, steps, self._kept_tokens(kept_tokens)
+
+    def select(self, sample_ids_B: Tensor, layer_number: int, kept_tokens: int) -> Tensor:
+        from megatron.ltd.sampling import kept_indices  # imports torch, which plans do not need
+
+        return kept_indices(
+            self.facts.seed, sample_ids_B, layer_number, self.facts.seq_length, kept_tokens, self.strata
+        )
+
+    def _kept_tokens(self, kept_tokens: int) -> tuple[int, ...]:
+        return tuple(
+            kept_tokens if layer in self.layers else self.facts.seq_length
+            for layer in range(1, self.facts.num_layers + 1)
+        )

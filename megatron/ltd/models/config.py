@@ -1,0 +1,172 @@
+"""The shape of the model: flags only, no torch. Names, meanings and defaults are Megatron-LM's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from megatron.ltd.accounting import ModelShape
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import flag
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """model"""
+
+    num_layers: int = flag(24, help="transformer layers")
+    hidden_size: int = flag(1024, help="width of the hidden states")
+    ffn_hidden_size: int | None = flag(None, help="width of the MLP (default: 4 x hidden; with --swiglu 8/3, to a multiple of 64)")
+    num_attention_heads: int = flag(16, help="attention heads")
+    group_query_attention: bool = flag(False, help="share key and value heads (see --num-query-groups)")
+    num_query_groups: int = flag(1, help="key-value heads with --group-query-attention")
+    kv_channels: int | None = flag(None, help="size of a head (default: hidden / heads)")
+    seq_length: int = flag(1024, help="tokens in a sample")
+    max_position_embeddings: int | None = flag(None, help="learned positions (default: --seq-length)")
+    position_embedding_type: str = flag(
+        "learned_absolute", choices=("learned_absolute", "rope", "none"), help="how the model knows where a token is"
+    )
+    rotary_base: int = flag(10000, help="base period of RoPE")
+    rotary_percent: float = flag(1.0, help="share of each head that RoPE turns")
+    normalization: str = flag("LayerNorm", choices=("LayerNorm", "RMSNorm"), help="norm before attention and MLP")
+    norm_epsilon: float = flag(1e-5, help="epsilon of the norms")
+    swiglu: bool = flag(False, help="gated SiLU in the MLP instead of GELU")
+    openai_gelu: bool = flag(False, help="GELU's tanh approximation, as in GPT-2")
+    add_bias_linear: bool = flag(True, name="disable-bias-linear", help="no biases in the linear layers")
+    tied_embeddings: bool = flag(
+        True, name="untie-embeddings-and-output-weights", help="an output matrix of its own instead of the embedding's"
+    )
+    attention_dropout: float = flag(0.1, help="dropout of attention weights")
+    hidden_dropout: float = flag(0.1, help="dropout of hidden states")
+    init_method_std: float = flag(0.02, help="standard deviation of the initial weights")
+    transformer_impl: str = flag(
+        "auto",
+        choices=("auto", "local", "transformer_engine"),
+        help="kernels of the layers; auto takes Transformer Engine on CUDA where it is installed",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "hidden_size", "num_attention_heads", "num_query_groups", "seq_length"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
+        if self.kv_channels is None and self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"--hidden-size {self.hidden_size} is not a multiple of --num-attention-heads {self.num_attention_heads}: "
+                "change one, or give the size of a head with --kv-channels"
+            )
+        if self.num_attention_heads % self.query_groups:
+            raise UserError(
+                f"--num-query-groups {self.num_query_groups} does not divide --num-attention-heads "
+                f"{self.num_attention_heads}: every key-value head serves the same number of heads"
+            )
+        if self.learned_positions and self.learned_positions < self.seq_length:
+            raise UserError(
+                f"--max-position-embeddings {self.max_position_embeddings} is below --seq-length {self.seq_length}: "
+                "the last tokens would have no position; raise it"
+            )
+        if self.swiglu and self.openai_gelu:
+            raise UserError("--swiglu and --openai-gelu are both on: the MLP has one activation; drop one")
+        for name in ("attention_dropout", "hidden_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be in [0, 1)")
+
+    @property
+    def head_size(self) -> int:
+        return self.kv_channels or self.hidden_size // self.num_attention_heads
+
+    @property
+    def query_groups(self) -> int:
+        return self.num_query_groups if self.group_query_attention else self.num_attention_heads
+
+    @property
+    def mlp_size(self) -> int:
+        if self.ffn_hidden_size is not None:
+            return self.ffn_hidden_size
+        return int(4 * self.hidden_size * 2 / 3 / 64) * 64 if self.swiglu else 4 * self.hidden_size
+
+    @property
+    def learned_positions(self) -> int:
+        """Rows of the position embedding; 0 where positions are not learned."""
+        if self.position_embedding_type != "learned_absolute":
+            return 0
+        return self.max_position_embeddings if self.max_position_embeddings is not None else self.seq_length
+
+    def identity(self, padded_vocab_size: int) -> dict[str, Any]:
+        """What two runs must agree on to share weights, by flag."""
+        return {
+            "--num-layers": self.num_layers,
+            "--hidden-size": self.hidden_size,
+            "--ffn-hidden-size": self.mlp_size,
+            "--num-attention-heads": self.num_attention_heads,
+            "--num-query-groups": self.query_groups,
+            "--kv-channels": self.head_size,
+            "--position-embedding-type": self.position_embedding_type,
+            "--max-position-embeddings": self.learned_positions,
+            "--rotary-base": self.rotary_base,
+            "--rotary-percent": self.rotary_percent,
+            "--normalization": self.normalization,
+            "--swiglu": self.swiglu,
+            "--openai-gelu": self.openai_gelu,
+            "--disable-bias-linear": not self.add_bias_linear,
+            "--untie-embeddings-and-output-weights": not self.tied_embeddings,
+            "the model's vocabulary (--vocab-size, --make-vocab-size-divisible-by)": padded_vocab_size,
+        }
+
+    def shape(self, padded_vocab_size: int) -> ModelShape:
+        """What the accounting needs to know of this model."""
+        return ModelShape(
+            num_layers=self.num_layers,
+            hidden_size=self.hidden_size,
+            ffn_hidden_size=self.mlp_size,
+            num_attention_heads=self.num_attention_heads,
+            num_query_groups=self.query_groups,
+            kv_channels=self.head_size,
+            gated_mlp=self.swiglu,
+            vocab_size=padded_vocab_size,
+            seq_length=self.seq_length,
+        )
+
+
+@dataclass(frozen=True)
+class PrecisionConfig:
+    """precision"""
+
+    bf16: bool = flag(False, help="compute in bfloat16, keep fp32 main weights")
+    fp16: bool = flag(False, help="compute in float16 with loss scaling, keep fp32 main weights")
+    loss_scale: float | None = flag(None, help="constant loss scale for --fp16 (default: dynamic)")
+    initial_loss_scale: float = flag(2.0**32, help="where dynamic loss scaling starts")
+    min_loss_scale: float = flag(1.0, help="where dynamic loss scaling stops falling")
+    loss_scale_window: int = flag(1000, help="steps without overflow before the loss scale doubles")
+    hysteresis: int = flag(2, help="overflows before the loss scale halves")
+
+    def __post_init__(self) -> None:
+        if self.bf16 and self.fp16:
+            raise UserError("--bf16 and --fp16 are both on: a run computes in one type; drop one")
+
+    @property
+    def dtype(self) -> str:
+        """Name of the torch type of weights and activations."""
+        return "bfloat16" if self.bf16 else "float16" if self.fp16 else "float32"
+
+
+@dataclass(frozen=True)
+class RecomputeConfig:
+    """activation recompute"""
+
+    recompute_granularity: str | None = flag(None, choices=("full", "selective"), help="what the backward pass recomputes")
+    recompute_method: str | None = flag(None, choices=("uniform", "block"), help="how full recompute groups the layers")
+    recompute_num_layers: int | None = flag(None, help="layers a group (uniform) or layers recomputed (block)")
+    recompute_modules: tuple[str, ...] = flag((), choices=("core_attn", "mlp", "layernorm"), help="parts that selective recompute drops (default: core_attn)")
+
+    def __post_init__(self) -> None:
+        full = self.recompute_granularity == "full"
+        if full and (self.recompute_method is None or self.recompute_num_layers is None):
+            raise UserError(
+                "--recompute-granularity is full: it also needs --recompute-method (uniform or block) and --recompute-num-layers"
+            )
+        if not full and (self.recompute_method is not None or self.recompute_num_layers is not None):
+            raise UserError(
+                "--recompute-method and --recompute-num-layers belong to --recompute-granularity full: add it or drop them"
+            )
+        if self.recompute_modules and self.recompute_granularity != "selective":
+            raise UserError("--recompute-modules belongs to --recompute-granularity selective: add it or drop the list")

@@ -1,0 +1,76 @@
+"""The GPT of a run: Megatron-Core's ``GPTModel`` with our layer spec."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.transformer_block import get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
+from megatron.ltd.models.specs import block_spec
+from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.parallel.mesh import Mesh
+
+
+def transformer_config(
+    model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, recompute: RecomputeConfig, mesh: Mesh
+) -> TransformerConfig:
+    """Megatron-Core's configuration of this model on this layout."""
+    activation = F.silu if model.swiglu else partial(F.gelu, approximate="tanh") if model.openai_gelu else F.gelu
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.mlp_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.query_groups,
+        kv_channels=model.head_size,
+        normalization=model.normalization,
+        layernorm_epsilon=model.norm_epsilon,
+        gated_linear_unit=model.swiglu,
+        activation_func=activation,
+        add_bias_linear=model.add_bias_linear,
+        attention_dropout=model.attention_dropout,
+        hidden_dropout=model.hidden_dropout,
+        init_method_std=model.init_method_std,
+        params_dtype=getattr(torch, precision.dtype),
+        pipeline_dtype=getattr(torch, precision.dtype),
+        bf16=precision.bf16,
+        fp16=precision.fp16,
+        recompute_granularity=recompute.recompute_granularity,
+        recompute_method=recompute.recompute_method,
+        recompute_num_layers=recompute.recompute_num_layers,
+        recompute_modules=list(recompute.recompute_modules) or None,
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        sequence_parallel=parallel.sequence_parallel,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        use_cpu_initialization=mesh.device.type == "cpu",
+        batch_p2p_comm=mesh.device.type == "cuda",  # gloo mixes up batched messages, silently
+        # The gradient of a step is that of the mean over its real tokens, however they fall on microbatches and ranks.
+        calculate_per_token_loss=True,
+        gradient_accumulation_fusion=False,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        persist_layer_norm=False,
+    )
+
+
+def build_gpt(model: ModelConfig, config: TransformerConfig, padded_vocab_size: int, mesh: Mesh) -> GPTModel:
+    """This process's stage of the model, on the run's device."""
+    stage = GPTModel(
+        config=config,
+        transformer_layer_spec=block_spec(model, mesh.device, get_num_layers_to_build(config)),
+        vocab_size=padded_vocab_size,
+        max_sequence_length=model.learned_positions or model.seq_length,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+        share_embeddings_and_output_weights=model.tied_embeddings,
+        position_embedding_type=model.position_embedding_type,  # type: ignore[arg-type]
+        rotary_percent=model.rotary_percent,
+        rotary_base=model.rotary_base,
+    )
+    return stage.to(mesh.device)

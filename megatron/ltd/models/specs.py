@@ -1,0 +1,53 @@
+"""Which modules a layer is made of.
+
+Both specs are Megatron-Core's own GPT layer with one substitution, our layer class; the local one also takes our attention
+and norm, which need neither Transformer Engine nor Apex. Parameters are named the same in checkpoints of both.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+
+from megatron.ltd.layers.attention import FusedAttention
+from megatron.ltd.layers.norm import Norm
+from megatron.ltd.layers.routed_layer import RoutedTransformerLayer
+from megatron.ltd.models.config import ModelConfig
+
+
+def uses_transformer_engine(config: ModelConfig, device: torch.device) -> bool:
+    """Whether the layers are Transformer Engine's: asked for, or ``auto`` on CUDA where it is installed."""
+    if config.transformer_impl == "auto":
+        return device.type == "cuda" and importlib.util.find_spec("transformer_engine") is not None
+    return config.transformer_impl == "transformer_engine"
+
+
+def layer_spec(config: ModelConfig, device: torch.device) -> ModuleSpec:
+    """The spec of one GPT layer."""
+    if uses_transformer_engine(config, device):
+        spec = get_gpt_layer_with_transformer_engine_spec()
+        spec.module = RoutedTransformerLayer
+        return spec
+    spec = get_gpt_layer_local_spec(normalization=config.normalization)
+    spec.module = RoutedTransformerLayer
+    layer = spec.submodules
+    layer.input_layernorm = layer.pre_mlp_layernorm = Norm
+    layer.self_attention.submodules.core_attention = FusedAttention
+    return spec
+
+
+def block_spec(config: ModelConfig, device: torch.device, num_layers_here: int) -> TransformerBlockSubmodules:
+    """The spec of this stage's layers and of the norm after the last layer."""
+    spec = layer_spec(config, device)
+    if uses_transformer_engine(config, device):
+        from megatron.core.extensions.transformer_engine import TENorm
+
+        return TransformerBlockSubmodules(layer_specs=[spec] * num_layers_here, layer_norm=TENorm)
+    return TransformerBlockSubmodules(layer_specs=[spec] * num_layers_here, layer_norm=Norm)

@@ -1,0 +1,206 @@
+"""Megatron-Core on a machine without CUDA: stand-ins for the CUDA calls it makes.
+
+Megatron-Core asks ``torch.cuda`` for the current device, streams, events and random state, spells ``device="cuda"`` in a
+few modules, and tells tensors apart by ``Tensor.type()``. ``install`` answers all of these for the CPU:
+
+    torch.cuda.<name>              replaced on the module: device, random state, streams, events
+    Tensor.cuda, Tensor.type       replaced on the class: no copy, and the CUDA spelling of the type
+    megatron.core.<module>.torch   replaced in the modules that spell "cuda": a namespace equal to torch but for factories
+
+Nothing is put between an operation and its kernel (no ``TorchFunctionMode``): a name is looked up as before, so there is
+no cost per operation. Installed once, by ``mesh.initialize``, and only when the run's device is the CPU.
+
+Not here: any change of what Megatron-Core computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import types
+from typing import Any
+
+import torch
+
+CPU = torch.device("cpu")
+
+_LITERAL_CUDA_MODULES = (
+    "megatron.core.pipeline_parallel.schedules",
+    "megatron.core.optimizer.optimizer",
+    "megatron.core.optimizer.clip_grads",
+    "megatron.core.optimizer.grad_scaler",
+    "megatron.core.transformer.utils",
+    "megatron.core.tensor_parallel.data",
+    "megatron.core.distributed.param_and_grad_buffer",
+    "megatron.core.dist_checkpointing.exchange_utils",
+    "megatron.core.dist_checkpointing.strategies.state_dict_saver",
+    "megatron.core.utils",
+)
+_FACTORIES = ("tensor", "zeros", "ones", "empty", "full", "empty_like", "zeros_like", "ones_like", "arange")
+
+_installed = False
+
+
+class CpuStream:
+    """The one queue of work a CPU has: everything submitted has already run."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.device = CPU
+
+    def wait_stream(self, stream: CpuStream) -> None: ...
+
+    def wait_event(self, event: CpuEvent) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def record_event(self, event: CpuEvent | None = None) -> CpuEvent:
+        return event or CpuEvent()
+
+
+class CpuEvent:
+    """An event that has always happened."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def record(self, stream: CpuStream | None = None) -> None: ...
+
+    def wait(self, stream: CpuStream | None = None) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def query(self) -> bool:
+        return True
+
+
+_THE_STREAM = CpuStream()
+
+
+def _current_device() -> torch.device:
+    return CPU
+
+
+def _set_device(device: Any) -> None: ...
+
+
+def _synchronize(device: Any = None) -> None: ...
+
+
+def _empty_cache() -> None: ...
+
+
+def _current_stream(device: Any = None) -> CpuStream:
+    return _THE_STREAM
+
+
+def _default_stream(device: Any = None) -> CpuStream:
+    return _THE_STREAM
+
+
+def _stream(stream: CpuStream | None) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+def _get_rng_state(device: Any = None, clone: bool = False, graph_safe: bool = False) -> torch.Tensor:
+    return torch.get_rng_state()
+
+
+def _set_rng_state(new_state: torch.Tensor, device: Any = None, graph_safe: bool = False) -> None:
+    torch.set_rng_state(new_state)
+
+
+def _manual_seed(seed: int) -> None:
+    torch.manual_seed(seed)
+
+
+def _tensor_cuda(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return self
+
+
+_torch_tensor_type = torch.Tensor.type
+
+
+def _tensor_type(self: torch.Tensor, dtype: Any = None, **kwargs: Any) -> Any:
+    """``Tensor.type()`` in CUDA's spelling, which Megatron-Core's optimizers compare with; casts are torch's own."""
+    if dtype is not None:
+        return _torch_tensor_type(self, dtype, **kwargs)
+    return _torch_tensor_type(self).replace("torch.", "torch.cuda.", 1)
+
+
+def _on_cpu(factory: Any) -> Any:
+    """``factory`` with a literal ``device="cuda"`` read as the CPU."""
+
+    def make(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if "device" in kwargs:
+            kwargs["device"] = CPU
+        kwargs.pop("pin_memory", None)
+        return factory(*args, **kwargs)
+
+    return make
+
+
+def _torch_for_cpu() -> types.ModuleType:
+    """A module equal to ``torch`` but for the tensor factories; a plain dictionary, so look-ups cost what they did."""
+    module = types.ModuleType("torch")
+    module.__dict__.update(torch.__dict__)
+    for name in _FACTORIES:
+        module.__dict__[name] = _on_cpu(getattr(torch, name))
+    module.__dict__["__getattr__"] = lambda name: getattr(torch, name)  # names torch resolves lazily
+    return module
+
+
+def _cpu_rng_tracker_class() -> type:
+    """Megatron-Core's tracker of random streams, forking the one generator that a CPU has.
+
+    The original compares the CPU's state before and after to catch stray draws, which on a CPU is every draw.
+    """
+    from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
+
+    class CpuRngStatesTracker(CudaRNGStatesTracker):
+        @contextlib.contextmanager
+        def fork(self, name: str = "model-parallel-rng") -> Any:
+            outer_state = torch.get_rng_state()
+            torch.set_rng_state(self.states_[name])
+            try:
+                yield
+            finally:
+                self.states_[name] = torch.get_rng_state()
+                torch.set_rng_state(outer_state)
+
+    return CpuRngStatesTracker
+
+
+def install() -> None:
+    """Make Megatron-Core run on the CPU in this process. A second call does nothing."""
+    global _installed
+    if _installed:
+        return
+    # First: importing compiles nothing yet but lists torch's functions, which must still be torch's own.
+    literal_cuda_modules = [importlib.import_module(name) for name in _LITERAL_CUDA_MODULES]
+    random = importlib.import_module("megatron.core.tensor_parallel.random")
+    for name, stand_in in {
+        "current_device": _current_device,
+        "set_device": _set_device,
+        "synchronize": _synchronize,
+        "empty_cache": _empty_cache,
+        "get_rng_state": _get_rng_state,
+        "set_rng_state": _set_rng_state,
+        "manual_seed": _manual_seed,
+        "Stream": CpuStream,
+        "Event": CpuEvent,
+        "stream": _stream,
+        "current_stream": _current_stream,
+        "default_stream": _default_stream,
+    }.items():  # one function a name: torch's compiler files them by identity
+        setattr(torch.cuda, name, stand_in)
+    torch.Tensor.cuda = _tensor_cuda  # type: ignore[method-assign]
+    torch.Tensor.type = _tensor_type  # type: ignore[method-assign,assignment]
+
+    torch_for_cpu = _torch_for_cpu()
+    for module in literal_cuda_modules:
+        module.torch = torch_for_cpu  # type: ignore[attr-defined]
+
+    random._get_cuda_rng_state = _get_rng_state  # type: ignore[attr-defined]
+    random._set_cuda_rng_state = _set_rng_state  # type: ignore[attr-defined]
+    random._CUDA_RNG_STATE_TRACKER = _cpu_rng_tracker_class()()  # type: ignore[attr-defined]
+    random._CUDA_RNG_STATE_TRACKER_INITIALIZED = True  # type: ignore[attr-defined]
+    _installed = True

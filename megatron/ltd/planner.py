@@ -1,0 +1,234 @@
+"""What a run will do, before it does it: its stages, and every total at every step.
+
+    step      0 ........................................... num_steps
+    batch     | 16 | 32 | 48 |             64                       |    BatchSchedule (--rampup-batch-size)
+    kept      | 128   | 144   | 160   | ...      |       512        |    the method's stages
+    stages    |    |  |  |  | |  ...                                |    Stage: nothing changes inside one
+
+Inside a stage every step is alike, so totals are sums over a few stages: exact integers, also after 372,757 steps. The
+training loop, the learning-rate clock and ``--plan`` read the same ``RunPlan``. It has no randomness, no seconds and no
+torch, and knows a method only by its stages.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from operator import attrgetter
+from typing import Literal
+
+from megatron.ltd.accounting import ModelShape, dense_step_flops, layer_tokens, step_flops
+from megatron.ltd.batch_schedule import BatchSchedule
+from megatron.ltd.errors import UserError
+from megatron.ltd.format import format_count, format_flops
+
+Clock = Literal["layer-tokens", "tokens", "samples"]
+
+KeptStages = Callable[[int], Iterable[tuple[int, int, tuple[int, ...]]]]
+"""Given ``num_steps``: (first step, steps, kept tokens of each layer) in order, without gaps. ``Method.stages`` is one."""
+
+_UNBOUNDED_STEPS = 1 << 62
+_TABLE_ROWS = 12
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps that are all alike."""
+
+    first_step: int
+    num_steps: int
+    global_batch_samples: int
+    kept_tokens_per_layer: tuple[int, ...]
+
+    @property
+    def end_step(self) -> int:
+        """The step after its last."""
+        return self.first_step + self.num_steps
+
+
+def plan_stages(batch: BatchSchedule, kept_stages: KeptStages, num_steps: int) -> Iterator[Stage]:
+    """The stages of ``num_steps`` steps: cut wherever the batch or the kept tokens change. Lazy."""
+    batches = iter(batch.stages(num_steps))
+    step, batch_end, batch_samples = 0, 0, 0
+    for kept_first, kept_steps, kept_tokens_per_layer in kept_stages(num_steps):
+        assert kept_first == step, f"the method's stages leave steps {step} to {kept_first} open"
+        kept_end = kept_first + kept_steps
+        while step < kept_end:
+            if step == batch_end:
+                batch_first, batch_steps, batch_samples = next(batches)
+                batch_end = batch_first + batch_steps
+            end = min(batch_end, kept_end)
+            yield Stage(step, end - step, batch_samples, tuple(kept_tokens_per_layer))
+            step = end
+    assert step == num_steps, f"the method's stages cover {step} of {num_steps} steps"
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The stages of a run, and its totals after any number of steps: exact integers, in O(log stages).
+
+    ``samples(t)``, ``tokens(t)`` and so on count what the first t steps take, 0 <= t <= num_steps.
+    """
+
+    shape: ModelShape
+    stages: tuple[Stage, ...]
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the run."""
+        return self.stages[-1].end_step if self.stages else 0
+
+    def _per_step(self, stage: Stage) -> tuple[int, int, int, int]:
+        """(samples, layer tokens, FLOPs, dense FLOPs) of one step of the stage."""
+        samples, kept_tokens_per_layer = stage.global_batch_samples, stage.kept_tokens_per_layer
+        return (
+            samples,
+            layer_tokens(kept_tokens_per_layer, samples),
+            step_flops(self.shape, kept_tokens_per_layer, samples),
+            dense_step_flops(self.shape, samples),
+        )
+
+    @cached_property
+    def _totals_before(self) -> tuple[tuple[int, int, int, int], ...]:
+        """``_per_step`` summed over all steps before each stage, and at the end over all."""
+        totals = [(0, 0, 0, 0)]
+        for stage in self.stages:
+            samples, tokens, flops, dense_flops = totals[-1]
+            step = self._per_step(stage)
+            totals.append(
+                (
+                    samples + stage.num_steps * step[0],
+                    tokens + stage.num_steps * step[1],
+                    flops + stage.num_steps * step[2],
+                    dense_flops + stage.num_steps * step[3],
+                )
+            )
+        return tuple(totals)
+
+    def _total(self, num_steps: int, column: int) -> int:
+        assert 0 <= num_steps <= self.num_steps, f"step {num_steps} of a plan of {self.num_steps}"
+        index = bisect_right(self.stages, num_steps, key=attrgetter("first_step")) - 1
+        if index < 0:
+            return 0
+        stage = self.stages[index]
+        return self._totals_before[index][column] + (num_steps - stage.first_step) * self._per_step(stage)[column]
+
+    def samples(self, num_steps: int) -> int:
+        """Samples of the first ``num_steps`` steps."""
+        return self._total(num_steps, 0)
+
+    def tokens(self, num_steps: int) -> int:
+        """Raw tokens of the first ``num_steps`` steps: samples times S."""
+        return self.samples(num_steps) * self.shape.seq_length
+
+    def layer_tokens(self, num_steps: int) -> int:
+        """Layer tokens of the first ``num_steps`` steps; divided by L they compare with raw tokens."""
+        return self._total(num_steps, 1)
+
+    def flops(self, num_steps: int) -> int:
+        """FLOPs of the first ``num_steps`` steps, forward and backward, all devices together."""
+        return self._total(num_steps, 2)
+
+    def dense_flops(self, num_steps: int) -> int:
+        """FLOPs that the dense model would take for the same steps."""
+        return self._total(num_steps, 3)
+
+    def clock(self, num_steps: int, unit: Clock) -> int:
+        """Where the clock stands after ``num_steps`` steps: layer tokens, raw tokens or samples."""
+        return {"layer-tokens": self.layer_tokens, "tokens": self.tokens, "samples": self.samples}[unit](num_steps)
+
+
+def plan_run(shape: ModelShape, batch: BatchSchedule, kept_stages: KeptStages, num_steps: int) -> RunPlan:
+    """The plan of a run of ``num_steps`` steps (``--train-iters``)."""
+    return RunPlan(shape, tuple(plan_stages(batch, kept_stages, num_steps)))
+
+
+def _clock_per_step(shape: ModelShape, stage: Stage, unit: Clock) -> int:
+    """How far one step of the stage moves the clock."""
+    if unit == "layer-tokens":
+        return layer_tokens(stage.kept_tokens_per_layer, stage.global_batch_samples)
+    return stage.global_batch_samples * (shape.seq_length if unit == "tokens" else 1)
+
+
+def plan_run_until(
+    shape: ModelShape, batch: BatchSchedule, kept_stages: KeptStages, target: int, unit: Clock
+) -> RunPlan:
+    """The plan of a run as long as a horizon on a clock says.
+
+    Each flag rounds to whole steps as where it comes from:
+
+    - ``tokens`` and ``layer-tokens`` (``--train-tokens``; a horizon in tokens is multiplied by L for layer tokens) run
+      until the clock has reached the target, as Megatron-DeepSpeed's loop does, so the last step may pass it. The
+      published 1.3B recipe (300e9 layer tokens / L, batch 512, S 2048) is 372,757 steps.
+    - ``samples`` (``--train-samples``) takes whole batches only and never more samples than asked for, as Megatron-LM
+      does; data is prepared for that many. The dense run of 300e9 / 2048 samples is 286,102 steps.
+
+    Raises:
+        UserError: a horizon shorter than the first batch (samples), or below 1.
+    """
+    stages: list[Stage] = []
+    reached = 0
+    for stage in plan_stages(batch, kept_stages, _UNBOUNDED_STEPS):
+        step = _clock_per_step(shape, stage, unit)
+        missing = target - reached
+        steps_needed = missing // step if unit == "samples" else -(-missing // step)
+        stage_steps = max(0, min(stage.num_steps, steps_needed))
+        if stage_steps:
+            stages.append(replace(stage, num_steps=stage_steps))
+        reached += stage_steps * step
+        if stage_steps < stage.num_steps:
+            break
+    if not stages:
+        flag = "--train-samples" if unit == "samples" else "--train-tokens"
+        raise UserError(f"{flag} {target} ({unit}) is not enough for one step of {batch.at(0)} samples; give more")
+    return RunPlan(shape, tuple(stages))
+
+
+def _table_groups(stages: tuple[Stage, ...]) -> list[tuple[Stage, ...]]:
+    """At most ``_TABLE_ROWS`` groups of neighbouring stages: the last stage alone, equal shares of those before it."""
+    growing, last = stages[:-1], stages[-1:]
+    num_groups = min(len(growing), _TABLE_ROWS - 1)
+    bounds = [len(growing) * group // num_groups for group in range(num_groups + 1)] if num_groups else []
+    return [growing[first:end] for first, end in zip(bounds, bounds[1:], strict=False)] + ([last] if last else [])
+
+
+def _span(first: int, last: int) -> str:
+    return f"{first}" if first == last else f"{first} - {last}"
+
+
+def _table_row(plan: RunPlan, group: tuple[Stage, ...]) -> tuple[str, ...]:
+    first_step, end_step = group[0].first_step, group[-1].end_step
+    kept_tokens = [min(stage.kept_tokens_per_layer) for stage in group]
+    flops = plan.flops(end_step) - plan.flops(first_step)
+    return (
+        _span(first_step + 1, end_step),
+        _span(group[0].global_batch_samples, group[-1].global_batch_samples),
+        _span(min(kept_tokens), max(kept_tokens)),
+        format_count(plan.tokens(end_step) - plan.tokens(first_step)),
+        format_count(plan.layer_tokens(end_step) - plan.layer_tokens(first_step)),
+        format_flops(flops),
+        f"{flops / (plan.dense_flops(end_step) - plan.dense_flops(first_step)):.1%}",
+    )
+
+
+def stage_table(plan: RunPlan) -> str:
+    """The run in a dozen lines of plain text: its stages (neighbours share a row where they are many), and totals.
+
+    Steps count from 1. ``kept tokens`` are those of the layer that keeps fewest; ``of dense`` compares a row's FLOPs
+    with the dense model's for the same steps.
+    """
+    header = ("steps", "batch", "kept tokens", "tokens", "layer tokens", "FLOPs", "of dense")
+    rows = [header, *(_table_row(plan, group) for group in _table_groups(plan.stages))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    steps = plan.num_steps
+    saving = 1 - plan.flops(steps) / plan.dense_flops(steps)
+    total = (
+        f"total: {steps} steps, {format_count(plan.samples(steps))} samples, "
+        f"{format_count(plan.tokens(steps))} tokens, {format_count(plan.layer_tokens(steps))} layer tokens, "
+        f"{format_flops(plan.flops(steps))}: "
+        f"saves {saving:.1%} over dense at equal steps"
+    )
+    return "\n".join([*lines, total])

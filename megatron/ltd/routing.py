@@ -1,0 +1,188 @@
+"""Take the kept tokens out of the hidden states, and put them back: the two ends of a routed layer.
+
+    hidden_SBH ──split──> part_KBH ──the layer──> part_KBH ──merge──> hidden_SBH
+          └───────────────── rest_SBH (untouched) ──────────────┘
+
+``gather_tokens`` and ``scatter_tokens`` are the plain pair, each right on its own. ``split_tokens`` and
+``merge_tokens`` equal them, values and gradients, but only together. They exist for memory traffic: the plain pair's
+backward clears rows of one full-size gradient, fills another and adds the two; theirs copies one gradient and
+overwrites the kept rows. Kept indices are distinct, so every write goes to its own row: no atomics, and deterministic
+on a GPU as well.
+
+What attention needs in order to see kept tokens as what they are, masks and rotary embeddings, is rebuilt here too.
+Which tokens are kept is ``sampling``'s business; methods, models and parallel layouts are unknown here.
+
+Shapes: S sequence, K kept tokens, B micro-batch, H hidden, D rotary channels. ``kept_BK`` is int64, ascending and
+distinct per row. Rows are those of ``[S, B, H]`` seen as ``[S * B, H]``: token s of sample b is row s * B + b.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+
+def flat_rows(kept_BK: Tensor) -> Tensor:
+    """Rows of the kept tokens in ``[S * B, H]``, in the order of ``[K, B, H]``: int64 [K * B]."""
+    batch = kept_BK.shape[0]
+    return torch.add(torch.arange(batch, device=kept_BK.device), kept_BK.t(), alpha=batch).reshape(-1)
+
+
+def _as_rows(tokens: Tensor) -> Tensor:
+    """[N, B, H] seen as [N * B, H]."""
+    return tokens.reshape(-1, tokens.shape[-1])
+
+
+def _take(tokens_SBH: Tensor, rows: Tensor) -> Tensor:
+    """The given rows as [K, B, H]."""
+    return _as_rows(tokens_SBH).index_select(0, rows).view(-1, *tokens_SBH.shape[1:])
+
+
+def _replace(tokens_SBH: Tensor, rows: Tensor, part_KBH: Tensor) -> Tensor:
+    """A copy of ``tokens_SBH`` with the given rows replaced.
+
+    Not a view of anything: Megatron-Core frees the storage of what a pipeline stage has sent, and refuses views.
+    """
+    replaced_SBH = tokens_SBH.clone(memory_format=torch.contiguous_format)
+    replaced_SBH.view(-1, tokens_SBH.shape[-1]).index_copy_(0, rows, _as_rows(part_KBH))
+    return replaced_SBH
+
+
+def _clear(tokens_SBH: Tensor, rows: Tensor) -> Tensor:
+    """A copy of ``tokens_SBH`` with zeros in the given rows."""
+    return _as_rows(tokens_SBH).index_fill(0, rows, 0.0).view(tokens_SBH.shape)
+
+
+def _spread(part_KBH: Tensor, rows: Tensor, seq_length: int) -> Tensor:
+    """[S, B, H] with the part in the given rows and zeros elsewhere."""
+    zeros_SBH = part_KBH.new_zeros(seq_length, *part_KBH.shape[1:])
+    zeros_SBH.view(-1, part_KBH.shape[-1]).index_copy_(0, rows, _as_rows(part_KBH))
+    return zeros_SBH
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_SBH: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.seq_length = hidden_SBH.shape[0]
+        return _take(hidden_SBH, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad_part_KBH: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        return _spread(grad_part_KBH, rows, ctx.seq_length), None
+
+
+class _Scatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_SBH: Tensor, part_KBH: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return _replace(hidden_SBH, rows, part_KBH)
+
+    @staticmethod
+    def backward(ctx: Any, grad_SBH: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (rows,) = ctx.saved_tensors
+        hidden_needs, part_needs, _ = ctx.needs_input_grad
+        return _clear(grad_SBH, rows) if hidden_needs else None, _take(grad_SBH, rows) if part_needs else None, None
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_SBH: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(rows)
+        ctx.seq_length = hidden_SBH.shape[0]
+        ctx.set_materialize_grads(False)
+        return _take(hidden_SBH, rows), hidden_SBH.view_as(hidden_SBH)
+
+    @staticmethod
+    def backward(ctx: Any, grad_part_KBH: Tensor | None, grad_rest_SBH: Tensor | None) -> tuple[Tensor | None, None]:
+        (rows,) = ctx.saved_tensors
+        if grad_rest_SBH is None:
+            return None if grad_part_KBH is None else _spread(grad_part_KBH, rows, ctx.seq_length), None
+        # Merge left its own incoming gradient in the kept rows. Written to a copy: autograd may still share the buffer.
+        if grad_part_KBH is None:
+            return _clear(grad_rest_SBH, rows), None
+        return _replace(grad_rest_SBH, rows, grad_part_KBH), None
+
+
+class _Merge(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rest_SBH: Tensor, part_KBH: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return _replace(rest_SBH, rows, part_KBH)
+
+    @staticmethod
+    def backward(ctx: Any, grad_SBH: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (rows,) = ctx.saved_tensors
+        rest_needs, part_needs, _ = ctx.needs_input_grad
+        return grad_SBH if rest_needs else None, _take(grad_SBH, rows) if part_needs else None, None
+
+
+def gather_tokens(hidden_SBH: Tensor, kept_BK: Tensor) -> Tensor:
+    """The kept tokens: [K, B, H], position k of sample b being ``hidden_SBH[kept_BK[b, k], b]``."""
+    return _Gather.apply(hidden_SBH, flat_rows(kept_BK))
+
+
+def scatter_tokens(hidden_SBH: Tensor, part_KBH: Tensor, kept_BK: Tensor) -> Tensor:
+    """``hidden_SBH`` with its kept tokens replaced by ``part_KBH``: a new [S, B, H]; the other tokens pass through."""
+    return _Scatter.apply(hidden_SBH, part_KBH, flat_rows(kept_BK))
+
+
+def split_tokens(hidden_SBH: Tensor, kept_BK: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """``(part_KBH, rest_SBH)``: the kept tokens, and the hidden states themselves for ``merge_tokens``.
+
+    ``rest_SBH`` shares its memory with ``hidden_SBH`` and may go to one place only, ``merge_tokens`` with the same
+    ``kept_BK``: its gradient at kept positions counts as unset. ``rows`` is ``flat_rows(kept_BK)``, for a caller that
+    has it already.
+    """
+    return _Split.apply(hidden_SBH, flat_rows(kept_BK) if rows is None else rows)
+
+
+def merge_tokens(rest_SBH: Tensor, part_KBH: Tensor, kept_BK: Tensor, rows: Tensor | None = None) -> Tensor:
+    """A new [S, B, H]: ``part_KBH`` at the kept positions, ``rest_SBH`` of ``split_tokens`` elsewhere.
+
+    ``rows`` is ``flat_rows(kept_BK)``, for a caller that has it already.
+    """
+    return _Merge.apply(rest_SBH, part_KBH, flat_rows(kept_BK) if rows is None else rows)
+
+
+def gather_mask(attention_mask: Tensor | None, kept_BK: Tensor) -> Tensor | None:
+    """The attention mask among kept tokens.
+
+    [B or 1, 1, S, S] gives [B, 1, K, K], rows and columns of each sample's own kept tokens; a padding mask
+    [B or 1, 1, 1, S] gives [B, 1, 1, K]; None (causal or full attention without a mask tensor) stays None.
+    """
+    if attention_mask is None:
+        return None
+    assert attention_mask.dim() == 4 and attention_mask.shape[1] == 1, tuple(attention_mask.shape)
+    mask_B1QS = attention_mask.expand(kept_BK.shape[0], -1, -1, -1)
+    sample_B11 = torch.arange(kept_BK.shape[0], device=kept_BK.device)[:, None, None]
+    columns_B1K = kept_BK[:, None, :]
+    query_rows = 0 if attention_mask.shape[2] == 1 else kept_BK[:, :, None]
+    return mask_B1QS[sample_B11, 0, query_rows, columns_B1K].unsqueeze(1)
+
+
+RotaryEmbedding: TypeAlias = Tensor | tuple[Tensor, Tensor]
+
+
+def gather_rotary(rotary: RotaryEmbedding | None, kept_BK: Tensor) -> RotaryEmbedding | None:
+    """Rotary embeddings at the kept tokens' true positions.
+
+    Megatron-Core's ``rotary_pos_emb`` [S, 1, 1, D] gives [K, B, 1, D], a pair of them (for queries and keys) a pair;
+    None stays None.
+    """
+    if rotary is None:
+        return None
+    if isinstance(rotary, tuple):
+        queries, keys = rotary
+        queries_KB1D = _rotary_rows(queries, kept_BK)
+        return queries_KB1D, queries_KB1D if keys is queries else _rotary_rows(keys, kept_BK)
+    return _rotary_rows(rotary, kept_BK)
+
+
+def _rotary_rows(rotary_S11D: Tensor, kept_BK: Tensor) -> Tensor:
+    """[S, 1, 1, D] to [K, B, 1, D]."""
+    assert rotary_S11D.dim() == 4 and rotary_S11D.shape[1:3] == (1, 1), tuple(rotary_S11D.shape)
+    return rotary_S11D[kept_BK.t(), 0]

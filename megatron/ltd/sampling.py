@@ -1,0 +1,103 @@
+"""Which tokens a layer keeps: a pure function of (seed, sample id, layer, position).
+
+    key(position) = hash(seed, layer, sample id, position)        the K smallest keys win
+    positions       0   1   2   3   4   5   6   7
+    keys           .8  .1  .5  .9  .3  .7  .2  .6    K = 3   ->   kept 1 4 6
+
+    strata = 2:    [.8  .1  .5  .9][.3  .7  .2  .6]  K = 4   ->   kept 1 2 | 4 6     (K / 2 from each half)
+
+Ranking independent uniform keys draws uniformly without replacement. The keys come from a counter-based hash and not
+from a random number generator: there is no state to save, order, fork or synchronise, so every tensor-, context- and
+pipeline-parallel rank, a recomputed layer and a resumed run get the same tokens, while each sample, layer and epoch
+gets its own. What is done with the kept tokens is ``routing``'s business.
+
+Shapes: B micro-batch, S sequence, K kept tokens, n strata.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from megatron.ltd.errors import UserError
+
+_MASK_64 = (1 << 64) - 1
+
+# splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014): the stream
+# finalise(state + i * step) of a state; the finaliser's xor-shifts and odd factors.
+_STEP = 0x9E3779B97F4A7C15
+_SHIFTS = (30, 27, 31)
+_FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+
+
+def _signed(value: int) -> int:
+    """The int64 with the bit pattern of ``value`` modulo 2^64: what torch takes as a scalar."""
+    value &= _MASK_64
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _finalise_int(value: int) -> int:
+    """splitmix64's finaliser on one Python integer, modulo 2^64."""
+    value &= _MASK_64
+    value = ((value ^ (value >> _SHIFTS[0])) * _FACTORS[0]) & _MASK_64
+    value = ((value ^ (value >> _SHIFTS[1])) * _FACTORS[1]) & _MASK_64
+    return value ^ (value >> _SHIFTS[2])
+
+
+def _xor_shift_(values: Tensor, shift: int) -> Tensor:
+    """``values ^= values >>> shift`` in place; torch shifts int64 arithmetically, so copied sign bits are masked."""
+    return values.bitwise_xor_((values >> shift).bitwise_and_((1 << (64 - shift)) - 1))
+
+
+def _finalise_(values: Tensor) -> Tensor:
+    """``_finalise_int`` on every element of an int64 tensor, in place; products wrap modulo 2^64."""
+    _xor_shift_(values, _SHIFTS[0]).mul_(_signed(_FACTORS[0]))
+    _xor_shift_(values, _SHIFTS[1]).mul_(_signed(_FACTORS[1]))
+    return _xor_shift_(values, _SHIFTS[2])
+
+
+def kept_indices(
+    seed: int, sample_ids: Tensor, layer_number: int, seq_length: int, kept_tokens: int, strata: int = 1
+) -> Tensor:
+    """Positions that layer ``layer_number`` keeps of each sample: uniform without replacement, ascending, distinct.
+
+    A row depends on its own sample id only, never on its neighbours or its place in the micro-batch. Runs where
+    ``sample_ids`` is, without a host synchronisation.
+
+    Args:
+        seed: the run's seed, any integer.
+        sample_ids: int64 [B], index of each sample in the run's global order (so the next epoch draws anew).
+        layer_number: 1-based and global.
+        seq_length: S, tokens of a sample.
+        kept_tokens: K, from 1 to S.
+        strata: n, cut the sequence into n equal runs and keep K / n of each, so that gathering is local when the
+            sequence is split over n ranks.
+
+    Returns:
+        int64 [B, K] on the device of ``sample_ids``.
+
+    Raises:
+        UserError: ``strata`` that does not divide ``seq_length`` or ``kept_tokens``.
+    """
+    assert 1 <= kept_tokens <= seq_length, f"{kept_tokens} kept tokens of {seq_length}"
+    assert sample_ids.dtype == torch.int64, f"sample ids are int64, not {sample_ids.dtype}"
+    if strata < 1 or seq_length % strata or kept_tokens % strata:
+        raise UserError(
+            f"--ltd-strata {strata} must be 1 or more and divide --seq-length {seq_length} and the {kept_tokens} kept "
+            "tokens: give a divisor of --seq-length and of --ltd-granularity"
+        )
+    batch = sample_ids.shape[0]
+    positions_S = torch.arange(seq_length, dtype=torch.int64, device=sample_ids.device)
+    if kept_tokens == seq_length:
+        return positions_S.repeat(batch, 1)
+
+    layer_state = _finalise_int(_finalise_int(seed) + layer_number * _STEP)
+    states_B = _finalise_((sample_ids * _signed(_STEP)).add_(_signed(layer_state)))
+    keys_BS = _finalise_(states_B[:, None] + (positions_S + 1).mul_(_signed(_STEP)))
+
+    # The position in the low bits makes keys distinct and lets the winners say where they are.
+    position_mask = (1 << (seq_length - 1).bit_length()) - 1
+    keys_BS.bitwise_and_(~position_mask).bitwise_or_(positions_S)
+    keys = keys_BS.view(batch * strata, seq_length // strata)
+    winners = torch.topk(keys, kept_tokens // strata, dim=1, largest=False, sorted=False).values
+    return winners.bitwise_and_(position_mask).sort(dim=1).values.view(batch, kept_tokens)

@@ -1,0 +1,145 @@
+"""How much a method keeps at each step: tokens per layer (random-LTD) or the chance that a layer runs (PLD).
+
+    kept tokens                                         keep probability of the deepest layer
+    s  |            ______________                      1     |*
+       |          __|             exactly s from T          |  *
+       |       __|                                          |    *  *
+       |    __|   one granularity                           |          *   *   *   *
+    r0 |___|                                          theta |
+       +------------|------------- step                     +------------------------ step
+                    T
+
+Schedules are pure functions of the 0-based step: nothing to store, nothing to restore. They know neither layers'
+weights nor batch sizes (``planner``), nor what a kept token costs (``accounting``). No torch here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from megatron.ltd.errors import UserError
+
+
+@dataclass(frozen=True)
+class KeptTokensSchedule:
+    """Kept tokens growing linearly with the step, in whole granularities.
+
+        at(t) = min_kept_tokens + floor((seq_length - min_kept_tokens) * t / growth_steps), rounded down to a multiple
+                of the granularity, for t < growth_steps; exactly seq_length from then on
+
+    With ``growth_steps`` 0 every token is kept from the first step. All arithmetic is on integers.
+    Source: random-LTD (Yao et al., 2022), its linear schedule ("MSLG").
+
+    Args:
+        min_kept_tokens: tokens a layer keeps at step 0; a multiple of the granularity.
+        seq_length: tokens of a whole sample; need not be a multiple of the granularity (197 patches with 8 is fine).
+        growth_steps: the step from which every token is kept.
+        granularity: kept tokens below seq_length are multiples of this.
+
+    Raises:
+        UserError: a value out of range, or min_kept_tokens that is not a multiple of the granularity.
+    """
+
+    min_kept_tokens: int
+    seq_length: int
+    growth_steps: int
+    granularity: int
+
+    def __post_init__(self) -> None:
+        if self.seq_length < 1:
+            raise UserError(f"--seq-length {self.seq_length}: a sample has at least one token; give 1 or more")
+        if self.min_kept_tokens < 1:
+            raise UserError(
+                f"--ltd-min-kept-tokens {self.min_kept_tokens}: a layer keeps at least one token; give 1 or more"
+            )
+        if self.min_kept_tokens > self.seq_length:
+            raise UserError(
+                f"--ltd-min-kept-tokens {self.min_kept_tokens} is above --seq-length {self.seq_length}: "
+                f"a layer cannot keep more tokens than there are; give at most {self.seq_length}"
+            )
+        if self.growth_steps < 0:
+            raise UserError(
+                f"--ltd-growth-steps {self.growth_steps}: growth takes a number of steps; give 1 or more, "
+                "or 0 to keep every token from the first step"
+            )
+        if self.granularity < 1:
+            raise UserError(f"--ltd-granularity {self.granularity}: kept tokens grow in whole steps; give 1 or more")
+        if self.min_kept_tokens % self.granularity:
+            below = self.min_kept_tokens // self.granularity * self.granularity
+            fixes = [f"{kept}" for kept in (below, below + self.granularity) if 1 <= kept <= self.seq_length]
+            raise UserError(
+                f"--ltd-granularity {self.granularity} does not divide --ltd-min-kept-tokens {self.min_kept_tokens}: "
+                f"the schedule would start below it; give {' or '.join([*fixes, 'a granularity that divides it'])}"
+            )
+
+    def at(self, step: int) -> int:
+        """Kept tokens of a routed layer at the 0-based ``step``."""
+        if step >= self.growth_steps:
+            return self.seq_length
+        grown_tokens = (self.seq_length - self.min_kept_tokens) * step // self.growth_steps
+        return (self.min_kept_tokens + grown_tokens) // self.granularity * self.granularity
+
+    def stages(self, num_steps: int) -> Iterator[tuple[int, int, int]]:
+        """Runs of equal kept tokens over the first ``num_steps`` steps: ``(first_step, num_steps, kept_tokens)``.
+
+        In order, without gaps, covering exactly ``num_steps``. The bounds are computed, not searched: K tokens are
+        first kept at step ceil((K - r0) * T / (s - r0)), so a huge ``num_steps`` costs nothing.
+        """
+        levels = range(self.min_kept_tokens, self.seq_length, self.granularity) if self.growth_steps else range(0)
+        range_tokens = self.seq_length - self.min_kept_tokens
+        for kept_tokens in levels:
+            grown_tokens = kept_tokens - self.min_kept_tokens
+            first_step = -(-grown_tokens * self.growth_steps // range_tokens)
+            next_tokens = min(grown_tokens + self.granularity, range_tokens)
+            next_first_step = -(-next_tokens * self.growth_steps // range_tokens)
+            if first_step >= num_steps:
+                return
+            if next_first_step > first_step:
+                yield first_step, min(next_first_step, num_steps) - first_step, kept_tokens
+        first_full_step = self.growth_steps if levels else 0
+        if first_full_step < num_steps:
+            yield first_full_step, num_steps - first_full_step, self.seq_length
+
+    def total_kept_tokens(self, num_steps: int) -> int:
+        """Sum of ``at(step)`` over the first ``num_steps`` steps: a routed layer's tokens at one sample a step."""
+        return sum(stage_steps * kept_tokens for _, stage_steps, kept_tokens in self.stages(num_steps))
+
+
+@dataclass(frozen=True)
+class KeepProbabilitySchedule:
+    """The chance that the deepest layer runs, falling from 1 to ``theta``: (1 - theta) * exp(-gamma * step) + theta.
+
+    Source: progressive layer dropping (Zhang and He, 2020), equation 6.
+
+    Args:
+        theta: the limit, above 0 and at most 1 (1 drops nothing).
+        gamma: how fast it falls, per step; 100 / (steps of the run) in the paper.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    theta: float
+    gamma: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.theta <= 1.0:
+            raise UserError(f"--layer-drop-theta {self.theta}: a probability above 0 and at most 1; 0.5 is the paper's")
+        if not 0.0 <= self.gamma < math.inf:
+            raise UserError(
+                f"--layer-drop-gamma {self.gamma}: a finite rate a step, 0 or more; 100 / train steps in the paper"
+            )
+
+    def at(self, step: int) -> float:
+        """theta(t) at the 0-based ``step``: 1 at step 0, towards ``theta`` later."""
+        return (1.0 - self.theta) * math.exp(-self.gamma * step) + self.theta
+
+
+def layer_keep_probability(layer_number: int, num_layers: int, theta_t: float) -> float:
+    """The chance that layer ``layer_number`` (1-based, of ``num_layers``) runs: 1 - layer_number / L * (1 - theta_t).
+
+    Deeper layers run less often; the last one with probability ``theta_t``. Source: as ``KeepProbabilitySchedule``.
+    """
+    return 1.0 - layer_number / num_layers * (1.0 - theta_t)

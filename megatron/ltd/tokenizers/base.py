@@ -1,0 +1,54 @@
+"""What every tokenizer of this project is. Imports no torch, so that preprocessing workers start fast.
+
+Megatron-Core's ``GPTDataset`` asks a tokenizer for ``vocab_size``, ``eod`` and ``unique_identifiers`` (which go into
+the key of its index cache) and takes a missing ``pad`` to mean that nothing is padding: our documents are packed, so
+there is no ``pad`` here and no id of the text is ever masked by mistake.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron.ltd.errors import UserError
+
+
+class Tokenizer(abc.ABC):
+    """Text to token ids and back.
+
+    ``name`` is the ``--tokenizer-type``; ``vocab_size`` counts every id, the end of document included; ``eod`` is the
+    id that ends a document; ``fingerprint`` is a sha256 (hex) of what defines the tokenizer: two tokenizers with equal
+    fingerprints give equal ids.
+    """
+
+    name: str
+    vocab_size: int
+    eod: int
+    fingerprint: str
+
+    @property
+    def unique_identifiers(self) -> dict[str, str]:
+        """What tells this tokenizer from others, wherever its files lie: part of the data index's cache key."""
+        return {"class": self.name, "fingerprint": self.fingerprint}
+
+    @abc.abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """The ids of ``text``, taken literally: a special token's spelling in the text is ordinary text."""
+
+    @abc.abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids``; bytes that are not UTF-8 become the replacement character."""
+
+
+def read_definition(flag: str, path: str | None, tokenizer_type: str) -> bytes:
+    """The bytes of a file that defines a tokenizer. Raises ``UserError`` when it is not given or not readable."""
+    if path is None:
+        raise UserError(f"{flag} is missing: --tokenizer-type {tokenizer_type} needs it; give the path of a local file")
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{flag} {path}: cannot be read ({error.strerror}); give the path of a local file") from None
+    if not content:
+        raise UserError(f"{flag} {path}: the file is empty; give a whole one")
+    return content

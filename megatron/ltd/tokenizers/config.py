@@ -1,0 +1,81 @@
+"""Which tokenizer a run uses, and the size of the vocabulary its model is built for. Imports no torch.
+
+    model vocabulary = ceil(max(tokenizer's vocabulary, --vocab-size) / (d * tp)) * (d * tp)
+
+with d = ``--make-vocab-size-divisible-by`` and tp the tensor-parallel size, so that every tensor-parallel rank holds an
+equal and well aligned share of the embedding. The ids above the tokenizer's own are never met in data.
+
+Not here: the tokenizers themselves (``build.build_tokenizer``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import flag
+
+TOKENIZER_TYPES = ("GPT2BPETokenizer", "SentencePieceTokenizer", "ByteTokenizer")
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """tokenizer"""
+
+    tokenizer_type: str | None = flag(
+        None,
+        choices=TOKENIZER_TYPES,
+        help="GPT2BPETokenizer reads --vocab-file and --merge-file, SentencePieceTokenizer reads --tokenizer-model, "
+        "ByteTokenizer reads nothing: ids 0-255 are the bytes of the UTF-8 text and 256 ends a document",
+    )
+    vocab_file: str | None = flag(None, metavar="FILE", help="GPT-2 BPE: encoder.json (vocab.json)")
+    merge_file: str | None = flag(None, metavar="FILE", help="GPT-2 BPE: vocab.bpe (merges.txt)")
+    tokenizer_model: str | None = flag(None, metavar="FILE", help="SentencePiece: the .model file")
+
+    def __post_init__(self) -> None:
+        if self.tokenizer_type is not None and self.tokenizer_type not in TOKENIZER_TYPES:
+            raise UserError(f"--tokenizer-type {self.tokenizer_type}: give one of {', '.join(TOKENIZER_TYPES)}")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig(TokenizerFiles):
+    """tokenizer"""
+
+    vocab_size: int | None = flag(
+        None,
+        metavar="N",
+        help="build the model for at least this many tokens, before padding; by default the tokenizer's own number",
+    )
+    make_vocab_size_divisible_by: int = flag(
+        128, metavar="N", help="pad the model's vocabulary to a multiple of this times the tensor-parallel size"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vocab_size is not None and self.vocab_size < 1:
+            raise UserError(f"--vocab-size {self.vocab_size}: must be at least 1; leave it out to use the tokenizer's")
+        if self.make_vocab_size_divisible_by < 1:
+            raise UserError(
+                f"--make-vocab-size-divisible-by {self.make_vocab_size_divisible_by}: must be at least 1; "
+                "1 pads only to the tensor-parallel size"
+            )
+
+
+def padded_vocab_size(vocab_size: int, divisible_by: int, tensor_parallel_size: int) -> int:
+    """The smallest multiple of ``divisible_by * tensor_parallel_size`` that is not below ``vocab_size`` [tokens]."""
+    multiple = divisible_by * tensor_parallel_size
+    return -(-vocab_size // multiple) * multiple
+
+
+def model_vocab_size(config: TokenizerConfig, tokenizer_vocab_size: int, tensor_parallel_size: int) -> int:
+    """The vocabulary the model is built for [tokens]: the formula at the top of this file.
+
+    Raises ``UserError`` when ``--vocab-size`` is below what the tokenizer produces.
+    """
+    if config.vocab_size is not None and config.vocab_size < tokenizer_vocab_size:
+        raise UserError(
+            f"--vocab-size {config.vocab_size}: the tokenizer makes ids up to {tokenizer_vocab_size - 1}; "
+            f"give at least {tokenizer_vocab_size} or leave it out"
+        )
+    wanted = max(config.vocab_size or 0, tokenizer_vocab_size)
+    return padded_vocab_size(wanted, config.make_vocab_size_divisible_by, tensor_parallel_size)

@@ -1,0 +1,68 @@
+"""A SentencePiece model as a tokenizer.
+
+SentencePiece writes a space as U+2581 and reads U+2581 back as a space. Text that holds that character itself would
+come back changed, so where the model has byte pieces (``train_tokenizer.py`` asks for them) it is encoded by its three
+bytes.
+
+Not here: training a model (``train``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import sentencepiece
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.tokenizers.base import Tokenizer
+
+_SPACE_MARK = "\u2581"
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """The tokenizer of a ``.model`` file; ``model`` is its bytes and ``source`` its name for errors."""
+
+    name = "SentencePieceTokenizer"
+
+    def __init__(self, model: bytes, source: str) -> None:
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except RuntimeError:
+            raise UserError(
+                f"--tokenizer-model {source}: is not a SentencePiece model; give the .model file of train_tokenizer.py"
+            ) from None
+        self.vocab_size = self._processor.get_piece_size()
+        self.eod = self._find_eod(source)
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+        marks = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_MARK.encode("utf-8")]
+        self._space_mark_ids = marks if self._processor.unk_id() not in marks else None
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of ``text``; "</s>" in it is spelled out in ordinary pieces."""
+        if self._space_mark_ids is None or _SPACE_MARK not in text:
+            return self._processor.encode(text)
+        first, *others = text.split(_SPACE_MARK)
+        ids = self._processor.encode(first)
+        for part in others:
+            ids += self._space_mark_ids
+            ids += self._processor.encode(part)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids``; ends of documents are left out."""
+        return self._processor.decode([token for token in ids if token != self.eod])
+
+    def _find_eod(self, source: str) -> int:
+        """The id that ends a document: the model's end of sequence, else a piece that is spelled like one."""
+        if self._processor.eos_id() >= 0:
+            return self._processor.eos_id()
+        for piece in ("</s>", "<eod>"):
+            token = self._processor.piece_to_id(piece)
+            if token != self._processor.unk_id():
+                return token
+        raise UserError(
+            f"--tokenizer-model {source}: has no end of sequence, </s> or <eod> to end documents with; train one with "
+            "train_tokenizer.py"
+        )

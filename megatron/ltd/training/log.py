@@ -1,0 +1,176 @@
+"""What a run says: console lines, a progress bar, ``metrics.jsonl``, TensorBoard and Weights & Biases.
+
+    metrics.jsonl   one JSON object a line: "kind" is run (once a start), train (every step) or validation
+    console         one line every --log-interval steps, the means over them
+    progress bar    on a terminal, with the time left estimated from the FLOPs left: steps grow as kept tokens grow
+
+After a resume lines are appended; where an iteration stands twice, the later line is the one that counts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.format import format_count, format_seconds
+from megatron.ltd.training.config import LoggingConfig
+
+_SCALARS = {  # Megatron's names, then ours
+    "loss": "lm loss",
+    "lr": "learning-rate",
+    "grad_norm": "grad-norm",
+    "step_seconds": "iteration-time",
+    "batch_size": "batch-size",
+    "kept_tokens": "seqlen/random_ltd_reserved_length",
+    "consumed_layer_tokens": "consumed-layer-tokens",
+    "consumed_tokens": "consumed-tokens",
+}
+
+
+class RunLog:
+    """Everything a run writes about itself. ``speaks`` is False on all ranks but one, where every call does nothing."""
+
+    def __init__(
+        self, config: LoggingConfig, folder: Path, speaks: bool, first_step: int, num_steps: int, flops_left: int
+    ) -> None:
+        self._config = config
+        self._speaks = speaks
+        self._num_steps = num_steps
+        self._flops_left = flops_left
+        self._interval: list[Mapping[str, Any]] = []
+        self._seconds_per_flop = 0.0
+        self._bar = self._tensorboard = self._wandb = None
+        if not speaks:
+            return
+        self._metrics = _open_metrics(folder)
+        if config.tensorboard_dir is not None:
+            self._tensorboard = _tensorboard(config.tensorboard_dir)
+        if config.wandb_project is not None:
+            self._wandb = _wandb(config, folder)
+        if config.progress and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {elapsed} gone, {postfix}"
+            self._bar = tqdm(total=num_steps, initial=first_step, bar_format=layout, dynamic_ncols=True, leave=False)
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+        if not self._speaks:
+            return
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stdout)
+        else:
+            print(text, flush=True)
+
+    def run(self, record: Mapping[str, Any]) -> None:
+        """The line that says what this run is: config, versions, data."""
+        self._write("run", {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record})
+
+    def train(self, record: Mapping[str, Any]) -> None:
+        """One step. ``record`` holds the fields of a train line and ``batch_size``, ``seq_length``."""
+        if not self._speaks:
+            return
+        self._write("train", record)
+        self._scalars({name: record[key] for key, name in _SCALARS.items()}, record["iteration"])
+        self._flops_left -= record["step_flops"]
+        latest = record["step_seconds"] / record["step_flops"]
+        self._seconds_per_flop = 0.9 * self._seconds_per_flop + 0.1 * latest if self._seconds_per_flop else latest
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{format_seconds(self._seconds_left)} left", refresh=False)
+            self._bar.update(1)
+        self._interval.append(record)
+        if record["iteration"] % self._config.log_interval == 0 or record["iteration"] == self._num_steps:
+            self.say(self._interval_line())
+            self._interval = []
+
+    def validation(self, iteration: int, loss: float) -> None:
+        """One evaluation's mean loss a token."""
+        perplexity = math.exp(min(loss, 700.0))
+        self._write("validation", {"iteration": iteration, "loss": loss, "perplexity": perplexity})
+        self._scalars({"lm loss validation": loss, "lm loss validation ppl": perplexity}, iteration)
+        self.say(f"step {iteration:>{len(str(self._num_steps))}} | validation loss {loss:.4f} | perplexity {perplexity:.2f}")
+
+    def close(self) -> None:
+        """Finish the files and the bar."""
+        if not self._speaks:
+            return
+        self._metrics.close()
+        if self._bar is not None:
+            self._bar.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    @property
+    def _seconds_left(self) -> float:
+        return self._seconds_per_flop * max(self._flops_left, 0)
+
+    def _interval_line(self) -> str:
+        records, last = self._interval, self._interval[-1]
+        seconds = sum(record["step_seconds"] for record in records)
+        tokens = sum(record["batch_size"] for record in records) * last["seq_length"]
+        saved = 1.0 - sum(record["step_flops"] for record in records) / sum(record["dense_step_flops"] for record in records)
+        parts = [
+            f"step {last['iteration']:>{len(str(self._num_steps))}}/{self._num_steps}",
+            f"loss {sum(record['loss'] for record in records) / len(records):.4f}",
+            f"lr {last['lr']:.2e}",
+            f"grad norm {last['grad_norm']:.2f}",
+            f"kept {last['kept_tokens']}/{last['seq_length']}",
+            f"FLOPs saved {100.0 * saved:4.1f} %",
+            f"{format_count(tokens / seconds)} tokens/s",
+            f"{format_seconds(self._seconds_left)} left",
+        ]
+        return " | ".join(parts)
+
+    def _write(self, kind: str, record: Mapping[str, Any]) -> None:
+        if self._speaks:
+            finite = {key: None if _not_finite(value) else value for key, value in record.items()}  # JSON has no NaN
+            self._metrics.write(json.dumps({"kind": kind, **finite}, allow_nan=False) + "\n")
+            self._metrics.flush()
+
+    def _scalars(self, scalars: Mapping[str, float], iteration: int) -> None:
+        if self._tensorboard is not None:
+            for name, value in scalars.items():
+                self._tensorboard.add_scalar(name, value, iteration)
+        if self._wandb is not None:
+            self._wandb.log(dict(scalars), step=iteration)
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _open_metrics(folder: Path) -> Any:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / "metrics.jsonl").open("a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--log-dir {folder} cannot be written ({error.strerror}): choose a folder that you own") from None
+
+
+def _tensorboard(folder: str) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            f'--tensorboard-dir {folder} needs the package tensorboard: pip install "megatron-ltd[logging]", or drop the flag'
+        ) from None
+    return SummaryWriter(log_dir=folder)
+
+
+def _wandb(config: LoggingConfig, folder: Path) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise UserError(
+            f'--wandb-project {config.wandb_project} needs the package wandb: pip install "megatron-ltd[logging]", or drop '
+            "the flag"
+        ) from None
+    return wandb.init(project=config.wandb_project, name=config.wandb_exp_name, dir=str(folder))

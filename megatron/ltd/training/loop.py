@@ -1,0 +1,125 @@
+"""The training loop, whole.
+
+    while steps are left:
+        plan    what this step computes                      method.plan, a pure function of the step
+        step    forward, backward, update                    Stepper.train
+        count   samples and layer tokens of the plan         Progress
+        clock   learning rate of the next step               scheduler, stepped by what was computed
+        log     every step to metrics.jsonl                  RunLog
+        then, when due: evaluate, save, leave
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import deque
+from typing import Any
+
+from megatron.ltd.accounting import dense_step_flops, layer_tokens, step_flops
+from megatron.ltd.errors import RunStopped
+from megatron.ltd.methods.base import StepPlan
+from megatron.ltd.training.optimizer import evaluation_mode
+from megatron.ltd.training.run import Run
+from megatron.ltd.training.step import StepResult
+
+_SPIKE_WINDOW_STEPS = 100
+_SPIKE_SETTLE_STEPS = 20
+
+
+def train(run: Run) -> str | None:
+    """Run to the end, or until a reason to leave; the last state is saved. Returns the reason, None at the end.
+
+    Raises ``RunStopped`` where the run diverges; nothing of the diverged state is saved.
+    """
+    progress, scheduler = run.progress, run.state.scheduler
+    recent_losses: deque[float] = deque(maxlen=_SPIKE_WINDOW_STEPS)
+    batches = run.batches(run.train_data, progress.consumed_samples)
+    reason: str | None = None
+    with run.exits.listening():
+        while progress.iteration < run.plan.num_steps and reason is None:
+            started = time.perf_counter()
+            samples = run.clock.batch.at(progress.consumed_samples)
+            plan = run.method.plan(progress.iteration)
+            lr = run.learning_rate
+
+            result = run.stepper.train(batches, plan, progress.iteration, run.microbatches_of(samples))
+            _stop_on_divergence(run, result, recent_losses)
+
+            progress.iteration += 1
+            progress.consumed_samples += samples
+            progress.consumed_layer_tokens += layer_tokens(plan.kept_tokens, samples)
+            if result.updated:
+                scheduler.step(run.clock.increment(plan, samples))
+
+            run.log.train(_record(run, plan, samples, result, lr, time.perf_counter() - started))
+            reason = run.exits.reason(progress.iteration)
+            is_last = progress.iteration == run.plan.num_steps
+            if is_last or progress.iteration % run.config.training.eval_interval == 0:
+                evaluate(run)
+            if is_last or reason is not None or _is_multiple(progress.iteration, run.config.checkpoint.save_interval):
+                run.save()
+    return reason
+
+
+def evaluate(run: Run) -> float | None:
+    """Mean validation loss of the present weights, logged; None where the run has no validation samples."""
+    if run.valid_data is None:
+        return None
+    num_microbatches = run.config.training.eval_iters * run.microbatches_of(run.clock.batch.global_batch_samples)
+    with evaluation_mode(run.state.model):
+        loss = run.stepper.evaluate(run.batches(run.valid_data, 0), num_microbatches)
+    run.log.validation(run.progress.iteration, loss)
+    return loss
+
+
+def _record(
+    run: Run, plan: StepPlan, samples: int, result: StepResult, lr: float, seconds: float
+) -> dict[str, Any]:
+    """The line that a step leaves in metrics.jsonl."""
+    tokens = samples * plan.seq_length
+    return {
+        "iteration": run.progress.iteration,
+        "loss": result.loss,
+        "lr": lr,
+        "grad_norm": result.grad_norm,
+        "kept_tokens": plan.min_kept_tokens,
+        "batch_size": samples,
+        "seq_length": plan.seq_length,
+        "consumed_samples": run.progress.consumed_samples,
+        "consumed_tokens": run.progress.consumed_samples * plan.seq_length,
+        "consumed_layer_tokens": run.progress.consumed_layer_tokens,
+        "step_flops": step_flops(run.shape, plan.kept_tokens, samples),
+        "dense_step_flops": dense_step_flops(run.shape, samples),
+        "step_seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+    }
+
+
+def _stop_on_divergence(run: Run, result: StepResult, recent_losses: deque[float]) -> None:
+    """End the run where its loss or gradient is not finite, or its loss has jumped."""
+    flags, step = run.config.training, run.progress.iteration + 1
+    if flags.check_for_nan_in_loss_and_grad:
+        if not math.isfinite(result.loss):
+            raise RunStopped(
+                f"the loss of step {step} is {result.loss}; nothing was saved of it. Continue from the last checkpoint with a "
+                "lower --lr or --clip-grad, or with --no-check-for-nan-in-loss-and-grad to skip such steps"
+            )
+        if result.updated and not math.isfinite(result.grad_norm):
+            raise RunStopped(
+                f"the gradient norm of step {step} is {result.grad_norm}; nothing was saved of it. Continue from the last "
+                "checkpoint with a lower --lr"
+            )
+    if flags.check_for_spiky_loss:
+        settled = len(recent_losses) >= _SPIKE_SETTLE_STEPS
+        if settled and result.loss > flags.spiky_loss_factor * (usual := statistics.median(recent_losses)):
+            raise RunStopped(
+                f"the loss of step {step} is {result.loss:.4f}, over --spiky-loss-factor {flags.spiky_loss_factor} times its "
+                f"recent median {usual:.4f}; nothing was saved of it. Continue from the last checkpoint with a lower --lr"
+            )
+        recent_losses.append(result.loss)
+
+
+def _is_multiple(iteration: int, interval: int | None) -> bool:
+    return interval is not None and iteration % interval == 0

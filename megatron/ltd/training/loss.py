@@ -1,0 +1,19 @@
+"""The loss of one microbatch, as a sum over its real tokens.
+
+    loss of a step = sum of token losses / number of real tokens, over the whole global batch
+
+The sum and the count are returned apart, and Megatron-Core divides the gradient by the step's total count. So the gradient is
+that of the formula above however the tokens fall on microbatches and data-parallel ranks, unequal loss masks included.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_loss_sum(loss_mask_BS: Tensor, losses_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of the losses where the mask is 1, the number of those tokens, and both as one [2] tensor for the log."""
+    loss_sum = torch.sum(losses_BS.float() * loss_mask_BS)
+    num_tokens = loss_mask_BS.sum()
+    return loss_sum, num_tokens.int(), torch.stack([loss_sum.detach(), num_tokens])

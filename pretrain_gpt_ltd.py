@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+"""Pretrain a GPT on Megatron-Core, with random-LTD or dense.
+
+    python pretrain_gpt_ltd.py --data-path PREFIX --tokenizer-type ... --num-layers ... --random-ltd ...
+    torchrun --nproc-per-node 8 pretrain_gpt_ltd.py ...
+
+Flags are Megatron-LM's where it has them; --help lists all. See README.md and examples/quickstart/.
+"""
+
+from __future__ import annotations
+
+from megatron.ltd.config import RunConfig, parse_run_config
+from megatron.ltd.errors import run_command
+
+
+def main() -> None:
+    pretrain(parse_run_config(None, "Pretrain a GPT on Megatron-Core, with random-LTD or dense."))
+
+
+def pretrain(config: RunConfig) -> None:
+    """Build the run, train it to its end or until it is asked to leave, and say how it ended."""
+    from megatron.ltd.parallel.mesh import initialize
+
+    with initialize(config.parallel) as mesh:
+        from megatron.ltd.training.header import say_header
+        from megatron.ltd.training.loop import train
+        from megatron.ltd.training.run import build_run
+        from megatron.ltd.training.signals import INTERRUPTED
+
+        run = build_run(config, mesh)
+        try:
+            say_header(run)
+            reason = train(run)
+            run.log.say("done" if reason is None else f"left after step {run.progress.iteration}: {reason}")
+        finally:
+            run.log.close()
+    if reason == INTERRUPTED:
+        raise KeyboardInterrupt
+
+
+if __name__ == "__main__":  # writing a checkpoint starts helper processes, which import this file
+    run_command(main)

@@ -1,0 +1,43 @@
+"""What every test shares: few threads, and the paths of the checkout.
+
+Warnings that third parties emit on import are filtered in pyproject.toml, each by its message; here is nothing to add
+them to. Threads are set before torch starts its pool: the tests are many small operations, and several processes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hugging Face's libraries are used with local files only: a test that would download is a mistake.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The folder of small committed inputs, ``tests/fixtures``."""
+    return REPOSITORY / "tests" / "fixtures"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none. torch is asked only when such a test was collected."""
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_items:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

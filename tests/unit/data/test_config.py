@@ -1,0 +1,74 @@
+"""What may follow the data flags."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from megatron.ltd.data.config import Blend, DataConfig, parse_blend, parse_split
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import add_flags, read_flags
+
+
+@pytest.mark.parametrize(
+    ("values", "blend"),
+    [
+        (["a"], Blend(("a",), None)),
+        (["7"], Blend(("7",), None)),
+        (["a", "b"], Blend(("a", "b"), None)),
+        (["0.3", "a", "7e-1", "b"], Blend(("a", "b"), (0.3, 0.7))),
+        (["2", "a"], Blend(("a",), (2.0,))),
+    ],
+)
+def test_blends(values: list[str], blend: Blend) -> None:
+    assert parse_blend("--data-path", values) == blend
+
+
+def test_split_shares_add_up() -> None:
+    assert parse_split("969,30,1") == (0.969, 0.03, 0.001)
+    assert parse_split("1") == (1.0, 0.0, 0.0)
+    assert parse_split("3,1") == (0.75, 0.25, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data_path": ("0.5", "a", "b")}, "--data-path 0.5 a b: every prefix needs a weight"),
+        ({"data_path": ("0.5", "a", "b", "c")}, "every prefix needs a weight before it, or none has one"),
+        ({"data_path": ("a", "0.5")}, "--data-path a 0.5: a weight comes before its prefix"),
+        ({"data_path": ("0", "a", "1", "b")}, "weights must be above 0"),
+        ({"data_path": ("nan", "a", "1", "b")}, "weights must be above 0"),
+        ({"data_path": ("a.bin",)}, "--data-path a.bin: give the prefix without .bin: a"),
+        ({"train_data_path": ("a.idx",)}, "--train-data-path a.idx: give the prefix without .idx"),
+        ({"data_path": ("a",), "valid_data_path": ("b",)}, "--data-path and --valid-data-path exclude each other"),
+        ({"valid_data_path": ("b",)}, "--valid-data-path needs --train-data-path"),
+        ({"split": "90;10"}, "--split 90;10: give one to three shares"),
+        ({"split": "1,2,3,4"}, "--split 1,2,3,4: "),
+        ({"split": "-1,2"}, "--split -1,2: "),
+        ({"split": "0,0"}, "--split 0,0: "),
+        ({"num_workers": -1}, "--num-workers -1: must be at least 0"),
+        ({"num_dataset_builder_threads": 0}, "--num-dataset-builder-threads 0: must be at least 1"),
+    ],
+)
+def test_values_refused(values: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        DataConfig(**values)
+
+
+def test_flags_are_megatrons() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, DataConfig)
+    line = "--data-path 1 a 2 b --split 9,1 --reset-position-ids --reset-attention-mask --eod-mask-loss --num-workers 3"
+    config = read_flags(parser.parse_args([*line.split(), "--no-mmap-bin-files"]), DataConfig)
+    assert config == DataConfig(
+        data_path=("1", "a", "2", "b"),
+        split="9,1",
+        reset_position_ids=True,
+        reset_attention_mask=True,
+        eod_mask_loss=True,
+        num_workers=3,
+        mmap_bin_files=False,
+    )
+    assert config.workers_on("cpu") == 3
+    assert (DataConfig().workers_on("cpu"), DataConfig().workers_on("cuda")) == (0, 2)

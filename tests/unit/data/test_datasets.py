@@ -1,0 +1,186 @@
+"""From text to samples: what Megatron-Core's builder makes of our data, against the tokenizer's own output."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from megatron.ltd.data.batch import SampleSource, microbatches
+from megatron.ltd.data.config import DataConfig
+from megatron.ltd.data.datasets import build_datasets
+from megatron.ltd.errors import UserError
+from megatron.ltd.tokenizers.byte import ByteTokenizer
+
+TOKENIZER = ByteTokenizer()
+TEXTS = [f"document {number} says {'so ' * (number % 7)}" for number in range(40)]
+
+
+def build(
+    config: DataConfig, train: int = 0, valid: int = 0, test: int = 0, seed: int = 1
+) -> tuple[SampleSource | None, SampleSource | None, SampleSource | None]:
+    return build_datasets(
+        config,
+        seq_length=16,
+        seed=seed,
+        train_samples=train,
+        valid_samples=valid,
+        test_samples=test,
+        tokenizer=TOKENIZER,
+    )
+
+
+def train_only(config: DataConfig, samples: int, seed: int = 1) -> SampleSource:
+    train, valid, test = build(config, train=samples, seed=seed)
+    assert train is not None and valid is None and test is None
+    return train
+
+
+def tokens_of(dataset: SampleSource, count: int) -> list[list[int]]:
+    return [dataset[index]["tokens"].tolist() for index in range(count)]
+
+
+def test_samples_are_the_tokenized_text(write_dataset: Callable[..., str]) -> None:
+    prefix = write_dataset(TEXTS)
+    documents = [tuple([*TOKENIZER.encode(text), TOKENIZER.eod]) for text in TEXTS]
+    total = sum(map(len, documents))
+    samples = (total - 1) // 16
+    dataset = train_only(DataConfig(data_path=(prefix,), split="1"), samples)
+    assert len(dataset) == samples
+    for index in range(samples):
+        sample = dataset[index]
+        assert torch.equal(sample["tokens"][1:], sample["labels"][:-1])
+        assert sample["loss_mask"].tolist() == [1.0] * 16
+        assert sample["position_ids"].tolist() == list(range(16))
+    # One epoch holds every token once, but for the last, incomplete sample.
+    seen = Counter(token for tokens in tokens_of(dataset, samples) for token in tokens)
+    missing = Counter(token for document in documents for token in document) - seen
+    assert sum(seen.values()) == samples * 16 and missing.total() == total - samples * 16
+    # Samples put back in the order they were cut are the documents one after another.
+    cut_order = numpy.argsort(dataset.shuffle_index)
+    stream = [token for index in cut_order for token in dataset[int(index)]["tokens"].tolist()]
+    ends = [place for place, token in enumerate(stream) if token == TOKENIZER.eod]
+    for begin, end in zip(ends[:-1], ends[1:], strict=True):
+        assert tuple(stream[begin + 1 : end + 1]) in documents
+
+
+def test_order_depends_on_the_seed_alone(write_dataset: Callable[..., str], tmp_path: Path) -> None:
+    prefix = write_dataset(TEXTS)
+    config = DataConfig(data_path=(prefix,), split="1", data_cache_path=str(tmp_path / "cache"))
+    first = tokens_of(train_only(config, 60), 60)
+    assert tokens_of(train_only(config, 60), 60) == first
+    assert tokens_of(train_only(DataConfig(data_path=(prefix,), split="1"), 60), 60) == first
+    assert tokens_of(train_only(config, 60, seed=2), 60) != first
+    assert any(name.endswith("shuffle_index.npy") for name in os.listdir(tmp_path / "cache"))
+
+
+def test_data_made_anew_are_not_read_through_old_indices(write_dataset: Callable[..., str]) -> None:
+    config = DataConfig(data_path=(write_dataset(TEXTS),), split="1")
+    train_only(config, 30)
+    write_dataset(["a" * 700])
+    seen = {token for tokens in tokens_of(train_only(config, 30), 30) for token in tokens}
+    assert seen == {ord("a"), TOKENIZER.eod}
+
+
+def test_splits_share_no_document(write_dataset: Callable[..., str]) -> None:
+    texts = [chr(0x20 + number) * 40 for number in range(60)]
+    train, valid, test = build(DataConfig(data_path=(write_dataset(texts),), split="8,1,1"), train=50, valid=5, test=5)
+    assert train is not None and valid is not None and test is not None
+    seen = [
+        {token for tokens in tokens_of(dataset, count) for token in tokens} - {TOKENIZER.eod}
+        for dataset, count in ((train, 100), (valid, 5), (test, 5))
+    ]
+    assert seen[0] <= set(range(0x20, 0x20 + 48)) and len(seen[0]) == 48
+    assert seen[1] <= set(range(0x20 + 48, 0x20 + 54)) and seen[2] <= set(range(0x20 + 54, 0x20 + 60))
+
+
+def test_data_of_their_own_for_each_split(write_dataset: Callable[..., str]) -> None:
+    config = DataConfig(
+        train_data_path=(write_dataset(["a" * 300], "a"),), valid_data_path=(write_dataset(["b" * 300], "b"),)
+    )
+    train, valid, test = build(config, train=10, valid=4)
+    assert train is not None and valid is not None and test is None
+    assert set(sum(tokens_of(train, 10), [])) <= {ord("a"), TOKENIZER.eod}
+    assert set(sum(tokens_of(valid, 4), [])) <= {ord("b"), TOKENIZER.eod}
+
+
+@pytest.mark.parametrize(("blend", "share"), [(("3", "A", "1", "B"), 0.75), (("A", "B"), 0.2)])
+def test_blends_draw_by_weight_and_beyond_an_epoch(
+    blend: tuple[str, ...], share: float, write_dataset: Callable[..., str]
+) -> None:
+    prefixes = {"A": write_dataset(["a" * 199], "a"), "B": write_dataset(["b" * 799], "b")}
+    dataset = train_only(DataConfig(data_path=tuple(prefixes.get(part, part) for part in blend), split="1"), 200)
+    assert len(dataset) >= 200
+    from_a = sum(ord("a") in tokens for tokens in tokens_of(dataset, 200))
+    assert abs(from_a / 200 - share) < 0.02
+
+
+def test_document_flags_reach_the_samples(write_dataset: Callable[..., str]) -> None:
+    config = DataConfig(
+        data_path=(write_dataset(["abc"] * 50),), split="1", reset_position_ids=True, eod_mask_loss=True
+    )
+    sample = train_only(config, 10)[0]
+    is_end = sample["tokens"] == TOKENIZER.eod
+    assert torch.equal(sample["loss_mask"], (~is_end).float())
+    first = int(is_end.nonzero()[0])
+    assert sample["position_ids"].tolist() == [*range(first + 1), *([0, 1, 2, 3] * 4)[: 15 - first]]
+
+
+def test_microbatches_of_real_data(write_dataset: Callable[..., str]) -> None:
+    dataset = train_only(DataConfig(data_path=(write_dataset(TEXTS),), split="1", reset_attention_mask=True), 20)
+    batch = next(
+        microbatches(
+            dataset,
+            consumed_samples=4,
+            micro_batch_size=3,
+            data_parallel_rank=0,
+            data_parallel_size=1,
+            separate_documents_at=TOKENIZER.eod,
+        )
+    )
+    assert batch.tokens_BS.tolist() == [dataset[index]["tokens"].tolist() for index in (4, 5, 6)]
+    assert batch.attention_mask is not None and batch.attention_mask.shape == (3, 1, 16, 16)
+
+
+def test_building_is_quiet(
+    write_dataset: Callable[..., str], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = DataConfig(data_path=("1", write_dataset(TEXTS, "a"), "1", write_dataset(TEXTS, "b")), split="1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train_only(config, 20)
+    assert capfd.readouterr() == ("", "") and not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("values", "samples", "message"),
+    [
+        ({}, {"train": 1}, "--data-path is missing"),
+        ({"data_path": ("PREFIX",)}, {"valid": 1}, r"--split 969,30,1: leaves none of the 3 documents of .* for valid"),
+        ({"data_path": ("PREFIX",), "split": "1,0,1"}, {"valid": 1}, r"--split 1,0,1: leaves none of the 3 documents"),
+        ({"data_path": ("nowhere",)}, {"train": 1}, "--data-path nowhere: nowhere.idx does not exist"),
+        ({"train_data_path": ("PREFIX",)}, {"train": 1, "valid": 1}, "--valid-data-path is missing: 1 valid samples"),
+        (
+            {"data_path": ("PREFIX",), "split": "1", "data_cache_path": "FILE"},
+            {"train": 1},
+            "--data-cache-path .*cannot",
+        ),
+    ],
+)
+def test_data_refused(
+    values: dict, samples: dict, message: str, write_dataset: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    names = {"PREFIX": write_dataset(["one", "two", "three"]), "FILE": str(tmp_path / "file")}
+    filled = {
+        key: tuple(names.get(part, part) for part in value) if isinstance(value, tuple) else names.get(value, value)
+        for key, value in values.items()
+    }
+    with pytest.raises(UserError, match=message):
+        build(DataConfig(**filled), **samples)

@@ -1,0 +1,132 @@
+"""Damaged, foreign and mismatched datasets are named before a run starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
+
+from megatron.ltd.data.indexed import check_indexed_dataset
+from megatron.ltd.errors import UserError
+from megatron.ltd.tokenizers.byte import ByteTokenizer
+
+VOCAB = ByteTokenizer.vocab_size
+HEADER_BYTES = 34
+
+
+def core_dataset(prefix: Path, documents: list[list[int]], dtype: type = numpy.int32) -> str:
+    """A dataset as Megatron's own tools write it: no card."""
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
+    for document in documents:
+        builder.add_item(torch.tensor(document))
+        builder.end_document()
+    builder.finalize(f"{prefix}.idx")
+    return str(prefix)
+
+
+def test_what_a_dataset_holds(write_dataset: Callable[..., str]) -> None:
+    prefix = write_dataset(["one", "twelve"])
+    info = check_indexed_dataset(prefix, VOCAB, ByteTokenizer.fingerprint)
+    assert (info.documents, info.sequences, info.tokens, info.dtype) == (2, 2, 11, "uint16")
+    assert info.tokenizer_fingerprint == ByteTokenizer.fingerprint
+    core = IndexedDataset(prefix)
+    assert core.sequence_lengths.tolist() == [4, 7] and len(core.document_indices) - 1 == info.documents
+
+
+@pytest.mark.parametrize("dtype", [numpy.uint8, numpy.uint16, numpy.int32, numpy.int64])
+def test_data_made_by_megatrons_tools_are_taken(dtype: type, tmp_path: Path) -> None:
+    info = check_indexed_dataset(core_dataset(tmp_path / "d", [[1, 2], [3]], dtype), 4)
+    assert (info.tokens, info.dtype, info.sha256, info.tokenizer_fingerprint) == (3, dtype.__name__, None, None)
+
+
+def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
+    one = check_indexed_dataset(core_dataset(tmp_path / "a", [[1, 2], [3]]), 9).fingerprint
+    same = check_indexed_dataset(core_dataset(tmp_path / "b", [[1, 2], [3]]), 9).fingerprint
+    other_tokens = check_indexed_dataset(core_dataset(tmp_path / "c", [[1, 2], [4]]), 9).fingerprint
+    other_documents = check_indexed_dataset(core_dataset(tmp_path / "d", [[1], [2, 3]]), 9).fingerprint
+    assert one == same and len({one, other_tokens, other_documents}) == 3
+
+
+def overwrite(path: str, offset: int, content: bytes) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
+DAMAGE = {
+    "no idx": (lambda prefix: os.remove(f"{prefix}.idx"), r"d.idx does not exist"),
+    "no bin": (lambda prefix: os.remove(f"{prefix}.bin"), r"d.bin does not exist"),
+    "empty idx": (lambda prefix: os.truncate(f"{prefix}.idx", 0), r"d.idx is empty"),
+    "empty bin": (lambda prefix: os.truncate(f"{prefix}.bin", 0), r"d.bin is empty"),
+    "short header": (lambda prefix: os.truncate(f"{prefix}.idx", 20), r"d.idx is cut short at 20 bytes"),
+    "short idx": (lambda prefix: os.truncate(f"{prefix}.idx", 70), r"d.idx is cut short: 70 of 82 bytes"),
+    "short bin": (lambda prefix: os.truncate(f"{prefix}.bin", 8), r"d.bin holds 8 bytes and d.idx speaks of 12"),
+    "long bin": (lambda prefix: os.truncate(f"{prefix}.bin", 16), r"d.bin holds 16 bytes and d.idx speaks of 12"),
+    "long idx": (lambda prefix: os.truncate(f"{prefix}.idx", 84), r"d.idx has 2 bytes too many"),
+    "magic": (lambda prefix: overwrite(f"{prefix}.idx", 0, b"PK\3\4"), r"d.idx is no Megatron index"),
+    "version": (lambda prefix: overwrite(f"{prefix}.idx", 9, b"\2"), r"has format version 2 and version 1 is read"),
+    "type": (lambda prefix: overwrite(f"{prefix}.idx", 17, b"\6"), r"holds values of type code 6"),
+    "start": (
+        lambda prefix: overwrite(f"{prefix}.idx", HEADER_BYTES + 8, struct.pack("<q", 4)),
+        r"d.idx contradicts itself",
+    ),
+    "bounds": (lambda prefix: overwrite(f"{prefix}.idx", 74, struct.pack("<q", 9)), r"d.idx contradicts itself"),
+    "negative length": (
+        lambda prefix: overwrite(f"{prefix}.idx", HEADER_BYTES, struct.pack("<ii", 4, -1)),
+        r"d.idx contradicts itself",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_named(damage: str, tmp_path: Path) -> None:
+    prefix = core_dataset(tmp_path / "d", [[1, 2], [3]])
+    # 34 bytes of header, then 2 lengths, 2 starts and 3 bounds: 8 + 16 + 24.
+    assert os.path.getsize(f"{prefix}.idx") == 82
+    change, message = DAMAGE[damage]
+    change(prefix)
+    with pytest.raises(UserError, match=message) as error:
+        check_indexed_dataset(prefix, VOCAB, flag_spelling="--valid-data-path")
+    assert str(error.value).startswith(f"--valid-data-path {prefix}: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("bad", [9, -1])
+def test_ids_outside_the_vocabulary(bad: int, tmp_path: Path) -> None:
+    prefix = core_dataset(tmp_path / "d", [[1, bad], [3]])
+    with pytest.raises(UserError, match=f"holds token id {bad} and the tokenizer's vocabulary has 9 .ids 0 to 8"):
+        check_indexed_dataset(prefix, 9)
+    assert check_indexed_dataset(prefix, 9, read_tokens=False).tokens == 3
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_both_ends_of_large_data_are_sampled(place: int, tmp_path: Path) -> None:
+    tokens = numpy.zeros(80 << 20, dtype=numpy.uint8)
+    tokens[place] = 200
+    builder = IndexedDatasetBuilder(str(tmp_path / "d.bin"), dtype=numpy.uint8)
+    builder.add_document(tokens, [tokens.size])
+    builder.finalize(str(tmp_path / "d.idx"))
+    with pytest.raises(UserError, match="holds token id 200"):
+        check_indexed_dataset(str(tmp_path / "d"), 100)
+
+
+def test_another_tokenizers_data(write_dataset: Callable[..., str]) -> None:
+    prefix = write_dataset(["text"])
+    with pytest.raises(UserError, match=r"was made with another tokenizer \(ByteTokenizer, vocabulary 257"):
+        check_indexed_dataset(prefix, VOCAB, "0" * 64)
+    with pytest.raises(UserError, match="was made with a vocabulary of 257 tokens and this run's has 256"):
+        check_indexed_dataset(prefix, 256)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "not json", json.dumps({"tokenizer": "x"})])
+def test_a_card_that_is_none(content: str, write_dataset: Callable[..., str]) -> None:
+    prefix = write_dataset(["text"])
+    Path(f"{prefix}.json").write_text(content)
+    with pytest.raises(UserError, match=r"\.json: not a dataset card"):
+        check_indexed_dataset(prefix, VOCAB)

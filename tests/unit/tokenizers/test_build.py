@@ -1,0 +1,52 @@
+"""Tokenizers from flags: the right one, its fingerprint, and one line for every file that will not do."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.tokenizers.build import build_tokenizer
+from megatron.ltd.tokenizers.config import TokenizerFiles
+
+BYTES = TokenizerFiles(tokenizer_type="ByteTokenizer")
+
+
+def test_byte_ids_are_utf8_and_the_end_of_document_is_no_byte(sample_text: str) -> None:
+    tokenizer = build_tokenizer(BYTES)
+    assert tokenizer.encode("é\0") == [0xC3, 0xA9, 0]
+    assert (tokenizer.vocab_size, tokenizer.eod) == (257, 256)
+    assert tokenizer.decode([*tokenizer.encode(sample_text), tokenizer.eod]) == sample_text
+    assert tokenizer.decode([0xC3, 0x41]) == "\ufffdA"
+
+
+def test_tokenizers_travel_to_other_processes() -> None:
+    copy = pickle.loads(pickle.dumps(build_tokenizer(BYTES)))
+    assert copy.unique_identifiers == build_tokenizer(BYTES).unique_identifiers
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "--tokenizer-type is missing: give one of"),
+        ({"tokenizer_type": "SentencePieceTokenizer"}, "--tokenizer-model is missing: --tokenizer-type Sentence"),
+        ({"tokenizer_type": "GPT2BPETokenizer"}, "--vocab-file is missing"),
+        ({"tokenizer_type": "GPT2BPETokenizer", "vocab_file": "good.json"}, "--merge-file is missing"),
+        ({"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "none"}, "--tokenizer-model none: cannot be"),
+        (
+            {"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "empty"},
+            "--tokenizer-model empty: the file is",
+        ),
+        ({"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "good.json"}, "is not a SentencePiece model"),
+        ({"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "."}, r"--tokenizer-model \.: cannot be read"),
+    ],
+)
+def test_files_refused(files: dict, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("good.json").write_text('{"a": 0}')
+    Path("empty").touch()
+    with pytest.raises(UserError, match=message) as error:
+        build_tokenizer(TokenizerFiles(**files))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,60 @@
+"""The vocabulary a model is built for, and values that are refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.tokenizers.config import TokenizerConfig, model_vocab_size, padded_vocab_size
+
+
+def test_padding_is_megatrons_published_figure() -> None:
+    # GPT-2 under tensor parallelism 8 pads 50257 to 51200, and to 50304 on one rank.
+    assert padded_vocab_size(50257, 128, 8) == 51200
+    assert padded_vocab_size(50257, 128, 1) == 50304
+
+
+@given(vocab=st.integers(1, 300_000), divisor=st.integers(1, 512), ranks=st.integers(1, 16))
+def test_padding_is_the_smallest_multiple(vocab: int, divisor: int, ranks: int) -> None:
+    padded = padded_vocab_size(vocab, divisor, ranks)
+    assert padded % (divisor * ranks) == 0
+    assert 0 <= padded - vocab < divisor * ranks
+
+
+def test_vocab_size_raises_the_model_and_never_cuts_the_tokenizer() -> None:
+    assert model_vocab_size(TokenizerConfig(vocab_size=1000, make_vocab_size_divisible_by=8), 257, 2) == 1008
+    assert model_vocab_size(TokenizerConfig(make_vocab_size_divisible_by=8), 257, 1) == 264
+    with pytest.raises(UserError, match="--vocab-size 256: .* up to 256; give at least 257"):
+        model_vocab_size(TokenizerConfig(vocab_size=256), 257, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"vocab_size": 0}, "--vocab-size 0: must be at least 1"),
+        ({"make_vocab_size_divisible_by": 0}, "--make-vocab-size-divisible-by 0: must be at least 1"),
+        ({"tokenizer_type": "Words"}, "--tokenizer-type Words: give one of GPT2BPETokenizer"),
+    ],
+)
+def test_values_refused(values: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TokenizerConfig(**values)
+
+
+def test_tokenizers_and_preprocessing_start_without_torch() -> None:
+    names = [
+        "tokenizers.build",
+        "tokenizers.config",
+        "tokenizers.train",
+        "data.config",
+        "data.corpus",
+        "data.preprocess",
+    ]
+    code = f"import sys\nfor name in {names!r}: __import__('megatron.ltd.' + name)\n"
+    code += "sys.exit(any(name in sys.modules for name in ('torch', 'megatron.core')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

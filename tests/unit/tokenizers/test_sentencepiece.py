@@ -1,0 +1,72 @@
+"""SentencePiece models, trained here by the library itself in the ways people train them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+
+import pytest
+import sentencepiece
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.tokenizers.base import Tokenizer
+from megatron.ltd.tokenizers.build import build_tokenizer
+from megatron.ltd.tokenizers.config import TokenizerFiles
+
+
+def train(folder: Path, text: str, **options: object) -> Path:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text.splitlines()),
+        model_writer=model,
+        model_type="bpe",
+        minloglevel=2,
+        bos_id=-1,
+        **{"vocab_size": 90, "hard_vocab_limit": False, **options},
+    )
+    path = folder / "m.model"
+    path.write_bytes(model.getvalue())
+    return path
+
+
+def tokenizer_of(path: Path) -> Tokenizer:
+    return build_tokenizer(TokenizerFiles("SentencePieceTokenizer", tokenizer_model=str(path)))
+
+
+def test_ids_are_the_librarys(tmp_path: Path, sample_text: str) -> None:
+    path = train(tmp_path, sample_text)
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    ours = tokenizer_of(path)
+    assert ours.encode(sample_text) == theirs.encode(sample_text)
+    assert ours.vocab_size == theirs.get_piece_size()
+    assert ours.eod == theirs.piece_to_id("</s>") == theirs.eos_id()
+
+
+def test_end_of_document_written_out_is_ordinary_text(tmp_path: Path, sample_text: str) -> None:
+    ours = tokenizer_of(train(tmp_path, sample_text))
+    assert "</s>" in sample_text and ours.eod not in ours.encode(sample_text)
+
+
+def test_space_mark_in_the_text_comes_back(tmp_path: Path, sample_text: str) -> None:
+    exact = {
+        "byte_fallback": True,
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "normalization_rule_name": "identity",
+    }
+    ours = tokenizer_of(train(tmp_path, sample_text, vocab_size=400, **exact))
+    text = "\u2581two \u2581\u2581 marks\u2581"
+    assert ours.decode(ours.encode(text)) == text
+    assert ours.decode(pickle.loads(pickle.dumps(ours)).encode(text)) == text
+
+
+def test_end_of_document_piece_serves_without_an_end_of_sequence(tmp_path: Path, sample_text: str) -> None:
+    path = train(tmp_path, sample_text, eos_id=-1, control_symbols=["<eod>"])
+    assert tokenizer_of(path).eod == sentencepiece.SentencePieceProcessor(model_file=str(path)).piece_to_id("<eod>")
+
+
+def test_a_model_without_any_end_is_refused(tmp_path: Path, sample_text: str) -> None:
+    path = train(tmp_path, sample_text, eos_id=-1)
+    with pytest.raises(UserError, match="m.model: has no end of sequence, </s> or <eod>"):
+        tokenizer_of(path)

@@ -1,0 +1,32 @@
+"""Turn text into the indexed tokens that training reads.
+
+    python tools/preprocess_data.py --input books.jsonl --output-prefix data/books --append-eod --workers 8 \\
+        --tokenizer-type SentencePieceTokenizer --tokenizer-model data/books.model
+
+writes data/books_text_document.bin, .idx and .json. The work is in ``megatron.ltd.data.preprocess``.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
+from megatron.ltd.errors import run_command
+from megatron.ltd.flags import add_flags, read_flags
+from megatron.ltd.tokenizers.config import TokenizerFiles
+
+
+def main() -> None:
+    """Read the flags, do the work, print what was written."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add_flags(parser, PreprocessConfig)
+    add_flags(parser, TokenizerFiles)
+    namespace = parser.parse_args()
+    result = preprocess(read_flags(namespace, PreprocessConfig), read_flags(namespace, TokenizerFiles))
+    print(result.summary())
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -7,18 +7,14 @@ The work is in ``megatron.ltd.data.corpus``.
 
 from __future__ import annotations
 
-import argparse
-
 from megatron.ltd.data.corpus import CorpusConfig, write_corpus
 from megatron.ltd.errors import run_command
-from megatron.ltd.flags import add_flags, read_flags
+from megatron.ltd.flags import FlagParser, add_flags, read_flags
 
 
 def main() -> None:
     """Read the flags, do the work, print what was written."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = FlagParser(__doc__)
     add_flags(parser, CorpusConfig)
     print(write_corpus(read_flags(parser.parse_args(), CorpusConfig)).summary())
 

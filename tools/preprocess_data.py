@@ -8,19 +8,15 @@ writes data/books_text_document.bin, .idx and .json. The work is in ``megatron.l
 
 from __future__ import annotations
 
-import argparse
-
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import run_command
-from megatron.ltd.flags import add_flags, read_flags
+from megatron.ltd.flags import FlagParser, add_flags, read_flags
 from megatron.ltd.tokenizers.config import TokenizerFiles
 
 
 def main() -> None:
     """Read the flags, do the work, print what was written."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = FlagParser(__doc__)
     add_flags(parser, PreprocessConfig)
     add_flags(parser, TokenizerFiles)
     namespace = parser.parse_args()

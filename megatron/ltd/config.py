@@ -6,7 +6,6 @@ No torch here: a wrong flag is answered before anything heavy is imported.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 from megatron.ltd.data.config import DataConfig
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import add_flags, read_flags
+from megatron.ltd.flags import FlagParser, add_flags, read_flags
 from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Method, ModelFacts, build_method
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
@@ -59,8 +58,14 @@ class RunConfig:
 
     def build_method(self) -> Method:
         """The method that the flags switch on. Raises ``UserError`` where it does not fit the model."""
-        model = self.model
-        return build_method(METHODS, self.methods, ModelFacts(model.num_layers, model.seq_length, self.training.seed))
+        parallel = self.parallel
+        facts = ModelFacts(
+            num_layers=self.model.num_layers,
+            seq_length=self.model.seq_length,
+            seed=self.training.seed,
+            sequence_shards=parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1,
+        )
+        return build_method(METHODS, self.methods, facts)
 
     def global_batch_size(self, data_parallel_size: int) -> int:
         """Samples a step, checked against the layout. Raises ``UserError``."""
@@ -79,9 +84,9 @@ class RunConfig:
         return parts | {"methods": {name: dataclasses.asdict(config) for name, config in self.methods.items()}}
 
 
-def build_parser(description: str) -> argparse.ArgumentParser:
+def build_parser(description: str) -> FlagParser:
     """The command line of every part and every method."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False, exit_on_error=True)
+    parser = FlagParser(description)
     for config_class in [*PARTS.values(), *(entry.config_class for entry in METHODS.values())]:
         add_flags(parser, config_class)
     return parser

@@ -9,6 +9,8 @@ turns the parsed values back into the dataclass. The field's default is the only
         ltd_granularity: int = flag(16, help="kept tokens are a multiple of this")      # --ltd-granularity
         bias_linear: bool = flag(True, name="disable-bias-linear", help="...")          # a switch that turns it off
 
+``FlagParser`` answers a flag that it cannot read as every other mistake is answered: one line, as a ``UserError``.
+
 Not here: rules. Each dataclass checks its own values, and ``config.RunConfig`` what holds between them.
 """
 
@@ -16,12 +18,43 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
+import math
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
+
+from megatron.ltd.errors import UserError
 
 Config = TypeVar("Config")
+
+
+class FlagParser(argparse.ArgumentParser):
+    """argparse with whole flag names only, whose errors are ``UserError``: one line, without the list of all flags."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(
+            description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The flags' values. Raises ``UserError`` naming the flag, and for an unknown one those spelled most alike."""
+        values, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(self._about_unknown(unknown[0]))
+        return values
+
+    def error(self, message: str) -> NoReturn:
+        """Raise argparse's ``message`` as a ``UserError``."""
+        raise UserError(message.removeprefix("argument "))
+
+    def _about_unknown(self, text: str) -> str:
+        spelling = text.partition("=")[0]
+        if not spelling.startswith("-"):
+            return f"{text}: no flag takes this value; --help lists the flags and what each takes"
+        alike = difflib.get_close_matches(spelling, self._option_string_actions, n=3, cutoff=0.7)
+        return f"{spelling}: there is no such flag; " + (f"use {' or '.join(alike)}" if alike else "--help lists them all")
 
 
 def flag(
@@ -61,6 +94,27 @@ def _value_type(annotation: Any) -> tuple[type, bool]:
     return annotation, False
 
 
+def _finite(text: str) -> float:
+    """A float flag's value: no flag means anything at infinity or NaN."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number; give one such as 0.1 or 3e-4")
+    return value
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number; give one such as 1000") from None
+
+
+_READERS: dict[type, Any] = {float: _finite, int: _whole}
+
+
 def add_flags(parser: argparse.ArgumentParser, config_class: type) -> None:
     """Add every flag of ``config_class`` to ``parser`` in a group titled by the first line of its docstring."""
     title = (config_class.__doc__ or config_class.__name__).strip().splitlines()[0]
@@ -75,7 +129,8 @@ def add_flags(parser: argparse.ArgumentParser, config_class: type) -> None:
             options["action"] = "store_false" if field.default is True else "store_true"
             default_text = ""
         else:
-            options.update(type=value_type, choices=field.metadata["choices"], metavar=field.metadata["metavar"])
+            reader = _READERS.get(value_type, value_type)
+            options.update(type=reader, choices=field.metadata["choices"], metavar=field.metadata["metavar"])
             if several:
                 options["nargs"] = "+"
             default_text = "" if field.default in (None, ()) else f" (default: {field.default})"

@@ -27,7 +27,7 @@ from megatron.ltd.format import format_count, format_flops
 Clock = Literal["layer-tokens", "tokens", "samples"]
 
 KeptStages = Callable[[int], Iterable[tuple[int, int, tuple[int, ...]]]]
-"""Given ``num_steps``: (first step, steps, kept tokens of each layer) in order, without gaps. ``Method.stages`` is one."""
+"""Given ``num_steps``: (first step, steps, kept tokens of each layer) in order, gapless. ``Method.stages`` is one."""
 
 _UNBOUNDED_STEPS = 1 << 62
 _TABLE_ROWS = 12

@@ -148,6 +148,15 @@ def merge_tokens(rest_SBH: Tensor, part_KBH: Tensor, kept_BK: Tensor, rows: Tens
     return _Merge.apply(rest_SBH, part_KBH, flat_rows(kept_BK) if rows is None else rows)
 
 
+def own_share(kept_BK: Tensor, shard: int, num_shards: int, seq_length: int) -> Tensor:
+    """What one of ``num_shards`` equal runs of the sequence keeps, counted from its own start: int64 [B, K / num_shards].
+
+    Needs strata that are a multiple of the shards, so that every run keeps the same number.
+    """
+    share = kept_BK.shape[1] // num_shards
+    return kept_BK[:, shard * share : (shard + 1) * share] - shard * (seq_length // num_shards)
+
+
 def gather_mask(attention_mask: Tensor | None, kept_BK: Tensor) -> Tensor | None:
     """The attention mask among kept tokens.
 

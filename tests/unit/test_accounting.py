@@ -26,7 +26,7 @@ SMALL = ModelShape(
 
 
 class PlainLayer(nn.Module):
-    """A transformer layer in plain products, without norms: attention over all pairs, grouped queries, gated MLP or not."""
+    """A transformer layer in plain products, without norms: attention over all pairs, grouped queries, gated MLP."""
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -84,7 +84,9 @@ def test_causal_attention_counts_the_pairs_a_mask_leaves() -> None:
 @pytest.mark.parametrize(("kept_tokens", "saving"), [(256, 0.386), (128, 0.565)])
 def test_savings_worked_out_elsewhere(kept_tokens: int, saving: float) -> None:
     kept_tokens_per_layer = [512, *[kept_tokens] * 10, 512]
-    assert 1 - step_flops(SMALL, kept_tokens_per_layer, 4) / dense_step_flops(SMALL, 4) == pytest.approx(saving, abs=5e-4)
+    assert 1 - step_flops(SMALL, kept_tokens_per_layer, 4) / dense_step_flops(SMALL, 4) == pytest.approx(
+        saving, abs=5e-4
+    )
 
 
 def test_dense_flops_are_six_per_weight_and_token_and_attention() -> None:
@@ -115,12 +117,26 @@ def test_layer_tokens() -> None:
     ("shape", "options", "published"),
     [
         (ModelShape(12, 768, 3072, 12, 12, 64, False, 50257, 1024), (True, 1024, True, True), 124_439_808),  # GPT-2
-        (ModelShape(48, 1600, 6400, 25, 25, 64, False, 50257, 1024), (True, 1024, True, True), 1_557_611_200),  # GPT-2 XL
-        (ModelShape(32, 4096, 11008, 32, 32, 128, True, 32000, 4096), (False, 0, False, False), 6_738_415_616),  # Llama 2
-        (ModelShape(32, 4096, 14336, 32, 8, 128, True, 32000, 4096), (False, 0, False, False), 7_241_732_096),  # Mistral
+        (
+            ModelShape(48, 1600, 6400, 25, 25, 64, False, 50257, 1024),
+            (True, 1024, True, True),
+            1_557_611_200,
+        ),  # GPT-2 XL
+        (
+            ModelShape(32, 4096, 11008, 32, 32, 128, True, 32000, 4096),
+            (False, 0, False, False),
+            6_738_415_616,
+        ),  # Llama 2
+        (
+            ModelShape(32, 4096, 14336, 32, 8, 128, True, 32000, 4096),
+            (False, 0, False, False),
+            7_241_732_096,
+        ),  # Mistral
     ],
 )
-def test_parameters_of_published_models(shape: ModelShape, options: tuple[bool, int, bool, bool], published: int) -> None:
+def test_parameters_of_published_models(
+    shape: ModelShape, options: tuple[bool, int, bool, bool], published: int
+) -> None:
     tied, positions, linear_bias, norm_bias = options
     counted = num_parameters(
         shape, tied_embeddings=tied, learned_positions=positions, linear_bias=linear_bias, norm_bias=norm_bias

@@ -1,6 +1,8 @@
-"""Gather and scatter against plain indexing and numerical gradients; the fused pair against the plain one, bit for bit."""
+"""Gather and scatter against plain indexing and numerical gradients; the fused pair against the plain, bit for bit."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -95,7 +97,7 @@ def test_the_fused_pair_is_bit_equal_to_the_plain_pair(dtype: torch.dtype) -> No
 
 
 def test_a_gradient_that_others_share_is_left_as_it_is() -> None:
-    """The same incoming gradient reaches merge and, by autograd, a sibling: writing into it would corrupt the sibling."""
+    """The same incoming gradient reaches merge and, by autograd, a sibling: writing into it would corrupt both."""
     x_SBH, sibling_SBH = hidden(), hidden(seed=2)
     part_KBH, rest_SBH = split_tokens(x_SBH * 1.0, KEPT_BK)
     total_SBH = merge_tokens(rest_SBH, part_KBH * 5.0, KEPT_BK) + sibling_SBH
@@ -127,9 +129,9 @@ def test_a_rest_that_does_not_reach_the_loss() -> None:
 
 
 @pytest.mark.parametrize("put_back", [scatter_tokens, merge_tokens])
-def test_frozen_hidden_states_or_part(put_back: object) -> None:
+def test_frozen_hidden_states_or_part(put_back: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     x_SBH, part_KBH = hidden(), hidden(seed=1, length=K)
-    put_back(x_SBH.detach(), part_KBH, KEPT_BK).sum().backward()  # type: ignore[operator]
+    put_back(x_SBH.detach(), part_KBH, KEPT_BK).sum().backward()
     assert torch.equal(part_KBH.grad, torch.ones_like(part_KBH))
     scatter_tokens(x_SBH, part_KBH.detach(), KEPT_BK).sum().backward()
     assert torch.equal(x_SBH.grad, expected_grad(0.0, 1.0))

@@ -48,7 +48,7 @@ def plain_kept_indices(
 
 
 def assert_chi_square(statistic: float, degrees: int) -> None:
-    """Within 4 standard deviations both ways: too even is as wrong as too uneven (Wilson and Hilferty's approximation)."""
+    """Within 4 standard deviations both ways, by Wilson and Hilferty: too even is as wrong as too uneven."""
     spread = 2 / (9 * degrees)
     z = ((statistic / degrees) ** (1 / 3) - (1 - spread)) / math.sqrt(spread)
     assert abs(z) < 4, f"chi-square {statistic:.1f} at {degrees} degrees of freedom, z = {z:.1f}"

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 
 class SampleSource(Protocol):
@@ -57,8 +57,9 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Batch(**{name: None if value is None else function(value) for name, value in values.items()})
+        tensors = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        mapped: dict[str, Any] = {name: None if value is None else function(value) for name, value in tensors.items()}
+        return Batch(**mapped)
 
 
 def document_mask(tokens_BS: Tensor, end_of_document: int) -> Tensor:
@@ -112,7 +113,7 @@ def microbatches(
     assert 0 <= data_parallel_rank < data_parallel_size
     assert consumed_samples >= 0 and micro_batch_size >= 1
     order = _Order(len(dataset), consumed_samples, micro_batch_size, data_parallel_rank, data_parallel_size)
-    loader = DataLoader(
+    loader: DataLoader[Batch] = DataLoader(
         _Numbered(dataset),
         batch_sampler=order,
         collate_fn=partial(_collate, separate_documents_at=separate_documents_at),
@@ -134,18 +135,18 @@ class _Order:
     data_parallel_rank: int
     data_parallel_size: int
 
-    def __iter__(self) -> Iterator[range]:
+    def __iter__(self) -> Iterator[list[int]]:
         stride = self.micro_batch_size * self.data_parallel_size
         offset = self.data_parallel_rank * self.micro_batch_size
         for first in range(self.consumed_samples, self.num_samples - stride + 1, stride):
-            yield range(first + offset, first + offset + self.micro_batch_size)
+            yield list(range(first + offset, first + offset + self.micro_batch_size))
 
 
-@dataclass(frozen=True)
-class _Numbered:
+class _Numbered(Dataset[Any]):
     """A dataset whose samples come with their number, as a sample's place in the order is part of its batch."""
 
-    dataset: SampleSource
+    def __init__(self, dataset: SampleSource) -> None:
+        self.dataset = dataset
 
     def __getitem__(self, index: int) -> tuple[int, Mapping[str, Any]]:
         return index, self.dataset[index]

@@ -28,6 +28,9 @@ _LEFT_OUT_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packag
 _LEFT_OUT_PREFIX = "_sysconfigdata"
 _TOPICS = "pydoc_data/topics.py"
 
+# Which draw of a document's lots decides what: two draws, so that a smaller corpus holds out the same share.
+_HOLD_OUT, _KEEP = 0, 1
+
 
 @dataclass(frozen=True)
 class CorpusConfig:
@@ -59,10 +62,10 @@ class Document:
     path: str
     text: str
 
-    @property
-    def rank(self) -> float:
-        """A number in [0, 1) that depends on the text alone, evenly spread over documents."""
-        return int.from_bytes(hashlib.sha256(self.text.encode("utf-8")).digest()[:6], "big") / 2**48
+    def lot(self, draw: int) -> float:
+        """A number in [0, 1) that depends on the text and ``draw`` (0 to 3) alone, evenly spread over documents."""
+        digest = hashlib.sha256(self.text.encode("utf-8")).digest()
+        return int.from_bytes(digest[8 * draw : 8 * draw + 6], "big") / 2**48
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,8 @@ def write_corpus(config: CorpusConfig) -> CorpusInfo:
     if config.max_mb is not None:
         documents = _limit(documents, int(config.max_mb * 1e6))
     parts = {
-        "train": [document for document in documents if document.rank >= config.held_out_fraction],
-        "valid": [document for document in documents if document.rank < config.held_out_fraction],
+        "train": [document for document in documents if document.lot(_HOLD_OUT) >= config.held_out_fraction],
+        "valid": [document for document in documents if document.lot(_HOLD_OUT) < config.held_out_fraction],
     }
     for name, part in parts.items():
         if not part:
@@ -150,11 +153,11 @@ def collect_documents(library: Path) -> tuple[list[Document], int]:
 def _limit(documents: Sequence[Document], max_bytes: int) -> list[Document]:
     """Documents of at most ``max_bytes`` together, drawn by their hash from all over the library; order kept."""
     kept, total = set(), 0
-    for document in sorted(documents, key=lambda document: (document.rank, document.path), reverse=True):
-        total += len(document.text.encode("utf-8"))
-        if total > max_bytes:
-            break
-        kept.add(document.path)
+    for document in sorted(documents, key=lambda document: (document.lot(_KEEP), document.path)):
+        num_bytes = len(document.text.encode("utf-8"))
+        if total + num_bytes <= max_bytes:
+            total += num_bytes
+            kept.add(document.path)
     return [document for document in documents if document.path in kept]
 
 

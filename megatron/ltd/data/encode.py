@@ -7,10 +7,11 @@ number.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -89,7 +90,8 @@ def encode_all(
     under_way: deque[Future[EncodedChunk]] = deque()
     try:
         for chunk in chunks:
-            under_way.append(pool.submit(_encode_in_worker, chunk))
+            with _interrupts_held():
+                under_way.append(pool.submit(_encode_in_worker, chunk))
             if len(under_way) >= workers * _CHUNKS_PER_WORKER:
                 yield under_way.popleft().result()
         while under_way:
@@ -102,13 +104,24 @@ def encode_all(
         pool.shutdown(cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold back Ctrl-C while a process may be started, which inherits that for life: the parent alone handles Ctrl-C,
+    and ends its workers. Here it is delivered a moment later.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _worker: tuple[EncodeOptions, Tokenizer] | None = None
 
 
 def _start_worker(options: EncodeOptions) -> None:
-    """Build a worker's tokenizer once. Ctrl-C is the parent's to handle, which then ends its workers."""
+    """Build a worker's tokenizer once."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker = (options, build_tokenizer(options.tokenizer))
 
 

@@ -21,7 +21,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
 from megatron.ltd.layers.route import current_route
-from megatron.ltd.routing import gather_mask, gather_rotary, merge_tokens, split_tokens
+from megatron.ltd.routing import flat_rows, gather_mask, gather_rotary, merge_tokens, own_share, split_tokens
 
 
 class RoutedTransformerLayer(TransformerLayer):
@@ -44,11 +44,24 @@ class RoutedTransformerLayer(TransformerLayer):
             return super().forward(
                 hidden_states, attention_mask=attention_mask, rotary_pos_emb=rotary_pos_emb, **kwargs
             )
-        kept_KBH, rest_SBH = split_tokens(hidden_states, kept_BK)
+        own_BK = self._own_share(kept_BK, hidden_states.shape[0])
+        rows = flat_rows(own_BK)
+        kept_KBH, rest_SBH = split_tokens(hidden_states, own_BK, rows)
         computed_KBH, context = super().forward(
             kept_KBH,
             attention_mask=gather_mask(attention_mask, kept_BK),
             rotary_pos_emb=gather_rotary(rotary_pos_emb, kept_BK),
             **kwargs,
         )
-        return merge_tokens(rest_SBH, computed_KBH, kept_BK), context
+        return merge_tokens(rest_SBH, computed_KBH, own_BK, rows), context
+
+    def _own_share(self, kept_BK: Tensor, own_seq_length: int) -> Tensor:
+        """Of the kept tokens those that this rank holds: all of them, or its shard's under sequence parallelism.
+
+        Attention gathers the shards in rank order, so the whole of them stays in order and masks and rotary angles are those
+        of ``kept_BK``.
+        """
+        if not self.config.sequence_parallel:
+            return kept_BK
+        shards = self.tp_group.size()
+        return own_share(kept_BK, self.tp_group.rank(), shards, own_seq_length * shards)

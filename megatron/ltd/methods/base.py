@@ -63,6 +63,8 @@ class ModelFacts:
     num_layers: int
     seq_length: int
     seed: int
+    sequence_shards: int = 1
+    """Equal runs of the sequence that different ranks hold (sequence parallelism)."""
 
 
 @dataclass(frozen=True)

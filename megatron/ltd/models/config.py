@@ -156,7 +156,7 @@ class RecomputeConfig:
     recompute_granularity: str | None = flag(None, choices=("full", "selective"), help="what the backward pass recomputes")
     recompute_method: str | None = flag(None, choices=("uniform", "block"), help="how full recompute groups the layers")
     recompute_num_layers: int | None = flag(None, help="layers a group (uniform) or layers recomputed (block)")
-    recompute_modules: tuple[str, ...] = flag((), choices=("core_attn", "mlp", "layernorm"), help="parts that selective recompute drops (default: core_attn)")
+    recompute_modules: tuple[str, ...] = flag((), choices=("core_attn", "mlp"), help="parts that selective recompute drops (default: core_attn)")
 
     def __post_init__(self) -> None:
         full = self.recompute_granularity == "full"

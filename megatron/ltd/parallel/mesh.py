@@ -59,13 +59,16 @@ def choose_device(name: str) -> torch.device:
 
 
 def quiet_core_imports() -> None:
-    """Silence what Megatron-Core warns about when imported without Transformer Engine or Apex: both are optional here."""
+    """Silence what Megatron-Core says of absent optional packages and of its own use of torch: nothing a user could change."""
     for message in (
         "Transformer Engine and Apex are not installed",
         "Apex is not installed",
         "full scope is deprecated",
+        "When using .* it is recommended to set the environment variable CUDA_DEVICE_MAX_CONNECTIONS",
+        "`torch.distributed.reduce_scatter_tensor` is deprecated",
+        "`torch.distributed.all_gather_into_tensor` is deprecated",
     ):
-        warnings.filterwarnings("ignore", message=message, category=UserWarning)
+        warnings.filterwarnings("ignore", message=message)
 
 
 def _join_world(device: torch.device, timeout: timedelta) -> None:

@@ -82,6 +82,7 @@ def test_reading_leaves_the_random_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # since Python 3.12
 def test_worker_processes_read_the_same() -> None:
     alone, helped = (
         list(read(12, 1, 2, separate_documents_at=9)),

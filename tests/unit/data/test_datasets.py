@@ -85,7 +85,7 @@ def test_data_made_anew_are_not_read_through_old_indices(write_dataset: Callable
     train_only(config, 30)
     write_dataset(["a" * 700])
     seen = {token for tokens in tokens_of(train_only(config, 30), 30) for token in tokens}
-    assert seen == {ord("a"), TOKENIZER.eod}
+    assert seen <= {ord("a"), TOKENIZER.eod}
 
 
 def test_splits_share_no_document(write_dataset: Callable[..., str]) -> None:

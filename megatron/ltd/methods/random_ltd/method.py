@@ -96,6 +96,12 @@ class RandomLTD:
                 f"--ltd-strata is {config.ltd_strata}: it must divide --seq-length {facts.seq_length} and --ltd-granularity "
                 f"{config.ltd_granularity}, so that each run of the sequence keeps a whole share"
             )
+        if config.ltd_strata % facts.sequence_shards:
+            raise UserError(
+                f"--ltd-strata is {config.ltd_strata}: with --sequence-parallel it must be a multiple of "
+                f"--tensor-model-parallel-size {facts.sequence_shards}, so that every process keeps the same number of tokens; "
+                f"use {facts.sequence_shards}"
+            )
         return cls(facts, schedule, frozenset(layers), config.ltd_strata)
 
     def plan(self, step: int) -> StepPlan:

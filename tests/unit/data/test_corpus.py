@@ -1,0 +1,109 @@
+"""The built-in corpus, from a library made here and from the running Python's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.data.corpus import CorpusConfig, collect_documents, write_corpus
+from megatron.ltd.errors import UserError
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small standard library: 40 modules, and everything that is to be left out."""
+    folder = tmp_path / "lib"
+    for name in ("test", "json/tests", "site-packages/x", "__pycache__", "json"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "module.py").write_text(f"# in {name}\n")
+    for number in range(40):
+        (folder / f"m{number:02}.py").write_text(f"x = {number}  # é\n" * (number + 1))
+    (folder / "_sysconfigdata_linux.py").write_text("paths = 1\n")
+    (folder / "latin.py").write_bytes(b"# caf\xe9\n")
+    (folder / "blank.py").write_text("\n")
+    (folder / "notes.txt").write_text("not source")
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(folder)})
+    return folder
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def test_documents_are_the_source_outside_tests(library: Path) -> None:
+    documents, unreadable = collect_documents(library)
+    assert [document.path for document in documents] == [
+        "json/module.py",
+        *(f"m{number:02}.py" for number in range(40)),
+    ]
+    assert documents[3].text == (library / "m02.py").read_text() and unreadable == 1
+
+
+def test_parts_are_whole_sorted_and_recorded(library: Path, tmp_path: Path) -> None:
+    info = write_corpus(CorpusConfig(output_dir=str(tmp_path / "out"), held_out_fraction=0.25))
+    train, valid = read(tmp_path / "out/train.jsonl"), read(tmp_path / "out/valid.jsonl")
+    assert len(train) + len(valid) == 41 and not {d["path"] for d in train} & {d["path"] for d in valid}
+    assert 3 <= len(valid) <= 18
+    for part, recorded in ((train, info.train), (valid, info.valid)):
+        assert [document["path"] for document in part] == sorted(document["path"] for document in part)
+        assert recorded.text_bytes == sum(len(document["text"].encode()) for document in part)
+    recorded = json.loads((tmp_path / "out/corpus.json").read_text())
+    assert recorded["train"]["sha256"] == hashlib.sha256((tmp_path / "out/train.jsonl").read_bytes()).hexdigest()
+    assert recorded["unreadable_files"] == 1
+    assert sorted(os.listdir(tmp_path / "out")) == ["corpus.json", "train.jsonl", "valid.jsonl"]
+
+
+def test_a_document_stays_on_its_side(library: Path, tmp_path: Path) -> None:
+    config = CorpusConfig(output_dir=str(tmp_path / "out"), held_out_fraction=0.25)
+    write_corpus(config)
+    first = (tmp_path / "out/train.jsonl").read_bytes()
+    held_out = {document["path"] for document in read(tmp_path / "out/valid.jsonl")}
+    write_corpus(config)
+    assert (tmp_path / "out/train.jsonl").read_bytes() == first
+    (library / "new.py").write_text("something new")
+    write_corpus(config)
+    assert {document["path"] for document in read(tmp_path / "out/valid.jsonl")} - {"new.py"} == held_out
+
+
+def test_less_text_when_asked_for(library: Path, tmp_path: Path) -> None:
+    full = write_corpus(CorpusConfig(output_dir=str(tmp_path / "full"), held_out_fraction=0.3))
+    half_mb = (full.train.text_bytes + full.valid.text_bytes) / 2e6
+    half = write_corpus(CorpusConfig(output_dir=str(tmp_path / "half"), held_out_fraction=0.3, max_mb=half_mb))
+    assert 0.9 * half_mb < (half.train.text_bytes + half.valid.text_bytes) / 1e6 <= half_mb
+    assert half.valid.documents and {document["path"] for document in read(tmp_path / "half/train.jsonl")} < {
+        document["path"] for document in read(tmp_path / "full/train.jsonl")
+    }
+
+
+def test_the_running_pythons_library(tmp_path: Path) -> None:
+    info = write_corpus(CorpusConfig(output_dir=str(tmp_path)))
+    assert 5e6 < info.train.text_bytes < 30e6
+    assert 0.01 < info.valid.documents / (info.valid.documents + info.train.documents) < 0.12
+    paths = {document["path"] for document in read(tmp_path / "train.jsonl") + read(tmp_path / "valid.jsonl")}
+    assert {"argparse.py", "json/decoder.py", "pydoc_data/topics.py/assert"} <= paths
+    assert not any("/test" in path or path.startswith("test") for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"output_dir": None}, "--output-dir is missing"),
+        ({"held_out_fraction": 0.0}, "--held-out-fraction 0.0: must be between 0 and 1"),
+        ({"held_out_fraction": 1e-9}, "--held-out-fraction 1e-09: leaves no document for valid of 41"),
+        ({"max_mb": 0.0}, "--max-mb 0.0: must be above 0"),
+        ({"output_dir": "file/out"}, "--output-dir .*: cannot be written"),
+    ],
+)
+def test_values_refused(
+    values: dict, message: str, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    with pytest.raises(UserError, match=message):
+        write_corpus(CorpusConfig(**{"output_dir": str(tmp_path / "out"), **values}))
+    assert not (tmp_path / "out").exists()

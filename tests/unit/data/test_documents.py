@@ -1,0 +1,99 @@
+"""Which files are read, how they are cut, and what a bad line is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron.ltd.data.documents import InputFile, RawChunk, find_inputs, parse_chunk, read_chunks
+from megatron.ltd.errors import UserError
+
+
+def texts_of(paths: list[Path], chunk_bytes: int = 1 << 20) -> list[str]:
+    chunks = list(read_chunks(find_inputs([str(path) for path in paths]), chunk_bytes))
+    return [texts[0] for chunk in chunks for texts in parse_chunk(chunk, ["text"], skip_bad_lines=False).texts]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    texts=st.lists(st.text(alphabet=st.characters(codec="utf-8")), min_size=1, max_size=20), size=st.integers(1, 200)
+)
+def test_any_chunk_size_gives_the_same_documents(
+    texts: list[str], size: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("documents") / "d.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+    assert texts_of([path], size) == texts
+    chunks = list(read_chunks(find_inputs([str(path)]), size))
+    assert sum(chunk.num_bytes for chunk in chunks) == path.stat().st_size
+
+
+def test_kind_of_file_by_name_then_by_content(tmp_path: Path) -> None:
+    line = '{"text": "inside"}\n'
+    for name in ("a.jsonl", "b.JSON", "c.data", "d.txt"):
+        (tmp_path / name).write_text(line)
+    (tmp_path / "e.data").write_text("plain\ntext\n")
+    names = ["a.jsonl", "b.JSON", "c.data", "d.txt", "e.data"]
+    assert texts_of([tmp_path / name for name in names]) == ["inside", "inside", "inside", line, "plain\ntext\n"]
+
+
+def test_patterns_are_sorted_and_a_name_with_brackets_is_a_name(tmp_path: Path) -> None:
+    for name in ("b.txt", "a.txt", "[a].txt", "c.md"):
+        (tmp_path / name).write_text(name)
+    assert texts_of([tmp_path / "*.txt"]) == ["[a].txt", "a.txt", "b.txt"]
+    assert texts_of([tmp_path / "[a].txt"]) == ["[a].txt"]
+
+
+def test_byte_order_marks_and_empty_lines_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n\r\n  \n{"text": "two"}')
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfthree\r\n")
+    assert texts_of([tmp_path / "a.jsonl", tmp_path / "b.txt"]) == ["one", "two", "three\r\n"]
+
+
+BAD_LINES = {
+    '{"text": "cut': r"not JSON \(.*column \d+\)",
+    '["text"]': "a JSON list where an object is wanted",
+    '{"body": "x"}': r'no "text" in the object \(see --json-keys\)',
+    '{"text": 7}': '"text" is a int where a string is wanted',
+    '{"text": "\\ud800"}': "half a surrogate pair at character 0",
+    "[" * 100_000: "not JSON",
+}
+
+
+@pytest.mark.parametrize("bad", BAD_LINES)
+def test_bad_lines_are_named_or_counted(bad: str) -> None:
+    lines = tuple(line.encode() for line in ('{"text": "good"}\n', bad + "\n", '{"text": "more"}\n'))
+    chunk = RawChunk(InputFile("f.jsonl", 1, is_json=True), 41, lines)
+    with pytest.raises(UserError, match=f"^f.jsonl:42: .*{BAD_LINES[bad]}.*--skip-bad-lines") as error:
+        parse_chunk(chunk, ["text"], skip_bad_lines=False)
+    assert "\n" not in str(error.value)
+    parsed = parse_chunk(chunk, ["text"], skip_bad_lines=True)
+    assert parsed.texts == (("good",), ("more",)) and parsed.bad_lines == 1
+
+
+def test_bytes_that_are_not_utf8() -> None:
+    line = b'{"text": "caf\xe9"}\n'
+    with pytest.raises(UserError, match=r"f.jsonl:1: not UTF-8 at byte 13 \(0xe9\)"):
+        parse_chunk(RawChunk(InputFile("f.jsonl", 1, is_json=True), 1, (line,)), ["text"], skip_bad_lines=False)
+    with pytest.raises(UserError, match=r"f.txt: not UTF-8 at byte 3 \(0xe9\); convert"):
+        parse_chunk(RawChunk(InputFile("f.txt", 1, is_json=False), 1, (b"caf\xe9",)), ["text"], skip_bad_lines=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.txt", "none.txt: no such file"),
+        ("*.csv", "no such file"),
+        ("folder", "folder: is a folder"),
+        ("empty.txt", "empty"),
+    ],
+)
+def test_inputs_refused(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(UserError, match=f"--input .*{message}"):
+        find_inputs([str(tmp_path / name)])

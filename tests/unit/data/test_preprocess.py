@@ -1,0 +1,163 @@
+"""Text to indexed tokens: against direct tokenization, for any number of workers, and safe when it fails."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+from megatron.ltd.data import preprocess as preprocess_module
+from megatron.ltd.data.preprocess import PreprocessConfig, PreprocessResult, preprocess
+from megatron.ltd.errors import UserError
+from megatron.ltd.tokenizers.byte import ByteTokenizer
+from megatron.ltd.tokenizers.config import TokenizerFiles
+
+TOKENIZER = ByteTokenizer()
+BYTES = TokenizerFiles("ByteTokenizer")
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_lines(name: str, *items: object) -> str:
+    Path(name).write_text("".join(json.dumps(item) + "\n" for item in items))
+    return name
+
+
+def run(*inputs: str, **values: object) -> PreprocessResult:
+    return preprocess(PreprocessConfig(**{"input": inputs, "output_prefix": "out", **values}), BYTES)
+
+
+def documents_at(prefix: str) -> list[list[int]]:
+    dataset = IndexedDataset(prefix)
+    return [dataset[index].tolist() for index in range(len(dataset))]
+
+
+def test_documents_are_their_encoded_text() -> None:
+    texts = ["one", "zwölf\n", "", "three"]
+    result = run(write_lines("a.jsonl", *({"text": text} for text in texts)), append_eod=True)
+    assert documents_at("out_text_document") == [[*TOKENIZER.encode(text), 256] for text in texts if text]
+    card = result.cards["out_text_document"]
+    assert (card.documents, card.tokens, result.empty_documents) == (3, 3 + 7 + 5 + 3, 1)
+    assert card.bin_sha256 == hashlib.sha256(Path("out_text_document.bin").read_bytes()).hexdigest()
+    assert json.loads(Path("out_text_document.json").read_text())["tokenizer_fingerprint"] == TOKENIZER.fingerprint
+    assert "out_text_document: 3 documents, 18 tokens" in result.summary()
+    assert "1 empty documents left out" in result.summary()
+    assert IndexedDataset("out_text_document").document_indices.tolist() == [0, 1, 2, 3]
+
+
+def test_without_end_of_document_nothing_is_added() -> None:
+    run(write_lines("a.jsonl", {"text": "ab"}))
+    assert documents_at("out_text_document") == [[97, 98]]
+
+
+def test_each_key_has_its_own_output() -> None:
+    run(write_lines("a.jsonl", {"q": "why", "a": "so"}, {"q": "how", "a": "thus"}), json_keys=("q", "a"))
+    assert documents_at("out_q_document") == [list(b"why"), list(b"how")]
+    assert documents_at("out_a_document") == [list(b"so"), list(b"thus")]
+
+
+def test_files_in_the_order_given() -> None:
+    Path("b.txt").write_text("second\nfile")
+    run(write_lines("a.jsonl", {"text": "first"}), "b.txt", write_lines("c.jsonl", {"text": "third"}))
+    assert documents_at("out_text_document") == [list(b"first"), list(b"second\nfile"), list(b"third")]
+
+
+def test_workers_give_the_same_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lines("a.jsonl", *({"text": f"line {number} " * (number % 50)} for number in range(6000)))
+    assert os.path.getsize("a.jsonl") > 2 * (512 << 10)
+    run("a.jsonl", append_eod=True, output_prefix="one")
+    run("a.jsonl", append_eod=True, output_prefix="two", workers=2)
+    for suffix in ("bin", "idx", "json"):
+        one, two = (Path(f"{prefix}_text_document.{suffix}").read_bytes() for prefix in ("one", "two"))
+        assert one == two
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_lines_stop_or_are_counted(workers: int) -> None:
+    Path("a.jsonl").write_text('{"text": "a"}\n{"text": \n{"text": "b"}\n')
+    with pytest.raises(UserError, match="^a.jsonl:2: not JSON"):
+        run("a.jsonl", workers=workers)
+    assert os.listdir() == ["a.jsonl"]
+    result = run("a.jsonl", workers=workers, skip_bad_lines=True)
+    assert documents_at("out_text_document") == [[97], [98]]
+    assert result.bad_lines == 1 and "1 bad lines skipped" in result.summary()
+
+
+def test_output_is_kept_unless_overwrite_is_said() -> None:
+    run(write_lines("a.jsonl", {"text": "old"}))
+    write_lines("b.jsonl", {"text": "new"})
+    with pytest.raises(UserError, match="--output-prefix out: out_text_document.bin exists; .*--overwrite"):
+        run("b.jsonl")
+    assert documents_at("out_text_document") == [list(b"old")]
+    run("b.jsonl", overwrite=True)
+    assert documents_at("out_text_document") == [list(b"new")]
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_an_interruption_leaves_the_old_output_and_no_temporary_file(
+    interruption: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(write_lines("a.jsonl", {"text": "old"}))
+    encode_all = preprocess_module.encode_all
+
+    def interrupted(*arguments: object) -> Iterator[object]:
+        yield from encode_all(*arguments)
+        assert any(".tmp-" in name for name in os.listdir())
+        raise interruption
+
+    monkeypatch.setattr(preprocess_module, "encode_all", interrupted)
+    expected = KeyboardInterrupt if interruption is KeyboardInterrupt else UserError
+    with pytest.raises(expected):
+        run("a.jsonl", overwrite=True)
+    assert sorted(os.listdir()) == ["a.jsonl", *(f"out_text_document.{suffix}" for suffix in ("bin", "idx", "json"))]
+    assert documents_at("out_text_document") == [list(b"old")]
+
+
+def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    run(write_lines("a.jsonl", *({"text": "x"} for _ in range(10))), log_interval=5)
+    assert capsys.readouterr().out.startswith("10 documents, 100%, ")
+    run("a.jsonl", overwrite=True)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"input": ()}, "--input is missing"),
+        ({"output_prefix": None}, "--output-prefix is missing"),
+        ({"workers": 0}, "--workers 0: must be at least 1"),
+        ({"log_interval": -1}, "--log-interval -1: must be at least 0"),
+        ({"json_keys": ("text", "text")}, "--json-keys text text: a key is given twice"),
+        ({"json_keys": ("text", "title"), "input": ("b.txt",)}, "b.txt is plain text, a document without keys"),
+        ({"output_prefix": "nowhere/out"}, "--output-prefix nowhere/out: the folder nowhere does not exist"),
+        ({"input": ("blank.jsonl",)}, '--input blank.jsonl: holds no text under "text"'),
+        ({"input": ("none.jsonl",)}, "--input none.jsonl: no such file"),
+        ({"input": ("latin.txt",)}, "latin.txt: not UTF-8 at byte 3"),
+    ],
+)
+def test_values_refused(values: dict, message: str) -> None:
+    write_lines("a.jsonl", {"text": "a"})
+    write_lines("blank.jsonl", {"text": ""})
+    Path("b.txt").write_text("b")
+    Path("latin.txt").write_bytes(b"caf\xe9")
+    before = sorted(os.listdir())
+    with pytest.raises(UserError, match=message):
+        run(**{"input": ("a.jsonl",), **values})
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(in_folder: Path) -> None:
+    write_lines("a.jsonl", {"text": "a"})
+    (in_folder / "locked").mkdir(mode=0o500)
+    with pytest.raises(UserError, match="--output-prefix locked/out: the folder locked cannot be written to"):
+        run("a.jsonl", output_prefix="locked/out")

@@ -1,0 +1,178 @@
+"""Plans against a walk over every step, and against the published recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron.ltd.accounting import ModelShape, dense_step_flops, step_flops
+from megatron.ltd.batch_schedule import BatchRamp, BatchSchedule
+from megatron.ltd.errors import UserError
+from megatron.ltd.planner import Clock, KeptStages, plan_run, plan_run_until, plan_stages, stage_table
+from megatron.ltd.schedules import KeptTokensSchedule
+
+SHAPE = ModelShape(4, 32, 128, 4, 4, 8, False, 256, 64)
+GPT3_1_3B = ModelShape(24, 2048, 8192, 16, 16, 128, False, 50304, 2048)
+
+
+def middle_layers(schedule: KeptTokensSchedule, num_layers: int) -> KeptStages:
+    def stages(num_steps: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+        for first_step, stage_steps, kept_tokens in schedule.stages(num_steps):
+            edge = (schedule.seq_length,)
+            yield first_step, stage_steps, (*edge, *(kept_tokens,) * (num_layers - 2), *edge)
+
+    return stages
+
+
+def dense(shape: ModelShape) -> KeptStages:
+    return lambda num_steps: [(0, num_steps, (shape.seq_length,) * shape.num_layers)]
+
+
+SCHEDULES = st.builds(
+    lambda minimum, growth, granularity: KeptTokensSchedule(minimum * granularity, 64, growth, granularity),
+    st.integers(1, 8), st.integers(0, 120), st.sampled_from([1, 4, 8]),
+)  # fmt: skip
+BATCHES = st.one_of(
+    st.builds(BatchSchedule, st.integers(1, 9), st.none()),
+    st.builds(
+        lambda start, increment, count, samples: BatchSchedule(
+            start + increment * count, BatchRamp(start, increment, samples)
+        ),
+        st.integers(1, 5), st.integers(1, 5), st.integers(1, 5), st.integers(1, 600),
+    ),
+)  # fmt: skip
+
+
+class Walk:
+    """Totals by going through every step, with nothing from the planner."""
+
+    def __init__(self, schedule: KeptTokensSchedule, batch: BatchSchedule) -> None:
+        self.schedule, self.batch = schedule, batch
+        self.steps = self.samples = self.layer_tokens = self.flops = self.dense_flops = 0
+
+    def step(self) -> None:
+        kept = self.schedule.at(self.steps)
+        samples = self.batch.at(self.samples)
+        self.layer_tokens += samples * (64 + kept + kept + 64)
+        self.flops += step_flops(SHAPE, (64, kept, kept, 64), samples)
+        self.dense_flops += dense_step_flops(SHAPE, samples)
+        self.samples += samples
+        self.steps += 1
+
+    def clock(self, unit: Clock) -> int:
+        return {"layer-tokens": self.layer_tokens, "tokens": self.samples * 64, "samples": self.samples}[unit]
+
+
+@settings(deadline=None)
+@given(SCHEDULES, BATCHES, st.integers(0, 200))
+def test_totals_are_those_of_a_walk(schedule: KeptTokensSchedule, batch: BatchSchedule, num_steps: int) -> None:
+    plan = plan_run(SHAPE, batch, middle_layers(schedule, 4), num_steps)
+    assert plan.num_steps == num_steps
+    walk = Walk(schedule, batch)
+    for step in range(num_steps + 1):
+        planned = (plan.samples(step), plan.layer_tokens(step), plan.flops(step), plan.dense_flops(step))
+        assert planned == (walk.samples, walk.layer_tokens, walk.flops, walk.dense_flops)
+        assert plan.tokens(step) == 64 * walk.samples
+        assert all(plan.clock(step, unit) == walk.clock(unit) for unit in ("layer-tokens", "tokens", "samples"))
+        walk.step()
+
+
+@settings(deadline=None)
+@given(SCHEDULES, BATCHES, st.integers(1, 100_000), st.sampled_from(["layer-tokens", "tokens"]))
+def test_a_token_horizon_runs_until_it_is_reached(
+    schedule: KeptTokensSchedule, batch: BatchSchedule, target: int, unit: Clock
+) -> None:
+    walk = Walk(schedule, batch)
+    while walk.clock(unit) < target:
+        walk.step()
+    plan = plan_run_until(SHAPE, batch, middle_layers(schedule, 4), target, unit)
+    assert plan.num_steps == walk.steps
+    assert plan == plan_run(SHAPE, batch, middle_layers(schedule, 4), walk.steps)
+
+
+@settings(deadline=None)
+@given(SCHEDULES, BATCHES, st.integers(30, 900))
+def test_a_sample_horizon_is_never_passed(schedule: KeptTokensSchedule, batch: BatchSchedule, target: int) -> None:
+    walk = Walk(schedule, batch)
+    while walk.samples + batch.at(walk.samples) <= target:
+        walk.step()
+    plan = plan_run_until(SHAPE, batch, middle_layers(schedule, 4), target, "samples")
+    assert plan == plan_run(SHAPE, batch, middle_layers(schedule, 4), walk.steps)
+
+
+@given(SCHEDULES, BATCHES, st.integers(0, 200))
+@settings(deadline=None)
+def test_stages_cut_at_changes_only(schedule: KeptTokensSchedule, batch: BatchSchedule, num_steps: int) -> None:
+    stages = list(plan_stages(batch, middle_layers(schedule, 4), num_steps))
+    for before, after in zip(stages, stages[1:], strict=False):
+        assert after.first_step == before.first_step + before.num_steps
+        assert (before.global_batch_samples, before.kept_tokens_per_layer) != (
+            after.global_batch_samples,
+            after.kept_tokens_per_layer,
+        )
+
+
+def test_the_published_recipe() -> None:
+    """300B "tokens" are layer tokens / L: 372,757 steps and 390.9B raw tokens, against 286,102 whole dense steps."""
+    batch = BatchSchedule(512, None)
+    kept_stages = middle_layers(KeptTokensSchedule(128, 2048, 200_000, 16), 24)
+    plan = plan_run_until(GPT3_1_3B, batch, kept_stages, 300_000_000_000 * 24, "layer-tokens")
+    assert plan.num_steps == 372_757
+    assert plan.tokens(plan.num_steps) / 1e9 == pytest.approx(390.9, abs=0.05)
+    samples = 300_000_000_000 // 2048
+    assert plan_run_until(GPT3_1_3B, batch, dense(GPT3_1_3B), samples, "samples").num_steps == 286_102
+    # Counted in tokens the dense run too goes on until it is there: one step more.
+    for unit, target in (("tokens", 300_000_000_000), ("layer-tokens", 300_000_000_000 * 24)):
+        assert plan_run_until(GPT3_1_3B, batch, dense(GPT3_1_3B), target, unit).num_steps == 286_103
+
+
+def test_a_third_is_saved_when_growth_takes_three_quarters_of_the_run() -> None:
+    num_steps = 100_000
+    kept_stages = middle_layers(KeptTokensSchedule(128, 2048, 77_600, 1), 24)
+    plan = plan_run(GPT3_1_3B, BatchSchedule(512, None), kept_stages, num_steps)
+    saved_layer_tokens = 1 - plan.layer_tokens(num_steps) / (24 * plan.tokens(num_steps))
+    assert saved_layer_tokens == pytest.approx(0.333, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("target", "unit", "flag"),
+    [(7, "samples", "--train-samples 7"), (0, "tokens", "--train-tokens 0"), (-5, "layer-tokens", "--train-tokens -5")],
+)
+def test_a_horizon_without_a_step_is_refused(target: int, unit: Clock, flag: str) -> None:
+    with pytest.raises(UserError, match=f"{flag} .*not enough for one step of 8 samples"):
+        plan_run_until(SHAPE, BatchSchedule(8, None), dense(SHAPE), target, unit)
+
+
+def test_a_method_that_leaves_steps_out_is_our_own_mistake() -> None:
+    full = (64,) * 4
+    with pytest.raises(AssertionError, match="leave steps 3 to 5 open"):
+        plan_run(SHAPE, BatchSchedule(8, None), lambda _: [(0, 3, full), (5, 5, full)], 10)
+    with pytest.raises(AssertionError, match="cover 3 of 10"):
+        plan_run(SHAPE, BatchSchedule(8, None), lambda _: [(0, 3, full)], 10)
+
+
+def test_the_table_of_a_short_run() -> None:
+    plan = plan_run(SHAPE, BatchSchedule(8, None), middle_layers(KeptTokensSchedule(32, 64, 10, 16), 4), 30)
+    lines = stage_table(plan).splitlines()
+    assert [line.split("  ")[0].strip() or line.split()[0] for line in lines[:1]] == ["steps"]
+    assert [line.split()[0:3] for line in lines[1:4]] == [["1", "-", "5"], ["6", "-", "10"], ["11", "-", "30"]]
+    assert lines[3].endswith("100.0%")
+    # (64 + 32 + 32 + 64) * 8 * 5 layer tokens in the first five steps
+    assert "7.680 K" in lines[1]
+    assert lines[4].startswith("total: 30 steps, 240 samples, 15.36 K tokens, ")
+    assert f"saves {1 - plan.flops(30) / plan.dense_flops(30):.1%} over dense" in lines[4]
+
+
+def test_the_table_of_a_long_run_stays_short_and_leaves_nothing_out() -> None:
+    batch = BatchSchedule(512, BatchRamp(16, 16, 10_000_000))
+    kept_stages = middle_layers(KeptTokensSchedule(128, 2048, 200_000, 16), 24)
+    lines = stage_table(plan_run(GPT3_1_3B, batch, kept_stages, 300_000)).splitlines()
+    rows = lines[1:-1]
+    assert len(rows) == 12
+    assert len({len(line) for line in lines[:-1]}) == 1, "columns line up"
+    spans = [[int(number) for number in row.strip().split("  ")[0].split(" - ")] for row in rows]
+    assert spans[0][0] == 1 and spans[-1] == [200_001, 300_000]
+    assert all(after[0] == before[1] + 1 for before, after in zip(spans, spans[1:], strict=False))

@@ -1,0 +1,88 @@
+"""The data command lines as users run them: corpus, tokenizer, indexed tokens, one after another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.data.indexed import check_indexed_dataset
+from megatron.ltd.tokenizers.build import build_tokenizer
+from megatron.ltd.tokenizers.config import TokenizerFiles
+
+
+def command(repository: Path, tool: str, *arguments: str | Path) -> list[str]:
+    return [sys.executable, str(repository / "tools" / tool), *map(str, arguments)]
+
+
+def run(repository: Path, folder: Path, tool: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    return subprocess.run(
+        command(repository, tool, *arguments), cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_from_nothing_to_indexed_tokens(repository: Path, tmp_path: Path) -> None:
+    steps = [
+        ("builtin_corpus.py", "--output-dir", "corpus", "--max-mb", "1.5"),
+        ("train_tokenizer.py", "--input", "corpus/train.jsonl", "--vocab-size", "1000", "--output-prefix", "t"),
+        ("preprocess_data.py", "--input", "corpus/*.jsonl", "--output-prefix", "d", "--append-eod", *("--workers", "2"))
+        + ("--tokenizer-type", "SentencePieceTokenizer", "--tokenizer-model", "t.model"),
+    ]
+    for step in steps:
+        result = run(repository, tmp_path, *step)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert len(result.stdout.splitlines()) == 1
+    assert "MB/s" in result.stdout
+    tokenizer = build_tokenizer(TokenizerFiles("SentencePieceTokenizer", tokenizer_model=str(tmp_path / "t.model")))
+    info = check_indexed_dataset(str(tmp_path / "d_text_document"), tokenizer.vocab_size, tokenizer.fingerprint)
+    assert info.tokens < 1.5e6 and f"{info.tokens:,} tokens" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["builtin_corpus.py"], "builtin_corpus.py: error: --output-dir is missing: give a folder for the corpus"),
+        (["train_tokenizer.py", "--input", "none"], "train_tokenizer.py: error: --output-prefix is missing: "),
+        (
+            ["preprocess_data.py", "--input", "none", "--output-prefix", "d"],
+            "preprocess_data.py: error: --input none: ",
+        ),
+    ],
+)
+def test_mistakes_end_with_one_line_and_status_2(
+    arguments: list[str], message: str, repository: Path, tmp_path: Path
+) -> None:
+    result = run(repository, tmp_path, *arguments)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith(message) and len(result.stderr.splitlines()) == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_ctrl_c_leaves_nothing_behind(repository: Path, tmp_path: Path) -> None:
+    line = '{"text": "' + "many words " * 100 + '"}\n'
+    (tmp_path / "a.jsonl").write_text(line * 60_000)
+    arguments = ("--input", "a.jsonl", "--output-prefix", "d", "--tokenizer-type", "ByteTokenizer", "--workers", "2")
+    process = subprocess.Popen(
+        command(repository, "preprocess_data.py", *arguments),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size for path in tmp_path.glob("*.tmp-*")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    # A terminal sends the signal to every process of the command.
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "preprocess_data.py: interrupted\n")
+    assert os.listdir(tmp_path) == ["a.jsonl"]

@@ -1,0 +1,169 @@
+"""What is compared: the shape, the length and the three variants, as flags of ``pretrain_gpt_ltd.py``.
+
+    dense                 N steps
+    random-ltd            N steps, layers 2..L-1 on fewer tokens, the same data in the same order
+    dense-equal-flops     n steps with n * (dense FLOPs a step) = random-LTD's FLOPs, to the nearest step
+
+Each variant warms up over the same share of its own run and falls to the end of its own run (cosine), on its own clock:
+the short dense run is planned, not cut off. How long and how costly a run is comes from the product's own planner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron.ltd.config import RunConfig, parse_run_config
+from megatron.ltd.planner import RunPlan
+from megatron.ltd.tokenizers.config import model_vocab_size
+from megatron.ltd.training.clock import RunClock
+
+DENSE, RANDOM_LTD, DENSE_EQUAL_FLOPS = "dense", "random-ltd", "dense-equal-flops"
+VARIANTS = (DENSE, RANDOM_LTD, DENSE_EQUAL_FLOPS)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes and rates of the comparison; the defaults take about eight CPU-minutes a run on one core."""
+
+    vocab_size: int = 1024
+    num_layers: int = 6
+    hidden_size: int = 128
+    num_attention_heads: int = 4
+    seq_length: int = 256
+    batch_samples: int = 8
+    train_steps: int = 1600
+    lr: float = 3e-3
+    min_lr: float = 3e-4
+    warmup_fraction: float = 0.05
+    min_kept_tokens: int = 64
+    granularity: int = 16
+    growth_steps: int = 1067
+    save_steps: int = 200
+    max_held_out_batches: int | None = None
+    """At most this many global batches of held-out text; None: all of it."""
+
+    def model_flags(self) -> list[str]:
+        """The model: rotary positions, RMSNorm, SwiGLU, no biases, no dropout."""
+        return [
+            *("--num-layers", f"{self.num_layers}", "--hidden-size", f"{self.hidden_size}"),
+            *("--num-attention-heads", f"{self.num_attention_heads}", "--seq-length", f"{self.seq_length}"),
+            *("--position-embedding-type", "rope", "--normalization", "RMSNorm", "--swiglu", "--disable-bias-linear"),
+            *("--attention-dropout", "0", "--hidden-dropout", "0"),
+        ]
+
+    def training_flags(self, steps: int) -> list[str]:
+        """Batch, length and learning rate of a run of ``steps`` steps; it is evaluated once, at its end."""
+        return [
+            *("--device", "cpu", "--micro-batch-size", f"{self.batch_samples}"),
+            *("--global-batch-size", f"{self.batch_samples}", "--train-iters", f"{steps}"),
+            *("--lr", f"{self.lr}", "--min-lr", f"{self.min_lr}", "--lr-decay-style", "cosine"),
+            *("--lr-warmup-fraction", f"{self.warmup_fraction}"),
+            *("--weight-decay", "0.1", "--adam-beta2", "0.95"),
+            *("--eval-interval", f"{steps}", "--log-interval", "50"),
+        ]
+
+    def method_flags(self, variant: str) -> list[str]:
+        """What switches random-LTD on; nothing for the dense variants."""
+        if variant != RANDOM_LTD:
+            return []
+        return [
+            *("--random-ltd", "--ltd-min-kept-tokens", f"{self.min_kept_tokens}"),
+            *("--ltd-granularity", f"{self.granularity}", "--ltd-growth-steps", f"{self.growth_steps}"),
+        ]
+
+
+FULL = Recipe()
+TINY = Recipe(
+    vocab_size=512,
+    num_layers=3,
+    hidden_size=32,
+    num_attention_heads=2,
+    seq_length=32,
+    batch_samples=4,
+    train_steps=12,
+    min_kept_tokens=8,
+    granularity=4,
+    growth_steps=8,
+    save_steps=5,
+    max_held_out_batches=4,
+)
+"""Seconds, not minutes: shows that everything runs, says nothing about quality."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What the runs read: prefixes of indexed tokens and the tokenizer, and how many batches an evaluation takes."""
+
+    train_prefix: Path
+    valid_prefix: Path
+    tokenizer_model: Path
+    eval_batches: int
+
+    def flags(self) -> list[str]:
+        """As flags of ``pretrain_gpt_ltd.py``."""
+        return [
+            *("--train-data-path", f"{self.train_prefix}", "--valid-data-path", f"{self.valid_prefix}"),
+            *("--tokenizer-type", "SentencePieceTokenizer", "--tokenizer-model", f"{self.tokenizer_model}"),
+            *("--eval-iters", f"{self.eval_batches}"),
+        ]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run of the comparison: who it is, where it writes, what it will compute."""
+
+    variant: str
+    seed: int
+    steps: int
+    planned_flops: int
+    folder: Path
+    flags: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """For progress lines: ``"random-ltd seed 2"``."""
+        return f"{self.variant} seed {self.seed}"
+
+    @property
+    def save_flags(self) -> tuple[str, ...]:
+        """Where the run keeps its state, so that starting it again goes on."""
+        checkpoints = f"{self.folder / 'checkpoints'}"
+        return ("--save", checkpoints, "--load", checkpoints, "--keep-last", "1", "--log-dir", f"{self.folder}")
+
+
+def plan_flags(flags: tuple[str, ...], vocab_size: int) -> RunPlan:
+    """The plan of a run with these flags, as the training loop will follow it."""
+    config: RunConfig = parse_run_config(flags, "")
+    shape = config.model.shape(model_vocab_size(config.tokenizer, vocab_size, 1))
+    return RunClock.build(
+        shape, config.global_batch_size(1), config.build_method(), config.training, config.optimizer
+    ).plan()
+
+
+def plan_runs(recipe: Recipe, data: RunData, seeds: tuple[int, ...], folder: Path) -> list[RunSpec]:
+    """All runs, seed by seed, so that a comparison stopped half way has whole seeds."""
+
+    def flags_of(variant: str, steps: int) -> tuple[str, ...]:
+        return (*recipe.model_flags(), *data.flags(), *recipe.training_flags(steps), *recipe.method_flags(variant))
+
+    ltd = plan_flags(flags_of(RANDOM_LTD, recipe.train_steps), recipe.vocab_size)
+    dense_flops_a_step = ltd.dense_flops(1)
+    equal_flops_steps = round(ltd.flops(ltd.num_steps) / dense_flops_a_step)
+    steps = {DENSE: recipe.train_steps, RANDOM_LTD: recipe.train_steps, DENSE_EQUAL_FLOPS: equal_flops_steps}
+    runs = []
+    for seed in seeds:
+        for variant in VARIANTS:
+            flags = flags_of(variant, steps[variant])
+            plan = plan_flags(flags, recipe.vocab_size)
+            runs.append(
+                RunSpec(
+                    variant,
+                    seed,
+                    plan.num_steps,
+                    plan.flops(plan.num_steps),
+                    folder / f"{variant}-seed{seed}",
+                    (*flags, "--seed", f"{seed}", "--save-interval", f"{recipe.save_steps}"),
+                )
+            )
+    return runs

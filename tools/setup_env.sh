@@ -68,8 +68,9 @@ collect_extras() {
     for extra in "$@"; do
         grep -qxF -- "$extra" <<<"$known" || refuse "extra $extra is not one of: $(echo $known)"
     done
-    extras="$({ printf '%s\n' "$@"; sed -n 's/^extras: //p' "$stamp" 2>/dev/null | tr ' ' '\n'; } |
-        { grep . || true; } | sort -u | xargs)"
+    local before=""
+    [[ ! -f "$stamp" ]] || before="$(sed -n 's/^extras: //p' "$stamp")"
+    extras="$(printf '%s\n' "$@" $before | { grep . || true; } | sort -u | xargs)"
 }
 
 make_venv() {

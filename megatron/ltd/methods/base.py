@@ -4,8 +4,8 @@
     Method       plan(step) -> StepPlan, select(...) -> kept positions; both pure
     registry     name -> (its flags, how to build it); one entry buys a method the command line and the tests
 
-The one frozen ``StepPlan`` goes through model, accounting and log, so that what ran, what was logged and what the learning rate
-counted cannot disagree. No torch here: the planner reads plans before any device is touched.
+The one frozen ``StepPlan`` goes through model, accounting and log, so that what ran, what was logged and what the
+learning rate counted cannot disagree. No torch here: the planner reads plans before any device is touched.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ class StepPlan:
 class Method(Protocol):
     """A way to compute less. Everything a method does is a pure function of its arguments."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What a header and a log call it."""
+        ...
 
     def plan(self, step: int) -> StepPlan:
         """What the 0-based ``step`` computes."""

@@ -44,9 +44,10 @@ def parse_layers(text: str, num_layers: int, allow_edge_layers: bool) -> tuple[i
     layers: set[int] = set()
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        if not first.isdecimal() or (last and not last.isdecimal()):
             raise UserError(f'--ltd-layers is "{text}": "{part.strip()}" is neither a number nor a range such as 2-23')
-        layers.update(range(int(first), int(last or first) + 1))
+        end = min(int(last or first), max(int(first), num_layers + 1))  # one layer beyond is enough to refuse it
+        layers.update(range(int(first), end + 1))
     outside = sorted(layer for layer in layers if not 1 <= layer <= num_layers)
     if outside or not layers:
         raise UserError(

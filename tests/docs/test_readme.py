@@ -1,0 +1,53 @@
+"""The front-door documents: what they name exists, and the file tree of the README is that of the checkout."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from setuptools.config.pyprojecttoml import read_configuration
+
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+
+def code_blocks(text: str, language: str) -> list[str]:
+    """What stands between fences that open with ``language``."""
+    fenced = text.split("```")[1::2]
+    return [block.partition("\n")[2] for block in fenced if block.partition("\n")[0] == language]
+
+
+def scripts_called(text: str) -> list[str]:
+    return [
+        path for block in code_blocks(text, "bash") for path in re.findall(r"\b(?:bash|python) (\S+\.(?:sh|py))", block)
+    ]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_between_files_lead_somewhere(repository: Path, document: str) -> None:
+    text = (repository / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):
+        assert (repository / target).exists(), f"{document} links to {target}"
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_every_script_that_a_command_calls_is_there(repository: Path, document: str) -> None:
+    called = scripts_called((repository / document).read_text(encoding="utf-8"))
+    assert called
+    for path in called:
+        assert (repository / path).is_file(), f"{document} runs {path}"
+
+
+def test_the_file_tree_names_every_module_at_the_top_and_every_package(repository: Path) -> None:
+    (tree,) = code_blocks((repository / "README.md").read_text(encoding="utf-8"), "")
+    package = repository / "megatron" / "ltd"
+    modules = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    folders = {path.name + "/" for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    named = set(re.findall(r"^  (\S+)", tree, flags=re.MULTILINE))
+    assert modules | folders <= named
+
+
+def test_the_table_of_extras_is_that_of_the_package(repository: Path) -> None:
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    declared = read_configuration(repository / "pyproject.toml", expand=False)["project"]["optional-dependencies"]
+    assert re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE) == list(declared)

@@ -1,0 +1,83 @@
+"""What only a CUDA device can show. Every test here is skipped without one; run them with ``pytest -m gpu``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron.ltd.config import parse_run_config
+from megatron.ltd.routing import flat_rows, gather_tokens, merge_tokens, scatter_tokens, split_tokens
+from megatron.ltd.sampling import kept_indices
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+def test_cuda_draws_the_tokens_that_the_cpu_draws() -> None:
+    ids = torch.arange(1000, 1064)
+    for layer_number, kept, strata in ((2, 128, 1), (17, 1024, 4)):
+        drawn = kept_indices(1234, ids.cuda(), layer_number, 2048, kept, strata)
+        assert torch.equal(drawn.cpu(), kept_indices(1234, ids, layer_number, 2048, kept, strata))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_routing_on_cuda_is_deterministic_and_equal_to_the_plain_pair(dtype: torch.dtype) -> None:
+    kept_BK = kept_indices(1, torch.arange(4).cuda(), 2, 512, 128)
+
+    def run(fused: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = torch.randn(512, 4, 64, generator=torch.Generator().manual_seed(0)).to("cuda", dtype).requires_grad_()
+        if fused:
+            part, rest = split_tokens(hidden, kept_BK, flat_rows(kept_BK))
+            out = merge_tokens(rest, part * 3, kept_BK)
+        else:
+            out = scatter_tokens(hidden, gather_tokens(hidden, kept_BK) * 3, kept_BK)
+        out.float().pow(2).sum().backward()
+        return out.detach(), hidden.grad
+
+    fused, again, plain = run(True), run(True), run(False)
+    assert all(torch.equal(a, b) for a, b in zip(fused, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(fused, plain, strict=True))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
+    from megatron.ltd.tokenizers.config import TokenizerFiles
+
+    folder = tmp_path_factory.mktemp("data")
+    text = " ".join(f"number {n} follows {n - 1}." for n in range(20000))
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text[i : i + 4000]}) + "\n" for i in range(0, len(text), 4000)))
+    preprocess(
+        PreprocessConfig(input=(str(folder / "text.jsonl"),), output_prefix=str(folder / "d"), append_eod=True),
+        TokenizerFiles(tokenizer_type="ByteTokenizer"),
+    )
+    return folder / "d_text_document"
+
+
+def _train(data: Path, folder: Path, *flags: str) -> list[dict]:
+    from pretrain_gpt_ltd import pretrain
+
+    common = (
+        f"--data-path {data} --split 95,5,0 --tokenizer-type ByteTokenizer --num-layers 4 --hidden-size 128 "
+        "--num-attention-heads 4 --seq-length 256 --micro-batch-size 4 --global-batch-size 8 --train-iters 20 --lr 1e-3 "
+        "--attention-dropout 0 --hidden-dropout 0 --eval-interval 20 --eval-iters 2 --random-ltd --ltd-min-kept-tokens 64 "
+        f"--ltd-growth-steps 15 --transformer-impl local --log-dir {folder} --position-embedding-type rope"
+    )
+    pretrain(parse_run_config([*common.split(), *flags], ""))
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [record for record in records if record["kind"] == "train"]
+
+
+def test_a_cuda_run_is_the_cpu_run(data: Path, tmp_path: Path) -> None:
+    """One NCCL rank from the same weights: the losses agree to fp32 rounding, step for step."""
+    start = tmp_path / "start"
+    _train(data, tmp_path / "a", "--device", "cuda", "--save", str(start), "--exit-interval", "1")
+    load = ("--load", str(start))
+    cuda = _train(data, tmp_path / "cuda", "--device", "cuda", *load)
+    bf16 = _train(data, tmp_path / "bf16", "--device", "cuda", "--bf16", *load)
+    again = _train(data, tmp_path / "again", "--device", "cuda", *load)
+    assert [r["loss"] for r in again] == [r["loss"] for r in cuda]
+    assert [r["loss"] for r in bf16] == pytest.approx([r["loss"] for r in cuda], rel=2e-2)
+    assert cuda[-1]["loss"] < 0.8 * cuda[0]["loss"]

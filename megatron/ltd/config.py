@@ -1,7 +1,7 @@
 """The whole of a run's settings, one frozen object: ``RunConfig``.
 
-Each part is a dataclass beside the code it steers and checks its own values; here are the rules that hold between parts.
-No torch here: a wrong flag is answered before anything heavy is imported.
+Each part is a dataclass beside the code it steers and checks its own values; here are the rules that hold between
+parts. No torch here: a wrong flag is answered before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, for metrics.jsonl and checkpoints."""
-        parts = {name: dataclasses.asdict(getattr(self, name)) for name in PARTS}
+        parts: dict[str, Any] = {name: dataclasses.asdict(getattr(self, name)) for name in PARTS}
         return parts | {"methods": {name: dataclasses.asdict(config) for name, config in self.methods.items()}}
 
 
@@ -95,8 +95,8 @@ def build_parser(description: str) -> FlagParser:
 def parse_run_config(arguments: Sequence[str] | None, description: str) -> RunConfig:
     """Read the command line. Raises ``UserError`` for values that no run can have.
 
-    With ``--use-checkpoint-args`` the model's shape and the tokenizer of the checkpoint replace the defaults; a flag that was
-    typed still wins.
+    With ``--use-checkpoint-args`` the model's shape and the tokenizer of the checkpoint replace the defaults; a flag
+    that was typed still wins.
     """
     namespace = build_parser(description).parse_args(arguments)
     if getattr(namespace, "use_checkpoint_args", False) and hasattr(namespace, "load"):
@@ -105,6 +105,6 @@ def parse_run_config(arguments: Sequence[str] | None, description: str) -> RunCo
             for name, value in stored[part].items():
                 if not hasattr(namespace, name):
                     setattr(namespace, name, value)
-    parts = {name: read_flags(namespace, config_class) for name, config_class in PARTS.items()}
-    methods = {name: read_flags(namespace, entry.config_class) for name, entry in METHODS.items()}
+    parts: dict[str, Any] = {name: read_flags(namespace, config_class) for name, config_class in PARTS.items()}
+    methods: dict[str, Any] = {name: read_flags(namespace, entry.config_class) for name, entry in METHODS.items()}
     return RunConfig(**parts, methods=methods)

@@ -1,8 +1,8 @@
 """Dataclass fields that are command-line flags, and the parser made from them.
 
 Each room of the project keeps its settings in a frozen dataclass beside the code they steer. A field made with
-``flag`` carries its help, choices and spelling; ``add_flags`` turns the fields into argparse arguments and ``read_flags``
-turns the parsed values back into the dataclass. The field's default is the only default there is.
+``flag`` carries its help, choices and spelling; ``add_flags`` turns the fields into argparse arguments and
+``read_flags`` turns the parsed values back into the dataclass. The field's default is the only default there is.
 
     @dataclass(frozen=True)
     class RandomLTDConfig:
@@ -54,7 +54,9 @@ class FlagParser(argparse.ArgumentParser):
         if not spelling.startswith("-"):
             return f"{text}: no flag takes this value; --help lists the flags and what each takes"
         alike = difflib.get_close_matches(spelling, self._option_string_actions, n=3, cutoff=0.7)
-        return f"{spelling}: there is no such flag; " + (f"use {' or '.join(alike)}" if alike else "--help lists them all")
+        return f"{spelling}: there is no such flag; " + (
+            f"use {' or '.join(alike)}" if alike else "--help lists them all"
+        )
 
 
 def flag(

@@ -149,7 +149,8 @@ def merge_tokens(rest_SBH: Tensor, part_KBH: Tensor, kept_BK: Tensor, rows: Tens
 
 
 def own_share(kept_BK: Tensor, shard: int, num_shards: int, seq_length: int) -> Tensor:
-    """What one of ``num_shards`` equal runs of the sequence keeps, counted from its own start: int64 [B, K / num_shards].
+    """What one of ``num_shards`` equal runs of the sequence keeps, counted from its own start: int64 [B, K /
+    num_shards].
 
     Needs strata that are a multiple of the shards, so that every run keeps the same number.
     """

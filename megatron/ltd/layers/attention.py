@@ -4,9 +4,9 @@ S queries, T keys, B micro-batch, N query heads, G key-value heads, D head size 
 
     softmax(Q K^T / sqrt(D) + mask) V
 
-Causal attention needs no mask tensor: torch's kernels skip the upper triangle and keep no S x T matrix (flash attention on
-CUDA and on CPU). Kept tokens stay in order, so that holds for them too. An explicit mask, for separated documents or padding,
-must hold the causal part itself.
+Causal attention needs no mask tensor, and no kernel keeps an S x T matrix (flash attention on CUDA and on CPU); on a
+CPU ``causal_blocks`` sees to it that the upper triangle is skipped. Kept tokens stay in order, so that holds for them
+too. An explicit mask, for separated documents or padding, must hold the causal part itself.
 
 Not here: context parallelism, key-value caches, sliding windows.
 """
@@ -21,6 +21,8 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
+
+from megatron.ltd.layers.causal_blocks import causal_attention, gains_from_blocks
 
 
 class FusedAttention(MegatronModule):
@@ -58,17 +60,24 @@ class FusedAttention(MegatronModule):
         mask_type = self.attn_mask_type if attn_mask_type is None else attn_mask_type
         query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in (query_SBND, key_TBGD, value_TBGD))
         dropout = self.dropout if self.training else 0.0
-        with self._dropout_rng(dropout):
-            context_BNSD = F.scaled_dot_product_attention(
-                query,
-                key,
-                value,
-                attn_mask=None if attention_mask is None else attention_mask.logical_not(),
-                dropout_p=dropout,
-                is_causal=attention_mask is None and mask_type == AttnMaskType.causal,
-                scale=self.softmax_scale,
-                enable_gqa=query.shape[1] != key.shape[1],
-            )
+        causal = attention_mask is None and mask_type == AttnMaskType.causal
+        if causal and dropout == 0.0 and gains_from_blocks(query):
+            groups = query.shape[1] // key.shape[1]
+            if groups > 1:
+                key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+            context_BNSD = causal_attention(query, key, value, self.softmax_scale)
+        else:
+            with self._dropout_rng(dropout):
+                context_BNSD = F.scaled_dot_product_attention(
+                    query,
+                    key,
+                    value,
+                    attn_mask=None if attention_mask is None else attention_mask.logical_not(),
+                    dropout_p=dropout,
+                    is_causal=causal,
+                    scale=self.softmax_scale,
+                    enable_gqa=query.shape[1] != key.shape[1],
+                )
         seq_length, batch = query_SBND.shape[:2]
         return context_BNSD.permute(2, 0, 1, 3).reshape(seq_length, batch, -1)
 

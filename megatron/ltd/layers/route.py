@@ -1,14 +1,14 @@
 """What one microbatch's route through the layers is, and how every layer gets to see it.
 
-Megatron-Core's model and pipeline schedules pass tensors between layers and nothing else, so the route of the microbatch in
-flight travels beside them in a context variable:
+Megatron-Core's model and pipeline schedules pass tensors between layers and nothing else, so the route of the
+microbatch in flight travels beside them in a context variable:
 
     with use_route(route):            # the forward step of one microbatch
         output = model(tokens, ...)   # each layer asks current_route()
 
 A layer recomputed in the backward pass runs when another microbatch may be current, possibly on another thread.
-``install`` wraps Megatron-Core's ``tensor_parallel.checkpoint`` once, so that a replayed function runs under the route that it
-was recorded with.
+``install`` wraps Megatron-Core's ``tensor_parallel.checkpoint`` once, so that a replayed function runs under the route
+that it was recorded with.
 """
 
 from __future__ import annotations

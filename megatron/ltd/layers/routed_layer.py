@@ -5,10 +5,11 @@ S sequence, K kept tokens, B micro-batch, H hidden.
     x_SBH ── split ──► kept_KBH ──► the dense layer, unchanged ──► y_KBH ── merge ──► out_SBH
                └───────────────── tokens that skip the layer ────────────────┘
 
-``RoutedTransformerLayer`` is a subclass, put in by ``ModuleSpec``: its parameters carry the dense layer's names, so that any
-checkpoint loads with and without a method. Everything positional is rebuilt for the kept tokens: a causal mask needs nothing
-(they stay in order), document and padding masks keep their rows and columns, rotary angles are those of the true positions.
-In evaluation, and where the plan keeps every token, the dense layer runs as if this class were not there.
+``RoutedTransformerLayer`` is a subclass, put in by ``ModuleSpec``: its parameters carry the dense layer's names, so
+that any checkpoint loads with and without a method. Everything positional is rebuilt for the kept tokens: a causal
+mask needs nothing (they stay in order), document and padding masks keep their rows and columns, rotary angles are
+those of the true positions. In evaluation, and where the plan keeps every token, the dense layer runs as if this class
+were not there.
 
 Not here: which tokens are kept (the method's business) and how many (the plan's).
 """
@@ -58,8 +59,8 @@ class RoutedTransformerLayer(TransformerLayer):
     def _own_share(self, kept_BK: Tensor, own_seq_length: int) -> Tensor:
         """Of the kept tokens those that this rank holds: all of them, or its shard's under sequence parallelism.
 
-        Attention gathers the shards in rank order, so the whole of them stays in order and masks and rotary angles are those
-        of ``kept_BK``.
+        Attention gathers the shards in rank order, so the whole of them stays in order and masks and rotary angles are
+        those of ``kept_BK``.
         """
         if not self.config.sequence_parallel:
             return kept_BK

@@ -16,7 +16,9 @@ class ModelConfig:
 
     num_layers: int = flag(24, help="transformer layers")
     hidden_size: int = flag(1024, help="width of the hidden states")
-    ffn_hidden_size: int | None = flag(None, help="width of the MLP (default: 4 x hidden; with --swiglu 8/3, to a multiple of 64)")
+    ffn_hidden_size: int | None = flag(
+        None, help="width of the MLP (default: 4 x hidden; with --swiglu 8/3, to a multiple of 64)"
+    )
     num_attention_heads: int = flag(16, help="attention heads")
     group_query_attention: bool = flag(False, help="share key and value heads (see --num-query-groups)")
     num_query_groups: int = flag(1, help="key-value heads with --group-query-attention")
@@ -46,9 +48,23 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "hidden_size", "num_attention_heads", "num_query_groups", "seq_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
+        sizes = (
+            "num_layers",
+            "hidden_size",
+            "ffn_hidden_size",
+            "num_attention_heads",
+            "num_query_groups",
+            "kv_channels",
+        )
+        for name in (*sizes, "seq_length", "max_position_embeddings", "rotary_base"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least 1")
+        if self.num_query_groups != 1 and not self.group_query_attention:
+            raise UserError(
+                f"--num-query-groups {self.num_query_groups} is given without --group-query-attention: add it, or drop "
+                "--num-query-groups"
+            )
         if self.kv_channels is None and self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"--hidden-size {self.hidden_size} is not a multiple of --num-attention-heads {self.num_attention_heads}: "
@@ -69,6 +85,11 @@ class ModelConfig:
         for name in ("attention_dropout", "hidden_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be in [0, 1)")
+        for name in ("norm_epsilon", "init_method_std"):
+            if getattr(self, name) <= 0.0:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be above 0")
+        if not 0.0 < self.rotary_percent <= 1.0:
+            raise UserError(f"--rotary-percent is {self.rotary_percent}: it must be above 0 and at most 1")
 
     @property
     def head_size(self) -> int:
@@ -153,10 +174,14 @@ class PrecisionConfig:
 class RecomputeConfig:
     """activation recompute"""
 
-    recompute_granularity: str | None = flag(None, choices=("full", "selective"), help="what the backward pass recomputes")
+    recompute_granularity: str | None = flag(
+        None, choices=("full", "selective"), help="what the backward pass recomputes"
+    )
     recompute_method: str | None = flag(None, choices=("uniform", "block"), help="how full recompute groups the layers")
     recompute_num_layers: int | None = flag(None, help="layers a group (uniform) or layers recomputed (block)")
-    recompute_modules: tuple[str, ...] = flag((), choices=("core_attn", "mlp"), help="parts that selective recompute drops (default: core_attn)")
+    recompute_modules: tuple[str, ...] = flag(
+        (), choices=("core_attn", "mlp"), help="parts that selective recompute drops (default: core_attn)"
+    )
 
     def __post_init__(self) -> None:
         full = self.recompute_granularity == "full"

@@ -59,17 +59,20 @@ def transformer_config(
     )
 
 
-def build_gpt(model: ModelConfig, config: TransformerConfig, padded_vocab_size: int, mesh: Mesh) -> GPTModel:
-    """This process's stage of the model, on the run's device."""
+def build_gpt(
+    model: ModelConfig, config: TransformerConfig, padded_vocab_size: int, mesh: Mesh, *, explicit_mask: bool = False
+) -> GPTModel:
+    """This process's stage of the model, on the run's device. ``explicit_mask``: batches carry an attention mask."""
+    num_layers_here = get_num_layers_to_build(config)
     stage = GPTModel(
         config=config,
-        transformer_layer_spec=block_spec(model, mesh.device, get_num_layers_to_build(config)),
+        transformer_layer_spec=block_spec(model, mesh.device, num_layers_here, explicit_mask=explicit_mask),
         vocab_size=padded_vocab_size,
         max_sequence_length=model.learned_positions or model.seq_length,
         pre_process=parallel_state.is_pipeline_first_stage(),
         post_process=parallel_state.is_pipeline_last_stage(),
         share_embeddings_and_output_weights=model.tied_embeddings,
-        position_embedding_type=model.position_embedding_type,  # type: ignore[arg-type]
+        position_embedding_type=model.position_embedding_type,
         rotary_percent=model.rotary_percent,
         rotary_base=model.rotary_base,
     )

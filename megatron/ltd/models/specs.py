@@ -1,7 +1,8 @@
 """Which modules a layer is made of.
 
-Both specs are Megatron-Core's own GPT layer with one substitution, our layer class; the local one also takes our attention
-and norm, which need neither Transformer Engine nor Apex. Parameters are named the same in checkpoints of both.
+Both specs are Megatron-Core's own GPT layer with one substitution, our layer class; the local one also takes our
+attention and norm, which need neither Transformer Engine nor Apex. Parameters are named the same in checkpoints of
+both.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 
+from megatron.ltd.errors import UserError
 from megatron.ltd.layers.attention import FusedAttention
 from megatron.ltd.layers.norm import Norm
 from megatron.ltd.layers.routed_layer import RoutedTransformerLayer
@@ -23,17 +25,33 @@ from megatron.ltd.models.config import ModelConfig
 
 
 def uses_transformer_engine(config: ModelConfig, device: torch.device) -> bool:
-    """Whether the layers are Transformer Engine's: asked for, or ``auto`` on CUDA where it is installed."""
+    """Whether the layers are Transformer Engine's: asked for, or ``auto`` on CUDA where it is installed.
+
+    Raises ``UserError`` where it is asked for and cannot be had.
+    """
+    available = device.type == "cuda" and importlib.util.find_spec("transformer_engine") is not None
     if config.transformer_impl == "auto":
-        return device.type == "cuda" and importlib.util.find_spec("transformer_engine") is not None
+        return available
+    if config.transformer_impl == "transformer_engine" and not available:
+        raise UserError(
+            "--transformer-impl transformer_engine: "
+            + (
+                "it is not installed"
+                if device.type == "cuda"
+                else f"it computes on CUDA, and this run on {device.type}"
+            )
+            + '; use --transformer-impl auto, or a CUDA device with "transformer-engine[pytorch]>=2.9,<2.12"'
+        )
     return config.transformer_impl == "transformer_engine"
 
 
-def layer_spec(config: ModelConfig, device: torch.device) -> ModuleSpec:
-    """The spec of one GPT layer."""
+def layer_spec(config: ModelConfig, device: torch.device, *, explicit_mask: bool = False) -> ModuleSpec:
+    """The spec of one GPT layer. ``explicit_mask``: the run passes a mask tensor (separated documents)."""
     if uses_transformer_engine(config, device):
         spec = get_gpt_layer_with_transformer_engine_spec()
         spec.module = RoutedTransformerLayer
+        if explicit_mask:  # Transformer Engine's attention ignores a mask tensor where its mask type is causal
+            spec.submodules.self_attention.submodules.core_attention = FusedAttention
         return spec
     spec = get_gpt_layer_local_spec(normalization=config.normalization)
     spec.module = RoutedTransformerLayer
@@ -43,9 +61,11 @@ def layer_spec(config: ModelConfig, device: torch.device) -> ModuleSpec:
     return spec
 
 
-def block_spec(config: ModelConfig, device: torch.device, num_layers_here: int) -> TransformerBlockSubmodules:
-    """The spec of this stage's layers and of the norm after the last layer."""
-    spec = layer_spec(config, device)
+def block_spec(
+    config: ModelConfig, device: torch.device, num_layers_here: int, *, explicit_mask: bool = False
+) -> TransformerBlockSubmodules:
+    """The spec of this stage's layers and of the norm after the last layer; see ``layer_spec``."""
+    spec = layer_spec(config, device, explicit_mask=explicit_mask)
     if uses_transformer_engine(config, device):
         from megatron.core.extensions.transformer_engine import TENorm
 

@@ -12,7 +12,9 @@ from megatron.ltd.flags import flag
 class ParallelConfig:
     """parallelism and device"""
 
-    device: str = flag("auto", choices=("auto", "cuda", "cpu"), help="where to compute; auto takes CUDA where there is one")
+    device: str = flag(
+        "auto", choices=("auto", "cuda", "cpu"), help="where to compute; auto takes CUDA where there is one"
+    )
     tensor_model_parallel_size: int = flag(1, help="processes that share each layer")
     sequence_parallel: bool = flag(False, help="split norms and dropout over the tensor-parallel processes too")
     pipeline_model_parallel_size: int = flag(1, help="pipeline stages")

@@ -1,14 +1,14 @@
 """Megatron-Core on a machine without CUDA: stand-ins for the CUDA calls it makes.
 
-Megatron-Core asks ``torch.cuda`` for the current device, streams, events and random state, spells ``device="cuda"`` in a
-few modules, and tells tensors apart by ``Tensor.type()``. ``install`` answers all of these for the CPU:
+Megatron-Core asks ``torch.cuda`` for the current device, streams, events and random state, spells ``device="cuda"`` in
+a few modules, and tells tensors apart by ``Tensor.type()``. ``install`` answers all of these for the CPU:
 
     torch.cuda.<name>              replaced on the module: device, random state, streams, events
     Tensor.cuda, Tensor.type       replaced on the class: no copy, and the CUDA spelling of the type
     megatron.core.<module>.torch   replaced in the modules that spell "cuda": a namespace equal to torch but for factories
 
-Nothing is put between an operation and its kernel (no ``TorchFunctionMode``): a name is looked up as before, so there is
-no cost per operation. Installed once, by ``mesh.initialize``, and only when the run's device is the CPU.
+Nothing is put between an operation and its kernel (no ``TorchFunctionMode``): a name is looked up as before, so there
+is no cost per operation. Installed once, by ``mesh.initialize``, and only when the run's device is the CPU.
 
 Not here: any change of what Megatron-Core computes.
 """
@@ -192,7 +192,7 @@ def install() -> None:
         "default_stream": _default_stream,
     }.items():  # one function a name: torch's compiler files them by identity
         setattr(torch.cuda, name, stand_in)
-    torch.Tensor.cuda = _tensor_cuda  # type: ignore[method-assign]
+    torch.Tensor.cuda = _tensor_cuda  # type: ignore[method-assign,assignment]
     torch.Tensor.type = _tensor_type  # type: ignore[method-assign,assignment]
 
     torch_for_cpu = _torch_for_cpu()

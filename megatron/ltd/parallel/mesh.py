@@ -1,12 +1,14 @@
 """Processes, their groups and their device.
 
-``initialize`` joins the processes a launcher started (``torchrun`` sets RANK, WORLD_SIZE, LOCAL_RANK and the address), or
-makes a world of one without opening a port, lays Megatron-Core's groups over them, and returns them as one object that
-is passed on as an argument.
+``initialize`` joins the processes a launcher started (``torchrun`` sets RANK, WORLD_SIZE, LOCAL_RANK and the address),
+or makes a world of one without opening a port, lays Megatron-Core's groups over them, and returns them as one object
+that is passed on as an argument.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import warnings
 from collections.abc import Iterator
@@ -48,7 +50,9 @@ def choose_device(name: str) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UserError("--device is cuda, but torch sees no CUDA device: install a CUDA build of torch, or use --device cpu")
+        raise UserError(
+            "--device is cuda, but torch sees no CUDA device: install a CUDA build of torch, or use --device cpu"
+        )
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if local_rank >= torch.cuda.device_count():
         raise UserError(
@@ -64,11 +68,30 @@ def quiet_core_imports() -> None:
         "Transformer Engine and Apex are not installed",
         "Apex is not installed",
         "full scope is deprecated",
+        "If you are using transformer_engine as the transformer implementation",  # said of every selective recompute
         "When using .* it is recommended to set the environment variable CUDA_DEVICE_MAX_CONNECTIONS",
         "`torch.distributed.reduce_scatter_tensor` is deprecated",
         "`torch.distributed.all_gather_into_tensor` is deprecated",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def refuse_broken_transformer_engine() -> None:
+    """Transformer Engine is optional, but Megatron-Core imports what is there: one that fails would end in its traceback.
+
+    Its metapackage without the CUDA core is such a one. Raises ``UserError``. Call it before anything of Megatron-Core.
+    """
+    if importlib.util.find_spec("transformer_engine") is None:
+        return
+    try:
+        importlib.import_module("transformer_engine.pytorch")
+    except Exception as error:  # whatever a half-installed package raises
+        what = next(iter(str(error).splitlines()), "")
+        raise UserError(
+            f"the package transformer_engine is installed but cannot be imported ({type(error).__name__}: {what}), and "
+            "Megatron-Core would fail on it: uninstall it (pip uninstall transformer-engine), or install it whole "
+            '(pip install --no-build-isolation "transformer-engine[pytorch]>=2.9,<2.12")'
+        ) from None
 
 
 def _join_world(device: torch.device, timeout: timedelta) -> None:
@@ -86,6 +109,7 @@ def initialize(config: ParallelConfig) -> Iterator[Mesh]:
     device = choose_device(config.device)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     config.data_parallel_size(world_size)  # refuse a layout that does not fit before any process waits for another
+    refuse_broken_transformer_engine()
     if device.type == "cpu":
         from megatron.ltd.parallel import cpu_backend
 

@@ -4,12 +4,12 @@
              iter_0000200.partial/                being written, or left by a run that was killed while writing
              latest_checkpointed_iteration.txt    the last whole one, written last
 
-``run.json`` says in plain text what the run was: its progress, learning-rate schedule, identity (what a continuing run must agree
-on) and flags.
+``run.json`` says in plain text what the run was: its progress, learning-rate schedule, identity (what a continuing run
+must agree on) and flags.
 
-A checkpoint is written under its ``.partial`` name, listed in its ``manifest.json`` (size and CRC-32 of every file), renamed, and
-only then named by the tracker. A kill at any moment leaves the tracker pointing at a whole checkpoint; what was damaged later is
-recognised by its manifest.
+A checkpoint is written under its ``.partial`` name, listed in its ``manifest.json`` (size and CRC-32 of every file),
+renamed, and only then named by the tracker. A kill at any moment leaves the tracker pointing at a whole checkpoint;
+what was damaged later is recognised by its manifest.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from megatron.ltd.errors import UserError
 TRACKER = "latest_checkpointed_iteration.txt"
 MANIFEST = "manifest.json"
 RUN = "run.json"
+METADATA = ".metadata"
+_RUN_PARTS = ("progress", "schedule", "identity", "order", "config")
 _PARTIAL = ".partial"
 _REPLACED = ".replaced"
 _CHUNK_BYTES = 1 << 24
@@ -52,14 +54,24 @@ def read_tracker(folder: Path) -> int | None:
     """The iteration that the tracker names; None without a tracker or where it holds no number."""
     try:
         return int((folder / TRACKER).read_text().strip())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
 
 
 def candidates(folder: Path) -> list[int]:
-    """Iterations to try, best first: the tracker's, then those before it; without a tracker all, newest first."""
-    latest = read_tracker(folder)
-    return [iteration for iteration in reversed(saved_iterations(folder)) if latest is None or iteration <= latest]
+    """Iterations to try, best first: the tracker's, then those before it; where it names none that exists, all."""
+    saved, latest = saved_iterations(folder)[::-1], read_tracker(folder)
+    return saved[saved.index(latest) :] if latest in saved else saved
+
+
+def tracker_complaint(folder: Path) -> str | None:
+    """How the tracker and the checkpoints in ``folder`` disagree, or None."""
+    tracker, saved, latest = folder / TRACKER, saved_iterations(folder), read_tracker(folder)
+    if not tracker.exists():
+        return f"{tracker} is missing" if saved else None
+    if latest is None:
+        return f"{tracker} holds no iteration"
+    return None if latest in saved else f"{tracker} names iteration {latest}, which is not there"
 
 
 def _crc32(path: Path) -> int:
@@ -88,9 +100,11 @@ def write_manifest(folder: Path, files: dict[str, dict[str, int]]) -> None:
 def read_manifest(folder: Path) -> dict[str, dict[str, int]] | None:
     """The files that the checkpoint in ``folder`` should hold; None without a readable manifest."""
     try:
-        return json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+        listed = {name: {"bytes": int(entry["bytes"]), "crc32": int(entry["crc32"])} for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    return listed if {METADATA, RUN} <= listed.keys() else None
 
 
 def write_run(folder: Path, record: Mapping[str, Any]) -> None:
@@ -101,34 +115,41 @@ def write_run(folder: Path, record: Mapping[str, Any]) -> None:
 def read_run(folder: Path) -> dict[str, Any]:
     """What ``write_run`` wrote. Raises ``UserError`` where it is missing or not readable."""
     try:
-        return json.loads((folder / RUN).read_text())
+        record = json.loads((folder / RUN).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / RUN} cannot be read ({error}): restore the checkpoint from a copy") from None
+    missing = [part for part in _RUN_PARTS if not isinstance(record, dict) or not isinstance(record.get(part), dict)]
+    if missing:
+        raise UserError(f"{folder / RUN} says nothing of {missing[0]}: load a checkpoint that this program wrote")
+    return record
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
-    """The flags of the run that the newest checkpoint in ``folder`` belongs to. Raises ``UserError`` where there is none."""
-    for iteration in candidates(folder):
-        if (checkpoint_path(folder, iteration) / RUN).exists():
-            return read_run(checkpoint_path(folder, iteration))["config"]
+    """The flags of the run that saved the newest checkpoint in ``folder``. Raises ``UserError`` where there is none."""
+    for path in (checkpoint_path(folder, iteration) for iteration in candidates(folder)):
+        listed = read_manifest(path)
+        if listed is not None and _file_damage(path, RUN, listed[RUN]) is None:
+            return read_run(path)["config"]
     raise UserError(f"--load {folder} holds no checkpoint to take --use-checkpoint-args from: name a folder that does")
 
 
 def find_damage(folder: Path, share: int = 0, shares: int = 1) -> str | None:
-    """What is wrong with the checkpoint in ``folder``, or None. Several processes can check every ``shares``-th file each."""
+    """What is wrong with the checkpoint in ``folder``, or None; of several processes each can check every n-th file."""
     manifest = read_manifest(folder)
     if manifest is None:
-        return f"{MANIFEST} is missing or not readable"
-    for name in sorted(manifest)[share::shares]:
-        try:
-            found = checksums(folder, [name])[name]
-        except OSError as error:
-            return f"{name}: {error.strerror}"
-        if found["bytes"] != manifest[name]["bytes"]:
-            return f"{name} has {found['bytes']} bytes instead of {manifest[name]['bytes']}"
-        if found["crc32"] != manifest[name]["crc32"]:
-            return f"{name} has changed since it was written"
-    return None
+        return f"{MANIFEST} is missing or not readable, so the checkpoint is half copied or not of this program"
+    damages = (_file_damage(folder, name, manifest[name]) for name in sorted(manifest)[share::shares])
+    return next((damage for damage in damages if damage is not None), None)
+
+
+def _file_damage(folder: Path, name: str, listed: Mapping[str, int]) -> str | None:
+    try:
+        size = (folder / name).stat().st_size
+        if size != listed["bytes"]:
+            return f"{name} has {size} bytes instead of {listed['bytes']}"
+        return None if _crc32(folder / name) == listed["crc32"] else f"{name} has changed since it was written"
+    except OSError as error:
+        return f"{name}: {error.strerror}"
 
 
 def start_partial(folder: Path, iteration: int) -> Path:
@@ -138,6 +159,11 @@ def start_partial(folder: Path, iteration: int) -> Path:
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
     return partial
+
+
+def remove_partial(folder: Path, iteration: int) -> None:
+    """Remove what was written of a checkpoint that failed, as far as that goes: a full disk wants its space back."""
+    shutil.rmtree(partial_path(folder, iteration), ignore_errors=True)
 
 
 def publish(folder: Path, iteration: int) -> Path:
@@ -161,13 +187,14 @@ def remove_old(folder: Path, keep_last: int | None) -> None:
             shutil.rmtree(checkpoint_path(folder, iteration))
 
 
-def check_save_folder(save: Path, load: Path | None) -> None:
+def check_save_folder(save: Path, load: Path | None, finetune: bool) -> None:
     """Refuse a folder that cannot be written, or that holds checkpoints which this run does not continue."""
     found = candidates(save)
-    if found and (load is None or load.resolve() != save.resolve()):
+    if found and (finetune or load is None or load.resolve() != save.resolve()):
+        fix = f"continue them with --load {save}" + (" and without --finetune" if finetune else "")
         raise UserError(
             f"--save {save} already holds checkpoints (the last at iteration {found[0]}), and this run does not continue "
-            f"them: add --load {save}, or choose an empty folder"
+            f"them: {fix}, or choose an empty folder"
         )
     try:
         save.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,14 @@
 """How long a run is and how its learning rate falls, both on one clock.
 
-The clock counts layer tokens (default), raw tokens or samples. A target in tokens means, on the layer-token clock, layer tokens
-divided by layers: the "tokens" of the random-LTD paper, equal to raw tokens in a dense run. Megatron-Core's
-``OptimizerParamScheduler`` has no unit of its own; it is stepped by what each step really computed.
+The clock counts layer tokens (default), raw tokens or samples. A target in tokens means, on the layer-token clock,
+layer tokens divided by layers: the "tokens" of the random-LTD paper, equal to raw tokens in a dense run.
+Megatron-Core's ``OptimizerParamScheduler`` has no unit of its own; it is stepped by what each step really computed.
 
     --train-tokens T    steps until clock >= T x L         --lr-decay-tokens, --lr-warmup-tokens: the same unit
     --lr-decay-iters N  where the clock stands after N steps of the plan
 
-A run continued with another method has consumed something else than its plan counts up to there; ``ahead`` is that difference.
-No torch here.
+A run continued with another method has consumed something else than its plan counts up to there; ``ahead`` is that
+difference. No torch here.
 """
 
 from __future__ import annotations
@@ -24,6 +24,18 @@ from megatron.ltd.methods.base import Method, StepPlan
 from megatron.ltd.planner import Clock, RunPlan, plan_run, plan_run_until
 from megatron.ltd.training.config import OptimizerConfig, TrainingConfig
 
+_SCHEDULE_FLAGS = {
+    "lr_clock": "--lr-clock",
+    "init_lr": "--lr-warmup-init",
+    "max_lr": "--lr",
+    "min_lr": "--min-lr",
+    "lr_warmup_steps": "the warm-up on the learning rate's clock (--lr-warmup-*)",
+    "lr_decay_steps": "the decay on the learning rate's clock (--lr-decay-*, or the length of the run)",
+    "lr_decay_style": "--lr-decay-style",
+    "wsd_decay_steps": "the final decay on the learning rate's clock (--lr-wsd-decay-*)",
+    "lr_wsd_decay_style": "--lr-wsd-decay-style",
+}
+
 
 @dataclass(frozen=True)
 class RunClock:
@@ -37,7 +49,12 @@ class RunClock:
 
     @classmethod
     def build(
-        cls, shape: ModelShape, global_batch_size: int, method: Method, training: TrainingConfig, optimizer: OptimizerConfig
+        cls,
+        shape: ModelShape,
+        global_batch_size: int,
+        method: Method,
+        training: TrainingConfig,
+        optimizer: OptimizerConfig,
     ) -> RunClock:
         """Raises ``UserError`` for a batch ramp that does not reach the global batch."""
         ramp = BatchRamp(*training.rampup_batch_size) if training.rampup_batch_size else None
@@ -58,13 +75,19 @@ class RunClock:
 
     def from_tokens(self, tokens: int) -> int:
         """A target in tokens on this clock: x L in layer tokens, / S in samples."""
-        scale = {"layer-tokens": tokens * self.shape.num_layers, "tokens": tokens, "samples": tokens // self.shape.seq_length}
+        scale = {
+            "layer-tokens": tokens * self.shape.num_layers,
+            "tokens": tokens,
+            "samples": tokens // self.shape.seq_length,
+        }
         return scale[self.unit]
 
     def increment(self, plan: StepPlan, samples: int) -> int:
         """What one step adds to the clock."""
         tokens = samples * self.shape.seq_length
-        return {"layer-tokens": layer_tokens(plan.kept_tokens, samples), "tokens": tokens, "samples": samples}[self.unit]
+        return {"layer-tokens": layer_tokens(plan.kept_tokens, samples), "tokens": tokens, "samples": samples}[
+            self.unit
+        ]
 
     def schedule(self, iteration: int = 0, consumed: Mapping[Clock, int] | None = None) -> dict[str, Any]:
         """The learning-rate schedule as arguments of ``OptimizerParamScheduler``, its steps on this clock.
@@ -87,7 +110,14 @@ class RunClock:
             )
         wsd_decay = self._horizon("lr_wsd_decay", ahead)
         if flags.lr_decay_style == "WSD" and wsd_decay is None:
-            raise UserError("--lr-decay-style is WSD: it needs the length of its final decay, such as --lr-wsd-decay-tokens")
+            raise UserError(
+                "--lr-decay-style is WSD: it needs the length of its final decay, such as --lr-wsd-decay-tokens"
+            )
+        if wsd_decay is not None and wsd_decay > decay - warmup:
+            raise UserError(
+                f"WSD's final decay ({wsd_decay:,} {self.unit}) does not fit between the warm-up ({warmup:,}) and the end of "
+                f"the decay ({decay:,}): lower --lr-wsd-decay-*"
+            )
         return {
             "init_lr": flags.lr_warmup_init,
             "max_lr": flags.lr,
@@ -105,8 +135,14 @@ class RunClock:
         if tokens is not None:
             return self.from_tokens(tokens)
         if iters is not None:
-            return plan_run(self.shape, self.batch, self.method.stages, iters).clock(iters, self.unit) + ahead if iters else 0
+            return (
+                plan_run(self.shape, self.batch, self.method.stages, iters).clock(iters, self.unit) + ahead
+                if iters
+                else 0
+            )
         if samples is not None:
+            if samples < self.batch.at(0):  # less than one step: none at all
+                return 0
             plan = self._until(samples, "samples")
             return plan.clock(plan.num_steps, self.unit) + ahead
         return None
@@ -131,6 +167,7 @@ def settle_schedule(stored: Mapping[str, Any], wanted: Mapping[str, Any], overri
     for name, value in wanted.items():
         if stored.get(name) != value:
             raise UserError(
-                f"the learning-rate schedule differs from the checkpoint's: {name} is {value} here and {stored.get(name)} "
-                "there; use the flags that the run was started with, or add --override-opt-param-scheduler to take these"
+                f"{_SCHEDULE_FLAGS[name]} is {value} here and {stored.get(name)} in the checkpoint, whose learning-rate "
+                "schedule the run would leave: use the flags that it was started with, or add "
+                "--override-opt-param-scheduler to take these"
             )

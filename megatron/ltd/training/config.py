@@ -1,7 +1,7 @@
 """How long, how much at a time, how fast and how watched a run trains: flags only, no torch.
 
-Megatron-LM's names and meanings where it has them. Lengths are given in one unit each: iterations, samples, or tokens on the
-run's clock (see ``training.clock``).
+Megatron-LM's names and meanings where it has them. Lengths are given in one unit each: iterations, samples, or tokens
+on the run's clock (see ``training.clock``).
 """
 
 from __future__ import annotations
@@ -22,10 +22,23 @@ def at_most_one(config: object, *names: str) -> None:
 
 def positive(config: object, *names: str) -> None:
     """Refuse values below 1 where one is given."""
+    at_least(config, 1, *names)
+
+
+def at_least(config: object, bound: int, *names: str) -> None:
+    """Refuse values below ``bound`` where one is given."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least 1")
+        if value is not None and value < bound:
+            raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least {bound}")
+
+
+def in_range(config: object, *names: str) -> None:
+    """Refuse values outside [0, 1)."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0.0 <= value < 1.0:
+            raise UserError(f"--{name.replace('_', '-')} is {value}: it must be in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -39,14 +52,18 @@ class TrainingConfig:
     )
     train_iters: int | None = flag(None, help="length of the run in steps")
     train_samples: int | None = flag(None, help="length of the run in samples")
-    train_tokens: int | None = flag(None, help="length of the run in tokens on its clock (layer tokens / layers with a method)")
+    train_tokens: int | None = flag(
+        None, help="length of the run in tokens on its clock (layer tokens / layers with a method)"
+    )
     seed: int = flag(1234, help="seed of weights, data order, dropout and kept tokens")
     exit_interval: int | None = flag(None, help="save and leave after a step that is a multiple of this")
     exit_duration_in_mins: float | None = flag(None, help="save and leave after this many minutes")
     eval_interval: int = flag(1000, help="steps between evaluations")
     eval_iters: int = flag(100, help="global batches an evaluation averages over; 0 evaluates never")
     check_for_nan_in_loss_and_grad: bool = flag(True, help="do not stop when the loss is not finite")
-    check_for_spiky_loss: bool = flag(False, help="stop when the loss exceeds --spiky-loss-factor times its recent median")
+    check_for_spiky_loss: bool = flag(
+        False, help="stop when the loss exceeds --spiky-loss-factor times its recent median"
+    )
     spiky_loss_factor: float = flag(3.0, help="what --check-for-spiky-loss calls a spike")
 
     def __post_init__(self) -> None:
@@ -65,6 +82,7 @@ class TrainingConfig:
             raise UserError(f"--eval-iters is {self.eval_iters}: it must be 0 (never) or more")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed is {self.seed}: it must be in [0, 2^31)")
+        at_least(self, 0, "exit_duration_in_mins")
         if self.check_for_spiky_loss and self.spiky_loss_factor <= 1.0:
             raise UserError(f"--spiky-loss-factor is {self.spiky_loss_factor}: it must be above 1")
 
@@ -96,7 +114,9 @@ class OptimizerConfig:
     lr_wsd_decay_iters: int | None = flag(None, help="steps of WSD's final decay")
     lr_wsd_decay_samples: int | None = flag(None, help="samples of WSD's final decay")
     lr_wsd_decay_tokens: int | None = flag(None, help="tokens on the run's clock of WSD's final decay")
-    override_opt_param_scheduler: bool = flag(False, help="on --load, take the schedule from these flags, not the checkpoint")
+    override_opt_param_scheduler: bool = flag(
+        False, help="on --load, take the schedule from these flags, not the checkpoint"
+    )
     weight_decay: float = flag(0.01, help="decoupled weight decay; biases and norms have none")
     adam_beta1: float = flag(0.9, help="Adam's first decay")
     adam_beta2: float = flag(0.999, help="Adam's second decay")
@@ -106,6 +126,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.lr is None:
             raise UserError("--lr is missing: give the peak learning rate, such as 3e-4")
+        if self.lr <= 0.0:
+            raise UserError(f"--lr is {self.lr}: it must be above 0, such as 3e-4")
         if not 0.0 <= self.min_lr <= self.lr:
             raise UserError(f"--min-lr is {self.min_lr}: it must be between 0 and --lr {self.lr}")
         if not 0.0 <= self.lr_warmup_init <= self.lr:
@@ -115,10 +137,16 @@ class OptimizerConfig:
         at_most_one(self, "lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens")
         positive(self, "lr_decay_iters", "lr_decay_samples", "lr_decay_tokens")
         positive(self, "lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens")
-        if self.lr_warmup_fraction is not None and not 0.0 <= self.lr_warmup_fraction < 1.0:
-            raise UserError(f"--lr-warmup-fraction is {self.lr_warmup_fraction}: it must be in [0, 1)")
-        if self.clip_grad < 0.0:
-            raise UserError(f"--clip-grad is {self.clip_grad}: it must be 0 (never) or more")
+        for name in ("lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens"):
+            if getattr(self, name) is not None and self.lr_decay_style != "WSD":
+                raise UserError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)} is given with --lr-decay-style {self.lr_decay_style}: "
+                    "drop it, or use --lr-decay-style WSD"
+                )
+        at_least(self, 0, "lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens", "weight_decay", "clip_grad")
+        in_range(self, "lr_warmup_fraction", "adam_beta1", "adam_beta2")
+        if self.adam_eps <= 0.0:
+            raise UserError(f"--adam-eps is {self.adam_eps}: it must be above 0, such as 1e-8")
 
 
 @dataclass(frozen=True)
@@ -135,6 +163,8 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         positive(self, "save_interval", "keep_last")
+        if self.keep_last is not None and self.save is None:
+            raise UserError(f"--keep-last {self.keep_last} is given without --save: name the folder to save in")
         if self.save_interval is not None and self.save is None:
             raise UserError(f"--save-interval {self.save_interval} is given without --save: name the folder to save in")
         for name in ("no_load_optim", "finetune", "use_checkpoint_args"):
@@ -147,7 +177,9 @@ class LoggingConfig:
     """logging"""
 
     log_interval: int = flag(100, help="steps between console lines; metrics.jsonl holds every step")
-    log_dir: str | None = flag(None, metavar="DIR", help="folder of metrics.jsonl (default: --save, else runs/<start time>)")
+    log_dir: str | None = flag(
+        None, metavar="DIR", help="folder of metrics.jsonl (default: --save, else runs/<start time>)"
+    )
     tensorboard_dir: str | None = flag(None, metavar="DIR", help="also write TensorBoard events here")
     wandb_project: str | None = flag(None, help="also log to this Weights & Biases project")
     wandb_exp_name: str | None = flag(None, help="name of the Weights & Biases run")

@@ -9,17 +9,21 @@ After a resume lines are appended; where an iteration stands twice, the later li
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import RunStopped, UserError
 from megatron.ltd.format import format_count, format_seconds
 from megatron.ltd.training.config import LoggingConfig
+
+_LONGEST_LINE_BYTES = 1 << 20
 
 _SCALARS = {  # Megatron's names, then ours
     "loss": "lm loss",
@@ -48,9 +52,9 @@ class RunLog:
         self._bar = self._tensorboard = self._wandb = None
         if not speaks:
             return
-        self._metrics = _open_metrics(folder)
         if config.tensorboard_dir is not None:
             self._tensorboard = _tensorboard(config.tensorboard_dir)
+        self._metrics = _open_metrics(folder)
         if config.wandb_project is not None:
             self._wandb = _wandb(config, folder)
         if config.progress and sys.stderr.isatty():
@@ -94,13 +98,16 @@ class RunLog:
         perplexity = math.exp(min(loss, 700.0))
         self._write("validation", {"iteration": iteration, "loss": loss, "perplexity": perplexity})
         self._scalars({"lm loss validation": loss, "lm loss validation ppl": perplexity}, iteration)
-        self.say(f"step {iteration:>{len(str(self._num_steps))}} | validation loss {loss:.4f} | perplexity {perplexity:.2f}")
+        self.say(
+            f"step {iteration:>{len(str(self._num_steps))}} | validation loss {loss:.4f} | perplexity {perplexity:.2f}"
+        )
 
     def close(self) -> None:
         """Finish the files and the bar."""
         if not self._speaks:
             return
-        self._metrics.close()
+        with contextlib.suppress(OSError):  # a line that could not be written has already ended the run
+            self._metrics.close()
         if self._bar is not None:
             self._bar.close()
         if self._tensorboard is not None:
@@ -116,7 +123,9 @@ class RunLog:
         records, last = self._interval, self._interval[-1]
         seconds = sum(record["step_seconds"] for record in records)
         tokens = sum(record["batch_size"] for record in records) * last["seq_length"]
-        saved = 1.0 - sum(record["step_flops"] for record in records) / sum(record["dense_step_flops"] for record in records)
+        saved = 1.0 - sum(record["step_flops"] for record in records) / sum(
+            record["dense_step_flops"] for record in records
+        )
         parts = [
             f"step {last['iteration']:>{len(str(self._num_steps))}}/{self._num_steps}",
             f"loss {sum(record['loss'] for record in records) / len(records):.4f}",
@@ -132,8 +141,13 @@ class RunLog:
     def _write(self, kind: str, record: Mapping[str, Any]) -> None:
         if self._speaks:
             finite = {key: None if _not_finite(value) else value for key, value in record.items()}  # JSON has no NaN
-            self._metrics.write(json.dumps({"kind": kind, **finite}, allow_nan=False) + "\n")
-            self._metrics.flush()
+            try:
+                self._metrics.write(json.dumps({"kind": kind, **finite}, allow_nan=False) + "\n")
+                self._metrics.flush()
+            except OSError as error:
+                raise RunStopped(
+                    f"{self._metrics.name} cannot be written ({error.strerror}): free space there, then continue with --load"
+                ) from None
 
     def _scalars(self, scalars: Mapping[str, float], iteration: int) -> None:
         if self._tensorboard is not None:
@@ -148,11 +162,27 @@ def _not_finite(value: Any) -> bool:
 
 
 def _open_metrics(folder: Path) -> Any:
+    path = folder / "metrics.jsonl"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        if path.exists():
+            _cut_half_line(path)
+        return path.open("a", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"--log-dir {folder} cannot be written ({error.strerror}): choose a folder that you own") from None
+        raise UserError(
+            f"--log-dir {folder} cannot be written ({error.strerror}): choose a folder that you own"
+        ) from None
+
+
+def _cut_half_line(path: Path) -> None:
+    """Remove what a killed run left of its last line, whose step is about to be computed again."""
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        tail_start = max(0, end - _LONGEST_LINE_BYTES)
+        file.seek(tail_start)
+        tail = file.read(end - tail_start)
+        if tail and not tail.endswith(b"\n"):
+            file.truncate(tail_start + tail.rfind(b"\n") + 1)
 
 
 def _tensorboard(folder: str) -> Any:
@@ -162,7 +192,12 @@ def _tensorboard(folder: str) -> Any:
         raise UserError(
             f'--tensorboard-dir {folder} needs the package tensorboard: pip install "megatron-ltd[logging]", or drop the flag'
         ) from None
-    return SummaryWriter(log_dir=folder)
+    try:
+        return SummaryWriter(log_dir=folder)
+    except OSError as error:
+        raise UserError(
+            f"--tensorboard-dir {folder} cannot be written ({error.strerror}): choose a folder that you own"
+        ) from None
 
 
 def _wandb(config: LoggingConfig, folder: Path) -> Any:

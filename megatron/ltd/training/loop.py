@@ -1,12 +1,12 @@
 """The training loop, whole.
 
-    while steps are left:
-        plan    what this step computes                      method.plan, a pure function of the step
-        step    forward, backward, update                    Stepper.train
-        count   samples and layer tokens of the plan         Progress
-        clock   learning rate of the next step               scheduler, stepped by what was computed
-        log     every step to metrics.jsonl                  RunLog
-        then, when due: evaluate, save, leave
+while steps are left:
+    plan    what this step computes                      method.plan, a pure function of the step
+    step    forward, backward, update                    Stepper.train
+    count   samples and layer tokens of the plan         Progress
+    clock   learning rate of the next step               scheduler, stepped by what was computed
+    log     every step to metrics.jsonl                  RunLog
+    then, when due: evaluate, save, leave
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def train(run: Run) -> str | None:
             is_last = progress.iteration == run.plan.num_steps
             if is_last or progress.iteration % run.config.training.eval_interval == 0:
                 evaluate(run)
+                reason = reason or run.exits.reason(progress.iteration)  # it may have come during a long evaluation
             if is_last or reason is not None or _is_multiple(progress.iteration, run.config.checkpoint.save_interval):
                 run.save()
     return reason
@@ -74,9 +75,7 @@ def evaluate(run: Run) -> float | None:
     return loss
 
 
-def _record(
-    run: Run, plan: StepPlan, samples: int, result: StepResult, lr: float, seconds: float
-) -> dict[str, Any]:
+def _record(run: Run, plan: StepPlan, samples: int, result: StepResult, lr: float, seconds: float) -> dict[str, Any]:
     """The line that a step leaves in metrics.jsonl."""
     tokens = samples * plan.seq_length
     return {
@@ -118,7 +117,8 @@ def _stop_on_divergence(run: Run, result: StepResult, recent_losses: deque[float
                 f"the loss of step {step} is {result.loss:.4f}, over --spiky-loss-factor {flags.spiky_loss_factor} times its "
                 f"recent median {usual:.4f}; nothing was saved of it. Continue from the last checkpoint with a lower --lr"
             )
-        recent_losses.append(result.loss)
+        if math.isfinite(result.loss):
+            recent_losses.append(result.loss)
 
 
 def _is_multiple(iteration: int, interval: int | None) -> bool:

@@ -2,8 +2,9 @@
 
     loss of a step = sum of token losses / number of real tokens, over the whole global batch
 
-The sum and the count are returned apart, and Megatron-Core divides the gradient by the step's total count. So the gradient is
-that of the formula above however the tokens fall on microbatches and data-parallel ranks, unequal loss masks included.
+The sum and the count are returned apart, and Megatron-Core divides the gradient by the step's total count. So the
+gradient is that of the formula above however the tokens fall on microbatches and data-parallel ranks, unequal loss
+masks included.
 """
 
 from __future__ import annotations

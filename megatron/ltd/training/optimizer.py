@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
@@ -18,9 +19,10 @@ from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.training.adam import FusedAdam
 from megatron.ltd.training.config import OptimizerConfig
 
-# Modules of Megatron-Core that pick an Adam when imported; without Transformer Engine or Apex they fall back to torch's.
-_OPTIMIZERS = importlib.import_module("megatron.core.optimizer")
-_DISTRIBUTED = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
+# Modules of Megatron-Core that pick an Adam when imported; without Transformer Engine or Apex they fall back to
+# torch's.
+_OPTIMIZERS: Any = importlib.import_module("megatron.core.optimizer")
+_DISTRIBUTED: Any = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
 
 
 def use_fused_adam() -> None:
@@ -31,9 +33,7 @@ def use_fused_adam() -> None:
     _DISTRIBUTED.Adam, _DISTRIBUTED.HAVE_APEX_OR_TE, _DISTRIBUTED.USING_TE_OPTIMIZER = FusedAdam, True, True
 
 
-def wrap_model(
-    model: GPTModel, parallel: ParallelConfig, precision: PrecisionConfig
-) -> DistributedDataParallel:
+def wrap_model(model: GPTModel, parallel: ParallelConfig, precision: PrecisionConfig) -> DistributedDataParallel:
     """The model in its training type, inside Megatron-Core's DDP, its gradients kept and summed in fp32."""
     config = model.config
     module: torch.nn.Module = model if precision.dtype == "float32" else Float16Module(config, model)
@@ -78,6 +78,10 @@ def build_optimizer(
         overlap_param_gather=parallel.overlap_param_gather,
     )
     built = get_megatron_optimizer(config, [model])
+    for part in built.chained_optimizers:
+        if not part.is_stub_optimizer:  # a rank may own no parameter of a kind
+            # Without state from the start, a checkpoint of a run whose first updates were all skipped would not load.
+            part.init_state_fn(part.optimizer, config)
     model.module.config.grad_scale_func = built.scale_loss
     return built
 

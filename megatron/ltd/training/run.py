@@ -1,6 +1,6 @@
 """Everything a run is made of, built in the order in which mistakes are cheapest to find.
 
-    tokenizer, data files -> checkpoint and its identity -> model, optimizer -> plan, schedule -> weights -> datasets -> log
+tokenizer, data files -> checkpoint and its identity -> model, optimizer -> plan, schedule -> weights -> datasets -> log
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import megatron.core
 import torch
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
@@ -19,7 +20,7 @@ import megatron.ltd
 from megatron.ltd.accounting import ModelShape
 from megatron.ltd.config import RunConfig
 from megatron.ltd.data.batch import Batch, SampleSource, microbatches
-from megatron.ltd.data.datasets import build_datasets
+from megatron.ltd.data.datasets import build_datasets, check_sources
 from megatron.ltd.errors import UserError
 from megatron.ltd.layers import route
 from megatron.ltd.methods.base import Method
@@ -33,14 +34,15 @@ from megatron.ltd.training import checkpoint_files
 from megatron.ltd.training.checkpoint import (
     Progress,
     TrainingState,
-    check_identity,
     find_checkpoint,
+    first_of_all_ranks,
     load_checkpoint,
     save_checkpoint,
 )
 from megatron.ltd.training.clock import RunClock, settle_schedule
 from megatron.ltd.training.log import RunLog
 from megatron.ltd.training.optimizer import build_optimizer, wrap_model
+from megatron.ltd.training.resume import changed_settings, check_identity, check_order, data_order, weights_identity
 from megatron.ltd.training.signals import ExitRequests
 from megatron.ltd.training.step import Stepper, seed_step
 
@@ -116,17 +118,25 @@ class _Start:
     def continues(self) -> bool:
         return self.checkpoint is not None and self.progress.iteration > 0
 
+    def clock_stands_at(self, config: RunConfig, consumed: Mapping[Clock, int]) -> int | None:
+        """Where the learning rate's clock starts; None to take it from the checkpoint."""
+        unit = config.optimizer.lr_clock
+        if config.checkpoint.no_load_optim or (
+            self.continues and self.stored["config"]["optimizer"]["lr_clock"] != unit
+        ):
+            return consumed[unit]  # type: ignore[index]
+        return None
+
 
 def build_run(config: RunConfig, mesh: Mesh) -> Run:
     """Build every part of a run. Raises ``UserError`` for what cannot be trained as asked, before anything is written."""
     route.install()
     tokenizer = build_tokenizer(config.tokenizer)
-    vocab_size = model_vocab_size(
-        config.tokenizer, tokenizer.vocab_size, config.parallel.tensor_model_parallel_size
-    )
+    vocab_size = model_vocab_size(config.tokenizer, tokenizer.vocab_size, config.parallel.tensor_model_parallel_size)
     shape, method = config.model.shape(vocab_size), config.build_method()
-    identity = config.model.identity(vocab_size) | {"the tokenizer's fingerprint": tokenizer.fingerprint}
-    start = _find_start(config, identity, mesh)
+    identity = weights_identity(config.model, tokenizer, vocab_size)
+    order = data_order(config, check_sources(config.data, tokenizer, read_tokens=False))
+    start = _find_start(config, identity, order, mesh)
 
     global_batch_size = config.global_batch_size(mesh.data_parallel_size)
     clock = RunClock.build(shape, global_batch_size, method, config.training, config.optimizer)
@@ -134,10 +144,14 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     consumed = _consumed(start.progress, shape)
     plan, schedule = clock.plan(start.progress.iteration, consumed), clock.schedule(start.progress.iteration, consumed)
     if start.continues and not config.checkpoint.no_load_optim:
-        settle_schedule(start.stored["schedule"], schedule, config.optimizer.override_opt_param_scheduler)
+        settle_schedule(
+            {"lr_clock": start.stored["config"]["optimizer"]["lr_clock"], **start.stored["schedule"]},
+            {"lr_clock": clock.unit, **schedule},
+            config.optimizer.override_opt_param_scheduler,
+        )
 
     train_data, valid_data = _build_data(config, tokenizer, plan, clock, start)
-    state = _build_state(config, vocab_size, schedule, start, mesh)
+    state = _build_state(config, vocab_size, schedule, start, start.clock_stands_at(config, consumed), mesh)
     stepper = Stepper(
         state.model,
         state.optimizer,
@@ -152,7 +166,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     log = RunLog(config.logging, _log_folder(config), mesh.is_first, iteration, plan.num_steps, flops_left)
     for note in start.notes:
         log.say(note)
-    record = {"schedule": schedule, "identity": identity, "config": config.to_dict()}
+    record = {"schedule": schedule, "identity": identity, "order": order, "config": config.to_dict()}
     exits = ExitRequests(config.training, mesh)
     return Run(
         config, mesh, tokenizer, shape, method, clock, plan, state, stepper, train_data, valid_data, log, exits, record
@@ -161,9 +175,11 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
 
 def versions(mesh: Mesh) -> dict[str, Any]:
     """What the run stands on, for its first line in metrics.jsonl."""
-    import megatron.core
-
-    device = torch.cuda.get_device_name(mesh.device) if mesh.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    device = (
+        torch.cuda.get_device_name(mesh.device)
+        if mesh.device.type == "cuda"
+        else f"cpu, {torch.get_num_threads()} threads"
+    )
     return {
         "megatron-ltd": megatron.ltd.__version__,
         "megatron-core": megatron.core.__version__,
@@ -182,22 +198,40 @@ def _consumed(progress: Progress, shape: ModelShape) -> dict[Clock, int]:
     }
 
 
-def _find_start(config: RunConfig, identity: Mapping[str, Any], mesh: Mesh) -> _Start:
+def _find_start(config: RunConfig, identity: Mapping[str, Any], order: Mapping[str, Any], mesh: Mesh) -> _Start:
     """Settle what ``--load`` and ``--save`` mean for this start, and check what is loaded."""
     flags = config.checkpoint
     load = None if flags.load is None else Path(flags.load)
-    if flags.save is not None and mesh.is_first:
-        checkpoint_files.check_save_folder(Path(flags.save), load)
+    if flags.save is not None:
+        _check_save_folder(Path(flags.save), load, flags.finetune, mesh)
     checkpoint, notes = (None, []) if load is None else find_checkpoint(load, mesh)
     if checkpoint is None:
-        if load is not None and (flags.save is None or load.resolve() != Path(flags.save).resolve()):
+        starts_empty = flags.save is not None and load is not None and load.resolve() == Path(flags.save).resolve()
+        if load is not None and (not starts_empty or flags.finetune or flags.no_load_optim):
             raise UserError(f"--load {load} holds no checkpoint: name a folder that does, or drop --load to start anew")
         return _Start(None, {}, Progress(), ())
     stored = checkpoint_files.read_run(checkpoint)
     check_identity(checkpoint, stored["identity"], identity)
-    progress = Progress() if flags.finetune else Progress(**stored["progress"])
-    notes.append(f"loading {checkpoint}" + (", weights only, counting from step 0" if flags.finetune else ""))
-    return _Start(checkpoint, stored, progress, tuple(notes))
+    if flags.finetune:
+        notes.append(f"loading {checkpoint}, weights only, counting from step 0")
+        return _Start(checkpoint, stored, Progress(), tuple(notes))
+    check_order(checkpoint, stored["order"], order)
+    notes.append(f"loading {checkpoint}" + (", weights only" if flags.no_load_optim else ""))
+    changes = changed_settings(stored["config"], config)
+    return _Start(checkpoint, stored, Progress(**stored["progress"]), (*notes, *([changes] if changes else [])))
+
+
+def _check_save_folder(save: Path, load: Path | None, finetune: bool, mesh: Mesh) -> None:
+    """One process looks, and all of them hear what is wrong."""
+    refusal = None
+    if mesh.is_first:
+        try:
+            checkpoint_files.check_save_folder(save, load, finetune)
+        except UserError as error:
+            refusal = str(error)
+    refusal = first_of_all_ranks(refusal, mesh)
+    if refusal is not None:
+        raise UserError(refusal)
 
 
 def _build_data(
@@ -219,12 +253,18 @@ def _build_data(
 
 
 def _build_state(
-    config: RunConfig, vocab_size: int, schedule: Mapping[str, Any], start: _Start, mesh: Mesh
+    config: RunConfig,
+    vocab_size: int,
+    schedule: Mapping[str, Any],
+    start: _Start,
+    clock_stands_at: int | None,
+    mesh: Mesh,
 ) -> TrainingState:
     """Model, optimizer and scheduler, freshly drawn or loaded."""
     core_config = transformer_config(config.model, config.parallel, config.precision, config.recompute, mesh)
     seed_step(config.training.seed, -1, mesh)
-    model = wrap_model(build_gpt(config.model, core_config, vocab_size, mesh), config.parallel, config.precision)
+    gpt = build_gpt(config.model, core_config, vocab_size, mesh, explicit_mask=config.data.reset_attention_mask)
+    model = wrap_model(gpt, config.parallel, config.precision)
     optimizer = build_optimizer(model, config.optimizer, config.precision, config.parallel)
     scheduler = OptimizerParamScheduler(
         optimizer,
@@ -237,7 +277,10 @@ def _build_state(
     state = TrainingState(model, optimizer, scheduler, start.progress)
     if start.checkpoint is not None:
         load_checkpoint(
-            start.checkpoint, state, weights_only=config.checkpoint.finetune or config.checkpoint.no_load_optim
+            start.checkpoint,
+            state,
+            weights_only=config.checkpoint.finetune or config.checkpoint.no_load_optim,
+            clock_stands_at=clock_stands_at,
         )
     return state
 

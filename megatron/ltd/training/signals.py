@@ -1,7 +1,7 @@
 """Leaving early, between two steps and on all ranks together.
 
-SIGTERM (a scheduler's warning) saves and ends with status 0; a first Ctrl-C saves too and ends with 130; a second one stops where
-it is. ``--exit-interval`` and ``--exit-duration-in-mins`` are asked in the same place.
+SIGTERM (a scheduler's warning) saves and ends with status 0; a first Ctrl-C saves too and ends with 130; a second one
+stops where it is. ``--exit-interval`` and ``--exit-duration-in-mins`` are asked in the same place.
 """
 
 from __future__ import annotations

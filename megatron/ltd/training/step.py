@@ -3,8 +3,8 @@
     for each microbatch:  batch -> route -> model -> loss sum -> gradients        (Megatron-Core's schedule)
     mean over the step's real tokens -> finite? -> clip -> Adam
 
-Random numbers (dropout) are a pure function of (seed, step, rank): every step seeds its own streams, so that a resumed run
-draws what the uninterrupted one drew, with nothing random in a checkpoint.
+Random numbers (dropout) are a pure function of (seed, step, rank): every step seeds its own streams, so that a resumed
+run draws what the uninterrupted one drew, with nothing random in a checkpoint.
 """
 
 from __future__ import annotations
@@ -110,9 +110,7 @@ class Stepper:
         batch = next(batches).to(self.mesh.device, non_blocking=True)
         route = None if plan is None else Route(plan, self.method, batch.sample_ids_B)
         with use_route(route):
-            losses_BS = model(
-                batch.tokens_BS, batch.position_ids_BS, batch.attention_mask, labels=batch.labels_BS
-            )
+            losses_BS = model(batch.tokens_BS, batch.position_ids_BS, batch.attention_mask, labels=batch.labels_BS)
         return losses_BS, partial(masked_loss_sum, batch.loss_mask_BS)
 
     def _mean_loss(self, reported: list[Tensor]) -> float:

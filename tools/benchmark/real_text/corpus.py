@@ -150,7 +150,9 @@ def cut_held_out(text: str, recipe: Recipe, model: Path) -> tuple[str, int]:
 
 
 def _read_card(prefix: Path) -> DatasetCard:
-    return DatasetCard(**json.loads(prefix.with_name(f"{prefix.name}.json").read_text(encoding="utf-8")))
+    card = DatasetCard.read(prefix.with_name(f"{prefix.name}.json"))
+    assert card is not None, f"preprocess_data.py wrote no card beside {prefix}"
+    return card
 
 
 def _write_jsonl(path: Path, texts: Sequence[str]) -> bytes:
@@ -169,4 +171,9 @@ def _run_tool(tool: str, *flags: str) -> None:
 def child_environment() -> dict[str, str]:
     """The environment of a child: this checkout first on the path, one thread for each."""
     paths = [f"{REPOSITORY}", *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }

@@ -31,24 +31,26 @@ class Recipe:
     hidden_size: int = 128
     num_attention_heads: int = 4
     seq_length: int = 256
+    init_std: float = 0.05
     batch_samples: int = 8
-    train_steps: int = 1600
+    train_steps: int = 1320
     lr: float = 3e-3
     min_lr: float = 3e-4
     warmup_fraction: float = 0.05
     min_kept_tokens: int = 64
     granularity: int = 16
-    growth_steps: int = 1067
-    save_steps: int = 200
+    growth_steps: int = 880
+    save_steps: int = 220
     max_held_out_batches: int | None = None
     """At most this many global batches of held-out text; None: all of it."""
 
     def model_flags(self) -> list[str]:
-        """The model: rotary positions, RMSNorm, SwiGLU, no biases, no dropout."""
+        """The model: rotary positions, RMSNorm, SwiGLU, untied embeddings, no biases, no dropout."""
         return [
             *("--num-layers", f"{self.num_layers}", "--hidden-size", f"{self.hidden_size}"),
             *("--num-attention-heads", f"{self.num_attention_heads}", "--seq-length", f"{self.seq_length}"),
             *("--position-embedding-type", "rope", "--normalization", "RMSNorm", "--swiglu", "--disable-bias-linear"),
+            *("--untie-embeddings-and-output-weights", "--init-method-std", f"{self.init_std}"),
             *("--attention-dropout", "0", "--hidden-dropout", "0"),
         ]
 
@@ -119,17 +121,12 @@ class RunSpec:
     planned_flops: int
     folder: Path
     flags: tuple[str, ...]
+    """Of ``pretrain_gpt_ltd.py``; it saves in ``folder``, so that starting it again goes on."""
 
     @property
     def name(self) -> str:
         """For progress lines: ``"random-ltd seed 2"``."""
         return f"{self.variant} seed {self.seed}"
-
-    @property
-    def save_flags(self) -> tuple[str, ...]:
-        """Where the run keeps its state, so that starting it again goes on."""
-        checkpoints = f"{self.folder / 'checkpoints'}"
-        return ("--save", checkpoints, "--load", checkpoints, "--keep-last", "1", "--log-dir", f"{self.folder}")
 
 
 def plan_flags(flags: tuple[str, ...], vocab_size: int) -> RunPlan:
@@ -156,14 +153,16 @@ def plan_runs(recipe: Recipe, data: RunData, seeds: tuple[int, ...], folder: Pat
         for variant in VARIANTS:
             flags = flags_of(variant, steps[variant])
             plan = plan_flags(flags, recipe.vocab_size)
-            runs.append(
-                RunSpec(
-                    variant,
-                    seed,
-                    plan.num_steps,
-                    plan.flops(plan.num_steps),
-                    folder / f"{variant}-seed{seed}",
-                    (*flags, "--seed", f"{seed}", "--save-interval", f"{recipe.save_steps}"),
-                )
-            )
+            place = folder / f"{variant}-seed{seed}"
+            flags += ("--seed", f"{seed}", *_save_flags(place, recipe.save_steps))
+            runs.append(RunSpec(variant, seed, plan.num_steps, plan.flops(plan.num_steps), place, flags))
     return runs
+
+
+def _save_flags(place: Path, save_steps: int) -> tuple[str, ...]:
+    """Where a run writes, and that it goes on from what is there."""
+    checkpoints = f"{place / 'checkpoints'}"
+    return (
+        *("--save", checkpoints, "--load", checkpoints, "--save-interval", f"{save_steps}", "--keep-last", "1"),
+        *("--log-dir", f"{place}"),
+    )

@@ -1,0 +1,1 @@
+"""What comes after training: loading weights, generating text, comparing runs."""

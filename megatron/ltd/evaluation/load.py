@@ -1,0 +1,104 @@
+"""A trained model out of its checkpoint, ready to be asked: weights only, no optimizer, no data.
+
+    run.json -> flags of the model and the tokenizer -> build -> weights
+
+The checkpoint says what the model is. The caller may name the tokenizer's files anew: the checkpoint holds the path
+that they had when the model was trained, and the fingerprint that they must have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from megatron.core.models.gpt import GPTModel
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.layers import route
+from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
+from megatron.ltd.models.gpt import build_gpt, transformer_config
+from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.tokenizers.base import Tokenizer
+from megatron.ltd.tokenizers.build import build_tokenizer
+from megatron.ltd.tokenizers.config import TokenizerConfig, TokenizerFiles, model_vocab_size
+from megatron.ltd.training import checkpoint_files
+from megatron.ltd.training.checkpoint import find_checkpoint, load_weights
+from megatron.ltd.training.resume import weights_identity
+from megatron.ltd.training.step import seed_step
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode on the mesh's device, every token kept, and what belongs to it."""
+
+    model: GPTModel
+    tokenizer: Tokenizer
+    config: ModelConfig
+    checkpoint: Path
+    iteration: int
+    notes: tuple[str, ...]
+    """A line about each damaged checkpoint that was passed over."""
+
+
+def load_model(folder: Path, tokenizer_files: TokenizerFiles, parallel: ParallelConfig, mesh: Mesh) -> LoadedModel:
+    """The model of the newest whole checkpoint in ``folder``. Every rank calls this.
+
+    What ``tokenizer_files`` names takes the place of the checkpoint's own paths. Raises ``UserError`` where the folder
+    holds no checkpoint, or the tokenizer is not the one that the model was trained with.
+    """
+    checkpoint, notes = find_checkpoint(folder, mesh)
+    if checkpoint is None:
+        raise UserError(f"--load {folder} holds no checkpoint: name the --save folder of a run that has saved one")
+    stored = checkpoint_files.read_run(checkpoint)
+    model_config = _stored(ModelConfig, stored, "model")
+    tokenizer_config = _with_typed(_stored(TokenizerConfig, stored, "tokenizer"), tokenizer_files)
+    tokenizer = build_tokenizer(tokenizer_config)
+    trained_on = _stored(ParallelConfig, stored, "parallel")  # its layout decided how far the vocabulary is padded
+    vocab_size = model_vocab_size(tokenizer_config, tokenizer.vocab_size, trained_on.tensor_model_parallel_size)
+    _check_tokenizer(checkpoint, stored["identity"], weights_identity(model_config, tokenizer, vocab_size))
+
+    precision = _stored(PrecisionConfig, stored, "precision")
+    core_config = transformer_config(model_config, parallel, precision, RecomputeConfig(), mesh)
+    route.install()
+    seed_step(0, -1, mesh)  # Megatron-Core draws initial weights, from any stream, before they are loaded
+    model = build_gpt(model_config, core_config, vocab_size, mesh).to(core_config.params_dtype).eval()
+    load_weights(checkpoint, model)
+    iteration = stored["progress"]["iteration"]
+    return LoadedModel(model, tokenizer, model_config, checkpoint, iteration, tuple(notes))
+
+
+def _stored(config_class: type[Config], stored: Mapping[str, Any], part: str) -> Config:
+    """A part of the run's flags as the checkpoint holds them."""
+    values = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored["config"][part].items()
+    }
+    known = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UserError(
+            f"the checkpoint's {checkpoint_files.RUN} holds the {part} setting {unknown[0]}, which this version does "
+            "not know: use the version that wrote it, or a newer one"
+        )
+    return config_class(**values)
+
+
+def _check_tokenizer(checkpoint: Path, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Refuse ids that mean something else than in training. The model's shape is the checkpoint's own: it is equal."""
+    for spelling, value in identity.items():
+        if stored.get(spelling) != value:
+            raise UserError(
+                f"{spelling} is {value} here and {stored.get(spelling)} in checkpoint {checkpoint}: name the files "
+                "of the tokenizer that the model was trained with"
+            )
+
+
+def _with_typed(stored: TokenizerConfig, typed: TokenizerFiles) -> TokenizerConfig:
+    """``stored`` with the files that the user named instead."""
+    named = {name: value for name, value in dataclasses.asdict(typed).items() if value is not None}
+    return dataclasses.replace(stored, **named)

@@ -1,0 +1,132 @@
+"""Runs side by side: what they reached, what they computed, and what that saved.
+
+    saved, theoretical = 1 - FLOPs / FLOPs of the dense model over the same steps
+    saved, measured    = 1 - (seconds / tokens) / (seconds / tokens of the dense run)
+
+Seconds are those of training steps (forward, backward, update): starting, evaluating and saving are left out. The
+measured saving needs a dense run among those compared, from the same machine; of several the first counts.
+Not here: significance. One run is one seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.evaluation.metrics import RunHistory, read_history
+from megatron.ltd.flags import flag
+from megatron.ltd.format import format_count, format_flops
+
+_DENSE = "dense"  # what a run line calls a run without a method
+
+
+@dataclass(frozen=True)
+class SummaryConfig:
+    """comparison"""
+
+    runs: tuple[str, ...] = flag((), metavar="DIR", help="folders of the runs: their --log-dir, or --save")
+    names: tuple[str, ...] = flag((), metavar="NAME", help="what to call them (default: the folders' own names)")
+    plot: str | None = flag(None, metavar="FILE", help="draw the loss curves into this .png, .pdf or .svg file")
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise UserError("--runs is missing: give the folder of at least one run")
+        if self.names and len(self.names) != len(self.runs):
+            raise UserError(f"--names has {len(self.names)} values and --runs {len(self.runs)}: give one name a run")
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run in figures."""
+
+    name: str
+    validation_loss: float | None
+    """Mean loss a token [nat] at the last evaluation; None where the run had none."""
+    perplexity: float | None
+    num_steps: int
+    tokens: int
+    layer_tokens: int
+    flops: int
+    dense_flops: int
+    """What the dense model would take for the same steps."""
+    seconds: float
+    is_dense: bool
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def theoretical_saving(self) -> float:
+        """Share of the FLOPs that dropping leaves out."""
+        return 1.0 - self.flops / self.dense_flops
+
+    def measured_saving(self, dense: RunSummary) -> float:
+        """Share of the time a token that ``dense`` takes and this run does not."""
+        return 1.0 - dense.tokens_per_second / self.tokens_per_second
+
+
+def read_runs(config: SummaryConfig) -> list[RunHistory]:
+    """The histories that ``--runs`` names. Raises ``UserError``."""
+    names = config.names or [Path(run).resolve().name for run in config.runs]
+    return [read_history(Path(run), name) for run, name in zip(config.runs, names, strict=True)]
+
+
+def summarize(history: RunHistory) -> RunSummary:
+    """The figures of a run, from all of its steps."""
+    last = history.steps[-1]
+    last_validation = history.validations[-1] if history.validations else {"loss": None, "perplexity": None}
+    return RunSummary(
+        name=history.name,
+        validation_loss=last_validation["loss"],
+        perplexity=last_validation["perplexity"],
+        num_steps=last["iteration"],
+        tokens=last["consumed_tokens"],
+        layer_tokens=last["consumed_layer_tokens"],
+        flops=history.flops[-1],
+        dense_flops=sum(step["dense_step_flops"] for step in history.steps),
+        seconds=history.seconds[-1],
+        is_dense=history.about.get("method") == _DENSE,
+    )
+
+
+def summary_table(summaries: Sequence[RunSummary]) -> str:
+    """A column a run, a row a figure."""
+    dense = next((summary for summary in summaries if summary.is_dense), None)
+    rows = [("", [summary.name for summary in summaries])]
+    rows += [
+        ("validation loss", [_decimal(summary.validation_loss, 4) for summary in summaries]),
+        ("perplexity", [_decimal(summary.perplexity, 2) for summary in summaries]),
+        ("steps", [str(summary.num_steps) for summary in summaries]),
+        ("tokens", [format_count(summary.tokens) for summary in summaries]),
+        ("layer tokens", [format_count(summary.layer_tokens) for summary in summaries]),
+        ("FLOPs", [format_flops(summary.flops) for summary in summaries]),
+        ("seconds in training steps", [_decimal(summary.seconds, 1) for summary in summaries]),
+        ("tokens a second", [_decimal(summary.tokens_per_second, 0) for summary in summaries]),
+        ("saved, theoretical (FLOPs)", [_saving(summary, summary.theoretical_saving) for summary in summaries]),
+    ]
+    if dense is not None:
+        measured = [_saving(summary, summary.measured_saving(dense)) for summary in summaries]
+        rows.append(("saved, measured (seconds)", measured))
+    return _aligned(rows)
+
+
+def _decimal(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _saving(summary: RunSummary, share: float) -> str:
+    return "-" if summary.is_dense else f"{100.0 * share:.1f} %"
+
+
+def _aligned(rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Labels to the left, figures to the right, a rule under the first row."""
+    label_width = max(len(label) for label, _ in rows)
+    widths = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
+    lines = [
+        "  ".join([label.ljust(label_width), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
+        for label, cells in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

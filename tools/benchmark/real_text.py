@@ -1,0 +1,161 @@
+"""Compare random-LTD with dense training on real books: equal steps, and equal FLOPs.
+
+    python tools/benchmark/real_text.py --data ../shared/data/gutenberg --jobs 2
+
+Trains a small vocabulary, encodes the books with the end of each held out, and runs pretrain_gpt_ltd.py for every
+variant and seed: dense, random-LTD at equal steps, and a shorter dense run planned for random-LTD's FLOPs. About eight
+CPU-minutes a run. Ctrl-C stops it, the same command goes on. Writes the report to OUTPUT.md and OUTPUT.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from real_text.corpus import REPOSITORY, CorpusFacts, prepare
+from real_text.recipe import FULL, TINY, Recipe, RunSpec, plan_runs
+from real_text.report import summarize, to_json, to_markdown
+from real_text.runs import locked, read_result, run_all
+
+from megatron.ltd.errors import UserError, run_command
+from megatron.ltd.flags import add_flags, flag, read_flags
+
+
+@dataclass(frozen=True)
+class RealTextConfig:
+    """comparison on real text"""
+
+    data: str = flag(
+        f"{REPOSITORY.parent / 'shared' / 'data' / 'gutenberg'}",
+        metavar="DIR",
+        help="folder of Project Gutenberg books (.txt)",
+    )
+    work_dir: str = flag("runs/real_text", metavar="DIR", help="where data, runs and checkpoints are kept")
+    output_prefix: str | None = flag(
+        None, metavar="PREFIX", help="writes PREFIX.md and PREFIX.json (default: report in --work-dir)"
+    )
+    seeds: tuple[int, ...] = flag((1, 2, 3), metavar="N", help="seeds; every variant runs with each")
+    jobs: int = flag(2, metavar="N", help="runs at a time, one thread each")
+    tiny: bool = flag(False, help="a toy size that takes seconds, to see that it runs; use another --work-dir")
+    report_only: bool = flag(False, help="run nothing: report on the runs that are finished")
+    reading: str | None = flag(None, metavar="TEXT", help="what the figures say, for the report's first paragraph")
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise UserError(f"--jobs {self.jobs}: must be at least 1")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: a seed is given twice; give each once")
+
+    @property
+    def recipe(self) -> Recipe:
+        """Sizes and rates: the comparison's, or a toy's."""
+        return TINY if self.tiny else FULL
+
+    @property
+    def report_prefix(self) -> Path:
+        """Where the report goes, without its suffix."""
+        return Path(self.output_prefix) if self.output_prefix is not None else Path(self.work_dir) / "report"
+
+
+def main() -> None:
+    """Read the flags, prepare, run, report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add_flags(parser, RealTextConfig)
+    config = read_flags(parser.parse_args(), RealTextConfig)
+    work = Path(config.work_dir).resolve()
+    if config.output_prefix is not None and not config.report_prefix.parent.is_dir():
+        raise UserError(
+            f"--output-prefix {config.output_prefix}: there is no folder {config.report_prefix.parent}; make it first"
+        )
+    if config.report_only:
+        if not (work / "data" / "corpus.json").exists():
+            raise UserError(
+                f"--work-dir {config.work_dir}: holds no comparison yet; run it without --report-only first"
+            )
+        _check_recipe(config, work)
+        data, corpus = prepare(config.recipe, Path(config.data), work / "data")
+        _report(config, plan_runs(config.recipe, data, config.seeds, work), corpus)
+        return
+    with locked(work) as lock:
+        _check_recipe(config, work)
+        data, corpus = prepare(config.recipe, Path(config.data), work / "data")
+        specs = plan_runs(config.recipe, data, config.seeds, work)
+        try:
+            run_all(specs, config.jobs, lock)
+        finally:
+            _report(config, specs, corpus)
+
+
+def _check_recipe(config: RealTextConfig, work: Path) -> None:
+    """Refuse a folder that holds another comparison; remember what this one is."""
+    path = work / "recipe.json"
+    wanted = json.dumps({"data": f"{Path(config.data).resolve()}", **dataclasses.asdict(config.recipe)}, indent=1)
+    if path.exists() and path.read_text(encoding="utf-8") != wanted:
+        raise UserError(
+            f"--work-dir {config.work_dir}: holds a comparison of another size or on other --data; give another folder"
+        )
+    path.write_text(wanted, encoding="utf-8")
+
+
+def _report(config: RealTextConfig, specs: list[RunSpec], corpus: CorpusFacts) -> None:
+    """Write PREFIX.md and PREFIX.json from the finished runs, and print the page."""
+    results = [result for result in map(read_result, specs) if result is not None]
+    if not results:
+        print("no run is finished: nothing to report yet")
+        return
+    about: dict[str, Any] = {
+        "reading": config.reading,
+        "command": shlex.join(["python", "tools/benchmark/real_text.py", *_shown_arguments()]),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "versions": results[0].versions,
+        "jobs": config.jobs,
+        "recipe": dataclasses.asdict(config.recipe),
+        "corpus": dataclasses.asdict(corpus),
+        "runs_planned": len(specs),
+        "resumed_runs": [f"{result.variant} seed {result.seed}" for result in results if result.starts > 1],
+    }
+    summary = summarize(results)
+    page = to_markdown(summary, results, about)
+    prefix = config.report_prefix
+    prefix.with_name(f"{prefix.name}.md").write_text(page, encoding="utf-8")
+    record = json.dumps(to_json(summary, results, about), indent=1)
+    prefix.with_name(f"{prefix.name}.json").write_text(record + "\n", encoding="utf-8")
+    print(page)
+
+
+def _shown_arguments() -> list[str]:
+    """The command line for the report, without what only dresses the report itself."""
+    arguments, shown = sys.argv[1:], []
+    while arguments:
+        argument = arguments.pop(0)
+        if argument == "--reading":
+            arguments.pop(0)
+        elif argument != "--report-only" and not argument.startswith("--reading="):
+            shown.append(argument)
+    return shown
+
+
+def machine() -> str:
+    """The processor's name and number of cores."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = (line.partition(":") for line in info.read_text(encoding="utf-8").splitlines())
+        name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
+    return f"{name}, {os.cpu_count()} cores"
+
+
+if __name__ == "__main__":
+    run_command(main)

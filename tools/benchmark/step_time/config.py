@@ -1,0 +1,73 @@
+"""What the step-time benchmark measures: flags only, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import flag
+
+
+@dataclass(frozen=True)
+class StepTimeConfig:
+    """step-time benchmark"""
+
+    num_layers: int = flag(12, help="transformer layers; all but the first and the last drop")
+    hidden_size: int = flag(384, help="width of the hidden states")
+    num_attention_heads: int = flag(6, help="attention heads")
+    seq_length: int = flag(512, help="tokens in a sample")
+    micro_batch_size: int = flag(4, help="samples a step")
+    vocab_size: int = flag(8192, help="rows of the embedding, equal for all models")
+    kept_tokens: tuple[int, ...] = flag(
+        (), metavar="K", help="kept tokens to measure (default: a quarter, a half and three quarters of the tokens)"
+    )
+    rounds: int = flag(7, help="measured rounds; in each, every variant makes one step")
+    warmup_rounds: int = flag(1, help="rounds before them that are not counted")
+    threads: int | None = flag(None, help="threads of the CPU (default: torch's, one a core)")
+    clock: str = flag(
+        "wall",
+        choices=("wall", "cpu"),
+        help="cpu: CPU time of the process, for a machine that others use; with --threads 1, as idle threads count too",
+    )
+    device: str = flag("auto", choices=("auto", "cuda", "cpu"), help="where to compute")
+    bf16: bool = flag(False, help="compute in bfloat16, with fp32 main weights")
+    transformer_impl: str = flag(
+        "auto", choices=("auto", "local", "transformer_engine"), help="kernels of our layers, as in pretrain_gpt_ltd.py"
+    )
+    seed: int = flag(1234, help="seed of weights, tokens and kept tokens")
+    json: str | None = flag(None, metavar="FILE", help="also write everything measured here")
+    markdown: bool = flag(False, help="print the table and its circumstances as Markdown")
+
+    def __post_init__(self) -> None:
+        for name, least in {
+            "num_layers": 3,
+            "micro_batch_size": 1,
+            "vocab_size": 2,
+            "rounds": 1,
+            "seq_length": 4,
+        }.items():
+            if getattr(self, name) < least:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least {least}")
+        if self.warmup_rounds < 0:
+            raise UserError(f"--warmup-rounds is {self.warmup_rounds}: it must be 0 or more")
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"--threads is {self.threads}: it must be at least 1")
+        if self.clock == "cpu" and (self.threads != 1 or self.device != "cpu"):
+            raise UserError(
+                "--clock is cpu: CPU time counts threads that wait, and no GPU; "
+                "add --threads 1 --device cpu, or use --clock wall"
+            )
+        for kept_tokens in self.kept_tokens:
+            if not 1 <= kept_tokens < self.seq_length:
+                raise UserError(
+                    f"--kept-tokens has {kept_tokens}: it must be from 1 to --seq-length {self.seq_length} - 1; "
+                    "the dense step is measured anyway"
+                )
+        if self.json is not None and not Path(self.json).absolute().parent.is_dir():
+            raise UserError(f"--json {self.json}: there is no folder {Path(self.json).parent}; make it first")
+
+    @property
+    def measured_kept_tokens(self) -> tuple[int, ...]:
+        """Kept tokens of the random-LTD variants, in the order of the table."""
+        return self.kept_tokens or tuple(self.seq_length * quarters // 4 for quarters in (1, 2, 3))

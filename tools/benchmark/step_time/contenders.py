@@ -1,0 +1,198 @@
+"""The models that take turns: ours, built as a run builds it, and Hugging Face's GPT-2 of the same shape.
+
+All make the same optimizer step on the same tokens: forward, loss, backward, clipping at norm 1, the project's fused
+Adam with weight decay on matrices only. Ours, dense and at every K, is one model: a plan is an argument of a step.
+
+    ours              the Stepper of a training run: Megatron-Core's schedule, DDP and optimizer included
+    Hugging Face      a plain loop around GPT2LMHeadModel, with its scaled_dot_product_attention; under --bf16 in
+                      autocast over fp32 weights
+
+Both compute GELU's tanh approximation. GPT2Config's own choice, ``gelu_new``, composes it of elementwise operations;
+``gelu_pytorch_tanh`` is the same function in one kernel, the one that ours calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from megatron.ltd.data.batch import Batch
+from megatron.ltd.errors import UserError
+from megatron.ltd.layers import route
+from megatron.ltd.methods.base import Method, ModelFacts, StepPlan
+from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
+from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
+from megatron.ltd.models.gpt import build_gpt, transformer_config
+from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.routing import flat_rows, merge_tokens, split_tokens
+from megatron.ltd.training.adam import FusedAdam
+from megatron.ltd.training.config import OptimizerConfig
+from megatron.ltd.training.optimizer import build_optimizer, wrap_model
+from megatron.ltd.training.step import Stepper, seed_step
+
+from .config import StepTimeConfig
+
+OPTIMIZER = OptimizerConfig(lr=1e-4)
+
+
+def model_config(config: StepTimeConfig) -> ModelConfig:
+    """Our flags for a GPT-2 of this shape."""
+    return ModelConfig(
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        num_attention_heads=config.num_attention_heads,
+        seq_length=config.seq_length,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        openai_gelu=True,
+        transformer_impl=config.transformer_impl,
+    )
+
+
+def build_method(config: StepTimeConfig) -> Method:
+    """random-LTD on all layers but the first and the last; its schedule plays no part here."""
+    facts = ModelFacts(config.num_layers, config.seq_length, config.seed)
+    flags = RandomLTDConfig(
+        random_ltd=True, ltd_min_kept_tokens=config.seq_length, ltd_growth_steps=1, ltd_granularity=1
+    )
+    return RandomLTD.build(flags, facts)
+
+
+def plan_of(config: StepTimeConfig, kept_tokens: int) -> StepPlan:
+    """A step whose middle layers keep ``kept_tokens``; all of them is the dense step."""
+    middle = (kept_tokens,) * (config.num_layers - 2)
+    kept = (config.seq_length, *middle, config.seq_length)
+    return StepPlan(config.seq_length, kept, (1.0,) * config.num_layers)
+
+
+def build_batch(config: StepTimeConfig, device: torch.device) -> Batch:
+    """Random tokens, every one of them in the loss."""
+    shape = (config.micro_batch_size, config.seq_length)
+    tokens_BT = torch.randint(config.vocab_size, (shape[0], shape[1] + 1), device=device)
+    return Batch(
+        tokens_BS=tokens_BT[:, :-1].contiguous(),
+        labels_BS=tokens_BT[:, 1:].contiguous(),
+        loss_mask_BS=torch.ones(shape, device=device),
+        position_ids_BS=torch.arange(shape[1], device=device).expand(shape).contiguous(),
+        attention_mask=None,
+        sample_ids_B=torch.arange(shape[0], device=device),
+    )
+
+
+def build_ours(config: StepTimeConfig, batch: Batch, mesh: Mesh) -> Callable[[StepPlan], float]:
+    """One optimizer step of our GPT under a plan; returns the loss. Each call draws for new sample ids."""
+    route.install()
+    model, parallel, precision = model_config(config), ParallelConfig(), PrecisionConfig(bf16=config.bf16)
+    core_config = transformer_config(model, parallel, precision, RecomputeConfig(), mesh)
+    seed_step(config.seed, -1, mesh)
+    wrapped = wrap_model(build_gpt(model, core_config, config.vocab_size, mesh), parallel, precision)
+    stepper = Stepper(
+        wrapped,
+        build_optimizer(wrapped, OPTIMIZER, precision, parallel),
+        build_method(config),
+        mesh,
+        seed=config.seed,
+        micro_batch_size=config.micro_batch_size,
+        seq_length=config.seq_length,
+    )
+    num_steps = 0
+
+    def step(plan: StepPlan) -> float:
+        nonlocal num_steps
+        sample_ids_B = batch.sample_ids_B + num_steps * config.micro_batch_size
+        microbatch = dataclasses.replace(batch, sample_ids_B=sample_ids_B)
+        result = stepper.train(iter([microbatch]), plan, num_steps, 1)
+        num_steps += 1
+        return result.loss
+
+    return step
+
+
+def build_hugging_face(config: StepTimeConfig, batch: Batch, activation: str) -> Callable[[], float]:
+    """One optimizer step of ``GPT2LMHeadModel``; returns the loss. Raises ``UserError`` without transformers."""
+    try:
+        from transformers import GPT2Config, GPT2LMHeadModel
+    except ImportError:
+        raise UserError(
+            "transformers is not installed: the benchmark compares with it; pip install transformers"
+        ) from None
+
+    device = batch.tokens_BS.device
+    gpt2_config = GPT2Config(
+        vocab_size=config.vocab_size,
+        n_positions=config.seq_length,
+        n_embd=config.hidden_size,
+        n_layer=config.num_layers,
+        n_head=config.num_attention_heads,
+        activation_function=activation,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        attn_implementation="sdpa",
+        use_cache=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    torch.manual_seed(config.seed)
+    model = GPT2LMHeadModel(gpt2_config).to(device).train()
+    model.loss_type = "ForCausalLM"  # what it falls back to, with a warning
+    parameters = list(model.parameters())
+    groups = [
+        {
+            "params": [parameter for parameter in parameters if parameter.dim() > 1],
+            "weight_decay": OPTIMIZER.weight_decay,
+        },
+        {"params": [parameter for parameter in parameters if parameter.dim() == 1], "weight_decay": 0.0},
+    ]
+    betas = (OPTIMIZER.adam_beta1, OPTIMIZER.adam_beta2)
+    optimizer = FusedAdam(groups, lr=OPTIMIZER.lr, betas=betas, eps=OPTIMIZER.adam_eps)
+
+    def precision() -> contextlib.AbstractContextManager[object]:
+        return torch.autocast(device.type, torch.bfloat16) if config.bf16 else contextlib.nullcontext()
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        with precision():
+            loss = model(input_ids=batch.tokens_BS, labels=batch.tokens_BS).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, OPTIMIZER.clip_grad)
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def build_routing(config: StepTimeConfig, batch: Batch) -> Callable[[int], Tensor]:
+    """Sampling, gather and scatter of one step by themselves, forward and backward, through all routed layers.
+
+    Where a layer would compute there is nothing: what it is given it returns.
+    """
+    method = build_method(config)
+    dtype = torch.bfloat16 if config.bf16 else torch.float32
+    size = (config.seq_length, config.micro_batch_size, config.hidden_size)
+    hidden_SBH = torch.randn(size, device=batch.tokens_BS.device, dtype=dtype, requires_grad=True)
+    grad_SBH = torch.randn_like(hidden_SBH)
+
+    def route_all(kept_tokens: int) -> Tensor:
+        flowing_SBH: Tensor = hidden_SBH
+        for layer_number in range(2, config.num_layers):
+            kept_BK = method.select(batch.sample_ids_B, layer_number, kept_tokens)
+            rows = flat_rows(kept_BK)
+            part_KBH, rest_SBH = split_tokens(flowing_SBH, kept_BK, rows)
+            flowing_SBH = merge_tokens(rest_SBH, part_KBH, kept_BK, rows)
+        return torch.autograd.grad(flowing_SBH, hidden_SBH, grad_SBH)[0]
+
+    return route_all
+
+
+def build_probe(config: StepTimeConfig, device: torch.device) -> tuple[Callable[[], Tensor], int]:
+    """One big matrix product in the type of the step, and its FLOPs: the rate that no step can exceed."""
+    size = 8192 if device.type == "cuda" else 2048
+    dtype = torch.bfloat16 if config.bf16 else torch.float32
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return lambda: left @ right, 2 * size**3

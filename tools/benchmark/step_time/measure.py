@@ -1,0 +1,142 @@
+"""Taking turns: every variant makes one step a round, and is compared within the round.
+
+    round 1:  probe  dense  K=128  K=256  K=384  HF  HF fused GELU  routing     round 2: the same again ...
+
+What slows a machine for a while slows neighbours in a round alike, so ratios are taken within rounds and then their
+median; seconds are the median, the fastest and the slowest over rounds.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from megatron.ltd.accounting import step_flops
+from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.parallel.mesh import Mesh, initialize
+
+from .config import StepTimeConfig
+
+DENSE = "dense"
+HUGGING_FACE = {"Hugging Face": "gelu_new", "Hugging Face, fused GELU": "gelu_pytorch_tanh"}
+_PROBES_A_ROUND = 3
+
+
+@dataclass
+class Variant:
+    """One contender and what was measured of it; lists hold one entry a counted round."""
+
+    name: str
+    step: Callable[[], object]
+    flops: int
+    kept_tokens: int | None
+    """Kept tokens of the middle layers; None for a model that is not ours."""
+    seconds: list[float] = field(default_factory=list)
+    routing_seconds: list[float] = field(default_factory=list)
+    """Sampling, gather and scatter alone, for those that drop."""
+    peak_bytes: int = 0
+    """Most that a step held beyond what was there before it; 0 where the device does not tell."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All variants, and the rate of one big matrix product in each round, FLOP/s."""
+
+    variants: list[Variant]
+    probe_flops_per_second: list[float]
+
+
+def measure(config: StepTimeConfig) -> Measurement:
+    """Build every contender and let them take turns; says on stderr where it is. Raises ``UserError``."""
+    threads_before = torch.get_num_threads()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    try:
+        with initialize(ParallelConfig(device=config.device)) as mesh:
+            return _Rounds(config, mesh.device, *_build(config, mesh)).run()
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def _build(config: StepTimeConfig, mesh: Mesh) -> tuple[list[Variant], Callable[[int], object]]:
+    """The contenders in their order, and the routing by itself."""
+    from .contenders import build_batch, build_hugging_face, build_ours, build_routing, model_config, plan_of
+
+    shape = model_config(config).shape(config.vocab_size)
+    torch.manual_seed(config.seed)
+    batch = build_batch(config, mesh.device)
+    ours = build_ours(config, batch, mesh)
+
+    def of_ours(kept_tokens: int) -> Variant:
+        plan = plan_of(config, kept_tokens)
+        name = DENSE if kept_tokens == config.seq_length else f"random-LTD, K = {kept_tokens}"
+        flops = step_flops(shape, plan.kept_tokens, config.micro_batch_size)
+        return Variant(name, lambda: ours(plan), flops, kept_tokens)
+
+    variants = [of_ours(kept_tokens) for kept_tokens in (config.seq_length, *config.measured_kept_tokens)]
+    for name, activation in HUGGING_FACE.items():
+        variants.append(Variant(name, build_hugging_face(config, batch, activation), variants[0].flops, None))
+    return variants, build_routing(config, batch)
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """The turns, on one device."""
+
+    config: StepTimeConfig
+    device: torch.device
+    variants: list[Variant]
+    routing: Callable[[int], object]
+
+    def run(self) -> Measurement:
+        from .contenders import build_probe
+
+        probe, probe_flops = build_probe(self.config, self.device)
+        rates = []
+        total = self.config.warmup_rounds + self.config.rounds
+        for number in range(1, total + 1):
+            counted = number > self.config.warmup_rounds
+            rate = probe_flops / min(self._seconds(probe) for _ in range(_PROBES_A_ROUND))
+            for variant in self.variants:
+                self._take_turn(variant, counted)
+            if counted:
+                rates.append(rate)
+            self._say(number, total, counted)
+        return Measurement(self.variants, rates)
+
+    def _take_turn(self, variant: Variant, counted: bool) -> None:
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
+            held_bytes = torch.cuda.memory_allocated(self.device)
+        seconds = self._seconds(variant.step)
+        if on_gpu:
+            variant.peak_bytes = max(variant.peak_bytes, torch.cuda.max_memory_allocated(self.device) - held_bytes)
+        drops = variant.kept_tokens is not None and variant.kept_tokens < self.config.seq_length
+        routing_seconds = self._seconds(lambda: self.routing(variant.kept_tokens)) if drops else 0.0  # type: ignore[arg-type]
+        if counted:
+            variant.seconds.append(seconds)
+            if drops:
+                variant.routing_seconds.append(routing_seconds)
+
+    def _seconds(self, work: Callable[[], object]) -> float:
+        """What ``work`` takes on the chosen clock, a GPU's queue included."""
+        clock = time.process_time if self.config.clock == "cpu" else time.perf_counter
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        started = clock()
+        work()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return clock() - started
+
+    def _say(self, number: int, total: int, counted: bool) -> None:
+        if not counted:
+            print(f"round {number} of {total}: warm-up", file=sys.stderr, flush=True)
+            return
+        steps = ", ".join(f"{variant.name} {variant.seconds[-1]:.3f} s" for variant in self.variants)
+        print(f"round {number} of {total}: {steps}", file=sys.stderr, flush=True)

@@ -1,0 +1,167 @@
+"""From measurements to figures, a table, Markdown and JSON.
+
+realised saving   1 - seconds / seconds of the dense step of the same round      theoretical: the same of FLOPs
+of the products   FLOP/s of the step / FLOP/s of one big matrix product of the same round
+routing           sampling, gather and scatter by themselves / the step of the same round
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from .config import StepTimeConfig
+from .measure import DENSE, HUGGING_FACE, Measurement, Variant
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the table says of one variant; ratios are medians over rounds of the ratio within a round."""
+
+    name: str
+    step_seconds: float
+    fastest_seconds: float
+    slowest_seconds: float
+    flops: int
+    flops_per_second: float
+    share_of_products: float
+    theoretical_saving: float | None
+    realised_saving: float | None
+    times_of: dict[str, float]
+    """Seconds over those of each Hugging Face variant."""
+    routing_share: float | None
+    peak_bytes: int
+
+
+def _ratio(numerators: Iterable[float], denominators: Iterable[float]) -> float:
+    return median(above / below for above, below in zip(numerators, denominators, strict=True))
+
+
+def figures(measurement: Measurement) -> list[Figures]:
+    """The figures of every variant, in order."""
+    by_name = {variant.name: variant for variant in measurement.variants}
+    return [_figures_of(variant, by_name, measurement.probe_flops_per_second) for variant in measurement.variants]
+
+
+def _figures_of(variant: Variant, by_name: dict[str, Variant], probe: Sequence[float]) -> Figures:
+    dense = by_name[DENSE]
+    drops = bool(variant.routing_seconds)
+    return Figures(
+        name=variant.name,
+        step_seconds=median(variant.seconds),
+        fastest_seconds=min(variant.seconds),
+        slowest_seconds=max(variant.seconds),
+        flops=variant.flops,
+        flops_per_second=variant.flops / median(variant.seconds),
+        share_of_products=_ratio([variant.flops / seconds for seconds in variant.seconds], probe),
+        theoretical_saving=1 - variant.flops / dense.flops if drops else None,
+        realised_saving=1 - _ratio(variant.seconds, dense.seconds) if drops else None,
+        times_of={name: _ratio(variant.seconds, by_name[name].seconds) for name in HUGGING_FACE},
+        routing_share=_ratio(variant.routing_seconds, variant.seconds) if drops else None,
+        peak_bytes=variant.peak_bytes,
+    )
+
+
+def table(rows: Sequence[Figures]) -> list[list[str]]:
+    """Header and one row a variant, as text."""
+    shows_memory = any(row.peak_bytes for row in rows)
+    header = [
+        "",
+        "seconds a step",
+        "min – max",
+        "GFLOP/s",
+        "of the products",
+        "FLOPs saved",
+        "time saved",
+        "time / FLOPs",
+    ]
+    header += [f"x {name}" for name in HUGGING_FACE] + ["routing"] + ["GiB a step"] * shows_memory
+    lines = [header]
+    for row in rows:
+        cells = [row.name, f"{row.step_seconds:.3f}", f"{row.fastest_seconds:.3f} – {row.slowest_seconds:.3f}"]
+        cells += [f"{row.flops_per_second / 1e9:.0f}", f"{row.share_of_products:.0%}"]
+        if row.theoretical_saving is None or row.realised_saving is None:
+            cells += ["", "", ""]
+        else:
+            cells += [f"{row.theoretical_saving:.1%}", f"{row.realised_saving:.1%}"]
+            cells += [f"{row.realised_saving / row.theoretical_saving:.2f}"]
+        cells += [f"{row.times_of[name]:.2f}" for name in HUGGING_FACE]
+        cells += ["" if row.routing_share is None else f"{row.routing_share:.1%}"]
+        lines.append(cells + [f"{row.peak_bytes / 2**30:.2f}"] * shows_memory)
+    return lines
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """The table for a terminal."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        ).rstrip()
+        for line in lines
+    )
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """The table as Markdown."""
+    marked = [lines[0], ["---", *["---:"] * (len(lines[0]) - 1)], *lines[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in marked)
+
+
+def circumstances(config: StepTimeConfig, measurement: Measurement, command: str) -> dict[str, str]:
+    """Where, when and with what it was measured."""
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    threads = config.threads or torch.get_num_threads()
+    machine = torch.cuda.get_device_name() if on_gpu else f"{_cpu_model()}, {os.cpu_count()} cores, {threads} threads"
+    packages = ("torch", "megatron-core", "transformers")
+    return {
+        "command": command,
+        "machine": machine,
+        "shape": f"{config.num_layers} layers, hidden {config.hidden_size}, {config.num_attention_heads} heads, "
+        f"S {config.seq_length}, B {config.micro_batch_size}, vocabulary {config.vocab_size}, "
+        f"{'bf16' if config.bf16 else 'fp32'}, {config.rounds} rounds"
+        + (", CPU seconds" if config.clock == "cpu" else ""),
+        "matrix product": f"{median(measurement.probe_flops_per_second) / 1e9:.0f} GFLOP/s",
+        "versions": ", ".join(
+            [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
+        ),
+        "date": datetime.date.today().isoformat(),
+        "load average": f"{os.getloadavg()[0]:.1f} over the last minute, this benchmark included",
+    }
+
+
+def _cpu_model() -> str:
+    """The CPU's name as Linux tells it, or the platform's."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def to_json(
+    config: StepTimeConfig, measurement: Measurement, rows: Sequence[Figures], about: dict[str, str]
+) -> dict[str, Any]:
+    """Everything: flags, circumstances, figures, and the seconds of every round."""
+    return {
+        "config": asdict(config),
+        "about": about,
+        "figures": [asdict(row) for row in rows],
+        "rounds": {
+            "probe_flops_per_second": measurement.probe_flops_per_second,
+            "step_seconds": {variant.name: variant.seconds for variant in measurement.variants},
+            "routing_seconds": {
+                variant.name: variant.routing_seconds for variant in measurement.variants if variant.routing_seconds
+            },
+        },
+    }

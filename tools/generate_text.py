@@ -1,0 +1,44 @@
+"""Let a trained model go on from a text.
+
+    python tools/generate_text.py --load runs/random-ltd --prompt "def " --temperature 0.8 --top-k 40
+
+The model is built from what its checkpoint says. The work is in ``megatron.ltd.evaluation.generate``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megatron.ltd.errors import run_command
+from megatron.ltd.evaluation.sampling_config import SamplingConfig
+from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.tokenizers.config import TokenizerFiles
+
+
+def main() -> None:
+    """Read the flags, load the model, print the prompt with what follows it."""
+    parser = FlagParser(__doc__)
+    add_flags(parser, SamplingConfig)
+    add_flags(parser, TokenizerFiles)
+    namespace = parser.parse_args()
+    print_sample(read_flags(namespace, SamplingConfig), read_flags(namespace, TokenizerFiles))
+
+
+def print_sample(config: SamplingConfig, tokenizer_files: TokenizerFiles) -> None:
+    """Load the model in one process and print the text."""
+    from megatron.ltd.parallel.config import ParallelConfig
+    from megatron.ltd.parallel.mesh import initialize
+
+    parallel = ParallelConfig(device=config.device)
+    with initialize(parallel) as mesh:
+        from megatron.ltd.evaluation.generate import generate_text
+        from megatron.ltd.evaluation.load import load_model
+
+        loaded = load_model(Path(str(config.load)), tokenizer_files, parallel, mesh)
+        for note in loaded.notes:
+            print(note)
+        print(f"{config.prompt}{generate_text(loaded, config)}")
+
+
+if __name__ == "__main__":
+    run_command(main)

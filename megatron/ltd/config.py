@@ -73,7 +73,8 @@ class RunConfig:
         size = self.training.global_batch_size or per_round
         if size % per_round:
             raise UserError(
-                f"--global-batch-size {size} is not a multiple of --micro-batch-size {self.training.micro_batch_size} x "
+                f"--global-batch-size {size} is not a multiple of --micro-batch-size "
+                f"{self.training.micro_batch_size} x "
                 f"{data_parallel_size} data-parallel processes = {per_round}: use one that is"
             )
         return size

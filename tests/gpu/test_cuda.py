@@ -48,7 +48,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("data")
     text = " ".join(f"number {n} follows {n - 1}." for n in range(20000))
-    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text[i : i + 4000]}) + "\n" for i in range(0, len(text), 4000)))
+    documents = (text[i : i + 4000] for i in range(0, len(text), 4000))
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
     preprocess(
         PreprocessConfig(input=(str(folder / "text.jsonl"),), output_prefix=str(folder / "d"), append_eod=True),
         TokenizerFiles(tokenizer_type="ByteTokenizer"),
@@ -61,8 +62,10 @@ def _train(data: Path, folder: Path, *flags: str) -> list[dict]:
 
     common = (
         f"--data-path {data} --split 95,5,0 --tokenizer-type ByteTokenizer --num-layers 4 --hidden-size 128 "
-        "--num-attention-heads 4 --seq-length 256 --micro-batch-size 4 --global-batch-size 8 --train-iters 20 --lr 1e-3 "
-        "--attention-dropout 0 --hidden-dropout 0 --eval-interval 20 --eval-iters 2 --random-ltd --ltd-min-kept-tokens 64 "
+        "--num-attention-heads 4 --seq-length 256 --micro-batch-size 4 --global-batch-size 8 --train-iters 20 --lr "
+        "1e-3 "
+        "--attention-dropout 0 --hidden-dropout 0 --eval-interval 20 --eval-iters 2 --random-ltd "
+        "--ltd-min-kept-tokens 64 "
         f"--ltd-growth-steps 15 --transformer-impl local --log-dir {folder} --position-embedding-type rope"
     )
     pretrain(parse_run_config([*common.split(), *flags], ""))

@@ -1,4 +1,4 @@
-"""The methods there are. To add one: a folder, its flags, one class with the three calls of ``base.Method``, a line here."""
+"""The methods there are. To add one: a folder, its flags, one class with the calls of ``base.Method``, a line here."""
 
 from megatron.ltd.methods.base import Entry
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig

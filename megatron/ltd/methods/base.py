@@ -51,7 +51,7 @@ class Method(Protocol):
         ...
 
     def stages(self, num_steps: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-        """Runs of steps with equal plans: (first step, number of steps, kept tokens a layer), covering ``num_steps``."""
+        """Runs of steps with equal plans: (first step, steps, kept tokens of each layer), covering ``num_steps``."""
         ...
 
     def select(self, sample_ids_B: Tensor, layer_number: int, kept_tokens: int) -> Tensor:

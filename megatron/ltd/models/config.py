@@ -67,7 +67,8 @@ class ModelConfig:
             )
         if self.kv_channels is None and self.hidden_size % self.num_attention_heads:
             raise UserError(
-                f"--hidden-size {self.hidden_size} is not a multiple of --num-attention-heads {self.num_attention_heads}: "
+                f"--hidden-size {self.hidden_size} is not a multiple of --num-attention-heads "
+                f"{self.num_attention_heads}: "
                 "change one, or give the size of a head with --kv-channels"
             )
         if self.num_attention_heads % self.query_groups:
@@ -187,11 +188,13 @@ class RecomputeConfig:
         full = self.recompute_granularity == "full"
         if full and (self.recompute_method is None or self.recompute_num_layers is None):
             raise UserError(
-                "--recompute-granularity is full: it also needs --recompute-method (uniform or block) and --recompute-num-layers"
+                "--recompute-granularity is full: it also needs --recompute-method (uniform or block) and "
+                "--recompute-num-layers"
             )
         if not full and (self.recompute_method is not None or self.recompute_num_layers is not None):
             raise UserError(
-                "--recompute-method and --recompute-num-layers belong to --recompute-granularity full: add it or drop them"
+                "--recompute-method and --recompute-num-layers belong to --recompute-granularity full: add it or "
+                "drop them"
             )
         if self.recompute_modules and self.recompute_granularity != "selective":
             raise UserError("--recompute-modules belongs to --recompute-granularity selective: add it or drop the list")

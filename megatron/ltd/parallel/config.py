@@ -46,8 +46,10 @@ class ParallelConfig:
         """Copies of the model in ``world_size`` processes. Raises ``UserError`` if the layout does not divide them."""
         if world_size % self.model_parallel_size:
             raise UserError(
-                f"{world_size} processes were started, but --tensor-model-parallel-size {self.tensor_model_parallel_size} x "
-                f"--pipeline-model-parallel-size {self.pipeline_model_parallel_size} = {self.model_parallel_size} does not "
+                f"{world_size} processes were started, but --tensor-model-parallel-size "
+                f"{self.tensor_model_parallel_size} x "
+                f"--pipeline-model-parallel-size {self.pipeline_model_parallel_size} = {self.model_parallel_size} "
+                "does not "
                 f"divide them: start a multiple of {self.model_parallel_size}"
             )
         return world_size // self.model_parallel_size

@@ -5,7 +5,7 @@ a few modules, and tells tensors apart by ``Tensor.type()``. ``install`` answers
 
     torch.cuda.<name>              replaced on the module: device, random state, streams, events
     Tensor.cuda, Tensor.type       replaced on the class: no copy, and the CUDA spelling of the type
-    megatron.core.<module>.torch   replaced in the modules that spell "cuda": a namespace equal to torch but for factories
+    megatron.core.<module>.torch   replaced in the modules that spell "cuda": torch, but for its factories
 
 Nothing is put between an operation and its kernel (no ``TorchFunctionMode``): a name is looked up as before, so there
 is no cost per operation. Installed once, by ``mesh.initialize``, and only when the run's device is the CPU.

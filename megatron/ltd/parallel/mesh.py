@@ -56,14 +56,15 @@ def choose_device(name: str) -> torch.device:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if local_rank >= torch.cuda.device_count():
         raise UserError(
-            f"LOCAL_RANK is {local_rank}, but this node has {torch.cuda.device_count()} CUDA devices: start at most one "
+            f"LOCAL_RANK is {local_rank}, but this node has {torch.cuda.device_count()} CUDA devices: start at most "
+            "one "
             "process a device"
         )
     return torch.device("cuda", local_rank)
 
 
 def quiet_core_imports() -> None:
-    """Silence what Megatron-Core says of absent optional packages and of its own use of torch: nothing a user could change."""
+    """Silence what Megatron-Core says of absent optional packages and of its own use of torch."""
     for message in (
         "Transformer Engine and Apex are not installed",
         "Apex is not installed",
@@ -77,7 +78,8 @@ def quiet_core_imports() -> None:
 
 
 def refuse_broken_transformer_engine() -> None:
-    """Transformer Engine is optional, but Megatron-Core imports what is there: one that fails would end in its traceback.
+    """Transformer Engine is optional, but Megatron-Core imports what is there: one that fails would end in its
+    traceback.
 
     Its metapackage without the CUDA core is such a one. Raises ``UserError``. Call it before anything of Megatron-Core.
     """

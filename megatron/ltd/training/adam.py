@@ -17,7 +17,7 @@ import torch
 
 
 class FusedAdam(torch.optim.Optimizer):
-    """Decoupled weight decay Adam (Loshchilov and Hutter, arXiv:1711.05101), one kernel for all parameters of a group."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101), one kernel for each group."""
 
     def __init__(
         self,

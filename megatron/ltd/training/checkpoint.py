@@ -37,7 +37,6 @@ from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.training import checkpoint_files as files
 from megatron.ltd.training.safe_metadata import UnsafeCheckpoint, check_metadata, weights_only_loading
 
-
 _SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}  # loads under any parallel layout
 
 
@@ -164,8 +163,9 @@ def load_checkpoint(
     """Load the weights of ``checkpoint``, and unless ``weights_only`` the optimizer's state, into ``state``.
 
     ``state.scheduler`` and the optimizer keep their own settings; the caller has settled which ones hold. The
-    scheduler's clock is set to ``clock_stands_at``, or where that is None to the checkpoint's (0 with ``weights_only``).
-    Raises ``UserError`` where the checkpoint holds anything but tensors and plain values. Every rank calls this.
+    scheduler's clock is set to ``clock_stands_at``, or where that is None to the checkpoint's (0 with
+    ``weights_only``). Raises ``UserError`` where the checkpoint holds anything but tensors and plain values. Every
+    rank calls this.
     """
     model_state = _model_state(state.model)
     wanted: dict[str, Any] = {"model": model_state}

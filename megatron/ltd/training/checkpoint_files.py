@@ -179,7 +179,7 @@ def publish(folder: Path, iteration: int) -> Path:
 
 
 def remove_old(folder: Path, keep_last: int | None) -> None:
-    """Remove leftovers of killed runs and, with ``keep_last``, all but the newest whole checkpoints up to the tracker's."""
+    """Remove leftovers of killed runs and, with ``keep_last``, all but the newest checkpoints up to the tracker's."""
     for leftover in [*folder.glob(f"iter_*{_PARTIAL}"), *folder.glob(f"iter_*{_REPLACED}")]:
         shutil.rmtree(leftover)
     if keep_last is not None:
@@ -193,7 +193,8 @@ def check_save_folder(save: Path, load: Path | None, finetune: bool) -> None:
     if found and (finetune or load is None or load.resolve() != save.resolve()):
         fix = f"continue them with --load {save}" + (" and without --finetune" if finetune else "")
         raise UserError(
-            f"--save {save} already holds checkpoints (the last at iteration {found[0]}), and this run does not continue "
+            f"--save {save} already holds checkpoints (the last at iteration {found[0]}), and this run does not "
+            "continue "
             f"them: {fix}, or choose an empty folder"
         )
     try:

@@ -65,7 +65,7 @@ class RunClock:
         return self.optimizer.lr_clock  # type: ignore[return-value]  # argparse allows these three
 
     def plan(self, iteration: int = 0, consumed: Mapping[Clock, int] | None = None) -> RunPlan:
-        """The whole run, from step 0, as its length flag says; a continued run passes what it has ``consumed`` so far."""
+        """The whole run, from step 0, as its length flag says; a continued run passes what it has ``consumed``."""
         training = self.training
         if training.train_iters is not None:
             return plan_run(self.shape, self.batch, self.method.stages, training.train_iters)
@@ -105,7 +105,8 @@ class RunClock:
             warmup = int(flags.lr_warmup_fraction * decay)
         if warmup >= decay:
             raise UserError(
-                f"the learning rate's warm-up ({warmup:,} {self.unit}) is not shorter than its decay ({decay:,}): lower "
+                f"the learning rate's warm-up ({warmup:,} {self.unit}) is not shorter than its decay ({decay:,}): "
+                "lower "
                 "--lr-warmup-*, or raise --lr-decay-* or the length of the run"
             )
         wsd_decay = self._horizon("lr_wsd_decay", ahead)
@@ -115,7 +116,8 @@ class RunClock:
             )
         if wsd_decay is not None and wsd_decay > decay - warmup:
             raise UserError(
-                f"WSD's final decay ({wsd_decay:,} {self.unit}) does not fit between the warm-up ({warmup:,}) and the end of "
+                f"WSD's final decay ({wsd_decay:,} {self.unit}) does not fit between the warm-up ({warmup:,}) and "
+                "the end of "
                 f"the decay ({decay:,}): lower --lr-wsd-decay-*"
             )
         return {
@@ -167,7 +169,8 @@ def settle_schedule(stored: Mapping[str, Any], wanted: Mapping[str, Any], overri
     for name, value in wanted.items():
         if stored.get(name) != value:
             raise UserError(
-                f"{_SCHEDULE_FLAGS[name]} is {value} here and {stored.get(name)} in the checkpoint, whose learning-rate "
+                f"{_SCHEDULE_FLAGS[name]} is {value} here and {stored.get(name)} in the checkpoint, whose "
+                "learning-rate "
                 "schedule the run would leave: use the flags that it was started with, or add "
                 "--override-opt-param-scheduler to take these"
             )

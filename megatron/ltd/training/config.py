@@ -68,7 +68,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         positive(
-            self, "micro_batch_size", "global_batch_size", "train_iters", "train_samples", "train_tokens", "exit_interval",
+            self, "micro_batch_size", "global_batch_size", "train_iters", "train_samples", "train_tokens",
+            "exit_interval",
             "eval_interval",
         )  # fmt: skip
         at_most_one(self, "train_iters", "train_samples", "train_tokens")
@@ -140,7 +141,8 @@ class OptimizerConfig:
         for name in ("lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens"):
             if getattr(self, name) is not None and self.lr_decay_style != "WSD":
                 raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)} is given with --lr-decay-style {self.lr_decay_style}: "
+                    f"--{name.replace('_', '-')} {getattr(self, name)} is given with --lr-decay-style "
+                    f"{self.lr_decay_style}: "
                     "drop it, or use --lr-decay-style WSD"
                 )
         at_least(self, 0, "lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens", "weight_decay", "clip_grad")

@@ -32,7 +32,8 @@ def say_header(run: Run) -> None:
     last_kept = min(plan.stages[-1].kept_tokens_per_layer)
     if last_kept < shape.seq_length:
         say(
-            f"warning: the run ends while layers still drop tokens (its last step keeps {last_kept} of {shape.seq_length}), so "
+            f"warning: the run ends while layers still drop tokens (its last step keeps {last_kept} of "
+            f"{shape.seq_length}), so "
             "the dense model is never trained as such: lengthen the run or shorten the growth"
         )
     run.log.run(_run_line(run, about))

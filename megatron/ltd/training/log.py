@@ -54,9 +54,10 @@ class RunLog:
             return
         if config.tensorboard_dir is not None:
             self._tensorboard = _tensorboard(config.tensorboard_dir)
+        wandb = _import_wandb(config) if config.wandb_project is not None else None
         self._metrics = _open_metrics(folder)
-        if config.wandb_project is not None:
-            self._wandb = _wandb(config, folder)
+        if wandb is not None:
+            self._wandb = wandb.init(project=config.wandb_project, name=config.wandb_exp_name, dir=str(folder))
         if config.progress and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -146,7 +147,8 @@ class RunLog:
                 self._metrics.flush()
             except OSError as error:
                 raise RunStopped(
-                    f"{self._metrics.name} cannot be written ({error.strerror}): free space there, then continue with --load"
+                    f"{self._metrics.name} cannot be written ({error.strerror}): free space there, then continue "
+                    "with --load"
                 ) from None
 
     def _scalars(self, scalars: Mapping[str, float], iteration: int) -> None:
@@ -190,7 +192,8 @@ def _tensorboard(folder: str) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError(
-            f'--tensorboard-dir {folder} needs the package tensorboard: pip install "megatron-ltd[logging]", or drop the flag'
+            f'--tensorboard-dir {folder} needs the package tensorboard: pip install "megatron-ltd[logging]", or drop '
+            "the flag"
         ) from None
     try:
         return SummaryWriter(log_dir=folder)
@@ -200,12 +203,13 @@ def _tensorboard(folder: str) -> Any:
         ) from None
 
 
-def _wandb(config: LoggingConfig, folder: Path) -> Any:
+def _import_wandb(config: LoggingConfig) -> Any:
     try:
         import wandb
     except ImportError:
         raise UserError(
-            f'--wandb-project {config.wandb_project} needs the package wandb: pip install "megatron-ltd[logging]", or drop '
+            f'--wandb-project {config.wandb_project} needs the package wandb: pip install "megatron-ltd[logging]", '
+            "or drop "
             "the flag"
         ) from None
-    return wandb.init(project=config.wandb_project, name=config.wandb_exp_name, dir=str(folder))
+    return wandb

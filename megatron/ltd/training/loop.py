@@ -102,20 +102,24 @@ def _stop_on_divergence(run: Run, result: StepResult, recent_losses: deque[float
     if flags.check_for_nan_in_loss_and_grad:
         if not math.isfinite(result.loss):
             raise RunStopped(
-                f"the loss of step {step} is {result.loss}; nothing was saved of it. Continue from the last checkpoint with a "
+                f"the loss of step {step} is {result.loss}; nothing was saved of it. Continue from the last "
+                "checkpoint with a "
                 "lower --lr or --clip-grad, or with --no-check-for-nan-in-loss-and-grad to skip such steps"
             )
         if result.updated and not math.isfinite(result.grad_norm):
             raise RunStopped(
-                f"the gradient norm of step {step} is {result.grad_norm}; nothing was saved of it. Continue from the last "
+                f"the gradient norm of step {step} is {result.grad_norm}; nothing was saved of it. Continue from the "
+                "last "
                 "checkpoint with a lower --lr"
             )
     if flags.check_for_spiky_loss:
         settled = len(recent_losses) >= _SPIKE_SETTLE_STEPS
         if settled and result.loss > flags.spiky_loss_factor * (usual := statistics.median(recent_losses)):
             raise RunStopped(
-                f"the loss of step {step} is {result.loss:.4f}, over --spiky-loss-factor {flags.spiky_loss_factor} times its "
-                f"recent median {usual:.4f}; nothing was saved of it. Continue from the last checkpoint with a lower --lr"
+                f"the loss of step {step} is {result.loss:.4f}, over --spiky-loss-factor {flags.spiky_loss_factor} "
+                "times its "
+                f"recent median {usual:.4f}; nothing was saved of it. Continue from the last checkpoint with a lower "
+                "--lr"
             )
         if math.isfinite(result.loss):
             recent_losses.append(result.loss)

@@ -26,7 +26,7 @@ _DISTRIBUTED: Any = importlib.import_module("megatron.core.optimizer.distrib_opt
 
 
 def use_fused_adam() -> None:
-    """Where Megatron-Core fell back to torch's Adam, give it ours, which keeps its state as Transformer Engine's does."""
+    """Where Megatron-Core fell back to torch's Adam, give it ours, with Transformer Engine's state."""
     if not _OPTIMIZERS.USING_PYTORCH_OPTIMIZER:
         return
     _OPTIMIZERS.Adam, _OPTIMIZERS.USING_PYTORCH_OPTIMIZER = FusedAdam, False

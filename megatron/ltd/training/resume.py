@@ -40,7 +40,7 @@ def weights_identity(model: ModelConfig, tokenizer: Tokenizer, padded_vocab_size
 
 
 def data_order(config: RunConfig, sources: Mapping[str, Sequence[IndexedInfo]]) -> dict[str, Any]:
-    """What decides the order of samples and the draw of kept tokens, by flag. The data count by content, not by path."""
+    """What decides the order of samples and the draw of kept tokens, by flag. Data count by content, not by path."""
     spelling = "--data-path" if "--data-path" in sources else "--train-data-path"
     blend = config.data.blends()[spelling]
     content = [

@@ -129,7 +129,7 @@ class _Start:
 
 
 def build_run(config: RunConfig, mesh: Mesh) -> Run:
-    """Build every part of a run. Raises ``UserError`` for what cannot be trained as asked, before anything is written."""
+    """Build every part of a run. Raises ``UserError`` for what cannot be trained, before anything is written."""
     route.install()
     tokenizer = build_tokenizer(config.tokenizer)
     vocab_size = model_vocab_size(config.tokenizer, tokenizer.vocab_size, config.parallel.tensor_model_parallel_size)

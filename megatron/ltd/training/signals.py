@@ -49,7 +49,7 @@ class ExitRequests:
         self._request = max(self._request, 2 if number == signal.SIGTERM else 3)
 
     def reason(self, iteration: int) -> str | None:
-        """Why the run should save and leave after ``iteration`` steps, or None. Every rank calls this after each step."""
+        """Why the run should save and leave after ``iteration`` steps, or None. Every rank calls this each step."""
         request = self._request
         minutes = self._config.exit_duration_in_mins
         if minutes is not None and time.monotonic() - self._started > 60.0 * minutes:

@@ -57,7 +57,8 @@ def parse_layers(text: str, num_layers: int, allow_edge_layers: bool) -> tuple[i
     edges = sorted(layers & {1, num_layers})
     if edges and not allow_edge_layers:
         raise UserError(
-            f'--ltd-layers is "{text}": layer {edges[0]} is the {"first" if edges[0] == 1 else "last"} layer, which random-LTD '
+            f'--ltd-layers is "{text}": layer {edges[0]} is the {"first" if edges[0] == 1 else "last"} layer, which '
+            "random-LTD "
             "keeps full; leave it out, or add --ltd-allow-edge-layers"
         )
     return tuple(sorted(layers))
@@ -83,7 +84,8 @@ class RandomLTD:
             )
         if config.ltd_layers is None and facts.num_layers < 3:
             raise UserError(
-                f"--random-ltd keeps the first and the last layer full, and --num-layers {facts.num_layers} has none between: "
+                f"--random-ltd keeps the first and the last layer full, and --num-layers {facts.num_layers} has none "
+                "between: "
                 "use at least 3 layers, or name them with --ltd-layers and --ltd-allow-edge-layers"
             )
         layers = parse_layers(
@@ -94,13 +96,15 @@ class RandomLTD:
         )
         if config.ltd_strata < 1 or facts.seq_length % config.ltd_strata or config.ltd_granularity % config.ltd_strata:
             raise UserError(
-                f"--ltd-strata is {config.ltd_strata}: it must divide --seq-length {facts.seq_length} and --ltd-granularity "
+                f"--ltd-strata is {config.ltd_strata}: it must divide --seq-length {facts.seq_length} and "
+                "--ltd-granularity "
                 f"{config.ltd_granularity}, so that each run of the sequence keeps a whole share"
             )
         if config.ltd_strata % facts.sequence_shards:
             raise UserError(
                 f"--ltd-strata is {config.ltd_strata}: with --sequence-parallel it must be a multiple of "
-                f"--tensor-model-parallel-size {facts.sequence_shards}, so that every process keeps the same number of tokens; "
+                f"--tensor-model-parallel-size {facts.sequence_shards}, so that every process keeps the same number "
+                "of tokens; "
                 f"use {facts.sequence_shards}"
             )
         return cls(facts, schedule, frozenset(layers), config.ltd_strata)

@@ -1,10 +1,12 @@
 """Runs side by side: what they reached, what they computed, and what that saved.
 
     saved, theoretical = 1 - FLOPs / FLOPs of the dense model over the same steps
-    saved, measured    = 1 - (seconds / tokens) / (seconds / tokens of the dense run)
+    saved, measured    = 1 - (usual seconds / tokens) / (usual seconds / tokens of the dense run)
 
-Seconds are those of training steps (forward, backward, update): starting, evaluating and saving are left out. The
-measured saving needs a dense run among those compared, from the same machine; of several the first counts.
+Seconds are those of training steps (forward, backward, update): starting, evaluating and saving are left out. For the
+usual seconds each step counts as the median of all steps of its run that compute as much, so that a machine that
+stalled for a moment does not pass for a saving. The measured saving needs a dense run among those compared, from the
+same machine; of several the first counts.
 Not here: significance. One run is one seed.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.metrics import RunHistory, read_history
@@ -52,6 +55,8 @@ class RunSummary:
     dense_flops: int
     """What the dense model would take for the same steps."""
     seconds: float
+    usual_seconds: float
+    """Seconds, where each step counts as the median of those that compute as much."""
     is_dense: bool
 
     @property
@@ -64,8 +69,8 @@ class RunSummary:
         return 1.0 - self.flops / self.dense_flops
 
     def measured_saving(self, dense: RunSummary) -> float:
-        """Share of the time a token that ``dense`` takes and this run does not."""
-        return 1.0 - dense.tokens_per_second / self.tokens_per_second
+        """Share of the usual time a token that ``dense`` takes and this run does not."""
+        return 1.0 - (self.usual_seconds / self.tokens) / (dense.usual_seconds / dense.tokens)
 
 
 def read_runs(config: SummaryConfig) -> list[RunHistory]:
@@ -88,8 +93,16 @@ def summarize(history: RunHistory) -> RunSummary:
         flops=history.flops[-1],
         dense_flops=sum(step["dense_step_flops"] for step in history.steps),
         seconds=history.seconds[-1],
+        usual_seconds=_usual_seconds(history),
         is_dense=history.about.get("method") == _DENSE,
     )
+
+
+def _usual_seconds(history: RunHistory) -> float:
+    seconds_by_flops: dict[int, list[float]] = {}
+    for step in history.steps:
+        seconds_by_flops.setdefault(step["step_flops"], []).append(step["step_seconds"])
+    return sum(len(seconds) * median(seconds) for seconds in seconds_by_flops.values())
 
 
 def summary_table(summaries: Sequence[RunSummary]) -> str:
@@ -109,7 +122,7 @@ def summary_table(summaries: Sequence[RunSummary]) -> str:
     ]
     if dense is not None:
         measured = [_saving(summary, summary.measured_saving(dense)) for summary in summaries]
-        rows.append(("saved, measured (seconds)", measured))
+        rows.append(("saved, measured (usual seconds)", measured))
     return _aligned(rows)
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
 
 from megatron.ltd.methods.base import Method, StepPlan
 
@@ -66,12 +67,23 @@ def _under_recorded_route(checkpoint: Callable[..., Any]) -> Callable[..., Any]:
 
         def routed_function(*inputs: Any) -> Any:
             with use_route(route):
-                return function(*inputs)
+                return _without_parameters(function(*inputs))
 
         return checkpoint(routed_function, distribute_saved_activations, *args)
 
     routed_checkpoint.carries_route = True  # type: ignore[attr-defined]
     return routed_checkpoint
+
+
+def _without_parameters(outputs: Any) -> Any:
+    """``outputs`` with copies in place of parameters, such as the bias that Megatron-Core's MLP hands on.
+
+    Returned as it is, a parameter would become an output of the checkpoint, and its gradient would ask for the replay again,
+    without end.
+    """
+    if isinstance(outputs, tuple):
+        return tuple(_without_parameters(output) for output in outputs)
+    return outputs.clone() if isinstance(outputs, Parameter) else outputs
 
 
 def install() -> None:

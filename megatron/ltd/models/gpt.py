@@ -11,8 +11,9 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_block import get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from megatron.ltd.errors import UserError
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
-from megatron.ltd.models.specs import block_spec
+from megatron.ltd.models.specs import block_spec, uses_transformer_engine
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
 
@@ -20,7 +21,12 @@ from megatron.ltd.parallel.mesh import Mesh
 def transformer_config(
     model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, recompute: RecomputeConfig, mesh: Mesh
 ) -> TransformerConfig:
-    """Megatron-Core's configuration of this model on this layout."""
+    """Megatron-Core's configuration of this model on this layout. Raises ``UserError`` for recompute that it cannot do."""
+    if "layernorm" in recompute.recompute_modules and not uses_transformer_engine(model, mesh.device):
+        raise UserError(
+            "--recompute-modules layernorm needs Transformer Engine, which this run's layers do not use: recompute core_attn or "
+            "mlp, or give --transformer-impl transformer_engine on a machine that has it"
+        )
     activation = F.silu if model.swiglu else partial(F.gelu, approximate="tanh") if model.openai_gelu else F.gelu
     return TransformerConfig(
         num_layers=model.num_layers,

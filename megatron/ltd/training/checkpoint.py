@@ -209,7 +209,7 @@ def _read(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _groups(state: TrainingState) -> list[dict[str, Any]]:
-    return state.optimizer.param_groups  # type: ignore[return-value]
+    return state.optimizer.param_groups
 
 
 def _refused(error: BaseException) -> str:

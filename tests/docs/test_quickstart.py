@@ -1,0 +1,174 @@
+"""The quickstart as a newcomer runs it, in its small version, on this interpreter's environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.parallel.mesh import initialize
+from megatron.ltd.tokenizers.config import TokenizerFiles
+
+pytestmark = pytest.mark.slow
+
+STEPS = 30
+
+
+def environment(out: Path, **settings: str) -> dict[str, str]:
+    """A plain user's environment, with few threads, and this environment in place of the one that is set up."""
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR", "LANG")}
+    return {**kept, "OMP_NUM_THREADS": "1", "VENV": sys.prefix, "QUICK": "1", "OUT": str(out), **settings}
+
+
+def run(repository: Path, cwd: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    script = ["bash", str(repository / "examples" / "quickstart" / "run.sh")]
+    return subprocess.run(script, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> tuple[Path, str]:
+    """The output folder and what was printed; OUT is given relative to where the user stands."""
+    home = tmp_path_factory.mktemp("home")
+    result = run(repository, home, environment(Path("out")))
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout[-2000:] + result.stderr[-2000:]
+    return home / "out", result.stdout
+
+
+def lines_of(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def number(cell: str) -> float:
+    """``"23.50 GFLOP"``, ``"51.33 K"`` or ``"13.6 %"`` as a number."""
+    value, _, unit = cell.partition(" ")
+    return float(value) * {"": 1, "%": 0.01, "K": 1e3, "M": 1e6, "GFLOP": 1e9, "TFLOP": 1e12}[unit]
+
+
+def test_table_agrees_with_the_logs(quickstart: tuple[Path, str]) -> None:
+    out, printed = quickstart
+    rows = {}
+    for line in printed.partition("== compare")[2].splitlines():
+        label, *cells = re.split(r"\s{2,}", line.strip())
+        rows[label] = cells
+    assert re.search(r"^ +random-LTD +dense$", printed, flags=re.MULTILINE)
+    seconds_a_token = []
+    for column, name in enumerate(("random-ltd", "dense")):
+        steps, last_validation = lines_of(out / name, "train"), lines_of(out / name, "validation")[-1]
+        assert len(steps) == STEPS and last_validation["iteration"] == STEPS
+        assert float(rows["validation loss"][column]) == pytest.approx(last_validation["loss"], abs=6e-5)
+        assert number(rows["layer tokens"][column]) == pytest.approx(steps[-1]["consumed_layer_tokens"], rel=1e-3)
+        assert number(rows["tokens"][column]) == pytest.approx(steps[-1]["consumed_tokens"], rel=1e-3)
+        assert number(rows["FLOPs"][column]) == pytest.approx(sum(step["step_flops"] for step in steps), rel=1e-3)
+        seconds = sum(step["step_seconds"] for step in steps)
+        assert float(rows["seconds in training steps"][column]) == pytest.approx(seconds, abs=0.06)
+        assert float(rows["tokens a second"][column]) == pytest.approx(steps[-1]["consumed_tokens"] / seconds, abs=0.6)
+        groups: dict[int, list[float]] = {}
+        for step in steps:
+            groups.setdefault(step["step_flops"], []).append(step["step_seconds"])
+        usual = [statistics.median(groups[step["step_flops"]]) for step in steps]
+        seconds_a_token.append(sum(usual) / steps[-1]["consumed_tokens"])
+    dropped = lines_of(out / "random-ltd", "train")
+    saved = 1.0 - sum(step["step_flops"] for step in dropped) / sum(step["dense_step_flops"] for step in dropped)
+    assert number(rows["saved, theoretical (FLOPs)"][0]) == pytest.approx(saved, abs=6e-4)
+    measured = 1.0 - seconds_a_token[0] / seconds_a_token[1]
+    assert number(rows["saved, measured (usual seconds)"][0]) == pytest.approx(measured, abs=6e-4)
+    assert rows["saved, theoretical (FLOPs)"][1] == rows["saved, measured (usual seconds)"][1] == "-"
+
+
+def test_both_runs_learn(quickstart: tuple[Path, str]) -> None:
+    out, _ = quickstart
+    for name in ("random-ltd", "dense"):
+        losses = [line["loss"] for line in lines_of(out / name, "validation")]
+        assert losses[-1] < losses[0] and losses[-1] < 6.6  # ln 1024 = 6.93 is where an untrained model stands
+
+
+def test_random_ltd_drops_and_ends_dense(quickstart: tuple[Path, str]) -> None:
+    kept = [step["kept_tokens"] for step in lines_of(quickstart[0] / "random-ltd", "train")]
+    assert kept == sorted(kept) and (kept[0], kept[-1]) == (32, 128)
+
+
+def test_figure_and_sample(quickstart: tuple[Path, str]) -> None:
+    out, printed = quickstart
+    assert (out / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    sample = printed.partition("== a sample from the random-LTD model")[2].partition("\n")[2]
+    assert sample.startswith("def ") and len(sample.partition("\n-- ")[0]) > len("def ")
+    assert "arning" not in printed
+
+
+def test_the_checkpoint_is_an_ordinary_dense_one(quickstart: tuple[Path, str]) -> None:
+    """Both runs' checkpoints load, and hold the same names."""
+    out, _ = quickstart
+    parallel = ParallelConfig(device="cpu")
+    with initialize(parallel) as mesh:
+        from megatron.ltd.evaluation.load import load_model
+
+        models = [load_model(out / name, TokenizerFiles(), parallel, mesh) for name in ("random-ltd", "dense")]
+        assert [loaded.iteration for loaded in models] == [STEPS, STEPS]
+        dropped, dense = (
+            [(name, tensor.shape) for name, tensor in loaded.model.named_parameters()] for loaded in models
+        )
+        assert dropped == dense
+
+
+def test_a_second_run_skips_what_is_finished(quickstart: tuple[Path, str], repository: Path) -> None:
+    out, _ = quickstart
+    before = (out / "dense" / "metrics.jsonl").read_bytes()
+    result = run(repository, repository, environment(out))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("there already: ") == 4 and result.stdout.count("finished already: ") == 2
+    assert (out / "dense" / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_card_names_what_is_there(repository: Path) -> None:
+    """Every script, and every setting of the script, that the README of the quickstart speaks of."""
+    folder = repository / "examples" / "quickstart"
+    card, script = (folder / "README.md").read_text(), (folder / "run.sh").read_text()
+    scripts = set(re.findall(r"[\w/]+\.(?:py|sh)\b", card)) - {"run.sh"}
+    assert len(scripts) == 8 and all((repository / path).is_file() for path in scripts)
+    settings = set(re.findall(r"\b([A-Z_]{3,})=", card))
+    assert settings == {"QUICK", "OUT", "STEPS", "GROWTH_STEPS", "VENV"}
+    assert all(f'{name}="${{{name}:-' in script for name in settings)
+
+
+def test_other_settings_or_a_foreign_folder_are_refused(
+    quickstart: tuple[Path, str], repository: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.tex").touch()
+    for variables, message in (
+        (environment(quickstart[0], SEED="7"), "was made with other settings"),
+        (environment(tmp_path), "was not made by this script: choose another OUT="),
+        (environment(tmp_path / "new", VENV="/nowhere"), "VENV=/nowhere has no bin/python"),
+    ):
+        result = run(repository, tmp_path, variables)
+        assert result.returncode == 2
+        assert len(result.stderr.splitlines()) == 1 and message in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_ctrl_c_leaves_cleanly_and_the_next_run_goes_on(repository: Path, tmp_path: Path) -> None:
+    """Ctrl-C reaches the script and what it runs, as from a terminal: here while text becomes tokens."""
+    script = ["bash", str(repository / "examples" / "quickstart" / "run.sh")]
+    process = subprocess.Popen(
+        script, cwd=tmp_path, env=environment(tmp_path / "out"), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / "tokenizer.model").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped; the same command goes on from here" in stdout
+    assert "Traceback" not in stderr
+    assert not list((tmp_path / "out").glob("*_text_document.json"))

@@ -1,0 +1,161 @@
+"""Generation and loading, on a tiny model that a real run has trained and saved."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron.ltd.config import parse_run_config
+from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
+from megatron.ltd.errors import UserError
+from megatron.ltd.evaluation.sampling_config import SamplingConfig
+from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.parallel.mesh import Mesh, initialize
+from megatron.ltd.tokenizers.config import TokenizerFiles
+
+BYTES = TokenizerFiles(tokenizer_type="ByteTokenizer")
+CPU = ParallelConfig(device="cpu")
+SEQ_LENGTH, STEPS = 16, 12
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """The --save folder of a random-LTD run over a text that repeats itself."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "text.txt").write_text("abcdefgh" * 500)
+    preprocess(PreprocessConfig(input=(str(folder / "text.txt"),), output_prefix=str(folder / "data")), BYTES)
+    spec = importlib.util.spec_from_file_location("pretrain_gpt_ltd", repository / "pretrain_gpt_ltd.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    flags = (
+        f"--device cpu --tokenizer-type ByteTokenizer --train-data-path {folder}/data_text_document --num-layers 3 "
+        f"--hidden-size 16 --num-attention-heads 2 --seq-length {SEQ_LENGTH} --micro-batch-size 8 "
+        f"--train-iters {STEPS} --lr 3e-2 --eval-iters 0 --random-ltd --ltd-min-kept-tokens 8 "
+        f"--ltd-growth-steps 6 --ltd-granularity 4 --attention-dropout 0 --hidden-dropout 0.1 "
+        f"--save {folder}/save --log-interval 100"
+    )
+    script.pretrain(parse_run_config(flags.split(), ""))
+    return folder / "save"
+
+
+@pytest.fixture(scope="module")
+def mesh(saved: Path) -> Iterator[Mesh]:
+    with initialize(CPU) as mesh:
+        yield mesh
+
+
+@pytest.fixture(scope="module")
+def loaded(saved: Path, mesh: Mesh):
+    from megatron.ltd.evaluation.load import load_model
+
+    return load_model(saved, TokenizerFiles(), CPU, mesh)
+
+
+def sampling(prompt: str = "abc", **changes: object) -> SamplingConfig:
+    return replace(SamplingConfig(load="unused", prompt=prompt, num_tokens_to_generate=24), **changes)
+
+
+def test_what_is_loaded_is_the_trained_model(loaded, saved: Path) -> None:
+    """It has learned the text: its loss is what the run's last step logged, give or take one step and dropout."""
+    assert (loaded.iteration, loaded.checkpoint.name, loaded.notes) == (STEPS, f"iter_{STEPS:07d}", ())
+    assert not loaded.model.training
+    tokens_BS = torch.tensor([list(b"abcdefgh" * 2), list(b"efghabcd" * 2)])
+    with torch.no_grad():
+        logits_BSV = loaded.model(tokens_BS, torch.arange(SEQ_LENGTH).expand(2, -1), None)
+    loss = torch.nn.functional.cross_entropy(logits_BSV[:, :-1].flatten(0, 1), tokens_BS[:, 1:].flatten())
+    lines = [json.loads(line) for line in (saved / "metrics.jsonl").read_text().splitlines()]
+    assert lines[1]["loss"] > 5.0 > 1.1 * lines[-1]["loss"] > float(loss)
+
+
+def test_greedy_is_the_argmax_of_a_full_forward_at_each_step(loaded) -> None:
+    """Beyond the model's length too: there the context is its last tokens, counted from position 0."""
+    from megatron.ltd.evaluation.generate import Sampler, generate_tokens
+
+    prompt = list(b"habc")
+    sampler = Sampler.build(sampling(temperature=0.0))
+    generated = list(generate_tokens(loaded, prompt, sampler, 2 * SEQ_LENGTH))
+    assert len(generated) == 2 * SEQ_LENGTH
+    text = prompt + generated
+    for place in range(len(prompt), len(text)):
+        context = torch.tensor([text[max(0, place - SEQ_LENGTH) : place]])
+        with torch.no_grad():
+            logits_SV = loaded.model(context, torch.arange(context.shape[1])[None], None)[0]
+        assert text[place] == int(logits_SV[-1, : loaded.tokenizer.vocab_size].argmax())
+
+
+def test_the_same_seed_gives_the_same_text_and_another_one_another(loaded) -> None:
+    from megatron.ltd.evaluation.generate import generate_text
+
+    first, again, other = (generate_text(loaded, sampling(temperature=2.0, seed=seed)) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_top_1_is_greedy(loaded) -> None:
+    from megatron.ltd.evaluation.generate import generate_text
+
+    assert generate_text(loaded, sampling(top_k=1)) == generate_text(loaded, sampling(temperature=0.0))
+
+
+def test_draws_follow_the_softmax_of_the_likeliest() -> None:
+    """Chi-square of 4000 draws from the 3 likeliest of 5 at temperature 0.5; its 0.999 quantile is 13.8."""
+    from megatron.ltd.evaluation.generate import Sampler
+
+    sampler = Sampler.build(sampling(temperature=0.5, top_k=3))
+    weights = torch.tensor([1.0, 2.0, 3.0, 0.5, 0.9])
+    draws = torch.tensor([sampler.pick(weights.log()) for _ in range(4000)])
+    counts = draws.bincount(minlength=5).double()
+    expected = 4000 * torch.tensor([1.0, 4.0, 9.0]).double() / 14.0  # squares: 1 / temperature
+    assert counts[3:].sum() == 0
+    assert float(((counts[:3] - expected) ** 2 / expected).sum()) < 13.8
+
+
+def test_the_end_of_the_document_ends_the_text(loaded) -> None:
+    from megatron.ltd.evaluation.generate import Sampler, generate_tokens
+
+    class EndsAtThird(Sampler):
+        def pick(self, logits_V: torch.Tensor) -> int:
+            self.generator.manual_seed(self.generator.initial_seed() + 1)
+            return loaded.tokenizer.eod if self.generator.initial_seed() == 3 else 65
+
+    assert list(generate_tokens(loaded, [66], EndsAtThird(1.0, None, torch.Generator().manual_seed(0)), 9)) == [65, 65]
+
+
+def test_mistakes_are_refused(saved: Path, mesh: Mesh, tmp_path: Path, fixtures: Path) -> None:
+    from megatron.ltd.evaluation.load import load_model
+
+    with pytest.raises(UserError, match="--load .* holds no checkpoint: name the --save folder"):
+        load_model(tmp_path, TokenizerFiles(), CPU, mesh)
+    with pytest.raises(UserError, match="--tokenizer-model is missing"):
+        load_model(saved, TokenizerFiles(tokenizer_type="SentencePieceTokenizer"), CPU, mesh)
+
+
+def test_another_tokenizer_is_refused(saved: Path, mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    from megatron.ltd.evaluation.load import load_model
+    from megatron.ltd.tokenizers.byte import ByteTokenizer
+
+    monkeypatch.setattr(ByteTokenizer, "fingerprint", "0" * 64)
+    with pytest.raises(UserError, match="fingerprint of the tokenizer .* is 000000000000 here and .* name the files"):
+        load_model(saved, TokenizerFiles(), CPU, mesh)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"load": None}, "--load is missing"),
+        ({"prompt": ""}, "--prompt is missing"),
+        ({"num_tokens_to_generate": 0}, "--num-tokens-to-generate is 0: it must be at least 1"),
+        ({"temperature": -1.0}, "--temperature is -1.0: it must be 0"),
+        ({"top_k": 0}, "--top-k is 0: it must be at least 1"),
+        ({"seed": -1}, "--seed is -1: it must be in"),
+    ],
+)
+def test_bad_flags_are_refused(flags: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        sampling(**flags)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from setuptools.config.pyprojecttoml import read_configuration
+
+from megatron.ltd.config import parse_run_config
+from megatron.ltd.data.preprocess import PreprocessConfig
+from megatron.ltd.flags import add_flags
+from megatron.ltd.tokenizers.config import TokenizerFiles, padded_vocab_size
+from megatron.ltd.training.clock import RunClock
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
@@ -51,3 +59,22 @@ def test_the_table_of_extras_is_that_of_the_package(repository: Path) -> None:
     text = (repository / "README.md").read_text(encoding="utf-8")
     declared = read_configuration(repository / "pyproject.toml", expand=False)["project"]["optional-dependencies"]
     assert re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE) == list(declared)
+
+
+def test_the_training_commands_parse_and_plan_what_the_text_says(repository: Path) -> None:
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    (command,) = (block for block in code_blocks(text, "bash") if "pretrain_gpt_ltd.py" in block)
+    config = parse_run_config(shlex.split(command.split("pretrain_gpt_ltd.py")[1].replace("\\\n", " ")), "")
+    shape = config.model.shape(padded_vocab_size(50257, config.tokenizer.make_vocab_size_divisible_by, 2))
+    clock = RunClock.build(shape, config.global_batch_size(4), config.build_method(), config.training, config.optimizer)
+    assert f"{clock.plan().num_steps:,} steps" in " ".join(text.split())
+
+
+def test_the_preprocessing_command_has_only_flags_that_exist(repository: Path) -> None:
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    (command,) = (block for block in code_blocks(text, "bash") if "preprocess_data.py" in block)
+    parser = argparse.ArgumentParser()
+    for config_class in (PreprocessConfig, TokenizerFiles):
+        add_flags(parser, config_class)
+    parsed = parser.parse_args(shlex.split(command.split("preprocess_data.py")[1].replace("\\\n", " ")))
+    assert parsed.tokenizer_type == "GPT2BPETokenizer" and parsed.append_eod

@@ -1,0 +1,120 @@
+"""What every method must share with the dense run: its numbers when nothing is dropped, its parameters, its evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from megatron.ltd.config import parse_run_config
+from megatron.ltd.errors import UserError
+from tests.methods.cases import MethodCase
+from tests.support import Finished, pretrain, world
+
+NUMBERS = ("iteration", "loss", "grad_norm", "lr", "consumed_samples", "consumed_layer_tokens", "step_flops")
+
+
+def numbers(run: Finished) -> list[list[Any]]:
+    return [run.column(name) for name in NUMBERS]
+
+
+def assert_same_tensors(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    different = [name for name in expected if not torch.equal(found[name], expected[name])]
+    assert not different, different
+
+
+@pytest.mark.parametrize("precision", [(), ("--bf16",)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("how", ["off", "full"])
+def test_without_dropping_bit_equal_to_dense(
+    flags: list[str], case: MethodCase, folder: Path, how: str, precision: tuple[str, ...]
+) -> None:
+    flags = [*flags, "--train-iters", "5", *precision]
+    dense = pretrain(flags, folder / "dense")
+    same = pretrain([*flags, *getattr(case, how)], folder / how)
+    assert numbers(same) == numbers(dense)
+    assert same.kind("validation") == dense.kind("validation") != []
+    assert_same_tensors(same.tensors(5), dense.tensors(5))
+
+
+def test_separate_documents_at_full_length_bit_equal_to_dense(flags: list[str], case: MethodCase, folder: Path) -> None:
+    flags = [*flags, *"--train-iters 5 --reset-position-ids --reset-attention-mask --eod-mask-loss".split()]
+    dense = pretrain(flags, folder / "dense")
+    full = pretrain([*flags, *case.full], folder / "full")
+    assert numbers(full) == numbers(dense)
+    assert_same_tensors(full.tensors(5), dense.tensors(5))
+
+
+def test_dropping_differs_from_dense_and_keeps_its_parameters(flags: list[str], case: MethodCase, folder: Path) -> None:
+    flags = [*flags, "--train-iters", "5"]
+    dense, dropping = pretrain(flags, folder / "dense"), pretrain([*flags, *case.dropping], folder / "dropping")
+    assert dropping.column("loss")[0] != dense.column("loss")[0]
+    assert sum(dropping.column("step_flops")) < sum(dense.column("step_flops"))
+    shapes = {name: tensor.shape for name, tensor in dense.tensors(5).items()}
+    assert {name: tensor.shape for name, tensor in dropping.tensors(5).items()} == shapes
+
+
+def test_state_dict_keys_equal_the_dense_models(flags: list[str], case: MethodCase, folder: Path) -> None:
+    from megatron.ltd.training.run import build_run
+
+    keys = []
+    for method_flags in ((), case.dropping):
+        with world() as mesh:
+            run = build_run(parse_run_config([*flags, *method_flags, "--log-dir", str(folder)], ""), mesh)
+            keys.append(list(run.state.model.state_dict_for_save_checkpoint()))
+            run.log.close()
+    assert keys[0] == keys[1]
+
+
+def test_evaluation_keeps_everything(flags: list[str], case: MethodCase, folder: Path) -> None:
+    """The validation loss that a dropping run logs is that of a dense run around the same weights."""
+    from megatron.ltd.training.loop import evaluate
+    from megatron.ltd.training.run import build_run
+
+    dropping = pretrain([*flags, *case.dropping, "--exit-interval", "6"], folder / "dropping")
+    assert dropping.column("step_flops")[-1] < dropping.column("dense_step_flops")[-1]
+    dense_flags = [*flags, "--load", str(folder / "dropping"), "--finetune", "--log-dir", str(folder / "dense")]
+    with world() as mesh:
+        run = build_run(parse_run_config(dense_flags, ""), mesh)
+        loss = evaluate(run)
+        run.log.close()
+    assert [line["loss"] for line in dropping.kind("validation")] == [loss]
+
+
+@pytest.mark.parametrize("direction", ["dense first", "dropping first"])
+def test_a_checkpoint_continues_with_and_without_the_method(
+    flags: list[str], case: MethodCase, folder: Path, direction: str
+) -> None:
+    """With the horizon given on the clock both runs have one schedule, so nothing needs to be overridden.
+
+    While the second run keeps everything, as the dense run does, the way there must not matter: so "dense first" goes
+    on with the method at full length and must equal the dense run bit for bit.
+    """
+    flags = [*flags, *"--lr-decay-tokens 1536 --exit-interval 5".split()]
+    first, second = ((), case.full) if direction == "dense first" else (case.dropping, ())
+    started = pretrain([*flags, *first], folder / "started")
+    before = started.column("consumed_layer_tokens")[-1]
+    continued = pretrain([*flags, *second, "--load", str(folder / "started")], folder / "continued")
+    assert continued.column("iteration") == [6, 7, 8, 9, 10]
+    assert continued.column("consumed_samples")[0] == 24
+    dense_layer_tokens = 4 * 4 * 32
+    assert continued.column("consumed_layer_tokens") == [before + n * dense_layer_tokens for n in range(1, 6)]
+    if direction == "dense first":
+        straight = pretrain([*flags, "--exit-interval", "10"], folder / "straight")
+        assert [column[5:] for column in numbers(straight)] == numbers(continued)
+        assert_same_tensors(continued.tensors(10), straight.tensors(10))
+
+
+def test_another_schedule_is_taken_only_when_asked_for(flags: list[str], case: MethodCase, folder: Path) -> None:
+    """The horizon of a dense run counts more layer tokens than that of a dropping one."""
+    pretrain([*flags, "--exit-interval", "3"], folder / "dense")
+    second = [*flags, *case.dropping, "--exit-interval", "6", "--load", str(folder / "dense")]
+    with pytest.raises(UserError, match="--override-opt-param-scheduler"):
+        pretrain(second, folder / "refused")
+    continued = pretrain([*second, "--override-opt-param-scheduler"], folder / "continued")
+    assert continued.column("iteration") == [4, 5, 6]
+    planned = pretrain([*flags, *case.dropping], folder / "planned")
+    kept = [planned.column(name)[3:6] for name in ("kept_tokens", "step_flops")]
+    assert [continued.column(name) for name in ("kept_tokens", "step_flops")] == kept

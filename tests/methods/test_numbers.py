@@ -1,0 +1,151 @@
+"""What a run reports and how it computes must not change its numbers: accounting, recompute, accumulation, precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from megatron.ltd.layers.route import Route, use_route
+from megatron.ltd.methods import METHODS
+from megatron.ltd.methods.base import Method, ModelFacts
+from megatron.ltd.models.config import RecomputeConfig
+from megatron.ltd.parallel.mesh import Mesh
+from tests.methods.cases import CASES, MethodCase
+from tests.support import (
+    build_core_model,
+    build_stepper,
+    pretrain,
+    random_batches,
+    relative_error,
+    small_model,
+    step_gradients,
+    world,
+)
+
+MODEL = {"num_layers": 4, "seq_length": 32}
+
+
+@pytest.fixture
+def mesh() -> Iterator[Mesh]:
+    with world() as mesh:
+        yield mesh
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> Method:
+    """Every registered method, dropping at step 0, built from its flags for ``MODEL``."""
+    from megatron.ltd.config import parse_run_config
+
+    flags = "--num-layers 4 --seq-length 32 --train-iters 1 --lr 1e-3 --data-path x --tokenizer-type ByteTokenizer"
+    configs = parse_run_config([*flags.split(), *CASES[request.param].dropping], "").methods
+    return METHODS[request.param].build(configs[request.param], ModelFacts(4, 32, seed=7))
+
+
+def test_logged_layer_tokens_add_up_to_the_plan(flags: list[str], case: MethodCase, folder: Path) -> None:
+    ramp = ("--rampup-batch-size", "4", "2", "24", "--global-batch-size", "8")
+    run = pretrain([*flags, *case.dropping, *ramp], folder)
+    batches, consumed = run.column("batch_size"), run.column("consumed_layer_tokens")
+    assert run.column("consumed_samples") == [sum(batches[: n + 1]) for n in range(len(batches))]
+    steps = [after - before for before, after in zip([0, *consumed], consumed, strict=False)]
+    dense = [batch * 4 * 32 for batch in batches]
+    assert all(0 < found < whole for found, whole in zip(steps[:10], dense[:10], strict=True))
+    assert steps[10:] == dense[10:]
+    saved = [
+        whole - found for found, whole in zip(run.column("step_flops"), run.column("dense_step_flops"), strict=True)
+    ]
+    assert all(saving > 0 for saving in saved[:10]) and saved[10:] == [0, 0]
+
+
+RECOMPUTE = {
+    "full, uniform, 1 layer": RecomputeConfig("full", "uniform", 1),
+    "full, uniform, 2 layers": RecomputeConfig("full", "uniform", 2),
+    "full, block, 3 layers": RecomputeConfig("full", "block", 3),
+    "selective, attention": RecomputeConfig("selective"),
+    "selective, mlp": RecomputeConfig("selective", recompute_modules=("mlp",)),
+    "selective, mlp and attention": RecomputeConfig("selective", recompute_modules=("mlp", "core_attn")),
+}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+def test_recompute_changes_no_gradient(mesh: Mesh, method: Method, recompute: str, dropout: float) -> None:
+    """A whole step over three microbatches, with document masks: bit-equal, dropout included."""
+    model = small_model(**MODEL, attention_dropout=dropout, hidden_dropout=dropout)
+    batches = random_batches(3, 2, 32, documents=True)
+    gradients, losses = [], []
+    for config in (None, RECOMPUTE[recompute]):
+        stepper = build_stepper(model, mesh, method, recompute=config)
+        losses.append(stepper.train(iter(batches), method.plan(0), 0, 3).loss)
+        gradients.append(step_gradients(stepper))
+    assert losses[0] == losses[1]
+    expected, found = gradients
+    different = [name for name in expected if not torch.equal(found[name], expected[name])]
+    assert not different
+
+
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+def test_a_replayed_layer_takes_its_own_microbatchs_route(mesh: Mesh, method: Method, recompute: str) -> None:
+    """As in a pipeline: both forward passes first, under different plans, then the backward passes under a third route."""
+    model = small_model(**MODEL)
+    first, second, third = random_batches(3, 2, 32)
+    routes = [
+        Route(method.plan(step), method, batch.sample_ids_B) for step, batch in ((0, first), (5, second), (3, third))
+    ]
+    assert routes[0].plan != routes[1].plan
+    gradients: list[list[Tensor]] = []
+    for config in (None, RECOMPUTE[recompute]):
+        core = build_core_model(model, mesh, config)
+        losses = []
+        for route, batch in zip(routes[:2], (first, second), strict=True):
+            with use_route(route):
+                losses.append(core(batch.tokens_BS, batch.position_ids_BS, None, labels=batch.labels_BS).mean())
+        with use_route(routes[2]):
+            losses[0].backward()
+            losses[1].backward()
+        gradients.append([parameter.grad for parameter in core.parameters()])
+    for expected, found in zip(*gradients, strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_accumulated_microbatches_equal_one_batch(mesh: Mesh, method: Method) -> None:
+    """Eight samples with unequal loss masks, 8 x 1, 4 x 2 and 1 x 8: the same tokens kept, the same token mean."""
+    model = small_model(**MODEL)
+    samples = random_batches(8, 1, 32)
+    results: list[tuple[Any, dict[str, Tensor]]] = []
+    for size in (8, 2, 1):
+        batches = [
+            type(samples[0])(
+                *(torch.cat([getattr(sample, name) for sample in samples[start : start + size]])
+                  for name in ("tokens_BS", "labels_BS", "loss_mask_BS", "position_ids_BS")),
+                None,
+                torch.cat([sample.sample_ids_B for sample in samples[start : start + size]]),
+            )
+            for start in range(0, 8, size)
+        ]  # fmt: skip
+        stepper = build_stepper(model, mesh, method, micro_batch_size=size)
+        results.append((stepper.train(iter(batches), method.plan(0), 0, len(batches)), step_gradients(stepper)))
+    (whole, expected), *others = results
+    for result, gradients in others:
+        assert result.loss == pytest.approx(whole.loss, rel=1e-6)
+        assert result.grad_norm == pytest.approx(whole.grad_norm, rel=1e-6)
+        assert max(relative_error(gradients[name], expected[name]) for name in expected) < 1e-6
+
+
+def test_half_precision_follows_fp32(flags: list[str], case: MethodCase, folder: Path) -> None:
+    """40 steps without dropout: every type learns, and ends near fp32."""
+    flags = [
+        *flags,
+        *case.dropping,
+        *"--train-iters 40 --attention-dropout 0 --hidden-dropout 0 --eval-iters 0".split(),
+    ]
+    half = {"fp32": (), "bf16": ("--bf16",), "fp16": ("--fp16", "--initial-loss-scale", "256")}
+    losses = {name: pretrain([*flags, *precision], folder / name).column("loss") for name, precision in half.items()}
+    for name, curve in losses.items():
+        assert sum(curve[-5:]) / 5 < 0.7 * curve[0], name
+        assert curve[-1] == pytest.approx(losses["fp32"][-1], rel=0.02), name
+    assert losses["bf16"] != losses["fp32"] != losses["fp16"] != losses["bf16"]

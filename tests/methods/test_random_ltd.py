@@ -1,0 +1,44 @@
+"""random-LTD in a whole run: its schedule, its layers, its closed form, and the draw that data order decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.schedules import KeptTokensSchedule
+from tests.support import pretrain
+
+FLAGS = "--random-ltd --ltd-min-kept-tokens 8 --ltd-growth-steps 10 --ltd-granularity 4".split()
+
+
+def test_layer_tokens_equal_the_closed_form(flags: list[str], folder: Path) -> None:
+    """Two full layers and two that follow floor(8 + 24 t / 10) rounded down to 4, four samples a step."""
+    run = pretrain([*flags, *FLAGS], folder)
+    kept = [8, 8, 12, 12, 16, 20, 20, 24, 24, 28, 32, 32]
+    assert run.column("kept_tokens") == kept
+    total = 4 * (2 * 32 * 12 + 2 * sum(kept))
+    assert run.column("consumed_layer_tokens")[-1] == total
+    assert total == 4 * (2 * 32 * 12 + 2 * KeptTokensSchedule(8, 32, 10, 4).total_kept_tokens(12))
+
+
+def test_the_learning_rate_follows_layer_tokens(flags: list[str], folder: Path) -> None:
+    """Linear from 3e-3 to 0 with neither warm-up nor floor: the rate says which share of the layer tokens is left."""
+    linear = "--lr-decay-style linear --min-lr 0 --lr-warmup-fraction 0".split()
+    run = pretrain([*flags, *FLAGS, *linear], folder)
+    consumed = run.column("consumed_layer_tokens")
+    expected = [3e-3 * (1 - before / consumed[-1]) for before in (0, *consumed[:-1])]
+    assert run.column("lr") == pytest.approx(expected, rel=1e-9)
+
+
+def test_named_layers_drop_and_no_others(flags: list[str], folder: Path) -> None:
+    run = pretrain([*flags, *FLAGS, "--ltd-layers", "1,3-4", "--ltd-allow-edge-layers", "--exit-interval", "1"], folder)
+    assert run.column("consumed_layer_tokens") == [4 * (3 * 8 + 32)]
+
+
+def test_strata_draw_other_tokens_at_equal_cost(flags: list[str], folder: Path) -> None:
+    runs = [
+        pretrain([*flags, *FLAGS, "--ltd-strata", strata, "--exit-interval", "2"], folder / strata) for strata in "124"
+    ]
+    assert len({run.column("consumed_layer_tokens")[-1] for run in runs}) == 1
+    assert len({run.column("loss")[0] for run in runs}) == 3

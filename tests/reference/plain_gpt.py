@@ -1,0 +1,161 @@
+"""A GPT with random-LTD in plain PyTorch, one sample at a time: what the product's model must compute.
+
+S sequence, K kept tokens of a layer, H hidden, N query heads, G key-value heads, D head size, V vocabulary.
+
+Every step is spelled out with indices: a layer takes the rows of its kept tokens, turns queries and keys by the angles
+of their positions, masks a full K x K score matrix, and writes its output back. Nothing here is fast, and nothing is
+shared with the product: no fused kernel, no batch dimension, separate matrices for queries, keys and values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class PlainConfig:
+    """The shape of the model. ``learned_positions`` 0 means RoPE."""
+
+    num_layers: int = 3
+    hidden_size: int = 24
+    heads: int = 4
+    groups: int = 4
+    head_size: int = 6
+    mlp_size: int = 40
+    vocab_size: int = 32
+    learned_positions: int = 0
+    rotary_base: float = 10000.0
+    rms_norm: bool = False
+    swiglu: bool = False
+    tanh_gelu: bool = False
+    bias: bool = True
+    tied: bool = True
+    epsilon: float = 1e-5
+
+
+class PlainNorm(nn.Module):
+    """LayerNorm, or RMSNorm where there is no bias and no mean."""
+
+    def __init__(self, config: PlainConfig) -> None:
+        super().__init__()
+        self.epsilon = config.epsilon
+        self.weight = nn.Parameter(torch.ones(config.hidden_size))
+        self.bias = None if config.rms_norm else nn.Parameter(torch.zeros(config.hidden_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bias is None:
+            return x / (x.square().mean(-1, keepdim=True) + self.epsilon).sqrt() * self.weight
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + self.epsilon).sqrt() * self.weight + self.bias
+
+
+class PlainLayer(nn.Module):
+    """A pre-norm transformer layer on the tokens it is given."""
+
+    def __init__(self, config: PlainConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden, mlp = config.hidden_size, config.mlp_size
+        self.attention_norm = PlainNorm(config)
+        self.query = nn.Linear(hidden, config.heads * config.head_size, config.bias)
+        self.key = nn.Linear(hidden, config.groups * config.head_size, config.bias)
+        self.value = nn.Linear(hidden, config.groups * config.head_size, config.bias)
+        self.out = nn.Linear(config.heads * config.head_size, hidden, config.bias)
+        self.mlp_norm = PlainNorm(config)
+        self.gate = nn.Linear(hidden, mlp, config.bias) if config.swiglu else None
+        self.up = nn.Linear(hidden, mlp, config.bias)
+        self.down = nn.Linear(mlp, hidden, config.bias)
+
+    def forward(self, x_KH: Tensor, positions_K: Tensor, forbidden_KK: Tensor) -> Tensor:
+        x_KH = x_KH + self.attention(self.attention_norm(x_KH), positions_K, forbidden_KK)
+        return x_KH + self.mlp(self.mlp_norm(x_KH))
+
+    def attention(self, x_KH: Tensor, positions_K: Tensor, forbidden_KK: Tensor) -> Tensor:
+        size = self.config.head_size
+        queries, keys, values = self.query(x_KH), self.key(x_KH), self.value(x_KH)
+        outputs = []
+        for head in range(self.config.heads):
+            group = head // (self.config.heads // self.config.groups)
+            query_KD = queries[:, head * size : (head + 1) * size]
+            key_KD = keys[:, group * size : (group + 1) * size]
+            if not self.config.learned_positions:
+                query_KD, key_KD = self.turn(query_KD, positions_K), self.turn(key_KD, positions_K)
+            scores_KK = (query_KD @ key_KD.T / math.sqrt(size)).masked_fill(forbidden_KK, -math.inf)
+            weights_KK = scores_KK.exp() / scores_KK.exp().sum(-1, keepdim=True)
+            outputs.append(weights_KK @ values[:, group * size : (group + 1) * size])
+        return self.out(torch.cat(outputs, dim=-1))
+
+    def turn(self, x_KD: Tensor, positions_K: Tensor) -> Tensor:
+        """RoPE: channel pair (i, i + D/2) turned by position * base^(-2i/D)."""
+        half = self.config.head_size // 2
+        turned = torch.empty_like(x_KD)
+        for i in range(half):
+            angle_K = positions_K * self.config.rotary_base ** (-2.0 * i / self.config.head_size)
+            cosine, sine = angle_K.cos(), angle_K.sin()
+            turned[:, i] = x_KD[:, i] * cosine - x_KD[:, i + half] * sine
+            turned[:, i + half] = x_KD[:, i + half] * cosine + x_KD[:, i] * sine
+        return turned
+
+    def mlp(self, x_KH: Tensor) -> Tensor:
+        up = self.up(x_KH)
+        if self.gate is not None:
+            gate = self.gate(x_KH)
+            return self.down(gate / (1 + (-gate).exp()) * up)
+        if self.config.tanh_gelu:
+            return self.down(0.5 * up * (1 + torch.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3))))
+        return self.down(0.5 * up * (1 + torch.erf(up / math.sqrt(2))))
+
+
+class PlainGPT(nn.Module):
+    """Embeddings, layers, final norm, LM head. All parameters are drawn anew, biases and norms included."""
+
+    def __init__(self, config: PlainConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        rows = config.learned_positions
+        self.positions = nn.Embedding(rows, config.hidden_size) if rows else None
+        self.layers = nn.ModuleList(PlainLayer(config) for _ in range(config.num_layers))
+        self.norm = PlainNorm(config)
+        self.head = None if config.tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(0.2 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
+
+    def forward(
+        self,
+        tokens_S: Tensor,
+        *,
+        position_ids_S: Tensor | None = None,
+        document_S: Tensor | None = None,
+        kept: Mapping[int, Tensor] | None = None,
+    ) -> Tensor:
+        """Logits [S, V]. ``kept[layer_number]`` lists the positions that a layer computes on; absent: all of them.
+
+        ``document_S`` numbers the document of each token where documents must not see each other.
+        """
+        everything_S = torch.arange(len(tokens_S))
+        x_SH = self.tokens(tokens_S)
+        if self.positions is not None:
+            x_SH = x_SH + self.positions(everything_S if position_ids_S is None else position_ids_S)
+        for layer_number, layer in enumerate(self.layers, start=1):
+            positions_K = everything_S if kept is None else kept.get(layer_number, everything_S)
+            forbidden_KK = positions_K[None, :] > positions_K[:, None]
+            if document_S is not None:
+                document_K = document_S[positions_K]
+                forbidden_KK = forbidden_KK | (document_K[None, :] != document_K[:, None])
+            computed_KH = layer(x_SH[positions_K], positions_K, forbidden_KK)
+            x_SH = x_SH.index_put((positions_K,), computed_KH)
+        head = self.tokens.weight if self.head is None else self.head.weight
+        return self.norm(x_SH) @ head.T
+
+    def token_losses(self, labels_S: Tensor, logits_SV: Tensor) -> Tensor:
+        """Cross-entropy of each token, [S]."""
+        return logits_SV.logsumexp(-1) - logits_SV[torch.arange(len(labels_S)), labels_S]

@@ -1,0 +1,91 @@
+"""What the regression tests share: a tiny run of the product, how it ends, and how a checkpoint is damaged.
+
+Every run is ``pretrain_gpt_ltd.py`` in this process, under the same wrapper as its command line, so that exit status
+and error line are the user's.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron.ltd.config import parse_run_config
+from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
+from megatron.ltd.errors import run_command
+from megatron.ltd.tokenizers.config import TokenizerFiles
+from megatron.ltd.training import checkpoint_files
+
+TINY = [
+    "--device", "cpu", "--tokenizer-type", "ByteTokenizer", "--num-layers", "3",
+    "--hidden-size", "16", "--num-attention-heads", "2", "--seq-length", "16",
+    "--micro-batch-size", "2", "--global-batch-size", "4", "--train-iters", "6", "--lr", "1e-3",
+    "--lr-decay-style", "cosine", "--lr-warmup-iters", "2", "--eval-interval", "3",
+    "--eval-iters", "1", "--random-ltd", "--ltd-min-kept-tokens", "4",
+    "--ltd-granularity", "4", "--ltd-growth-steps", "5",
+]  # fmt: skip
+
+
+def write_data(folder: Path, name: str = "train", seed: str = "lorem ipsum ") -> str:
+    """A byte-level dataset of a few hundred tokens; returns its prefix."""
+    source = folder / f"{name}.jsonl"
+    source.write_text("".join(json.dumps({"text": f"{seed}{number} " * 8}) + "\n" for number in range(20)))
+    config = PreprocessConfig(input=(str(source),), output_prefix=str(folder / name), append_eod=True)
+    return next(iter(preprocess(config, TokenizerFiles("ByteTokenizer")).cards))
+
+
+def tiny_flags(data: str, *more: object) -> list[str]:
+    """The flags of the tiny run on ``data``, and ``more``; of a flag that stands twice the later counts."""
+    return [*TINY, "--train-data-path", data, "--valid-data-path", data, *map(str, more)]
+
+
+def run_status(flags: Sequence[str], program: Any = None) -> tuple[int, str]:
+    """Run ``pretrain_gpt_ltd.py`` (or ``program`` on its parsed flags); its exit status and its standard error."""
+    from tests.support import _script
+
+    stderr = io.StringIO()
+    try:
+        with redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["pretrain_gpt_ltd.py"])
+            run_command(lambda: (program or _script().pretrain)(parse_run_config(flags, "")))
+    except SystemExit as end:
+        return int(end.code or 0), stderr.getvalue()
+    return 0, stderr.getvalue()
+
+
+def refusal(flags: Sequence[str]) -> str:
+    """The one line that the run is refused with; its exit status is 2."""
+    status, said = run_status(flags)
+    lines = said.splitlines()
+    assert status == 2 and len(lines) == 1, (status, said)
+    return lines[0].removeprefix("pretrain_gpt_ltd.py: error: ")
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Every file under ``folder`` by its relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def metrics(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """metrics.jsonl by kind and iteration, without what a clock on the wall decides; the later line counts."""
+    lines: dict[tuple[str, int], dict[str, Any]] = {}
+    for text in (folder / "metrics.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        if line["kind"] != "run":
+            timeless = {
+                name: value for name, value in line.items() if name not in ("step_seconds", "tokens_per_second")
+            }
+            lines[line["kind"], line["iteration"]] = timeless
+    return lines
+
+
+def reseal(checkpoint: Path) -> None:
+    """List the files of a checkpoint anew, so that what a test changed is not taken for damage."""
+    names = checkpoint_files.file_names(checkpoint)
+    checkpoint_files.write_manifest(checkpoint, checkpoint_files.checksums(checkpoint, names))

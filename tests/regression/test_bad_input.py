@@ -1,0 +1,294 @@
+"""What bad input gets: one line naming flag or file, value, rule and fix, exit status 2, nothing overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.parallel.mesh import refuse_broken_transformer_engine
+from tests.regression.runs import metrics, refusal, reseal, run_status, snapshot, tiny_flags, write_data
+
+FLAGS = {
+    "kept tokens above S": (
+        ["--ltd-min-kept-tokens", 20],
+        ["--ltd-min-kept-tokens 20", "--seq-length 16", "at most 16"],
+    ),
+    "kept tokens below 1": (["--ltd-min-kept-tokens", 0], ["--ltd-min-kept-tokens 0", "at least one token", "give 1"]),
+    "granularity": (["--ltd-granularity", 3], ["--ltd-granularity 3", "--ltd-min-kept-tokens 4", "give 3 or 6"]),
+    "layers outside": (["--ltd-layers", "2-9"], ['--ltd-layers is "2-9"', "1 to --num-layers 3"]),
+    "layers far outside": (["--ltd-layers", "70-999999999999"], ["1 to --num-layers 3", "70 is outside"]),
+    "layers no list": (["--ltd-layers", "2,x"], ["--ltd-layers", '"x" is neither a number nor a range such as 2-23']),
+    "first layer": (["--ltd-layers", "1-2"], ['"1-2"', "layer 1 is the first", "--ltd-allow-edge-layers"]),
+    "last layer": (["--ltd-layers", "2-3"], ['"2-3"', "layer 3 is the last", "--ltd-allow-edge-layers"]),
+    "two lengths": (["--train-tokens", 500], ["--train-iters 6", "--train-tokens 500", "keep one"]),
+    "warm-up": (
+        ["--lr-decay-iters", 2],
+        ["warm-up (288 layer-tokens)", "decay (288)", "--lr-warmup-*", "--lr-decay-*"],
+    ),
+    "batch": (["--global-batch-size", 3], ["--global-batch-size 3", "--micro-batch-size 2", "multiple"]),
+    "unknown flag": (["--train-itrs", 3], ["--train-itrs: there is no such flag", "--train-iters"]),
+    "no number": (["--num-layers", "many"], ["--num-layers: 'many' is no whole number", "such as 1000"]),
+    "not finite": (["--lr", "nan"], ["--lr: 'nan' is no finite number", "3e-4"]),
+    "choice": (["--lr-decay-style", "square"], ["--lr-decay-style: invalid choice: 'square'", "cosine"]),
+    "no value": (["--num-layers"], ["--num-layers: expected one argument"]),
+    "transformer engine on CPU": (["--transformer-impl", "transformer_engine"], ["--transformer-impl", "CUDA", "auto"]),
+    "load of an empty folder": (["--load", "empty"], ["--load empty holds no checkpoint", "drop --load"]),
+    "finetune from nothing": (["--load", "out", "--finetune"], ["--load out holds no checkpoint"]),
+    "layout": (["--tensor-model-parallel-size", 2], ["1 processes", "--tensor-model-parallel-size 2", "multiple of 2"]),
+}
+
+
+@pytest.mark.parametrize(("flags", "fragments"), FLAGS.values(), ids=FLAGS.keys())
+def test_flags(
+    flags: list[object], fragments: list[str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refusal(tiny_flags(data, "--save", "out", *flags))
+    for fragment in fragments:
+        assert fragment in line
+    assert snapshot(tmp_path) == {}
+
+
+def test_growth_longer_than_the_run_is_warned_of(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = tiny_flags(data, "--log-dir", tmp_path, "--ltd-growth-steps", 50, "--train-iters", 1, "--eval-iters", 0)
+    flags[flags.index("--lr-warmup-iters") + 1] = "0"
+    assert run_status(flags) == (0, "")
+    warning = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("warning"))
+    assert "keeps 4 of 16" in warning and "shorten the growth" in warning
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+DATA = {
+    "missing bin": ("d.bin", Path.unlink, "does not exist"),
+    "missing idx": ("d.idx", Path.unlink, "does not exist"),
+    "empty bin": ("d.bin", lambda path: path.write_bytes(b""), "is empty"),
+    "empty idx": ("d.idx", lambda path: path.write_bytes(b""), "is empty"),
+    "truncated bin": ("d.bin", _truncate, "cut short"),
+    "truncated idx": ("d.idx", _truncate, "cut short"),
+    "foreign idx": ("d.idx", lambda path: path.write_bytes(b"PK\x03\x04" * 100), "is no Megatron index"),
+}
+
+
+@pytest.fixture
+def prefix(tmp_path: Path, data: str) -> Path:
+    """A copy of the data that a test may damage, named d."""
+    (tmp_path / "data").mkdir()
+    for ending in ("bin", "idx", "json"):
+        shutil.copy(f"{data}.{ending}", tmp_path / "data" / f"d.{ending}")
+    return tmp_path / "data" / "d"
+
+
+@pytest.mark.parametrize(("name", "damage", "rule"), DATA.values(), ids=DATA.keys())
+def test_data_files(name: str, damage: Callable[[Path], None], rule: str, prefix: Path) -> None:
+    damage(prefix.parent / name)
+    before = snapshot(prefix.parent)
+    line = refusal(tiny_flags(str(prefix)))
+    assert f"--train-data-path {prefix}" in line and name in line and rule in line and "preprocess_data.py" in line
+    assert snapshot(prefix.parent) == before
+
+
+def test_token_ids_above_the_vocabulary(prefix: Path) -> None:
+    Path(f"{prefix}.json").unlink()  # the card would say that nothing changed
+    content = bytearray(Path(f"{prefix}.bin").read_bytes())
+    content[100:102] = (300).to_bytes(2, "little")  # byte-level ids end at 256
+    Path(f"{prefix}.bin").write_bytes(content)
+    line = refusal(tiny_flags(str(prefix)))
+    assert f"--train-data-path {prefix}" in line and "token id 300" in line and "(ids 0 to 256)" in line
+
+
+def test_data_of_another_tokenizer(prefix: Path) -> None:
+    card = json.loads(Path(f"{prefix}.json").read_text())
+    Path(f"{prefix}.json").write_text(json.dumps(card | {"tokenizer_fingerprint": "0" * 64}))
+    assert "made with another tokenizer" in refusal(tiny_flags(str(prefix)))
+
+
+CONTINUED = {
+    "layers": (["--num-layers", 4], ["--num-layers is 4 here and 3 in checkpoint", "--use-checkpoint-args"]),
+    "width": (["--hidden-size", 32], ["--hidden-size is 32 here and 16 in checkpoint"]),
+    "vocabulary": (["--vocab-size", 500], ["--vocab-size", "is 512 here and 384 in checkpoint"]),
+    "seed": (["--seed", 7], ["--seed is 7 here and 1234 in checkpoint", "--finetune"]),
+    "learning rate": (["--lr", 2e-3], ["--lr is 0.002 here and 0.001", "--override-opt-param-scheduler"]),
+    "decay style": (["--lr-decay-style", "linear"], ["--lr-decay-style is linear here and cosine"]),
+    "clock": (["--lr-clock", "samples"], ["--lr-clock is samples here and layer-tokens"]),
+    "length": (["--train-iters", 8], ["the length of the run) is", "--override-opt-param-scheduler"]),
+}
+
+
+@pytest.mark.parametrize(("flags", "fragments"), CONTINUED.values(), ids=CONTINUED.keys())
+def test_a_continued_run_agrees_with_its_checkpoint(
+    flags: list[object], fragments: list[str], data: str, straight: Path
+) -> None:
+    before = snapshot(straight)
+    line = refusal(tiny_flags(data, "--save", straight, "--load", straight, *flags))
+    for fragment in fragments:
+        assert fragment in line
+    assert snapshot(straight) == before
+
+
+def test_another_sample_length_is_another_order(data: str, trained: Path) -> None:
+    flags = tiny_flags(data, "--save", trained / "rope", "--position-embedding-type", "rope")
+    assert run_status([*flags, "--exit-interval", "2"])[0] == 0
+    line = refusal([*flags, "--load", str(trained / "rope"), "--seq-length", "32"])
+    assert "--seq-length is 32 here and 16 in checkpoint" in line
+
+
+def test_other_data_are_another_order(straight: Path, tmp_path: Path) -> None:
+    other = write_data(tmp_path, "other", "dolor sit amet ")
+    line = refusal(tiny_flags(other, "--load", straight, "--log-dir", tmp_path))
+    assert "the training data (--data-path" in line and "--finetune" in line
+
+
+def test_another_tokenizer_than_the_checkpoints(data: str, trained: Path) -> None:
+    for checkpoint in trained.glob("iter_*"):
+        record = json.loads((checkpoint / "run.json").read_text())
+        record["identity"] = {
+            name: "0123456789ab" if "tokenizer" in name else value for name, value in record["identity"].items()
+        }
+        (checkpoint / "run.json").write_text(json.dumps(record))
+        reseal(checkpoint)
+    line = refusal(tiny_flags(data, "--save", trained, "--load", trained))
+    assert "fingerprint of the tokenizer (--tokenizer-type" in line and "0123456789ab in checkpoint" in line
+
+
+def _flip_byte(checkpoint: Path) -> str:
+    path = sorted(checkpoint.glob("*.distcp"))[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return f"{path.name} has changed since it was written"
+
+
+def _shorten(checkpoint: Path) -> str:
+    path = sorted(checkpoint.glob("*.distcp"))[-1]
+    _truncate(path)
+    return f"{path.name} has {path.stat().st_size} bytes instead of {path.stat().st_size + 3}"
+
+
+def _lose_file(checkpoint: Path) -> str:
+    (checkpoint / "common.pt").unlink()
+    return "common.pt: No such file or directory"
+
+
+def _lose_manifest(checkpoint: Path) -> str:
+    (checkpoint / "manifest.json").write_text('{"files": {"__0_0.distcp": ')
+    return "manifest.json is missing or not readable"
+
+
+@pytest.mark.parametrize("damage", [_flip_byte, _shorten, _lose_file, _lose_manifest])
+def test_a_damaged_checkpoint_is_passed_over(
+    damage: Callable[[Path], str], data: str, straight: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run goes on from the last whole one, says so, and ends as the undamaged run did."""
+    what = damage(trained / "iter_0000006")
+    assert run_status(tiny_flags(data, "--save", trained, "--load", trained)) == (0, "")
+    said = capsys.readouterr().out
+    assert f"checkpoint {trained / 'iter_0000006'} is damaged: {what}" in said and "it is passed over" in said
+    assert f"loading {trained / 'iter_0000004'}" in said
+    assert metrics(trained) == metrics(straight)
+
+
+def test_a_half_written_checkpoint_is_none(data: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (trained / "iter_0000006").rename(trained / "iter_0000006.partial")
+    (trained / "latest_checkpointed_iteration.txt").write_text("4")
+    assert run_status(tiny_flags(data, "--save", trained, "--load", trained)) == (0, "")
+    assert f"loading {trained / 'iter_0000004'}" in capsys.readouterr().out
+    assert [path.name for path in trained.glob("*.partial")] == []
+
+
+@pytest.mark.parametrize(
+    ("tracker", "complaint"), [("9", "names iteration 9, which is not there"), ("x\n", "no iteration")]
+)
+def test_a_wrong_tracker_is_said(
+    tracker: str, complaint: str, data: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (trained / "latest_checkpointed_iteration.txt").write_text(tracker)
+    assert run_status(tiny_flags(data, "--load", trained, "--log-dir", trained)) == (0, "")
+    said = capsys.readouterr().out
+    assert complaint in said and f"loading {trained / 'iter_0000006'}" in said
+
+
+def test_no_whole_checkpoint_is_refused(data: str, trained: Path) -> None:
+    """Starting anew in their place would overwrite them."""
+    for checkpoint in trained.glob("iter_*"):
+        _flip_byte(checkpoint)
+    before = snapshot(trained)
+    line = refusal(tiny_flags(data, "--save", trained, "--load", trained))
+    assert f"--load {trained} holds no whole checkpoint" in line and "iter_0000002 is damaged" in line
+    assert snapshot(trained) == before
+
+
+@pytest.mark.parametrize("flags", [[], ["--load", "trained", "--finetune"]])
+def test_a_folder_of_another_run(flags: list[str], data: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained.parent)
+    before = snapshot(trained)
+    line = refusal(tiny_flags(data, "--save", "trained", *flags))
+    assert "--save trained already holds checkpoints (the last at iteration 6)" in line and "--load trained" in line
+    assert snapshot(trained) == before
+
+
+@pytest.mark.parametrize("flag", ["--save", "--log-dir", "--data-cache-path", "--tensorboard-dir"])
+def test_unwritable_folders(flag: str, data: str, tmp_path: Path) -> None:
+    """A folder below a regular file: that stops root too."""
+    (tmp_path / "file").write_text("mine")
+    logs = [] if flag in ("--save", "--log-dir") else ["--log-dir", tmp_path / "logs"]
+    line = refusal(tiny_flags(data, *logs, flag, tmp_path / "file" / "folder"))
+    assert f"{flag} {tmp_path / 'file' / 'folder'}" in line and "Not a directory" in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def _preprocess(repository: Path, source: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "tools/preprocess_data.py", "--input", str(source), "--tokenizer-type", "ByteTokenizer"]
+    command += ["--output-prefix", str(source.with_suffix("")), *more]
+    environment = os.environ | {"PYTHONPATH": str(repository)}
+    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("second_line", "rule"), [(b'{"text": "cut', "JSON"), (b'{"text": "\xff\xfe"}', "UTF-8")], ids=["JSON", "UTF-8"]
+)
+def test_lines_that_cannot_be_read(second_line: bytes, rule: str, repository: Path, tmp_path: Path) -> None:
+    source = tmp_path / "d.jsonl"
+    source.write_bytes(b'{"text": "one"}\n' + second_line + b'\n{"text": "three"}\n')
+    ended = _preprocess(repository, source)
+    assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert f"{source}:2: not {rule}" in ended.stderr
+    assert "--skip-bad-lines" in ended.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.jsonl"]
+
+
+BROKEN_ENGINE = 'raise RuntimeError("Found empty `transformer-engine` meta package installed.\\nMore lines")\n'
+
+
+def test_half_installed_transformer_engine(repository: Path, data: str, tmp_path: Path) -> None:
+    """Megatron-Core imports it when it is imported itself, so the whole command is run."""
+    (tmp_path / "transformer_engine").mkdir()
+    (tmp_path / "transformer_engine" / "__init__.py").write_text(BROKEN_ENGINE)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{repository}"}
+    command = [sys.executable, str(repository / "pretrain_gpt_ltd.py"), *tiny_flags(data, "--save", tmp_path / "out")]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1, ended.stderr
+    for fragment in ("transformer_engine", "empty `transformer-engine` meta package", "pip uninstall", ">=2.9,<2.12"):
+        assert fragment in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_transformer_engine_without_its_torch_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "transformer_engine").mkdir()
+    (tmp_path / "transformer_engine" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        with pytest.raises(UserError, match=r"transformer_engine.pytorch'\).*pip uninstall"):
+            refuse_broken_transformer_engine()
+    finally:
+        del sys.modules["transformer_engine"]

@@ -1,0 +1,152 @@
+"""What the flags of a continued run mean: which state is the checkpoint's, which settings the command line's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron.ltd.config import parse_run_config
+from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.training.run import Run, build_run
+from tests.regression.runs import metrics, refusal, run_status, tiny_flags
+from tests.support import world
+
+
+@pytest.fixture
+def mesh() -> Iterator[Mesh]:
+    with world() as mesh:
+        yield mesh
+
+
+@contextmanager
+def built(mesh: Mesh, data: str, *flags: object) -> Iterator[Run]:
+    """The run as it stands before its first step."""
+    run = build_run(parse_run_config(tiny_flags(data, *flags), ""), mesh)
+    try:
+        yield run
+    finally:
+        run.log.close()
+
+
+def weights(run: Run) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in run.state.model.parameters()])
+
+
+def moments(run: Run) -> list[torch.Tensor]:
+    adam = run.state.optimizer.chained_optimizers[0].optimizer
+    return [state["exp_avg"] for state in adam.state.values()]
+
+
+@pytest.fixture
+def half(straight: Path, tmp_path: Path) -> Path:
+    """A folder that holds the checkpoint of iteration 4 alone."""
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "iter_0000004").symlink_to(straight / "iter_0000004")
+    (tmp_path / "half" / "latest_checkpointed_iteration.txt").write_text("4")
+    return tmp_path / "half"
+
+
+def test_settings_are_the_command_lines_and_state_the_checkpoints(
+    mesh: Mesh, data: str, half: Path, tmp_path: Path
+) -> None:
+    """Megatron-Core's parameter groups carry their settings into the checkpoint; they must not come back silently."""
+    flags = ["--load", half, "--log-dir", tmp_path, "--override-opt-param-scheduler"]
+    new = ["--lr", 2e-3, "--min-lr", 1e-4, "--weight-decay", 0.5, "--adam-beta1", 0.8, "--adam-eps", 1e-6]
+    with built(mesh, data, *flags) as before, built(mesh, data, *flags, *new) as after:
+        for group, old in zip(after.state.optimizer.param_groups, before.state.optimizer.param_groups, strict=True):
+            assert (group["max_lr"], group["min_lr"], group["eps"]) == (2e-3, 1e-4, 1e-6)
+            assert group["betas"] == (0.8, 0.999)
+            assert group["weight_decay"] == 0.5 * group["wd_mult"]
+            assert (old["max_lr"], old["betas"][0], old["eps"]) == (1e-3, 0.9, 1e-8)
+            assert group["step"] == old["step"] == 4
+        assert torch.equal(weights(after), weights(before))
+        assert all(map(torch.equal, moments(after), moments(before))) and moments(after)
+        assert after.progress == before.progress
+
+
+def test_another_learning_rate_with_the_override(data: str, straight: Path, half: Path) -> None:
+    flags = tiny_flags(data, "--load", half, "--save", half, "--lr", 2e-3, "--override-opt-param-scheduler")
+    assert run_status(flags) == (0, "")
+    for iteration in (5, 6):  # warm-up and cosine are proportional to the peak
+        lr, before = (metrics(folder)["train", iteration]["lr"] for folder in (half, straight))
+        assert lr == pytest.approx(2 * before, rel=1e-12)
+
+
+def test_another_clock_with_the_override(mesh: Mesh, data: str, half: Path, tmp_path: Path) -> None:
+    """The clock's reading is converted, not taken for the other unit's."""
+    flags = ["--load", half, "--log-dir", tmp_path, "--override-opt-param-scheduler", "--lr-clock", "samples"]
+    with built(mesh, data, *flags) as run:
+        assert run.state.scheduler.num_steps == 16  # 4 steps of 4 samples
+
+
+def test_finetune_takes_the_weights_alone(mesh: Mesh, data: str, half: Path, tmp_path: Path) -> None:
+    with (
+        built(mesh, data, "--load", half, "--log-dir", tmp_path) as source,
+        built(mesh, data, "--load", half, "--log-dir", tmp_path, "--finetune", "--seed", 5, "--lr", 0.5) as run,
+    ):
+        assert torch.equal(weights(run), weights(source))
+        assert (run.progress.iteration, run.progress.consumed_samples, run.progress.consumed_layer_tokens) == (0, 0, 0)
+        assert run.state.scheduler.num_steps == 0 and run.learning_rate == 0.0
+        assert not any(moment.any() for moment in moments(run))
+        assert source.progress.iteration == 4
+
+
+def test_no_load_optim_starts_adam_anew_and_nothing_else(mesh: Mesh, data: str, half: Path, tmp_path: Path) -> None:
+    with (
+        built(mesh, data, "--load", half, "--log-dir", tmp_path) as source,
+        built(mesh, data, "--load", half, "--log-dir", tmp_path, "--no-load-optim") as run,
+    ):
+        assert torch.equal(weights(run), weights(source))
+        assert run.progress == source.progress
+        assert run.learning_rate == source.learning_rate > 0.0
+        assert not any(moment.any() for moment in moments(run))
+        assert all(moment.any() for moment in moments(source))
+
+
+def _without(flags: list[str], *names: str) -> list[str]:
+    kept = list(flags)
+    for name in names:
+        position = kept.index(name)
+        del kept[position : position + 2]
+    return kept
+
+
+def test_checkpoint_arguments(data: str, straight: Path, half: Path) -> None:
+    """The model's shape and the tokenizer come from the checkpoint; a flag that is typed wins."""
+    shape = ("--num-layers", "--hidden-size", "--num-attention-heads", "--seq-length", "--tokenizer-type")
+    flags = [*_without(tiny_flags(data, "--load", half, "--save", half), *shape), "--use-checkpoint-args"]
+    assert run_status(flags) == (0, "")
+    whole, continued = metrics(straight), metrics(half)
+    assert continued == {key: whole[key] for key in whole if key[1] > 4}
+    assert "--hidden-size is 32 here and 16" in refusal([*flags, "--hidden-size", "32"])
+
+
+def test_changed_flags_are_said(data: str, half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = tiny_flags(data, "--load", half, "--save", half, "--weight-decay", 0.5, "--hidden-dropout", 0.2)
+    assert run_status(flags) == (0, "")
+    said = capsys.readouterr().out
+    assert (
+        "continues with other flags than before: --hidden-dropout 0.2 (was 0.1), --weight-decay 0.5 (was 0.01)" in said
+    )
+
+
+def test_a_moved_dataset_is_the_same(straight: Path, half: Path, data: str, tmp_path: Path) -> None:
+    for ending in ("bin", "idx", "json"):
+        (tmp_path / f"moved.{ending}").symlink_to(f"{data}.{ending}")
+    assert run_status(tiny_flags(str(tmp_path / "moved"), "--load", half, "--save", half)) == (0, "")
+    assert metrics(half)["train", 6] == metrics(straight)["train", 6]
+
+
+def test_dense_continues_with_random_ltd(data: str, tmp_path: Path) -> None:
+    """And back: only the method differs, so only the learning rate's horizon has to be given."""
+    common = ["--load", tmp_path, "--save", tmp_path, "--lr-decay-tokens", 384, "--lr-warmup-iters", 0]
+    dense = [flag for flag in tiny_flags(data, *common) if flag != "--random-ltd"]
+    assert run_status([*dense, "--exit-interval", "2"]) == (0, "")
+    assert run_status(tiny_flags(data, *common, "--exit-interval", 4)) == (0, "")
+    assert run_status(dense) == (0, "")
+    kept = [metrics(tmp_path)["train", iteration]["kept_tokens"] for iteration in range(1, 7)]
+    assert kept == [16, 16, 8, 8, 16, 16]

@@ -1,0 +1,212 @@
+"""What tests of the model and of whole runs share: one process's world, models, microbatches, and runs of the product.
+
+with world() as mesh:                     Megatron-Core's groups over this process, on the CPU
+    stepper = build_stepper(model, mesh)  the product's model and optimizer
+    stepper.train(iter(batches), plan, step, len(batches))
+
+finished = pretrain(flags, folder)        pretrain_gpt_ltd.py in this process
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron.ltd.config import parse_run_config
+from megatron.ltd.data.batch import Batch, document_mask
+from megatron.ltd.layers import route
+from megatron.ltd.methods.base import Dense, Method, ModelFacts
+from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
+from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
+from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.parallel.mesh import Mesh, initialize
+from megatron.ltd.training.config import OptimizerConfig
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+VOCAB_SIZE = 32
+_TIMINGS = ("step_seconds", "tokens_per_second")
+
+
+@contextmanager
+def world() -> Iterator[Mesh]:
+    """This process as a world of one, on the CPU."""
+    with initialize(ParallelConfig(device="cpu")) as mesh:
+        route.install()
+        yield mesh
+
+
+def small_model(**changes: Any) -> ModelConfig:
+    """Three layers without dropout, S = 16."""
+    settings: dict[str, Any] = {
+        "num_layers": 3, "hidden_size": 24, "ffn_hidden_size": 40, "num_attention_heads": 4, "seq_length": 16,
+        "attention_dropout": 0.0, "hidden_dropout": 0.0,
+    }  # fmt: skip
+    return ModelConfig(**(settings | changes))
+
+
+def random_ltd(model: ModelConfig, kept_tokens: int, seed: int = 7, **flags: Any) -> RandomLTD:
+    """random-LTD that keeps ``kept_tokens`` at step 0 and everything from step 10 on."""
+    config = RandomLTDConfig(
+        random_ltd=True, ltd_min_kept_tokens=kept_tokens, ltd_growth_steps=10, ltd_granularity=1, **flags
+    )
+    return RandomLTD.build(config, ModelFacts(model.num_layers, model.seq_length, seed))
+
+
+def dense(model: ModelConfig) -> Dense:
+    return Dense(ModelFacts(model.num_layers, model.seq_length, 7))
+
+
+def build_core_model(
+    model: ModelConfig, mesh: Mesh, recompute: RecomputeConfig | None = None, precision: PrecisionConfig | None = None
+) -> torch.nn.Module:
+    """The product's GPT, drawn from a fixed seed."""
+    from megatron.ltd.models.gpt import build_gpt, transformer_config
+    from megatron.ltd.training.step import seed_step
+
+    core_config = transformer_config(
+        model, ParallelConfig(device="cpu"), precision or PrecisionConfig(), recompute or RecomputeConfig(), mesh
+    )
+    seed_step(1234, -1, mesh)
+    return build_gpt(model, core_config, VOCAB_SIZE, mesh)
+
+
+def build_stepper(
+    model: ModelConfig,
+    mesh: Mesh,
+    method: Method | None = None,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    recompute: RecomputeConfig | None = None,
+    micro_batch_size: int = 2,
+    seed: int = 7,
+) -> Any:
+    """The product's training step around a fresh model, or around ``weights``. The gradient is not clipped."""
+    from megatron.ltd.training.optimizer import build_optimizer, wrap_model
+    from megatron.ltd.training.step import Stepper
+
+    core_model = build_core_model(model, mesh, recompute)
+    if weights is not None:
+        load_weights(core_model, weights)
+    parallel, precision = ParallelConfig(device="cpu"), PrecisionConfig()
+    wrapped = wrap_model(core_model, parallel, precision)
+    optimizer = build_optimizer(wrapped, OptimizerConfig(lr=1e-3, clip_grad=0.0), precision, parallel)
+    return Stepper(
+        wrapped, optimizer, method or dense(model), mesh,
+        seed=seed, micro_batch_size=micro_batch_size, seq_length=model.seq_length,
+    )  # fmt: skip
+
+
+def load_weights(core_model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy ``weights`` in; every parameter must be named, and nothing else."""
+    parameters = dict(core_model.named_parameters())
+    assert parameters.keys() == weights.keys(), parameters.keys() ^ weights.keys()
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+
+
+def step_gradients(stepper: Any) -> dict[str, Tensor]:
+    """The gradients of the latest ``stepper.train``, by Megatron-Core's names."""
+    return {name: parameter.main_grad.clone() for name, parameter in stepper.model.module.named_parameters()}
+
+
+def random_batches(
+    num_batches: int, micro_batch_size: int, seq_length: int, *, documents: bool = False, seed: int = 0
+) -> list[Batch]:
+    """Microbatches of random tokens whose loss masks hold unequal numbers of ones.
+
+    With ``documents`` token 0 ends a document: positions start anew after it, and documents do not see each other.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for number in range(num_batches):
+        shape = (micro_batch_size, seq_length)
+        tokens_BS = torch.randint(1, VOCAB_SIZE, shape, generator=generator)
+        if documents:
+            tokens_BS[torch.rand(shape, generator=generator) < 0.2] = 0
+        loss_mask_BS = (torch.rand(shape, generator=generator) < 0.9 - 0.3 * (number % 3)).float()
+        loss_mask_BS[:, 0] = 1.0
+        batches.append(
+            Batch(
+                tokens_BS=tokens_BS,
+                labels_BS=torch.randint(0, VOCAB_SIZE, shape, generator=generator),
+                loss_mask_BS=loss_mask_BS,
+                position_ids_BS=_positions(tokens_BS, documents),
+                attention_mask=document_mask(tokens_BS, 0) if documents else None,
+                sample_ids_B=torch.arange(number * micro_batch_size, (number + 1) * micro_batch_size) + 1000,
+            )
+        )
+    return batches
+
+
+def _positions(tokens_BS: Tensor, documents: bool) -> Tensor:
+    rows = []
+    for tokens in tokens_BS.tolist():
+        row, position = [], 0
+        for token in tokens:
+            row.append(position)
+            position = 0 if documents and token == 0 else position + 1
+        rows.append(row)
+    return torch.tensor(rows)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Norm of the difference over the norm of ``expected``."""
+    return float((found.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run in this process left behind."""
+
+    folder: Path
+    lines: list[dict[str, Any]]
+    """metrics.jsonl; of an iteration that stands twice the later line, without its timings."""
+
+    def kind(self, kind: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["kind"] == kind]
+
+    def column(self, name: str) -> list[Any]:
+        """One field of every training step."""
+        return [line[name] for line in self.kind("train")]
+
+    def tensors(self, iteration: int) -> dict[str, Any]:
+        """Everything in a checkpoint of this run: weights and optimizer state by name."""
+        from megatron.core import dist_checkpointing
+
+        with warnings.catch_warnings(action="ignore"), world():
+            content = dist_checkpointing.load_plain_tensors(str(self.folder / f"iter_{iteration:07d}"))
+        return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def pretrain(flags: Sequence[str], folder: Path) -> Finished:
+    """Run ``pretrain_gpt_ltd.py`` with ``flags``, logging to and saving in ``folder``."""
+    script = _script()
+    script.pretrain(parse_run_config([*flags, "--device", "cpu", "--save", str(folder)], ""))
+    return read_run(folder)
+
+
+def read_run(folder: Path) -> Finished:
+    lines: dict[tuple[str, int], dict[str, Any]] = {}
+    for text in (folder / "metrics.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        key = (line["kind"], line.get("iteration", 0))
+        lines[key] = {name: value for name, value in line.items() if name not in _TIMINGS}
+    return Finished(folder, [lines[key] for key in sorted(lines)])
+
+
+def _script() -> Any:
+    spec = importlib.util.spec_from_file_location("pretrain_gpt_ltd", REPOSITORY / "pretrain_gpt_ltd.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

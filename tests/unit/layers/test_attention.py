@@ -1,0 +1,138 @@
+"""FusedAttention against a softmax written out head by head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from megatron.ltd.data.batch import document_mask
+from megatron.ltd.parallel.mesh import Mesh
+from tests.support import small_model, world
+
+S, B, D = 7, 3, 4
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    with world() as mesh:
+        yield mesh
+
+
+def build(mesh: Mesh, *, dropout: float = 0.0, softmax_scale: float | None = None) -> torch.nn.Module:
+    from megatron.core.transformer.enums import AttnMaskType
+
+    from megatron.ltd.layers.attention import FusedAttention
+    from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
+    from megatron.ltd.models.gpt import transformer_config
+    from megatron.ltd.parallel.config import ParallelConfig
+
+    model = small_model(attention_dropout=dropout)
+    config = transformer_config(model, ParallelConfig(device="cpu"), PrecisionConfig(), RecomputeConfig(), mesh)
+    return FusedAttention(config, 1, AttnMaskType.causal, "self", softmax_scale=softmax_scale)
+
+
+def draw(heads: int, groups: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    query, key, value = (
+        torch.randn(S, B, number, D, generator=generator, dtype=dtype) for number in (heads, groups, groups)
+    )
+    return query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
+
+
+def naive(query: Tensor, key: Tensor, value: Tensor, forbidden_BST: Tensor, scale: float) -> Tensor:
+    """[S, B, N * D], one softmax at a time."""
+    heads, groups = query.shape[2], key.shape[2]
+    rows = []
+    for position in range(query.shape[0]):
+        samples = []
+        for sample in range(query.shape[1]):
+            outputs = []
+            for head in range(heads):
+                group = head // (heads // groups)
+                scores_T = key[:, sample, group] @ query[position, sample, head] * scale
+                weights_T = torch.softmax(scores_T.masked_fill(forbidden_BST[sample, position], -math.inf), dim=0)
+                outputs.append(weights_T @ value[:, sample, group])
+            samples.append(torch.cat(outputs))
+        rows.append(torch.stack(samples))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["causal", "separate documents"])
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2), (4, 1)])
+def test_equals_softmax_written_out(mesh: Mesh, heads: int, groups: int, masked: bool) -> None:
+    tokens_BS = torch.tensor([[1, 0, 1, 1, 0, 1, 1], [1] * 7, [0] * 7])
+    mask = document_mask(tokens_BS, 0) if masked else None
+    forbidden_BST = document_mask(tokens_BS if masked else torch.ones_like(tokens_BS), 0)[:, 0]
+    inputs = draw(heads, groups)
+    found = build(mesh)(*inputs, mask)
+    expected = naive(*inputs, forbidden_BST, 1 / math.sqrt(D))
+    assert found.shape == (S, B, heads * D)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(4), dtype=found.dtype)
+    torch.testing.assert_close(
+        torch.autograd.grad((found * weight).sum(), inputs), torch.autograd.grad((expected * weight).sum(), inputs)
+    )
+
+
+def test_softmax_scale_replaces_the_usual_one(mesh: Mesh) -> None:
+    inputs = draw(4, 4)
+    causal_BST = torch.ones(S, S, dtype=torch.bool).triu(1).expand(B, S, S)
+    torch.testing.assert_close(build(mesh, softmax_scale=0.7)(*inputs, None), naive(*inputs, causal_BST, 0.7))
+
+
+def test_bidirectional_attention_sees_everything(mesh: Mesh) -> None:
+    from megatron.core.transformer.enums import AttnMaskType
+
+    inputs = draw(4, 4)
+    found = build(mesh)(*inputs, None, attn_mask_type=AttnMaskType.no_mask)
+    torch.testing.assert_close(found, naive(*inputs, torch.zeros(B, S, S, dtype=torch.bool), 1 / math.sqrt(D)))
+
+
+def test_dropout_drops_its_share_scales_the_rest_and_rests_in_evaluation(mesh: Mesh) -> None:
+    """Equal scores and identity values: the outputs are the dropped attention weights themselves."""
+    from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+
+    length, samples = 32, 16
+    attention = build(mesh, dropout=0.25)
+    query = torch.zeros(length, samples, 1, length)
+    value = torch.eye(length)[:, None, None].expand(length, samples, 1, length)
+    model_parallel_cuda_manual_seed(5)
+    first, second = attention(query, query, value, None), attention(query, query, value, None)
+    allowed = torch.ones(length, length).tril().bool()
+    weights = first.permute(1, 0, 2)[:, allowed]
+    usual = (1 / torch.arange(1, length + 1)).expand(length, length).T[allowed].expand_as(weights)
+    dropped = weights == 0
+    torch.testing.assert_close(weights[~dropped], (usual / 0.75)[~dropped])
+    count, share = dropped.numel(), dropped.float().mean().item()
+    assert abs(share - 0.25) < 4 * math.sqrt(0.25 * 0.75 / count)
+    assert not torch.equal(first, second)
+
+    model_parallel_cuda_manual_seed(5)
+    assert torch.equal(attention(query, query, value, None), first)
+    attention.eval()
+    torch.testing.assert_close(attention(query, query, value, None).permute(1, 0, 2)[:, allowed], usual)
+
+
+def test_dropout_leaves_the_default_stream_alone(mesh: Mesh) -> None:
+    """Heads are spread over tensor-parallel ranks, so their dropout comes from the tracker's stream."""
+    from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+
+    model_parallel_cuda_manual_seed(5)
+    before = torch.get_rng_state()
+    build(mesh, dropout=0.5)(*draw(4, 4, torch.float32), None)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_context_parallelism_is_refused(mesh: Mesh) -> None:
+    from megatron.core.transformer.enums import AttnMaskType
+
+    from megatron.ltd.layers.attention import FusedAttention
+
+    config = build(mesh).config
+    config.context_parallel_size = 2
+    with pytest.raises(AssertionError, match="one shard"):
+        FusedAttention(config, 1, AttnMaskType.causal, "self")

@@ -1,0 +1,42 @@
+"""Norm against the formulas, and its mark for sequence parallelism."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from megatron.ltd.layers.norm import Norm
+
+
+def config(normalization: str, **changes: object) -> SimpleNamespace:
+    return SimpleNamespace(
+        **({"normalization": normalization, "params_dtype": torch.float32, "sequence_parallel": False} | changes)
+    )
+
+
+@pytest.mark.parametrize("normalization", ["LayerNorm", "RMSNorm"])
+def test_equals_the_formula(normalization: str) -> None:
+    norm = Norm(config(normalization), 5, eps=0.1)
+    x = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for number, parameter in enumerate(norm.parameters()):
+            parameter.copy_(torch.linspace(0.5, 1.5, 5) + number)
+    if normalization == "LayerNorm":
+        centred = x - x.mean(-1, keepdim=True)
+        expected = centred / (centred.square().mean(-1, keepdim=True) + 0.1).sqrt() * norm.weight + norm.bias
+    else:
+        expected = x / (x.square().mean(-1, keepdim=True) + 0.1).sqrt() * norm.weight
+    torch.testing.assert_close(norm(x), expected)
+
+
+def test_parameters_are_named_typed_and_marked() -> None:
+    layer_norm = Norm(config("LayerNorm", params_dtype=torch.bfloat16, sequence_parallel=True), 4)
+    rms_norm = Norm(config("RMSNorm"), 4)
+    assert [name for name, _ in layer_norm.named_parameters()] == ["weight", "bias"]
+    assert [name for name, _ in rms_norm.named_parameters()] == ["weight"]
+    for norm, dtype, marked in ((layer_norm, torch.bfloat16, True), (rms_norm, torch.float32, False)):
+        for parameter in norm.parameters():
+            assert parameter.dtype == dtype
+            assert parameter.sequence_parallel is marked

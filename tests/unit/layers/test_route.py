@@ -1,0 +1,84 @@
+"""The route of the microbatch in flight: what it says, where it holds, and what a replay sees."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from megatron.ltd.layers import route as routes
+from megatron.ltd.layers.route import Route, current_route, use_route
+from megatron.ltd.sampling import kept_indices
+from tests.support import random_ltd, small_model, world
+
+MODEL = small_model()
+
+
+def make_route(*sample_ids: int, step: int = 0) -> Route:
+    method = random_ltd(MODEL, 5)
+    return Route(method.plan(step), method, torch.tensor(sample_ids))
+
+
+def test_kept_tokens_are_the_methods_or_none_where_all_are_kept() -> None:
+    route = make_route(3, 4)
+    assert route.kept_tokens(1) is None
+    assert route.kept_tokens(3) is None
+    assert torch.equal(route.kept_tokens(2), kept_indices(7, torch.tensor([3, 4]), 2, 16, 5))
+    assert make_route(3, 4, step=10).kept_tokens(2) is None
+
+
+def test_a_route_holds_inside_its_block_and_nests() -> None:
+    outer, inner = make_route(1), make_route(2)
+    assert current_route() is None
+    with use_route(outer):
+        with use_route(inner):
+            assert current_route() is inner
+        assert current_route() is outer
+        with use_route(None):
+            assert current_route() is None
+    assert current_route() is None
+
+
+def test_a_route_ends_with_an_error_too() -> None:
+    with pytest.raises(ZeroDivisionError), use_route(make_route(1)):
+        raise ZeroDivisionError
+    assert current_route() is None
+
+
+@pytest.mark.parametrize("where", ["this thread", "another thread"])
+def test_a_replay_sees_the_route_it_was_recorded_with(where: str) -> None:
+    from megatron.core import tensor_parallel
+    from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+
+    seen: list[Route | None] = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        seen.append(current_route())
+        return x * x
+
+    recorded, other = make_route(1), make_route(2)
+    x = torch.ones(2, requires_grad=True)
+    with world():
+        model_parallel_cuda_manual_seed(1)
+        with use_route(recorded):
+            y = tensor_parallel.checkpoint(function, False, x).sum()
+        with use_route(other):
+            if where == "this thread":
+                y.backward()
+            else:
+                thread = threading.Thread(target=y.backward)
+                thread.start()
+                thread.join()
+            assert current_route() is other
+    assert len(seen) == 2 and all(route is recorded for route in seen)
+    assert torch.equal(x.grad, torch.full((2,), 2.0))
+
+
+def test_installing_twice_wraps_once() -> None:
+    from megatron.core import tensor_parallel
+
+    routes.install()
+    wrapped = tensor_parallel.checkpoint
+    routes.install()
+    assert tensor_parallel.checkpoint is wrapped

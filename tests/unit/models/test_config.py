@@ -1,0 +1,90 @@
+"""The model's shape: what is derived from it, and which values are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
+
+REFUSED: list[tuple[type, dict[str, Any], str]] = [
+    (ModelConfig, {"num_layers": 0}, "--num-layers is 0: it must be at least 1"),
+    (ModelConfig, {"seq_length": -1}, "--seq-length is -1"),
+    (ModelConfig, {"ffn_hidden_size": 0}, "--ffn-hidden-size is 0"),
+    (ModelConfig, {"kv_channels": 0}, "--kv-channels is 0"),
+    (
+        ModelConfig,
+        {"hidden_size": 10, "num_attention_heads": 3},
+        "--hidden-size 10 is not a multiple .* 3: .*--kv-channels",
+    ),
+    (ModelConfig, {"group_query_attention": True, "num_query_groups": 3}, "--num-query-groups 3 does not divide .* 16"),
+    (ModelConfig, {"num_query_groups": 4}, "--num-query-groups 4 is given without --group-query-attention"),
+    (
+        ModelConfig,
+        {"max_position_embeddings": 8, "seq_length": 16},
+        "--max-position-embeddings 8 is below --seq-length 16",
+    ),
+    (ModelConfig, {"swiglu": True, "openai_gelu": True}, "--swiglu and --openai-gelu are both on"),
+    (ModelConfig, {"hidden_dropout": 1.0}, r"--hidden-dropout is 1.0: it must be in \[0, 1\)"),
+    (ModelConfig, {"norm_epsilon": 0.0}, "--norm-epsilon is 0.0: it must be above 0"),
+    (ModelConfig, {"init_method_std": -0.1}, "--init-method-std is -0.1"),
+    (ModelConfig, {"rotary_percent": 1.5}, "--rotary-percent is 1.5"),
+    (PrecisionConfig, {"bf16": True, "fp16": True}, "--bf16 and --fp16 are both on"),
+    (RecomputeConfig, {"recompute_granularity": "full"}, "--recompute-granularity is full: it also needs"),
+    (RecomputeConfig, {"recompute_num_layers": 1}, "belong to --recompute-granularity full"),
+    (
+        RecomputeConfig,
+        {"recompute_modules": ("mlp",)},
+        "--recompute-modules belongs to --recompute-granularity selective",
+    ),
+]
+
+
+@pytest.mark.parametrize(("config_class", "values", "message"), REFUSED)
+def test_refused(config_class: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        config_class(**values)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "derived"),
+    [
+        ({}, {"head_size": 64, "query_groups": 16, "mlp_size": 4096, "learned_positions": 1024}),
+        ({"swiglu": True}, {"mlp_size": 2688}),  # 8/3 x 1024 = 2730.7, down to a multiple of 64
+        ({"ffn_hidden_size": 100, "swiglu": True}, {"mlp_size": 100}),
+        ({"group_query_attention": True, "num_query_groups": 4}, {"query_groups": 4}),
+        ({"kv_channels": 48}, {"head_size": 48}),
+        ({"position_embedding_type": "rope"}, {"learned_positions": 0}),
+        ({"max_position_embeddings": 2048}, {"learned_positions": 2048}),
+    ],
+)
+def test_derived(values: dict[str, Any], derived: dict[str, int]) -> None:
+    model = ModelConfig(**values)
+    assert {name: getattr(model, name) for name in derived} == derived
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_layers": 3}, {"hidden_size": 2048}, {"num_attention_heads": 8}, {"kv_channels": 32}, {"swiglu": True},
+        {"position_embedding_type": "rope"}, {"normalization": "RMSNorm"}, {"add_bias_linear": False},
+        {"tied_embeddings": False}, {"seq_length": 512}, {"openai_gelu": True}, {"rotary_base": 500},
+    ],
+)  # fmt: skip
+def test_what_changes_the_weights_or_their_meaning_is_identity(change: dict[str, Any]) -> None:
+    assert ModelConfig(**change).identity(128) != ModelConfig().identity(128)
+
+
+def test_what_changes_neither_is_not_identity() -> None:
+    assert ModelConfig(hidden_dropout=0.0, init_method_std=0.5).identity(128) == ModelConfig().identity(128)
+    assert ModelConfig().identity(128) != ModelConfig().identity(256)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"), [({}, "float32"), ({"bf16": True}, "bfloat16"), ({"fp16": True}, "float16")]
+)
+def test_dtype(values: dict[str, bool], dtype: str) -> None:
+    assert PrecisionConfig(**values).dtype == dtype

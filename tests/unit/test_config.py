@@ -1,0 +1,83 @@
+"""The whole command line: rules between its parts, and that reading it needs no torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.config import PARTS, build_parser, parse_run_config
+from megatron.ltd.errors import UserError
+from megatron.ltd.training import checkpoint_files
+
+NEEDED = ["--lr", "1e-3", "--train-iters", "10"]
+
+
+def test_every_flag_is_spelled_once_and_explained() -> None:
+    actions = build_parser("")._actions
+    spellings = [spelling for action in actions for spelling in action.option_strings]
+    assert len(spellings) == len(set(spellings)) > 90
+    assert all(action.help for action in actions)
+
+
+def test_to_dict_is_plain_and_complete() -> None:
+    stored = json.loads(json.dumps(parse_run_config(NEEDED, "").to_dict()))
+    assert stored.keys() == {*PARTS, "methods"}
+    assert stored["optimizer"]["lr"] == 1e-3 and stored["methods"]["random_ltd"]["ltd_granularity"] == 16
+
+
+@pytest.mark.parametrize(
+    ("size", "processes", "samples"), [([], 3, 6), (["--global-batch-size", "12"], 3, 12)], ids=["default", "given"]
+)
+def test_global_batch_size(size: list[str], processes: int, samples: int) -> None:
+    assert parse_run_config([*NEEDED, "--micro-batch-size", "2", *size], "").global_batch_size(processes) == samples
+
+
+def test_a_global_batch_is_whole_micro_batches() -> None:
+    config = parse_run_config([*NEEDED, "--micro-batch-size", "2", "--global-batch-size", "10"], "")
+    with pytest.raises(
+        UserError, match=r"--global-batch-size 10 is not a multiple .* 2 x 3 data-parallel processes = 6"
+    ):
+        config.global_batch_size(3)
+
+
+def _stored(folder: Path, config: dict[str, dict[str, object]]) -> None:
+    checkpoint = checkpoint_files.start_partial(folder, 5)
+    (checkpoint / ".metadata").write_bytes(b"")
+    checkpoint_files.write_run(
+        checkpoint, {name: {} for name in ("progress", "schedule", "identity", "order")} | {"config": config}
+    )
+    names = checkpoint_files.file_names(checkpoint)
+    checkpoint_files.write_manifest(checkpoint, checkpoint_files.checksums(checkpoint, names))
+    checkpoint_files.publish(folder, 5)
+
+
+def test_use_checkpoint_args(tmp_path: Path) -> None:
+    """Shape and tokenizer come from there, nothing else, and a typed flag wins."""
+    _stored(tmp_path, {
+        "model": {"num_layers": 7, "hidden_size": 48, "num_attention_heads": 3},
+        "tokenizer": {"tokenizer_type": "ByteTokenizer"},
+        "optimizer": {"weight_decay": 0.7},
+    })  # fmt: skip
+    flags = [*NEEDED, "--load", str(tmp_path), "--use-checkpoint-args", "--num-layers", "5"]
+    config = parse_run_config(flags, "")
+    assert (config.model.num_layers, config.model.hidden_size, config.model.num_attention_heads) == (5, 48, 3)
+    assert config.tokenizer.tokenizer_type == "ByteTokenizer" and config.optimizer.weight_decay == 0.01
+    with pytest.raises(UserError, match="holds no checkpoint to take --use-checkpoint-args from"):
+        parse_run_config([*NEEDED, "--load", str(tmp_path / "other"), "--use-checkpoint-args"], "")
+
+
+def test_reading_the_command_line_imports_no_torch(repository: Path) -> None:
+    """So that --help and a mistyped flag are answered at once."""
+    code = (
+        "import sys\n"
+        "from megatron.ltd.config import parse_run_config\n"
+        f"parse_run_config({NEEDED!r}, '')\n"
+        "heavy = {'torch', 'megatron.core', 'transformers', 'sentencepiece'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr

@@ -1,0 +1,46 @@
+"""From exceptions to exit statuses and one line on standard error."""
+
+from __future__ import annotations
+
+import pytest
+
+from megatron.ltd.errors import RunStopped, UserError, run_command
+
+ENDINGS = [
+    (UserError("--lr is -1: it must be above 0"), 2, "tool.py: error: --lr is -1: it must be above 0\n"),
+    (RunStopped("the loss is nan"), 1, "tool.py: stopped: the loss is nan\n"),
+    (KeyboardInterrupt(), 130, "tool.py: interrupted\n"),
+]
+
+
+def _end(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("local_rank", [None, "0", "1"])
+@pytest.mark.parametrize(("error", "status", "line"), ENDINGS, ids=["user", "stopped", "ctrl-c"])
+def test_endings(
+    error: BaseException, status: int, line: str, local_rank: str | None,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Under a launcher one process a node speaks; all of them fail."""
+    monkeypatch.setattr("sys.argv", ["/somewhere/tool.py", "--flag"])
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    with pytest.raises(SystemExit) as caught:
+        run_command(lambda: _end(error))
+    assert caught.value.code == status
+    said = capsys.readouterr()
+    assert said.err == ("" if local_rank == "1" else line) and said.out == ""
+
+
+def test_success_ends_nothing() -> None:
+    ran: list[int] = []
+    run_command(lambda: ran.append(1))
+    assert ran == [1]
+
+
+def test_our_own_mistakes_keep_their_traceback() -> None:
+    with pytest.raises(AssertionError, match="ours"):
+        run_command(lambda: _end(AssertionError("ours")))

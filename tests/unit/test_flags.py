@@ -1,0 +1,102 @@
+"""Flags made from dataclasses: spelling, types, defaults, and what a wrong command line is answered with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import FlagParser, add_flags, flag, flag_name, read_flags
+
+
+@dataclass(frozen=True)
+class Kitchen:
+    """kitchen
+
+    Only the first line is the title.
+    """
+
+    num_cooks: int = flag(2, help="cooks, 50 % of them asleep")
+    heat: float = flag(0.5, help="heat")
+    dish: str = flag("soup", choices=("soup", "pie"), help="dish")
+    guests: int | None = flag(None, help="guests")
+    spices: tuple[str, ...] = flag((), help="spices")
+    salt: bool = flag(True, help="without salt")
+    window: bool = flag(True, name="shut-window", help="shut the window")
+    lid: bool = flag(False, help="with a lid")
+
+
+def parse(*arguments: str) -> Kitchen:
+    parser = FlagParser("about")
+    add_flags(parser, Kitchen)
+    return read_flags(parser.parse_args(arguments), Kitchen)
+
+
+def test_nothing_typed_is_the_default() -> None:
+    assert parse() == Kitchen()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "value"),
+    [
+        (["--num-cooks", "3"], "num_cooks", 3),
+        (["--num-cooks=3"], "num_cooks", 3),
+        (["--num-cooks", "-3"], "num_cooks", -3),
+        (["--heat", "1e-3"], "heat", 1e-3),
+        (["--dish", "pie"], "dish", "pie"),
+        (["--guests", "7"], "guests", 7),
+        (["--spices", "a", "b"], "spices", ("a", "b")),
+        (["--no-salt"], "salt", False),
+        (["--shut-window"], "window", False),
+        (["--lid"], "lid", True),
+        (["--num-cooks", "3", "--num-cooks", "4"], "num_cooks", 4),
+    ],
+)
+def test_a_flag_sets_its_field_alone(arguments: Sequence[str], field: str, value: object) -> None:
+    parsed = parse(*arguments)
+    assert parsed == Kitchen(**{field: value})
+    assert type(getattr(parsed, field)) is type(value)
+
+
+@pytest.mark.parametrize(("field", "spelling"), [
+    ("num_cooks", "--num-cooks"), ("salt", "--no-salt"), ("window", "--shut-window"), ("lid", "--lid"),
+])  # fmt: skip
+def test_flag_name(field: str, spelling: str) -> None:
+    assert flag_name(Kitchen, field) == spelling
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num-cook", "3"], "--num-cook: there is no such flag; use --num-cooks"),
+        (["--num-cook=3"], "--num-cook: there is no such flag; use --num-cooks"),
+        (["--zzz"], "--zzz: there is no such flag; --help lists them all"),
+        (["three"], "three: no flag takes this value; --help lists the flags and what each takes"),
+        (["--num-cooks", "3.5"], "--num-cooks: '3.5' is no whole number; give one such as 1000"),
+        (["--heat", "inf"], "--heat: 'inf' is no finite number; give one such as 0.1 or 3e-4"),
+        (["--heat", "warm"], "--heat: 'warm' is no finite number; give one such as 0.1 or 3e-4"),
+        (["--heat"], "--heat: expected one argument"),
+        (["--spices"], "--spices: expected at least one argument"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(*arguments)
+    assert str(caught.value) == message
+    assert capsys.readouterr().err == ""
+
+
+def test_a_wrong_choice_lists_the_right_ones() -> None:
+    with pytest.raises(UserError, match=r"^--dish: invalid choice: 'cake' \(choose from '?soup'?, '?pie'?\)$"):
+        parse("--dish", "cake")
+
+
+def test_help_shows_titles_defaults_and_percent_signs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    said = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert "\nkitchen:\n" in said and "Only the first line" not in said
+    assert "cooks, 50 % of them asleep (default: 2)" in said

@@ -1,0 +1,132 @@
+"""The step-time benchmark: its figures from known seconds, its contenders, and the command on a toy shape."""
+
+from __future__ import annotations
+
+import json
+import math
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.parallel.mesh import initialize
+from tools.benchmark.step_time.config import StepTimeConfig
+from tools.benchmark.step_time.measure import DENSE, HUGGING_FACE, Measurement, Variant
+from tools.benchmark.step_time.report import aligned, figures, markdown, table
+
+TOY = StepTimeConfig(
+    num_layers=3, hidden_size=16, num_attention_heads=2, seq_length=16, micro_batch_size=2, vocab_size=64, device="cpu"
+)
+TOY_FLAGS = (
+    "--num-layers 3 --hidden-size 16 --num-attention-heads 2 --seq-length 16 --micro-batch-size 2 --vocab-size 64 "
+    "--device cpu --rounds 2 --threads 1"
+)
+
+
+def variant(
+    name: str, flops: int, seconds: list[float], kept_tokens: int | None = None, routing: tuple[float, ...] = ()
+) -> Variant:
+    return Variant(name, lambda: None, flops, kept_tokens, seconds, list(routing))
+
+
+def test_ratios_are_taken_within_rounds() -> None:
+    # The second round ran three times slower: within rounds nothing has changed.
+    plain, fused = HUGGING_FACE
+    measurement = Measurement(
+        [
+            variant(DENSE, 100, [2.0, 6.0, 2.0], 512),
+            variant("K", 60, [1.0, 3.0, 1.0], 256, routing=(0.02, 0.06, 0.02)),
+            variant(plain, 100, [4.0, 12.0, 4.0]),
+            variant(fused, 100, [2.5, 7.5, 2.5]),
+        ],
+        [100.0, 100 / 3, 100.0],
+    )
+    dense, dropped, hugging_face, _ = figures(measurement)
+    assert (dropped.step_seconds, dropped.fastest_seconds, dropped.slowest_seconds) == (1.0, 1.0, 3.0)
+    assert dropped.theoretical_saving == pytest.approx(0.4) and dropped.realised_saving == pytest.approx(0.5)
+    assert dropped.routing_share == pytest.approx(0.02) and dropped.share_of_products == pytest.approx(0.6)
+    assert dense.theoretical_saving is dense.routing_share is hugging_face.realised_saving is None
+    assert dense.times_of == pytest.approx({plain: 0.5, fused: 0.8})
+    lines = table([dense, dropped])
+    assert lines[2][1:8] == ["1.000", "1.000 – 3.000", "0", "60%", "40.0%", "50.0%", "1.25"]
+    assert {len(line) for line in lines} == {len(lines[0])}
+    assert len(aligned(lines).splitlines()) == 3 and len(markdown(lines).splitlines()) == 4
+
+
+def test_all_contenders_learn_from_the_same_start() -> None:
+    with initialize(ParallelConfig(device="cpu")) as mesh:
+        from tools.benchmark.step_time import contenders
+
+        torch.manual_seed(0)
+        batch = contenders.build_batch(TOY, mesh.device)
+        ours = contenders.build_ours(TOY, batch, mesh)
+        losses = {
+            "dense": [ours(contenders.plan_of(TOY, 16)) for _ in range(4)],
+            "dropping": [ours(contenders.plan_of(TOY, 8)) for _ in range(4)],
+        }
+        for name, activation in HUGGING_FACE.items():
+            step = contenders.build_hugging_face(TOY, batch, activation)
+            losses[name] = [step() for _ in range(4)]
+    for name in ("dense", *HUGGING_FACE):
+        assert losses[name][0] == pytest.approx(math.log(64), abs=0.05)
+    for name in ("dense", *HUGGING_FACE):
+        assert losses[name] == sorted(losses[name], reverse=True) and losses[name][-1] < losses[name][0]
+    assert losses["dropping"][-1] < losses["dense"][0]
+
+
+def test_routing_alone_gives_every_token_its_gradient_back() -> None:
+    from tools.benchmark.step_time import contenders
+
+    torch.manual_seed(0)
+    batch = contenders.build_batch(TOY, torch.device("cpu"))
+    torch.manual_seed(7)
+    grads = contenders.build_routing(TOY, batch)(8)
+    torch.manual_seed(7)
+    torch.randn(16, 2, 16)  # the hidden states, drawn first
+    assert torch.equal(grads, torch.randn(16, 2, 16))
+
+
+def test_the_command_prints_a_table_and_writes_json(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, output = repository / "tools" / "benchmark" / "step_time.py", tmp_path / "out.json"
+    monkeypatch.syspath_prepend(str(script.parent))
+    monkeypatch.setattr(
+        sys, "argv", [str(script), *TOY_FLAGS.split(), "--kept-tokens", "4", "--markdown", "--json", str(output)]
+    )
+    runpy.run_path(str(script))["main"]()
+    printed = capsys.readouterr()
+    rows = [line for line in printed.out.splitlines() if line.startswith("|")]
+    assert [row.split("|")[1].strip() for row in rows[2:]] == [DENSE, "random-LTD, K = 4", *HUGGING_FACE]
+    assert "round 3 of 3: dense " in printed.err
+    written = json.loads(output.read_text(encoding="utf-8"))
+    assert {len(seconds) for seconds in written["rounds"]["step_seconds"].values()} == {2}
+    assert all(row["step_seconds"] > 0 and row["flops_per_second"] > 0 for row in written["figures"])
+    # by hand: one middle layer of three on 4 of 16 tokens, H 16, V 64, two samples, backward twice forward
+    layer = {n: 24 * n * 16 * 16 + 4 * (n * (n + 1) // 2) * 16 for n in (4, 16)}
+    head = 2 * 16 * 16 * 64
+    assert [row["flops"] for row in written["figures"][:2]] == [
+        3 * 2 * (3 * layer[16] + head),
+        3 * 2 * (2 * layer[16] + layer[4] + head),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_layers": 2}, "--num-layers is 2: it must be at least 3"),
+        ({"rounds": 0}, "--rounds is 0: it must be at least 1"),
+        ({"threads": 0}, "--threads is 0: it must be at least 1"),
+        ({"kept_tokens": (512,)}, "--kept-tokens has 512: it must be from 1 to --seq-length 512 - 1"),
+        ({"clock": "cpu"}, "--clock is cpu: "),
+        ({"json": "no/such/folder/a.json"}, "--json no/such/folder/a.json: there is no folder no/such/folder"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        StepTimeConfig(**values)  # type: ignore[arg-type]
+    assert str(raised.value).startswith(message) and "\n" not in str(raised.value)

@@ -1,0 +1,119 @@
+"""What a run writes about itself: the lines of metrics.jsonl, the console, and TensorBoard's names."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.training.config import LoggingConfig
+from megatron.ltd.training.log import RunLog
+
+STEP = {
+    "loss": 2.0, "lr": 1e-3, "grad_norm": 0.5, "kept_tokens": 8, "batch_size": 4, "seq_length": 16,
+    "consumed_samples": 4, "consumed_tokens": 64, "consumed_layer_tokens": 150, "step_flops": 750,
+    "dense_step_flops": 1000, "step_seconds": 0.5, "tokens_per_second": 128.0,
+}  # fmt: skip
+
+
+def step(iteration: int, **changes: Any) -> dict[str, Any]:
+    return {"iteration": iteration, **STEP, **changes}
+
+
+def log(folder: Path, *, speaks: bool = True, **flags: Any) -> RunLog:
+    return RunLog(LoggingConfig(**flags), folder, speaks, first_step=0, num_steps=4, flops_left=3000)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_lines_are_json_of_three_kinds(tmp_path: Path) -> None:
+    run = log(tmp_path)
+    run.run({"config": {"a": 1}})
+    run.train(step(1))
+    run.validation(1, 2.5)
+    run.close()
+    written = lines(tmp_path)
+    assert [line["kind"] for line in written] == ["run", "train", "validation"]
+    assert written[0]["config"] == {"a": 1} and "time" in written[0]
+    assert written[1] == {"kind": "train", **step(1)}
+    assert written[2] == {"kind": "validation", "iteration": 1, "loss": 2.5, "perplexity": math.exp(2.5)}
+
+
+def test_not_a_number_is_null(tmp_path: Path) -> None:
+    """JSON has no NaN, and strict readers refuse it."""
+    run = log(tmp_path)
+    run.train(step(1, loss=math.nan, grad_norm=math.inf))
+    run.close()
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    assert lines(tmp_path)[0]["loss"] is None and lines(tmp_path)[0]["grad_norm"] is None
+
+
+@pytest.mark.parametrize(("half", "kept"), [('{"kind": "tra', 1), ("", 1)])
+def test_a_resumed_run_appends_and_drops_half_a_line(half: str, kept: int, tmp_path: Path) -> None:
+    run = log(tmp_path)
+    run.train(step(1))
+    run.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(half)
+    run = log(tmp_path)
+    run.train(step(2))
+    run.close()
+    assert [line["iteration"] for line in lines(tmp_path)] == [1, 2]
+
+
+def test_a_file_of_half_a_line_is_emptied(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"kind": ')
+    run = log(tmp_path)
+    run.train(step(1))
+    run.close()
+    assert [line["iteration"] for line in lines(tmp_path)] == [1]
+
+
+def test_the_console_shows_means_of_an_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = log(tmp_path, log_interval=2)
+    for iteration, loss in enumerate((3.0, 2.0, 1.5), start=1):
+        run.train(step(iteration, loss=loss, step_flops=500 if iteration == 2 else 750))
+    run.close()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("step 2/4 | loss 2.5000 | lr 1.00e-03 | grad norm 0.50 | kept 8/16 | FLOPs saved 37.5 %")
+    assert "128" in line and line.endswith("left")
+
+
+def test_other_ranks_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = log(tmp_path / "logs", speaks=False)
+    run.say("hello")
+    run.run({})
+    run.train(step(1))
+    run.close()
+    assert capsys.readouterr().out == "" and not (tmp_path / "logs").exists()
+
+
+def test_tensorboard_scalars(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = log(tmp_path, tensorboard_dir=str(tmp_path / "tb"))
+    run.train(step(1))
+    run.validation(1, 2.5)
+    run.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    read = {name: events.Scalars(name)[0].value for name in events.Tags()["scalars"]}
+    assert read["lm loss"] == 2.0 and read["learning-rate"] == pytest.approx(1e-3)
+    assert read["seqlen/random_ltd_reserved_length"] == 8.0 and read["consumed-layer-tokens"] == 150.0
+    assert read["lm loss validation"] == 2.5
+
+
+@pytest.mark.parametrize(("module", "flags"), [
+    ("wandb", {"wandb_project": "p"}), ("torch.utils.tensorboard", {"tensorboard_dir": "t"}),
+])  # fmt: skip
+def test_a_missing_package_is_named(
+    module: str, flags: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, module, None)
+    with pytest.raises(UserError, match=r"needs the package .*pip install \"megatron-ltd\[logging\]\""):
+        log(tmp_path, **flags)

@@ -1,0 +1,30 @@
+"""The loss of a microbatch: a sum and a count, so that a step's mean is over its real tokens."""
+
+from __future__ import annotations
+
+import torch
+
+from megatron.ltd.training.loss import masked_loss_sum
+
+
+def test_sum_count_and_report() -> None:
+    losses = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]], requires_grad=True)
+    mask = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    loss_sum, num_tokens, report = masked_loss_sum(mask, losses)
+    assert loss_sum.item() == 21.0
+    assert num_tokens.item() == 3 and num_tokens.dtype == torch.int32
+    assert report.tolist() == [21.0, 3.0] and not report.requires_grad
+    loss_sum.backward()
+    assert torch.equal(losses.grad, mask)
+
+
+def test_half_precision_losses_are_summed_in_fp32() -> None:
+    losses = torch.full((1, 4096), 1.0, dtype=torch.bfloat16)
+    loss_sum, _, report = masked_loss_sum(torch.ones(1, 4096), losses)
+    assert loss_sum.dtype == report.dtype == torch.float32
+    assert loss_sum.item() == 4096.0  # a sum in bfloat16 stops growing at 256
+
+
+def test_nothing_to_learn_from_is_no_error() -> None:
+    loss_sum, num_tokens, report = masked_loss_sum(torch.zeros(2, 3), torch.ones(2, 3))
+    assert loss_sum.item() == 0.0 and num_tokens.item() == 0 and report.tolist() == [0.0, 0.0]

@@ -1,0 +1,56 @@
+"""Reasons to leave: which one is named, and that the handlers go as they came."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.training.config import TrainingConfig
+from megatron.ltd.training.signals import INTERRUPTED, ExitRequests
+from tests.support import world
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    with world() as mesh:
+        yield mesh
+
+
+def test_no_reason(mesh: Mesh) -> None:
+    assert ExitRequests(TrainingConfig(train_iters=9), mesh).reason(1) is None
+
+
+def test_exit_interval(mesh: Mesh) -> None:
+    exits = ExitRequests(TrainingConfig(train_iters=9, exit_interval=3), mesh)
+    assert [iteration for iteration in range(1, 10) if exits.reason(iteration)] == [3, 6, 9]
+
+
+def test_exit_duration(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("megatron.ltd.training.signals.time.monotonic", lambda: now[0])
+    exits = ExitRequests(TrainingConfig(train_iters=9, exit_duration_in_mins=2.0), mesh)
+    now[0] += 119.0
+    assert exits.reason(1) is None
+    now[0] += 2.0
+    assert exits.reason(2) == "--exit-duration-in-mins is over"
+
+
+def test_a_signal_outranks_the_clock_and_ctrl_c_outranks_sigterm(mesh: Mesh) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    exits = ExitRequests(TrainingConfig(train_iters=9, exit_duration_in_mins=0.0, exit_interval=1), mesh)
+    with exits.listening():
+        assert exits.reason(1) == "--exit-duration-in-mins is over"
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert exits.reason(1) == "SIGTERM arrived"
+        os.kill(os.getpid(), signal.SIGINT)
+        assert exits.reason(1) == INTERRUPTED
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert exits.reason(1) == INTERRUPTED
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            exits.reason(1)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before

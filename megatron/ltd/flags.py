@@ -23,6 +23,7 @@ import math
 import types
 import typing
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from megatron.ltd.errors import UserError
@@ -35,7 +36,10 @@ class FlagParser(argparse.ArgumentParser):
 
     def __init__(self, description: str | None) -> None:
         super().__init__(
-            description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+            usage="%(prog)s [flags]",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=44, width=120),
         )
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -115,6 +119,7 @@ def _whole(text: str) -> int:
 
 
 _READERS: dict[type, Any] = {float: _finite, int: _whole}
+_METAVARS: dict[type, str] = {float: "X", int: "N", str: "TEXT"}
 
 
 def add_flags(parser: argparse.ArgumentParser, config_class: type) -> None:
@@ -132,7 +137,10 @@ def add_flags(parser: argparse.ArgumentParser, config_class: type) -> None:
             default_text = ""
         else:
             reader = _READERS.get(value_type, value_type)
-            options.update(type=reader, choices=field.metadata["choices"], metavar=field.metadata["metavar"])
+            choices, metavar = field.metadata["choices"], field.metadata["metavar"]
+            if choices is None and metavar is None:
+                metavar = _METAVARS[value_type]
+            options.update(type=reader, choices=choices, metavar=metavar)
             if several:
                 options["nargs"] = "+"
             default_text = "" if field.default in (None, ()) else f" (default: {field.default})"

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 
-SPLIT_NAMES = ("train", "valid", "test")
+SPLIT_NAMES = ("train", "valid")
 
 
 class Blend(NamedTuple):
@@ -34,16 +34,17 @@ class DataConfig:
     """data"""
 
     data_path: tuple[str, ...] = flag(
-        (), metavar="PREFIX", help="PREFIX, or WEIGHT PREFIX WEIGHT PREFIX ...: split in train, valid, test by --split"
+        (), metavar="PREFIX", help="PREFIX, or WEIGHT PREFIX WEIGHT PREFIX ...: split by --split"
     )
     split: str = flag(
-        "969,30,1", metavar="T,V,T", help="shares of the documents of --data-path for train, valid, test, in this order"
+        "969,30,1",
+        metavar="T,V,T",
+        help="shares of the documents of --data-path for training and validation; the third is left unread",
     )
     train_data_path: tuple[str, ...] = flag(
         (), metavar="PREFIX", help="training data of its own, like --data-path; instead of --data-path and --split"
     )
     valid_data_path: tuple[str, ...] = flag((), metavar="PREFIX", help="validation data, beside --train-data-path")
-    test_data_path: tuple[str, ...] = flag((), metavar="PREFIX", help="test data, beside --train-data-path")
     data_cache_path: str | None = flag(
         None, metavar="DIR", help="where sample indices are kept; by default PREFIX/cache, beside the data"
     )
@@ -75,7 +76,7 @@ class DataConfig:
     @property
     def per_split_paths(self) -> dict[str, tuple[str, ...]]:
         """``--train-data-path`` and its siblings by split name, those that are given."""
-        paths = zip(SPLIT_NAMES, (self.train_data_path, self.valid_data_path, self.test_data_path), strict=True)
+        paths = zip(SPLIT_NAMES, (self.train_data_path, self.valid_data_path), strict=True)
         return {name: path for name, path in paths if path}
 
     def blends(self) -> dict[str, Blend]:

@@ -1,4 +1,4 @@
-"""The train, validation and test datasets of a run, on Megatron-Core's builder.
+"""The training and validation datasets of a run, on Megatron-Core's builder.
 
     documents of .bin/.idx --split--> document index (epochs, shuffled) --> samples of S + 1 tokens --> shuffled
 
@@ -21,10 +21,12 @@ from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegat
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
 from megatron.ltd.data.batch import SampleSource
-from megatron.ltd.data.config import SPLIT_NAMES, Blend, DataConfig
+from megatron.ltd.data.config import Blend, DataConfig
 from megatron.ltd.data.indexed import IndexedInfo, check_indexed_dataset
 from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.base import Tokenizer
+
+_CORE_SPLITS = ("train", "valid", "test")  # Megatron-Core always has three; nobody here reads the last
 
 
 @dataclass
@@ -70,19 +72,18 @@ def build_datasets(
     seed: int,
     train_samples: int,
     valid_samples: int,
-    test_samples: int,
     tokenizer: Tokenizer,
     build_on_this_rank: bool = True,
-) -> tuple[SampleSource | None, SampleSource | None, SampleSource | None]:
-    """The train, validation and test datasets, each with at least the samples asked for (None where that is 0).
+) -> tuple[SampleSource | None, SampleSource | None]:
+    """The training and validation datasets, each with at least the samples asked for (None where that is 0).
 
     A sample holds ``tokens``, ``labels``, ``position_ids`` int64 and ``loss_mask`` float32, each [S] with S =
     ``seq_length`` tokens. With a process group every rank must call this, rank 0 building: it writes the index cache
-    that the others read; where ``build_on_this_rank`` is False the result is (None, None, None). Without one, a blend
+    that the others read; where ``build_on_this_rank`` is False the result is (None, None). Without one, a blend
     takes no ``--data-cache-path``. Raises ``UserError`` as ``check_sources`` does, when a split that is asked for has
     no documents, and when the index cache cannot be written.
     """
-    samples = (train_samples, valid_samples, test_samples)
+    samples = (train_samples, valid_samples, 0)
     is_first = not _is_distributed() or torch.distributed.get_rank() == 0
     sources = check_sources(config, tokenizer, read_tokens=is_first)
     core_config = _core_config(config, sources, samples, seq_length=seq_length, seed=seed, tokenizer=tokenizer)
@@ -90,7 +91,7 @@ def build_datasets(
     builder = BlendedMegatronDatasetBuilder(_Dataset, list(samples), lambda: build_on_this_rank, core_config)
     try:
         with _quiet_core():
-            train, valid, test = builder.build()
+            train, valid, _ = builder.build()
     except Exception as error:
         # Under a process group the builder wraps the OSError of a failed write.
         cause = error if isinstance(error, OSError) else error.__cause__
@@ -100,7 +101,7 @@ def build_datasets(
         raise UserError(
             f"{where}: sample indices cannot be kept there ({cause}); give a writable folder with --data-cache-path"
         ) from None
-    return train, valid, test
+    return train, valid
 
 
 def _core_config(
@@ -115,7 +116,8 @@ def _core_config(
     blends = {flag: _weighted(blend, sources[flag]) for flag, blend in config.blends().items()}
     blend = blends.get("--data-path")
     per_split = [
-        blends.get(f"--{name}-data-path") if wanted else None for name, wanted in zip(SPLIT_NAMES, samples, strict=True)
+        blends.get(f"--{name}-data-path") if wanted else None
+        for name, wanted in zip(_CORE_SPLITS, samples, strict=True)
     ]
     core_config = _Config(
         random_seed=seed,
@@ -153,7 +155,7 @@ def _weighted(blend: Blend, infos: Sequence[IndexedInfo]) -> tuple[list[str], li
 
 def _check_splits(core_config: _Config, sources: dict[str, tuple[IndexedInfo, ...]], samples: Sequence[int]) -> None:
     """Refuse a split that is asked for and has no documents in one of its datasets."""
-    for number, (name, wanted) in enumerate(zip(SPLIT_NAMES, samples, strict=True)):
+    for number, (name, wanted) in enumerate(zip(_CORE_SPLITS, samples, strict=True)):
         if not wanted:
             continue
         if core_config.split_matrix is None:

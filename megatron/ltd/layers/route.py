@@ -78,8 +78,8 @@ def _under_recorded_route(checkpoint: Callable[..., Any]) -> Callable[..., Any]:
 def _without_parameters(outputs: Any) -> Any:
     """``outputs`` with copies in place of parameters, such as the bias that Megatron-Core's MLP hands on.
 
-    Returned as it is, a parameter would become an output of the checkpoint, and its gradient would ask for the replay again,
-    without end.
+    Returned as it is, a parameter would become an output of the checkpoint, and its gradient would ask for the replay
+    again, without end.
     """
     if isinstance(outputs, tuple):
         return tuple(_without_parameters(output) for output in outputs)

@@ -26,7 +26,7 @@ from megatron.ltd.tokenizers.base import Tokenizer
 _FREE_PARTS = ("model", "data", "training", "optimizer", "precision")
 _UNSAID = {  # change nothing of what is computed, or are covered by identity and order
     "transformer_impl",
-    *("seed", "seq_length", "data_path", "train_data_path", "valid_data_path", "test_data_path", "data_cache_path"),
+    *("seed", "seq_length", "data_path", "train_data_path", "valid_data_path", "data_cache_path"),
     *("num_workers", "num_dataset_builder_threads", "mmap_bin_files"),
     *("exit_interval", "exit_duration_in_mins", "check_for_nan_in_loss_and_grad", "check_for_spiky_loss"),
     *("spiky_loss_factor", "eval_interval", "eval_iters", "override_opt_param_scheduler"),

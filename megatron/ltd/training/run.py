@@ -239,13 +239,12 @@ def _build_data(
 ) -> tuple[SampleSource, SampleSource | None]:
     """The training samples of the whole run, and those of one evaluation."""
     ahead = start.progress.consumed_samples - plan.samples(min(start.progress.iteration, plan.num_steps))
-    train, valid, _ = build_datasets(
+    train, valid = build_datasets(
         config.data,
         seq_length=config.model.seq_length,
         seed=config.training.seed,
         train_samples=plan.samples(plan.num_steps) + ahead,
         valid_samples=config.training.eval_iters * clock.batch.global_batch_samples,
-        test_samples=0,
         tokenizer=tokenizer,
     )
     assert train is not None

@@ -23,22 +23,21 @@ TEXTS = [f"document {number} says {'so ' * (number % 7)}" for number in range(40
 
 
 def build(
-    config: DataConfig, train: int = 0, valid: int = 0, test: int = 0, seed: int = 1
-) -> tuple[SampleSource | None, SampleSource | None, SampleSource | None]:
+    config: DataConfig, train: int = 0, valid: int = 0, seed: int = 1
+) -> tuple[SampleSource | None, SampleSource | None]:
     return build_datasets(
         config,
         seq_length=16,
         seed=seed,
         train_samples=train,
         valid_samples=valid,
-        test_samples=test,
         tokenizer=TOKENIZER,
     )
 
 
 def train_only(config: DataConfig, samples: int, seed: int = 1) -> SampleSource:
-    train, valid, test = build(config, train=samples, seed=seed)
-    assert train is not None and valid is None and test is None
+    train, valid = build(config, train=samples, seed=seed)
+    assert train is not None and valid is None
     return train
 
 
@@ -90,22 +89,22 @@ def test_data_made_anew_are_not_read_through_old_indices(write_dataset: Callable
 
 def test_splits_share_no_document(write_dataset: Callable[..., str]) -> None:
     texts = [chr(0x20 + number) * 40 for number in range(60)]
-    train, valid, test = build(DataConfig(data_path=(write_dataset(texts),), split="8,1,1"), train=50, valid=5, test=5)
-    assert train is not None and valid is not None and test is not None
+    train, valid = build(DataConfig(data_path=(write_dataset(texts),), split="8,1,1"), train=50, valid=5)
+    assert train is not None and valid is not None
     seen = [
         {token for tokens in tokens_of(dataset, count) for token in tokens} - {TOKENIZER.eod}
-        for dataset, count in ((train, 100), (valid, 5), (test, 5))
+        for dataset, count in ((train, 100), (valid, 5))
     ]
     assert seen[0] <= set(range(0x20, 0x20 + 48)) and len(seen[0]) == 48
-    assert seen[1] <= set(range(0x20 + 48, 0x20 + 54)) and seen[2] <= set(range(0x20 + 54, 0x20 + 60))
+    assert seen[1] <= set(range(0x20 + 48, 0x20 + 54))
 
 
 def test_data_of_their_own_for_each_split(write_dataset: Callable[..., str]) -> None:
     config = DataConfig(
         train_data_path=(write_dataset(["a" * 300], "a"),), valid_data_path=(write_dataset(["b" * 300], "b"),)
     )
-    train, valid, test = build(config, train=10, valid=4)
-    assert train is not None and valid is not None and test is None
+    train, valid = build(config, train=10, valid=4)
+    assert train is not None and valid is not None
     assert set(sum(tokens_of(train, 10), [])) <= {ord("a"), TOKENIZER.eod}
     assert set(sum(tokens_of(valid, 4), [])) <= {ord("b"), TOKENIZER.eod}
 

@@ -181,7 +181,9 @@ class RecomputeConfig:
     recompute_method: str | None = flag(None, choices=("uniform", "block"), help="how full recompute groups the layers")
     recompute_num_layers: int | None = flag(None, help="layers a group (uniform) or layers recomputed (block)")
     recompute_modules: tuple[str, ...] = flag(
-        (), choices=("core_attn", "mlp"), help="parts that selective recompute drops (default: core_attn)"
+        (),
+        choices=("core_attn", "mlp", "layernorm"),
+        help="parts that selective recompute drops (default: core_attn; layernorm needs Transformer Engine)",
     )
 
     def __post_init__(self) -> None:

@@ -21,12 +21,11 @@ from megatron.ltd.parallel.mesh import Mesh
 def transformer_config(
     model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, recompute: RecomputeConfig, mesh: Mesh
 ) -> TransformerConfig:
-    """Megatron-Core's configuration of this model on this layout. Raises ``UserError`` for recompute that it cannot do."""
+    """Megatron-Core's configuration of this model on this layout. Raises ``UserError`` for impossible recompute."""
     if "layernorm" in recompute.recompute_modules and not uses_transformer_engine(model, mesh.device):
         raise UserError(
             "--recompute-modules layernorm needs Transformer Engine, which this run's layers do not use: recompute "
-            "core_attn or "
-            "mlp, or give --transformer-impl transformer_engine on a machine that has it"
+            "core_attn or mlp, or give --transformer-impl transformer_engine on a machine that has it"
         )
     activation = F.silu if model.swiglu else partial(F.gelu, approximate="tanh") if model.openai_gelu else F.gelu
     return TransformerConfig(

@@ -183,7 +183,8 @@ class Finished:
         """Everything in a checkpoint of this run: weights and optimizer state by name."""
         from megatron.core import dist_checkpointing
 
-        with warnings.catch_warnings(action="ignore"), world():
+        with warnings.catch_warnings(), world():
+            warnings.simplefilter("ignore")
             content = dist_checkpointing.load_plain_tensors(str(self.folder / f"iter_{iteration:07d}"))
         return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 

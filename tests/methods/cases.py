@@ -1,4 +1,4 @@
-"""How the tests switch each method on. A method that enters the registry gets the whole matrix by a line in ``CASES``."""
+"""How the tests switch each method on. A method in the registry gets the whole matrix by a line in ``CASES``."""
 
 from __future__ import annotations
 

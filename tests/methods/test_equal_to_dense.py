@@ -1,4 +1,4 @@
-"""What every method must share with the dense run: its numbers when nothing is dropped, its parameters, its evaluation."""
+"""What every method shares with the dense run: its numbers when nothing is dropped, its parameters, its evaluation."""
 
 from __future__ import annotations
 

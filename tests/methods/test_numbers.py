@@ -1,4 +1,4 @@
-"""What a run reports and how it computes must not change its numbers: accounting, recompute, accumulation, precision."""
+"""What a run reports, and how it computes, leaves its numbers alone: accounting, recompute, accumulation, precision."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_recompute_changes_no_gradient(mesh: Mesh, method: Method, recompute: st
 
 @pytest.mark.parametrize("recompute", RECOMPUTE)
 def test_a_replayed_layer_takes_its_own_microbatchs_route(mesh: Mesh, method: Method, recompute: str) -> None:
-    """As in a pipeline: both forward passes first, under different plans, then the backward passes under a third route."""
+    """As in a pipeline: both forward passes first, under different plans, then the backward passes under a third."""
     model = small_model(**MODEL)
     first, second, third = random_batches(3, 2, 32)
     routes = [

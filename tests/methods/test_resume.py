@@ -1,4 +1,4 @@
-"""Stop after k steps and go on: losses, rates, kept tokens, validation, weights and optimizer equal straight through."""
+"""Stop after k steps and go on: losses, rates, kept tokens, validation, weights, optimizer equal straight through."""
 
 from __future__ import annotations
 

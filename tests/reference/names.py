@@ -1,4 +1,4 @@
-"""The plain GPT's tensors, weights or gradients alike, under the names and layouts of the models it is compared with."""
+"""The plain GPT's tensors, weights or gradients alike, under the names and layouts of what it is compared with."""
 
 from __future__ import annotations
 

@@ -1,18 +1,32 @@
-"""What only a CUDA device can show. Every test here is skipped without one; run them with ``pytest -m gpu``."""
+"""What only a CUDA device can show. Every test here is skipped without one; run them by themselves, ``pytest -m gpu``.
+
+A run on the CPU puts stand-ins in place of ``torch.cuda`` for the rest of its process, so that here such a run has a
+process of its own.
+"""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from megatron.ltd.config import parse_run_config
+from megatron.ltd.parallel import cpu_backend
 from megatron.ltd.routing import flat_rows, gather_tokens, merge_tokens, scatter_tokens, split_tokens
 from megatron.ltd.sampling import kept_indices
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.fixture(autouse=True)
+def without_stand_ins() -> None:
+    if cpu_backend._installed:
+        pytest.skip("a CPU run came before in this process: run pytest -m gpu by itself")
 
 
 def test_cuda_draws_the_tokens_that_the_cpu_draws() -> None:
@@ -57,30 +71,44 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "d_text_document"
 
 
-def _train(data: Path, folder: Path, *flags: str) -> list[dict]:
-    from pretrain_gpt_ltd import pretrain
-
-    common = (
+def _flags(data: Path, folder: Path) -> list[str]:
+    return (
         f"--data-path {data} --split 95,5,0 --tokenizer-type ByteTokenizer --num-layers 4 --hidden-size 128 "
-        "--num-attention-heads 4 --seq-length 256 --micro-batch-size 4 --global-batch-size 8 --train-iters 20 --lr "
-        "1e-3 "
-        "--attention-dropout 0 --hidden-dropout 0 --eval-interval 20 --eval-iters 2 --random-ltd "
-        "--ltd-min-kept-tokens 64 "
-        f"--ltd-growth-steps 15 --transformer-impl local --log-dir {folder} --position-embedding-type rope"
-    )
-    pretrain(parse_run_config([*common.split(), *flags], ""))
+        "--num-attention-heads 4 --seq-length 256 --micro-batch-size 4 --global-batch-size 8 --train-iters 20 "
+        "--lr 1e-3 --attention-dropout 0 --hidden-dropout 0 --eval-interval 20 --eval-iters 2 --random-ltd "
+        "--ltd-min-kept-tokens 64 --ltd-growth-steps 15 --transformer-impl local --position-embedding-type rope "
+        f"--log-dir {folder}"
+    ).split()
+
+
+def _train_records(folder: Path) -> list[dict[str, Any]]:
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [record for record in records if record["kind"] == "train"]
 
 
-def test_a_cuda_run_is_the_cpu_run(data: Path, tmp_path: Path) -> None:
-    """One NCCL rank from the same weights: the losses agree to fp32 rounding, step for step."""
+def _train(data: Path, folder: Path, *flags: str) -> list[dict[str, Any]]:
+    from pretrain_gpt_ltd import pretrain
+
+    pretrain(parse_run_config([*_flags(data, folder), *flags], ""))
+    return _train_records(folder)
+
+
+def test_a_cuda_run_repeats_itself_and_follows_the_cpu_run(data: Path, tmp_path: Path) -> None:
+    """One NCCL rank, from the weights of one checkpoint: equal to itself, and to the CPU up to fp32 rounding."""
     start = tmp_path / "start"
-    _train(data, tmp_path / "a", "--device", "cuda", "--save", str(start), "--exit-interval", "1")
-    load = ("--load", str(start))
-    cuda = _train(data, tmp_path / "cuda", "--device", "cuda", *load)
-    bf16 = _train(data, tmp_path / "bf16", "--device", "cuda", "--bf16", *load)
-    again = _train(data, tmp_path / "again", "--device", "cuda", *load)
-    assert [r["loss"] for r in again] == [r["loss"] for r in cuda]
-    assert [r["loss"] for r in bf16] == pytest.approx([r["loss"] for r in cuda], rel=2e-2)
+    _train(data, tmp_path / "first", "--device", "cuda", "--save", str(start), "--exit-interval", "1")
+    cuda = _train(data, tmp_path / "cuda", "--device", "cuda", "--load", str(start))
+    again = _train(data, tmp_path / "again", "--device", "cuda", "--load", str(start))
+    script = Path(__file__).parents[2] / "pretrain_gpt_ltd.py"
+    flags = [*_flags(data, tmp_path / "cpu"), "--device", "cpu", "--load", str(start)]
+    subprocess.run([sys.executable, str(script), *flags], check=True)
+    cpu = _train_records(tmp_path / "cpu")
+    assert [record["loss"] for record in again] == [record["loss"] for record in cuda]
+    assert [record["loss"] for record in cpu] == pytest.approx([record["loss"] for record in cuda], rel=1e-3)
     assert cuda[-1]["loss"] < 0.8 * cuda[0]["loss"]
+
+
+def test_bfloat16_on_cuda_ends_where_fp32_does(data: Path, tmp_path: Path) -> None:
+    fp32 = _train(data, tmp_path / "fp32", "--device", "cuda")
+    bf16 = _train(data, tmp_path / "bf16", "--device", "cuda", "--bf16")
+    assert bf16[-1]["loss"] == pytest.approx(fp32[-1]["loss"], rel=5e-2)

@@ -50,6 +50,7 @@ def _blocks(seq_length: int, staircase: Tensor) -> Iterator[tuple[int, int, Tens
 class _CausalByBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """Attend block by block; keeps what the kernel's backward needs of each."""
         batch, heads, seq_length, size = query.shape
         staircase = _staircase(seq_length, query)
         # Laid out as [S, B, N, D], which the layer's next product reads without a copy.
@@ -72,6 +73,7 @@ class _CausalByBlocks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_context: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """The gradients of each block's queries, and those of keys and values summed over blocks, last block first."""
         query, key, value, context, staircase, *log_sums = ctx.saved_tensors
         grad_query = torch.empty_like(query)
         grad_key = grad_value = query.new_empty(0)

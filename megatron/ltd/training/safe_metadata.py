@@ -51,6 +51,7 @@ def _enum_member(owner: Any, name: Any) -> Any:
 
 class _DescriptionsOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        """The class or function that a pickle names. Raises ``UnsafeCheckpoint`` for all that describe no tensor."""
         import torch
 
         if (module, name) == ("builtins", "getattr"):

@@ -55,6 +55,7 @@ def test_refused(config_class: type, values: dict[str, Any], message: str) -> No
 
 
 def test_what_is_valid_is_not_refused() -> None:
+    assert TrainingConfig(train_iters=1).check_for_nan_in_loss_and_grad
     TrainingConfig(train_tokens=10, rampup_batch_size=(1, 2, 3), exit_duration_in_mins=0.5, eval_iters=0)
     OptimizerConfig(lr=1e-3, lr_decay_style="WSD", lr_wsd_decay_iters=5, lr_warmup_iters=0, clip_grad=0.0)
     CheckpointConfig(save="a", load="a", save_interval=1, keep_last=1, finetune=True)

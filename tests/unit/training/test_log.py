@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,12 +110,31 @@ def test_tensorboard_scalars(tmp_path: Path) -> None:
     assert read["lm loss validation"] == 2.5
 
 
+def test_weights_and_biases_gets_the_same_scalars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[tuple[dict[str, float], int]] = []
+    calls: list[Any] = []
+    run_of_wandb = SimpleNamespace(
+        log=lambda scalars, step: logged.append((scalars, step)), finish=lambda: calls.append("finish")
+    )
+    stand_in = SimpleNamespace(init=lambda **arguments: calls.append(arguments) or run_of_wandb)
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)  # type: ignore[arg-type]
+    run = log(tmp_path, wandb_project="p", wandb_exp_name="n")
+    run.train(step(1))
+    run.validation(1, 2.5)
+    run.close()
+    assert calls == [{"project": "p", "name": "n", "dir": str(tmp_path)}, "finish"]
+    (train, at_train), (validation, at_validation) = logged
+    assert (at_train, at_validation) == (1, 1)
+    assert train["lm loss"] == 2.0 and train["seqlen/random_ltd_reserved_length"] == 8
+    assert validation["lm loss validation"] == 2.5
+
+
 @pytest.mark.parametrize(("module", "flags"), [
     ("wandb", {"wandb_project": "p"}), ("torch.utils.tensorboard", {"tensorboard_dir": "t"}),
 ])  # fmt: skip
 def test_a_missing_package_is_named(
     module: str, flags: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, module, None)
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=r"needs the package .*pip install \"megatron-ltd\[logging\]\""):
         log(tmp_path, **flags)

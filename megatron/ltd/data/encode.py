@@ -106,14 +106,22 @@ def encode_all(
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold back Ctrl-C while a process may be started, which inherits that for life: the parent alone handles Ctrl-C,
-    and ends its workers. Here it is delivered a moment later.
+    """Hold back Ctrl-C while a process may be started; here it is delivered a moment later.
+
+    The new process inherits the mask for life: the parent alone handles Ctrl-C, and ends its workers. The mask is this
+    thread's only, and another thread may take the signal, so the handler waits too: cut off in the middle, the parent
+    would leave a worker without the rest of what it is told at its start.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    arrived: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: arrived.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if arrived:
+            signal.raise_signal(signal.SIGINT)
 
 
 _worker: tuple[EncodeOptions, Tokenizer] | None = None

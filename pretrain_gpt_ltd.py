@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from megatron.ltd.config import RunConfig, parse_run_config
 from megatron.ltd.errors import run_command
+from megatron.ltd.training.checkpoint_files import how_to_continue
 
 
 def main() -> None:
@@ -19,9 +20,13 @@ def main() -> None:
 
 def pretrain(config: RunConfig) -> None:
     """Build the run, train it to its end or until it is asked to leave, and say how it ended."""
+    from megatron.ltd.parallel.contact import keeping_contact
     from megatron.ltd.parallel.mesh import initialize
 
-    with initialize(config.parallel) as mesh:
+    with (
+        initialize(config.parallel, agree_on=config.flag_values()) as mesh,
+        keeping_contact(mesh, lambda: how_to_continue(config.checkpoint.save)),
+    ):
         from megatron.ltd.training.header import say_header
         from megatron.ltd.training.loop import train
         from megatron.ltd.training.run import build_run
@@ -38,5 +43,5 @@ def pretrain(config: RunConfig) -> None:
         raise KeyboardInterrupt
 
 
-if __name__ == "__main__":  # writing a checkpoint starts helper processes, which import this file
+if __name__ == "__main__":
     run_command(main)

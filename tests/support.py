@@ -69,14 +69,13 @@ def build_core_model(
     model: ModelConfig, mesh: Mesh, recompute: RecomputeConfig | None = None, precision: PrecisionConfig | None = None
 ) -> torch.nn.Module:
     """The product's GPT, drawn from a fixed seed."""
-    from megatron.ltd.models.gpt import build_gpt, transformer_config
-    from megatron.ltd.training.step import seed_step
+    from megatron.ltd.models.gpt import build_chunks, transformer_config
 
     core_config = transformer_config(
         model, ParallelConfig(device="cpu"), precision or PrecisionConfig(), recompute or RecomputeConfig(), mesh
     )
-    seed_step(1234, -1, mesh)
-    return build_gpt(model, core_config, VOCAB_SIZE, mesh)
+    (core_model,) = build_chunks(model, core_config, VOCAB_SIZE, mesh, seed=1234)
+    return core_model
 
 
 def build_stepper(
@@ -90,14 +89,14 @@ def build_stepper(
     seed: int = 7,
 ) -> Any:
     """The product's training step around a fresh model, or around ``weights``. The gradient is not clipped."""
-    from megatron.ltd.training.optimizer import build_optimizer, wrap_model
+    from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
     from megatron.ltd.training.step import Stepper
 
     core_model = build_core_model(model, mesh, recompute)
     if weights is not None:
         load_weights(core_model, weights)
     parallel, precision = ParallelConfig(device="cpu"), PrecisionConfig()
-    wrapped = wrap_model(core_model, parallel, precision)
+    wrapped = wrap_chunks([core_model], parallel, precision)
     optimizer = build_optimizer(wrapped, OptimizerConfig(lr=1e-3, clip_grad=0.0), precision, parallel)
     return Stepper(
         wrapped, optimizer, method or dense(model), mesh,
@@ -116,7 +115,7 @@ def load_weights(core_model: torch.nn.Module, weights: Mapping[str, Tensor]) -> 
 
 def step_gradients(stepper: Any) -> dict[str, Tensor]:
     """The gradients of the latest ``stepper.train``, by Megatron-Core's names."""
-    return {name: parameter.main_grad.clone() for name, parameter in stepper.model.module.named_parameters()}
+    return {name: parameter.main_grad.clone() for name, parameter in stepper.chunks[0].module.named_parameters()}
 
 
 def random_batches(

@@ -64,6 +64,12 @@ class BatchSchedule:
                 f"{self.global_batch_samples}; give an increment that divides {self.global_batch_samples - start}"
             )
 
+    @property
+    def sizes(self) -> range:
+        """Every batch of the schedule, ascending [samples]."""
+        ramp = self.ramp or BatchRamp(self.global_batch_samples, 1, 0)
+        return range(ramp.start_samples, self.global_batch_samples + 1, ramp.increment_samples)
+
     def check_divisible(self, micro_batch_samples: int, data_parallel_size: int) -> None:
         """Refuse a batch of the schedule that does not split into whole microbatches on every data-parallel rank.
 
@@ -71,8 +77,7 @@ class BatchSchedule:
             UserError: naming the first such batch.
         """
         divisor = micro_batch_samples * data_parallel_size
-        ramp = self.ramp or BatchRamp(self.global_batch_samples, 1, 0)
-        for batch_samples in range(ramp.start_samples, self.global_batch_samples + 1, ramp.increment_samples):
+        for batch_samples in self.sizes:
             if batch_samples % divisor:
                 source = "--global-batch-size" if self.ramp is None else "--rampup-batch-size: the batch of"
                 raise UserError(

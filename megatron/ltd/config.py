@@ -14,11 +14,12 @@ from typing import Any
 
 from megatron.ltd.data.config import DataConfig
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.flags import FlagParser, add_flags, flag_values, read_flags
 from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Method, ModelFacts, build_method
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.parallel.layout import check_model, sequence_runs
 from megatron.ltd.tokenizers.config import TokenizerConfig
 from megatron.ltd.training.checkpoint_files import stored_config
 from megatron.ltd.training.config import CheckpointConfig, LoggingConfig, OptimizerConfig, TrainingConfig
@@ -54,16 +55,16 @@ class RunConfig:
     methods: Mapping[str, Any]
 
     def __post_init__(self) -> None:
+        check_model(self.parallel, self.model)
         self.build_method()
 
     def build_method(self) -> Method:
         """The method that the flags switch on. Raises ``UserError`` where it does not fit the model."""
-        parallel = self.parallel
         facts = ModelFacts(
             num_layers=self.model.num_layers,
             seq_length=self.model.seq_length,
             seed=self.training.seed,
-            sequence_shards=parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1,
+            sequence_runs=sequence_runs(self.parallel),
         )
         return build_method(METHODS, self.methods, facts)
 
@@ -78,6 +79,11 @@ class RunConfig:
                 f"{data_parallel_size} data-parallel processes = {per_round}: use one that is"
             )
         return size
+
+    def flag_values(self) -> dict[str, Any]:
+        """Every flag by its spelling: its value, or for a switch whether it is given."""
+        configs = [getattr(self, name) for name in PARTS] + list(self.methods.values())
+        return {spelling: value for config in configs for spelling, value in flag_values(config).items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, for metrics.jsonl and checkpoints."""

@@ -23,11 +23,15 @@ class RunStopped(Exception):
     """The run ended itself (a NaN, a loss spike): the message says why and how to go on. Exit status 1."""
 
 
+class LostContact(RunStopped):
+    """Another process of the run is gone. Whoever notices says so: the one that is gone may have been the first."""
+
+
 def run_command(main: Callable[[], object]) -> None:
     """Run a command line's ``main`` and turn its exceptions into an exit status.
 
     0: done. 1: the run stopped itself (``RunStopped``). 2: the user's mistake (``UserError``). 130: Ctrl-C.
-    Under a launcher each node's first process alone prints the line.
+    Under a launcher each node's first process alone prints the line, but for ``LostContact``.
     """
     program = Path(sys.argv[0]).name
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"
@@ -37,6 +41,11 @@ def run_command(main: Callable[[], object]) -> None:
         if speaks:
             print(f"{program}: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except LostContact as error:
+        print(f"{program}: stopped: {error}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # communication libraries may wait for the one that is gone in what they do at a process's end
     except RunStopped as error:
         if speaks:
             print(f"{program}: stopped: {error}", file=sys.stderr)

@@ -91,6 +91,28 @@ def flag_name(config_class: type, field_name: str) -> str:
     return f"--no-{dashed}" if field.default is True else f"--{dashed}"
 
 
+def flag_values(config: object) -> dict[str, Any]:
+    """Every flag of a config by its spelling: its value, or for a switch whether it is given."""
+    return {
+        flag_name(type(config), field.name): _as_typed(field.default, getattr(config, field.name))
+        for field in dataclasses.fields(config)  # type: ignore[arg-type]
+        if "help" in field.metadata
+    }
+
+
+def _as_typed(default: Any, value: Any) -> Any:
+    return value is not default if isinstance(default, bool) else value
+
+
+def shown(value: Any) -> str:
+    """A flag's value in a message."""
+    if value is None or value is False or value == () or value == []:
+        return "not given"
+    if value is True:
+        return "given"
+    return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
 def _value_type(annotation: Any) -> tuple[type, bool]:
     """The scalar type of an annotation, and whether several values follow the flag."""
     if isinstance(annotation, types.UnionType):

@@ -1,9 +1,12 @@
-"""Big numbers as people read them: counts, FLOPs and durations for console lines and tables.
+"""Numbers as people read them: counts, FLOPs, durations and lists of numbers for console lines and tables.
 
-Four significant digits, never more: these are for reading. What is computed with or stored stays a plain number.
+Four significant digits of a big one, never more: these are for reading. What is computed with or stored stays a plain
+number.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 _COUNT_UNITS = ("", " K", " M", " B", " T", " Q")
 _FLOPS_UNITS = (" FLOP", " KFLOP", " MFLOP", " GFLOP", " TFLOP", " PFLOP", " EFLOP", " ZFLOP", " YFLOP")
@@ -35,3 +38,14 @@ def format_seconds(seconds: float) -> str:
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
     return f"{days}d {hour:02d}:{minute:02d}:{second:02d}" if days else f"{hour}:{minute:02d}:{second:02d}"
+
+
+def format_ranges(numbers: Iterable[int]) -> str:
+    """Ascending whole numbers, runs of them joined: ``"2-5,8"``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

@@ -148,21 +148,12 @@ def merge_tokens(rest_SBH: Tensor, part_KBH: Tensor, kept_BK: Tensor, rows: Tens
     return _Merge.apply(rest_SBH, part_KBH, flat_rows(kept_BK) if rows is None else rows)
 
 
-def own_share(kept_BK: Tensor, shard: int, num_shards: int, seq_length: int) -> Tensor:
-    """What one of ``num_shards`` equal runs of the sequence keeps, counted from its own start: int64 [B, K /
-    num_shards].
-
-    Needs strata that are a multiple of the shards, so that every run keeps the same number.
-    """
-    share = kept_BK.shape[1] // num_shards
-    return kept_BK[:, shard * share : (shard + 1) * share] - shard * (seq_length // num_shards)
-
-
-def gather_mask(attention_mask: Tensor | None, kept_BK: Tensor) -> Tensor | None:
+def gather_mask(attention_mask: Tensor | None, kept_BK: Tensor, query_BQ: Tensor | None = None) -> Tensor | None:
     """The attention mask among kept tokens.
 
     [B or 1, 1, S, S] gives [B, 1, K, K], rows and columns of each sample's own kept tokens; a padding mask
-    [B or 1, 1, 1, S] gives [B, 1, 1, K]; None (causal or full attention without a mask tensor) stays None.
+    [B or 1, 1, 1, S] gives [B, 1, 1, K]; None (causal or full attention without a mask tensor) stays None. Where the
+    mask's rows are a rank's share of the sequence, ``query_BQ`` are the kept rows among them: [B, 1, Q, K].
     """
     if attention_mask is None:
         return None
@@ -170,7 +161,8 @@ def gather_mask(attention_mask: Tensor | None, kept_BK: Tensor) -> Tensor | None
     mask_B1QS = attention_mask.expand(kept_BK.shape[0], -1, -1, -1)
     sample_B11 = torch.arange(kept_BK.shape[0], device=kept_BK.device)[:, None, None]
     columns_B1K = kept_BK[:, None, :]
-    query_rows = 0 if attention_mask.shape[2] == 1 else kept_BK[:, :, None]
+    rows_BQ = kept_BK if query_BQ is None else query_BQ
+    query_rows = 0 if attention_mask.shape[2] == 1 else rows_BQ[:, :, None]
     return mask_B1QS[sample_B11, 0, query_rows, columns_B1K].unsqueeze(1)
 
 

@@ -63,7 +63,7 @@ def test_state_dict_keys_equal_the_dense_models(flags: list[str], case: MethodCa
     for method_flags in ((), case.dropping):
         with world() as mesh:
             run = build_run(parse_run_config([*flags, *method_flags, "--log-dir", str(folder)], ""), mesh)
-            keys.append(list(run.state.model.state_dict_for_save_checkpoint()))
+            keys.append(list(run.state.chunks[0].state_dict_for_save_checkpoint()))
             run.log.close()
     assert keys[0] == keys[1]
 
@@ -87,7 +87,7 @@ def test_evaluation_keeps_everything(flags: list[str], case: MethodCase, folder:
 def test_a_checkpoint_continues_with_and_without_the_method(
     flags: list[str], case: MethodCase, folder: Path, direction: str
 ) -> None:
-    """With the horizon given on the clock both runs have one schedule, so nothing needs to be overridden.
+    """With the horizon given on the clock both runs have one learning rate: the override changes the method alone.
 
     While the second run keeps everything, as the dense run does, the way there must not matter: so "dense first" goes
     on with the method at full length and must equal the dense run bit for bit.
@@ -96,6 +96,7 @@ def test_a_checkpoint_continues_with_and_without_the_method(
     first, second = ((), case.full) if direction == "dense first" else (case.dropping, ())
     started = pretrain([*flags, *first], folder / "started")
     before = started.column("consumed_layer_tokens")[-1]
+    second = (*second, "--override-opt-param-scheduler")
     continued = pretrain([*flags, *second, "--load", str(folder / "started")], folder / "continued")
     assert continued.column("iteration") == [6, 7, 8, 9, 10]
     assert continued.column("consumed_samples")[0] == 24

@@ -15,6 +15,8 @@ from megatron.ltd.training.run import Run, build_run
 from tests.regression.runs import metrics, refusal, run_status, tiny_flags
 from tests.support import world
 
+OVERRIDE = "--override-opt-param-scheduler"
+
 
 @pytest.fixture
 def mesh() -> Iterator[Mesh]:
@@ -33,7 +35,7 @@ def built(mesh: Mesh, data: str, *flags: object) -> Iterator[Run]:
 
 
 def weights(run: Run) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in run.state.model.parameters()])
+    return torch.cat([parameter.detach().flatten() for parameter in run.state.chunks[0].parameters()])
 
 
 def moments(run: Run) -> list[torch.Tensor]:
@@ -141,12 +143,50 @@ def test_a_moved_dataset_is_the_same(straight: Path, half: Path, data: str, tmp_
     assert metrics(half)["train", 6] == metrics(straight)["train", 6]
 
 
-def test_dense_continues_with_random_ltd(data: str, tmp_path: Path) -> None:
-    """And back: only the method differs, so only the learning rate's horizon has to be given."""
+def test_dense_continues_with_random_ltd(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And back, each time because the flags say so: otherwise it may be a mistake."""
     common = ["--load", tmp_path, "--save", tmp_path, "--lr-decay-tokens", 384, "--lr-warmup-iters", 0]
-    dense = [flag for flag in tiny_flags(data, *common) if flag != "--random-ltd"]
+    dropping = tiny_flags(data, *common)
+    dense = [flag for flag in dropping if flag != "--random-ltd"]
     assert run_status([*dense, "--exit-interval", "2"]) == (0, "")
-    assert run_status(tiny_flags(data, *common, "--exit-interval", 4)) == (0, "")
-    assert run_status(dense) == (0, "")
+    line = refusal(dropping)
+    assert line.startswith("the method is random-LTD (--random-ltd) here and dense in checkpoint")
+    capsys.readouterr()
+    assert run_status([*dropping, OVERRIDE, "--exit-interval", "4"]) == (0, "")
+    said = capsys.readouterr().out
+    assert f"from these flags ({OVERRIDE}): the method random-LTD (--random-ltd) (was dense)" in said
+    line = refusal(dense)
+    assert line.startswith("the method is dense here and random-LTD (--random-ltd) in checkpoint") and OVERRIDE in line
+    assert run_status([*dense, OVERRIDE]) == (0, "")
     kept = [metrics(tmp_path)["train", iteration]["kept_tokens"] for iteration in range(1, 7)]
     assert kept == [16, 16, 8, 8, 16, 16]
+
+
+def test_another_global_batch_with_the_override(data: str, straight: Path, half: Path) -> None:
+    """The samples go on where they were, so many more a step."""
+    flags = tiny_flags(data, "--load", half, "--save", half, "--global-batch-size", 8, OVERRIDE)
+    assert run_status(flags) == (0, "")
+    steps, before = metrics(half), metrics(straight)
+    assert [steps["train", iteration]["consumed_samples"] for iteration in (5, 6)] == [4 * 4 + 8, 4 * 4 + 16]
+    assert [steps["train", iteration]["kept_tokens"] for iteration in (5, 6)] == [
+        before["train", iteration]["kept_tokens"] for iteration in (5, 6)
+    ]
+
+
+def test_a_default_global_batch_is_compared_by_what_it_is(data: str, tmp_path: Path) -> None:
+    """One micro-batch a process: another micro-batch size makes it another batch; the same value may be spelled out."""
+    flags = tiny_flags(data, "--load", tmp_path, "--save", tmp_path)
+    position = flags.index("--global-batch-size")
+    default = [*flags[:position], *flags[position + 2 :]]
+    assert run_status([*default, "--exit-interval", "2"]) == (0, "")
+    assert "--global-batch-size is 1 here and 2 in checkpoint" in refusal([*default, "--micro-batch-size", "1"])
+    assert run_status([*default, "--micro-batch-size", "1", "--global-batch-size", "2"]) == (0, "")
+
+
+def test_without_the_optimizers_state_its_schedule_is_the_flags(
+    data: str, half: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = tiny_flags(data, "--load", half, "--save", half, "--no-load-optim", "--lr", 2e-3, "--ltd-growth-steps", 6)
+    assert run_status(flags) == (0, "")
+    said = capsys.readouterr().out
+    assert "from these flags (--no-load-optim): --ltd-growth-steps 6 (was 5), --lr 0.002 (was 0.001)" in said

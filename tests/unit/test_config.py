@@ -11,6 +11,7 @@ import pytest
 
 from megatron.ltd.config import PARTS, build_parser, parse_run_config
 from megatron.ltd.errors import UserError
+from megatron.ltd.parallel.agreement import LOCAL_FLAGS
 from megatron.ltd.training import checkpoint_files
 
 NEEDED = ["--lr", "1e-3", "--train-iters", "10"]
@@ -21,6 +22,15 @@ def test_every_flag_is_spelled_once_and_explained() -> None:
     spellings = [spelling for action in actions for spelling in action.option_strings]
     assert len(spellings) == len(set(spellings)) > 90
     assert all(action.help for action in actions)
+
+
+def test_flag_values_name_every_flag() -> None:
+    """What ranks compare at the start of a run: a flag that was forgotten there could differ unseen."""
+    values = parse_run_config(NEEDED, "").flag_values()
+    spellings = {spelling for action in build_parser("")._actions for spelling in action.option_strings}
+    assert values.keys() == spellings - {"-h", "--help"}
+    assert values["--lr"] == 1e-3 and values["--random-ltd"] is False
+    assert values.keys() >= LOCAL_FLAGS
 
 
 def test_to_dict_is_plain_and_complete() -> None:
@@ -52,7 +62,7 @@ def _stored(folder: Path, config: dict[str, dict[str, object]]) -> None:
     )
     names = checkpoint_files.file_names(checkpoint)
     checkpoint_files.write_manifest(checkpoint, checkpoint_files.checksums(checkpoint, names))
-    checkpoint_files.publish(folder, 5)
+    checkpoint_files.publish(checkpoint, 5)
 
 
 def test_use_checkpoint_args(tmp_path: Path) -> None:

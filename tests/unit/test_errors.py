@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megatron.ltd.errors import RunStopped, UserError, run_command
+from megatron.ltd.errors import LostContact, RunStopped, UserError, run_command
 
 ENDINGS = [
     (UserError("--lr is -1: it must be above 0"), 2, "tool.py: error: --lr is -1: it must be above 0\n"),
@@ -33,6 +33,23 @@ def test_endings(
     assert caught.value.code == status
     said = capsys.readouterr()
     assert said.err == ("" if local_rank == "1" else line) and said.out == ""
+
+
+@pytest.mark.parametrize("local_rank", ["0", "1"])
+def test_whoever_loses_contact_says_so(
+    local_rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And ends at once: what follows at a process's end could wait for the one that is gone."""
+
+    def leave(status: int) -> None:
+        raise ConnectionAbortedError(status)  # stands for the end
+
+    monkeypatch.setattr("sys.argv", ["/somewhere/tool.py"])
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    monkeypatch.setattr("os._exit", leave)
+    with pytest.raises(ConnectionAbortedError, match="1"):
+        run_command(lambda: _end(LostContact("rank 1 lost contact")))
+    assert capsys.readouterr().err == "tool.py: stopped: rank 1 lost contact\n"
 
 
 def test_success_ends_nothing() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import FlagParser, add_flags, flag, flag_name, read_flags
+from megatron.ltd.flags import FlagParser, add_flags, flag, flag_name, flag_values, read_flags, shown
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,25 @@ def test_a_flag_sets_its_field_alone(arguments: Sequence[str], field: str, value
     parsed = parse(*arguments)
     assert parsed == Kitchen(**{field: value})
     assert type(getattr(parsed, field)) is type(value)
+
+
+def test_flag_values() -> None:
+    """By spelling; of a switch whether it is given, whichever way it switches."""
+    untyped = {"--num-cooks": 2, "--heat": 0.5, "--dish": "soup", "--guests": None, "--spices": ()}
+    assert flag_values(parse()) == untyped | {"--no-salt": False, "--shut-window": False, "--lid": False}
+    typed = flag_values(parse("--no-salt", "--lid", "--guests", "7"))
+    assert typed == untyped | {"--no-salt": True, "--shut-window": False, "--lid": True, "--guests": 7}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "not given"), (False, "not given"), ((), "not given"), ([], "not given"), (True, "given"), (0, "0"),
+        (0.001, "0.001"), ("a b", "a b"), ((4, 2, 24), "4 2 24"), ([4, 2, 24], "4 2 24"),
+    ],
+)  # fmt: skip
+def test_shown(value: object, text: str) -> None:
+    assert shown(value) == text
 
 
 @pytest.mark.parametrize(("field", "spelling"), [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megatron.ltd.format import format_count, format_flops, format_seconds
+from megatron.ltd.format import format_count, format_flops, format_ranges, format_seconds
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,11 @@ def test_flops() -> None:
 )
 def test_seconds(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [([], ""), ([3], "3"), ([0, 1], "0-1"), ([1, 3, 5], "1,3,5"), ([2, 3, 4, 8, 10, 11], "2-4,8,10-11")],
+)
+def test_ranges(numbers: list[int], text: str) -> None:
+    assert format_ranges(numbers) == text

@@ -14,7 +14,7 @@ Shapes: B samples of a microbatch, S sequence. Not here: which tokens a sample h
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -22,6 +22,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from megatron.ltd.processes import starting_deaf_processes
+from megatron.ltd.sequence import SequenceShard
 
 
 class SampleSource(Protocol):
@@ -32,19 +35,33 @@ class SampleSource(Protocol):
     def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
 
 
+class NoTokens:
+    """The source of a rank that needs its samples' numbers only: ``num_samples`` samples that hold nothing."""
+
+    def __init__(self, num_samples: int) -> None:
+        self._num_samples = num_samples
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return {}
+
+
 @dataclass(frozen=True)
 class Batch:
-    """One microbatch of one data-parallel rank.
+    """One microbatch of one data-parallel rank; under context parallelism this rank's share of each sample.
 
     ``tokens_BS``, ``labels_BS`` and ``position_ids_BS`` int64; ``loss_mask_BS`` float32, 0 where the loss does not
     count; ``attention_mask`` None (plain causal) or bool [B, 1, S, S], **True where attention is forbidden**
-    (Megatron-Core's sense); ``sample_ids_B`` int64, each sample's place in the run's global order.
+    (Megatron-Core's sense; the rows are the rank's share, the columns all S); ``sample_ids_B`` int64, each sample's
+    place in the run's global order. A pipeline stage between the first and the last needs no tokens and has None.
     """
 
-    tokens_BS: Tensor
-    labels_BS: Tensor
-    loss_mask_BS: Tensor
-    position_ids_BS: Tensor
+    tokens_BS: Tensor | None
+    labels_BS: Tensor | None
+    loss_mask_BS: Tensor | None
+    position_ids_BS: Tensor | None
     attention_mask: Tensor | None
     sample_ids_B: Tensor
 
@@ -76,20 +93,35 @@ def document_mask(tokens_BS: Tensor, end_of_document: int) -> Tensor:
 
 
 def build_batch(
-    samples: Sequence[Mapping[str, Tensor]], sample_ids: Sequence[int], separate_documents_at: int | None
+    samples: Sequence[Mapping[str, Tensor]],
+    sample_ids: Sequence[int],
+    separate_documents_at: int | None,
+    sequence_shard: SequenceShard | None = None,
 ) -> Batch:
     """Stack samples of ``GPTDataset`` (each ``tokens``, ``labels``, ``loss_mask``, ``position_ids`` [S]).
 
     ``separate_documents_at`` is the end-of-document id when documents must not see each other, else None.
+    ``sequence_shard`` is the part of each sample to take, None for all of it. Samples of ``NoTokens`` give sample ids.
     """
-    tokens_BS = torch.stack([sample["tokens"] for sample in samples])
+    sample_ids_B = torch.tensor(sample_ids, dtype=torch.int64)
+    if not samples[0]:
+        return Batch(None, None, None, None, None, sample_ids_B)
+    shard = sequence_shard or SequenceShard(1, (0,))
+
+    def stacked(name: str) -> Tensor:
+        return shard.take(torch.stack([sample[name] for sample in samples]), dim=1)
+
+    mask = None
+    if separate_documents_at is not None:
+        whole_BS = torch.stack([sample["tokens"] for sample in samples])
+        mask = shard.take(document_mask(whole_BS, separate_documents_at), dim=2)
     return Batch(
-        tokens_BS=tokens_BS,
-        labels_BS=torch.stack([sample["labels"] for sample in samples]),
-        loss_mask_BS=torch.stack([sample["loss_mask"] for sample in samples]),
-        position_ids_BS=torch.stack([sample["position_ids"] for sample in samples]),
-        attention_mask=None if separate_documents_at is None else document_mask(tokens_BS, separate_documents_at),
-        sample_ids_B=torch.tensor(sample_ids, dtype=torch.int64),
+        tokens_BS=stacked("tokens"),
+        labels_BS=stacked("labels"),
+        loss_mask_BS=stacked("loss_mask"),
+        position_ids_BS=stacked("position_ids"),
+        attention_mask=mask,
+        sample_ids_B=sample_ids_B,
     )
 
 
@@ -100,13 +132,15 @@ def microbatches(
     micro_batch_size: int,
     data_parallel_rank: int,
     data_parallel_size: int,
+    sequence_shard: SequenceShard | None = None,
     separate_documents_at: int | None = None,
     num_workers: int = 0,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """This rank's microbatches from ``consumed_samples`` [samples] on, in the order drawn at the top of this file.
 
-    Ends where the dataset has no whole microbatch left for every rank. ``separate_documents_at``: see ``build_batch``.
+    Ends where the dataset has no whole microbatch left for every rank. ``sequence_shard`` and
+    ``separate_documents_at``: see ``build_batch``. Close it to end its processes, if it has any.
     With ``num_workers`` 0 samples are read in this process, else that many processes read ahead. The default random
     generator is left untouched, so that reading data never changes what a run draws.
     """
@@ -116,13 +150,19 @@ def microbatches(
     loader: DataLoader[Batch] = DataLoader(
         _Numbered(dataset),
         batch_sampler=order,
-        collate_fn=partial(_collate, separate_documents_at=separate_documents_at),
+        collate_fn=partial(_collate, separate_documents_at=separate_documents_at, sequence_shard=sequence_shard),
         num_workers=num_workers,
         pin_memory=pin_memory,
         # Without one of its own the loader would draw its workers' seed from the default generator.
         generator=torch.Generator(),
     )
-    return iter(loader)
+    return _read(loader)
+
+
+def _read(loader: DataLoader[Batch]) -> Generator[Batch, None, None]:
+    with starting_deaf_processes():
+        batches = iter(loader)
+    yield from batches
 
 
 @dataclass(frozen=True)
@@ -152,5 +192,10 @@ class _Numbered(Dataset[Any]):
         return index, self.dataset[index]
 
 
-def _collate(numbered: Sequence[tuple[int, Mapping[str, Any]]], separate_documents_at: int | None) -> Batch:
-    return build_batch([sample for _, sample in numbered], [number for number, _ in numbered], separate_documents_at)
+def _collate(
+    numbered: Sequence[tuple[int, Mapping[str, Any]]],
+    separate_documents_at: int | None,
+    sequence_shard: SequenceShard | None,
+) -> Batch:
+    samples, numbers = [sample for _, sample in numbered], [number for number, _ in numbered]
+    return build_batch(samples, numbers, separate_documents_at, sequence_shard)

@@ -24,6 +24,7 @@ from megatron.ltd.data.batch import SampleSource
 from megatron.ltd.data.config import Blend, DataConfig
 from megatron.ltd.data.indexed import IndexedInfo, check_indexed_dataset
 from megatron.ltd.errors import UserError
+from megatron.ltd.parallel.agreement import together
 from megatron.ltd.tokenizers.base import Tokenizer
 
 _CORE_SPLITS = ("train", "valid", "test")  # Megatron-Core always has three; nobody here reads the last
@@ -85,9 +86,10 @@ def build_datasets(
     """
     samples = (train_samples, valid_samples, 0)
     is_first = not _is_distributed() or torch.distributed.get_rank() == 0
-    sources = check_sources(config, tokenizer, read_tokens=is_first)
-    core_config = _core_config(config, sources, samples, seq_length=seq_length, seed=seed, tokenizer=tokenizer)
-    _check_splits(core_config, sources, samples)
+    with together():
+        sources = check_sources(config, tokenizer, read_tokens=is_first)
+        core_config = _core_config(config, sources, samples, seq_length=seq_length, seed=seed, tokenizer=tokenizer)
+        _check_splits(core_config, sources, samples)
     builder = BlendedMegatronDatasetBuilder(_Dataset, list(samples), lambda: build_on_this_rank, core_config)
     try:
         with _quiet_core():
@@ -98,6 +100,11 @@ def build_datasets(
         if not isinstance(cause, OSError):
             raise
         where = f"--data-cache-path {config.data_cache_path}" if config.data_cache_path else "the folder of the data"
+        if isinstance(cause, FileNotFoundError) and not is_first:
+            raise UserError(
+                f"{where}: the sample indices that rank 0 wrote there are not to be seen here ({cause}); give a folder "
+                "that all nodes share with --data-cache-path"
+            ) from None
         raise UserError(
             f"{where}: sample indices cannot be kept there ({cause}); give a writable folder with --data-cache-path"
         ) from None

@@ -19,7 +19,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.ltd.errors import UserError
 from megatron.ltd.layers import route
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
-from megatron.ltd.models.gpt import build_gpt, transformer_config
+from megatron.ltd.models.gpt import build_chunks, transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.tokenizers.base import Tokenizer
@@ -28,7 +28,6 @@ from megatron.ltd.tokenizers.config import TokenizerConfig, TokenizerFiles, mode
 from megatron.ltd.training import checkpoint_files
 from megatron.ltd.training.checkpoint import find_checkpoint, load_weights
 from megatron.ltd.training.resume import weights_identity
-from megatron.ltd.training.step import seed_step
 
 Config = TypeVar("Config")
 
@@ -66,8 +65,8 @@ def load_model(folder: Path, tokenizer_files: TokenizerFiles, parallel: Parallel
     precision = _stored(PrecisionConfig, stored, "precision")
     core_config = transformer_config(model_config, parallel, precision, RecomputeConfig(), mesh)
     route.install()
-    seed_step(0, -1, mesh)  # Megatron-Core draws initial weights, from any stream, before they are loaded
-    model = build_gpt(model_config, core_config, vocab_size, mesh).to(core_config.params_dtype).eval()
+    (model,) = build_chunks(model_config, core_config, vocab_size, mesh, seed=0)
+    model = model.to(core_config.params_dtype).eval()
     load_weights(checkpoint, model)
     iteration = stored["progress"]["iteration"]
     return LoadedModel(model, tokenizer, model_config, checkpoint, iteration, tuple(notes))

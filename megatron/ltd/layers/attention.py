@@ -8,19 +8,25 @@ Causal attention needs no mask tensor, and no kernel keeps an S x T matrix (flas
 CPU ``causal_blocks`` sees to it that the upper triangle is skipped. Kept tokens stay in order, so that holds for them
 too. An explicit mask, for separated documents or padding, must hold the causal part itself.
 
-Not here: context parallelism, key-value caches, sliding windows.
+Under context parallelism each rank has an early and a late run of the queries (``sequence``), and gathers all keys and
+values: its early run sees the keys up to its own end, and so does its late one.
+
+Not here: key-value caches, sliding windows.
 """
 
 from __future__ import annotations
 
 import contextlib
 
+import torch
 import torch.nn.functional as F
 from megatron.core import tensor_parallel
+from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from megatron.ltd.layers.causal_blocks import causal_attention, gains_from_blocks
 
@@ -37,13 +43,16 @@ class FusedAttention(MegatronModule):
         attention_dropout: float | None = None,
         softmax_scale: float | None = None,
         cp_comm_type: str | None = None,
-        pg_collection: object | None = None,
+        pg_collection: ProcessGroupCollection | None = None,
     ) -> None:
         super().__init__(config=config)
-        assert config.context_parallel_size == 1, "this attention module sees one shard of the sequence only"
         self.attn_mask_type = attn_mask_type
         self.softmax_scale = softmax_scale
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
+        self.context_group = None
+        if config.context_parallel_size > 1:
+            assert pg_collection is not None, "context parallelism needs its process group"
+            self.context_group = pg_collection.cp
 
     def forward(
         self,
@@ -55,31 +64,54 @@ class FusedAttention(MegatronModule):
         attention_bias: Tensor | None = None,
         packed_seq_params: object | None = None,
     ) -> Tensor:
-        """Attend; returns [S, B, N·D]. ``attention_mask`` is boolean, True where attending is forbidden."""
+        """Attend; returns [S, B, N·D]. ``attention_mask`` is boolean, True where attending is forbidden.
+
+        Under context parallelism S and T are this rank's share of the sequence; the columns of the mask are all of it.
+        """
         assert attention_bias is None and packed_seq_params is None, "neither is supported by this attention module"
         mask_type = self.attn_mask_type if attn_mask_type is None else attn_mask_type
-        query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in (query_SBND, key_TBGD, value_TBGD))
-        dropout = self.dropout if self.training else 0.0
         causal = attention_mask is None and mask_type == AttnMaskType.causal
+        if self.context_group is not None:
+            key_TBGD, value_TBGD = gather_keys_and_values(key_TBGD, value_TBGD, self.context_group)
+        query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in (query_SBND, key_TBGD, value_TBGD))
+        if causal and self.context_group is not None:
+            context_BNSD = self._causal_runs(query, key, value, self.context_group)
+        else:
+            allowed = None if attention_mask is None else attention_mask.logical_not()
+            context_BNSD = self._attend(query, key, value, allowed, causal)
+        seq_length, batch = query_SBND.shape[:2]
+        return context_BNSD.permute(2, 0, 1, 3).reshape(seq_length, batch, -1)
+
+    def _causal_runs(self, query: Tensor, key: Tensor, value: Tensor, group: ProcessGroup) -> Tensor:
+        """Causal attention of the rank's two runs of queries, each to the keys up to its own end."""
+        rank, size = group.rank(), group.size()
+        run_length = query.shape[2] // 2
+        contexts = []
+        for run, queries in zip((rank, 2 * size - 1 - rank), query.chunk(2, dim=2), strict=True):
+            end = (run + 1) * run_length
+            allowed = query.new_ones(run_length, end, dtype=torch.bool).tril(end - run_length)
+            contexts.append(self._attend(queries, key[:, :, :end], value[:, :, :end], allowed, causal=False))
+        return torch.cat(contexts, dim=2)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, causal: bool) -> Tensor:
+        """[B, N, S, D] of queries [B, N, S, D] over keys and values [B, G, T, D]."""
+        dropout = self.dropout if self.training else 0.0
         if causal and dropout == 0.0 and gains_from_blocks(query):
             groups = query.shape[1] // key.shape[1]
             if groups > 1:
                 key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-            context_BNSD = causal_attention(query, key, value, self.softmax_scale)
-        else:
-            with self._dropout_rng(dropout):
-                context_BNSD = F.scaled_dot_product_attention(
-                    query,
-                    key,
-                    value,
-                    attn_mask=None if attention_mask is None else attention_mask.logical_not(),
-                    dropout_p=dropout,
-                    is_causal=causal,
-                    scale=self.softmax_scale,
-                    enable_gqa=query.shape[1] != key.shape[1],
-                )
-        seq_length, batch = query_SBND.shape[:2]
-        return context_BNSD.permute(2, 0, 1, 3).reshape(seq_length, batch, -1)
+            return causal_attention(query, key, value, self.softmax_scale)
+        with self._dropout_rng(dropout):
+            return F.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                attn_mask=allowed,
+                dropout_p=dropout,
+                is_causal=causal,
+                scale=self.softmax_scale,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
 
     def _dropout_rng(self, dropout: float) -> contextlib.AbstractContextManager[object]:
         """Heads are spread over tensor-parallel ranks, so each rank drops from its own stream.
@@ -89,3 +121,15 @@ class FusedAttention(MegatronModule):
         if dropout == 0.0 or self.config.sequence_parallel:
             return contextlib.nullcontext()
         return tensor_parallel.get_cuda_rng_tracker().fork()
+
+
+def gather_keys_and_values(key_TBGD: Tensor, value_TBGD: Tensor, group: ProcessGroup) -> tuple[Tensor, Tensor]:
+    """Keys and values of the whole sequence, in order, from each rank's early and late run: [T · ranks, B, G, D] both.
+
+    Backward sums the gradients of all ranks into each rank's own share.
+    """
+    both_T2BGD = torch.stack((key_TBGD, value_TBGD), dim=1)
+    by_rank = tensor_parallel.gather_from_sequence_parallel_region(both_T2BGD, group=group)
+    early, late = by_rank.unflatten(0, (group.size(), 2, -1)).unbind(dim=1)
+    in_order = torch.cat((early.flatten(0, 1), late.flip(0).flatten(0, 1)))
+    return in_order[:, 0], in_order[:, 1]

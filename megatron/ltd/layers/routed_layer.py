@@ -18,15 +18,48 @@ from __future__ import annotations
 
 from typing import Any
 
-from megatron.core.transformer.transformer_layer import TransformerLayer
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    get_transformer_layer_offset,
+)
 from torch import Tensor
 
 from megatron.ltd.layers.route import current_route
-from megatron.ltd.routing import flat_rows, gather_mask, gather_rotary, merge_tokens, own_share, split_tokens
+from megatron.ltd.parallel.random import seed_weights
+from megatron.ltd.routing import flat_rows, gather_mask, gather_rotary, merge_tokens, split_tokens
+from megatron.ltd.sequence import SequenceShard
 
 
 class RoutedTransformerLayer(TransformerLayer):
-    """Megatron-Core's ``TransformerLayer`` on the tokens that the current route keeps for it."""
+    """Megatron-Core's ``TransformerLayer`` on the tokens that the current route keeps for it.
+
+    ``weights_seed``, which the layer's spec passes, draws its initial weights from a stream of its own, so that they
+    are the same whichever pipeline stage builds it.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        submodules: TransformerLayerSubmodules,
+        layer_number: int = 1,
+        *,
+        pg_collection: ProcessGroupCollection,
+        weights_seed: int | None = None,
+        vp_stage: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if weights_seed is not None:
+            offset = get_transformer_layer_offset(config, vp_stage, pg_collection.pp.rank())
+            seed_weights(weights_seed, layer_number + offset)
+        super().__init__(config, submodules, layer_number, pg_collection=pg_collection, vp_stage=vp_stage, **kwargs)
+        context, tensor = pg_collection.cp, pg_collection.tp
+        self.attention_shard = SequenceShard.of(context.rank(), context.size())
+        self.own_shard = self.attention_shard
+        if config.sequence_parallel:
+            self.own_shard = SequenceShard.of(context.rank(), context.size(), tensor.rank(), tensor.size())
 
     def forward(
         self,
@@ -38,31 +71,24 @@ class RoutedTransformerLayer(TransformerLayer):
         """The layer's output, [S, B, H], and the cross-attention context, None here.
 
         ``attention_mask`` is [B or 1, 1, S, S] or [B, 1, 1, S], True where attending is forbidden, or None for causal.
+        Under context and sequence parallelism the hidden states are this rank's share of the sequence; rotary angles
+        and the rows of the mask are its context rank's, since attention gathers what sequence parallelism splits.
         """
         route = current_route() if self.training else None
         kept_BK = route.kept_tokens(self.layer_number) if route is not None else None
-        if kept_BK is None:
+        if route is None or kept_BK is None:
             return super().forward(
                 hidden_states, attention_mask=attention_mask, rotary_pos_emb=rotary_pos_emb, **kwargs
             )
-        own_BK = self._own_share(kept_BK, hidden_states.shape[0])
+        seq_length = route.plan.seq_length
+        own_BK = self.own_shard.own_kept(kept_BK, seq_length)
+        attending_BK = self.attention_shard.own_kept(kept_BK, seq_length)
         rows = flat_rows(own_BK)
         kept_KBH, rest_SBH = split_tokens(hidden_states, own_BK, rows)
         computed_KBH, context = super().forward(
             kept_KBH,
-            attention_mask=gather_mask(attention_mask, kept_BK),
-            rotary_pos_emb=gather_rotary(rotary_pos_emb, kept_BK),
+            attention_mask=gather_mask(attention_mask, kept_BK, attending_BK),
+            rotary_pos_emb=gather_rotary(rotary_pos_emb, attending_BK),
             **kwargs,
         )
         return merge_tokens(rest_SBH, computed_KBH, own_BK, rows), context
-
-    def _own_share(self, kept_BK: Tensor, own_seq_length: int) -> Tensor:
-        """Of the kept tokens those that this rank holds: all of them, or its shard's under sequence parallelism.
-
-        Attention gathers the shards in rank order, so the whole of them stays in order and masks and rotary angles are
-        those of ``kept_BK``.
-        """
-        if not self.config.sequence_parallel:
-            return kept_BK
-        shards = self.tp_group.size()
-        return own_share(kept_BK, self.tp_group.rank(), shards, own_seq_length * shards)

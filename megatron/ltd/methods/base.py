@@ -46,6 +46,11 @@ class Method(Protocol):
         """What a header and a log call it."""
         ...
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """By flag, what decides its plan and its draw, "the method" first: equal for two runs that compute alike."""
+        ...
+
     def plan(self, step: int) -> StepPlan:
         """What the 0-based ``step`` computes."""
         ...
@@ -66,8 +71,8 @@ class ModelFacts:
     num_layers: int
     seq_length: int
     seed: int
-    sequence_shards: int = 1
-    """Equal runs of the sequence that different ranks hold (sequence parallelism)."""
+    sequence_runs: int = 1
+    """Equal runs that context and sequence parallelism cut the sequence in; each must keep the same number."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,10 @@ class Dense:
 
     facts: ModelFacts
     name: str = "dense"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"the method": self.name}
 
     def plan(self, step: int) -> StepPlan:
         return StepPlan.dense(self.facts.seq_length, self.facts.num_layers)

@@ -15,7 +15,9 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.specs import block_spec, uses_transformer_engine
 from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.parallel.layout import virtual_stages
 from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.parallel.random import seed_weights
 
 
 def transformer_config(
@@ -27,6 +29,8 @@ def transformer_config(
             "--recompute-modules layernorm needs Transformer Engine, which this run's layers do not use: recompute "
             "core_attn or mlp, or give --transformer-impl transformer_engine on a machine that has it"
         )
+    on_cpu = mesh.device.type == "cpu"
+    interleaved = virtual_stages(parallel, model.num_layers)
     activation = F.silu if model.swiglu else partial(F.gelu, approximate="tanh") if model.openai_gelu else F.gelu
     return TransformerConfig(
         num_layers=model.num_layers,
@@ -53,9 +57,15 @@ def transformer_config(
         recompute_modules=list(recompute.recompute_modules) or None,
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         sequence_parallel=parallel.sequence_parallel,
+        context_parallel_size=parallel.context_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
-        use_cpu_initialization=mesh.device.type == "cpu",
-        batch_p2p_comm=mesh.device.type == "cuda",  # gloo mixes up batched messages, silently
+        virtual_pipeline_model_parallel_size=interleaved,
+        num_layers_in_first_pipeline_stage=parallel.decoder_first_pipeline_num_layers,
+        num_layers_in_last_pipeline_stage=parallel.decoder_last_pipeline_num_layers,
+        use_cpu_initialization=on_cpu or parallel.use_cpu_initialization,
+        # Batched messages: gloo mixes them up, silently, and an interleaved pipeline overlaps single ones instead.
+        batch_p2p_comm=not on_cpu and interleaved is None,
+        overlap_p2p_comm=not on_cpu and interleaved is not None,
         # The gradient of a step is that of the mean over its real tokens, however they fall on microbatches and ranks.
         calculate_per_token_loss=True,
         gradient_accumulation_fusion=False,
@@ -65,21 +75,46 @@ def transformer_config(
     )
 
 
-def build_gpt(
-    model: ModelConfig, config: TransformerConfig, padded_vocab_size: int, mesh: Mesh, *, explicit_mask: bool = False
-) -> GPTModel:
-    """This process's stage of the model, on the run's device. ``explicit_mask``: batches carry an attention mask."""
-    num_layers_here = get_num_layers_to_build(config)
-    stage = GPTModel(
-        config=config,
-        transformer_layer_spec=block_spec(model, mesh.device, num_layers_here, explicit_mask=explicit_mask),
-        vocab_size=padded_vocab_size,
-        max_sequence_length=model.learned_positions or model.seq_length,
-        pre_process=parallel_state.is_pipeline_first_stage(),
-        post_process=parallel_state.is_pipeline_last_stage(),
-        share_embeddings_and_output_weights=model.tied_embeddings,
-        position_embedding_type=model.position_embedding_type,
-        rotary_percent=model.rotary_percent,
-        rotary_base=model.rotary_base,
-    )
-    return stage.to(mesh.device)
+def build_chunks(
+    model: ModelConfig,
+    config: TransformerConfig,
+    padded_vocab_size: int,
+    mesh: Mesh,
+    *,
+    seed: int,
+    explicit_mask: bool = False,
+) -> list[GPTModel]:
+    """This process's part of the model on the run's device: one stage, or several chunks of an interleaved pipeline.
+
+    Initial weights are a function of ``seed`` and of the layer, not of the stage that holds it. ``explicit_mask``:
+    batches carry an attention mask.
+    """
+    num_chunks = config.virtual_pipeline_model_parallel_size
+    parallel_state.set_virtual_pipeline_model_parallel_world_size(num_chunks)
+    seed_weights(seed)
+    chunks = []
+    for chunk in range(num_chunks or 1):
+        stage = None if num_chunks is None else chunk
+        spec = block_spec(
+            model,
+            mesh.device,
+            get_num_layers_to_build(config, stage, mesh.pipeline_parallel_rank),
+            weights_seed=seed,
+            explicit_mask=explicit_mask,
+        )
+        built = GPTModel(
+            config=config,
+            transformer_layer_spec=spec,
+            vocab_size=padded_vocab_size,
+            max_sequence_length=model.learned_positions or model.seq_length,
+            pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
+            post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
+            share_embeddings_and_output_weights=model.tied_embeddings,
+            position_embedding_type=model.position_embedding_type,
+            rotary_percent=model.rotary_percent,
+            rotary_base=model.rotary_base,
+            pg_collection=mesh.groups,
+            vp_stage=stage,
+        )
+        chunks.append(built.to(mesh.device))
+    return chunks

@@ -45,16 +45,23 @@ def uses_transformer_engine(config: ModelConfig, device: torch.device) -> bool:
     return config.transformer_impl == "transformer_engine"
 
 
-def layer_spec(config: ModelConfig, device: torch.device, *, explicit_mask: bool = False) -> ModuleSpec:
-    """The spec of one GPT layer. ``explicit_mask``: the run passes a mask tensor (separated documents)."""
+def layer_spec(
+    config: ModelConfig, device: torch.device, *, weights_seed: int | None = None, explicit_mask: bool = False
+) -> ModuleSpec:
+    """The spec of one GPT layer.
+
+    ``weights_seed``: each layer's initial weights come from this and its number; None, from the streams as they stand.
+    ``explicit_mask``: the run passes a mask tensor (separated documents).
+    """
+    params = {"weights_seed": weights_seed}
     if uses_transformer_engine(config, device):
         spec = get_gpt_layer_with_transformer_engine_spec()
-        spec.module = RoutedTransformerLayer
+        spec.module, spec.params = RoutedTransformerLayer, params
         if explicit_mask:  # Transformer Engine's attention ignores a mask tensor where its mask type is causal
             spec.submodules.self_attention.submodules.core_attention = FusedAttention
         return spec
     spec = get_gpt_layer_local_spec(normalization=config.normalization)
-    spec.module = RoutedTransformerLayer
+    spec.module, spec.params = RoutedTransformerLayer, params
     layer = spec.submodules
     layer.input_layernorm = layer.pre_mlp_layernorm = Norm
     layer.self_attention.submodules.core_attention = FusedAttention
@@ -62,10 +69,15 @@ def layer_spec(config: ModelConfig, device: torch.device, *, explicit_mask: bool
 
 
 def block_spec(
-    config: ModelConfig, device: torch.device, num_layers_here: int, *, explicit_mask: bool = False
+    config: ModelConfig,
+    device: torch.device,
+    num_layers_here: int,
+    *,
+    weights_seed: int | None = None,
+    explicit_mask: bool = False,
 ) -> TransformerBlockSubmodules:
     """The spec of this stage's layers and of the norm after the last layer; see ``layer_spec``."""
-    spec = layer_spec(config, device, explicit_mask=explicit_mask)
+    spec = layer_spec(config, device, weights_seed=weights_seed, explicit_mask=explicit_mask)
     if uses_transformer_engine(config, device):
         from megatron.core.extensions.transformer_engine import TENorm
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
+
+PIPELINE_FLAGS = (
+    "num_layers_per_virtual_pipeline_stage",
+    "decoder_first_pipeline_num_layers",
+    "decoder_last_pipeline_num_layers",
+)
 
 
 @dataclass(frozen=True)
@@ -17,16 +23,48 @@ class ParallelConfig:
     )
     tensor_model_parallel_size: int = flag(1, help="processes that share each layer")
     sequence_parallel: bool = flag(False, help="split norms and dropout over the tensor-parallel processes too")
+    context_parallel_size: int = flag(1, help="processes that share each sample's sequence")
     pipeline_model_parallel_size: int = flag(1, help="pipeline stages")
+    num_layers_per_virtual_pipeline_stage: int | None = flag(
+        None, help="interleave the pipeline: layers of each of the several chunks that a process holds"
+    )
+    decoder_first_pipeline_num_layers: int | None = flag(
+        None, help="layers of the first stage; the stages without a number share the rest equally"
+    )
+    decoder_last_pipeline_num_layers: int | None = flag(None, help="layers of the last stage")
+    use_cpu_initialization: bool = flag(
+        False, help="draw initial weights on the CPU: then they are the same under every tensor-parallel layout"
+    )
     use_distributed_optimizer: bool = flag(False, help="shard the optimizer's state over data-parallel processes")
     overlap_grad_reduce: bool = flag(False, help="reduce gradients while the backward pass runs")
     overlap_param_gather: bool = flag(False, help="gather updated weights while the forward pass runs")
-    distributed_timeout_minutes: int = flag(10, help="minutes a collective may take before the run ends")
+    distributed_timeout_minutes: float = flag(10.0, help="minutes a collective may take before the run ends")
+    check_routing_every: int = flag(
+        1000, help="steps between checks that all processes keep the same tokens; 0 checks at the start only"
+    )
 
     def __post_init__(self) -> None:
-        for name in ("tensor_model_parallel_size", "pipeline_model_parallel_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
+        at_least_one = [field.name for field in fields(self) if field.name.endswith(("_parallel_size", "_layers"))]
+        for name in (*at_least_one, "num_layers_per_virtual_pipeline_stage"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least 1")
+        if self.distributed_timeout_minutes <= 0.0:
+            raise UserError(
+                f"--distributed-timeout-minutes is {self.distributed_timeout_minutes}: it must be above 0, such as 10"
+            )
+        if self.pipeline_model_parallel_size == 1:
+            for name in PIPELINE_FLAGS:
+                if getattr(self, name) is not None:
+                    raise UserError(
+                        f"--{name.replace('_', '-')} {getattr(self, name)} is given with "
+                        "--pipeline-model-parallel-size 1: it divides a pipeline; drop it or raise "
+                        "--pipeline-model-parallel-size"
+                    )
+        if self.check_routing_every < 0:
+            raise UserError(
+                f"--check-routing-every is {self.check_routing_every}: it must be 0 (at the start only) or more"
+            )
         if self.sequence_parallel and self.tensor_model_parallel_size == 1:
             raise UserError(
                 "--sequence-parallel is on with --tensor-model-parallel-size 1: it splits over tensor-parallel "
@@ -39,17 +77,19 @@ class ParallelConfig:
 
     @property
     def model_parallel_size(self) -> int:
-        """Processes that hold one copy of the model."""
-        return self.tensor_model_parallel_size * self.pipeline_model_parallel_size
+        """Processes that hold one copy of the model, and share each sample."""
+        return self.tensor_model_parallel_size * self.context_parallel_size * self.pipeline_model_parallel_size
 
     def data_parallel_size(self, world_size: int) -> int:
         """Copies of the model in ``world_size`` processes. Raises ``UserError`` if the layout does not divide them."""
         if world_size % self.model_parallel_size:
+            sizes = " x ".join(
+                f"--{name.replace('_', '-')} {getattr(self, name)}"
+                for name in ("tensor_model_parallel_size", "context_parallel_size", "pipeline_model_parallel_size")
+                if name != "context_parallel_size" or self.context_parallel_size > 1
+            )
             raise UserError(
-                f"{world_size} processes were started, but --tensor-model-parallel-size "
-                f"{self.tensor_model_parallel_size} x "
-                f"--pipeline-model-parallel-size {self.pipeline_model_parallel_size} = {self.model_parallel_size} "
-                "does not "
-                f"divide them: start a multiple of {self.model_parallel_size}"
+                f"{world_size} process{'es were' if world_size > 1 else ' was'} started, but {sizes} = "
+                f"{self.model_parallel_size} does not divide them: start a multiple of {self.model_parallel_size}"
             )
         return world_size // self.model_parallel_size

@@ -29,6 +29,7 @@ _LITERAL_CUDA_MODULES = (
     "megatron.core.optimizer.optimizer",
     "megatron.core.optimizer.clip_grads",
     "megatron.core.optimizer.grad_scaler",
+    "megatron.core.models.common.embeddings.rope_utils",
     "megatron.core.transformer.utils",
     "megatron.core.tensor_parallel.data",
     "megatron.core.distributed.param_and_grad_buffer",

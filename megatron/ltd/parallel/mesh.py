@@ -11,16 +11,19 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.parallel import agreement
 from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.versions import installed_versions, source_fingerprint
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,20 @@ class Mesh:
     world_size: int
     data_parallel_rank: int
     data_parallel_size: int
-    groups: object
+    context_parallel_rank: int
+    context_parallel_size: int
+    pipeline_parallel_rank: int
+    pipeline_parallel_size: int
+    groups: Any
     """``megatron.core.process_groups_config.ProcessGroupCollection``"""
+
+    @property
+    def place(self) -> int:
+        """A number for the samples, the part of the sequence and the layers that this process holds; tensor-parallel
+        processes, which hold the same, share it.
+        """
+        samples_and_sequence = self.data_parallel_rank * self.context_parallel_size + self.context_parallel_rank
+        return samples_and_sequence * self.pipeline_parallel_size + self.pipeline_parallel_rank
 
     @property
     def is_first(self) -> bool:
@@ -71,6 +86,7 @@ def quiet_core_imports() -> None:
         "full scope is deprecated",
         "If you are using transformer_engine as the transformer implementation",  # said of every selective recompute
         "When using .* it is recommended to set the environment variable CUDA_DEVICE_MAX_CONNECTIONS",
+        "The .grad attribute of a Tensor that is not a leaf Tensor",  # of the distributed optimizer's own shards
         "`torch.distributed.reduce_scatter_tensor` is deprecated",
         "`torch.distributed.all_gather_into_tensor` is deprecated",
     ):
@@ -96,22 +112,62 @@ def refuse_broken_transformer_engine() -> None:
         ) from None
 
 
-def _join_world(device: torch.device, timeout: timedelta) -> None:
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+@dataclass(frozen=True)
+class _World:
+    """The processes of a run, met but not yet joined."""
+
+    store: dist.Store
+    rank: int
+    size: int
+
+    @classmethod
+    def meet(cls, timeout: timedelta) -> _World:
+        """Those that a launcher started, or this process alone, without opening a port."""
+        if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+            return cls(*agreement.join(timeout))
+        return cls(dist.HashStore(), 0, 1)
+
+    def agree(self, config: ParallelConfig, flags: Mapping[str, Any], timeout: timedelta) -> torch.device:
+        """This process's device, once every process has one and all were started alike."""
+        facts: dict[str, Any] = {"WORLD_SIZE": self.size, **installed_versions()}
+        facts |= {"the fingerprint of megatron-ltd's sources": source_fingerprint()}
+        device, problem = None, None
+        try:
+            device = choose_device(config.device)
+            config.data_parallel_size(self.size)
+            refuse_broken_transformer_engine()
+            facts["the device"] = device.type
+            if device.type == "cuda":
+                facts["NCCL"] = ".".join(map(str, torch.cuda.nccl.version()))
+        except UserError as error:
+            if self.size == 1:
+                raise
+            problem = str(error)
+        if self.size > 1:
+            compared = {name: value for name, value in flags.items() if name not in agreement.LOCAL_FLAGS}
+            agreement.agree_over_store(self.store, self.rank, self.size, facts | compared, problem, timeout)
+        assert device is not None
+        return device
+
+    def join(self, device: torch.device, timeout: timedelta) -> None:
+        """Start the process group. Only processes of one kind may call this: others would wait for each other."""
+        store = dist.PrefixStore("default_pg", self.store)
+        store.set_timeout(timeout)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=timeout)
 
 
 @contextmanager
-def initialize(config: ParallelConfig) -> Iterator[Mesh]:
-    """Join the world for the duration of a ``with`` block and leave it clean."""
+def initialize(config: ParallelConfig, agree_on: Mapping[str, Any] | None = None) -> Iterator[Mesh]:
+    """Join the world for the duration of a ``with`` block and leave it clean.
+
+    Processes that differ in versions, sources, device or the flags ``agree_on`` (by spelling) end before any of them
+    waits for another. Raises ``UserError`` on all of them, and ``RunStopped`` where some do not come.
+    """
     quiet_core_imports()
-    device = choose_device(config.device)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    config.data_parallel_size(world_size)  # refuse a layout that does not fit before any process waits for another
-    refuse_broken_transformer_engine()
+    timeout = timedelta(minutes=config.distributed_timeout_minutes)
+    world = _World.meet(timeout)
+    device = world.agree(config, agree_on or {}, timeout)
     if device.type == "cpu":
         from megatron.ltd.parallel import cpu_backend
 
@@ -122,12 +178,13 @@ def initialize(config: ParallelConfig) -> Iterator[Mesh]:
     from megatron.core import parallel_state
     from megatron.core.process_groups_config import ProcessGroupCollection
 
-    timeout = timedelta(minutes=config.distributed_timeout_minutes)
-    _join_world(device, timeout)
+    world.join(device, timeout)
+    leave_in_order = True
     try:
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=config.tensor_model_parallel_size,
             pipeline_model_parallel_size=config.pipeline_model_parallel_size,
+            context_parallel_size=config.context_parallel_size,
             distributed_timeout_minutes=config.distributed_timeout_minutes,
         )
         yield Mesh(
@@ -136,8 +193,16 @@ def initialize(config: ParallelConfig) -> Iterator[Mesh]:
             world_size=dist.get_world_size(),
             data_parallel_rank=parallel_state.get_data_parallel_rank(),
             data_parallel_size=parallel_state.get_data_parallel_world_size(),
+            context_parallel_rank=parallel_state.get_context_parallel_rank(),
+            context_parallel_size=parallel_state.get_context_parallel_world_size(),
+            pipeline_parallel_rank=parallel_state.get_pipeline_model_parallel_rank(),
+            pipeline_parallel_size=parallel_state.get_pipeline_model_parallel_world_size(),
             groups=ProcessGroupCollection.use_mpu_process_groups(),
         )
+    except Exception:
+        leave_in_order = device.type == "cpu" or world.size == 1  # NCCL would wait for processes that may be gone
+        raise
     finally:
-        parallel_state.destroy_model_parallel()
-        dist.destroy_process_group()
+        if leave_in_order:
+            parallel_state.destroy_model_parallel()
+            dist.destroy_process_group()

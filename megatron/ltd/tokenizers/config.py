@@ -1,15 +1,18 @@
 """Which tokenizer a run uses, and the size of the vocabulary its model is built for. Imports no torch.
 
-    model vocabulary = ceil(max(tokenizer's vocabulary, --vocab-size) / (d * tp)) * (d * tp)
+    model vocabulary = the smallest multiple of lcm(d, tp) not below max(tokenizer's vocabulary, --vocab-size)
 
 with d = ``--make-vocab-size-divisible-by`` and tp the tensor-parallel size, so that every tensor-parallel rank holds an
-equal and well aligned share of the embedding. The ids above the tokenizer's own are never met in data.
+equal share of the embedding. The ids above the tokenizer's own are never met in data, but the softmax runs over them.
+Megatron-LM pads to d * tp, which makes another model of every tensor-parallel size; here the model is the same for
+every tp that divides d. For Megatron-LM's figure give d * tp.
 
 Not here: the tokenizers themselves (``build.build_tokenizer``).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from megatron.ltd.errors import UserError
@@ -47,7 +50,7 @@ class TokenizerConfig(TokenizerFiles):
         help="build the model for at least this many tokens, before padding; by default the tokenizer's own number",
     )
     make_vocab_size_divisible_by: int = flag(
-        128, metavar="N", help="pad the model's vocabulary to a multiple of this times the tensor-parallel size"
+        128, metavar="N", help="pad the model's vocabulary to a multiple of this (and of the tensor-parallel size)"
     )
 
     def __post_init__(self) -> None:
@@ -62,8 +65,8 @@ class TokenizerConfig(TokenizerFiles):
 
 
 def padded_vocab_size(vocab_size: int, divisible_by: int, tensor_parallel_size: int) -> int:
-    """The smallest multiple of ``divisible_by * tensor_parallel_size`` that is not below ``vocab_size`` [tokens]."""
-    multiple = divisible_by * tensor_parallel_size
+    """The smallest multiple of ``divisible_by`` and ``tensor_parallel_size`` not below ``vocab_size`` [tokens]."""
+    multiple = math.lcm(divisible_by, tensor_parallel_size)
     return -(-vocab_size // multiple) * multiple
 
 

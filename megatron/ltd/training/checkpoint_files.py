@@ -1,7 +1,7 @@
 """Where checkpoints lie and which of them are whole. No torch.
 
     <folder>/iter_0000100/                        a whole checkpoint: tensors, run.json, manifest.json
-             iter_0000200.partial/                being written, or left by a run that was killed while writing
+             iter_0000200.<random>.partial/       being written, or left by a run that was killed while writing
              latest_checkpointed_iteration.txt    the last whole one, written last
 
 ``run.json`` says in plain text what the run was: its progress, learning-rate schedule, identity (what a continuing run
@@ -9,13 +9,15 @@ must agree on) and flags.
 
 A checkpoint is written under its ``.partial`` name, listed in its ``manifest.json`` (size and CRC-32 of every file),
 renamed, and only then named by the tracker. A kill at any moment leaves the tracker pointing at a whole checkpoint;
-what was damaged later is recognised by its manifest.
+what was damaged later is recognised by its manifest. The random part keeps what a killed run's writers may still do out
+of the folder of the run that follows.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import zlib
 from collections.abc import Iterable, Mapping
@@ -39,11 +41,6 @@ def checkpoint_path(folder: Path, iteration: int) -> Path:
     return folder / f"iter_{iteration:07d}"
 
 
-def partial_path(folder: Path, iteration: int) -> Path:
-    """Where the checkpoint of ``iteration`` is written."""
-    return folder / f"iter_{iteration:07d}{_PARTIAL}"
-
-
 def saved_iterations(folder: Path) -> list[int]:
     """Iterations of the checkpoints in ``folder``, ascending, whole or damaged."""
     names = (path.name for path in folder.glob("iter_*") if path.is_dir())
@@ -62,6 +59,16 @@ def candidates(folder: Path) -> list[int]:
     """Iterations to try, best first: the tracker's, then those before it; where it names none that exists, all."""
     saved, latest = saved_iterations(folder)[::-1], read_tracker(folder)
     return saved[saved.index(latest) :] if latest in saved else saved
+
+
+def how_to_continue(save: str | None) -> str:
+    """The advice to a run that has ended too early; ``save`` is the folder that it saves in, if any."""
+    if save is None:
+        return "nothing was saved, as there is no --save: start again"
+    latest = read_tracker(Path(save))
+    if latest is None:
+        return f"nothing was saved in {save} yet: start again"
+    return f"the last whole checkpoint is {checkpoint_path(Path(save), latest)}: continue with --load {save}"
 
 
 def tracker_complaint(folder: Path) -> str | None:
@@ -85,6 +92,14 @@ def _crc32(path: Path) -> int:
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, dict[str, int]]:
     """Size [bytes] and CRC-32 of files in ``folder``."""
     return {name: {"bytes": (folder / name).stat().st_size, "crc32": _crc32(folder / name)} for name in names}
+
+
+def written_checksums(folder: Path, names: Iterable[str]) -> dict[str, dict[str, int]]:
+    """``checksums`` of files that this process has just written, once they are on disk."""
+    names = list(names)
+    for name in names:
+        _flush(folder / name)
+    return checksums(folder, names)
 
 
 def file_names(folder: Path) -> list[str]:
@@ -153,38 +168,47 @@ def _file_damage(folder: Path, name: str, listed: Mapping[str, int]) -> str | No
 
 
 def start_partial(folder: Path, iteration: int) -> Path:
-    """An empty folder to write the checkpoint of ``iteration`` in."""
-    partial = partial_path(folder, iteration)
-    if partial.exists():
-        shutil.rmtree(partial)
+    """An empty folder to write the checkpoint of ``iteration`` in, with a name that no other run knows."""
+    partial = folder / f"iter_{iteration:07d}.{secrets.token_hex(4)}{_PARTIAL}"
     partial.mkdir(parents=True)
     return partial
 
 
-def remove_partial(folder: Path, iteration: int) -> None:
+def remove_partial(partial: Path) -> None:
     """Remove what was written of a checkpoint that failed, as far as that goes: a full disk wants its space back."""
-    shutil.rmtree(partial_path(folder, iteration), ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
-def publish(folder: Path, iteration: int) -> Path:
+def publish(partial: Path, iteration: int) -> Path:
     """Give a finished checkpoint its name, then its place in the tracker."""
+    folder = partial.parent
     final, replaced = checkpoint_path(folder, iteration), folder / f"iter_{iteration:07d}{_REPLACED}"
     if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
         os.rename(final, replaced)
-    os.rename(partial_path(folder, iteration), final)
+    os.rename(partial, final)
+    _flush(folder)
     _write_durably(folder / TRACKER, str(iteration))
-    if replaced.exists():
-        shutil.rmtree(replaced)
+    shutil.rmtree(replaced, ignore_errors=True)
     return final
 
 
-def remove_old(folder: Path, keep_last: int | None) -> None:
-    """Remove leftovers of killed runs and, with ``keep_last``, all but the newest checkpoints up to the tracker's."""
+def remove_old(folder: Path, keep_last: int | None) -> list[str]:
+    """Remove leftovers of killed runs and, with ``keep_last``, all but the newest checkpoints up to the tracker's.
+
+    Returns a line about each old checkpoint that could not be removed. Leftovers are tried again after the next save: a
+    killed run's writer may still hold one.
+    """
     for leftover in [*folder.glob(f"iter_*{_PARTIAL}"), *folder.glob(f"iter_*{_REPLACED}")]:
-        shutil.rmtree(leftover)
-    if keep_last is not None:
-        for iteration in candidates(folder)[keep_last:]:
-            shutil.rmtree(checkpoint_path(folder, iteration))
+        shutil.rmtree(leftover, ignore_errors=True)
+    complaints = []
+    for iteration in [] if keep_last is None else candidates(folder)[keep_last:]:
+        path = checkpoint_path(folder, iteration)
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            complaints.append(f"{path} is past --keep-last {keep_last} but cannot be removed ({error.strerror})")
+    return complaints
 
 
 def check_save_folder(save: Path, load: Path | None, finetune: bool) -> None:
@@ -214,3 +238,12 @@ def _write_durably(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _flush(path: Path) -> None:
+    """Wait until what ``path`` holds, a file's bytes or a folder's names, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -25,7 +25,6 @@ from megatron.ltd.planner import Clock, RunPlan, plan_run, plan_run_until
 from megatron.ltd.training.config import OptimizerConfig, TrainingConfig
 
 _SCHEDULE_FLAGS = {
-    "lr_clock": "--lr-clock",
     "init_lr": "--lr-warmup-init",
     "max_lr": "--lr",
     "min_lr": "--min-lr",
@@ -131,6 +130,18 @@ class RunClock:
             "lr_wsd_decay_style": flags.lr_wsd_decay_style,
         }
 
+    def settings(self, schedule: Mapping[str, Any]) -> dict[str, Any]:
+        """By flag, all that decides how kept tokens, batch and learning rate go on; ``schedule`` as the one above.
+
+        Two runs that agree here do the same from any step on, however their flags were spelled.
+        """
+        batch = {
+            "--global-batch-size": self.batch.global_batch_samples,
+            "--rampup-batch-size": list(self.training.rampup_batch_size),
+        }
+        rate = {_SCHEDULE_FLAGS[name]: value for name, value in schedule.items()}
+        return {**self.method.settings, **batch, "--lr-clock": self.unit, **rate}
+
     def _horizon(self, name: str, ahead: int) -> int | None:
         """Where ``--<name>-iters``, ``-samples`` or ``-tokens`` falls on the clock; None where none is given."""
         tokens, iters, samples = (getattr(self.optimizer, f"{name}_{unit}") for unit in ("tokens", "iters", "samples"))
@@ -157,20 +168,3 @@ class RunClock:
         if not iteration or consumed is None:
             return 0
         return consumed[unit] - plan_run(self.shape, self.batch, self.method.stages, iteration).clock(iteration, unit)
-
-
-def settle_schedule(stored: Mapping[str, Any], wanted: Mapping[str, Any], override: bool) -> None:
-    """A continued run keeps the schedule it was started with, or takes the flags' whole with the override.
-
-    Raises ``UserError`` naming the first value that differs.
-    """
-    if override:
-        return
-    for name, value in wanted.items():
-        if stored.get(name) != value:
-            raise UserError(
-                f"{_SCHEDULE_FLAGS[name]} is {value} here and {stored.get(name)} in the checkpoint, whose "
-                "learning-rate "
-                "schedule the run would leave: use the flags that it was started with, or add "
-                "--override-opt-param-scheduler to take these"
-            )

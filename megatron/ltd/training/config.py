@@ -159,6 +159,7 @@ class CheckpointConfig:
     load: str | None = flag(None, metavar="DIR", help="folder to continue from, or to start from with --finetune")
     save_interval: int | None = flag(None, help="steps between checkpoints (default: only at the end)")
     keep_last: int | None = flag(None, help="checkpoints to keep; older ones are removed after a save (default: all)")
+    async_save: bool = flag(False, help="train on while a checkpoint is written, from a copy in memory")
     no_load_optim: bool = flag(False, help="load the weights only; the optimizer starts anew")
     finetune: bool = flag(False, help="load the weights only and start counting from step 0")
     use_checkpoint_args: bool = flag(False, help="take the model's shape and the tokenizer from the checkpoint")
@@ -169,6 +170,8 @@ class CheckpointConfig:
             raise UserError(f"--keep-last {self.keep_last} is given without --save: name the folder to save in")
         if self.save_interval is not None and self.save is None:
             raise UserError(f"--save-interval {self.save_interval} is given without --save: name the folder to save in")
+        if self.async_save and self.save is None:
+            raise UserError("--async-save is given without --save: name the folder to save in")
         for name in ("no_load_optim", "finetune", "use_checkpoint_args"):
             if getattr(self, name) and self.load is None:
                 raise UserError(f"--{name.replace('_', '-')} is given without --load: name the folder to load from")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from megatron.ltd.accounting import num_parameters
 from megatron.ltd.format import format_count
 from megatron.ltd.planner import stage_table
 from megatron.ltd.training.run import Run, versions
@@ -12,19 +13,26 @@ from megatron.ltd.training.run import Run, versions
 def say_header(run: Run) -> None:
     """Print the header and write the run's first line in metrics.jsonl."""
     shape, plan, model = run.shape, run.plan, run.config.model
-    parameters = sum(parameter.numel() for parameter in run.state.model.parameters())
+    parameters = num_parameters(
+        shape,
+        tied_embeddings=model.tied_embeddings,
+        learned_positions=model.learned_positions,
+        linear_bias=model.add_bias_linear,
+        norm_bias=model.normalization == "LayerNorm",
+    )
     total = plan.num_steps
     about = versions(run.mesh)
     say = run.log.say
     say(
         f"model     {model.num_layers} layers, hidden {model.hidden_size}, {model.num_attention_heads} heads, "
         f"{model.seq_length} tokens, vocabulary {shape.vocab_size}: {format_count(parameters)} parameters"
-        + (" on this process" if run.mesh.world_size > 1 else "")
     )
     say(
         f"runs on   {about['device']}, {about['world_size']} process{'es' if run.mesh.world_size > 1 else ''}, "
         f"{run.config.precision.dtype}; torch {about['torch']}, megatron-core {about['megatron-core']}"
     )
+    if run.mesh.world_size > 1:
+        say(f"layout    {_layout(run)}")
     say(f"plan      {run.method.name}")
     say(stage_table(plan))
     if run.progress.iteration >= total:
@@ -37,6 +45,20 @@ def say_header(run: Run) -> None:
             "the dense model is never trained as such: lengthen the run or shorten the growth"
         )
     run.log.run(_run_line(run, about))
+
+
+def _layout(run: Run) -> str:
+    """How the processes divide the work, such as "tensor 2 with sequence parallelism x pipeline 2 x data 2"."""
+    parallel, chunks = run.config.parallel, len(run.state.chunks)
+    interleaved = f" interleaved in {chunks} chunks each" if chunks > 1 else ""
+    sharded = " with distributed optimizer" if parallel.use_distributed_optimizer else ""
+    sizes = (
+        (parallel.tensor_model_parallel_size, "tensor", " with sequence parallelism" * parallel.sequence_parallel),
+        (parallel.context_parallel_size, "context", ""),
+        (parallel.pipeline_model_parallel_size, "pipeline", interleaved),
+        (run.mesh.data_parallel_size, "data", sharded),
+    )
+    return " x ".join(f"{name} {size}{how}" for size, name, how in sizes if size > 1)
 
 
 def _run_line(run: Run, about: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 while steps are left:
     plan    what this step computes                      method.plan, a pure function of the step
+            now and then: the same on all ranks?         routing_problem
     step    forward, backward, update                    Stepper.train
     count   samples and layer tokens of the plan         Progress
     clock   learning rate of the next step               scheduler, stepped by what was computed
@@ -15,12 +16,14 @@ import math
 import statistics
 import time
 from collections import deque
+from contextlib import closing
 from typing import Any
 
 from megatron.ltd.accounting import dense_step_flops, layer_tokens, step_flops
 from megatron.ltd.errors import RunStopped
 from megatron.ltd.methods.base import StepPlan
 from megatron.ltd.training.optimizer import evaluation_mode
+from megatron.ltd.training.routing_check import routing_problem
 from megatron.ltd.training.run import Run
 from megatron.ltd.training.step import StepResult
 
@@ -35,17 +38,20 @@ def train(run: Run) -> str | None:
     """
     progress, scheduler = run.progress, run.state.scheduler
     recent_losses: deque[float] = deque(maxlen=_SPIKE_WINDOW_STEPS)
-    batches = run.batches(run.train_data, progress.consumed_samples)
+    batches = closing(run.batches(run.train_data, progress.consumed_samples))
     reason: str | None = None
-    with run.exits.listening():
+    first_step, check_routing_every = progress.iteration, run.config.parallel.check_routing_every
+    with run.exits.listening(), run.saver.settling(), batches as microbatches:
         while progress.iteration < run.plan.num_steps and reason is None:
             started = time.perf_counter()
             samples = run.clock.batch.at(progress.consumed_samples)
             plan = run.method.plan(progress.iteration)
             lr = run.learning_rate
+            if progress.iteration == first_step or _is_multiple(progress.iteration, check_routing_every or None):
+                _stop_on(run, routing_problem(plan, run.method, run.mesh, progress, samples))
 
-            result = run.stepper.train(batches, plan, progress.iteration, run.microbatches_of(samples))
-            _stop_on_divergence(run, result, recent_losses)
+            result = run.stepper.train(microbatches, plan, progress.iteration, run.microbatches_of(samples))
+            _stop_on(run, _divergence(run, result, recent_losses))
 
             progress.iteration += 1
             progress.consumed_samples += samples
@@ -61,6 +67,8 @@ def train(run: Run) -> str | None:
                 reason = reason or run.exits.reason(progress.iteration)  # it may have come during a long evaluation
             if is_last or reason is not None or _is_multiple(progress.iteration, run.config.checkpoint.save_interval):
                 run.save()
+            else:
+                run.saver.poll()
     return reason
 
 
@@ -69,8 +77,8 @@ def evaluate(run: Run) -> float | None:
     if run.valid_data is None:
         return None
     num_microbatches = run.config.training.eval_iters * run.microbatches_of(run.clock.batch.global_batch_samples)
-    with evaluation_mode(run.state.model):
-        loss = run.stepper.evaluate(run.batches(run.valid_data, 0), num_microbatches)
+    with evaluation_mode(run.state.chunks), closing(run.batches(run.valid_data, 0)) as microbatches:
+        loss = run.stepper.evaluate(microbatches, num_microbatches)
     run.log.validation(run.progress.iteration, loss)
     return loss
 
@@ -96,18 +104,25 @@ def _record(run: Run, plan: StepPlan, samples: int, result: StepResult, lr: floa
     }
 
 
-def _stop_on_divergence(run: Run, result: StepResult, recent_losses: deque[float]) -> None:
-    """End the run where its loss or gradient is not finite, or its loss has jumped."""
+def _stop_on(run: Run, problem: str | None) -> None:
+    """End the run where there is a problem, which every rank knows; what is being written was saved before."""
+    if problem is not None:
+        run.saver.finish()
+        raise RunStopped(problem)
+
+
+def _divergence(run: Run, result: StepResult, recent_losses: deque[float]) -> str | None:
+    """Why the run must end, where its loss or gradient is not finite, or its loss has jumped."""
     flags, step = run.config.training, run.progress.iteration + 1
     if flags.check_for_nan_in_loss_and_grad:
         if not math.isfinite(result.loss):
-            raise RunStopped(
+            return (
                 f"the loss of step {step} is {result.loss}; nothing was saved of it. Continue from the last "
                 "checkpoint with a "
                 "lower --lr or --clip-grad, or with --no-check-for-nan-in-loss-and-grad to skip such steps"
             )
         if result.updated and not math.isfinite(result.grad_norm):
-            raise RunStopped(
+            return (
                 f"the gradient norm of step {step} is {result.grad_norm}; nothing was saved of it. Continue from the "
                 "last "
                 "checkpoint with a lower --lr"
@@ -115,7 +130,7 @@ def _stop_on_divergence(run: Run, result: StepResult, recent_losses: deque[float
     if flags.check_for_spiky_loss:
         settled = len(recent_losses) >= _SPIKE_SETTLE_STEPS
         if settled and result.loss > flags.spiky_loss_factor * (usual := statistics.median(recent_losses)):
-            raise RunStopped(
+            return (
                 f"the loss of step {step} is {result.loss:.4f}, over --spiky-loss-factor {flags.spiky_loss_factor} "
                 "times its "
                 f"recent median {usual:.4f}; nothing was saved of it. Continue from the last checkpoint with a lower "
@@ -123,6 +138,7 @@ def _stop_on_divergence(run: Run, result: StepResult, recent_losses: deque[float
             )
         if math.isfinite(result.loss):
             recent_losses.append(result.loss)
+    return None
 
 
 def _is_multiple(iteration: int, interval: int | None) -> bool:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 
-def masked_loss_sum(loss_mask_BS: Tensor, losses_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def masked_loss_sum(loss_mask_BS: Tensor | None, losses_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sum of the losses where the mask is 1, the number of those tokens, and both as one [2] tensor for the log."""
+    assert loss_mask_BS is not None, "the last pipeline stage has the loss mask"
     loss_sum = torch.sum(losses_BS.float() * loss_mask_BS)
     num_tokens = loss_mask_BS.sum()
     return loss_sum, num_tokens.int(), torch.stack([loss_sum.detach(), num_tokens])

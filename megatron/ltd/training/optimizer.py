@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,29 +33,38 @@ def use_fused_adam() -> None:
     _DISTRIBUTED.Adam, _DISTRIBUTED.HAVE_APEX_OR_TE, _DISTRIBUTED.USING_TE_OPTIMIZER = FusedAdam, True, True
 
 
-def wrap_model(model: GPTModel, parallel: ParallelConfig, precision: PrecisionConfig) -> DistributedDataParallel:
-    """The model in its training type, inside Megatron-Core's DDP, its gradients kept and summed in fp32."""
-    config = model.config
-    module: torch.nn.Module = model if precision.dtype == "float32" else Float16Module(config, model)
-    ddp_config = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=True,
-        overlap_grad_reduce=parallel.overlap_grad_reduce,
-        overlap_param_gather=parallel.overlap_param_gather,
-        use_distributed_optimizer=parallel.use_distributed_optimizer,
-    )
-    wrapped = DistributedDataParallel(config, ddp_config, module)
+def wrap_chunks(
+    chunks: Sequence[GPTModel], parallel: ParallelConfig, precision: PrecisionConfig
+) -> list[DistributedDataParallel]:
+    """The chunks of the model in their training type, each inside Megatron-Core's DDP, gradients kept in fp32."""
+    config, interleaved = chunks[0].config, len(chunks) > 1
+    wrapped = []
+    for number, chunk in enumerate(chunks):
+        module: torch.nn.Module = chunk if precision.dtype == "float32" else Float16Module(config, chunk)
+        ddp_config = DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True,
+            overlap_grad_reduce=parallel.overlap_grad_reduce,
+            overlap_param_gather=parallel.overlap_param_gather,
+            align_param_gather=parallel.overlap_param_gather and interleaved,  # the schedule starts the gathers
+            use_distributed_optimizer=parallel.use_distributed_optimizer,
+        )
+        # Chunks after the first overlap whole: their turn comes while others compute.
+        wrapped.append(DistributedDataParallel(config, ddp_config, module, disable_bucketing=number > 0))
     config.finalize_model_grads_func = finalize_model_grads
     if parallel.overlap_grad_reduce:
-        config.no_sync_func = wrapped.no_sync
-    if parallel.overlap_param_gather:
-        config.param_sync_func = wrapped.start_param_sync
+        config.no_sync_func = [chunk.no_sync for chunk in wrapped] if interleaved else wrapped[0].no_sync
+    if parallel.overlap_param_gather and interleaved:
+        config.param_sync_func = [chunk.start_param_sync for chunk in wrapped]
     return wrapped
 
 
 def build_optimizer(
-    model: DistributedDataParallel, optimizer: OptimizerConfig, precision: PrecisionConfig, parallel: ParallelConfig
+    chunks: Sequence[DistributedDataParallel],
+    optimizer: OptimizerConfig,
+    precision: PrecisionConfig,
+    parallel: ParallelConfig,
 ) -> MegatronOptimizer:
-    """Adam over every parameter of ``model``; biases and norms without weight decay."""
+    """Adam over every parameter of the ``chunks``; biases and norms without weight decay."""
     use_fused_adam()
     config = CoreOptimizerConfig(
         optimizer="adam",
@@ -77,22 +86,41 @@ def build_optimizer(
         use_distributed_optimizer=parallel.use_distributed_optimizer,
         overlap_param_gather=parallel.overlap_param_gather,
     )
-    built = get_megatron_optimizer(config, [model])
+    built = get_megatron_optimizer(config, list(chunks))
     for part in built.chained_optimizers:
         if not part.is_stub_optimizer:  # a rank may own no parameter of a kind
             # Without state from the start, a checkpoint of a run whose first updates were all skipped would not load.
             part.init_state_fn(part.optimizer, config)
-    model.module.config.grad_scale_func = built.scale_loss
+    chunks[0].config.grad_scale_func = built.scale_loss
     return built
 
 
 @contextmanager
-def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+def whole_weights(chunks: Sequence[DistributedDataParallel]) -> Iterator[None]:
+    """Every process holds the whole of the latest weights.
+
+    With ``--overlap-param-gather`` a process gathers what the others have updated when it next computes, and until then
+    holds the step before of it.
+    """
+    overlapping = [chunk for chunk in chunks if chunk.ddp_config.overlap_param_gather]
+    for chunk in overlapping:
+        chunk.disable_forward_pre_hook(param_sync=True)
+    try:
+        yield
+    finally:
+        for chunk in overlapping:
+            chunk.enable_forward_pre_hook()
+
+
+@contextmanager
+def evaluation_mode(chunks: Sequence[torch.nn.Module]) -> Iterator[None]:
     """No dropout, no dropped tokens, no gradients."""
-    was_training = model.training
-    model.eval()
+    were_training = [chunk.training for chunk in chunks]
+    for chunk in chunks:
+        chunk.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(was_training)
+        for chunk, was_training in zip(chunks, were_training, strict=True):
+            chunk.train(was_training)

@@ -3,23 +3,24 @@
 identity   the model's shape and the tokenizer        always the same, also with --finetune
 order      seed, sample length, training data         the same unless --finetune: they decide which sample comes when
                                                       and which of its tokens are kept
-schedule   the learning rate's                        the same, or taken from the flags when told so (``clock``)
-the rest   batch sizes, weight decay, method, ...     free to change, and said aloud
+schedule   method, batch, learning rate               the same, or all of it taken from the flags when told so
+the rest   weight decay, dropout, precision, ...      free to change, and said aloud
+
+Micro-batch size and parallel layout are nobody's business: a run is the same under all of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from megatron.ltd.config import PARTS, RunConfig
 from megatron.ltd.data.indexed import IndexedInfo
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag_name
-from megatron.ltd.methods import METHODS
+from megatron.ltd.flags import flag_name, shown
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.tokenizers.base import Tokenizer
 
@@ -30,6 +31,7 @@ _UNSAID = {  # change nothing of what is computed, or are covered by identity an
     *("num_workers", "num_dataset_builder_threads", "mmap_bin_files"),
     *("exit_interval", "exit_duration_in_mins", "check_for_nan_in_loss_and_grad", "check_for_spiky_loss"),
     *("spiky_loss_factor", "eval_interval", "eval_iters", "override_opt_param_scheduler"),
+    *("global_batch_size", "rampup_batch_size", "min_lr"),  # the schedule's, as is what begins with lr
 }
 
 
@@ -77,6 +79,32 @@ def check_order(checkpoint: Path, stored: Mapping[str, Any], order: Mapping[str,
     )
 
 
+def settle_schedule(
+    checkpoint: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], asked_by: str | None
+) -> str | None:
+    """Keep the schedule that the run was started with, or take the one ``wanted`` whole where a flag asks for it.
+
+    Both are ``RunClock.settings``; ``asked_by`` is that flag, or None. Returns a line that names everything taken
+    otherwise than before, or None. Raises ``UserError`` naming the first setting that differs, and both values.
+    """
+    changes = [
+        (spelling, shown(wanted.get(spelling)), shown(stored.get(spelling)))
+        for spelling in dict.fromkeys([*wanted, *stored])
+        if shown(wanted.get(spelling)) != shown(stored.get(spelling))
+    ]
+    if not changes:
+        return None
+    if asked_by is None:
+        spelling, now, before = changes[0]
+        raise UserError(
+            f"{spelling} is {now} here and {before} in checkpoint {checkpoint}, whose schedule the run would leave: "
+            "use the flags that it was started with, or add --override-opt-param-scheduler to take method, batch and "
+            "learning rate from these"
+        )
+    listed = ", ".join(f"{spelling} {now} (was {before})" for spelling, now, before in changes)
+    return f"takes method, batch and learning rate from these flags ({asked_by}): {listed}"
+
+
 def _check_equal(checkpoint: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], fix: str) -> None:
     for spelling, value in wanted.items():
         if stored.get(spelling) != value:
@@ -84,24 +112,16 @@ def _check_equal(checkpoint: Path, stored: Mapping[str, Any], wanted: Mapping[st
 
 
 def changed_settings(stored: Mapping[str, Any], config: RunConfig) -> str | None:
-    """One line naming every flag that this run sets otherwise than the checkpoint's run did, or None."""
+    """One line naming every free flag that this run sets otherwise than the checkpoint's run did, or None."""
+    now = config.to_dict()
     changes = [
-        f"{spelling} {now} (was {before})"
-        for spelling, now, before in _settings(stored, config)
-        if json.dumps(now) != json.dumps(before)
+        f"{flag_name(PARTS[part], name)} {now[part][name]} (was {before})"
+        for part in _FREE_PARTS
+        for name, before in stored.get(part, {}).items()
+        if name in now[part] and _is_free(name) and json.dumps(now[part][name]) != json.dumps(before)
     ]
     return f"continues with other flags than before: {', '.join(changes)}" if changes else None
 
 
-def _settings(stored: Mapping[str, Any], config: RunConfig) -> Iterator[tuple[str, Any, Any]]:
-    """Flag, its value in this run and in the stored one, for every flag that both have."""
-    now = config.to_dict()
-    rooms = [(PARTS[name], now[name], stored.get(name, {})) for name in _FREE_PARTS]
-    rooms += [
-        (entry.config_class, now["methods"][name], stored.get("methods", {}).get(name, {}))
-        for name, entry in METHODS.items()
-    ]
-    for config_class, values, before in rooms:
-        for name in values:
-            if name in before and name not in _UNSAID:
-                yield flag_name(config_class, name), values[name], before[name]
+def _is_free(name: str) -> bool:
+    return name not in _UNSAID and not name.startswith("lr")

@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from megatron.ltd.parallel.contact import lost_contact
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.training.config import TrainingConfig
 
@@ -33,12 +35,20 @@ class ExitRequests:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM and Ctrl-C as requests inside the block."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Take SIGTERM and Ctrl-C as requests inside the block.
+
+        Where it ends because another process is gone, SIGTERM stays without effect: it is a launcher's, which ends
+        those that are left over, and one line is still to be said.
+        """
+        before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         try:
             yield
+        except RuntimeError as error:
+            if lost_contact(error) is not None:
+                before[signal.SIGTERM] = signal.SIG_IGN
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from megatron.core.datasets.gpt_dataset import _get_ltor_masks_and_position_ids
 
-from megatron.ltd.data.batch import Batch, build_batch, document_mask, microbatches
+from megatron.ltd.data.batch import Batch, NoTokens, build_batch, document_mask, microbatches
+from megatron.ltd.sequence import SequenceShard
 
 SEQUENCE = 4
 
@@ -118,3 +119,28 @@ def test_to_moves_every_tensor(separate: int | None) -> None:
     assert (moved.attention_mask is None) == (separate is None)
     assert separate is None or (moved.attention_mask is not None and moved.attention_mask.shape == (2, 1, 4, 4))
     assert not batch.tokens_BS.is_meta
+
+
+def test_context_ranks_share_a_batch() -> None:
+    """Each field of a rank's batch is its positions' part of the whole; of the mask its queries, over all keys."""
+    options = {"separate_documents_at": 2}
+    whole = next(iter(read(6, 0, 2, **options)))
+    for rank, positions in ((0, [0, 3]), (1, [1, 2])):
+        shard = SequenceShard.of(rank, 2)
+        batch = next(iter(read(6, 0, 2, sequence_shard=shard, **options)))  # type: ignore[arg-type]
+        for name in ("tokens_BS", "labels_BS", "loss_mask_BS", "position_ids_BS"):
+            assert torch.equal(getattr(batch, name), getattr(whole, name)[:, positions])
+        assert batch.attention_mask is not None and whole.attention_mask is not None
+        assert torch.equal(batch.attention_mask, whole.attention_mask[:, :, positions])
+        assert torch.equal(batch.sample_ids_B, whole.sample_ids_B)
+
+
+def test_a_stage_without_tokens_counts_the_same_samples() -> None:
+    source = NoTokens(11)
+    options = {"consumed_samples": 2, "micro_batch_size": 2, "data_parallel_rank": 1, "data_parallel_size": 2}
+    found = list(microbatches(source, **options))
+    assert [batch.sample_ids_B.tolist() for batch in found] == [
+        batch.sample_ids_B.tolist() for batch in read(11, 2, 2, 1, 2)
+    ]
+    assert all(batch.tokens_BS is None and batch.attention_mask is None for batch in found)
+    assert found[0].to("cpu").labels_BS is None

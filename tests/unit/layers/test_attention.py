@@ -125,14 +125,3 @@ def test_dropout_leaves_the_default_stream_alone(mesh: Mesh) -> None:
     before = torch.get_rng_state()
     build(mesh, dropout=0.5)(*draw(4, 4, torch.float32), None)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_context_parallelism_is_refused(mesh: Mesh) -> None:
-    from megatron.core.transformer.enums import AttnMaskType
-
-    from megatron.ltd.layers.attention import FusedAttention
-
-    config = build(mesh).config
-    config.context_parallel_size = 2
-    with pytest.raises(AssertionError, match="one shard"):
-        FusedAttention(config, 1, AttnMaskType.causal, "self")

@@ -13,21 +13,22 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.config import TokenizerConfig, model_vocab_size, padded_vocab_size
 
 
-def test_padding_is_megatrons_published_figure() -> None:
-    # GPT-2 under tensor parallelism 8 pads 50257 to 51200, and to 50304 on one rank.
-    assert padded_vocab_size(50257, 128, 8) == 51200
-    assert padded_vocab_size(50257, 128, 1) == 50304
+def test_padding_is_megatrons_published_figure_on_every_layout() -> None:
+    # GPT-2's 50257 become 50304 on one rank; Megatron-LM makes 51200 of them under tensor parallelism 8.
+    assert {padded_vocab_size(50257, 128, tensor_parallel) for tensor_parallel in (1, 2, 4, 8)} == {50304}
+    assert padded_vocab_size(50257, 128 * 8, 8) == 51200
 
 
 @given(vocab=st.integers(1, 300_000), divisor=st.integers(1, 512), ranks=st.integers(1, 16))
 def test_padding_is_the_smallest_multiple(vocab: int, divisor: int, ranks: int) -> None:
     padded = padded_vocab_size(vocab, divisor, ranks)
-    assert padded % (divisor * ranks) == 0
-    assert 0 <= padded - vocab < divisor * ranks
+    assert padded % divisor == padded % ranks == 0
+    smaller = range(padded - 1, vocab - 1, -1)
+    assert padded >= vocab and not any(size % divisor == size % ranks == 0 for size in smaller)
 
 
 def test_vocab_size_raises_the_model_and_never_cuts_the_tokenizer() -> None:
-    assert model_vocab_size(TokenizerConfig(vocab_size=1000, make_vocab_size_divisible_by=8), 257, 2) == 1008
+    assert model_vocab_size(TokenizerConfig(vocab_size=1001, make_vocab_size_divisible_by=8), 257, 2) == 1008
     assert model_vocab_size(TokenizerConfig(make_vocab_size_divisible_by=8), 257, 1) == 264
     with pytest.raises(UserError, match="--vocab-size 256: .* up to 256; give at least 257"):
         model_vocab_size(TokenizerConfig(vocab_size=256), 257, 1)

@@ -18,7 +18,7 @@ def write(folder: Path, iteration: int) -> Path:
     (partial / "__0_0.distcp").write_text("weights")
     files.write_run(partial, RECORD)
     files.write_manifest(partial, files.checksums(partial, files.file_names(partial)))
-    return files.publish(folder, iteration)
+    return files.publish(partial, iteration)
 
 
 def test_a_published_checkpoint_is_whole_and_current(tmp_path: Path) -> None:
@@ -27,6 +27,15 @@ def test_a_published_checkpoint_is_whole_and_current(tmp_path: Path) -> None:
     assert files.find_damage(path) is None and files.read_run(path) == RECORD
     assert files.tracker_complaint(tmp_path) is None
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["iter_0000005", files.TRACKER]
+
+
+def test_every_start_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """A killed run's writer may still be at work in the first."""
+    first, second = files.start_partial(tmp_path, 5), files.start_partial(tmp_path, 5)
+    assert first != second and files.candidates(tmp_path) == []
+    files.remove_partial(second)
+    assert first.is_dir() and not second.exists()
+    files.remove_partial(second)  # nothing is left to remove
 
 
 def test_publishing_replaces_a_checkpoint_of_the_same_iteration(tmp_path: Path) -> None:
@@ -98,10 +107,30 @@ def test_keep_last_counts_from_the_tracker(tmp_path: Path) -> None:
     (tmp_path / "iter_0000009.partial").mkdir()
     (tmp_path / "iter_0000001.replaced").mkdir()
     (tmp_path / "mine").mkdir()
-    files.remove_old(tmp_path, keep_last=2)
+    assert files.remove_old(tmp_path, keep_last=2) == []
     assert {entry.name for entry in tmp_path.iterdir() if entry.is_dir()} == {
         "iter_0000002", "iter_0000003", "iter_0000004", "mine",
     }  # fmt: skip
+
+
+def test_an_old_checkpoint_that_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for iteration in (1, 2):
+        write(tmp_path, iteration)
+
+    def refuse(path: Path, ignore_errors: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(files.shutil, "rmtree", refuse)
+    said = f"{tmp_path / 'iter_0000001'} is past --keep-last 1 but cannot be removed (Permission denied)"
+    assert files.remove_old(tmp_path, keep_last=1) == [said]
+
+
+def test_how_to_continue(tmp_path: Path) -> None:
+    assert files.how_to_continue(None) == "nothing was saved, as there is no --save: start again"
+    assert files.how_to_continue(str(tmp_path)) == f"nothing was saved in {tmp_path} yet: start again"
+    path = write(tmp_path, 3)
+    advice = f"the last whole checkpoint is {path}: continue with --load {tmp_path}"
+    assert files.how_to_continue(str(tmp_path)) == advice
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"progress": {}}', '{"progress": 3}'])

@@ -10,7 +10,7 @@ from megatron.ltd.accounting import ModelShape
 from megatron.ltd.errors import UserError
 from megatron.ltd.methods.base import Dense, Method, ModelFacts
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
-from megatron.ltd.training.clock import RunClock, settle_schedule
+from megatron.ltd.training.clock import RunClock
 from megatron.ltd.training.config import OptimizerConfig, TrainingConfig
 
 LAYERS, SEQ, BATCH = 4, 32, 8
@@ -104,14 +104,12 @@ def test_a_run_continued_with_another_method_ends_on_time() -> None:
     assert ltd.schedule(10, consumed)["lr_decay_steps"] == total
 
 
-def test_settle_schedule() -> None:
-    stored = {"lr_clock": "tokens", "max_lr": 1e-3, "lr_decay_steps": 100}
-    settle_schedule(stored, dict(stored), override=False)
-    settle_schedule(stored, {**stored, "max_lr": 2e-3}, override=True)
-    for name, flag in (
-        ("max_lr", "--lr is 7"),
-        ("lr_decay_steps", r"\(--lr-decay-\*.* is 7"),
-        ("lr_clock", "--lr-clock"),
-    ):
-        with pytest.raises(UserError, match=flag + ".*--override-opt-param-scheduler"):
-            settle_schedule(stored, {**stored, name: 7}, override=False)
+def test_settings_are_what_the_run_does_not_how_it_is_spelled() -> None:
+    iters = clock(LTD, {"train_iters": 30})
+    samples = clock(LTD, {"train_samples": 30 * BATCH}, lr_decay_samples=30 * BATCH)
+    assert iters.settings(iters.schedule()) == samples.settings(samples.schedule())
+    settings = iters.settings(iters.schedule())
+    assert settings["the method"] == "random-LTD (--random-ltd)" and settings["--ltd-layers"] == "2-3"
+    assert settings["--global-batch-size"] == BATCH and settings["--lr"] == 1e-3
+    dense = clock(Dense(FACTS), {"train_iters": 30})
+    assert dense.settings(dense.schedule())["the method"] == "dense"

@@ -54,3 +54,18 @@ def test_a_signal_outranks_the_clock_and_ctrl_c_outranks_sigterm(mesh: Mesh) -> 
             os.kill(os.getpid(), signal.SIGINT)
             exits.reason(1)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_launchers_sigterm_does_not_silence_a_run_that_lost_contact(mesh: Mesh) -> None:
+    """Torchrun sends it to those that are left over, which have a line to say."""
+    before = signal.getsignal(signal.SIGTERM)
+    exits = ExitRequests(TrainingConfig(train_iters=9), mesh)
+    try:
+        with pytest.raises(RuntimeError, match="gone"), exits.listening():
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer: it is gone")
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(RuntimeError, match="own"), exits.listening():
+        raise RuntimeError("an error of its own")
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -62,12 +62,12 @@ def test_evaluation_draws_nothing_and_changes_nothing(mesh: Mesh) -> None:
 
     stepper = build_stepper(DROPOUT, mesh, random_ltd(DROPOUT, 4))
     batches = random_batches(3, 2, 16)
-    before = {name: parameter.detach().clone() for name, parameter in stepper.model.named_parameters()}
-    with evaluation_mode(stepper.model):
+    before = {name: parameter.detach().clone() for name, parameter in stepper.chunks[0].named_parameters()}
+    with evaluation_mode(stepper.chunks):
         losses = [stepper.evaluate(iter(batches), 3) for _ in range(2)]
     assert losses[0] == losses[1]
-    assert stepper.model.training
-    assert all(torch.equal(parameter, before[name]) for name, parameter in stepper.model.named_parameters())
+    assert stepper.chunks[0].training
+    assert all(torch.equal(parameter, before[name]) for name, parameter in stepper.chunks[0].named_parameters())
 
 
 def mask_of(batches: Sequence[Batch], counts: Sequence[int]) -> list[Batch]:
@@ -101,13 +101,13 @@ def test_a_loss_that_is_not_finite_leaves_the_weights(mesh: Mesh) -> None:
     stepper = build_stepper(PLAIN, mesh)
     batches = random_batches(2, 2, 16)
     poisoned = dataclasses.replace(batches[1], loss_mask_BS=batches[1].loss_mask_BS * math.inf)
-    before = {name: parameter.detach().clone() for name, parameter in stepper.model.named_parameters()}
+    before = {name: parameter.detach().clone() for name, parameter in stepper.chunks[0].named_parameters()}
     result = stepper.train(iter([batches[0], poisoned]), dense(PLAIN).plan(0), 0, 2)
     assert not math.isfinite(result.loss) and not result.updated
-    assert all(torch.equal(parameter, before[name]) for name, parameter in stepper.model.named_parameters())
+    assert all(torch.equal(parameter, before[name]) for name, parameter in stepper.chunks[0].named_parameters())
     assert stepper.train(iter(batches), dense(PLAIN).plan(1), 1, 2).updated
     assert not torch.equal(
-        stepper.model.module.embedding.word_embeddings.weight, before["module.embedding.word_embeddings.weight"]
+        stepper.chunks[0].module.embedding.word_embeddings.weight, before["module.embedding.word_embeddings.weight"]
     )
 
 

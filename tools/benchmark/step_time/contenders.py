@@ -26,14 +26,14 @@ from megatron.ltd.layers import route
 from megatron.ltd.methods.base import Method, ModelFacts, StepPlan
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
-from megatron.ltd.models.gpt import build_gpt, transformer_config
+from megatron.ltd.models.gpt import build_chunks, transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.routing import flat_rows, merge_tokens, split_tokens
 from megatron.ltd.training.adam import FusedAdam
 from megatron.ltd.training.config import OptimizerConfig
-from megatron.ltd.training.optimizer import build_optimizer, wrap_model
-from megatron.ltd.training.step import Stepper, seed_step
+from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
+from megatron.ltd.training.step import Stepper
 
 from .config import StepTimeConfig
 
@@ -89,8 +89,9 @@ def build_ours(config: StepTimeConfig, batch: Batch, mesh: Mesh) -> Callable[[St
     route.install()
     model, parallel, precision = model_config(config), ParallelConfig(), PrecisionConfig(bf16=config.bf16)
     core_config = transformer_config(model, parallel, precision, RecomputeConfig(), mesh)
-    seed_step(config.seed, -1, mesh)
-    wrapped = wrap_model(build_gpt(model, core_config, config.vocab_size, mesh), parallel, precision)
+    wrapped = wrap_chunks(
+        build_chunks(model, core_config, config.vocab_size, mesh, seed=config.seed), parallel, precision
+    )
     stepper = Stepper(
         wrapped,
         build_optimizer(wrapped, OPTIMIZER, precision, parallel),

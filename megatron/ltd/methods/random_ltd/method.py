@@ -7,12 +7,13 @@ Yao et al., "Random-LTD: Random and Layerwise Token Dropping" (arXiv:2211.11586)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
+from megatron.ltd.format import format_ranges
 from megatron.ltd.methods.base import ModelFacts, StepPlan
 from megatron.ltd.schedules import KeptTokensSchedule
 
@@ -100,14 +101,24 @@ class RandomLTD:
                 "--ltd-granularity "
                 f"{config.ltd_granularity}, so that each run of the sequence keeps a whole share"
             )
-        if config.ltd_strata % facts.sequence_shards:
+        if config.ltd_strata % facts.sequence_runs:
             raise UserError(
-                f"--ltd-strata is {config.ltd_strata}: with --sequence-parallel it must be a multiple of "
-                f"--tensor-model-parallel-size {facts.sequence_shards}, so that every process keeps the same number "
-                "of tokens; "
-                f"use {facts.sequence_shards}"
+                f"--ltd-strata is {config.ltd_strata}: it must be a multiple of {facts.sequence_runs}, the runs that "
+                "--sequence-parallel or --context-parallel-size cut the sequence in, so that every process keeps the "
+                f"same number of tokens; use {facts.sequence_runs}"
             )
         return cls(facts, schedule, frozenset(layers), config.ltd_strata)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "the method": f"{self.name} (--random-ltd)",
+            "--ltd-min-kept-tokens": self.schedule.min_kept_tokens,
+            "--ltd-growth-steps": self.schedule.growth_steps,
+            "--ltd-granularity": self.schedule.granularity,
+            "--ltd-layers": format_ranges(sorted(self.layers)),
+            "--ltd-strata": self.strata,
+        }
 
     def plan(self, step: int) -> StepPlan:
         return StepPlan(

@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Train on this node, alone or as one of several: torchrun with settings that suit this project.
+#
+#     bash examples/launch/torchrun.sh --data-path corpus_text_document ...        flags of pretrain_gpt_ltd.py
+#     DRY_RUN=1 bash examples/launch/torchrun.sh ...                               show the command, start nothing
+#
+# Settings are environment variables, listed below and in README.md of this folder. SIGTERM, Ctrl-C and a closed
+# terminal ask the run to save and leave; a second Ctrl-C ends it where it is.
+
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+
+refuse() {
+    echo "torchrun.sh: error: $*" >&2
+    exit 2
+}
+
+whole_number() {
+    [[ "${!1}" =~ ^[0-9]+$ ]] || refuse "$1 is '${!1}': give a whole number"
+}
+
+count_gpus() {
+    { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null || true; } | wc -l | tr -d ' '
+}
+
+count_cores() {
+    nproc 2>/dev/null || getconf _NPROCESSORS_ONLN
+}
+
+# ------------------------------------------------------------------------------------------------------- settings
+
+GPUS_PER_NODE="${GPUS_PER_NODE:-$(count_gpus)}"  # 0: on the CPU
+whole_number GPUS_PER_NODE
+NPROC="${NPROC:-$((GPUS_PER_NODE > 0 ? GPUS_PER_NODE : 1))}" # processes of this node: one a GPU, or any number on the CPU
+NNODES="${NNODES:-1}"
+NODE_RANK="${NODE_RANK:-${SLURM_NODEID:-0}}"     # 0 on the node at MASTER_ADDR, where the others meet it
+MASTER_ADDR="${MASTER_ADDR:-}"                   # that node's name or address; needed with several nodes
+MASTER_PORT="${MASTER_PORT:-29500}"
+RUN_ID="${RUN_ID:-megatron-ltd}"                 # the same on all nodes, another for each run
+MAX_RESTARTS="${MAX_RESTARTS:-0}"                # times that the processes are started again when one dies
+PYTHON="${PYTHON:-}"                             # empty: .venv if there is one, else python
+DRY_RUN="${DRY_RUN:-0}"
+for name in NPROC NNODES NODE_RANK MASTER_PORT MAX_RESTARTS; do whole_number "$name"; done
+((NPROC >= 1 && NNODES >= 1)) || refuse "NPROC is $NPROC and NNODES is $NNODES: both are at least 1"
+((NODE_RANK < NNODES)) || refuse "NODE_RANK is $NODE_RANK with NNODES $NNODES: nodes count from 0"
+((NNODES == 1)) || [[ -n "$MASTER_ADDR" ]] || refuse "MASTER_ADDR is missing: with NNODES $NNODES name the first node"
+if [[ -z "$PYTHON" ]]; then
+    PYTHON=python
+    [[ ! -x "$root/.venv/bin/python" ]] || PYTHON="$root/.venv/bin/python"
+fi
+
+settings=(
+    "OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((cores = $(count_cores) / NPROC) > 0 ? cores : 1))}"
+    # torchrun would end the processes 30 s after SIGTERM, saved or not, and fail: it leaves the signals to them.
+    "PET_SIGNALS_TO_HANDLE=SIGQUIT"
+)
+if ((GPUS_PER_NODE > 0)); then
+    settings+=("CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}" "NCCL_DEBUG=${NCCL_DEBUG:-WARN}")
+else
+    settings+=("CUDA_VISIBLE_DEVICES=")
+fi
+
+command=("$PYTHON" -m torch.distributed.run --nproc-per-node "$NPROC" --max-restarts "$MAX_RESTARTS")
+if ((NNODES == 1)); then
+    command+=(--standalone)
+else
+    command+=(--nnodes "$NNODES" --rdzv-backend c10d --rdzv-endpoint "$MASTER_ADDR:$MASTER_PORT" --rdzv-id "$RUN_ID")
+    command+=(--rdzv-conf "is_host=$((NODE_RANK == 0))")
+fi
+command+=("$root/pretrain_gpt_ltd.py" "$@")
+
+if [[ "$DRY_RUN" == 1 ]]; then
+    printf '%q ' env "${settings[@]}" "${command[@]}"
+    echo
+    exit 0
+fi
+
+# ------------------------------------------------------------------------------------------------------------ run
+
+# The processes that train: the launcher's children.
+trainers() {
+    cat /proc/"$launcher"/task/*/children 2>/dev/null || pgrep -P "$launcher" || true
+}
+
+# ask_to_leave: they save, leave together and end with status 0, and so does the launcher.
+ask_to_leave() {
+    signalled=1
+    # shellcheck disable=SC2046  # a word each
+    kill -TERM $(trainers) 2>/dev/null || true
+}
+
+interrupt() {
+    if ((interrupted)); then
+        # shellcheck disable=SC2046
+        kill -KILL "$launcher" $(trainers) 2>/dev/null || true
+    else
+        echo "torchrun.sh: asked the run to save and leave; once more ends it where it is" >&2
+        ask_to_leave
+    fi
+    signalled=1 interrupted=1
+}
+
+signalled=0 interrupted=0 status=0
+# A scheduler may signal every process of a job: the launcher is deaf to what its children answer.
+(trap '' TERM INT HUP && exec env "${settings[@]}" "${command[@]}") &
+launcher=$!
+trap ask_to_leave TERM HUP
+trap interrupt INT
+while :; do
+    signalled=0
+    wait "$launcher" 2>/dev/null && ended=0 || ended=$?
+    ((ended == 127)) || status=$ended # 127: it ended just before the signal that asked us to look again
+    ((signalled)) || break
+done
+((interrupted)) && exit 130
+exit "$status"

@@ -1,0 +1,66 @@
+"""``python -m megatron.ltd.doctor``: the whole report.
+
+Where another package hides ``megatron.ltd``, Python does not find the doctor by that name; it is then run by its path:
+``python megatron/ltd/doctor``. So the first look, at that very thing, needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from megatron.ltd.doctor.finding import Finding
+
+_SOURCES = Path(__file__).resolve().parents[3]  # the folder that holds megatron/
+
+
+def hiding_packages(path: Sequence[str]) -> list[Path]:
+    """Every ``megatron/__init__.py`` on the module search path: each hides the namespace, wherever on the path."""
+    found = [Path(folder or os.curdir) / "megatron" / "__init__.py" for folder in path]
+    return [file for file in dict.fromkeys(found) if file.is_file()]
+
+
+def findings() -> Iterator[Finding]:
+    """All checks, cheapest first; what rests on something broken is left out, and said to be."""
+    from megatron.ltd.doctor import hardware, layer, processes, software
+    from megatron.ltd.doctor.finding import NOTE, WRONG, Finding
+
+    broken = []
+    for finding in software.check():
+        broken += [finding.name] if finding.state == WRONG else []
+        yield finding
+    if broken:
+        advice = f"mend {', '.join(broken)} first"
+        yield Finding(NOTE, "not checked", "devices, processes and the layer", advice)
+        return
+    yield from hardware.check()
+    yield from processes.check()
+    yield from layer.check()
+
+
+def main() -> int:
+    """Print the report. Exit status 0: all is well; 1: something is wrong."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry or os.curdir).resolve() != Path(__file__).resolve().parent]
+    hiding = hiding_packages(sys.path)
+    if hiding:
+        files = ", ".join(map(str, hiding))
+        print(
+            f"wrong  namespace megatron  {files} hides megatron.core and megatron.ltd: take its folder off PYTHONPATH"
+        )
+        print("1 thing is wrong")
+        return 1
+    if str(_SOURCES) not in sys.path:
+        sys.path.append(str(_SOURCES))
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):  # this is one process, also inside a launcher's job
+        os.environ.pop(name, None)
+    from megatron.ltd.doctor.finding import report
+
+    return report(findings())
+
+
+if __name__ == "__main__":  # the check of two processes starts some, which import this file
+    raise SystemExit(main())

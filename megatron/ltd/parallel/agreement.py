@@ -1,0 +1,231 @@
+"""Processes that were started differently, found before they wait for each other; and mistakes that one process alone
+makes, answered on all of them.
+
+    join -> agree_over_store      versions, sources, device, flags: over the rendezvous store, before any collective
+    together, agree               files that one node lacks or holds otherwise: over the process group, later
+
+What is compared are facts: names and values of plain types. The first that differs is named with both values and the
+ranks that hold them, on every rank, so that each ends with the same line. Flags that may differ from node to node
+because they change nothing of what is computed are not compared: ``LOCAL_FLAGS``.
+
+Not here: processes that die later (they break the connection, and the others end by that).
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from megatron.ltd.errors import RunStopped, UserError
+from megatron.ltd.flags import shown
+from megatron.ltd.format import format_ranges
+from megatron.ltd.parallel.rendezvous import store_of_this_start
+
+LOCAL_FLAGS = frozenset(
+    "--log-dir --tensorboard-dir --wandb-project --wandb-exp-name --no-progress --num-workers "
+    "--num-dataset-builder-threads --no-mmap-bin-files --data-cache-path".split()
+)
+"""Flags that may differ between processes: where logs and caches lie, and how data are read."""
+
+_LAST_WORD_SECONDS = 15.0  # how long the first rank stays for the others to read why the run ends
+_FOLDER_SECONDS = 60.0  # how long a network file system may show a node an older state of a folder
+
+
+def join(timeout: timedelta) -> tuple[dist.Store, int, int]:
+    """The rendezvous store of the processes that a launcher started, this one's rank, and how many they are.
+
+    Raises ``UserError`` where the launcher's environment variables are missing or wrong, and ``RunStopped`` where the
+    processes do not find each other in time.
+    """
+    try:
+        store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+        return store_of_this_start(store, rank, world_size, timeout), rank, world_size
+    except ValueError as error:  # a variable that is missing, or no number
+        raise UserError(
+            f"RANK and WORLD_SIZE are set, but the processes cannot meet ({_first_line(error)}): start them with "
+            "torchrun, or set MASTER_ADDR and MASTER_PORT too"
+        ) from None
+    except dist.DistError as error:
+        raise RunStopped(
+            f"not all processes met within {timeout.total_seconds() / 60:g} minutes ({_first_line(error)}): see that "
+            "every node was started, with the same MASTER_ADDR and MASTER_PORT, and that no firewall is between"
+        ) from None
+
+
+def agree_over_store(
+    store: dist.Store,
+    rank: int,
+    world_size: int,
+    facts: Mapping[str, Any],
+    problem: str | None,
+    timeout: timedelta,
+) -> None:
+    """Compare this process's ``facts`` with all others'; ``problem`` is why this process cannot take part, or None.
+
+    Returns where all agree and nobody has a problem. Otherwise raises the same on every rank: ``UserError`` for a
+    problem or a difference, ``RunStopped`` for ranks that have not come within ``timeout``.
+    """
+    store = dist.PrefixStore("agreement", store)
+    own = json.dumps({"host": socket.gethostname(), "problem": problem, "facts": dict(facts)})
+    store.set(f"facts/{rank}", own)
+    if rank == 0:
+        kind, message = _verdict(store, world_size, timeout)
+        store.set("verdict", json.dumps([kind, message]))
+        if message:  # the store may live in this process: stay until the others have read it
+            with suppress(dist.DistError):
+                came = [other for other in range(1, world_size) if store.check([f"facts/{other}"])]
+                store.wait([f"read/{other}" for other in came], timedelta(seconds=_LAST_WORD_SECONDS))
+    else:
+        kind, message = _read_verdict(store, timeout)
+        if message:
+            store.set(f"read/{rank}", "")
+    if message:
+        raise {"user": UserError, "stopped": RunStopped}[kind](message)
+
+
+def _verdict(store: dist.Store, world_size: int, timeout: timedelta) -> tuple[str, str]:
+    """What the first rank finds: the kind of end and its line, which is empty where nothing is wrong."""
+    keys = [f"facts/{rank}" for rank in range(world_size)]
+    try:
+        store.wait(keys, timeout)
+    except dist.DistError:
+        missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
+        return "stopped", (
+            f"{_ranks(missing)} of {world_size} did not come within {timeout.total_seconds() / 60:g} minutes: see what "
+            "ended or keeps them; --distributed-timeout-minutes sets how long to wait"
+        )
+    stated = [json.loads(store.get(key)) for key in keys]
+    hosts = [one["host"] for one in stated]
+    problem = _one_problem([one["problem"] for one in stated], hosts)
+    return "user", problem or first_difference([one["facts"] for one in stated], hosts) or ""
+
+
+def _read_verdict(store: dist.Store, timeout: timedelta) -> tuple[str, str]:
+    try:
+        store.wait(["verdict"], timeout + timedelta(seconds=_LAST_WORD_SECONDS))
+        kind, message = json.loads(store.get("verdict"))
+    except dist.DistError as error:
+        return "stopped", f"rank 0 did not come or has ended ({_first_line(error)}): its own message says why"
+    return kind, message
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """A block that ends alike on every rank: a ``UserError`` inside it on one rank is raised on all.
+
+    Every rank enters the block, and nothing inside waits for another rank.
+    """
+    problem = None
+    try:
+        yield
+    except UserError as error:
+        problem = str(error)
+    everyone = _exchange((socket.gethostname(), problem))
+    message = _one_problem([problem for _, problem in everyone], [host for host, _ in everyone])
+    if message is not None:
+        raise UserError(message)
+
+
+def agree(facts: Mapping[str, Any], fix: str) -> None:
+    """Refuse facts that differ between ranks, with ``fix`` as the advice. Every rank calls this."""
+    everyone = _exchange((socket.gethostname(), dict(facts)))
+    message = first_difference([theirs for _, theirs in everyone], [host for host, _ in everyone], fix)
+    if message is not None:
+        raise UserError(message)
+
+
+def agree_on_folder(look: Callable[[], Mapping[str, Any]], fix: str) -> None:
+    """As ``agree``, for facts about a folder that ``look`` reads. Every rank calls this.
+
+    A network file system may show a node a folder as it was up to a minute ago: a difference is looked at again until
+    it has lasted for that long.
+    """
+    deadline = time.monotonic() + _FOLDER_SECONDS
+    while True:
+        everyone = _exchange((socket.gethostname(), dict(look()), time.monotonic() > deadline))
+        facts, hosts = [theirs for _, theirs, _ in everyone], [host for host, _, _ in everyone]
+        message = first_difference(facts, hosts, fix)
+        if message is None:
+            return
+        if everyone[0][2]:  # the first rank's clock, so that all of them stop looking in the same round
+            raise UserError(message)
+        time.sleep(1.0)
+
+
+def first_difference(facts: Sequence[Mapping[str, Any]], hosts: Sequence[str], fix: str | None = None) -> str | None:
+    """One line about the first fact in which some ranks differ from rank 0, or None. Indices are ranks.
+
+    Without ``fix`` the advice follows from what the fact is.
+    """
+    names = list(dict.fromkeys(name for one in facts for name in one))
+    differing = [name for name in names if any(_value(one, name) != _value(facts[0], name) for one in facts)]
+    if not differing:
+        return None
+    name = differing[0]
+    values = [_value(one, name) for one in facts]
+    odd = next(value for value in values if value != values[0])
+    others = [rank for rank, value in enumerate(values) if value == odd]
+    also = f" ({len(differing) - 1} more differ: {', '.join(differing[1:4])})" if len(differing) > 1 else ""
+    return (
+        f"{name} is {values[0]} on {_on([0], hosts, hosts[others[0]])} and {odd} on {_on(others, hosts, hosts[0])}"
+        f"{also}: {fix or _fix(name)}"
+    )
+
+
+def _value(facts: Mapping[str, Any], name: str) -> str:
+    return shown(facts[name]) if name in facts else "unknown"
+
+
+def _fix(name: str) -> str:
+    if name.startswith("--"):
+        return "start every process with the same flags"
+    if name == "the device":
+        return "start every process on the same kind of device, or name it with --device"
+    if name == "WORLD_SIZE":
+        return "start all processes of a run through one launcher"
+    return "give every node the same version"
+
+
+def _one_problem(problems: Sequence[str | None], hosts: Sequence[str]) -> str | None:
+    """The lowest rank's problem, with the ranks that have it unless all do; None where there is none."""
+    message = next((problem for problem in problems if problem is not None), None)
+    if message is None or all(problem == message for problem in problems):
+        return message
+    ranks = [rank for rank, problem in enumerate(problems) if problem == message]
+    return f"{message} (on {_on(ranks, hosts, None)}; not on all of the {len(problems)} processes)"
+
+
+def _on(ranks: Sequence[int], hosts: Sequence[str], known_host: str | None) -> str:
+    """The ranks, and their host where it is not the one that goes without saying."""
+    names = list(dict.fromkeys(hosts[rank] for rank in ranks))
+    if names == [known_host] or len(set(hosts)) == 1:
+        return _ranks(ranks)
+    return f"{_ranks(ranks)} (host {', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    """Ascending ranks as people write them: ``rank 3``, ``ranks 4-7, 9``."""
+    spelled = format_ranges(ranks).split(",")
+    text = ", ".join(spelled[:4]) + (", ..." if len(spelled) > 4 else "")
+    return f"{'ranks' if len(ranks) > 1 else 'rank'} {text}"
+
+
+def _exchange(own: Any) -> list[Any]:
+    """What every rank holds, by rank."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [own]
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, own)
+    return everyone
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,33 @@
+"""Where random streams start. Everything random is a pure function of the run's seed and of what it is drawn for.
+
+    initial weights   (seed, layer number)      the same under every pipeline layout, and on a CPU under every layout
+    a step's dropout  (seed, step, place)       ranks that hold other samples, layers or tokens draw apart
+
+So a checkpoint holds nothing random, and a resumed run draws what the uninterrupted one drew. Kept tokens are not drawn
+from streams at all (``sampling``).
+"""
+
+from __future__ import annotations
+
+import torch
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+
+from megatron.ltd.parallel.mesh import Mesh
+
+_SEEDS = 2**31 - 2**16  # seeds stay below this, so that Megatron-Core's offsets by rank keep them in 31 bits
+_SEED, _STEP, _PLACE, _LAYER = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F  # large odd factors
+
+
+def seed_weights(seed: int, layer_number: int = 0) -> None:
+    """Start the streams that initial weights are drawn from: of one layer, or with 0 of what comes before the first."""
+    _start_streams(seed * _SEED + layer_number * _LAYER)
+
+
+def seed_step(seed: int, step: int, mesh: Mesh) -> None:
+    """Start the streams of the 0-based ``step``. Tensor-parallel ranks share one, and have one of their own as well."""
+    _start_streams(seed * _SEED + (step + 1) * _STEP + mesh.place * _PLACE)
+
+
+def _start_streams(mixed: int) -> None:
+    torch.manual_seed(mixed % _SEEDS)
+    model_parallel_cuda_manual_seed(mixed % _SEEDS)

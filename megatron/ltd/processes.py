@@ -1,0 +1,23 @@
+"""Starting processes that outlive what is said to everyone.
+
+Schedulers send SIGTERM to every process of a job, and a terminal Ctrl-C to its whole foreground group. It is for the
+training process to answer them: one of its helpers that died of such a signal would fail the save it asks for.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_TO_EVERYONE = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def starting_deaf_processes() -> Iterator[None]:
+    """Processes and threads started in the block never hear SIGTERM and Ctrl-C; this one hears them afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_EVERYONE)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

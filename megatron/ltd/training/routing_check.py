@@ -1,0 +1,80 @@
+"""Do all ranks keep the same tokens? Asked at the start of a run, and now and then.
+
+    each rank    step, samples consumed -> the plan -> kept tokens of a few of the step's samples -> a digest a layer
+    all ranks    compare the digests; where they differ, the run ends
+
+Kept tokens are a pure function, so ranks that share a sample draw alike without a word. Ranks whose software or
+hardware computes otherwise would train on, each on other tokens, and the loss would hardly show it: hence the look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+from megatron.ltd.format import format_ranges
+from megatron.ltd.layers.route import Route
+from megatron.ltd.methods.base import Method, StepPlan
+from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.training.checkpoint import Progress
+
+_NUM_SAMPLES = 4
+
+
+def routing_problem(plan: StepPlan, method: Method, mesh: Mesh, progress: Progress, step_samples: int) -> str | None:
+    """Compare over all ranks what the next step, of ``step_samples`` samples, will compute. Every rank calls this.
+
+    Returns None where they agree, and otherwise the same line on every rank, naming ranks, step and layer.
+    """
+    if mesh.world_size == 1:
+        return None
+    consumed_samples = progress.consumed_samples
+    count = min(_NUM_SAMPLES, step_samples)
+    samples = [consumed_samples + number * step_samples // count for number in range(count)]
+    route = Route(plan, method, torch.tensor(samples, device=mesh.device))
+    own = [progress.iteration, consumed_samples, step_samples, *layer_digests(route)]
+    difference = _difference(_over_ranks(own, mesh), progress.iteration)
+    if difference is None:
+        return None
+    return (
+        f"{difference}, so they would train different models; nothing of this step was saved. See that every node has "
+        "the same software and sound hardware, then continue from the last checkpoint with --load"
+    )
+
+
+def layer_digests(route: Route) -> list[int]:
+    """63 bits for each layer: how much it keeps, and exactly which tokens of the route's samples."""
+    plan, digests = route.plan, []
+    for layer_number, amounts in enumerate(zip(plan.kept_tokens, plan.keep_probability, strict=True), start=1):
+        digest = hashlib.blake2b(struct.pack("<qd", *amounts), digest_size=8)
+        kept_BK = route.kept_tokens(layer_number)
+        if kept_BK is not None:
+            digest.update(kept_BK.cpu().contiguous().numpy().tobytes())
+        digests.append(int.from_bytes(digest.digest(), "little") >> 1)
+    return digests
+
+
+def _over_ranks(own: Sequence[int], mesh: Mesh) -> list[list[int]]:
+    """Every rank's numbers, by rank."""
+    mine = torch.tensor(own, dtype=torch.int64, device=mesh.device)
+    everyone = [torch.empty_like(mine) for _ in range(mesh.world_size)]
+    dist.all_gather(everyone, mine)
+    return [numbers.tolist() for numbers in everyone]
+
+
+def _difference(everyone: Sequence[Sequence[int]], step: int) -> str | None:
+    """What the ranks disagree on first: where they are in the run, or the tokens of a layer. None where they agree."""
+    first = everyone[0]
+    for position, expected in enumerate(first):
+        odd = [rank for rank, numbers in enumerate(everyone) if numbers[position] != expected]
+        if odd:
+            who = f"rank{'s' if len(odd) > 1 else ''} {format_ranges(odd)}"
+            if position < 3:
+                what = ("steps done", "samples consumed", "samples in the next step")[position]
+                return f"{who} and rank 0 disagree on the {what} ({everyone[odd[0]][position]} and {expected})"
+            return f"in step {step + 1} {who} would keep other tokens in layer {position - 2} than rank 0"
+    return None

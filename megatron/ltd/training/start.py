@@ -1,0 +1,135 @@
+"""Where a run starts: anew, from the checkpoint that it continues, or from another run's weights.
+
+    --load and --save -> the newest whole checkpoint, or none -> does it belong to this run? -> Start
+
+Every rank comes to the same answer: folders that not all nodes see alike are refused. What must agree between a run
+and its checkpoint is ``resume``'s; how a checkpoint is read, ``checkpoint``'s.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron.ltd.config import RunConfig
+from megatron.ltd.errors import UserError
+from megatron.ltd.parallel.agreement import agree_on_folder, together
+from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.planner import Clock
+from megatron.ltd.training import checkpoint_files
+from megatron.ltd.training.checkpoint import Progress, find_checkpoint, first_of_all_ranks
+from megatron.ltd.training.resume import changed_settings, check_identity, check_order, settle_schedule
+
+_SHARE = "name a folder that all nodes share"
+
+
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint that is loaded, if any, what that says, and what is to be told about it."""
+
+    checkpoint: Path | None
+    stored: Mapping[str, Any]
+    progress: Progress
+    notes: tuple[str, ...]
+
+    @property
+    def continues(self) -> bool:
+        return self.checkpoint is not None and self.progress.iteration > 0
+
+    @property
+    def stored_in_half(self) -> bool:
+        """Whether the checkpoint's run computed in bf16 or fp16, and so kept main weights in fp32."""
+        precision = self.stored["config"]["precision"]
+        return precision["bf16"] or precision["fp16"]
+
+    def consumed(self, seq_length: int) -> dict[Clock, int]:
+        """What the run has computed so far, in every unit of the clock."""
+        return {
+            "layer-tokens": self.progress.consumed_layer_tokens,
+            "tokens": self.progress.consumed_samples * seq_length,
+            "samples": self.progress.consumed_samples,
+        }
+
+    def clock_stands_at(self, config: RunConfig, consumed: Mapping[Clock, int]) -> int | None:
+        """Where the learning rate's clock starts; None to take it from the checkpoint."""
+        unit = config.optimizer.lr_clock
+        if config.checkpoint.no_load_optim or (
+            self.continues and self.stored["config"]["optimizer"]["lr_clock"] != unit
+        ):
+            return consumed[unit]  # type: ignore[index]
+        return None
+
+    def settle(self, config: RunConfig, schedule: Mapping[str, Any]) -> str | None:
+        """Hold a continued run to the checkpoint's schedule unless the flags' is asked for; a line where that differs.
+
+        Without the optimizer's state its schedule is not the checkpoint's either: then too the flags' is taken.
+        """
+        if self.checkpoint is None or not self.continues:
+            return None
+        asked_by = "--override-opt-param-scheduler" if config.optimizer.override_opt_param_scheduler else None
+        asked_by = asked_by or ("--no-load-optim" if config.checkpoint.no_load_optim else None)
+        return settle_schedule(self.checkpoint, self.stored["schedule"], schedule, asked_by)
+
+
+def find_start(config: RunConfig, identity: Mapping[str, Any], order: Mapping[str, Any], mesh: Mesh) -> Start:
+    """Settle what ``--load`` and ``--save`` mean for this start, and check what is loaded. Every rank calls this.
+
+    Raises ``UserError`` for folders that cannot be used and for a checkpoint of another run.
+    """
+    flags = config.checkpoint
+    load = None if flags.load is None else Path(flags.load)
+    if flags.save is not None:
+        _check_save_folder(Path(flags.save), load, flags.finetune, mesh)
+    if load is not None:
+        agree_on_folder(lambda: {f"what --load {load} holds": _holdings(load)}, _SHARE)
+    checkpoint, notes = (None, []) if load is None else find_checkpoint(load, mesh)
+    if checkpoint is None:
+        starts_empty = flags.save is not None and load is not None and load.resolve() == Path(flags.save).resolve()
+        if load is not None and (not starts_empty or flags.finetune or flags.no_load_optim):
+            raise UserError(f"--load {load} holds no checkpoint: name a folder that does, or drop --load to start anew")
+        return Start(None, {}, Progress(), ())
+    with together():
+        stored = checkpoint_files.read_run(checkpoint)
+        check_identity(checkpoint, stored["identity"], identity)
+        if flags.finetune:
+            notes.append(f"loading {checkpoint}, weights only, counting from step 0")
+            return Start(checkpoint, stored, Progress(), tuple(notes))
+        check_order(checkpoint, stored["order"], order)
+    notes.append(f"loading {checkpoint}" + (", weights only" if flags.no_load_optim else ""))
+    changes = changed_settings(stored["config"], config)
+    return Start(checkpoint, stored, Progress(**stored["progress"]), (*notes, *([changes] if changes else [])))
+
+
+def _holdings(folder: Path) -> str:
+    """What a node sees in a folder of checkpoints."""
+    iterations = checkpoint_files.candidates(folder)
+    if not iterations:
+        return "no checkpoint"
+    newest = (
+        f"{len(iterations)} checkpoint{'s' if len(iterations) > 1 else ''}, the newest of iteration {iterations[0]}"
+    )
+    complaint = checkpoint_files.tracker_complaint(folder)
+    return newest if complaint is None else f"{newest} ({complaint})"
+
+
+def _check_save_folder(save: Path, load: Path | None, finetune: bool, mesh: Mesh) -> None:
+    """One process looks at the folder and writes to it; all of them must see that, for each will write its part."""
+    with together():
+        if mesh.is_first:
+            checkpoint_files.check_save_folder(save, load, finetune)
+    if mesh.world_size == 1:
+        return
+    probe = save / str(first_of_all_ranks(f".share-test-{os.getpid()}" if mesh.is_first else None, mesh))
+    try:
+        with together():
+            if mesh.is_first:
+                probe.touch()
+        agree_on_folder(
+            lambda: {f"a file that rank 0 wrote in --save {save}": "there" if probe.exists() else "missing"}, _SHARE
+        )
+    finally:
+        if mesh.is_first:
+            probe.unlink(missing_ok=True)

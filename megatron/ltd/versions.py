@@ -1,0 +1,35 @@
+"""The versions that a run stands on, and the sources that it runs. Imports neither torch nor Megatron-Core."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from pathlib import Path
+
+import megatron.ltd
+
+_PACKAGES = ("megatron-core", "torch", "transformer-engine")
+
+
+def package_version(name: str) -> str:
+    """The installed version of the distribution ``name``, or ``none``."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def installed_versions() -> dict[str, str]:
+    """By name: megatron-ltd, python, and the packages whose version changes what a run computes or stores."""
+    own = {"megatron-ltd": megatron.ltd.__version__, "python": platform.python_version()}
+    return own | {name: package_version(name) for name in _PACKAGES}
+
+
+def source_fingerprint() -> str:
+    """12 hexadecimal digits over every Python file of this package: two checkouts of one version may differ."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]

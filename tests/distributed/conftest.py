@@ -1,0 +1,48 @@
+"""The data and the pool of workers that every test of this folder shares."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
+from megatron.ltd.tokenizers.config import TokenizerFiles
+from tests.distributed.pool import Pool
+from tests.distributed.runs import Runs
+
+_WORDS = "the model keeps some of its tokens and every other token skips this layer".split()
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Pool]:
+    """Workers on the CPU for the whole session."""
+    with Pool("cpu") as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Prefix of 300 documents of 1 to 12 words, bytes as tokens: most samples hold the ends of some."""
+    folder = tmp_path_factory.mktemp("data")
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices(_WORDS, k=draw.randint(1, 12))) for _ in range(300)]
+    source = folder / "text.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    config = PreprocessConfig(input=(str(source),), output_prefix=str(folder / "text"), append_eod=True)
+    return next(iter(preprocess(config, TokenizerFiles("ByteTokenizer")).cards))
+
+
+@pytest.fixture(scope="session")
+def runs(pool: Pool, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Runs of the product on the CPU, and what they are compared with."""
+    return Runs(pool, "cpu", dataset, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def gpu_runs(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """The same on GPUs and NCCL, one GPU a rank; initial weights are drawn on the CPU, the same for every layout."""
+    with Pool("cuda") as pool:
+        yield Runs(pool, "cuda", dataset, tmp_path_factory.mktemp("gpu-runs"), "--use-cpu-initialization")

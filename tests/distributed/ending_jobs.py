@@ -1,0 +1,48 @@
+"""What a rank does in a test of runs that end alike: start as the command line does, and tell how it ended.
+
+Ranks differ here as nodes may: in flags, in the folder that they see, in what they compute.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import pytest
+from torch import Tensor
+
+from megatron.ltd.config import parse_run_config
+from megatron.ltd.errors import RunStopped, UserError
+from megatron.ltd.methods.random_ltd.method import RandomLTD
+from megatron.ltd.parallel import agreement
+from tests.support import _script
+
+
+def end_of(flags: Sequence[Sequence[str]], folders: Sequence[str] | None = None) -> tuple[str, str]:
+    """How a run ended on this rank, whose flags and working folder these lists hold: kind of end, line."""
+    rank = int(os.environ["RANK"])
+    before = os.getcwd()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agreement, "_FOLDER_SECONDS", 1.0)
+        try:
+            os.chdir(folders[rank] if folders else before)
+            _script().pretrain(parse_run_config(list(flags[rank]), ""))
+        except (UserError, RunStopped) as error:
+            return type(error).__name__, str(error)
+        finally:
+            os.chdir(before)
+    return "done", ""
+
+
+def end_with_another_draw(flags: Sequence[Sequence[str]], from_step: int) -> tuple[str, str]:
+    """As ``end_of``, on ranks of which the second keeps other tokens in layer 3, from the K of ``from_step`` on."""
+    select = RandomLTD.select
+
+    def other_select(self: RandomLTD, sample_ids_B: Tensor, layer_number: int, kept_tokens: int) -> Tensor:
+        moved = layer_number == 3 and kept_tokens >= self.schedule.at(from_step)
+        return select(self, sample_ids_B + moved, layer_number, kept_tokens)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ["RANK"] == "1":
+            patch.setattr(RandomLTD, "select", other_select)
+        return end_of(flags)

@@ -1,0 +1,190 @@
+"""What a rank does in a test of whole runs: train as ``pretrain_gpt_ltd.py`` does, and tell what it computed.
+
+Gradients and weights come as pieces of whole tensors, cut and named as Megatron-Core cuts and names a checkpoint, so
+that the parent can put the ranks' pieces together and compare them with one process (``runs``).
+
+Every piece of the run is the product's; it is only listened to, between two steps and where a layer asks for its kept
+tokens.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from megatron.ltd.config import parse_run_config
+from megatron.ltd.methods.base import Method
+from megatron.ltd.parallel.mesh import initialize, quiet_core_imports
+
+quiet_core_imports()
+
+from megatron.core.dist_checkpointing.dict_utils import nested_values  # noqa: E402
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories  # noqa: E402
+from megatron.core.utils import unwrap_model  # noqa: E402
+
+from megatron.ltd.training.loop import train  # noqa: E402
+from megatron.ltd.training.optimizer import whole_weights  # noqa: E402
+from megatron.ltd.training.run import Run, build_run  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A rank's part of a whole tensor: ``whole[place] == values``."""
+
+    name: str
+    """Megatron-Core's key; of a layer's tensor with the layer's index from 0."""
+    shape: tuple[int, ...]
+    """Of the whole tensor."""
+    place: tuple[slice, ...]
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step on one rank: what it reported, and the rank's part of the gradient."""
+
+    loss: float
+    grad_norm: float
+    lr: float
+    gradients: list[Piece]
+
+
+@dataclass
+class Record:
+    """All that one rank can tell of a run."""
+
+    initial_weights: list[Piece]
+    steps: list[Step] = field(default_factory=list)
+    kept: dict[tuple[int, int, int], tuple[int, ...]] = field(default_factory=dict)
+    """(sample id, layer number, K) -> the positions that the layer computed on"""
+    samples: dict[int, int] = field(default_factory=dict)
+    """Sample id -> checksum of its tokens, of every training sample that this rank read"""
+    validation_loss: float | None = None
+    final_weights: list[Piece] = field(default_factory=list)
+
+
+def train_and_record(flags: Sequence[str]) -> Record:
+    """Train a whole run as the command line does, and record it."""
+    config = parse_run_config(flags, "")
+    with initialize(config.parallel, agree_on=config.flag_values()) as mesh:
+        run = build_run(config, mesh)
+        try:
+            record = Record(weights(run))
+            _listen(run, record)
+            train(run)
+            with whole_weights(run.state.chunks):
+                record.final_weights = weights(run)
+            return record
+        finally:
+            run.log.close()
+
+
+def _listen(run: Run, record: Record) -> None:
+    """Have ``run`` tell ``record`` of every step, kept token, sample and evaluation."""
+    train_step, evaluate = run.stepper.train, run.stepper.evaluate
+
+    def recorded_step(*arguments: Any) -> Any:
+        lr, result = run.learning_rate, train_step(*arguments)
+        record.steps.append(Step(result.loss, result.grad_norm, lr, gradients(run)))
+        return result
+
+    def recorded_evaluation(*arguments: Any) -> float:
+        record.validation_loss = evaluate(*arguments)
+        return record.validation_loss
+
+    run.stepper.train, run.stepper.evaluate = recorded_step, recorded_evaluation  # type: ignore[method-assign]
+    run.stepper.method = _ListeningMethod(run.method, record.kept)
+    run.train_data = _ListeningSource(run.train_data, record.samples)
+
+
+@dataclass(frozen=True)
+class _ListeningMethod:
+    """``method``, remembering what it chose; a layer that asks again must get the same."""
+
+    method: Method
+    kept: dict[tuple[int, int, int], tuple[int, ...]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.method, name)
+
+    def select(self, sample_ids_B: Tensor, layer_number: int, kept_tokens: int) -> Tensor:
+        kept_BK = self.method.select(sample_ids_B, layer_number, kept_tokens)
+        for sample_id, row in zip(sample_ids_B.tolist(), kept_BK.tolist(), strict=True):
+            before = self.kept.setdefault((sample_id, layer_number, kept_tokens), tuple(row))
+            assert before == tuple(row), f"sample {sample_id} keeps other tokens in a replay of layer {layer_number}"
+        return kept_BK
+
+
+@dataclass(frozen=True)
+class _ListeningSource:
+    """``source``, remembering which samples were read and what was in them."""
+
+    source: Any
+    samples: dict[int, int]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        sample = self.source[index]
+        if sample:  # a stage in the middle of a pipeline reads no tokens
+            self.samples[index] = zlib.crc32(sample["tokens"].numpy().tobytes())
+        return sample
+
+
+def weights(run: Run) -> list[Piece]:
+    """This rank's parameters."""
+    return [piece for chunk in run.state.chunks for piece in _pieces(unwrap_model(chunk).sharded_state_dict())]
+
+
+def gradients(run: Run) -> list[Piece]:
+    """This rank's part of the gradient of the latest step, clipped where the optimizer clips in place (fp32)."""
+    if run.config.parallel.use_distributed_optimizer:
+        _gather_shards(run)
+    with _gradients_as_weights(run):
+        return weights(run)
+
+
+def _gather_shards(run: Run) -> None:
+    """After the step a rank of the distributed optimizer has the gradient of its own shard alone: fetch the others."""
+    for chunk in run.state.chunks:
+        for buffer in chunk.buffers:
+            group = buffer.data_parallel_group
+            for bucket in buffer.buckets:
+                own = bucket.grad_data.chunk(group.size())[group.rank()].clone()
+                dist.all_gather_into_tensor(bucket.grad_data, own, group=group)
+
+
+@contextmanager
+def _gradients_as_weights(run: Run) -> Iterator[None]:
+    """Have the parameters hold their gradients, so that what cuts and names weights does so with gradients."""
+    parameters = [parameter for chunk in run.state.chunks for parameter in chunk.parameters()]
+    values = [parameter.detach().clone() for parameter in parameters]
+    with torch.no_grad():
+        try:
+            for parameter in parameters:
+                parameter.copy_(parameter.main_grad)
+            yield
+        finally:
+            for parameter, value in zip(parameters, values, strict=True):
+                parameter.copy_(value)
+
+
+def _pieces(sharded_state: dict[str, Any]) -> list[Piece]:
+    apply_factories(sharded_state)
+    found = []
+    for tensor in nested_values(sharded_state):
+        if isinstance(tensor, ShardedTensor):
+            layers, place = tensor.global_slice()[: tensor.prepend_axis_num], tensor.global_slice()
+            name = ".".join([tensor.key, *map(str, layers)])
+            shape, place = tensor.global_shape[tensor.prepend_axis_num :], place[tensor.prepend_axis_num :]
+            found.append(Piece(name, tuple(shape), place, tensor.data.detach().float().cpu().numpy().copy()))
+    return found

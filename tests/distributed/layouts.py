@@ -1,0 +1,96 @@
+"""The layouts that must all train the same model, as data: flags, and the processes they take.
+
+A layout is compared with one process that has the same ``--ltd-strata``: where ranks hold parts of a sequence, each
+keeps its share of the tokens, and strata are what makes one process keep the same ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NUM_STEPS = 5
+GLOBAL_BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Processes, and the flags that lay the model over them."""
+
+    world_size: int
+    parallel_flags: tuple[str, ...]
+    strata: int = 1
+    data_parallel_size: int = 1
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Micro-batches of such a size that each rank computes four of them a step."""
+        micro_batch_size = GLOBAL_BATCH_SIZE // (4 * self.data_parallel_size)
+        return (*self.parallel_flags, "--micro-batch-size", str(micro_batch_size), "--ltd-strata", str(self.strata))
+
+
+def _layout(world_size: int, flags: str = "", strata: int = 1, dp: int = 1) -> Layout:
+    return Layout(world_size, tuple(flags.split()), strata, dp)
+
+
+def one_process(strata: int) -> Layout:
+    """What the layouts with these strata are compared with."""
+    return _layout(1, strata=strata)
+
+
+_TP = "--tensor-model-parallel-size 2"
+_SP = f"{_TP} --sequence-parallel"
+_PP = "--pipeline-model-parallel-size 2"
+_INTERLEAVED = f"{_PP} --num-layers-per-virtual-pipeline-stage 1"
+_UNEVEN = "--pipeline-model-parallel-size 4 --decoder-first-pipeline-num-layers 1 --decoder-last-pipeline-num-layers 1"
+_CP = "--context-parallel-size 2"
+_SHARDED = "--use-distributed-optimizer"
+_OVERLAPS = f"{_SHARDED} --overlap-grad-reduce --overlap-param-gather"
+
+LAYOUTS = {
+    "tp2": _layout(2, _TP),
+    "tp2 sp": _layout(2, _SP, strata=2),
+    "pp2": _layout(2, _PP),
+    "pp2 interleaved": _layout(2, _INTERLEAVED),
+    "pp4 uneven": _layout(4, _UNEVEN),
+    "cp2": _layout(2, _CP, strata=4),
+    "cp2 tp2 sp": _layout(4, f"{_CP} {_SP}", strata=4),
+    "dp2": _layout(2, dp=2),
+    "dp2 sharded": _layout(2, _SHARDED, dp=2),
+    "dp2 sharded overlaps": _layout(2, _OVERLAPS, dp=2),
+    "pp2 interleaved dp2 sharded overlaps": _layout(4, f"{_INTERLEAVED} {_OVERLAPS}", dp=2),
+    "tp2 pp2": _layout(4, f"{_TP} {_PP}"),
+    "tp2 sp dp2": _layout(4, _SP, strata=2, dp=2),
+    "tp2 sp pp2 dp2": _layout(8, f"{_SP} {_PP}", strata=2, dp=2),
+    "cp2 dp2": _layout(4, _CP, strata=4, dp=2),
+}
+"""Short name -> layout; "sharded" is the distributed optimizer."""
+
+RECOMPUTE = {
+    "selective": ("--recompute-granularity", "selective"),
+    "full uniform": tuple("--recompute-granularity full --recompute-method uniform --recompute-num-layers 1".split()),
+    "full block": tuple("--recompute-granularity full --recompute-method block --recompute-num-layers 2".split()),
+}
+RECOMPUTED_LAYOUTS = {"one process": one_process(strata=1), "pp2": LAYOUTS["pp2"], "tp2 sp": LAYOUTS["tp2 sp"]}
+
+VARIANTS = {
+    "learned positions": (),
+    "RoPE": tuple("--position-embedding-type rope --normalization RMSNorm --swiglu --disable-bias-linear".split()),
+    "document masks": ("--reset-attention-mask", "--reset-position-ids", "--eod-mask-loss"),
+}
+"""What a sample's tokens know of their place; the loss masks of "document masks" hold unequal numbers of ones."""
+
+
+def run_flags(data: str) -> tuple[str, ...]:
+    """Five steps of 16 samples through six layers, which keep 8, 8, 16, 16 and 24 of 32 tokens.
+
+    Weights are large enough for attention to be far from uniform, and the clipping is in force. Adam's epsilon is far
+    above the rounding of gradients: without RoPE those of the keys' biases are nothing else, and Adam would blow it up.
+    """
+    return (
+        *("--train-data-path", data, "--valid-data-path", data, "--tokenizer-type", "ByteTokenizer"),
+        *"--num-layers 6 --hidden-size 32 --num-attention-heads 4 --seq-length 32 --seed 5".split(),
+        *"--make-vocab-size-divisible-by 8 --init-method-std 0.1 --attention-dropout 0 --hidden-dropout 0".split(),
+        *f"--train-iters {NUM_STEPS} --global-batch-size {GLOBAL_BATCH_SIZE} --clip-grad 0.2 --adam-eps 1e-4".split(),
+        *"--lr 3e-3 --lr-decay-style cosine --lr-warmup-iters 2 --eval-iters 1 --log-interval 1000".split(),
+        *"--random-ltd --ltd-min-kept-tokens 8 --ltd-growth-steps 6 --ltd-granularity 8".split(),
+    )

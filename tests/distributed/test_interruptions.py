@@ -1,0 +1,172 @@
+"""A run of two processes that are signalled, killed or stopped: it ends in time, says why, and continues bit for bit.
+
+These are real processes under torchrun, or without it as Slurm's ``srun`` starts them.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron.ltd.training import checkpoint_files
+from tests.distributed.launched import torchrun, two_ranks
+from tests.regression.runs import metrics, tiny_flags
+from tests.support import REPOSITORY
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+NUM_STEPS = 40
+ENDS_WITHIN_SECONDS = 60.0
+
+
+def flags(dataset: str, save: Path, *more: object) -> list[str]:
+    """The tiny run on two tensor-parallel processes, which continues itself and saves every second step."""
+    return tiny_flags(
+        dataset, "--train-iters", NUM_STEPS, "--tensor-model-parallel-size", 2, "--eval-iters", 0,
+        "--save", save, "--load", save, "--save-interval", 2, *more,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def straight(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("straight")
+    with torchrun(flags(dataset, folder / "save"), folder) as run:
+        assert run.end()[0] == [0], run.said
+    return folder / "save"
+
+
+def steps(save: Path) -> int:
+    """Steps in the log of a run."""
+    path = save / "metrics.jsonl"
+    return path.read_text().count('"kind": "train"') if path.exists() else 0
+
+
+def is_saving(save: Path) -> bool:
+    return any(save.glob("iter_*.partial"))
+
+
+def contents(save: Path) -> dict[str, Any]:
+    """Size and checksum of the files of tensors in the last checkpoint."""
+    manifest = checkpoint_files.read_manifest(checkpoint_files.checkpoint_path(save, NUM_STEPS))
+    assert manifest is not None
+    return {name: entry for name, entry in manifest.items() if name.endswith(".distcp")}
+
+
+def assert_equal_runs(save: Path, straight: Path) -> None:
+    assert metrics(save) == metrics(straight)
+    assert contents(save) == contents(straight) and len(contents(save)) == 2
+    path = checkpoint_files.checkpoint_path(save, NUM_STEPS)
+    assert checkpoint_files.find_damage(path) is None
+    assert not is_saving(save)
+
+
+def lost_contact(said: str) -> list[str]:
+    return [line for line in said.splitlines() if "lost contact with another process" in line]
+
+
+def test_sigterm_to_one_rank_and_a_kill_of_one(dataset: str, straight: Path, tmp_path: Path) -> None:
+    """The first leaves on both ranks; the second ends the other rank with one line; then the run is completed."""
+    save = tmp_path / "save"
+    with torchrun(flags(dataset, save), tmp_path / "first") as run:
+        run.wait_for(lambda: steps(save) >= 5)
+        run.rank(1).send_signal(signal.SIGTERM)
+        status, said = run.end()
+    assert status == [0] and "SIGTERM arrived" in said and "Traceback" not in said, said
+    left_at = steps(save)
+    assert 5 <= left_at < NUM_STEPS and checkpoint_files.read_tracker(save) == left_at
+
+    with torchrun(flags(dataset, save), tmp_path / "second") as run:
+        run.wait_for(lambda: steps(save) >= left_at + 5)
+        killed = time.monotonic()
+        run.rank(1).kill()
+        run.wait_for(lambda: not run.ranks(), ENDS_WITHIN_SECONDS)
+        assert time.monotonic() - killed < ENDS_WITHIN_SECONDS
+        status, said = run.end()
+    assert status == [1], said
+    (line,) = lost_contact(said)
+    assert line.startswith("pretrain_gpt_ltd.py: stopped: rank 0 lost contact with another process (")
+    assert f"continue with --load {save}" in line and 'File "' not in said.split(line)[0], said
+
+    with torchrun(flags(dataset, save), tmp_path / "third") as run:
+        assert run.end()[0] == [0], run.said
+    assert_equal_runs(save, straight)
+
+
+@pytest.mark.parametrize("more", [(), ("--async-save",)], ids=["sync", "async"])
+def test_torchrun_restarts_what_was_killed_inside_a_save(
+    more: Sequence[str], dataset: str, straight: Path, tmp_path: Path
+) -> None:
+    save = tmp_path / "save"
+    with torchrun(flags(dataset, save, *more), tmp_path, "--max-restarts", "2") as run:
+        for kill, rank in enumerate((0, 1)):
+            before = steps(save)
+            run.wait_for(lambda before=before: steps(save) >= before + 4 and is_saving(save))
+            run.rank(rank).kill()
+            run.wait_for(lambda kill=kill: run.said.count("loading ") > kill)
+        status, said = run.end()
+    assert status == [0], said
+    assert_equal_runs(save, straight)
+
+
+def test_the_disk_of_one_rank_is_full(dataset: str, tmp_path: Path) -> None:
+    """It alone may not let files grow: both ranks end with the same line, and the checkpoint before stays."""
+    save = tmp_path / "save"
+    more = ("--train-iters", 100_000, "--no-check-for-nan-in-loss-and-grad", "--async-save")
+    with two_ranks(flags(dataset, save, *more), tmp_path) as run:
+        run.wait_for(lambda: checkpoint_files.read_tracker(save) is not None)
+        limited = run.rank(1)
+        resource.prlimit(limited.pid, resource.RLIMIT_FSIZE, (10_000, 10_000))
+        status, said = run.end()
+    assert status == [1, 1], said
+    (line,) = [line for line in said.splitlines() if "stopped:" in line]
+    latest = checkpoint_files.read_tracker(save)
+    assert latest is not None and f"{checkpoint_files.checkpoint_path(save, latest)} stays the last" in line
+    assert f"could not be written to --save {save} (rank 1: " in line and "Traceback" not in said
+    assert not is_saving(save)
+    assert checkpoint_files.find_damage(checkpoint_files.checkpoint_path(save, latest)) is None
+
+
+def test_a_rank_that_no_longer_answers(dataset: str, tmp_path: Path) -> None:
+    more = ("--train-iters", 100_000, "--distributed-timeout-minutes", 0.15)
+    save = tmp_path / "save"
+    with two_ranks(flags(dataset, save, *more), tmp_path) as run:
+        run.wait_for(lambda: checkpoint_files.read_tracker(save) is not None)
+        stopped, waiting = run.rank(1), run.rank(0)
+        stopped.suspend()
+        assert waiting.wait(ENDS_WITHIN_SECONDS) == 1, run.said
+        (line,) = lost_contact(run.said)
+        assert "rank 0 lost contact" in line and "Timed out" in line and "Traceback" not in run.said
+        stopped.kill()
+        run.end()
+
+
+_BUGGY = f"""
+import os, runpy, sys
+from megatron.ltd.training.step import Stepper
+train = Stepper.train
+def buggy(self, batches, plan, step, *rest):
+    if step == 3 and os.environ["RANK"] == "1":
+        raise ZeroDivisionError("a bug of ours")
+    return train(self, batches, plan, step, *rest)
+Stepper.train = buggy
+sys.argv[0] = {str(REPOSITORY / "pretrain_gpt_ltd.py")!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_an_error_on_one_rank(dataset: str, tmp_path: Path) -> None:
+    """Its traceback is shown; the other rank ends with one line."""
+    script = tmp_path / "buggy.py"
+    script.write_text(_BUGGY)
+    with two_ranks(flags(dataset, tmp_path / "save"), tmp_path, script) as run:
+        status, said = run.end(ENDS_WITHIN_SECONDS)
+    assert status == [1, 1] and said.count("ZeroDivisionError: a bug of ours") == 1, said
+    (line,) = lost_contact(said)
+    assert "rank 0 lost contact" in line and f"continue with --load {tmp_path / 'save'}" in line

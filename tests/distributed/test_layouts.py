@@ -1,0 +1,60 @@
+"""Every layout trains the model that one process trains: weights, samples, kept tokens, losses, every gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.distributed.layouts import LAYOUTS, RECOMPUTE, RECOMPUTED_LAYOUTS, VARIANTS
+from tests.distributed.runs import ON_GPUS, Runs, assert_same, whole
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_equals_one_process(runs: Runs, name: str, variant: str) -> None:
+    """Five steps over changes of K, several microbatches in flight; initial weights equal bit for bit."""
+    layout, flags = LAYOUTS[name], VARIANTS[variant]
+    assert_same(runs.run(layout, *flags), runs.reference(layout.strata, *flags))
+
+
+@pytest.mark.parametrize("mode", RECOMPUTE)
+@pytest.mark.parametrize("name", RECOMPUTED_LAYOUTS)
+def test_recompute_changes_nothing(runs: Runs, name: str, mode: str) -> None:
+    """Against one process that keeps its activations; RoPE, SwiGLU and document masks together."""
+    layout, flags = RECOMPUTED_LAYOUTS[name], (*VARIANTS["RoPE"], *VARIANTS["document masks"])
+    assert_same(runs.run(layout, *flags, *RECOMPUTE[mode]), runs.reference(layout.strata, *flags))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_equals_one_gpu(gpu_runs: Runs, name: str, variant: str) -> None:
+    """The same on NCCL, where there is a GPU for each rank."""
+    layout, flags = LAYOUTS[name], VARIANTS[variant]
+    if torch.cuda.device_count() < layout.world_size:
+        pytest.skip(f"needs {layout.world_size} CUDA devices")
+    assert_same(gpu_runs.run(layout, *flags), gpu_runs.reference(layout.strata, *flags), ON_GPUS)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", RECOMPUTE)
+def test_recompute_changes_nothing_on_a_gpu(gpu_runs: Runs, mode: str) -> None:
+    flags = (*VARIANTS["RoPE"], *VARIANTS["document masks"])
+    layout = RECOMPUTED_LAYOUTS["one process"]
+    assert_same(gpu_runs.run(layout, *flags, *RECOMPUTE[mode]), gpu_runs.reference(layout.strata, *flags), ON_GPUS)
+
+
+def test_these_runs_drop_tokens_and_weigh_microbatches_unequally(runs: Runs) -> None:
+    """What the comparisons above rest on: K changes, every dropping layer chooses, and no gradient is nothing."""
+    run = runs.reference(1, *VARIANTS["document masks"])
+    assert sorted({kept for _, _, kept in run.kept}) == [8, 16, 24]
+    assert {layer for _, layer, _ in run.kept} == {2, 3, 4, 5}
+    assert {sample for sample, _, _ in run.kept} == set(run.samples) == set(range(5 * 16))
+    assert min(run.grad_norm) > 0.2, "the clipping is in force"
+    for pieces in run.gradients:
+        gradients = whole(pieces)
+        assert len(gradients) == 2 + 6 * 12 + 2
+        assert all(np.linalg.norm(gradient) > 1e-5 for gradient in gradients.values())

@@ -1,0 +1,73 @@
+"""A checkpoint of any layout goes on under any other, and the run stays the one that was never interrupted.
+
+Three steps under one layout, saved, and the rest under another: the same samples, kept tokens, learning rates, losses,
+gradients and weights as six steps of one process in one go.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.layouts import LAYOUTS, VARIANTS, Layout, one_process
+from tests.distributed.runs import EXACT, Outcome, Runs, assert_same
+
+pytestmark = pytest.mark.distributed
+
+STRATA = 4  # what every layout can split
+NUM_STEPS = 6
+STEPS_BEFORE = 3
+RUN = ("--train-iters", str(NUM_STEPS), "--ltd-strata", str(STRATA))
+RAMP = ("--rampup-batch-size", "4", "4", "24")  # batches of 4, 4, 8 | 12, 16, 16 samples
+
+PAIRS = [
+    ("one process", "tp2 sp pp2 dp2", "RoPE"),
+    ("tp2 sp pp2 dp2", "one process", "document masks"),
+    ("tp2", "pp2 interleaved", "RoPE"),
+    ("pp2 interleaved", "tp2 sp", "document masks"),
+    ("pp2 interleaved dp2 sharded overlaps", "cp2 tp2 sp", "RoPE"),
+    ("cp2 tp2 sp", "dp2 sharded overlaps", "RoPE"),
+    ("dp2 sharded overlaps", "pp2 interleaved dp2 sharded overlaps", "RoPE"),
+    ("cp2 dp2", "tp2 pp2", "document masks"),
+    ("dp2 sharded", "pp4 uneven", "RoPE"),
+    ("pp4 uneven", "dp2 sharded", "learned positions"),
+    ("tp2 sp dp2", "pp2", "learned positions"),
+]
+"""From, to, and what the tokens know of their place."""
+
+
+def layout(name: str) -> Layout:
+    return LAYOUTS.get(name, one_process(STRATA))
+
+
+def moved(runs: Runs, folder: Path, before: str, after: str, *flags: str) -> Outcome:
+    """``STEPS_BEFORE`` steps under one layout, the others under another, as one outcome of both."""
+    flags = (*RUN, *flags)
+    first = runs.run(layout(before), *flags, "--save", str(folder), "--exit-interval", str(STEPS_BEFORE))
+    assert len(first.loss) == STEPS_BEFORE
+    return first.then(runs.run(layout(after), *flags, "--load", str(folder)))
+
+
+@pytest.mark.parametrize(("before", "after", "variant"), PAIRS, ids=[" to ".join(pair[:2]) for pair in PAIRS])
+def test_goes_on_under_another_layout(runs: Runs, tmp_path: Path, before: str, after: str, variant: str) -> None:
+    flags = VARIANTS[variant]
+    assert_same(moved(runs, tmp_path, before, after, *flags), runs.reference(STRATA, *RUN, *flags))
+
+
+@pytest.mark.parametrize(("before", "after"), [("dp2 sharded", "tp2 sp"), ("tp2 pp2", "cp2 dp2")])
+def test_goes_on_in_the_middle_of_batch_ramp_up(runs: Runs, tmp_path: Path, before: str, after: str) -> None:
+    expected = runs.reference(STRATA, *RUN, *RAMP)
+    assert len(expected.samples) == 4 + 4 + 8 + 12 + 16 + 16
+    assert_same(moved(runs, tmp_path, before, after, *RAMP), expected)
+
+
+@pytest.mark.parametrize("precision", [("--bf16",), ("--fp16", "--initial-loss-scale", "256")], ids=["bf16", "fp16"])
+@pytest.mark.parametrize(("before", "after"), [("dp2", "dp2 sharded"), ("dp2 sharded", "dp2")])
+def test_half_precision_moves_to_the_last_bit(
+    runs: Runs, tmp_path: Path, before: str, after: str, precision: tuple[str, ...]
+) -> None:
+    """The fp32 main weights and the loss scale go along: of two ranks' sums there is only one order."""
+    flags = (*precision, "--clip-grad", "1000")  # the norm itself is summed otherwise, so it must not scale anything
+    found = moved(runs, tmp_path, before, after, *flags)
+    assert_same(found, runs.run(LAYOUTS["dp2"], *RUN, *flags), EXACT)

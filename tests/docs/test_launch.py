@@ -1,0 +1,243 @@
+"""The launch scripts: the commands that they would start, what they do when asked to leave, and one real run.
+
+Slurm's own commands are small stand-ins on PATH here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from torch.distributed.run import get_args_parser
+
+from megatron.ltd.config import parse_run_config
+from tests.docs.test_readme import code_blocks
+from tests.regression.runs import metrics, tiny_flags, write_data
+
+FOLDER = Path("examples") / "launch"
+SETTINGS = "GPUS_PER_NODE NPROC NNODES NODE_RANK MASTER_ADDR MASTER_PORT RUN_ID MAX_RESTARTS PYTHON DRY_RUN".split()
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """This process's, without what a launcher or Slurm may have set, and ``settings``."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "OMP_", "NCCL_"))}
+    return {name: value for name, value in inherited.items() if name not in SETTINGS} | {"PYTHON": "python"} | settings
+
+
+def run(repository: Path, script: str, *flags: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", str(repository / FOLDER / script), *flags]
+    return subprocess.run(command, env=environment(**settings), capture_output=True, text=True, timeout=60)
+
+
+def dry_run(repository: Path, script: str, *flags: str, **settings: str) -> list[str]:
+    """The commands that would be started."""
+    ended = run(repository, script, *flags, DRY_RUN="1", **settings)
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
+    return [line.strip() for line in ended.stdout.splitlines()]
+
+
+ONE_NODE = "python -m torch.distributed.run --nproc-per-node {} --max-restarts 0 --standalone {}/pretrain_gpt_ltd.py"
+SEVERAL = (
+    "python -m torch.distributed.run --nproc-per-node 8 --max-restarts {} --nnodes 2 --rdzv-backend c10d "
+    "--rdzv-endpoint {} --rdzv-id {} --rdzv-conf is_host={} {}/pretrain_gpt_ltd.py"
+)
+CPU = "env OMP_NUM_THREADS=3 PET_SIGNALS_TO_HANDLE=SIGQUIT CUDA_VISIBLE_DEVICES= "
+GPU = "env OMP_NUM_THREADS=3 PET_SIGNALS_TO_HANDLE=SIGQUIT CUDA_DEVICE_MAX_CONNECTIONS=1 NCCL_DEBUG=WARN "
+
+
+def test_one_node(repository: Path) -> None:
+    flags = ["--lr", "1e-3", "--data-path", "a b"]
+    for settings, command in (
+        ({"GPUS_PER_NODE": "8"}, GPU + ONE_NODE.format(8, repository)),
+        ({"GPUS_PER_NODE": "0"}, CPU + ONE_NODE.format(1, repository)),
+        ({"GPUS_PER_NODE": "0", "NPROC": "2"}, CPU + ONE_NODE.format(2, repository)),
+        ({"GPUS_PER_NODE": "8", "NPROC": "4"}, GPU + ONE_NODE.format(4, repository)),
+    ):
+        shown = dry_run(repository, "torchrun.sh", *flags, OMP_NUM_THREADS="3", **settings)
+        assert shown == [f"{command} --lr 1e-3 --data-path a\\ b"]
+
+
+@pytest.mark.parametrize("node_rank", [0, 1])
+def test_two_nodes_by_hand(repository: Path, node_rank: int) -> None:
+    settings = {"GPUS_PER_NODE": "8", "NNODES": "2", "MASTER_ADDR": "n0", "NODE_RANK": str(node_rank)}
+    more = {"OMP_NUM_THREADS": "3", "MAX_RESTARTS": "5", "RUN_ID": "mine", "MASTER_PORT": "29600"}
+    shown = dry_run(repository, "torchrun.sh", **settings, **more)
+    assert shown == [GPU + SEVERAL.format(5, "n0:29600", "mine", 1 - node_rank, repository)]
+
+
+def test_torchrun_knows_every_flag(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is told which signals to answer through its environment, which an older one that cannot passes over."""
+    settings = {"GPUS_PER_NODE": "8", "NNODES": "2", "MASTER_ADDR": "n0", "NODE_RANK": "1", "OMP_NUM_THREADS": "3"}
+    (shown,) = dry_run(repository, "torchrun.sh", "--lr", "1", **settings)
+    words = shlex.split(shown)
+    monkeypatch.setenv(*next(word for word in words if word.startswith("PET_")).split("="))
+    parsed = get_args_parser().parse_args(words[words.index("torch.distributed.run") + 1 :])
+    assert (parsed.nproc_per_node, parsed.nnodes, parsed.rdzv_endpoint) == ("8", "2", "n0:29500")
+    assert parsed.rdzv_conf == "is_host=0" and parsed.training_script_args == ["--lr", "1"]
+    assert parsed.signals_to_handle == "SIGQUIT"
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"NPROC": "two"}, "NPROC is 'two': give a whole number"),
+        ({"NPROC": "0"}, "NPROC is 0 and NNODES is 1: both are at least 1"),
+        ({"NNODES": "2"}, "MASTER_ADDR is missing: with NNODES 2 name the first node"),
+        ({"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "n0"}, "NODE_RANK is 2 with NNODES 2: nodes count from 0"),
+    ],
+)
+def test_settings_that_cannot_be(repository: Path, settings: dict[str, str], line: str) -> None:
+    ended = run(repository, "torchrun.sh", **settings)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"torchrun.sh: error: {line}\n")
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, repository: Path) -> dict[str, str]:
+    """Slurm's environment of a job of two nodes, and its commands: srun does what DO says, or waits to be signalled."""
+    commands = {
+        "scontrol": 'echo "scontrol $*" >>"$CALLS"; [[ "$2" != hostnames ]] || printf "n0\\nn1\\n"',
+        "scancel": 'echo "scancel $*" >>"$CALLS"; kill -TERM "$(cat "$CALLS.srun")"',
+        "srun": 'echo "srun $*" >>"$CALLS"; trap "exit 0" TERM; echo $$ >"$CALLS.srun"; eval "${DO:-$WAIT}"',
+    }
+    for name, text in commands.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    return {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "CALLS": str(tmp_path / "calls"),
+        "WAIT": "sleep 60 >/dev/null 2>&1 & wait",
+        "SLURM_JOB_ID": "1234567", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[0-1]",
+        "SLURM_SUBMIT_DIR": str(repository), "SLURM_GPUS_ON_NODE": "8", "OMP_NUM_THREADS": "3",
+    }  # fmt: skip
+
+
+def test_slurm_dry_run(repository: Path, slurm: dict[str, str]) -> None:
+    srun, torchrun = dry_run(repository, "slurm.sbatch", "--lr", "1e-3", **slurm, SLURM_CPUS_PER_TASK="64")
+    assert srun == (
+        "env NNODES=2 GPUS_PER_NODE=8 MASTER_ADDR=n0 MASTER_PORT=24567 RUN_ID=1234567-0 srun --nodes 2 "
+        "--ntasks-per-node 1 --kill-on-bad-exit=1 --cpus-per-task 64 "
+        f"bash {repository}/examples/launch/torchrun.sh --lr 1e-3"
+    )
+    assert torchrun == GPU + SEVERAL.format(0, "n0:24567", "1234567-0", 1, repository) + " --lr 1e-3"
+    _, torchrun = dry_run(repository, "slurm.sbatch", **slurm, SLURM_NODEID="1")
+    assert "is_host=1" in torchrun  # the batch script shows the first node's, wherever it runs
+
+
+def test_slurm_on_one_node(repository: Path, slurm: dict[str, str]) -> None:
+    one = slurm | {"SLURM_JOB_NUM_NODES": "1", "SLURM_RESTART_COUNT": "3"}
+    srun, torchrun = dry_run(repository, "slurm.sbatch", **one)
+    assert "RUN_ID=1234567-3 srun --nodes 1 --ntasks-per-node 1 --kill-on-bad-exit=1 bash" in srun
+    assert torchrun == GPU + ONE_NODE.format(8, repository)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [({"SLURM_JOB_ID": ""}, "start it with sbatch"), ({"SLURM_SUBMIT_DIR": "/"}, "/ is no checkout of this project")],
+)
+def test_slurm_from_the_wrong_place(
+    repository: Path, slurm: dict[str, str], changes: dict[str, str], line: str
+) -> None:
+    ended = run(repository, "slurm.sbatch", **(slurm | changes))
+    assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1 and line in ended.stderr
+
+
+def test_a_slurm_job_that_is_asked_to_leave_goes_back_to_the_queue(repository: Path, slurm: dict[str, str]) -> None:
+    script, calls = repository / FOLDER / "slurm.sbatch", Path(slurm["CALLS"])
+    job = subprocess.Popen(["bash", str(script)], env=environment(**slurm), stdout=subprocess.PIPE, text=True)
+    _wait_for(job, Path(f"{calls}.srun").exists)
+    job.send_signal(signal.SIGTERM)
+    said, _ = job.communicate(timeout=20)
+    assert job.returncode == 0 and "back to the queue" in said
+    assert calls.read_text().splitlines()[-2:] == ["scancel --signal=TERM 1234567", "scontrol requeue 1234567"]
+
+
+@pytest.mark.parametrize("status", [0, 1, 2])
+def test_a_slurm_job_that_ends_by_itself_does_not(repository: Path, slurm: dict[str, str], status: int) -> None:
+    ended = run(repository, "slurm.sbatch", **slurm, DO=f"exit {status}")
+    assert ended.returncode == status
+    assert "requeue" not in Path(slurm["CALLS"]).read_text()
+
+
+def _wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 90
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_two_processes_really_run_leave_when_asked_and_go_on(repository: Path, tmp_path: Path) -> None:
+    """SIGTERM to the script, and to torchrun as Slurm sends it too: the processes hear of it from the script, torchrun
+    does not fail by it, and the same command again ends the run.
+    """
+    out = tmp_path / "out"
+    flags = tiny_flags(write_data(tmp_path), "--save", out, "--load", out, "--eval-iters", 0, "--train-iters", 400)
+    command = ["bash", str(repository / FOLDER / "torchrun.sh"), *flags]
+    settings = environment(GPUS_PER_NODE="0", NPROC="2", PYTHON=sys.executable)
+
+    with _started(command, settings, tmp_path) as first:
+        _wait_for(first, lambda: _num_steps(out) >= 3)
+        (launcher,) = psutil.Process(first.pid).children()
+        for process in (launcher, first):
+            process.send_signal(signal.SIGTERM)
+        said, _ = first.communicate(timeout=60)
+    assert first.returncode == 0, said
+    assert "SIGTERM arrived" in said and "Traceback" not in said
+    with _started(command, settings, tmp_path) as second:
+        said, _ = second.communicate(timeout=90)
+    assert second.returncode == 0 and "2 processes" in said and "\ndone\n" in said, said
+    assert [iteration for _, iteration in metrics(out)] == list(range(1, 401))
+
+
+@contextmanager
+def _started(command: list[str], settings: dict[str, str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """The script in a process of its own, which is asked to leave where the test fails."""
+    process = subprocess.Popen(
+        command, cwd=folder, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate()
+
+
+def _num_steps(folder: Path) -> int:
+    log = folder / "metrics.jsonl"
+    return log.read_text().count('"kind": "train"') if log.exists() else 0
+
+
+def test_the_readme_names_every_setting(repository: Path) -> None:
+    text = (repository / FOLDER / "README.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if re.match(r"\| `[A-Z]", line)]
+    named = {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
+    scripts = "".join((repository / FOLDER / name).read_text() for name in ("torchrun.sh", "slurm.sbatch"))
+    read = {name for name in re.findall(r"\$\{([A-Z_]+):-", scripts) if not name.startswith("SLURM_")}
+    assert named == read
+
+
+def test_the_readmes_commands_parse(repository: Path) -> None:
+    text = (repository / FOLDER / "README.md").read_text(encoding="utf-8")
+    lines = [line for line in "".join(code_blocks(text, "bash")).replace("\\\n", " ").splitlines() if line]
+    flags = [shlex.split(line.split(".sh ", 1)[-1].split(".sbatch ", 1)[-1], comments=True) for line in lines]
+    assert len(flags) == 5
+    for given in flags:
+        needed = [] if "--lr" in given else ["--train-iters", "1", "--lr", "1", *_SHAPE]
+        parse_run_config([*needed, *given], "")
+    defaults = re.findall(r"^#SBATCH (--[\w-]+)", (repository / FOLDER / "slurm.sbatch").read_text(), re.MULTILINE)
+    assert {"--signal", "--requeue", "--open-mode", "--ntasks-per-node"} <= set(defaults)
+
+
+_SHAPE = ("--num-layers", "3", "--hidden-size", "8", "--num-attention-heads", "2", "--seq-length", "8")

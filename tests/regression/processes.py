@@ -1,0 +1,58 @@
+"""A run in a process of its own, to be signalled and killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support import REPOSITORY
+
+SCRIPT = REPOSITORY / "pretrain_gpt_ltd.py"
+
+
+@contextmanager
+def started(flags: Sequence[str], script: Path = SCRIPT) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process group of its own, as a terminal would start it; killed at the end of the block."""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, str(script), *flags],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    """Wait until something has happened, while ``process`` lives."""
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def steps_logged(folder: Path) -> int:
+    """Training steps in the log of a run, those after a restart counted again."""
+    path = folder / "metrics.jsonl"
+    return path.read_text().count('"kind": "train"') if path.exists() else 0
+
+
+def patched_script(folder: Path, patch: str) -> Path:
+    """``pretrain_gpt_ltd.py`` after ``patch``, lines of Python that change something in it."""
+    path = folder / "patched.py"
+    path.write_text(
+        "import os, runpy, sys, time\n"
+        "from megatron.ltd.parallel.mesh import quiet_core_imports\n"
+        f"quiet_core_imports()\n{patch}\n"
+        f"sys.argv[0] = {str(SCRIPT)!r}\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    return path

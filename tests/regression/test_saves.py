@@ -1,0 +1,247 @@
+"""A save that is cut off, fails, or goes on beside training: the checkpoint before stays current, and what is written
+is the state of its step.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from megatron.ltd.training import checkpoint_files
+from megatron.ltd.training.checkpoint_plan import RankPlan
+from tests.regression.processes import patched_script, started, steps_logged, wait_for
+from tests.regression.runs import metrics, run_status, tiny_flags
+
+MODES = {"sync": (), "async": ("--async-save",)}
+both_modes = pytest.mark.parametrize("mode", MODES.values(), ids=MODES.keys())
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the product may catch it."""
+
+
+def assert_resumes(data: str, folder: Path, straight: Path, *more: object) -> None:
+    """The run in ``folder`` completes, equal to the uninterrupted one, and leaves nothing unfinished."""
+    flags = tiny_flags(data, "--save", folder, "--load", folder, "--save-interval", 2, *more)
+    assert run_status(flags) == (0, "")
+    assert metrics(folder) == metrics(straight)
+    assert {path.name for path in folder.glob("iter_*")} == {f"iter_000000{iteration}" for iteration in (2, 4, 6)}
+    for iteration in (2, 4, 6):
+        assert tensors(folder, iteration) == tensors(straight, iteration)
+
+
+def tensors(folder: Path, iteration: int) -> dict[str, dict[str, int]]:
+    """Size and checksum of the files of tensors in a whole checkpoint."""
+    path = checkpoint_files.checkpoint_path(folder, iteration)
+    assert checkpoint_files.find_damage(path) is None
+    manifest = checkpoint_files.read_manifest(path) or {}
+    return {name: entry for name, entry in manifest.items() if name.endswith(".distcp")}
+
+
+KILLS = {
+    "before anything is written": "start_partial",
+    "after the tensors": "write_run",
+    "before the manifest": "write_manifest",
+    "before the new name": "publish",
+    "before the tracker": "_write_durably",
+    "before old ones go": "remove_old",
+}
+
+
+@both_modes
+@pytest.mark.parametrize("moment", KILLS.values(), ids=KILLS.keys())
+def test_a_kill_inside_a_save(
+    moment: str, mode: Sequence[str], data: str, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Iteration 4 is being saved; iteration 2 is whole."""
+    original = getattr(checkpoint_files, moment)
+
+    def kill_at_second_save(*arguments: Any) -> Any:
+        is_second = checkpoint_files.read_tracker(tmp_path) == (4 if moment == "remove_old" else 2)
+        if is_second and (moment != "_write_durably" or arguments[0].name == checkpoint_files.TRACKER):
+            raise Killed
+        return original(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoint_files, moment, kill_at_second_save)
+        run_status(tiny_flags(data, "--save", tmp_path, "--save-interval", 2, *mode))
+    assert checkpoint_files.read_tracker(tmp_path) == (4 if moment == "remove_old" else 2)
+    assert_resumes(data, tmp_path, straight, *mode)
+
+
+def _while_writing(monkeypatch: pytest.MonkeyPatch, what: Callable[[Path], None]) -> None:
+    """Have every writer do something before it writes in its folder."""
+    original = RankPlan.write_files
+
+    def later(plan: RankPlan) -> Any:
+        what(plan._partial)
+        return original(plan)
+
+    monkeypatch.setattr(RankPlan, "write_files", later)
+
+
+def test_training_goes_on_and_what_is_written_does_not_change(
+    data: str, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The writers of iterations 2 and 4 wait until two further steps are in the log, and then write."""
+
+    def wait(partial: Path) -> None:
+        iteration = int(partial.name[5:12])
+        deadline = time.monotonic() + 60
+        while steps_logged(tmp_path) < min(iteration + 2, 6) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (tmp_path / f"written-{iteration}").write_text(str(steps_logged(tmp_path)))
+
+    with monkeypatch.context() as patch:
+        _while_writing(patch, wait)
+        flags = tiny_flags(data, "--save", tmp_path, "--save-interval", 2, "--async-save")
+        assert run_status(flags) == (0, "")
+    assert [(tmp_path / f"written-{iteration}").read_text() for iteration in (2, 4)] == ["4", "6"]
+    for iteration in (2, 4, 6):
+        assert tensors(tmp_path, iteration) == tensors(straight, iteration)
+    assert f"saved {tmp_path / 'iter_0000004'} in " in (said := capsys.readouterr().out)
+    assert said.count(" s, training waited ") == 3
+
+
+@both_modes
+def test_a_full_disk(
+    mode: Sequence[str], data: str, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel refuses to let a file grow, in whichever process writes it."""
+    original = checkpoint_files.start_partial
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_disk(folder: Path, iteration: int) -> Path:
+        if iteration == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        return original(folder, iteration)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_files, "start_partial", fill_disk)
+        try:
+            status, said = run_status(tiny_flags(data, "--save", tmp_path, "--save-interval", 2, *mode))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 1 and len(said.splitlines()) == 1, said
+    assert f"stopped: the checkpoint of iteration 4 could not be written to --save {tmp_path}" in said
+    assert "fail" in said and f"{tmp_path / 'iter_0000002'} stays the last" in said
+    assert [path.name for path in tmp_path.glob("iter_*")] == ["iter_0000002"]
+    assert_resumes(data, tmp_path, straight)
+
+
+@both_modes
+def test_a_writer_that_is_killed(
+    mode: Sequence[str], data: str, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel does where memory is short."""
+    with monkeypatch.context() as patch:
+        _while_writing(patch, lambda partial: os.kill(os.getpid(), signal.SIGKILL) if "004" in partial.name else None)
+        status, said = run_status(tiny_flags(data, "--save", tmp_path, "--save-interval", 2, *mode))
+    assert status == 1 and "iteration 4 could not be written" in said, said
+    assert "(its writing process ended with status -9)" in said
+    assert_resumes(data, tmp_path, straight)
+
+
+def test_what_was_being_saved_outlives_a_divergence(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Iteration 4 is good; step 5 is not, and comes before all of iteration 4 is written."""
+    from megatron.ltd.training import loop
+
+    _while_writing(monkeypatch, lambda partial: time.sleep(0.5))
+    monkeypatch.setattr(loop, "_divergence", lambda run, *rest: "diverged" if run.progress.iteration == 4 else None)
+    status, said = run_status(tiny_flags(data, "--save", tmp_path, "--save-interval", 2, "--async-save"))
+    assert (status, said) == (1, "pretrain_gpt_ltd.py: stopped: diverged\n")
+    assert checkpoint_files.read_tracker(tmp_path) == 4 and tensors(tmp_path, 4)
+
+
+def test_leaving_at_once_leaves_no_writer(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a second Ctrl-C does."""
+    from megatron.ltd.training.step import Stepper
+
+    def interrupted(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    _while_writing(monkeypatch, lambda partial: time.sleep(60))
+    original, calls = Stepper.train, iter(range(1, 100))
+    monkeypatch.setattr(Stepper, "train", lambda *args: (original if next(calls) < 4 else interrupted)(*args))
+    before = set(psutil.Process().children())
+    status, _ = run_status(tiny_flags(data, "--save", tmp_path, "--save-interval", 2, "--async-save"))
+    assert status == 130
+    assert set(psutil.Process().children()) <= before
+    assert checkpoint_files.saved_iterations(tmp_path) == []
+
+
+_SLOW_WRITER = """
+from megatron.ltd.training.checkpoint_plan import RankPlan
+write = RankPlan.write_files
+def slow(plan):
+    time.sleep({seconds})
+    return write(plan)
+RankPlan.write_files = slow
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_to_everyone_in_the_first_save(data: str, tmp_path: Path) -> None:
+    script = patched_script(tmp_path, _SLOW_WRITER.format(seconds=1.0))
+    flags = tiny_flags(data, "--train-iters", 100_000, "--eval-iters", 0, "--save", tmp_path, "--save-interval", 3)
+    with started([*flags, "--async-save", "--num-workers", "1"], script) as process:
+        wait_for(process, lambda: any(tmp_path.glob("iter_0000003.*.partial")))
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 0
+    latest = checkpoint_files.read_tracker(tmp_path)
+    assert latest == steps_logged(tmp_path) and latest is not None and tensors(tmp_path, latest)
+    assert 3 in checkpoint_files.saved_iterations(tmp_path)
+
+
+@pytest.mark.slow
+@both_modes
+def test_a_kill_leaves_no_process_behind(mode: Sequence[str], data: str, straight: Path, tmp_path: Path) -> None:
+    """And whatever is left of its files goes with the next save."""
+    script = patched_script(tmp_path, _SLOW_WRITER.format(seconds=60.0))
+    with started(tiny_flags(data, "--save", tmp_path, "--save-interval", 2, *mode), script) as process:
+        wait_for(process, lambda: len(psutil.Process(process.pid).children()) > 0)
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        _, alive = psutil.wait_procs(below, timeout=10)
+        assert alive == []
+    assert any(tmp_path.glob("iter_*.partial"))
+    assert_resumes(data, tmp_path, straight)
+
+
+@pytest.mark.slow
+@both_modes
+def test_kills_at_random_moments(mode: Sequence[str], data: str, tmp_path: Path) -> None:
+    """Every step saves, so most moments are inside a save. Where a kill falls does not decide what must hold."""
+    flags = ["--train-iters", 60, "--ltd-growth-steps", 40, "--eval-iters", 0, "--keep-last", 2, *mode]
+    assert run_status(tiny_flags(data, "--save", tmp_path / "straight", *flags)) == (0, "")
+    folder = tmp_path / "killed"
+    flags = [*flags, "--save", folder, "--load", folder, "--save-interval", 1]
+    draw = random.Random()
+    for kill in range(2):
+        before = steps_logged(folder)
+        with started(tiny_flags(data, *flags)) as process:
+            wait_for(process, lambda before=before, kill=kill: steps_logged(folder) >= before + 3 + 2 * kill)
+            time.sleep(draw.uniform(0.0, 0.2))
+            os.killpg(process.pid, signal.SIGKILL)
+        latest = checkpoint_files.read_tracker(folder)
+        assert latest is not None and tensors(folder, latest)
+    assert run_status(tiny_flags(data, *flags, "--save-interval", 60)) == (0, "")
+    assert metrics(folder) == metrics(tmp_path / "straight")
+    assert tensors(folder, 60) == tensors(tmp_path / "straight", 60)
+
+
+def test_keep_last(data: str, tmp_path: Path) -> None:
+    flags = tiny_flags(data, "--save", tmp_path, "--save-interval", 1, "--keep-last", 2, "--eval-iters", 0)
+    assert run_status(flags) == (0, "")
+    assert checkpoint_files.saved_iterations(tmp_path) == [5, 6]

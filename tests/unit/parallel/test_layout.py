@@ -1,0 +1,130 @@
+"""The rules between a layout and a model: against Megatron-Core's own division of layers, and each refusal."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.parallel.layout import (
+    check_microbatches,
+    check_model,
+    layers_per_stage,
+    sequence_runs,
+    virtual_stages,
+)
+
+STAGES = [
+    (24, {}, (24,)),
+    (24, {"pipeline_model_parallel_size": 4}, (6, 6, 6, 6)),
+    (6, {"pipeline_model_parallel_size": 4, "decoder_first_pipeline_num_layers": 1,
+         "decoder_last_pipeline_num_layers": 1}, (1, 2, 2, 1)),
+    (7, {"pipeline_model_parallel_size": 3, "decoder_first_pipeline_num_layers": 3}, (3, 2, 2)),
+    (7, {"pipeline_model_parallel_size": 3, "decoder_last_pipeline_num_layers": 1}, (3, 3, 1)),
+    (5, {"pipeline_model_parallel_size": 2, "decoder_first_pipeline_num_layers": 2,
+         "decoder_last_pipeline_num_layers": 3}, (2, 3)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("num_layers", "flags", "expected"), STAGES)
+def test_layers_of_each_stage_are_megatron_cores(num_layers: int, flags: dict[str, Any], expected: tuple[int]) -> None:
+    from megatron.core.transformer.transformer_block import get_num_layers_to_build
+
+    assert layers_per_stage(ParallelConfig(**flags), num_layers) == expected
+    core = SimpleNamespace(
+        num_layers=num_layers,
+        pipeline_model_parallel_layout=None,
+        num_layers_in_first_pipeline_stage=flags.get("decoder_first_pipeline_num_layers"),
+        num_layers_in_last_pipeline_stage=flags.get("decoder_last_pipeline_num_layers"),
+        pipeline_model_parallel_size=flags.get("pipeline_model_parallel_size", 1),
+        virtual_pipeline_model_parallel_size=None,
+        account_for_embedding_in_pipeline_split=False,
+        account_for_loss_in_pipeline_split=False,
+    )
+    assert tuple(get_num_layers_to_build(core, None, rank) for rank in range(len(expected))) == expected
+
+
+def test_chunks_of_an_interleaved_pipeline() -> None:
+    parallel = ParallelConfig(pipeline_model_parallel_size=2, num_layers_per_virtual_pipeline_stage=3)
+    assert virtual_stages(parallel, 24) == 4
+    assert virtual_stages(ParallelConfig(pipeline_model_parallel_size=2), 24) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "runs"),
+    [
+        ({}, 1),
+        ({"tensor_model_parallel_size": 4}, 1),
+        ({"tensor_model_parallel_size": 4, "sequence_parallel": True}, 4),
+        ({"context_parallel_size": 2}, 4),
+        ({"context_parallel_size": 2, "tensor_model_parallel_size": 4, "sequence_parallel": True}, 8),
+        ({"context_parallel_size": 3, "tensor_model_parallel_size": 4}, 6),
+    ],
+)
+def test_runs_of_the_sequence(flags: dict[str, Any], runs: int) -> None:
+    assert sequence_runs(ParallelConfig(**flags)) == runs
+
+
+PP2: dict[str, Any] = {"pipeline_model_parallel_size": 2}
+REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"pipeline_model_parallel_size": 3}, {}, "--num-layers 4 cannot be divided over --pipeline-model-parallel-size 3"),
+    ({**PP2, "decoder_first_pipeline_num_layers": 1, "decoder_last_pipeline_num_layers": 2}, {},
+     "--decoder-first-pipeline-num-layers 1 and --decoder-last-pipeline-num-layers 2: 1 layers are left for 0"),
+    ({**PP2, "decoder_first_pipeline_num_layers": 4}, {}, "--num-layers 4 leaves 0 layers for 1"),
+    ({**PP2, "num_layers_per_virtual_pipeline_stage": 2}, {}, "--num-layers-per-virtual-pipeline-stage is 2"),
+    ({**PP2, "num_layers_per_virtual_pipeline_stage": 1, "decoder_first_pipeline_num_layers": 1}, {},
+     "needs stages of equal length, and they have 1, 3 layers"),
+    ({"tensor_model_parallel_size": 3}, {}, "--num-attention-heads 16 is not a multiple of --tensor-model-parallel-si"),
+    ({"tensor_model_parallel_size": 4}, {"group_query_attention": True, "num_query_groups": 2},
+     "--num-query-groups 2 is not a multiple of --tensor-model-parallel-size 4"),
+    ({"tensor_model_parallel_size": 4}, {"ffn_hidden_size": 6}, "--ffn-hidden-size 6 is not a multiple of"),
+    ({"context_parallel_size": 2}, {"seq_length": 30}, "--seq-length 30 is not a multiple of 4, the runs that 2 x "
+     "--context-parallel-size 2 cut it in"),
+    ({"tensor_model_parallel_size": 4, "sequence_parallel": True}, {"seq_length": 30},
+     "--seq-length 30 is not a multiple of 4, the runs that --tensor-model-parallel-size 4 with --sequence-parallel"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("parallel", "model", "message"), REFUSALS)
+def test_a_model_that_does_not_fit_is_refused(parallel: dict[str, Any], model: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        check_model(ParallelConfig(**parallel), ModelConfig(**({"num_layers": 4} | model)))
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"context_parallel_size": 0}, "--context-parallel-size is 0: it must be at least 1"),
+        ({"decoder_last_pipeline_num_layers": 0, **PP2}, "--decoder-last-pipeline-num-layers is 0"),
+        ({"num_layers_per_virtual_pipeline_stage": 2}, "is given with --pipeline-model-parallel-size 1"),
+        ({"decoder_first_pipeline_num_layers": 2}, "is given with --pipeline-model-parallel-size 1"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ParallelConfig(**flags)
+
+
+def test_a_layout_that_does_not_multiply_to_the_processes() -> None:
+    parallel = ParallelConfig(tensor_model_parallel_size=2, context_parallel_size=2, pipeline_model_parallel_size=2)
+    assert parallel.data_parallel_size(16) == 2
+    expected = (
+        "12 processes were started, but --tensor-model-parallel-size 2 x --context-parallel-size 2 x "
+        "--pipeline-model-parallel-size 2 = 8 does not divide them: start a multiple of 8"
+    )
+    with pytest.raises(UserError) as refused:
+        parallel.data_parallel_size(12)
+    assert str(refused.value) == expected
+
+
+def test_an_interleaved_pipeline_takes_multiples_of_its_stages() -> None:
+    interleaved = ParallelConfig(**PP2, num_layers_per_virtual_pipeline_stage=1)
+    check_microbatches(interleaved, 4, 32)
+    check_microbatches(ParallelConfig(**PP2), 3, 24)
+    with pytest.raises(UserError, match="a global batch of 24 gives each process 3 microbatches"):
+        check_microbatches(interleaved, 3, 24)

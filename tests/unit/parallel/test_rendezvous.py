@@ -1,0 +1,65 @@
+"""Processes that are started again over the same store find each other, and not those that were there before."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+import torch.distributed as dist
+
+from megatron.ltd.errors import RunStopped
+from megatron.ltd.parallel.rendezvous import store_of_this_start
+
+LONG = timedelta(seconds=20)
+
+
+def start(store: dist.Store, world_size: int, first_last: bool) -> list[dist.Store]:
+    """Every rank's store of one start; rank 0 comes first or last."""
+
+    def one(rank: int) -> dist.Store:
+        time.sleep(0.1 if first_last == (rank == 0) else 0.0)
+        return store_of_this_start(store, rank, world_size, LONG)
+
+    with ThreadPoolExecutor(world_size) as pool:
+        return list(pool.map(one, range(world_size)))
+
+
+def assert_shared(stores: list[dist.Store], key: str) -> None:
+    for rank, store in enumerate(stores):
+        assert not store.check([f"{key}{rank}"])
+        store.set(f"{key}{rank}", str(rank))
+    assert all(store.check([f"{key}{rank}" for rank in range(len(stores))]) for store in stores)
+
+
+@pytest.mark.parametrize("first_last", [True, False])
+def test_each_start_sees_itself_only(first_last: bool) -> None:
+    shared = dist.HashStore()
+    for _ in range(3):
+        assert_shared(start(shared, 3, first_last), "address")
+
+
+@pytest.mark.parametrize("first_last", [True, False])
+def test_a_process_that_died_while_it_started(first_last: bool) -> None:
+    """Rank 1 of the first start left its token and is gone; its successor is taken for itself."""
+    shared = dist.HashStore()
+    shared.set("start/1", "0123456789abcdef")
+    assert_shared(start(shared, 2, first_last), "address")
+
+
+def test_one_process_alone() -> None:
+    assert_shared([store_of_this_start(dist.HashStore(), 0, 1, LONG)], "address")
+
+
+def test_ranks_that_do_not_come() -> None:
+    with pytest.raises(RunStopped, match=r"^ranks 1-2,4 of 5 did not come within 0\.005 minutes: see what"):
+        shared = dist.HashStore()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(store_of_this_start, shared, 3, 5, LONG)
+            store_of_this_start(shared, 0, 5, timedelta(seconds=0.3))
+
+
+def test_a_first_rank_that_does_not_come() -> None:
+    with pytest.raises(dist.DistError):
+        store_of_this_start(dist.HashStore(), 1, 2, timedelta(seconds=0.2))

@@ -1,0 +1,93 @@
+"""The digest of a layer's kept tokens, and what differs first between ranks."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from megatron.ltd.layers.route import Route
+from megatron.ltd.methods.base import StepPlan
+from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.training import routing_check
+from megatron.ltd.training.checkpoint import Progress
+from megatron.ltd.training.routing_check import layer_digests, routing_problem
+from tests.support import random_ltd, small_model, world
+
+MODEL = small_model(num_layers=6)
+SAMPLES = torch.arange(4)
+
+
+def digests(seed: int = 7, step: int = 0, samples: torch.Tensor = SAMPLES) -> list[int]:
+    method = random_ltd(MODEL, 4, seed=seed)
+    return layer_digests(Route(method.plan(step), method, samples))
+
+
+def test_a_digest_is_that_of_the_kept_tokens() -> None:
+    """Equal for equal tokens; another for another seed, sample, layer or amount. Full layers differ in nothing."""
+    base = digests()
+    assert base == digests() and len(base) == 6 and len(set(base[1:5])) == 4 and base[0] == base[5]
+    for other in (digests(seed=8), digests(samples=SAMPLES + 1), digests(step=5)):
+        assert [mine == theirs for mine, theirs in zip(base, other, strict=True)] == [True, *[False] * 4, True]
+    assert all(0 <= digest < 2**63 for digest in base)
+
+
+def test_a_digest_is_that_of_the_order_too() -> None:
+    assert digests(samples=SAMPLES.flip(0))[1:5] != digests()[1:5]
+
+
+def test_the_plan_counts_where_no_tokens_are_chosen() -> None:
+    method = random_ltd(MODEL, 4)
+    dense = StepPlan.dense(16, 6)
+    dropping = replace(dense, keep_probability=(1.0, 1.0, 0.5, 1.0, 1.0, 1.0))
+    found = [layer_digests(Route(plan, method, SAMPLES)) for plan in (dense, dropping)]
+    assert [mine == theirs for mine, theirs in zip(*found, strict=True)] == [True, True, False, True, True, True]
+
+
+@pytest.fixture
+def mesh(monkeypatch: pytest.MonkeyPatch) -> Mesh:
+    with world() as mesh:
+        return replace(mesh, world_size=4)
+
+
+def problem(mesh: Mesh, step: int = 0) -> str | None:
+    method = random_ltd(MODEL, 4)
+    return routing_problem(method.plan(step), method, mesh, Progress(step, 8 * step), 8)
+
+
+@pytest.mark.parametrize(
+    ("position", "line"),
+    [
+        (0, r"ranks 1,3 and rank 0 disagree on the steps done \(6 and 5\)"),
+        (1, r"ranks 1,3 and rank 0 disagree on the samples consumed \(41 and 40\)"),
+        (2, r"ranks 1,3 and rank 0 disagree on the samples in the next step \(9 and 8\)"),
+        (3, "in step 6 ranks 1,3 would keep other tokens in layer 1 than rank 0, so"),
+        (8, "in step 6 ranks 1,3 would keep other tokens in layer 6 than rank 0, so"),
+    ],
+)
+def test_what_differs_first_is_named(position: int, line: str, mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    def over_ranks(own: list[int], mesh: Mesh) -> list[list[int]]:
+        other = [value + (place == position) for place, value in enumerate(own)]
+        return [own, other, own, other]
+
+    monkeypatch.setattr(routing_check, "_over_ranks", over_ranks)
+    said = problem(mesh, step=5)
+    assert said is not None and re.match(f"{line}.*--load$", said)
+
+
+def test_where_all_agree_nothing_happens(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routing_check, "_over_ranks", lambda own, mesh: [own] * 4)
+    assert problem(mesh) is None
+
+
+def test_it_is_cheap() -> None:
+    """24 layers of 2048 tokens: a small part of any step of such a model."""
+    method = random_ltd(small_model(num_layers=24, seq_length=2048), 1024)
+    route = Route(method.plan(0), method, SAMPLES)
+    layer_digests(route)
+    started = time.perf_counter()
+    layer_digests(route)
+    assert time.perf_counter() - started < 0.5

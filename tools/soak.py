@@ -1,0 +1,67 @@
+"""Kill a run at random moments, let it continue each time, and see that it ends as if nothing had happened.
+
+    python tools/soak.py --kills 30 --output-prefix soak
+    python tools/soak.py --kills 30 --output-prefix soak --async-save
+
+Two processes under torchrun on the CPU; one of them, both, or the launcher with them are killed with SIGKILL. Exit
+status 0 where every step and the final weights equal those of a run that was left alone, bit for bit, and no process is
+left.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from soak.config import SoakConfig
+
+from megatron.ltd.errors import UserError, run_command
+from megatron.ltd.flags import FlagParser, add_flags, read_flags
+
+
+def main() -> None:
+    """Read the flags, kill, print what came of it."""
+    parser = FlagParser(__doc__)
+    add_flags(parser, SoakConfig)
+    config = read_flags(parser.parse_args(), SoakConfig)
+    if config.work_dir is None:
+        with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+            soak_in(Path(folder), config)
+        return
+    folder = Path(config.work_dir).resolve()
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"--work-dir {config.work_dir} is not empty: choose an empty folder")
+    soak_in(folder, config)
+
+
+def soak_in(folder: Path, config: SoakConfig) -> None:
+    """Make a corpus in ``folder`` and soak a run there. Exits with 1 where the runs differ."""
+    from soak.drive import soak
+    from soak.report import lines_of, to_json, write
+
+    from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
+    from megatron.ltd.tokenizers.config import TokenizerFiles
+
+    folder.mkdir(parents=True, exist_ok=True)
+    source = folder / "text.jsonl"
+    sentences = [f"Sentence number {number}, with {number * number % 97} of something in it. " for number in range(500)]
+    source.write_text("".join(json.dumps({"text": sentence * 4}) + "\n" for sentence in sentences))
+    prepared = preprocess(
+        PreprocessConfig(input=(str(source),), output_prefix=str(folder / "text")), TokenizerFiles("ByteTokenizer")
+    )
+    result = soak(config, next(iter(prepared.cards)), folder, lambda text: print(text, flush=True))
+    for name, value in lines_of(asdict(result)).items():
+        print(f"{name + ':':46}{value}")
+    if config.output_prefix is not None:
+        command = shlex.join(["python", "tools/soak.py", *sys.argv[1:]])
+        write(config.output_prefix, config.mode, to_json(config, result, command))
+    if not result.is_good:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""The soak test; its command is ``tools/soak.py``."""

@@ -1,0 +1,53 @@
+"""What the soak test runs and kills: flags only, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import flag
+
+_STEPS_PER_KILL = 20
+
+
+@dataclass(frozen=True)
+class SoakConfig:
+    """soak test"""
+
+    kills: int = flag(30, help="times that something is killed")
+    seed: int = flag(1234, help="seed of what is killed, and when")
+    async_save: bool = flag(False, help="run with --async-save")
+    steps: int | None = flag(None, help=f"length of the run (default: {_STEPS_PER_KILL} steps for each kill)")
+    save_interval: int = flag(3, help="steps between checkpoints")
+    work_dir: str | None = flag(None, metavar="DIR", help="folder of the runs, kept (default: a temporary one)")
+    output_prefix: str | None = flag(
+        None, metavar="PATH", help="also write PATH.md and PATH.json; what they hold of the other kind of save stays"
+    )
+
+    def __post_init__(self) -> None:
+        if self.kills < 1 or self.save_interval < 1:
+            raise UserError(
+                f"--kills is {self.kills} and --save-interval {self.save_interval}: both must be at least 1"
+            )
+        if self.num_steps < 2 * self.kills:
+            raise UserError(f"--steps is {self.num_steps}: {self.kills} kills need at least {2 * self.kills}")
+
+    @property
+    def num_steps(self) -> int:
+        return _STEPS_PER_KILL * self.kills if self.steps is None else self.steps
+
+    @property
+    def mode(self) -> str:
+        """The kind of save."""
+        return "asynchronous" if self.async_save else "synchronous"
+
+    def run_flags(self, data: str, save: str) -> list[str]:
+        """The flags of the run: two data-parallel processes that share the optimizer's state, and that continue."""
+        return (
+            "--device cpu --tokenizer-type ByteTokenizer --num-layers 4 --hidden-size 128 --num-attention-heads 4 "
+            "--seq-length 64 --micro-batch-size 2 --global-batch-size 8 --lr 1e-3 --lr-decay-style cosine "
+            "--random-ltd --ltd-min-kept-tokens 16 --ltd-granularity 16 --use-distributed-optimizer --no-progress "
+            f"--ltd-growth-steps {max(1, self.num_steps // 2)} --train-iters {self.num_steps} --log-interval 10000 "
+            f"--eval-iters 2 --eval-interval {max(1, self.num_steps // 6)} --train-data-path {data} "
+            f"--valid-data-path {data} --save {save} --load {save} --save-interval {self.save_interval} --keep-last 3"
+        ).split() + (["--async-save"] if self.async_save else [])

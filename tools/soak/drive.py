@@ -1,0 +1,164 @@
+"""The soak test itself: one run that is left alone, and the same run killed again and again.
+
+    what dies     one rank, both ranks (torchrun restarts them), or the node: launcher, ranks and all (started anew)
+    when          a random number of steps after the last kill and a random moment further on; at times while the run
+                  is still starting
+
+A kill is ``SIGKILL``. It counts as inside a save if it leaves an unfinished checkpoint behind.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from megatron.ltd.errors import RunStopped
+from megatron.ltd.training import checkpoint_files
+
+from .config import SoakConfig
+from .processes import SCRIPT
+from .run import SoakedRun
+
+_START_SHARE = 0.15  # of the kills
+_STEPS_SHARE = 1.2  # of the steps there are for each kill: the most that are taken before it
+_VICTIMS = ("rank 0", "rank 1", "both ranks", "the node")
+_END_SECONDS = 60.0  # for the rank that is left over
+
+
+@dataclass(frozen=True)
+class Kill:
+    """What was killed, and when."""
+
+    what: str
+    step: int
+    """The last in the log."""
+    moment: str
+    """starting, training or saving"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of it all."""
+
+    kills: list[Kill]
+    resumes: int
+    """Starts that loaded a checkpoint."""
+    num_steps: int
+    repeated_steps: int
+    """Computed again, since they were not saved."""
+    straight_seconds: float
+    seconds: float
+    longest_restart_seconds: float
+    """From a kill to the first step after it."""
+    equal_steps: bool
+    """Loss, gradient norm and everything else in the log of every step."""
+    equal_weights: bool
+    """Weights and optimizer state of the last checkpoint, byte for byte."""
+    processes_left: int
+
+    @property
+    def is_good(self) -> bool:
+        return self.equal_steps and self.equal_weights and not self.processes_left
+
+
+def soak(config: SoakConfig, data: str, folder: Path, say: Callable[[str], None]) -> Result:
+    """Run both, and compare. Raises ``RunStopped`` where a run fails or hangs."""
+    started = time.monotonic()
+    straight = SoakedRun(folder / "straight", lambda save: config.run_flags(data, save), config.kills)
+    try:
+        straight.wait_for_step(0)
+        start_seconds = time.monotonic() - started
+        straight.wait_for_end()
+    finally:
+        straight.kill()
+    straight_seconds = time.monotonic() - started
+    say(f"left alone: {config.num_steps} steps in {straight_seconds:.0f} s, {start_seconds:.1f} s of them to start")
+
+    started = time.monotonic()
+    soaked = SoakedRun(folder / "soaked", lambda save: config.run_flags(data, save), config.kills)
+    try:
+        step_seconds = (straight_seconds - start_seconds) / config.num_steps  # with their share of the saves
+        kills, restarts = _kill_again_and_again(config, soaked, step_seconds, start_seconds, say)
+        soaked.wait_for_end()
+    finally:
+        soaked.kill()
+    return Result(
+        kills=kills,
+        resumes=soaked.said().count("loading "),
+        num_steps=config.num_steps,
+        repeated_steps=soaked.num_steps() - config.num_steps,
+        straight_seconds=straight_seconds,
+        seconds=time.monotonic() - started,
+        longest_restart_seconds=max(restarts),
+        equal_steps=soaked.timeless_log() == straight.timeless_log(),
+        equal_weights=_equal_files(soaked.save, straight.save, config.num_steps),
+        processes_left=_processes_left(str(folder)),
+    )
+
+
+def _kill_again_and_again(
+    config: SoakConfig, run: SoakedRun, step_seconds: float, start_seconds: float, say: Callable[[str], None]
+) -> tuple[list[Kill], list[float]]:
+    """Kill as often as asked; what was killed, and the seconds from kills to the first step after them."""
+    draw = random.Random(config.seed)
+    most_steps = max(1, int(_STEPS_SHARE * config.num_steps / (config.kills + 1)))
+    kills: list[Kill] = []
+    restarts: list[float] = []
+    steps_before = 0
+    killed = time.monotonic()
+    while len(kills) < config.kills:
+        if kills and draw.random() < _START_SHARE:
+            run.wait_for_ranks()
+            time.sleep(draw.uniform(0.0, start_seconds))
+        else:
+            run.wait_for_step(steps_before)
+            restarts.append(time.monotonic() - killed)
+            run.wait_for_step(steps_before + draw.randrange(most_steps))
+            time.sleep(draw.uniform(0.0, config.save_interval * step_seconds))
+        kill = _kill(run, draw.choice(_VICTIMS), steps_before)
+        killed = time.monotonic()
+        steps_before = run.num_steps()
+        kills.append(kill)
+        say(f"kill {len(kills)}/{config.kills}: {kill.what}, {kill.moment}, after step {kill.step}/{config.num_steps}")
+    say(f"{config.num_steps - kills[-1].step} more steps to its end")
+    return kills, restarts
+
+
+def _kill(run: SoakedRun, what: str, steps_before: int) -> Kill:
+    """Kill, and wait until no rank is left of those there are."""
+    victims = run.ranks()
+    if what == "the node":
+        run.kill()
+    for rank, process in victims.items():
+        if what in ("both ranks", f"rank {rank}") and process.is_running():
+            process.kill()
+    _, alive = psutil.wait_procs(victims.values(), timeout=_END_SECONDS)
+    if alive:
+        raise RunStopped(f"{what} was killed, and {len(alive)} other still lives {_END_SECONDS:.0f} s later")
+    is_saving = run.finds_unfinished()
+    if what == "the node":
+        run.start()
+    step = run.last_step()
+    return Kill(what, step, "saving" if is_saving else "training" if run.num_steps() > steps_before else "starting")
+
+
+def _equal_files(one: Path, other: Path, iteration: int) -> bool:
+    """Whether two checkpoints hold the same files of tensors, byte for byte."""
+    folders = [checkpoint_files.checkpoint_path(save, iteration) for save in (one, other)]
+    names = [sorted(path.name for path in folder.glob("*.distcp")) for folder in folders]
+    same, _, _ = filecmp.cmpfiles(*folders, names[0], shallow=False)
+    return bool(names[0]) and names[0] == names[1] and sorted(same) == names[0]
+
+
+def _processes_left(folder: str) -> int:
+    """Living processes of runs in ``folder``, a moment after their end."""
+    time.sleep(2.0)
+    found = (process.info for process in psutil.process_iter(["cmdline", "status"]))
+    commands = [info["cmdline"] or [] for info in found if info["status"] != psutil.STATUS_ZOMBIE]
+    return sum(str(SCRIPT) in words and any(folder in word for word in words) for words in commands)

@@ -20,8 +20,9 @@ that skips what the mask hides; padding inside a sample counts as tokens. No tor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+from megatron.ltd.plan import StepPlan
 
 
 @dataclass(frozen=True)
@@ -69,27 +70,39 @@ def head_flops(shape: ModelShape) -> int:
     return 2 * shape.seq_length * shape.hidden_size * shape.vocab_size
 
 
-def step_flops(shape: ModelShape, kept_tokens_per_layer: Sequence[int], num_samples: int) -> int:
+def step_flops(shape: ModelShape, plan: StepPlan, num_samples: int) -> int:
     """FLOPs of an optimizer step, forward and backward, over ``num_samples`` samples on all devices together.
 
-    ``kept_tokens_per_layer`` has one entry for each of the L layers, first layer first.
+    Of a layer that is dropped now and then the expected value, to whole FLOPs.
     """
-    assert len(kept_tokens_per_layer) == shape.num_layers, (len(kept_tokens_per_layer), shape.num_layers)
-    layers = sum(layer_flops(shape, kept_tokens) for kept_tokens in kept_tokens_per_layer)
-    return 3 * num_samples * (layers + head_flops(shape))
+    assert len(plan.kept_tokens) == shape.num_layers, (len(plan.kept_tokens), shape.num_layers)
+    layers = sum(
+        _expected(layer_flops(shape, kept_tokens) * num_samples, probability)
+        for kept_tokens, probability in zip(plan.kept_tokens, plan.keep_probability, strict=True)
+    )
+    return 3 * (layers + num_samples * head_flops(shape))
 
 
 def dense_step_flops(shape: ModelShape, num_samples: int) -> int:
     """``step_flops`` of the dense model: every layer computes all S tokens."""
-    return step_flops(shape, [shape.seq_length] * shape.num_layers, num_samples)
+    return step_flops(shape, StepPlan.dense(shape.seq_length, shape.num_layers), num_samples)
 
 
-def layer_tokens(kept_tokens_per_layer: Sequence[int], num_samples: int) -> int:
+def layer_tokens(plan: StepPlan, num_samples: int) -> int:
     """Layer tokens of a step: kept tokens summed over layers, times samples. Dense: L * S * samples.
 
-    Source: the LayerToken of random-LTD (Yao et al., 2022), section 3.3.
+    Of a layer that is dropped now and then the expected number, to whole tokens: the learning rate follows a smooth
+    and plannable clock, not the draw. Source: the LayerToken of random-LTD (Yao et al., 2022), section 3.3.
     """
-    return sum(kept_tokens_per_layer) * num_samples
+    return sum(
+        _expected(kept_tokens * num_samples, probability)
+        for kept_tokens, probability in zip(plan.kept_tokens, plan.keep_probability, strict=True)
+    )
+
+
+def _expected(amount: int, probability: float) -> int:
+    """``amount`` times ``probability``, to the nearest whole; exact where the layer always runs."""
+    return amount if probability == 1.0 else round(amount * probability)
 
 
 def num_parameters(

@@ -23,11 +23,12 @@ from megatron.ltd.accounting import ModelShape, dense_step_flops, layer_tokens, 
 from megatron.ltd.batch_schedule import BatchSchedule
 from megatron.ltd.errors import UserError
 from megatron.ltd.format import format_count, format_flops
+from megatron.ltd.plan import StepPlan
 
 Clock = Literal["layer-tokens", "tokens", "samples"]
 
-KeptStages = Callable[[int], Iterable[tuple[int, int, tuple[int, ...]]]]
-"""Given ``num_steps``: (first step, steps, kept tokens of each layer) in order, gapless. ``Method.stages`` is one."""
+PlanStages = Callable[[int], Iterable[tuple[int, int, StepPlan]]]
+"""Given ``num_steps``: (first step, steps, their plan) in order, gapless. ``Method.stages`` is one."""
 
 _UNBOUNDED_STEPS = 1 << 62
 _TABLE_ROWS = 12
@@ -40,7 +41,7 @@ class Stage:
     first_step: int
     num_steps: int
     global_batch_samples: int
-    kept_tokens_per_layer: tuple[int, ...]
+    plan: StepPlan
 
     @property
     def end_step(self) -> int:
@@ -48,19 +49,19 @@ class Stage:
         return self.first_step + self.num_steps
 
 
-def plan_stages(batch: BatchSchedule, kept_stages: KeptStages, num_steps: int) -> Iterator[Stage]:
-    """The stages of ``num_steps`` steps: cut wherever the batch or the kept tokens change. Lazy."""
+def plan_stages(batch: BatchSchedule, method_stages: PlanStages, num_steps: int) -> Iterator[Stage]:
+    """The stages of ``num_steps`` steps: cut wherever the batch or the method's plan changes. Lazy."""
     batches = iter(batch.stages(num_steps))
     step, batch_end, batch_samples = 0, 0, 0
-    for kept_first, kept_steps, kept_tokens_per_layer in kept_stages(num_steps):
-        assert kept_first == step, f"the method's stages leave steps {step} to {kept_first} open"
-        kept_end = kept_first + kept_steps
-        while step < kept_end:
+    for plan_first, plan_steps, plan in method_stages(num_steps):
+        assert plan_first == step, f"the method's stages leave steps {step} to {plan_first} open"
+        plan_end = plan_first + plan_steps
+        while step < plan_end:
             if step == batch_end:
                 batch_first, batch_steps, batch_samples = next(batches)
                 batch_end = batch_first + batch_steps
-            end = min(batch_end, kept_end)
-            yield Stage(step, end - step, batch_samples, tuple(kept_tokens_per_layer))
+            end = min(batch_end, plan_end)
+            yield Stage(step, end - step, batch_samples, plan)
             step = end
     assert step == num_steps, f"the method's stages cover {step} of {num_steps} steps"
 
@@ -82,11 +83,11 @@ class RunPlan:
 
     def _per_step(self, stage: Stage) -> tuple[int, int, int, int]:
         """(samples, layer tokens, FLOPs, dense FLOPs) of one step of the stage."""
-        samples, kept_tokens_per_layer = stage.global_batch_samples, stage.kept_tokens_per_layer
+        samples = stage.global_batch_samples
         return (
             samples,
-            layer_tokens(kept_tokens_per_layer, samples),
-            step_flops(self.shape, kept_tokens_per_layer, samples),
+            layer_tokens(stage.plan, samples),
+            step_flops(self.shape, stage.plan, samples),
             dense_step_flops(self.shape, samples),
         )
 
@@ -140,20 +141,20 @@ class RunPlan:
         return {"layer-tokens": self.layer_tokens, "tokens": self.tokens, "samples": self.samples}[unit](num_steps)
 
 
-def plan_run(shape: ModelShape, batch: BatchSchedule, kept_stages: KeptStages, num_steps: int) -> RunPlan:
+def plan_run(shape: ModelShape, batch: BatchSchedule, method_stages: PlanStages, num_steps: int) -> RunPlan:
     """The plan of a run of ``num_steps`` steps (``--train-iters``)."""
-    return RunPlan(shape, tuple(plan_stages(batch, kept_stages, num_steps)))
+    return RunPlan(shape, tuple(plan_stages(batch, method_stages, num_steps)))
 
 
 def _clock_per_step(shape: ModelShape, stage: Stage, unit: Clock) -> int:
     """How far one step of the stage moves the clock."""
     if unit == "layer-tokens":
-        return layer_tokens(stage.kept_tokens_per_layer, stage.global_batch_samples)
+        return layer_tokens(stage.plan, stage.global_batch_samples)
     return stage.global_batch_samples * (shape.seq_length if unit == "tokens" else 1)
 
 
 def plan_run_until(
-    shape: ModelShape, batch: BatchSchedule, kept_stages: KeptStages, target: int, unit: Clock
+    shape: ModelShape, batch: BatchSchedule, method_stages: PlanStages, target: int, unit: Clock
 ) -> RunPlan:
     """The plan of a run as long as a horizon on a clock says.
 
@@ -170,7 +171,7 @@ def plan_run_until(
     """
     stages: list[Stage] = []
     reached = 0
-    for stage in plan_stages(batch, kept_stages, _UNBOUNDED_STEPS):
+    for stage in plan_stages(batch, method_stages, _UNBOUNDED_STEPS):
         step = _clock_per_step(shape, stage, unit)
         missing = target - reached
         steps_needed = missing // step if unit == "samples" else -(-missing // step)
@@ -200,12 +201,14 @@ def _span(first: int, last: int) -> str:
 
 def _table_row(plan: RunPlan, group: tuple[Stage, ...]) -> tuple[str, ...]:
     first_step, end_step = group[0].first_step, group[-1].end_step
-    kept_tokens = [min(stage.kept_tokens_per_layer) for stage in group]
+    kept_tokens = [stage.plan.min_kept_tokens for stage in group]
+    depths = [f"{stage.plan.mean_depth:.1f}" for stage in group]
     flops = plan.flops(end_step) - plan.flops(first_step)
     return (
         _span(first_step + 1, end_step),
         _span(group[0].global_batch_samples, group[-1].global_batch_samples),
         _span(min(kept_tokens), max(kept_tokens)),
+        " - ".join(dict.fromkeys((depths[0], depths[-1]))),
         format_count(plan.tokens(end_step) - plan.tokens(first_step)),
         format_count(plan.layer_tokens(end_step) - plan.layer_tokens(first_step)),
         format_flops(flops),
@@ -216,12 +219,15 @@ def _table_row(plan: RunPlan, group: tuple[Stage, ...]) -> tuple[str, ...]:
 def stage_table(plan: RunPlan) -> str:
     """The run in a dozen lines of plain text: its stages (neighbours share a row where they are many), and totals.
 
-    Steps count from 1. ``kept tokens`` are those of the layer that keeps fewest; ``of dense`` compares a row's FLOPs
-    with the dense model's for the same steps.
+    Steps count from 1. ``kept tokens`` are those of the layer that keeps fewest; ``depth``, the mean number of
+    layers that run, is there where some are dropped; ``of dense`` compares a row's FLOPs with the dense model's for the
+    same steps.
     """
-    header = ("steps", "batch", "kept tokens", "tokens", "layer tokens", "FLOPs", "of dense")
-    rows = [header, *(_table_row(plan, group) for group in _table_groups(plan.stages))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    header = ("steps", "batch", "kept tokens", "depth", "tokens", "layer tokens", "FLOPs", "of dense")
+    rows: list[tuple[str, ...]] = [header, *(_table_row(plan, group) for group in _table_groups(plan.stages))]
+    if all(min(stage.plan.keep_probability) == 1.0 for stage in plan.stages):
+        rows = [row[:3] + row[4:] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     steps = plan.num_steps
     saving = 1 - plan.flops(steps) / plan.dense_flops(steps)

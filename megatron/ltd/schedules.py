@@ -16,7 +16,7 @@ weights nor batch sizes (``planner``), nor what a kept token costs (``accounting
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from megatron.ltd.errors import UserError
@@ -111,11 +111,13 @@ class KeptTokensSchedule:
 class KeepProbabilitySchedule:
     """The chance that the deepest layer runs, falling from 1 to ``theta``: (1 - theta) * exp(-gamma * step) + theta.
 
-    Source: progressive layer dropping (Zhang and He, 2020), equation 6.
+    Or rising from ``theta`` to 1, the mirror image: 1 - (1 - theta) * exp(-gamma * step). Sources: progressive layer
+    dropping (Zhang and He, 2020), equation 6; for depth that grows, RaPTr (arXiv:2402.05913).
 
     Args:
-        theta: the limit, above 0 and at most 1 (1 drops nothing).
-        gamma: how fast it falls, per step; 100 / (steps of the run) in the paper.
+        theta: the limit, or where it rises from; above 0 and at most 1 (1 drops nothing).
+        gamma: how fast it moves, per step; 100 / (steps of the run) in the paper.
+        rising: the direction.
 
     Raises:
         UserError: a value out of range.
@@ -123,6 +125,7 @@ class KeepProbabilitySchedule:
 
     theta: float
     gamma: float
+    rising: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 < self.theta <= 1.0:
@@ -133,8 +136,9 @@ class KeepProbabilitySchedule:
             )
 
     def at(self, step: int) -> float:
-        """theta(t) at the 0-based ``step``: 1 at step 0, towards ``theta`` later."""
-        return (1.0 - self.theta) * math.exp(-self.gamma * step) + self.theta
+        """theta(t) at the 0-based ``step``: 1 at step 0, towards ``theta`` later; or from ``theta`` towards 1."""
+        distance = (1.0 - self.theta) * math.exp(-self.gamma * step)
+        return 1.0 - distance if self.rising else self.theta + distance
 
 
 def layer_keep_probability(layer_number: int, num_layers: int, theta_t: float) -> float:
@@ -143,3 +147,17 @@ def layer_keep_probability(layer_number: int, num_layers: int, theta_t: float) -
     Deeper layers run less often; the last one with probability ``theta_t``. Source: as ``KeepProbabilitySchedule``.
     """
     return 1.0 - layer_number / num_layers * (1.0 - theta_t)
+
+
+def keep_probabilities(num_layers: int, theta_t: float, by_depth: str) -> tuple[float, ...]:
+    """The chance that each layer runs, first layer first; the last one's is ``theta_t``.
+
+    ``by_depth`` is "linear" (``layer_keep_probability``), "uniform" (``theta_t`` for all) or "exponential"
+    (theta_t^(layer_number / L)).
+    """
+    at_depth: dict[str, Callable[[int], float]] = {
+        "linear": lambda layer_number: layer_keep_probability(layer_number, num_layers, theta_t),
+        "uniform": lambda layer_number: theta_t,
+        "exponential": lambda layer_number: theta_t ** (layer_number / num_layers),
+    }
+    return tuple(map(at_depth[by_depth], range(1, num_layers + 1)))

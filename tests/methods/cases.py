@@ -10,15 +10,24 @@ class MethodCase:
     """Flags for runs of 4 layers and 32 tokens."""
 
     dropping: tuple[str, ...]
-    """On: drops from step 0, changes at steps 4 and 7, and reaches the dense model at step 10."""
+    """On: drops from step 0, less and less, and reaches the dense model at step 10."""
     full: tuple[str, ...]
     """On, but everything is kept from step 0."""
     off: tuple[str, ...]
     """Everything but the switch."""
+    changes: tuple[int, ...]
+    """The 0-based steps whose plan differs from the one before."""
+    per_microbatch: bool = False
+    """What is dropped depends on which samples share a microbatch."""
 
 
 def _random_ltd(kept_tokens: int, growth_steps: int) -> tuple[str, ...]:
     return tuple(f"--ltd-min-kept-tokens {kept_tokens} --ltd-growth-steps {growth_steps} --ltd-granularity 8".split())
+
+
+def _layer_drop(theta: float) -> tuple[str, ...]:
+    """theta rises to 1, to a thousandth from step 10 on."""
+    return tuple(f"--layer-drop-theta {theta} --layer-drop-gamma 0.73 --layer-drop-direction rising".split())
 
 
 CASES = {
@@ -26,5 +35,13 @@ CASES = {
         dropping=("--random-ltd", *_random_ltd(8, 10)),
         full=("--random-ltd", *_random_ltd(32, 10)),
         off=_random_ltd(8, 10),
+        changes=(4, 7, 10),
+    ),
+    "layer_drop": MethodCase(
+        dropping=("--layer-drop", *_layer_drop(0.3)),
+        full=("--layer-drop", *_layer_drop(1.0)),
+        off=_layer_drop(0.3),
+        changes=tuple(range(1, 11)),
+        per_microbatch=True,
     ),
 }

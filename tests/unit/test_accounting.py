@@ -18,11 +18,17 @@ from megatron.ltd.accounting import (
     num_parameters,
     step_flops,
 )
+from megatron.ltd.plan import StepPlan
 
 SMALL = ModelShape(
     num_layers=12, hidden_size=384, ffn_hidden_size=1536, num_attention_heads=6, num_query_groups=6, kv_channels=64,
     gated_mlp=False, vocab_size=8192, seq_length=512,
 )  # fmt: skip
+
+
+def keeping(*kept_tokens: int) -> StepPlan:
+    """A step in which every layer runs."""
+    return StepPlan(512, kept_tokens, (1.0,) * len(kept_tokens))
 
 
 class PlainLayer(nn.Module):
@@ -71,7 +77,7 @@ def test_flops_are_those_torch_counts(gated_mlp: bool, num_query_groups: int) ->
         logits.sum().backward()
     layers_flops = layer_flops(shape, 24) + layer_flops(shape, 10)
     assert forward.get_total_flops() == num_samples * (layers_flops + head_flops(shape))
-    assert whole.get_total_flops() == step_flops(shape, kept_tokens_per_layer, num_samples)
+    assert whole.get_total_flops() == step_flops(shape, keeping(*kept_tokens_per_layer), num_samples)
 
 
 def test_causal_attention_counts_the_pairs_a_mask_leaves() -> None:
@@ -84,7 +90,7 @@ def test_causal_attention_counts_the_pairs_a_mask_leaves() -> None:
 @pytest.mark.parametrize(("kept_tokens", "saving"), [(256, 0.386), (128, 0.565)])
 def test_savings_worked_out_elsewhere(kept_tokens: int, saving: float) -> None:
     kept_tokens_per_layer = [512, *[kept_tokens] * 10, 512]
-    assert 1 - step_flops(SMALL, kept_tokens_per_layer, 4) / dense_step_flops(SMALL, 4) == pytest.approx(
+    assert 1 - step_flops(SMALL, keeping(*kept_tokens_per_layer), 4) / dense_step_flops(SMALL, 4) == pytest.approx(
         saving, abs=5e-4
     )
 
@@ -100,17 +106,27 @@ def test_dense_flops_are_six_per_weight_and_token_and_attention() -> None:
 
 def test_a_skipped_layer_costs_nothing() -> None:
     assert layer_flops(SMALL, 0) == 0
-    assert step_flops(SMALL, [0] * 12, 2) == 3 * 2 * head_flops(SMALL)
+    assert step_flops(SMALL, keeping(*[0] * 12), 2) == 3 * 2 * head_flops(SMALL)
+    never = StepPlan(512, (512,) * 12, (0.0,) * 12)
+    assert step_flops(SMALL, never, 2) == 3 * 2 * head_flops(SMALL) and layer_tokens(never, 2) == 0
+
+
+def test_a_layer_that_runs_now_and_then_counts_for_its_probability() -> None:
+    plan = StepPlan(512, (512, 256, *[512] * 10), (1.0, 0.5, 0.25, *[1.0] * 9))
+    expected = 10 * layer_flops(SMALL, 512) + layer_flops(SMALL, 256) / 2 + layer_flops(SMALL, 512) / 4
+    assert step_flops(SMALL, plan, 8) == pytest.approx(3 * 8 * (expected + head_flops(SMALL)), rel=1e-12)
+    assert layer_tokens(plan, 8) == 8 * (10 * 512 + 128 + 128)
+    assert layer_tokens(StepPlan(512, (512,) * 3, (0.3, 0.3, 0.3)), 1) == 3 * 154  # to whole tokens, layer by layer
 
 
 def test_layers_are_counted_from_their_own_tokens_and_not_from_the_mean() -> None:
-    uneven, even = [512, *[128] * 10, 512], [192] * 12
+    uneven, even = keeping(512, *[128] * 10, 512), keeping(*[192] * 12)
     assert layer_tokens(uneven, 4) == layer_tokens(even, 4)
     assert step_flops(SMALL, uneven, 4) > step_flops(SMALL, even, 4)
 
 
 def test_layer_tokens() -> None:
-    assert layer_tokens((512, 128, 0, 512), 3) == 3456
+    assert layer_tokens(keeping(512, 128, 0, 512), 3) == 3456
 
 
 @pytest.mark.parametrize(

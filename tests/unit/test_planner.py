@@ -11,24 +11,29 @@ from hypothesis import strategies as st
 from megatron.ltd.accounting import ModelShape, dense_step_flops, step_flops
 from megatron.ltd.batch_schedule import BatchRamp, BatchSchedule
 from megatron.ltd.errors import UserError
-from megatron.ltd.planner import Clock, KeptStages, plan_run, plan_run_until, plan_stages, stage_table
+from megatron.ltd.plan import StepPlan
+from megatron.ltd.planner import Clock, PlanStages, plan_run, plan_run_until, plan_stages, stage_table
 from megatron.ltd.schedules import KeptTokensSchedule
 
 SHAPE = ModelShape(4, 32, 128, 4, 4, 8, False, 256, 64)
 GPT3_1_3B = ModelShape(24, 2048, 8192, 16, 16, 128, False, 50304, 2048)
 
 
-def middle_layers(schedule: KeptTokensSchedule, num_layers: int) -> KeptStages:
-    def stages(num_steps: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+def every_layer_runs(*kept_tokens: int) -> StepPlan:
+    return StepPlan(max(kept_tokens), kept_tokens, (1.0,) * len(kept_tokens))
+
+
+def middle_layers(schedule: KeptTokensSchedule, num_layers: int) -> PlanStages:
+    def stages(num_steps: int) -> Iterator[tuple[int, int, StepPlan]]:
         for first_step, stage_steps, kept_tokens in schedule.stages(num_steps):
-            edge = (schedule.seq_length,)
-            yield first_step, stage_steps, (*edge, *(kept_tokens,) * (num_layers - 2), *edge)
+            edge = schedule.seq_length
+            yield first_step, stage_steps, every_layer_runs(edge, *(kept_tokens,) * (num_layers - 2), edge)
 
     return stages
 
 
-def dense(shape: ModelShape) -> KeptStages:
-    return lambda num_steps: [(0, num_steps, (shape.seq_length,) * shape.num_layers)]
+def dense(shape: ModelShape) -> PlanStages:
+    return lambda num_steps: [(0, num_steps, StepPlan.dense(shape.seq_length, shape.num_layers))]
 
 
 SCHEDULES = st.builds(
@@ -57,7 +62,7 @@ class Walk:
         kept = self.schedule.at(self.steps)
         samples = self.batch.at(self.samples)
         self.layer_tokens += samples * (64 + kept + kept + 64)
-        self.flops += step_flops(SHAPE, (64, kept, kept, 64), samples)
+        self.flops += step_flops(SHAPE, every_layer_runs(64, kept, kept, 64), samples)
         self.dense_flops += dense_step_flops(SHAPE, samples)
         self.samples += samples
         self.steps += 1
@@ -109,10 +114,7 @@ def test_stages_cut_at_changes_only(schedule: KeptTokensSchedule, batch: BatchSc
     stages = list(plan_stages(batch, middle_layers(schedule, 4), num_steps))
     for before, after in zip(stages, stages[1:], strict=False):
         assert after.first_step == before.first_step + before.num_steps
-        assert (before.global_batch_samples, before.kept_tokens_per_layer) != (
-            after.global_batch_samples,
-            after.kept_tokens_per_layer,
-        )
+        assert (before.global_batch_samples, before.plan) != (after.global_batch_samples, after.plan)
 
 
 def test_the_published_recipe() -> None:
@@ -147,7 +149,7 @@ def test_a_horizon_without_a_step_is_refused(target: int, unit: Clock, flag: str
 
 
 def test_a_method_that_leaves_steps_out_is_our_own_mistake() -> None:
-    full = (64,) * 4
+    full = StepPlan.dense(64, 4)
     with pytest.raises(AssertionError, match="leave steps 3 to 5 open"):
         plan_run(SHAPE, BatchSchedule(8, None), lambda _: [(0, 3, full), (5, 5, full)], 10)
     with pytest.raises(AssertionError, match="cover 3 of 10"):
@@ -176,3 +178,12 @@ def test_the_table_of_a_long_run_stays_short_and_leaves_nothing_out() -> None:
     spans = [[int(number) for number in row.strip().split("  ")[0].split(" - ")] for row in rows]
     assert spans[0][0] == 1 and spans[-1] == [200_001, 300_000]
     assert all(after[0] == before[1] + 1 for before, after in zip(spans, spans[1:], strict=False))
+
+
+def test_a_table_with_dropped_layers_shows_the_depth() -> None:
+    half = StepPlan(64, (64,) * 4, (1.0, 0.75, 0.5, 0.25))
+    plan = plan_run(SHAPE, BatchSchedule(8, None), lambda _: [(0, 3, StepPlan.dense(64, 4)), (3, 7, half)], 10)
+    header, dense_row, dropping_row, _ = (line.split("  ") for line in stage_table(plan).splitlines())
+    assert "depth" in [cell.strip() for cell in header]
+    assert "4.0" in [cell.strip() for cell in dense_row] and "2.5" in [cell.strip() for cell in dropping_row]
+    assert plan.layer_tokens(10) == 8 * 64 * 4 * 3 + 7 * 8 * 64 * 5 // 2

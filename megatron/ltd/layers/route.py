@@ -22,7 +22,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Parameter
 
-from megatron.ltd.methods.base import Method, StepPlan
+from megatron.ltd.methods.base import Method
+from megatron.ltd.plan import StepPlan
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,18 @@ class Route:
     plan: StepPlan
     method: Method
     sample_ids_B: Tensor
+    first_sample_id: int | None = None
+    """The first of ``sample_ids_B``, for a caller that knows it without waiting for their device."""
+
+    def keep_probability(self, layer_number: int) -> float:
+        return self.plan.keep_probability[layer_number - 1]
+
+    def runs(self, layer_number: int) -> bool:
+        """Whether the layer computes this microbatch at all."""
+        if (probability := self.keep_probability(layer_number)) == 1.0:
+            return True
+        first = int(self.sample_ids_B[0]) if self.first_sample_id is None else self.first_sample_id
+        return self.method.runs(first, layer_number, probability)
 
     def kept_tokens(self, layer_number: int) -> Tensor | None:
         """Positions the layer computes on, [B, K] ascending, or None for all of them."""

@@ -16,9 +16,11 @@ Not here: which tokens are kept (the method's business) and how many (the plan's
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.transformer_block import get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import (
     TransformerLayer,
@@ -56,6 +58,10 @@ class RoutedTransformerLayer(TransformerLayer):
             seed_weights(weights_seed, layer_number + offset)
         super().__init__(config, submodules, layer_number, pg_collection=pg_collection, vp_stage=vp_stage, **kwargs)
         context, tensor = pg_collection.cp, pg_collection.tp
+        self.mark_gradients_ready: Callable[[RoutedTransformerLayer], None] | None = None
+        in_pipeline = config.pipeline_model_parallel_size > 1
+        chunk_layers = get_num_layers_to_build(config, vp_stage, pg_collection.pp.rank())
+        self.feeds_another_stage = in_pipeline and layer_number == chunk_layers
         self.attention_shard = SequenceShard.of(context.rank(), context.size())
         self.own_shard = self.attention_shard
         if config.sequence_parallel:
@@ -75,6 +81,9 @@ class RoutedTransformerLayer(TransformerLayer):
         and the rows of the mask are its context rank's, since attention gathers what sequence parallelism splits.
         """
         route = current_route() if self.training else None
+        if route is not None and not route.runs(self.layer_number):
+            return self._skip(hidden_states), None
+        self._scale_by(1.0 if route is None else route.keep_probability(self.layer_number))
         kept_BK = route.kept_tokens(self.layer_number) if route is not None else None
         if route is None or kept_BK is None:
             return super().forward(
@@ -92,3 +101,22 @@ class RoutedTransformerLayer(TransformerLayer):
             **kwargs,
         )
         return merge_tokens(rest_SBH, computed_KBH, own_BK, rows), context
+
+    def _scale_by(self, keep_probability: float) -> None:
+        self.self_attn_bda.keep_probability = self.mlp_bda.keep_probability = keep_probability
+
+    def _skip(self, hidden_states: Tensor) -> Tensor:
+        """The layer's input as its output, at no cost.
+
+        A skipped layer still has its place in the order of collectives, which other ranks may compute: weights that it
+        would have waited for are asked for, and its gradients, which are nothing, count as ready in the backward pass.
+        """
+        for module in self.modules():
+            if module is not self:  # this layer's own hooks have run
+                for hook in module._forward_pre_hooks.values():
+                    hook(module, ())
+        mark_ready = self.mark_gradients_ready
+        if mark_ready is not None and hidden_states.requires_grad:
+            hidden_states.register_hook(lambda gradient: mark_ready(self))
+        # Megatron-Core frees the memory of what a stage has sent; its input is needed still.
+        return hidden_states.clone() if self.feeds_another_stage else hidden_states

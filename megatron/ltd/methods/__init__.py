@@ -1,8 +1,10 @@
 """The methods there are. To add one: a folder, its flags, one class with the calls of ``base.Method``, a line here."""
 
 from megatron.ltd.methods.base import Entry
+from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 
 METHODS: dict[str, Entry] = {
-    "random_ltd": Entry(RandomLTDConfig, RandomLTD.build),
+    "random_ltd": Entry("routing", "--random-ltd", RandomLTDConfig, RandomLTD.build),
+    "layer_drop": Entry("depth", "--layer-drop", LayerDropConfig, LayerDrop.build),
 }

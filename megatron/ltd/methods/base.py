@@ -1,41 +1,23 @@
-"""What a method is: a plan for every step, and a choice of tokens for every layer.
+"""What a method is: a plan for every step, and a choice of tokens, or of layers, for every microbatch.
 
-    StepPlan     what one step computes: kept tokens and keep probability of every layer
-    Method       plan(step) -> StepPlan, select(...) -> kept positions; both pure
+    Method       plan(step) -> StepPlan; select(...) -> kept positions; runs(...) -> does the layer run; all pure
+    Composed     a method that drops tokens and one that drops layers, together
     registry     name -> (its flags, how to build it); one entry buys a method the command line and the tests
 
-The one frozen ``StepPlan`` goes through model, accounting and log, so that what ran, what was logged and what the
-learning rate counted cannot disagree. No torch here: the planner reads plans before any device is touched.
+No torch here: the planner reads plans before any device is touched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.plan import StepPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """What one step computes. Index 0 of a tuple is layer number 1."""
-
-    seq_length: int
-    kept_tokens: tuple[int, ...]
-    """Tokens a sample that each layer computes on."""
-    keep_probability: tuple[float, ...]
-    """Probability that each layer runs at all."""
-
-    @classmethod
-    def dense(cls, seq_length: int, num_layers: int) -> StepPlan:
-        return cls(seq_length, (seq_length,) * num_layers, (1.0,) * num_layers)
-
-    @property
-    def min_kept_tokens(self) -> int:
-        """Kept tokens of the layer that keeps fewest: the figure a log line shows."""
-        return min(self.kept_tokens)
 
 
 class Method(Protocol):
@@ -55,13 +37,17 @@ class Method(Protocol):
         """What the 0-based ``step`` computes."""
         ...
 
-    def stages(self, num_steps: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-        """Runs of steps with equal plans: (first step, steps, kept tokens of each layer), covering ``num_steps``."""
+    def stages(self, num_steps: int) -> Iterator[tuple[int, int, StepPlan]]:
+        """Runs of steps with equal plans: (first step, steps, plan), in order, gapless, covering ``num_steps``."""
         ...
 
     def select(self, sample_ids_B: Tensor, layer_number: int, kept_tokens: int) -> Tensor:
-        """Positions that the layer keeps, int64 [B, K], ascending in each row."""
-        ...
+        """Positions that the layer keeps, int64 [B, K], ascending in each row. Asked where K is below S."""
+        raise AssertionError(f"{self.name} keeps every token, so nobody asks which")
+
+    def runs(self, first_sample_id: int, layer_number: int, keep_probability: float) -> bool:
+        """Whether the layer runs on the microbatch that starts with this sample. Asked where it may not."""
+        raise AssertionError(f"{self.name} runs every layer, so nobody asks which")
 
 
 @dataclass(frozen=True)
@@ -76,7 +62,7 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Method):
     """No method: every layer computes on every token."""
 
     facts: ModelFacts
@@ -89,25 +75,82 @@ class Dense:
     def plan(self, step: int) -> StepPlan:
         return StepPlan.dense(self.facts.seq_length, self.facts.num_layers)
 
-    def stages(self, num_steps: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-        yield 0, num_steps, self.plan(0).kept_tokens
+    def stages(self, num_steps: int) -> Iterator[tuple[int, int, StepPlan]]:
+        yield 0, num_steps, self.plan(0)
+
+
+@dataclass(frozen=True)
+class Composed(Method):
+    """A routing method, which drops tokens, and a depth method, which drops layers, in one run."""
+
+    routing: Method
+    depth: Method
+
+    @property
+    def name(self) -> str:
+        return f"{self.routing.name} + {self.depth.name}"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        names = " + ".join(str(method.settings["the method"]) for method in (self.routing, self.depth))
+        return {**self.routing.settings, **self.depth.settings, "the method": names}
+
+    def plan(self, step: int) -> StepPlan:
+        return _both(self.routing.plan(step), self.depth.plan(step))
+
+    def stages(self, num_steps: int) -> Iterator[tuple[int, int, StepPlan]]:
+        depth_stages = self.depth.stages(num_steps)
+        step, depth_end = 0, 0
+        for first_step, steps, routing_plan in self.routing.stages(num_steps):
+            while step < first_step + steps:
+                if step == depth_end:
+                    depth_first, depth_steps, depth_plan = next(depth_stages)
+                    depth_end = depth_first + depth_steps
+                end = min(first_step + steps, depth_end)
+                yield step, end - step, _both(routing_plan, depth_plan)
+                step = end
 
     def select(self, sample_ids_B: Tensor, layer_number: int, kept_tokens: int) -> Tensor:
-        raise AssertionError("a dense plan keeps every token, so nobody asks which")
+        return self.routing.select(sample_ids_B, layer_number, kept_tokens)
+
+    def runs(self, first_sample_id: int, layer_number: int, keep_probability: float) -> bool:
+        return self.depth.runs(first_sample_id, layer_number, keep_probability)
+
+
+def _both(routing: StepPlan, depth: StepPlan) -> StepPlan:
+    return StepPlan(routing.seq_length, routing.kept_tokens, depth.keep_probability)
+
+
+Kind = Literal["routing", "depth"]
 
 
 @dataclass(frozen=True)
 class Entry:
     """One method in the registry."""
 
+    kind: Kind
+    """What it drops: tokens ("routing") or layers ("depth"). A run has at most one of each."""
+    flag: str
+    """The switch that turns it on."""
     config_class: type
     """Its flags; ``config.enabled`` says whether the user switched the method on."""
     build: Callable[[Any, ModelFacts], Method]
 
 
 def build_method(entries: Mapping[str, Entry], configs: Mapping[str, Any], facts: ModelFacts) -> Method:
-    """The method that the flags switch on, or ``Dense``."""
-    for name, entry in entries.items():
-        if configs[name].enabled:
-            return entry.build(configs[name], facts)
-    return Dense(facts)
+    """What the flags switch on: one method, two that compose, or ``Dense``. Raises ``UserError`` for two of a kind."""
+    on = {name: entry for name, entry in entries.items() if configs[name].enabled}
+    chosen: dict[Kind, Method] = {}
+    for kind in ("routing", "depth"):
+        names = [name for name, entry in on.items() if entry.kind == kind]
+        if len(names) > 1:
+            dropped = "tokens" if kind == "routing" else "layers"
+            raise UserError(
+                f"{' and '.join(on[name].flag for name in names)} are both on: each says which {dropped} to drop; "
+                "keep one"
+            )
+        for name in names:
+            chosen[kind] = on[name].build(configs[name], facts)
+    if len(chosen) == 2:
+        return Composed(chosen["routing"], chosen["depth"])
+    return next(iter(chosen.values()), Dense(facts))

@@ -20,6 +20,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.ltd.errors import UserError
 from megatron.ltd.layers.attention import FusedAttention
 from megatron.ltd.layers.norm import Norm
+from megatron.ltd.layers.residual import ScaledResidual
 from megatron.ltd.layers.routed_layer import RoutedTransformerLayer
 from megatron.ltd.models.config import ModelConfig
 
@@ -57,12 +58,14 @@ def layer_spec(
     if uses_transformer_engine(config, device):
         spec = get_gpt_layer_with_transformer_engine_spec()
         spec.module, spec.params = RoutedTransformerLayer, params
+        spec.submodules.self_attn_bda = spec.submodules.mlp_bda = ScaledResidual
         if explicit_mask:  # Transformer Engine's attention ignores a mask tensor where its mask type is causal
             spec.submodules.self_attention.submodules.core_attention = FusedAttention
         return spec
     spec = get_gpt_layer_local_spec(normalization=config.normalization)
     spec.module, spec.params = RoutedTransformerLayer, params
     layer = spec.submodules
+    layer.self_attn_bda = layer.mlp_bda = ScaledResidual
     layer.input_layernorm = layer.pre_mlp_layernorm = Norm
     layer.self_attention.submodules.core_attention = FusedAttention
     return spec

@@ -20,7 +20,8 @@ from typing import Any
 from megatron.ltd.accounting import ModelShape, layer_tokens
 from megatron.ltd.batch_schedule import BatchRamp, BatchSchedule
 from megatron.ltd.errors import UserError
-from megatron.ltd.methods.base import Method, StepPlan
+from megatron.ltd.methods.base import Method
+from megatron.ltd.plan import StepPlan
 from megatron.ltd.planner import Clock, RunPlan, plan_run, plan_run_until
 from megatron.ltd.training.config import OptimizerConfig, TrainingConfig
 
@@ -84,9 +85,7 @@ class RunClock:
     def increment(self, plan: StepPlan, samples: int) -> int:
         """What one step adds to the clock."""
         tokens = samples * self.shape.seq_length
-        return {"layer-tokens": layer_tokens(plan.kept_tokens, samples), "tokens": tokens, "samples": samples}[
-            self.unit
-        ]
+        return {"layer-tokens": layer_tokens(plan, samples), "tokens": tokens, "samples": samples}[self.unit]
 
     def schedule(self, iteration: int = 0, consumed: Mapping[Clock, int] | None = None) -> dict[str, Any]:
         """The learning-rate schedule as arguments of ``OptimizerParamScheduler``, its steps on this clock.

@@ -37,7 +37,7 @@ def say_header(run: Run) -> None:
     say(stage_table(plan))
     if run.progress.iteration >= total:
         say(f"the run is already at step {run.progress.iteration} of {total}: nothing is left to do")
-    last_kept = min(plan.stages[-1].kept_tokens_per_layer)
+    last_kept = plan.stages[-1].plan.min_kept_tokens
     if last_kept < shape.seq_length:
         say(
             f"warning: the run ends while layers still drop tokens (its last step keeps {last_kept} of "

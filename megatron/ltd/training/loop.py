@@ -21,7 +21,7 @@ from typing import Any
 
 from megatron.ltd.accounting import dense_step_flops, layer_tokens, step_flops
 from megatron.ltd.errors import RunStopped
-from megatron.ltd.methods.base import StepPlan
+from megatron.ltd.plan import StepPlan
 from megatron.ltd.training.optimizer import evaluation_mode
 from megatron.ltd.training.routing_check import routing_problem
 from megatron.ltd.training.run import Run
@@ -55,7 +55,7 @@ def train(run: Run) -> str | None:
 
             progress.iteration += 1
             progress.consumed_samples += samples
-            progress.consumed_layer_tokens += layer_tokens(plan.kept_tokens, samples)
+            progress.consumed_layer_tokens += layer_tokens(plan, samples)
             if result.updated:
                 scheduler.step(run.clock.increment(plan, samples))
 
@@ -97,7 +97,7 @@ def _record(run: Run, plan: StepPlan, samples: int, result: StepResult, lr: floa
         "consumed_samples": run.progress.consumed_samples,
         "consumed_tokens": run.progress.consumed_samples * plan.seq_length,
         "consumed_layer_tokens": run.progress.consumed_layer_tokens,
-        "step_flops": step_flops(run.shape, plan.kept_tokens, samples),
+        "step_flops": step_flops(run.shape, plan, samples),
         "dense_step_flops": dense_step_flops(run.shape, samples),
         "step_seconds": seconds,
         "tokens_per_second": tokens / seconds,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as CoreOptimizerConfig
 from megatron.core.transformer.module import Float16Module
 
+from megatron.ltd.layers.routed_layer import RoutedTransformerLayer
 from megatron.ltd.models.config import PrecisionConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.training.adam import FusedAdam
@@ -52,10 +54,19 @@ def wrap_chunks(
         wrapped.append(DistributedDataParallel(config, ddp_config, module, disable_bucketing=number > 0))
     config.finalize_model_grads_func = finalize_model_grads
     if parallel.overlap_grad_reduce:
+        for chunk in wrapped:
+            for layer in filter(lambda module: isinstance(module, RoutedTransformerLayer), chunk.modules()):
+                layer.mark_gradients_ready = partial(_mark_gradients_ready, chunk)
         config.no_sync_func = [chunk.no_sync for chunk in wrapped] if interleaved else wrapped[0].no_sync
     if parallel.overlap_param_gather and interleaved:
         config.param_sync_func = [chunk.start_param_sync for chunk in wrapped]
     return wrapped
+
+
+def _mark_gradients_ready(chunk: DistributedDataParallel, layer: RoutedTransformerLayer) -> None:
+    """Count the gradients of a skipped layer as ready to be reduced."""
+    for parameter in layer.parameters():
+        chunk.param_to_bucket_group[parameter].register_grad_ready(parameter)
 
 
 def build_optimizer(

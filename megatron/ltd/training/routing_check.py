@@ -18,8 +18,9 @@ import torch.distributed as dist
 
 from megatron.ltd.format import format_ranges
 from megatron.ltd.layers.route import Route
-from megatron.ltd.methods.base import Method, StepPlan
+from megatron.ltd.methods.base import Method
 from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.plan import StepPlan
 from megatron.ltd.training.checkpoint import Progress
 
 _NUM_SAMPLES = 4

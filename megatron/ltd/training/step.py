@@ -25,9 +25,10 @@ from torch import Tensor
 
 from megatron.ltd.data.batch import Batch
 from megatron.ltd.layers.route import Route, use_route
-from megatron.ltd.methods.base import Method, StepPlan
+from megatron.ltd.methods.base import Method
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.parallel.random import seed_step
+from megatron.ltd.plan import StepPlan
 from megatron.ltd.training.loss import masked_loss_sum
 
 
@@ -100,8 +101,10 @@ class Stepper:
         )
 
     def _forward(self, plan: StepPlan | None, batches: Iterator[Batch], model: torch.nn.Module) -> tuple[Tensor, Any]:
-        batch = next(batches).to(self.mesh.device, non_blocking=True)
-        route = None if plan is None else Route(plan, self.method, batch.sample_ids_B)
+        batch = next(batches)
+        first_sample_id = int(batch.sample_ids_B[0])  # before it moves to the device
+        batch = batch.to(self.mesh.device, non_blocking=True)
+        route = None if plan is None else Route(plan, self.method, batch.sample_ids_B, first_sample_id)
         with use_route(route):
             losses_BS = model(batch.tokens_BS, batch.position_ids_BS, batch.attention_mask, labels=batch.labels_BS)
         return losses_BS, partial(masked_loss_sum, batch.loss_mask_BS)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+
 import pytest
 import torch
 
+from megatron.ltd.errors import UserError
 from megatron.ltd.methods import METHODS
-from megatron.ltd.methods.base import Dense, ModelFacts, StepPlan, build_method
+from megatron.ltd.methods.base import Dense, ModelFacts, build_method
+from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
+from megatron.ltd.plan import StepPlan
 from tests.methods.cases import CASES
 
 FACTS = ModelFacts(num_layers=3, seq_length=8, seed=1)
@@ -21,7 +27,7 @@ def test_a_dense_plan_keeps_everything() -> None:
 def test_the_dense_method_is_one_stage() -> None:
     dense = Dense(FACTS)
     assert dense.plan(0) == dense.plan(10**9) == StepPlan.dense(8, 3)
-    assert list(dense.stages(5)) == [(0, 5, (8, 8, 8))]
+    assert list(dense.stages(5)) == [(0, 5, StepPlan.dense(8, 3))]
     with pytest.raises(AssertionError):
         dense.select(torch.tensor([1]), 2, 4)
 
@@ -29,8 +35,35 @@ def test_the_dense_method_is_one_stage() -> None:
 def test_the_switch_decides_what_is_built() -> None:
     on = RandomLTDConfig(random_ltd=True, ltd_min_kept_tokens=2, ltd_growth_steps=4, ltd_granularity=2)
     off = RandomLTDConfig(random_ltd=False, ltd_min_kept_tokens=2, ltd_growth_steps=4, ltd_granularity=2)
-    assert isinstance(build_method(METHODS, {"random_ltd": on}, FACTS), RandomLTD)
-    assert build_method(METHODS, {"random_ltd": off}, FACTS) == Dense(FACTS)
+    no_depth = {"layer_drop": LayerDropConfig()}
+    assert isinstance(build_method(METHODS, {"random_ltd": on} | no_depth, FACTS), RandomLTD)
+    assert build_method(METHODS, {"random_ltd": off} | no_depth, FACTS) == Dense(FACTS)
+
+
+def test_a_routing_and_a_depth_method_compose() -> None:
+    """Step by step the plan has the one's tokens and the other's probabilities, and its stages are those plans."""
+    tokens = RandomLTDConfig(random_ltd=True, ltd_min_kept_tokens=2, ltd_growth_steps=7, ltd_granularity=2)
+    depth = LayerDropConfig(layer_drop=True, layer_drop_theta=0.5, layer_drop_gamma=0.3)
+    routing = RandomLTD.build(tokens, FACTS)
+    dropping = LayerDrop.build(depth, FACTS)
+    both = build_method(METHODS, {"random_ltd": tokens, "layer_drop": depth}, FACTS)
+    walked = [StepPlan(8, routing.plan(step).kept_tokens, dropping.plan(step).keep_probability) for step in range(30)]
+    assert [both.plan(step) for step in range(30)] == walked
+    assert [plan for _, steps, plan in both.stages(30) for _ in range(steps)] == walked
+    assert all(before[2] != after[2] for before, after in itertools.pairwise(both.stages(30)))
+    assert both.settings["the method"] == "random-LTD (--random-ltd) + layer dropping (--layer-drop)"
+    assert {"--ltd-growth-steps", "--layer-drop-gamma"} <= both.settings.keys()
+    ids = torch.tensor([3, 9])
+    assert torch.equal(both.select(ids, 2, 4), routing.select(ids, 2, 4))
+    assert [both.runs(n, 3, 0.5) for n in range(20)] == [dropping.runs(n, 3, 0.5) for n in range(20)]
+
+
+def test_two_methods_of_a_kind_are_refused() -> None:
+    entries = METHODS | {"another": dataclasses.replace(METHODS["random_ltd"], flag="--another")}
+    on = RandomLTDConfig(random_ltd=True, ltd_min_kept_tokens=2, ltd_growth_steps=4, ltd_granularity=2)
+    configs = {"random_ltd": on, "another": on, "layer_drop": LayerDropConfig()}
+    with pytest.raises(UserError, match="--random-ltd and --another are both on: each says which tokens to drop"):
+        build_method(entries, configs, FACTS)
 
 
 def test_every_method_has_its_line_in_the_matrix() -> None:

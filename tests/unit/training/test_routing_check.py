@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from megatron.ltd.layers.route import Route
-from megatron.ltd.methods.base import StepPlan
 from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.plan import StepPlan
 from megatron.ltd.training import routing_check
 from megatron.ltd.training.checkpoint import Progress
 from megatron.ltd.training.routing_check import layer_digests, routing_problem

@@ -23,12 +23,13 @@ from torch import Tensor
 from megatron.ltd.data.batch import Batch
 from megatron.ltd.errors import UserError
 from megatron.ltd.layers import route
-from megatron.ltd.methods.base import Method, ModelFacts, StepPlan
+from megatron.ltd.methods.base import Method, ModelFacts
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.gpt import build_chunks, transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.plan import StepPlan
 from megatron.ltd.routing import flat_rows, merge_tokens, split_tokens
 from megatron.ltd.training.adam import FusedAdam
 from megatron.ltd.training.config import OptimizerConfig

@@ -74,7 +74,7 @@ def _build(config: StepTimeConfig, mesh: Mesh) -> tuple[list[Variant], Callable[
     def of_ours(kept_tokens: int) -> Variant:
         plan = plan_of(config, kept_tokens)
         name = DENSE if kept_tokens == config.seq_length else f"random-LTD, K = {kept_tokens}"
-        flops = step_flops(shape, plan.kept_tokens, config.micro_batch_size)
+        flops = step_flops(shape, plan, config.micro_batch_size)
         return Variant(name, lambda: ours(plan), flops, kept_tokens)
 
     variants = [of_ours(kept_tokens) for kept_tokens in (config.seq_length, *config.measured_kept_tokens)]

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 from megatron.ltd.format import format_ranges
-from megatron.ltd.methods.base import ModelFacts, StepPlan
+from megatron.ltd.methods.base import Method, ModelFacts
+from megatron.ltd.plan import StepPlan
 from megatron.ltd.schedules import KeptTokensSchedule
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def parse_layers(text: str, num_layers: int, allow_edge_layers: bool) -> tuple[i
 
 
 @dataclass(frozen=True)
-class RandomLTD:
+class RandomLTD(Method):
     """The schedule of kept tokens, the layers that follow it, and the draw."""
 
     facts: ModelFacts
@@ -121,13 +122,11 @@ class RandomLTD:
         }
 
     def plan(self, step: int) -> StepPlan:
-        return StepPlan(
-            self.facts.seq_length, self._kept_tokens(self.schedule.at(step)), (1.0,) * self.facts.num_layers
-        )
+        return self._plan(self.schedule.at(step))
 
-    def stages(self, num_steps: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    def stages(self, num_steps: int) -> Iterator[tuple[int, int, StepPlan]]:
         for first_step, steps, kept_tokens in self.schedule.stages(num_steps):
-            yield first_step, steps, self._kept_tokens(kept_tokens)
+            yield first_step, steps, self._plan(kept_tokens)
 
     def select(self, sample_ids_B: Tensor, layer_number: int, kept_tokens: int) -> Tensor:
         from megatron.ltd.sampling import kept_indices  # imports torch, which plans do not need
@@ -136,8 +135,7 @@ class RandomLTD:
             self.facts.seed, sample_ids_B, layer_number, self.facts.seq_length, kept_tokens, self.strata
         )
 
-    def _kept_tokens(self, kept_tokens: int) -> tuple[int, ...]:
-        return tuple(
-            kept_tokens if layer in self.layers else self.facts.seq_length
-            for layer in range(1, self.facts.num_layers + 1)
-        )
+    def _plan(self, kept_tokens: int) -> StepPlan:
+        num_layers, seq_length = self.facts.num_layers, self.facts.seq_length
+        kept = (kept_tokens if layer in self.layers else seq_length for layer in range(1, num_layers + 1))
+        return StepPlan(seq_length, tuple(kept), (1.0,) * num_layers)

@@ -1,0 +1,119 @@
+"""Progressive layer dropping (PLD): layers are skipped now and then, deeper ones more often.
+
+    x ── gate closed ───────────────────────────────► x
+    x ── gate open ──► x + Attn(LN x)/p = h ── h + MLP(LN h)/p ──►
+
+One gate a layer and microbatch, shared by both sublayers, open with probability p. theta(t) moves over the run, and p
+falls from 1 to theta(t) with depth. In evaluation every layer runs, unscaled. Zhang and He, "Accelerating Training of
+Transformer-Based Language Models with Progressive Layer Dropping" (2020); its published code scales by the next step's
+p, which this does not repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import flag
+from megatron.ltd.methods.base import Method, ModelFacts
+from megatron.ltd.plan import StepPlan
+from megatron.ltd.schedules import KeepProbabilitySchedule, keep_probabilities
+
+_UNIT = 1000
+"""theta is rounded to thousandths, so that a run is a few hundred stages of equal steps, which can be planned."""
+
+
+@dataclass(frozen=True)
+class LayerDropConfig:
+    """progressive layer dropping"""
+
+    layer_drop: bool = flag(False, help="skip layers now and then, deeper ones more often")
+    layer_drop_theta: float = flag(0.5, help="the smallest keep probability of the deepest layer")
+    layer_drop_gamma: float | None = flag(
+        None, help="how fast theta moves, per step; required with --layer-drop; the paper has 100 / steps of the run"
+    )
+    layer_drop_direction: str = flag(
+        "falling", choices=("falling", "rising"), help="theta falls from 1 (the paper) or rises to 1 (dropping early)"
+    )
+    layer_drop_by_depth: str = flag(
+        "linear",
+        choices=("linear", "uniform", "exponential"),
+        help="keep probability of layer l of L: 1 - l/L (1 - theta) (the paper), theta, or theta^(l/L)",
+    )
+
+    @property
+    def enabled(self) -> bool:
+        return self.layer_drop
+
+
+@dataclass(frozen=True)
+class LayerDrop(Method):
+    """The schedule of keep probabilities, and the gates."""
+
+    facts: ModelFacts
+    schedule: KeepProbabilitySchedule
+    by_depth: str
+    name: str = "layer dropping"
+
+    @classmethod
+    def build(cls, config: LayerDropConfig, facts: ModelFacts) -> LayerDrop:
+        """Check the flags against the model. Raises ``UserError``."""
+        if config.layer_drop_gamma is None:
+            raise UserError(
+                "--layer-drop-gamma is missing: --layer-drop needs to know how fast theta moves; 100 / steps of the "
+                "run is the paper's"
+            )
+        schedule = KeepProbabilitySchedule(
+            config.layer_drop_theta, config.layer_drop_gamma, rising=config.layer_drop_direction == "rising"
+        )
+        return cls(facts, schedule, config.layer_drop_by_depth)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "the method": f"{self.name} (--layer-drop)",
+            "--layer-drop-theta": self.schedule.theta,
+            "--layer-drop-gamma": self.schedule.gamma,
+            "--layer-drop-direction": "rising" if self.schedule.rising else "falling",
+            "--layer-drop-by-depth": self.by_depth,
+        }
+
+    def plan(self, step: int) -> StepPlan:
+        return self._plan(self._thousandths(step))
+
+    def stages(self, num_steps: int) -> Iterator[tuple[int, int, StepPlan]]:
+        first_step = 0
+        while first_step < num_steps:
+            thousandths = self._thousandths(first_step)
+            end_step = self._end_of_stage(first_step, num_steps)
+            yield first_step, end_step - first_step, self._plan(thousandths)
+            first_step = end_step
+
+    def runs(self, first_sample_id: int, layer_number: int, keep_probability: float) -> bool:
+        from megatron.ltd.sampling import uniform  # imports torch, which plans do not need
+
+        return uniform(self.facts.seed, first_sample_id, layer_number) < keep_probability
+
+    def _thousandths(self, step: int) -> int:
+        return round(_UNIT * self.schedule.at(step))
+
+    def _end_of_stage(self, first_step: int, num_steps: int) -> int:
+        """The first step after ``first_step`` whose theta differs, at most ``num_steps``: theta moves one way only."""
+        thousandths, span = self._thousandths(first_step), 1
+        while first_step + span < num_steps and self._thousandths(first_step + span) == thousandths:
+            span *= 2
+        same, different = first_step + span // 2, min(first_step + span, num_steps)
+        while different - same > 1:
+            middle = (same + different) // 2
+            if self._thousandths(middle) == thousandths:
+                same = middle
+            else:
+                different = middle
+        return different
+
+    def _plan(self, thousandths: int) -> StepPlan:
+        num_layers, seq_length = self.facts.num_layers, self.facts.seq_length
+        probabilities = keep_probabilities(num_layers, thousandths / _UNIT, self.by_depth)
+        return StepPlan(seq_length, (seq_length,) * num_layers, probabilities)

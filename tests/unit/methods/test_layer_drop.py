@@ -1,0 +1,168 @@
+"""Progressive layer dropping: its schedule and stages, its gates, and the layer that they open and close."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.layers.route import Route, use_route
+from megatron.ltd.methods.base import ModelFacts
+from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
+from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.plan import StepPlan
+from tests.support import build_core_model, small_model, world
+
+FACTS = ModelFacts(num_layers=6, seq_length=16, seed=11)
+
+
+def build(facts: ModelFacts = FACTS, **flags: object) -> LayerDrop:
+    settings: dict[str, object] = {"layer_drop_theta": 0.5, "layer_drop_gamma": 0.01}
+    return LayerDrop.build(LayerDropConfig(layer_drop=True, **(settings | flags)), facts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("direction", ["falling", "rising"])
+@pytest.mark.parametrize("by_depth", ["linear", "uniform", "exponential"])
+def test_the_plan_is_the_papers_formula_to_a_thousandth(direction: str, by_depth: str) -> None:
+    method = build(layer_drop_direction=direction, layer_drop_by_depth=by_depth)
+    for step in (0, 1, 7, 100, 5000):
+        decay = 0.5 * math.exp(-0.01 * step)
+        theta = 0.5 + decay if direction == "falling" else 1.0 - decay
+        expected = {
+            "linear": [1 - layer / 6 * (1 - theta) for layer in range(1, 7)],
+            "uniform": [theta] * 6,
+            "exponential": [theta ** (layer / 6) for layer in range(1, 7)],
+        }[by_depth]
+        assert method.plan(step).keep_probability == pytest.approx(expected, abs=6e-4)
+        assert method.plan(step).kept_tokens == (16,) * 6
+    assert min(method.plan(0 if direction == "falling" else 10**6).keep_probability) == 1.0
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 100, 3000])
+@pytest.mark.parametrize("flags", [{}, {"layer_drop_direction": "rising"}, {"layer_drop_gamma": 3.0},
+                                   {"layer_drop_gamma": 0.0}, {"layer_drop_theta": 1.0}])  # fmt: skip
+def test_stages_are_the_plans_of_every_step(num_steps: int, flags: dict[str, object]) -> None:
+    method = build(**flags)
+    stages = list(method.stages(num_steps))
+    walked = itertools.chain.from_iterable([plan] * steps for _, steps, plan in stages)
+    assert list(walked) == [method.plan(step) for step in range(num_steps)]
+    assert [first for first, _, _ in stages] == list(
+        itertools.accumulate([steps for _, steps, _ in stages], initial=0)
+    )[:-1]
+    assert all(before[2] != after[2] for before, after in itertools.pairwise(stages))
+    assert len(stages) <= 501
+
+
+def test_stages_of_a_long_run_are_few_and_quickly_found() -> None:
+    assert len(list(build(layer_drop_gamma=100 / 372_757).stages(372_757))) == 501
+
+
+def test_gates_open_as_often_as_they_should_and_apart() -> None:
+    """Per layer within four standard errors, and no two layers, samples or seeds alike."""
+    method, other = build(), build(ModelFacts(6, 16, seed=12))
+    for probability in (0.1, 0.5, 0.9):
+        gates = torch.tensor(
+            [[method.runs(sample, layer, probability) for layer in range(1, 7)] for sample in range(4000)]
+        )
+        error = math.sqrt(probability * (1 - probability) / 4000)
+        assert (gates.double().mean(0) - probability).abs().max() < 4 * error
+    covariance = torch.corrcoef(gates.double().T) - torch.eye(6)
+    assert covariance.abs().max() < 0.07
+    repeated = [[drop.runs(sample, 3, 0.5) for sample in range(200)] for drop in (method, method, other)]
+    assert repeated[0] == repeated[1] != repeated[2]
+    assert [method.runs(sample + 1, 3, 0.5) for sample in range(200)] != repeated[0]
+
+
+def test_a_gate_that_opens_at_a_probability_opens_at_every_higher_one() -> None:
+    method = build()
+    for sample in range(50):
+        opened = [method.runs(sample, 2, probability) for probability in (0.0, 0.2, 0.5, 0.8, 1.0)]
+        assert opened == sorted(opened) and not opened[0] and opened[-1]
+
+
+def test_executed_depth_over_2000_steps() -> None:
+    """Eight microbatches a step, within 1 % of the sum of the closed form."""
+    method = build(layer_drop_gamma=100 / 2000, layer_drop_theta=0.3)
+    executed = expected = 0.0
+    for step in range(2000):
+        theta = 0.3 + 0.7 * math.exp(-0.05 * step)
+        expected += 8 * sum(1 - layer / 6 * (1 - theta) for layer in range(1, 7))
+        plan = method.plan(step)
+        executed += sum(
+            probability == 1.0 or method.runs(16 * step + 2 * microbatch, layer, probability)
+            for microbatch in range(8)
+            for layer, probability in enumerate(plan.keep_probability, start=1)
+        )
+    assert executed == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"layer_drop_gamma": None}, "--layer-drop-gamma is missing"),
+        ({"layer_drop_gamma": -1.0}, "--layer-drop-gamma -1.0"),
+        ({"layer_drop_theta": 0.0}, "--layer-drop-theta 0.0"),
+        ({"layer_drop_theta": 1.5}, "--layer-drop-theta 1.5"),
+    ],
+)
+def test_bad_flags_are_refused(flags: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build(**flags)
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    with world() as mesh:
+        yield mesh
+
+
+class Gates(LayerDrop):
+    """Layers 1 and 3 run, layer 2 does not."""
+
+    def runs(self, first_sample_id: int, layer_number: int, keep_probability: float) -> bool:
+        return layer_number != 2
+
+
+def hidden_states() -> Tensor:
+    return torch.randn(16, 2, 24, generator=torch.Generator().manual_seed(1)).requires_grad_()
+
+
+def test_a_layer_that_runs_adds_1_over_p_of_what_it_adds_in_evaluation(mesh: Mesh) -> None:
+    """Each sublayer by hand from Megatron-Core's own modules; the unscaled layer is what evaluation computes."""
+    layer = build_core_model(small_model(), mesh).decoder.layers[2]
+    method = Gates.build(LayerDropConfig(layer_drop=True, layer_drop_gamma=0.0), ModelFacts(3, 16, 7))
+    probability = 0.4
+    plan = StepPlan(16, (16,) * 3, (1.0, 0.9, probability))
+    x = hidden_states()
+    with use_route(Route(plan, method, torch.tensor([5, 6]))):
+        found = layer(x, attention_mask=None)[0]
+    attention, bias = layer.self_attention(layer.input_layernorm(x), attention_mask=None)
+    h = x + (attention + bias) / probability
+    mlp, bias = layer.mlp(layer.pre_mlp_layernorm(h))
+    expected = h + (mlp + bias) / probability
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(2))
+    gradients = [torch.autograd.grad((y * weight).sum(), [x, *layer.parameters()]) for y in (found, expected)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    layer.eval()
+    with use_route(Route(plan, method, torch.tensor([5, 6]))):
+        in_evaluation = layer(x, attention_mask=None)[0]
+    layer.train()
+    assert torch.equal(in_evaluation, layer(x, attention_mask=None)[0])
+
+
+def test_a_skipped_layer_computes_nothing(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = build_core_model(small_model(), mesh).decoder.layers[1]
+    method = Gates.build(LayerDropConfig(layer_drop=True, layer_drop_gamma=0.0), ModelFacts(3, 16, 7))
+    for part in (layer.self_attention, layer.mlp, layer.input_layernorm):
+        monkeypatch.setattr(part, "forward", None)
+    x = hidden_states()
+    with use_route(Route(StepPlan(16, (16,) * 3, (1.0, 0.9, 0.8)), method, torch.tensor([5, 6]))):
+        output, context = layer(x, attention_mask=None)
+    assert output is x and context is None

@@ -56,14 +56,15 @@ def _finalise_(values: Tensor) -> Tensor:
     return _xor_shift_(values, _SHIFTS[2])
 
 
-def uniform(seed: int, sample_id: int, layer_number: int) -> float:
-    """A number in [0, 1) for a layer and a sample: position 0 of the hash, whose positions from 1 on rank the tokens.
+def uniform(seed: int, *place: int) -> float:
+    """A number in [0, 1) that is a pure function of the seed and of a place, such as (step, microbatch, layer).
 
-    Plain integers, so that asking for it never waits for a GPU.
+    In plain integers, so that asking for it never waits for a GPU.
     """
-    layer_state = _finalise_int(_finalise_int(seed) + layer_number * _STEP)
-    sample_state = _finalise_int(sample_id * _STEP + layer_state)
-    return (_finalise_int(sample_state) >> 11) * 2.0**-53
+    state = _finalise_int(seed)
+    for coordinate in place:
+        state = _finalise_int(state + (coordinate + 1) * _STEP)
+    return (_finalise_int(state) >> 11) * 2.0**-53
 
 
 def kept_indices(

@@ -33,18 +33,18 @@ class Route:
     plan: StepPlan
     method: Method
     sample_ids_B: Tensor
-    first_sample_id: int | None = None
-    """The first of ``sample_ids_B``, for a caller that knows it without waiting for their device."""
+    step: int = 0
+    """0-based."""
+    microbatch: int = 0
+    """Its number in the step, on its data-parallel rank."""
 
     def keep_probability(self, layer_number: int) -> float:
         return self.plan.keep_probability[layer_number - 1]
 
     def runs(self, layer_number: int) -> bool:
         """Whether the layer computes this microbatch at all."""
-        if (probability := self.keep_probability(layer_number)) == 1.0:
-            return True
-        first = int(self.sample_ids_B[0]) if self.first_sample_id is None else self.first_sample_id
-        return self.method.runs(first, layer_number, probability)
+        probability = self.keep_probability(layer_number)
+        return probability == 1.0 or self.method.runs(self.step, self.microbatch, layer_number, probability)
 
     def kept_tokens(self, layer_number: int) -> Tensor | None:
         """Positions the layer computes on, [B, K] ascending, or None for all of them."""

@@ -45,8 +45,12 @@ class Method(Protocol):
         """Positions that the layer keeps, int64 [B, K], ascending in each row. Asked where K is below S."""
         raise AssertionError(f"{self.name} keeps every token, so nobody asks which")
 
-    def runs(self, first_sample_id: int, layer_number: int, keep_probability: float) -> bool:
-        """Whether the layer runs on the microbatch that starts with this sample. Asked where it may not."""
+    def runs(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
+        """Whether the layer runs on the microbatch of this number in the step. Asked where it may not.
+
+        Ranks that share a collective, data-parallel ones too, compute the microbatch of a number at the same time, and
+        must skip alike: which samples it holds has no say.
+        """
         raise AssertionError(f"{self.name} runs every layer, so nobody asks which")
 
 
@@ -113,8 +117,8 @@ class Composed(Method):
     def select(self, sample_ids_B: Tensor, layer_number: int, kept_tokens: int) -> Tensor:
         return self.routing.select(sample_ids_B, layer_number, kept_tokens)
 
-    def runs(self, first_sample_id: int, layer_number: int, keep_probability: float) -> bool:
-        return self.depth.runs(first_sample_id, layer_number, keep_probability)
+    def runs(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
+        return self.depth.runs(step, microbatch, layer_number, keep_probability)
 
 
 def _both(routing: StepPlan, depth: StepPlan) -> StepPlan:

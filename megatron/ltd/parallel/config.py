@@ -37,6 +37,10 @@ class ParallelConfig:
     )
     use_distributed_optimizer: bool = flag(False, help="shard the optimizer's state over data-parallel processes")
     overlap_grad_reduce: bool = flag(False, help="reduce gradients while the backward pass runs")
+    ddp_bucket_size: int | None = flag(
+        None,
+        help="parameters reduced and gathered at a time where that overlaps (default: 40 million or more)",
+    )
     overlap_param_gather: bool = flag(False, help="gather updated weights while the forward pass runs")
     distributed_timeout_minutes: float = flag(10.0, help="minutes a collective may take before the run ends")
     check_routing_every: int = flag(
@@ -52,6 +56,11 @@ class ParallelConfig:
         if self.distributed_timeout_minutes <= 0.0:
             raise UserError(
                 f"--distributed-timeout-minutes is {self.distributed_timeout_minutes}: it must be above 0, such as 10"
+            )
+        if self.ddp_bucket_size is not None and not (self.ddp_bucket_size > 0 and self.overlap_grad_reduce):
+            raise UserError(
+                f"--ddp-bucket-size is {self.ddp_bucket_size}: it is above 0, and only of use with "
+                "--overlap-grad-reduce; add that or drop it"
             )
         if self.pipeline_model_parallel_size == 1:
             for name in PIPELINE_FLAGS:

@@ -49,6 +49,7 @@ def wrap_chunks(
             overlap_param_gather=parallel.overlap_param_gather,
             align_param_gather=parallel.overlap_param_gather and interleaved,  # the schedule starts the gathers
             use_distributed_optimizer=parallel.use_distributed_optimizer,
+            bucket_size=parallel.ddp_bucket_size,
         )
         # Chunks after the first overlap whole: their turn comes while others compute.
         wrapped.append(DistributedDataParallel(config, ddp_config, module, disable_bucketing=number > 0))

@@ -36,7 +36,7 @@ def routing_problem(plan: StepPlan, method: Method, mesh: Mesh, progress: Progre
     consumed_samples = progress.consumed_samples
     count = min(_NUM_SAMPLES, step_samples)
     samples = [consumed_samples + number * step_samples // count for number in range(count)]
-    route = Route(plan, method, torch.tensor(samples, device=mesh.device))
+    route = Route(plan, method, torch.tensor(samples, device=mesh.device), progress.iteration)
     own = [progress.iteration, consumed_samples, step_samples, *layer_digests(route)]
     difference = _difference(_over_ranks(own, mesh), progress.iteration)
     if difference is None:
@@ -52,6 +52,7 @@ def layer_digests(route: Route) -> list[int]:
     plan, digests = route.plan, []
     for layer_number, amounts in enumerate(zip(plan.kept_tokens, plan.keep_probability, strict=True), start=1):
         digest = hashlib.blake2b(struct.pack("<qd", *amounts), digest_size=8)
+        digest.update(bytes([route.runs(layer_number)]))
         kept_BK = route.kept_tokens(layer_number)
         if kept_BK is not None:
             digest.update(kept_BK.cpu().contiguous().numpy().tobytes())

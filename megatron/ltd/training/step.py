@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -75,7 +75,11 @@ class Stepper:
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        loss = self._mean_loss(self._run(batches, plan, num_microbatches, forward_only=False))
+
+        def route(batch: Batch, microbatch: int) -> Route:
+            return Route(plan, self.method, batch.sample_ids_B, step, microbatch)
+
+        loss = self._mean_loss(self._run(batches, route, num_microbatches, forward_only=False))
         if not math.isfinite(loss):
             return StepResult(loss, math.nan, updated=False)
         updated, grad_norm, _ = self.optimizer.step()
@@ -83,15 +87,21 @@ class Stepper:
 
     def evaluate(self, batches: Iterator[Batch], num_microbatches: int) -> float:
         """Mean loss a token over ``num_microbatches`` of each rank: every token kept, no dropout."""
-        return self._mean_loss(self._run(batches, None, num_microbatches, forward_only=True))
+        return self._mean_loss(self._run(batches, lambda *_: None, num_microbatches, forward_only=True))
 
     def _run(
-        self, batches: Iterator[Batch], plan: StepPlan | None, num_microbatches: int, *, forward_only: bool
+        self,
+        batches: Iterator[Batch],
+        route: Callable[[Batch, int], Route | None],
+        num_microbatches: int,
+        *,
+        forward_only: bool,
     ) -> list[Tensor]:
+        numbered = enumerate(batches)
         # Every chunk of an interleaved pipeline sees every microbatch; all are through when the step is.
-        per_chunk = list(itertools.tee(batches, len(self.chunks))) if len(self.chunks) > 1 else batches
+        per_chunk = list(itertools.tee(numbered, len(self.chunks))) if len(self.chunks) > 1 else numbered
         return self._forward_backward(
-            forward_step_func=partial(self._forward, plan),
+            forward_step_func=partial(self._forward, route),
             data_iterator=per_chunk,
             model=self.chunks,
             num_microbatches=num_microbatches,
@@ -100,12 +110,15 @@ class Stepper:
             forward_only=forward_only,
         )
 
-    def _forward(self, plan: StepPlan | None, batches: Iterator[Batch], model: torch.nn.Module) -> tuple[Tensor, Any]:
-        batch = next(batches)
-        first_sample_id = int(batch.sample_ids_B[0])  # before it moves to the device
+    def _forward(
+        self,
+        route: Callable[[Batch, int], Route | None],
+        numbered: Iterator[tuple[int, Batch]],
+        model: torch.nn.Module,
+    ) -> tuple[Tensor, Any]:
+        microbatch, batch = next(numbered)
         batch = batch.to(self.mesh.device, non_blocking=True)
-        route = None if plan is None else Route(plan, self.method, batch.sample_ids_B, first_sample_id)
-        with use_route(route):
+        with use_route(route(batch, microbatch)):
             losses_BS = model(batch.tokens_BS, batch.position_ids_BS, batch.attention_mask, labels=batch.labels_BS)
         return losses_BS, partial(masked_loss_sum, batch.loss_mask_BS)
 

@@ -55,7 +55,7 @@ def test_a_routing_and_a_depth_method_compose() -> None:
     assert {"--ltd-growth-steps", "--layer-drop-gamma"} <= both.settings.keys()
     ids = torch.tensor([3, 9])
     assert torch.equal(both.select(ids, 2, 4), routing.select(ids, 2, 4))
-    assert [both.runs(n, 3, 0.5) for n in range(20)] == [dropping.runs(n, 3, 0.5) for n in range(20)]
+    assert [both.runs(n, 0, 3, 0.5) for n in range(20)] == [dropping.runs(n, 0, 3, 0.5) for n in range(20)]
 
 
 def test_two_methods_of_a_kind_are_refused() -> None:

@@ -91,10 +91,10 @@ class LayerDrop(Method):
             yield first_step, end_step - first_step, self._plan(thousandths)
             first_step = end_step
 
-    def runs(self, first_sample_id: int, layer_number: int, keep_probability: float) -> bool:
+    def runs(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
         from megatron.ltd.sampling import uniform  # imports torch, which plans do not need
 
-        return uniform(self.facts.seed, first_sample_id, layer_number) < keep_probability
+        return uniform(self.facts.seed, step, microbatch, layer_number) < keep_probability
 
     def _thousandths(self, step: int) -> int:
         return round(_UNIT * self.schedule.at(step))

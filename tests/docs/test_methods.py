@@ -1,0 +1,32 @@
+"""The cards of the methods, and the table that is made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.flags import flag_name
+from megatron.ltd.methods import METHODS
+
+
+def test_the_table_is_made_of_the_cards(repository: Path) -> None:
+    spec = importlib.util.spec_from_file_location("methods_table", repository / "tools" / "methods_table.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = (repository / "megatron" / "ltd" / "methods" / "README.md").read_text(encoding="utf-8")
+    assert written == module.table(), "run python tools/methods_table.py"
+    assert all(f"({name}/README.md)" in written for name in METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_card_lists_every_flag_and_no_other(repository: Path, name: str) -> None:
+    card = (repository / "megatron" / "ltd" / "methods" / name / "README.md").read_text(encoding="utf-8")
+    config_class = METHODS[name].config_class
+    flags = [flag_name(config_class, field.name) for field in dataclasses.fields(config_class)]
+    assert re.findall(r"^\| `(--[\w-]+)` \|", card, flags=re.MULTILINE) == flags
+    assert METHODS[name].flag in flags

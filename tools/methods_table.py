@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""Write megatron/ltd/methods/README.md, the table of methods, from their cards and the registry.
+
+python tools/methods_table.py            write it
+python tools/methods_table.py --print    show it
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FOLDER = REPOSITORY / "megatron" / "ltd" / "methods"
+_INTRODUCTION = """# Methods
+
+Each folder is a method: its card, its flags, its plan and its draw. A run has at most one that drops tokens and one
+that drops layers; without any it is dense. To add one: a folder like these, a line in `__init__.py`, and a line in
+`tests/methods/cases.py`, which buys it the tests that every method passes.
+
+| method | drops | switch | what it does | source |
+|---|---|---|---|---|
+"""
+_DROPS = {"routing": "tokens", "depth": "layers"}
+
+
+def card_row(card: str) -> tuple[str, str, str]:
+    """Of a card: its title, its first sentence, and the link of its claim."""
+    title, _, rest = card.partition("\n")
+    first_sentence = re.split(r"[.;](?:\s|$)", " ".join(rest.split()), maxsplit=1)[0] + "."
+    claim = re.search(r"\*\*Claim\*\* \((.*?), \[.*?\]\((.*?)\)\)", card, flags=re.DOTALL)
+    assert claim is not None, f"the card of {title} claims nothing with a link"
+    return title.removeprefix("# "), first_sentence, f"[{' '.join(claim[1].split())}]({claim[2]})"
+
+
+def table() -> str:
+    """The whole file."""
+    from megatron.ltd.methods import METHODS
+
+    rows = []
+    for name, entry in METHODS.items():
+        title, sentence, source = card_row((FOLDER / name / "README.md").read_text(encoding="utf-8"))
+        rows.append(f"| [{title}]({name}/README.md) | {_DROPS[entry.kind]} | `{entry.flag}` | {sentence} | {source} |")
+    return _INTRODUCTION + "\n".join(rows) + "\n\nMade by `tools/methods_table.py`.\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--print", action="store_true", help="show the table instead of writing it")
+    if parser.parse_args().print:
+        print(table(), end="")
+    else:
+        (FOLDER / "README.md").write_text(table(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(REPOSITORY))
+    main()

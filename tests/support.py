@@ -25,6 +25,7 @@ from megatron.ltd.config import parse_run_config
 from megatron.ltd.data.batch import Batch, document_mask
 from megatron.ltd.layers import route
 from megatron.ltd.methods.base import Dense, Method, ModelFacts
+from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
@@ -59,6 +60,15 @@ def random_ltd(model: ModelConfig, kept_tokens: int, seed: int = 7, **flags: Any
         random_ltd=True, ltd_min_kept_tokens=kept_tokens, ltd_growth_steps=10, ltd_granularity=1, **flags
     )
     return RandomLTD.build(config, ModelFacts(model.num_layers, model.seq_length, seed))
+
+
+def layer_drop(model: ModelConfig, keep_probability: float, seed: int = 1) -> LayerDrop:
+    """Layer dropping that runs every layer with one probability, at every step."""
+    config = LayerDropConfig(
+        layer_drop=True, layer_drop_theta=keep_probability, layer_drop_gamma=0.0, layer_drop_direction="rising",
+        layer_drop_by_depth="uniform",
+    )  # fmt: skip
+    return LayerDrop.build(config, ModelFacts(model.num_layers, model.seq_length, seed))
 
 
 def dense(model: ModelConfig) -> Dense:

@@ -1,4 +1,4 @@
-"""A GPT with random-LTD in plain PyTorch, one sample at a time: what the product's model must compute.
+"""A GPT in plain PyTorch with random-LTD and layer dropping, one sample at a time: what the product must compute.
 
 S sequence, K kept tokens of a layer, H hidden, N query heads, G key-value heads, D head size, V vocabulary.
 
@@ -71,9 +71,9 @@ class PlainLayer(nn.Module):
         self.up = nn.Linear(hidden, mlp, config.bias)
         self.down = nn.Linear(mlp, hidden, config.bias)
 
-    def forward(self, x_KH: Tensor, positions_K: Tensor, forbidden_KK: Tensor) -> Tensor:
-        x_KH = x_KH + self.attention(self.attention_norm(x_KH), positions_K, forbidden_KK)
-        return x_KH + self.mlp(self.mlp_norm(x_KH))
+    def forward(self, x_KH: Tensor, positions_K: Tensor, forbidden_KK: Tensor, scale: float = 1.0) -> Tensor:
+        x_KH = x_KH + scale * self.attention(self.attention_norm(x_KH), positions_K, forbidden_KK)
+        return x_KH + scale * self.mlp(self.mlp_norm(x_KH))
 
     def attention(self, x_KH: Tensor, positions_K: Tensor, forbidden_KK: Tensor) -> Tensor:
         size = self.config.head_size
@@ -136,8 +136,11 @@ class PlainGPT(nn.Module):
         position_ids_S: Tensor | None = None,
         document_S: Tensor | None = None,
         kept: Mapping[int, Tensor] | None = None,
+        scale: Mapping[int, float] | None = None,
     ) -> Tensor:
         """Logits [S, V]. ``kept[layer_number]`` lists the positions that a layer computes on; absent: all of them.
+
+        ``scale[layer_number]`` multiplies what each sublayer adds; absent: 1, and 0 leaves the layer out.
 
         ``document_S`` numbers the document of each token where documents must not see each other.
         """
@@ -151,7 +154,10 @@ class PlainGPT(nn.Module):
             if document_S is not None:
                 document_K = document_S[positions_K]
                 forbidden_KK = forbidden_KK | (document_K[None, :] != document_K[:, None])
-            computed_KH = layer(x_SH[positions_K], positions_K, forbidden_KK)
+            factor = 1.0 if scale is None else scale.get(layer_number, 1.0)
+            if factor == 0.0:
+                continue
+            computed_KH = layer(x_SH[positions_K], positions_K, forbidden_KK, factor)
             x_SH = x_SH.index_put((positions_K,), computed_KH)
         head = self.tokens.weight if self.head is None else self.head.weight
         return self.norm(x_SH) @ head.T

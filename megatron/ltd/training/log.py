@@ -127,12 +127,14 @@ class RunLog:
         saved = 1.0 - sum(record["step_flops"] for record in records) / sum(
             record["dense_step_flops"] for record in records
         )
+        depth = sum(record["depth"] for record in records) / len(records)
         parts = [
             f"step {last['iteration']:>{len(str(self._num_steps))}}/{self._num_steps}",
             f"loss {sum(record['loss'] for record in records) / len(records):.4f}",
             f"lr {last['lr']:.2e}",
             f"grad norm {last['grad_norm']:.2f}",
             f"kept {last['kept_tokens']}/{last['seq_length']}",
+            *([f"depth {depth:.1f}/{last['num_layers']}"] if depth < last["num_layers"] else []),
             f"FLOPs saved {100.0 * saved:4.1f} %",
             f"{format_count(tokens / seconds)} tokens/s",
             f"{format_seconds(self._seconds_left)} left",

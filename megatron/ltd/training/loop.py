@@ -92,6 +92,8 @@ def _record(run: Run, plan: StepPlan, samples: int, result: StepResult, lr: floa
         "lr": lr,
         "grad_norm": result.grad_norm,
         "kept_tokens": plan.min_kept_tokens,
+        "depth": _depth(run, plan, samples),
+        "num_layers": len(plan.keep_probability),
         "batch_size": samples,
         "seq_length": plan.seq_length,
         "consumed_samples": run.progress.consumed_samples,
@@ -102,6 +104,18 @@ def _record(run: Run, plan: StepPlan, samples: int, result: StepResult, lr: floa
         "step_seconds": seconds,
         "tokens_per_second": tokens / seconds,
     }
+
+
+def _depth(run: Run, plan: StepPlan, samples: int) -> float:
+    """Layers that ran of each microbatch of the step just done, on average: what was drawn, not what was expected."""
+    step, microbatches = run.progress.iteration - 1, run.microbatches_of(samples)
+    layers = enumerate(plan.keep_probability, start=1)
+    drawn = [
+        sum(run.method.runs(step, microbatch, layer_number, probability) for microbatch in range(microbatches))
+        for layer_number, probability in layers
+        if probability < 1.0
+    ]
+    return len(plan.keep_probability) - len(drawn) + sum(drawn) / microbatches
 
 
 def _stop_on(run: Run, problem: str | None) -> None:

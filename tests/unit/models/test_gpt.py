@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from megatron.ltd.data.batch import Batch
 from megatron.ltd.errors import UserError
-from megatron.ltd.methods.base import Method
+from megatron.ltd.methods.base import Composed, Method
 from megatron.ltd.models.config import ModelConfig, RecomputeConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.sampling import kept_indices
@@ -24,6 +24,7 @@ from tests.support import (
     build_core_model,
     build_stepper,
     dense,
+    layer_drop,
     load_weights,
     random_batches,
     random_ltd,
@@ -66,7 +67,12 @@ def plain_step(plain: PlainGPT, batches: Sequence[Batch], method: Method) -> flo
     """Loss of a step over ``batches`` by the formula in training/loss.py; gradients are left in ``plain``."""
     plan = method.plan(0)
     losses, masks = [], []
-    for batch in batches:
+    for microbatch, batch in enumerate(batches):
+        scale = {
+            layer: float(method.runs(0, microbatch, layer, probability)) / probability
+            for layer, probability in enumerate(plan.keep_probability, start=1)
+            if probability < 1.0
+        }
         for row, sample_id in enumerate(batch.sample_ids_B):
             kept = {
                 layer: kept_indices(7, sample_id[None], layer, SEQ_LENGTH, num_kept_tokens)[0]
@@ -78,7 +84,11 @@ def plain_step(plain: PlainGPT, batches: Sequence[Batch], method: Method) -> flo
                 ends = batch.tokens_BS[row] == 0
                 document_S = ends.cumsum(0) - ends.long()
             logits_SV = plain(
-                batch.tokens_BS[row], position_ids_S=batch.position_ids_BS[row], document_S=document_S, kept=kept
+                batch.tokens_BS[row],
+                position_ids_S=batch.position_ids_BS[row],
+                document_S=document_S,
+                kept=kept,
+                scale=scale,
             )
             losses.append(plain.token_losses(batch.labels_BS[row], logits_SV))
             masks.append(batch.loss_mask_BS[row])
@@ -106,15 +116,37 @@ VARIANTS = {
 }
 
 
+METHODS: dict[str, Callable[[ModelConfig], Method]] = {
+    "dense": dense,
+    "random-LTD": lambda model: random_ltd(model, 6),
+    "layer dropping": lambda model: layer_drop(model, 0.6),
+    "random-LTD + layer dropping": lambda model: Composed(random_ltd(model, 6), layer_drop(model, 0.6)),
+}
+
+
+def plain_gradients(plain: PlainGPT) -> dict[str, Tensor]:
+    """Zeros where nothing of the step passed through a parameter."""
+    return {
+        name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+        for name, tensor in plain.named_parameters()
+    }
+
+
+def test_the_draws_of_these_tests_open_and_close_every_gate() -> None:
+    method = layer_drop(small_model(), 0.6)
+    for layer in (1, 2, 3):
+        assert {method.runs(0, microbatch, layer, 0.6) for microbatch in range(3)} == {True, False}
+
+
 @pytest.mark.parametrize("documents", [False, True], ids=["", "separate documents"])
-@pytest.mark.parametrize("kept_tokens", [SEQ_LENGTH, 6], ids=["dense", "random-LTD"])
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_loss_and_every_gradient_equal_the_plain_gpt(
-    mesh: Mesh, variant: str, kept_tokens: int, documents: bool
-) -> None:
+def test_loss_and_every_gradient_equal_the_plain_gpt(mesh: Mesh, variant: str, name: str, documents: bool) -> None:
     model = small_model(**VARIANTS[variant])
-    method: Method = dense(model) if kept_tokens == SEQ_LENGTH else random_ltd(model, kept_tokens)
-    assert min(method.plan(0).kept_tokens) == kept_tokens
+    method = METHODS[name](model)
+    plan = method.plan(0)
+    assert (min(plan.kept_tokens) < SEQ_LENGTH) == ("random-LTD" in name)
+    assert (min(plan.keep_probability) < 1.0) == ("layer dropping" in name)
     config = plain_config(model)
     plain = PlainGPT(config)
     stepper = build_stepper(model, mesh, method, weights=megatron_tensors(plain.state_dict(), config))
@@ -124,7 +156,7 @@ def test_loss_and_every_gradient_equal_the_plain_gpt(
     expected_loss = plain_step(plain, batches, method)
 
     assert result.loss == pytest.approx(expected_loss, rel=1e-6)
-    expected = megatron_tensors({name: tensor.grad for name, tensor in plain.named_parameters()}, config)
+    expected = megatron_tensors(plain_gradients(plain), config)
     found = step_gradients(stepper)
     assert found.keys() == expected.keys()
     errors = {name: relative_error(found[name], expected[name]) for name in expected}

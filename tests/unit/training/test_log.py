@@ -17,6 +17,7 @@ from megatron.ltd.training.log import RunLog
 
 STEP = {
     "loss": 2.0, "lr": 1e-3, "grad_norm": 0.5, "kept_tokens": 8, "batch_size": 4, "seq_length": 16,
+    "depth": 6.0, "num_layers": 6,
     "consumed_samples": 4, "consumed_tokens": 64, "consumed_layer_tokens": 150, "step_flops": 750,
     "dense_step_flops": 1000, "step_seconds": 0.5, "tokens_per_second": 128.0,
 }  # fmt: skip
@@ -85,6 +86,16 @@ def test_the_console_shows_means_of_an_interval(tmp_path: Path, capsys: pytest.C
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("step 2/4 | loss 2.5000 | lr 1.00e-03 | grad norm 0.50 | kept 8/16 | FLOPs saved 37.5 %")
     assert "128" in line and line.endswith("left")
+
+
+def test_the_console_shows_the_depth_where_layers_were_dropped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = log(tmp_path, log_interval=2)
+    run.train(step(1, depth=4.0))
+    run.train(step(2, depth=5.0))
+    run.close()
+    assert "| kept 8/16 | depth 4.5/6 | FLOPs saved" in capsys.readouterr().out
 
 
 def test_other_ranks_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

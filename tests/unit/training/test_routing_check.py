@@ -15,7 +15,7 @@ from megatron.ltd.plan import StepPlan
 from megatron.ltd.training import routing_check
 from megatron.ltd.training.checkpoint import Progress
 from megatron.ltd.training.routing_check import layer_digests, routing_problem
-from tests.support import random_ltd, small_model, world
+from tests.support import layer_drop, random_ltd, small_model, world
 
 MODEL = small_model(num_layers=6)
 SAMPLES = torch.arange(4)
@@ -39,12 +39,15 @@ def test_a_digest_is_that_of_the_order_too() -> None:
     assert digests(samples=SAMPLES.flip(0))[1:5] != digests()[1:5]
 
 
-def test_the_plan_counts_where_no_tokens_are_chosen() -> None:
-    method = random_ltd(MODEL, 4)
+def test_keep_probability_and_gates_count_where_no_tokens_are_chosen() -> None:
+    method = layer_drop(MODEL, 0.5)
     dense = StepPlan.dense(16, 6)
     dropping = replace(dense, keep_probability=(1.0, 1.0, 0.5, 1.0, 1.0, 1.0))
     found = [layer_digests(Route(plan, method, SAMPLES)) for plan in (dense, dropping)]
     assert [mine == theirs for mine, theirs in zip(*found, strict=True)] == [True, True, False, True, True, True]
+    step = next(step for step in range(100) if not method.runs(step, 0, 3, 0.5) and method.runs(step + 1, 0, 3, 0.5))
+    closed, opened = (layer_digests(Route(dropping, method, SAMPLES, step + ahead)) for ahead in (0, 1))
+    assert [mine == theirs for mine, theirs in zip(closed, opened, strict=True)][:3] == [True, True, False]
 
 
 @pytest.fixture

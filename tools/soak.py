@@ -3,7 +3,7 @@
     python tools/soak.py --kills 30 --output-prefix soak
     python tools/soak.py --kills 30 --output-prefix soak --async-save
 
-Two processes under torchrun on the CPU; one of them, both, or the launcher with them are killed with SIGKILL. Exit
+Two processes under torchrun on the CPU; one of them, both, the launcher or all are killed with SIGKILL. Exit
 status 0 where every step and the final weights equal those of a run that was left alone, bit for bit, and no process is
 left.
 """

@@ -18,21 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
+from megatron.core.utils import unwrap_model
 from torch import Tensor
 
 from megatron.ltd.config import parse_run_config
 from megatron.ltd.methods.base import Method
-from megatron.ltd.parallel.mesh import initialize, quiet_core_imports
-
-quiet_core_imports()
-
-from megatron.core.dist_checkpointing.dict_utils import nested_values  # noqa: E402
-from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories  # noqa: E402
-from megatron.core.utils import unwrap_model  # noqa: E402
-
-from megatron.ltd.training.loop import train  # noqa: E402
-from megatron.ltd.training.optimizer import whole_weights  # noqa: E402
-from megatron.ltd.training.run import Run, build_run  # noqa: E402
+from megatron.ltd.parallel.mesh import initialize
+from megatron.ltd.training.loop import train
+from megatron.ltd.training.optimizer import whole_weights
+from megatron.ltd.training.run import Run, build_run
 
 
 @dataclass(frozen=True)

@@ -72,12 +72,21 @@ RECOMPUTE = {
 }
 RECOMPUTED_LAYOUTS = {"one process": one_process(strata=1), "pp2": LAYOUTS["pp2"], "tp2 sp": LAYOUTS["tp2 sp"]}
 
+_LLAMA = (
+    "--position-embedding-type rope --normalization RMSNorm --swiglu --disable-bias-linear "
+    "--untie-embeddings-and-output-weights --group-query-attention --num-query-groups 2"
+)
 VARIANTS = {
+    "dense": ("--ltd-min-kept-tokens", "32"),
     "learned positions": (),
-    "RoPE": tuple("--position-embedding-type rope --normalization RMSNorm --swiglu --disable-bias-linear".split()),
+    "RoPE": tuple(_LLAMA.split()),
     "document masks": ("--reset-attention-mask", "--reset-position-ids", "--eod-mask-loss"),
 }
-"""What a sample's tokens know of their place; the loss masks of "document masks" hold unequal numbers of ones."""
+"""What tells a sample's tokens their place, with random-LTD; "dense" keeps every token.
+
+The loss masks of "document masks" hold unequal numbers of ones; "RoPE" is Llama's layer with an output matrix of its
+own, the others are GPT-2's.
+"""
 
 
 def run_flags(data: str) -> tuple[str, ...]:

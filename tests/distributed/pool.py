@@ -219,7 +219,7 @@ def _serve(connection: Connection, output: Path, device: str) -> None:
         os.dup2(writer, descriptor)
     faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)
     tempfile.tempdir = str(output.parent)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo" if sys.platform == "linux" else "lo0"
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     while True:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import resource
 import signal
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from megatron.ltd.training import checkpoint_files
-from tests.distributed.launched import torchrun, two_ranks
+from tests.distributed.launched import Launched, torchrun, two_ranks
 from tests.regression.runs import metrics, tiny_flags
 from tests.support import REPOSITORY
 
@@ -71,47 +70,43 @@ def lost_contact(said: str) -> list[str]:
     return [line for line in said.splitlines() if "lost contact with another process" in line]
 
 
-def test_sigterm_to_one_rank_and_a_kill_of_one(dataset: str, straight: Path, tmp_path: Path) -> None:
-    """The first leaves on both ranks; the second ends the other rank with one line; then the run is completed."""
+def kill_inside_a_save(run: Launched, save: Path, rank: int) -> None:
+    """Kill a rank a few steps on, see the other end in time and with one line, and torchrun start both again."""
+    logged = steps(save)
+    run.wait_for(lambda: steps(save) >= logged + 4 and is_saving(save))
+    lines, loads = len(lost_contact(run.said)), run.said.count("loading ")
+    victim, other = run.rank(rank), run.rank(1 - rank)
+    victim.kill()
+    psutil.wait_procs([other], timeout=ENDS_WITHIN_SECONDS)
+    assert not other.is_running(), run.said
+    (line,) = lost_contact(run.said)[lines:]
+    assert line.startswith(f"pretrain_gpt_ltd.py: stopped: rank {1 - rank} lost contact with another process (")
+    assert f"continue with --load {save}" in line and "Traceback" not in run.said
+    run.wait_for(lambda: run.said.count("loading ") > loads)
+
+
+def test_sigterm_to_one_rank_then_a_kill(dataset: str, straight: Path, tmp_path: Path) -> None:
+    """The first leaves on both ranks, with a checkpoint; then torchrun restarts what is killed."""
     save = tmp_path / "save"
     with torchrun(flags(dataset, save), tmp_path / "first") as run:
         run.wait_for(lambda: steps(save) >= 5)
         run.rank(1).send_signal(signal.SIGTERM)
         status, said = run.end()
     assert status == [0] and "SIGTERM arrived" in said and "Traceback" not in said, said
-    left_at = steps(save)
-    assert 5 <= left_at < NUM_STEPS and checkpoint_files.read_tracker(save) == left_at
+    assert 5 <= steps(save) < NUM_STEPS and checkpoint_files.read_tracker(save) == steps(save)
 
-    with torchrun(flags(dataset, save), tmp_path / "second") as run:
-        run.wait_for(lambda: steps(save) >= left_at + 5)
-        killed = time.monotonic()
-        run.rank(1).kill()
-        run.wait_for(lambda: not run.ranks(), ENDS_WITHIN_SECONDS)
-        assert time.monotonic() - killed < ENDS_WITHIN_SECONDS
-        status, said = run.end()
-    assert status == [1], said
-    (line,) = lost_contact(said)
-    assert line.startswith("pretrain_gpt_ltd.py: stopped: rank 0 lost contact with another process (")
-    assert f"continue with --load {save}" in line and 'File "' not in said.split(line)[0], said
-
-    with torchrun(flags(dataset, save), tmp_path / "third") as run:
+    with torchrun(flags(dataset, save), tmp_path / "second", "--max-restarts", "2") as run:
+        kill_inside_a_save(run, save, 1)
         assert run.end()[0] == [0], run.said
     assert_equal_runs(save, straight)
 
 
-@pytest.mark.parametrize("more", [(), ("--async-save",)], ids=["sync", "async"])
-def test_torchrun_restarts_what_was_killed_inside_a_save(
-    more: Sequence[str], dataset: str, straight: Path, tmp_path: Path
-) -> None:
+def test_kills_inside_asynchronous_saves(dataset: str, straight: Path, tmp_path: Path) -> None:
     save = tmp_path / "save"
-    with torchrun(flags(dataset, save, *more), tmp_path, "--max-restarts", "2") as run:
-        for kill, rank in enumerate((0, 1)):
-            before = steps(save)
-            run.wait_for(lambda before=before: steps(save) >= before + 4 and is_saving(save))
-            run.rank(rank).kill()
-            run.wait_for(lambda kill=kill: run.said.count("loading ") > kill)
-        status, said = run.end()
-    assert status == [0], said
+    with torchrun(flags(dataset, save, "--async-save"), tmp_path, "--max-restarts", "2") as run:
+        kill_inside_a_save(run, save, 0)
+        kill_inside_a_save(run, save, 1)
+        assert run.end()[0] == [0], run.said
     assert_equal_runs(save, straight)
 
 

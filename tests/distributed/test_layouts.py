@@ -20,11 +20,12 @@ def test_equals_one_process(runs: Runs, name: str, variant: str) -> None:
     assert_same(runs.run(layout, *flags), runs.reference(layout.strata, *flags))
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("mode", RECOMPUTE)
 @pytest.mark.parametrize("name", RECOMPUTED_LAYOUTS)
-def test_recompute_changes_nothing(runs: Runs, name: str, mode: str) -> None:
-    """Against one process that keeps its activations; RoPE, SwiGLU and document masks together."""
-    layout, flags = RECOMPUTED_LAYOUTS[name], (*VARIANTS["RoPE"], *VARIANTS["document masks"])
+def test_recompute_changes_nothing(runs: Runs, name: str, mode: str, variant: str) -> None:
+    """Against one process that keeps its activations."""
+    layout, flags = RECOMPUTED_LAYOUTS[name], VARIANTS[variant]
     assert_same(runs.run(layout, *flags, *RECOMPUTE[mode]), runs.reference(layout.strata, *flags))
 
 

@@ -33,6 +33,7 @@ PAIRS = [
     ("dp2 sharded", "pp4 uneven", "RoPE"),
     ("pp4 uneven", "dp2 sharded", "learned positions"),
     ("tp2 sp dp2", "pp2", "learned positions"),
+    ("dp2", "cp2", "document masks"),
 ]
 """From, to, and what the tokens know of their place."""
 

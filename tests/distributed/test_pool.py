@@ -8,8 +8,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -66,10 +66,9 @@ def start_a_sleeper() -> int:
 def is_alive(process_id: int) -> bool:
     """Whether the process exists and is no zombie."""
     try:
-        status = Path(f"/proc/{process_id}/stat").read_text()
-    except FileNotFoundError:
+        return psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return status.rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def assert_gone(process_ids: list[int]) -> None:

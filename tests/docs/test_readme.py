@@ -34,7 +34,7 @@ def scripts_called(text: str) -> list[str]:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_between_files_lead_somewhere(repository: Path, document: str) -> None:
     text = (repository / document).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):
+    for target in re.findall(r"\]\((?!https?://)([^)#\s]+)", text):
         assert (repository / target).exists(), f"{document} links to {target}"
 
 

@@ -1,6 +1,7 @@
 """The soak test itself: one run that is left alone, and the same run killed again and again.
 
-    what dies     one rank, both ranks (torchrun restarts them), or the node: launcher, ranks and all (started anew)
+    what dies     one rank or both (torchrun restarts them), the launcher alone (its ranks notice, save and leave), or
+                  the node: launcher, ranks and all (started anew)
     when          a random number of steps after the last kill and a random moment further on; at times while the run
                   is still starting
 
@@ -26,8 +27,8 @@ from .processes import SCRIPT
 from .run import SoakedRun
 
 _START_SHARE = 0.15  # of the kills
-_STEPS_SHARE = 1.2  # of the steps there are for each kill: the most that are taken before it
-_VICTIMS = ("rank 0", "rank 1", "both ranks", "the node")
+_STEPS_SHARE = 1.6  # of the steps that are left for each kill: the most that are taken before the next
+_VICTIMS = ("rank 0", "rank 1", "both ranks", "the launcher", "the node")
 _END_SECONDS = 60.0  # for the rank that is left over
 
 
@@ -52,10 +53,12 @@ class Result:
     num_steps: int
     repeated_steps: int
     """Computed again, since they were not saved."""
+    repeated_seconds: float
+    restart_seconds: float
+    """From each kill to the next step, all together."""
     straight_seconds: float
     seconds: float
     longest_restart_seconds: float
-    """From a kill to the first step after it."""
     equal_steps: bool
     """Loss, gradient norm and everything else in the log of every step."""
     equal_weights: bool
@@ -93,6 +96,8 @@ def soak(config: SoakConfig, data: str, folder: Path, say: Callable[[str], None]
         resumes=soaked.said().count("loading "),
         num_steps=config.num_steps,
         repeated_steps=soaked.num_steps() - config.num_steps,
+        repeated_seconds=soaked.repeated_seconds(),
+        restart_seconds=sum(restarts),
         straight_seconds=straight_seconds,
         seconds=time.monotonic() - started,
         longest_restart_seconds=max(restarts),
@@ -105,28 +110,35 @@ def soak(config: SoakConfig, data: str, folder: Path, say: Callable[[str], None]
 def _kill_again_and_again(
     config: SoakConfig, run: SoakedRun, step_seconds: float, start_seconds: float, say: Callable[[str], None]
 ) -> tuple[list[Kill], list[float]]:
-    """Kill as often as asked; what was killed, and the seconds from kills to the first step after them."""
+    """Kill as often as asked; what was killed, and the seconds from a kill, or several in a row, to the next step."""
     draw = random.Random(config.seed)
-    most_steps = max(1, int(_STEPS_SHARE * config.num_steps / (config.kills + 1)))
     kills: list[Kill] = []
     restarts: list[float] = []
     steps_before = 0
-    killed = time.monotonic()
+    killed: float | None = None
     while len(kills) < config.kills:
-        if kills and draw.random() < _START_SHARE:
+        is_early = bool(kills) and draw.random() < _START_SHARE
+        if is_early:
             run.wait_for_ranks()
             time.sleep(draw.uniform(0.0, start_seconds))
         else:
             run.wait_for_step(steps_before)
+        if killed is not None and run.num_steps() > steps_before:
             restarts.append(time.monotonic() - killed)
-            run.wait_for_step(steps_before + draw.randrange(most_steps))
+            killed = None
+        if not is_early:
+            share = (config.num_steps - run.last_step()) / (config.kills - len(kills) + 1)
+            run.wait_for_step(steps_before + draw.randrange(max(1, int(_STEPS_SHARE * share))))
             time.sleep(draw.uniform(0.0, config.save_interval * step_seconds))
+        killed = killed or time.monotonic()
         kill = _kill(run, draw.choice(_VICTIMS), steps_before)
-        killed = time.monotonic()
         steps_before = run.num_steps()
         kills.append(kill)
         say(f"kill {len(kills)}/{config.kills}: {kill.what}, {kill.moment}, after step {kill.step}/{config.num_steps}")
     say(f"{config.num_steps - kills[-1].step} more steps to its end")
+    run.wait_for_step(steps_before)
+    assert killed is not None
+    restarts.append(time.monotonic() - killed)
     return kills, restarts
 
 
@@ -135,6 +147,8 @@ def _kill(run: SoakedRun, what: str, steps_before: int) -> Kill:
     victims = run.ranks()
     if what == "the node":
         run.kill()
+    if what == "the launcher":
+        run.kill_launcher()
     for rank, process in victims.items():
         if what in ("both ranks", f"rank {rank}") and process.is_running():
             process.kill()
@@ -142,7 +156,7 @@ def _kill(run: SoakedRun, what: str, steps_before: int) -> Kill:
     if alive:
         raise RunStopped(f"{what} was killed, and {len(alive)} other still lives {_END_SECONDS:.0f} s later")
     is_saving = run.finds_unfinished()
-    if what == "the node":
+    if what in ("the launcher", "the node"):
         run.start()
     step = run.last_step()
     return Kill(what, step, "saving" if is_saving else "training" if run.num_steps() > steps_before else "starting")

@@ -113,7 +113,7 @@ class CheckpointSaver:
         iteration = state.progress.iteration
         partial = self._make_partial(folder, iteration)
         plan = RankPlan(partial, state, check_layout=not self._layout_checked)
-        self._layout_checked = True
+        self._layout_checked = True  # it stays as it is within a run
         pending = _Pending(
             iteration=iteration,
             partial=partial,

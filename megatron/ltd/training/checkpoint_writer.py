@@ -18,6 +18,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -51,7 +52,10 @@ class Writer:
         with starting_deaf_processes(), warnings.catch_warnings():
             # Python 3.12 warns of forks beside threads: the writer takes no lock that another thread could hold.
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-            self._process.start()
+            try:
+                self._process.start()
+            except OSError as error:  # no memory or no room for another process
+                sending.send(Outcome(failure=first_line(error)))
         sending.close()
 
     def wait(self, seconds: float) -> bool:
@@ -74,7 +78,8 @@ class Writer:
         self._close()
 
     def _close(self) -> None:
-        self._process.join()
+        if self._process.pid is not None:
+            self._process.join()
         self._receiving.close()
 
 
@@ -87,8 +92,8 @@ def _run(write: Callable[[], Any], sending: Connection, parent: int) -> None:
         outcome = Outcome(write())
     except Exception as error:
         outcome = Outcome(failure=first_line(error))
-    sending.send(outcome)
-    sending.close()
+    with suppress(BrokenPipeError):  # the parent may have ended
+        sending.send(outcome)
 
 
 def _end_with(parent: int) -> None:

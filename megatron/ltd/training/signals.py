@@ -1,11 +1,13 @@
 """Leaving early, between two steps and on all ranks together.
 
 SIGTERM (a scheduler's warning) saves and ends with status 0; a first Ctrl-C saves too and ends with 130; a second one
-stops where it is. ``--exit-interval`` and ``--exit-duration-in-mins`` are asked in the same place.
+stops where it is. ``--exit-interval``, ``--exit-duration-in-mins`` and whether torchrun is still there are asked in the
+same place.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -20,8 +22,11 @@ from megatron.ltd.parallel.contact import lost_contact
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.training.config import TrainingConfig
 
-_REASONS = ("", "--exit-duration-in-mins is over", "SIGTERM arrived", "Ctrl-C was pressed")
-INTERRUPTED = _REASONS[3]
+_REASONS = (
+    "", "--exit-duration-in-mins is over", "the launcher has ended", "SIGTERM arrived", "Ctrl-C was pressed"
+)  # fmt: skip
+_DURATION, _LAUNCHER, _SIGTERM, _CTRL_C = range(1, 5)
+INTERRUPTED = _REASONS[_CTRL_C]
 
 
 class ExitRequests:
@@ -32,6 +37,8 @@ class ExitRequests:
         self._mesh = mesh
         self._started = time.monotonic()
         self._request = 0
+        # Started again, torchrun would start a second run beside the one that it left.
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -54,16 +61,18 @@ class ExitRequests:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._request == 3:
+        if number == signal.SIGINT and self._request == _CTRL_C:
             raise KeyboardInterrupt
-        self._request = max(self._request, 2 if number == signal.SIGTERM else 3)
+        self._request = max(self._request, _SIGTERM if number == signal.SIGTERM else _CTRL_C)
 
     def reason(self, iteration: int) -> str | None:
         """Why the run should save and leave after ``iteration`` steps, or None. Every rank calls this each step."""
         request = self._request
         minutes = self._config.exit_duration_in_mins
         if minutes is not None and time.monotonic() - self._started > 60.0 * minutes:
-            request = max(request, 1)
+            request = max(request, _DURATION)
+        if self._launcher is not None and os.getppid() != self._launcher:
+            request = max(request, _LAUNCHER)
         if self._mesh.world_size > 1:
             requests = torch.tensor(request, device=self._mesh.device)
             dist.all_reduce(requests, op=dist.ReduceOp.MAX)

@@ -56,6 +56,17 @@ def test_what_goes_wrong_comes_back(write: object, failure: str) -> None:
     assert writer.outcome() == Outcome(failure=failure)
 
 
+def test_no_process_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise OSError(12, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fork", refuse)
+        writer = Writer(lambda: None)
+    assert writer.wait(0.0)
+    assert writer.outcome() == Outcome(failure="[Errno 12] Cannot allocate memory")
+
+
 def test_much_comes_back() -> None:
     """More than a pipe holds."""
     assert Writer(lambda: bytes(1 << 22)).outcome().value == bytes(1 << 22)

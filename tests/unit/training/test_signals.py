@@ -39,6 +39,17 @@ def test_exit_duration(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     assert exits.reason(2) == "--exit-duration-in-mins is over"
 
 
+def test_a_launcher_that_has_ended(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torchrun's ranks stay when it is killed; by hand a parent may come and go."""
+    parents = iter([1, 11, 11, 12, 12])
+    monkeypatch.setattr("megatron.ltd.training.signals.os.getppid", lambda: next(parents))
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert ExitRequests(TrainingConfig(train_iters=9), mesh).reason(1) is None and next(parents) == 1
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
+    exits = ExitRequests(TrainingConfig(train_iters=9), mesh)
+    assert [exits.reason(1) for _ in range(3)] == [None, "the launcher has ended", "the launcher has ended"]
+
+
 def test_a_signal_outranks_the_clock_and_ctrl_c_outranks_sigterm(mesh: Mesh) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     exits = ExitRequests(TrainingConfig(train_iters=9, exit_duration_in_mins=0.0, exit_interval=1), mesh)

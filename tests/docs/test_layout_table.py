@@ -1,0 +1,69 @@
+"""README's table of what works with what: each cell is a test that the suite runs, and none is missing."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.distributed.layouts import LAYOUTS, RECOMPUTE, RECOMPUTED_LAYOUTS, VARIANTS
+from tests.distributed.test_moving import PAIRS
+
+LAYOUT_TESTS, MOVING_TESTS = "tests/distributed/test_layouts.py", "tests/distributed/test_moving.py"
+WORDS = {
+    "tp2": "tensor 2",
+    "sp": "sequence",
+    "pp2": "pipeline 2",
+    "pp4": "pipeline 4",
+    "cp2": "context 2",
+    "dp2": "data 2",
+    "sharded": "distributed optimizer",
+}
+
+
+def cell(path: str, test: str) -> str:
+    return f'[✓]({path} "{test}")'
+
+
+def in_words(name: str) -> str:
+    return ", ".join(WORDS.get(part, part) for part in name.split()) if name in LAYOUTS else name
+
+
+def moved(name: str) -> str:
+    """The first pair that this layout is part of."""
+    before, after, _ = next(pair for pair in PAIRS if name in pair[:2])
+    return cell(MOVING_TESTS, f"test_goes_on_under_another_layout[{before} to {after}]")
+
+
+def layout_table() -> list[str]:
+    """A row for each layout: what it equals one process with, and a pair of layouts that a run moved between."""
+    lines = [f"| layout | {' | '.join(VARIANTS)} | moved |", f"|---|{'---|' * len(VARIANTS)}---|"]
+    for name in LAYOUTS:
+        cells = [cell(LAYOUT_TESTS, f"test_equals_one_process[{name}-{variant}]") for variant in VARIANTS]
+        lines.append(f"| {in_words(name)} | {' | '.join([*cells, moved(name)])} |")
+    return lines
+
+
+def recompute_table() -> list[str]:
+    """A row for each mode of activation recompute on a layout."""
+    lines = [f"| recompute | {' | '.join(VARIANTS)} |", f"|---|{'---|' * len(VARIANTS)}"]
+    for mode, name in itertools.product(RECOMPUTE, RECOMPUTED_LAYOUTS):
+        cells = [cell(LAYOUT_TESTS, f"test_recompute_changes_nothing[{name}-{mode}-{variant}]") for variant in VARIANTS]
+        lines.append(f"| {mode}; {in_words(name)} | {' | '.join(cells)} |")
+    return lines
+
+
+def test_the_table_is_that_of_the_tests(repository: Path) -> None:
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    for table in (layout_table(), recompute_table()):
+        expected = "\n".join(table)
+        assert expected in text, f"README.md must hold:\n{expected}"
+
+
+def test_the_tests_that_it_names_are_there(repository: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", LAYOUT_TESTS, MOVING_TESTS]
+    collected = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout.splitlines()
+    links = [link.split('"') for row in [*layout_table(), *recompute_table()] for link in row.split("](")[1:]]
+    named = {f"{path.strip()}::{test}" for path, test, _ in links}
+    assert named and not named - set(collected)

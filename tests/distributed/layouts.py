@@ -44,7 +44,7 @@ _INTERLEAVED = f"{_PP} --num-layers-per-virtual-pipeline-stage 1"
 _UNEVEN = "--pipeline-model-parallel-size 4 --decoder-first-pipeline-num-layers 1 --decoder-last-pipeline-num-layers 1"
 _CP = "--context-parallel-size 2"
 _SHARDED = "--use-distributed-optimizer"
-_OVERLAPS = f"{_SHARDED} --overlap-grad-reduce --overlap-param-gather"
+_OVERLAPS = f"{_SHARDED} --overlap-grad-reduce --overlap-param-gather --ddp-bucket-size 5000"
 
 LAYOUTS = {
     "tp2": _layout(2, _TP),
@@ -81,10 +81,12 @@ VARIANTS = {
     "learned positions": (),
     "RoPE": tuple(_LLAMA.split()),
     "document masks": ("--reset-attention-mask", "--reset-position-ids", "--eod-mask-loss"),
+    "layer dropping": tuple("--layer-drop --layer-drop-theta 0.4 --layer-drop-gamma 0.5".split()),
 }
 """What tells a sample's tokens their place, with random-LTD; "dense" keeps every token.
 
-The loss masks of "document masks" hold unequal numbers of ones; "RoPE" is Llama's layer with an output matrix of its
+The loss masks of "document masks" hold unequal numbers of ones; "layer dropping" comes with random-LTD, and its gates
+are the same as every layout computes as many samples at a time; "RoPE" is Llama's layer with an output matrix of its
 own, the others are GPT-2's.
 """
 

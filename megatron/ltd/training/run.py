@@ -106,6 +106,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
         sources = check_sources(config.data, tokenizer, read_tokens=False)
     vocab_size = model_vocab_size(config.tokenizer, tokenizer.vocab_size, config.parallel.tensor_model_parallel_size)
     shape, method = config.model.shape(vocab_size), config.build_method()
+    learned_V = method.unlearned(tokenizer.vocab_size).to(mesh.device) if method.learns else None
     identity, order = weights_identity(config.model, tokenizer, vocab_size), data_order(config, sources)
     agree({**identity, **order}, "give every node the same files")
     start = find_start(config, identity, order, mesh)
@@ -120,7 +121,6 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     plan, schedule = clock.plan(start.progress.iteration, consumed), clock.schedule(start.progress.iteration, consumed)
     taken = start.settle(config, clock.settings(schedule))
 
-    learned_V = method.unlearned(tokenizer.vocab_size).to(mesh.device) if method.learns else None
     train_data, valid_data = _build_data(config, tokenizer, plan, clock, start, mesh, every_stage=method.learns)
     enters = bool(method.plan(0).entry_layers)
     clock_stands_at = start.clock_stands_at(config, consumed)

@@ -71,6 +71,13 @@ def layer_drop(model: ModelConfig, keep_probability: float, seed: int = 1) -> La
     return LayerDrop.build(config, ModelFacts(model.num_layers, model.seq_length, seed))
 
 
+def learned(method: Method) -> Tensor | None:
+    """Something else for each token id, or nothing where the method learns nothing."""
+    if not method.learns:
+        return None
+    return torch.rand(VOCAB_SIZE, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+
+
 def dense(model: ModelConfig) -> Dense:
     return Dense(ModelFacts(model.num_layers, model.seq_length, 7))
 
@@ -152,6 +159,7 @@ def random_batches(
                 position_ids_BS=_positions(tokens_BS, documents),
                 attention_mask=document_mask(tokens_BS, 0) if documents else None,
                 sample_ids_B=torch.arange(number * micro_batch_size, (number + 1) * micro_batch_size) + 1000,
+                whole_tokens_BS=tokens_BS,
             )
         )
     return batches
@@ -189,7 +197,7 @@ class Finished:
         return [line[name] for line in self.kind("train")]
 
     def tensors(self, iteration: int) -> dict[str, Any]:
-        """Everything in a checkpoint of this run: weights and optimizer state by name."""
+        """Everything in a checkpoint of this run: weights, optimizer state, what the method has learned, by name."""
         from megatron.core import dist_checkpointing
 
         with warnings.catch_warnings(), world():

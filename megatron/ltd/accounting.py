@@ -8,6 +8,9 @@ Hkv = query groups * kv_channels:
     attention output           2 n Hq H
     feed-forward               2 n H F * 2              * 3 when gated (SwiGLU has a third matrix)
 
+A layer whose n kept tokens attend to all S (``StepPlan.entry_layers``) projects queries, keys and values of all S, as
+the fused projection does, and has pairs = n (S + 1) / 2 causal, the expected number of a uniform draw, n * S otherwise.
+
     LM head                    2 S H V                  always all S positions: every token is in the loss
 
 Backward computes two products (for the input and for the weight) where forward computes one: a step is 3 x forward.
@@ -55,11 +58,14 @@ class ModelShape:
         return self.num_query_groups * self.kv_channels
 
 
-def layer_flops(shape: ModelShape, kept_tokens: int) -> int:
-    """Forward FLOPs of one layer for one sample of which it computes ``kept_tokens`` (0: the layer is skipped)."""
-    n = kept_tokens
-    pairs = n * (n + 1) // 2 if shape.causal else n * n
-    projections = 2 * n * shape.hidden_size * (2 * shape.query_size + 2 * shape.key_value_size)
+def layer_flops(shape: ModelShape, kept_tokens: int, *, attends_to_all: bool = False) -> int:
+    """Forward FLOPs of one layer for one sample of which it computes ``kept_tokens`` (0: the layer is skipped).
+
+    ``attends_to_all``: its kept tokens attend to all S tokens.
+    """
+    n, m = kept_tokens, shape.seq_length if attends_to_all else kept_tokens
+    pairs = n * (m + 1) // 2 if shape.causal else n * m
+    projections = 2 * shape.hidden_size * (m * (shape.query_size + 2 * shape.key_value_size) + n * shape.query_size)
     attention = 2 * 2 * pairs * shape.query_size
     feed_forward = 2 * n * shape.hidden_size * shape.ffn_hidden_size * (3 if shape.gated_mlp else 2)
     return projections + attention + feed_forward
@@ -77,8 +83,12 @@ def step_flops(shape: ModelShape, plan: StepPlan, num_samples: int) -> int:
     """
     assert len(plan.kept_tokens) == shape.num_layers, (len(plan.kept_tokens), shape.num_layers)
     layers = sum(
-        _expected(layer_flops(shape, kept_tokens) * num_samples, probability)
-        for kept_tokens, probability in zip(plan.kept_tokens, plan.keep_probability, strict=True)
+        _expected(
+            layer_flops(shape, kept_tokens, attends_to_all=layer_number in plan.entry_layers) * num_samples, probability
+        )
+        for layer_number, (kept_tokens, probability) in enumerate(
+            zip(plan.kept_tokens, plan.keep_probability, strict=True), start=1
+        )
     )
     return 3 * (layers + num_samples * head_flops(shape))
 

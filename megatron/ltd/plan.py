@@ -18,6 +18,8 @@ class StepPlan:
     """Tokens a sample that each layer computes on."""
     keep_probability: tuple[float, ...]
     """Probability that each layer runs at all."""
+    entry_layers: frozenset[int] = frozenset()
+    """Numbers of the layers whose kept tokens attend to every token, kept or not."""
 
     @classmethod
     def dense(cls, seq_length: int, num_layers: int) -> StepPlan:

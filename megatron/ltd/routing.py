@@ -166,6 +166,23 @@ def gather_mask(attention_mask: Tensor | None, kept_BK: Tensor, query_BQ: Tensor
     return mask_B1QS[sample_B11, 0, query_rows, columns_B1K].unsqueeze(1)
 
 
+def entry_mask(attention_mask: Tensor | None, position_BQ: Tensor, query_BQ: Tensor, seq_length: int) -> Tensor:
+    """The attention mask of kept queries that see all tokens: bool, True where attending is forbidden.
+
+    [B or 1, 1, S, S] gives [B, 1, Q, S], the rows of each sample's own kept tokens ``query_BQ``; None, which is causal,
+    gives the rows of the queries' positions in the whole sequence, ``position_BQ``. A padding mask [B or 1, 1, 1, S]
+    stays. Under context parallelism Q and ``query_BQ`` are of the rank's share.
+    """
+    if attention_mask is None:
+        columns_S = torch.arange(seq_length, device=position_BQ.device)
+        return (columns_S > position_BQ[:, :, None]).unsqueeze(1)
+    assert attention_mask.dim() == 4 and attention_mask.shape[1] == 1, tuple(attention_mask.shape)
+    if attention_mask.shape[2] == 1:
+        return attention_mask
+    sample_B1 = torch.arange(query_BQ.shape[0], device=query_BQ.device)[:, None]
+    return attention_mask.expand(query_BQ.shape[0], -1, -1, -1)[sample_B1, 0, query_BQ].unsqueeze(1)
+
+
 RotaryEmbedding: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
 

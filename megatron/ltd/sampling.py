@@ -98,17 +98,23 @@ def kept_indices(
             "tokens: give a divisor of --seq-length and of --ltd-granularity"
         )
     batch = sample_ids.shape[0]
-    positions_S = torch.arange(seq_length, dtype=torch.int64, device=sample_ids.device)
     if kept_tokens == seq_length:
-        return positions_S.repeat(batch, 1)
+        return torch.arange(seq_length, dtype=torch.int64, device=sample_ids.device).repeat(batch, 1)
+    keys = token_keys(seed, sample_ids, layer_number, seq_length).view(batch * strata, seq_length // strata)
+    winners = torch.topk(keys, kept_tokens // strata, dim=1, largest=False, sorted=False).values
+    return winners.bitwise_and_(_position_mask(seq_length)).sort(dim=1).values.view(batch, kept_tokens)
 
+
+def token_keys(seed: int, sample_ids: Tensor, layer_number: int, seq_length: int) -> Tensor:
+    """A uniform key for each token, int64 [B, S], distinct in each row; arguments as for ``kept_indices``."""
+    positions_S = torch.arange(seq_length, dtype=torch.int64, device=sample_ids.device)
     layer_state = _finalise_int(_finalise_int(seed) + layer_number * _STEP)
     states_B = _finalise_((sample_ids * _signed(_STEP)).add_(_signed(layer_state)))
     keys_BS = _finalise_(states_B[:, None] + (positions_S + 1).mul_(_signed(_STEP)))
-
     # The position in the low bits makes keys distinct and lets the winners say where they are.
-    position_mask = (1 << (seq_length - 1).bit_length()) - 1
-    keys_BS.bitwise_and_(~position_mask).bitwise_or_(positions_S)
-    keys = keys_BS.view(batch * strata, seq_length // strata)
-    winners = torch.topk(keys, kept_tokens // strata, dim=1, largest=False, sorted=False).values
-    return winners.bitwise_and_(position_mask).sort(dim=1).values.view(batch, kept_tokens)
+    return keys_BS.bitwise_and_(~_position_mask(seq_length)).bitwise_or_(positions_S)
+
+
+def _position_mask(seq_length: int) -> int:
+    """The low bits that hold a position."""
+    return (1 << (seq_length - 1).bit_length()) - 1

@@ -37,6 +37,7 @@ class KeptTokensSchedule:
         seq_length: tokens of a whole sample; need not be a multiple of the granularity (197 patches with 8 is fine).
         growth_steps: the step from which every token is kept.
         granularity: kept tokens below seq_length are multiples of this.
+        flags: what the user calls min_kept_tokens, growth_steps and granularity.
 
     Raises:
         UserError: a value out of range, or min_kept_tokens that is not a multiple of the granularity.
@@ -46,31 +47,30 @@ class KeptTokensSchedule:
     seq_length: int
     growth_steps: int
     granularity: int
+    flags: tuple[str, str, str] = ("--ltd-min-kept-tokens", "--ltd-growth-steps", "--ltd-granularity")
 
     def __post_init__(self) -> None:
         if self.seq_length < 1:
             raise UserError(f"--seq-length {self.seq_length}: a sample has at least one token; give 1 or more")
         if self.min_kept_tokens < 1:
-            raise UserError(
-                f"--ltd-min-kept-tokens {self.min_kept_tokens}: a layer keeps at least one token; give 1 or more"
-            )
+            raise UserError(f"{self.flags[0]} {self.min_kept_tokens}: a layer keeps at least one token; give 1 or more")
         if self.min_kept_tokens > self.seq_length:
             raise UserError(
-                f"--ltd-min-kept-tokens {self.min_kept_tokens} is above --seq-length {self.seq_length}: "
+                f"{self.flags[0]} {self.min_kept_tokens} is above --seq-length {self.seq_length}: "
                 f"a layer cannot keep more tokens than there are; give at most {self.seq_length}"
             )
         if self.growth_steps < 0:
             raise UserError(
-                f"--ltd-growth-steps {self.growth_steps}: growth takes a number of steps; give 1 or more, "
+                f"{self.flags[1]} {self.growth_steps}: growth takes a number of steps; give 1 or more, "
                 "or 0 to keep every token from the first step"
             )
         if self.granularity < 1:
-            raise UserError(f"--ltd-granularity {self.granularity}: kept tokens grow in whole steps; give 1 or more")
+            raise UserError(f"{self.flags[2]} {self.granularity}: kept tokens grow in whole steps; give 1 or more")
         if self.min_kept_tokens % self.granularity:
             below = self.min_kept_tokens // self.granularity * self.granularity
             fixes = [f"{kept}" for kept in (below, below + self.granularity) if 1 <= kept <= self.seq_length]
             raise UserError(
-                f"--ltd-granularity {self.granularity} does not divide --ltd-min-kept-tokens {self.min_kept_tokens}: "
+                f"{self.flags[2]} {self.granularity} does not divide {self.flags[0]} {self.min_kept_tokens}: "
                 f"the schedule would start below it; give {' or '.join([*fixes, 'a granularity that divides it'])}"
             )
 

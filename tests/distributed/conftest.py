@@ -10,6 +10,7 @@ import pytest
 
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.tokenizers.config import TokenizerFiles
+from tests.distributed.layouts import RANDOM_LTD
 from tests.distributed.pool import Pool
 from tests.distributed.runs import Runs
 
@@ -38,11 +39,17 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def runs(pool: Pool, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Runs of the product on the CPU, and what they are compared with."""
-    return Runs(pool, "cpu", dataset, tmp_path_factory.mktemp("runs"))
+    return Runs(pool, "cpu", dataset, tmp_path_factory.mktemp("runs"), *RANDOM_LTD)
+
+
+@pytest.fixture(scope="session")
+def bypass_runs(pool: Pool, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """The same without a method; a test gives its flags."""
+    return Runs(pool, "cpu", dataset, tmp_path_factory.mktemp("bypass-runs"))
 
 
 @pytest.fixture(scope="session")
 def gpu_runs(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     """The same on GPUs and NCCL, one GPU a rank; initial weights are drawn on the CPU, the same for every layout."""
     with Pool("cuda") as pool:
-        yield Runs(pool, "cuda", dataset, tmp_path_factory.mktemp("gpu-runs"), "--use-cpu-initialization")
+        yield Runs(pool, "cuda", dataset, tmp_path_factory.mktemp("gpu-runs"), *RANDOM_LTD, "--use-cpu-initialization")

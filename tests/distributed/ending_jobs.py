@@ -38,9 +38,11 @@ def end_with_another_draw(flags: Sequence[Sequence[str]], from_step: int) -> tup
     """As ``end_of``, on ranks of which the second keeps other tokens in layer 3, from the K of ``from_step`` on."""
     select = RandomLTD.select
 
-    def other_select(self: RandomLTD, sample_ids_B: Tensor, layer_number: int, kept_tokens: int) -> Tensor:
+    def other_select(
+        self: RandomLTD, sample_ids_B: Tensor, layer_number: int, kept_tokens: int, *more: Tensor | None
+    ) -> Tensor:
         moved = layer_number == 3 and kept_tokens >= self.schedule.at(from_step)
-        return select(self, sample_ids_B + moved, layer_number, kept_tokens)
+        return select(self, sample_ids_B + moved, layer_number, kept_tokens, *more)
 
     with pytest.MonkeyPatch.context() as patch:
         if os.environ["RANK"] == "1":

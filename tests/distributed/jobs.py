@@ -65,6 +65,8 @@ class Record:
     """Sample id -> checksum of its tokens, of every training sample that this rank read"""
     validation_loss: float | None = None
     final_weights: list[Piece] = field(default_factory=list)
+    learned: list[float] | None = None
+    """What the method has learned of each token id; None where it learns nothing"""
 
 
 def train_and_record(flags: Sequence[str]) -> Record:
@@ -78,6 +80,7 @@ def train_and_record(flags: Sequence[str]) -> Record:
             train(run)
             with whole_weights(run.state.chunks):
                 record.final_weights = weights(run)
+            record.learned = None if run.state.learned_V is None else run.state.learned_V.tolist()
             return record
         finally:
             run.log.close()
@@ -111,8 +114,8 @@ class _ListeningMethod:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.method, name)
 
-    def select(self, sample_ids_B: Tensor, layer_number: int, kept_tokens: int) -> Tensor:
-        kept_BK = self.method.select(sample_ids_B, layer_number, kept_tokens)
+    def select(self, sample_ids_B: Tensor, layer_number: int, kept_tokens: int, *more: Tensor | None) -> Tensor:
+        kept_BK = self.method.select(sample_ids_B, layer_number, kept_tokens, *more)
         for sample_id, row in zip(sample_ids_B.tolist(), kept_BK.tolist(), strict=True):
             before = self.kept.setdefault((sample_id, layer_number, kept_tokens), tuple(row))
             assert before == tuple(row), f"sample {sample_id} keeps other tokens in a replay of layer {layer_number}"

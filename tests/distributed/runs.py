@@ -53,6 +53,7 @@ class Outcome:
     samples: dict[int, int]
     validation_loss: float | None
     final_weights: Pieces
+    learned: list[float] | None
 
     @classmethod
     def of(cls, ranks: Sequence[Record]) -> Outcome:
@@ -68,6 +69,7 @@ class Outcome:
             samples=_union([record.samples for record in ranks]),
             validation_loss=_the_one([record.validation_loss for record in ranks]),
             final_weights=[record.final_weights for record in ranks],
+            learned=_the_one([record.learned for record in ranks]),
         )
 
     def then(self, rest: Outcome) -> Outcome:
@@ -85,6 +87,7 @@ class Outcome:
             samples=self.samples | rest.samples,
             validation_loss=rest.validation_loss,
             final_weights=rest.final_weights,
+            learned=rest.learned,
         )
 
 
@@ -139,6 +142,8 @@ def _differences(found: Outcome, expected: Outcome, tolerance: Tolerance) -> Ite
         values, wanted = getattr(found, name), getattr(expected, name)
         if not np.allclose(values, wanted, rtol=tolerance.loss, atol=0.0):
             yield f"{name} {values} instead of {wanted}"
+    if not np.allclose(found.learned or 0.0, expected.learned or 0.0, rtol=tolerance.loss, atol=0.0):
+        yield "the method has learned something else"
     for number, (pieces, reference) in enumerate(zip(found.gradients, expected.gradients, strict=True)):
         yield from _different_tensors(f"gradient of step {number + 1}", pieces, reference, tolerance)
     yield from _different_tensors("weights at the end", found.final_weights, expected.final_weights, tolerance)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.ending_jobs import end_of, end_with_another_draw
-from tests.distributed.layouts import run_flags
+from tests.distributed.layouts import RANDOM_LTD, run_flags
 from tests.distributed.pool import Pool
 
 pytestmark = pytest.mark.distributed
@@ -21,7 +21,7 @@ def the_line(ends: list[tuple[str, str]], kind: str = "UserError") -> str:
 
 
 def flags(dataset: str, folder: Path, *more: object) -> list[str]:
-    return [*run_flags(dataset), "--device", "cpu", "--log-dir", str(folder / "logs"), *map(str, more)]
+    return [*run_flags(dataset), *RANDOM_LTD, "--device", "cpu", "--log-dir", str(folder / "logs"), *map(str, more)]
 
 
 def test_other_flags(pool: Pool, dataset: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How the tests switch each method on. A method in the registry gets the whole matrix by a line in ``CASES``."""
+"""How the tests switch each method on. A method in the registry gets the whole matrix by a line or two in ``CASES``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 class MethodCase:
     """Flags for runs of 4 layers and 32 tokens."""
 
+    method: str
+    """Its name in the registry."""
     dropping: tuple[str, ...]
     """On: drops from step 0, less and less, and reaches the dense model at step 10."""
     full: tuple[str, ...]
@@ -30,14 +32,38 @@ def _layer_drop(theta: float) -> tuple[str, ...]:
     return tuple(f"--layer-drop-theta {theta} --layer-drop-gamma 0.73 --layer-drop-direction rising".split())
 
 
+def _token_bypass(kept_tokens: int, selector: str) -> tuple[str, ...]:
+    flags = (
+        f"--token-bypass-kept-tokens {kept_tokens} --token-bypass-growth-steps 10 --token-bypass-granularity 8 "
+        f"--token-bypass-selector {selector} --token-bypass-layers 2-3"
+    )
+    return tuple(flags.split())
+
+
 CASES = {
     "random_ltd": MethodCase(
+        method="random_ltd",
         dropping=("--random-ltd", *_random_ltd(8, 10)),
         full=("--random-ltd", *_random_ltd(32, 10)),
         off=_random_ltd(8, 10),
         changes=(4, 7, 10),
     ),
+    "token_bypass, random": MethodCase(
+        method="token_bypass",
+        dropping=("--token-bypass", *_token_bypass(8, "random")),
+        full=("--token-bypass", *_token_bypass(32, "random")),
+        off=_token_bypass(8, "random"),
+        changes=(4, 7, 10),
+    ),
+    "token_bypass, importance": MethodCase(
+        method="token_bypass",
+        dropping=("--token-bypass", *_token_bypass(8, "importance")),
+        full=("--token-bypass", *_token_bypass(32, "importance")),
+        off=_token_bypass(8, "importance"),
+        changes=(4, 7, 10),
+    ),
     "layer_drop": MethodCase(
+        method="layer_drop",
         dropping=("--layer-drop", *_layer_drop(0.3)),
         full=("--layer-drop", *_layer_drop(1.0)),
         off=_layer_drop(0.3),

@@ -19,6 +19,7 @@ from tests.methods.cases import CASES, MethodCase
 from tests.support import (
     build_core_model,
     build_stepper,
+    learned,
     pretrain,
     random_batches,
     relative_error,
@@ -36,14 +37,15 @@ def mesh() -> Iterator[Mesh]:
         yield mesh
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=CASES)
 def method(request: pytest.FixtureRequest) -> Method:
     """Every registered method, dropping at step 0, built from its flags for ``MODEL``."""
     from megatron.ltd.config import parse_run_config
 
     flags = "--num-layers 4 --seq-length 32 --train-iters 1 --lr 1e-3 --data-path x --tokenizer-type ByteTokenizer"
-    configs = parse_run_config([*flags.split(), *CASES[request.param].dropping], "").methods
-    return METHODS[request.param].build(configs[request.param], ModelFacts(4, 32, seed=7))
+    case = CASES[request.param]
+    configs = parse_run_config([*flags.split(), *case.dropping], "").methods
+    return METHODS[case.method].build(configs[case.method], ModelFacts(4, 32, seed=7))
 
 
 def test_logged_layer_tokens_add_up_to_the_plan(flags: list[str], case: MethodCase, folder: Path) -> None:
@@ -80,7 +82,7 @@ def test_recompute_changes_no_gradient(mesh: Mesh, method: Method, recompute: st
     gradients, losses = [], []
     for config in (None, RECOMPUTE[recompute]):
         stepper = build_stepper(model, mesh, method, recompute=config)
-        losses.append(stepper.train(iter(batches), method.plan(0), 0, 3).loss)
+        losses.append(stepper.train(iter(batches), method.plan(0), 0, 3, learned(method)).loss)
         gradients.append(step_gradients(stepper))
     assert losses[0] == losses[1]
     expected, found = gradients
@@ -94,7 +96,8 @@ def test_a_replayed_layer_takes_its_own_microbatchs_route(mesh: Mesh, method: Me
     model = small_model(**MODEL)
     first, second, third = random_batches(3, 2, 32)
     routes = [
-        Route(method.plan(step), method, batch.sample_ids_B) for step, batch in ((0, first), (5, second), (3, third))
+        Route(method.plan(step), method, batch.sample_ids_B, None, batch.whole_tokens_BS, learned(method))
+        for step, batch in ((0, first), (5, second), (3, third))
     ]
     assert routes[0].plan != routes[1].plan
     gradients: list[list[Tensor]] = []
@@ -125,12 +128,14 @@ def test_accumulated_microbatches_equal_one_batch(mesh: Mesh, method: Method, re
                 *(torch.cat([getattr(sample, name) for sample in samples[start : start + size]])
                   for name in ("tokens_BS", "labels_BS", "loss_mask_BS", "position_ids_BS")),
                 None,
-                torch.cat([sample.sample_ids_B for sample in samples[start : start + size]]),
+                *(torch.cat([getattr(sample, name) for sample in samples[start : start + size]])
+                  for name in ("sample_ids_B", "whole_tokens_BS")),
             )
             for start in range(0, 8, size)
         ]  # fmt: skip
         stepper = build_stepper(model, mesh, method, micro_batch_size=size)
-        results.append((stepper.train(iter(batches), method.plan(0), 0, len(batches)), step_gradients(stepper)))
+        result = stepper.train(iter(batches), method.plan(0), 0, len(batches), learned(method))
+        results.append((result, step_gradients(stepper)))
     (whole, expected), *others = results
     for result, gradients in others:
         assert result.loss == pytest.approx(whole.loss, rel=1e-6)

@@ -1,16 +1,17 @@
-"""A GPT in plain PyTorch with random-LTD and layer dropping, one sample at a time: what the product must compute.
+"""A GPT in plain PyTorch that drops tokens and layers, one sample at a time: what the product's model must compute.
 
-S sequence, K kept tokens of a layer, H hidden, N query heads, G key-value heads, D head size, V vocabulary.
+S sequence, K kept tokens of a layer, T tokens that they attend to, H hidden, N query heads, G key-value heads, D head
+size, V vocabulary.
 
 Every step is spelled out with indices: a layer takes the rows of its kept tokens, turns queries and keys by the angles
-of their positions, masks a full K x K score matrix, and writes its output back. Nothing here is fast, and nothing is
+of their positions, masks a full K x T score matrix, and writes its output back. Nothing here is fast, and nothing is
 shared with the product: no fused kernel, no batch dimension, separate matrices for queries, keys and values.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +56,7 @@ class PlainNorm(nn.Module):
 
 
 class PlainLayer(nn.Module):
-    """A pre-norm transformer layer on the tokens it is given."""
+    """A pre-norm transformer layer on some of the tokens."""
 
     def __init__(self, config: PlainConfig) -> None:
         super().__init__()
@@ -71,23 +72,31 @@ class PlainLayer(nn.Module):
         self.up = nn.Linear(hidden, mlp, config.bias)
         self.down = nn.Linear(mlp, hidden, config.bias)
 
-    def forward(self, x_KH: Tensor, positions_K: Tensor, forbidden_KK: Tensor, scale: float = 1.0) -> Tensor:
-        x_KH = x_KH + scale * self.attention(self.attention_norm(x_KH), positions_K, forbidden_KK)
+    def forward(
+        self, x_SH: Tensor, queries_K: Tensor, keys_T: Tensor, forbidden_KT: Tensor, scale: float = 1.0
+    ) -> Tensor:
+        """The layer's output at the positions ``queries_K``, [K, H], which attend to the positions ``keys_T``."""
+        read_TH = self.attention_norm(x_SH[keys_T])
+        x_KH = x_SH[queries_K]
+        attention_KH = self.attention(self.attention_norm(x_KH), read_TH, queries_K, keys_T, forbidden_KT)
+        x_KH = x_KH + scale * attention_KH
         return x_KH + scale * self.mlp(self.mlp_norm(x_KH))
 
-    def attention(self, x_KH: Tensor, positions_K: Tensor, forbidden_KK: Tensor) -> Tensor:
+    def attention(
+        self, x_KH: Tensor, read_TH: Tensor, queries_K: Tensor, keys_T: Tensor, forbidden_KT: Tensor
+    ) -> Tensor:
         size = self.config.head_size
-        queries, keys, values = self.query(x_KH), self.key(x_KH), self.value(x_KH)
+        queries, keys, values = self.query(x_KH), self.key(read_TH), self.value(read_TH)
         outputs = []
         for head in range(self.config.heads):
             group = head // (self.config.heads // self.config.groups)
             query_KD = queries[:, head * size : (head + 1) * size]
-            key_KD = keys[:, group * size : (group + 1) * size]
+            key_TD = keys[:, group * size : (group + 1) * size]
             if not self.config.learned_positions:
-                query_KD, key_KD = self.turn(query_KD, positions_K), self.turn(key_KD, positions_K)
-            scores_KK = (query_KD @ key_KD.T / math.sqrt(size)).masked_fill(forbidden_KK, -math.inf)
-            weights_KK = scores_KK.exp() / scores_KK.exp().sum(-1, keepdim=True)
-            outputs.append(weights_KK @ values[:, group * size : (group + 1) * size])
+                query_KD, key_TD = self.turn(query_KD, queries_K), self.turn(key_TD, keys_T)
+            scores_KT = (query_KD @ key_TD.T / math.sqrt(size)).masked_fill(forbidden_KT, -math.inf)
+            weights_KT = scores_KT.exp() / scores_KT.exp().sum(-1, keepdim=True)
+            outputs.append(weights_KT @ values[:, group * size : (group + 1) * size])
         return self.out(torch.cat(outputs, dim=-1))
 
     def turn(self, x_KD: Tensor, positions_K: Tensor) -> Tensor:
@@ -136,12 +145,13 @@ class PlainGPT(nn.Module):
         position_ids_S: Tensor | None = None,
         document_S: Tensor | None = None,
         kept: Mapping[int, Tensor] | None = None,
+        entry_layers: Collection[int] = (),
         scale: Mapping[int, float] | None = None,
     ) -> Tensor:
         """Logits [S, V]. ``kept[layer_number]`` lists the positions that a layer computes on; absent: all of them.
 
-        ``scale[layer_number]`` multiplies what each sublayer adds; absent: 1, and 0 leaves the layer out.
-
+        They attend to each other, and in ``entry_layers`` to all positions, kept or not. ``scale[layer_number]``
+        multiplies what each sublayer adds; absent: 1, and 0 leaves the layer out.
         ``document_S`` numbers the document of each token where documents must not see each other.
         """
         everything_S = torch.arange(len(tokens_S))
@@ -150,14 +160,14 @@ class PlainGPT(nn.Module):
             x_SH = x_SH + self.positions(everything_S if position_ids_S is None else position_ids_S)
         for layer_number, layer in enumerate(self.layers, start=1):
             positions_K = everything_S if kept is None else kept.get(layer_number, everything_S)
-            forbidden_KK = positions_K[None, :] > positions_K[:, None]
+            keys_T = everything_S if layer_number in entry_layers else positions_K
+            forbidden_KT = keys_T[None, :] > positions_K[:, None]
             if document_S is not None:
-                document_K = document_S[positions_K]
-                forbidden_KK = forbidden_KK | (document_K[None, :] != document_K[:, None])
+                forbidden_KT = forbidden_KT | (document_S[keys_T][None, :] != document_S[positions_K][:, None])
             factor = 1.0 if scale is None else scale.get(layer_number, 1.0)
             if factor == 0.0:
                 continue
-            computed_KH = layer(x_SH[positions_K], positions_K, forbidden_KK, factor)
+            computed_KH = layer(x_SH, positions_K, keys_T, forbidden_KT, factor)
             x_SH = x_SH.index_put((positions_K,), computed_KH)
         head = self.tokens.weight if self.head is None else self.head.weight
         return self.norm(x_SH) @ head.T

@@ -26,6 +26,10 @@ FLAGS = {
     "layers outside": (["--ltd-layers", "2-9"], ['--ltd-layers is "2-9"', "1 to --num-layers 3"]),
     "layers far outside": (["--ltd-layers", "70-999999999999"], ["1 to --num-layers 3", "70 is outside"]),
     "layers no list": (["--ltd-layers", "2,x"], ["--ltd-layers", '"x" is neither a number nor a range such as 2-23']),
+    "two methods that drop tokens": (
+        ["--token-bypass"],
+        ["--random-ltd and --token-bypass are both on", "which tokens to drop", "keep one"],
+    ),
     "first layer": (["--ltd-layers", "1-2"], ['"1-2"', "layer 1 is the first", "--ltd-allow-edge-layers"]),
     "last layer": (["--ltd-layers", "2-3"], ['"2-3"', "layer 3 is the last", "--ltd-allow-edge-layers"]),
     "two lengths": (["--train-tokens", 500], ["--train-iters 6", "--train-tokens 500", "keep one"]),
@@ -47,6 +51,30 @@ FLAGS = {
         ["1 process was started", "--tensor-model-parallel-size 2", "multiple of 2"],
     ),
 }
+
+
+BYPASS_FLAGS = {
+    "first layer": (["--token-bypass-layers", "1-2"], ['--token-bypass-layers is "1-2"', "between 2 and 2"]),
+    "last layer": (["--token-bypass-layers", "2-3"], ['--token-bypass-layers is "2-3"', "first and the last layer"]),
+    "empty span": (["--token-bypass-layers", "2-1"], ["the span is empty", "the lower layer first"]),
+    "kept tokens above S": (["--token-bypass-kept-tokens", 17], ["--token-bypass-kept-tokens 17", "16 tokens"]),
+    "special id outside": (
+        ["--token-bypass-special-ids", 256, 257],
+        ["--token-bypass-special-ids 257 is outside the vocabulary", "0 to 256"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("flags", "fragments"), BYPASS_FLAGS.values(), ids=BYPASS_FLAGS.keys())
+def test_flags_of_token_bypass(flags: list[object], fragments: list[str], data: str, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    without_ltd = [
+        flag for flag in tiny_flags(data, "--save", folder, "--token-bypass", *flags) if flag != "--random-ltd"
+    ]
+    line = refusal(without_ltd)
+    for fragment in fragments:
+        assert fragment in line
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(("flags", "fragments"), FLAGS.values(), ids=FLAGS.keys())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from megatron.ltd.routing import (
+    entry_mask,
     flat_rows,
     gather_mask,
     gather_rotary,
@@ -191,3 +192,20 @@ def test_rotary_embeddings_are_those_of_the_true_positions() -> None:
 def test_nothing_to_rebuild_stays_nothing() -> None:
     assert gather_mask(None, KEPT_BK) is None
     assert gather_rotary(None, KEPT_BK) is None
+
+
+def test_the_mask_of_kept_queries_over_all_tokens() -> None:
+    """Against the dense mask's rows, for the whole sequence and for a rank's share of the rows."""
+    causal_SS = torch.ones(S, S, dtype=torch.bool).triu(1)
+    found = entry_mask(None, KEPT_BK, KEPT_BK, S)
+    assert torch.equal(found, torch.stack([causal_SS[kept] for kept in KEPT_BK])[:, None])
+
+    dense_B1SS = (torch.rand(B, 1, S, S, generator=torch.Generator().manual_seed(1)) < 0.5) | causal_SS
+    found = entry_mask(dense_B1SS, KEPT_BK, KEPT_BK, S)
+    assert torch.equal(found, torch.stack([mask[:, kept] for mask, kept in zip(dense_B1SS, KEPT_BK, strict=True)]))
+    share = [0, 1, 6]  # the positions of the rank's rows; it keeps its rows 0 and 2 of each sample
+    rows_BQ = torch.tensor([[0, 2]] * B)
+    found = entry_mask(dense_B1SS[:, :, share], torch.tensor([[0, 6]] * B), rows_BQ, S)
+    assert torch.equal(found, dense_B1SS[:, :, [0, 6]])
+    padding_B11S = torch.rand(B, 1, 1, S) < 0.5
+    assert entry_mask(padding_B11S, KEPT_BK, KEPT_BK, S) is padding_B11S

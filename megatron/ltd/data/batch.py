@@ -64,6 +64,8 @@ class Batch:
     position_ids_BS: Tensor | None
     attention_mask: Tensor | None
     sample_ids_B: Tensor
+    whole_tokens_BS: Tensor | None = None
+    """The tokens of whole samples, for a method that chooses by them; None where none does."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on ``device``; from pinned memory ``non_blocking`` overlaps the copy with computation."""
@@ -97,11 +99,14 @@ def build_batch(
     sample_ids: Sequence[int],
     separate_documents_at: int | None,
     sequence_shard: SequenceShard | None = None,
+    *,
+    whole_tokens: bool = False,
 ) -> Batch:
     """Stack samples of ``GPTDataset`` (each ``tokens``, ``labels``, ``loss_mask``, ``position_ids`` [S]).
 
     ``separate_documents_at`` is the end-of-document id when documents must not see each other, else None.
     ``sequence_shard`` is the part of each sample to take, None for all of it. Samples of ``NoTokens`` give sample ids.
+    ``whole_tokens``: all tokens of the samples come beside the part.
     """
     sample_ids_B = torch.tensor(sample_ids, dtype=torch.int64)
     if not samples[0]:
@@ -112,8 +117,8 @@ def build_batch(
         return shard.take(torch.stack([sample[name] for sample in samples]), dim=1)
 
     mask = None
+    whole_BS = torch.stack([sample["tokens"] for sample in samples])
     if separate_documents_at is not None:
-        whole_BS = torch.stack([sample["tokens"] for sample in samples])
         mask = shard.take(document_mask(whole_BS, separate_documents_at), dim=2)
     return Batch(
         tokens_BS=stacked("tokens"),
@@ -122,6 +127,7 @@ def build_batch(
         position_ids_BS=stacked("position_ids"),
         attention_mask=mask,
         sample_ids_B=sample_ids_B,
+        whole_tokens_BS=whole_BS if whole_tokens else None,
     )
 
 
@@ -134,13 +140,14 @@ def microbatches(
     data_parallel_size: int,
     sequence_shard: SequenceShard | None = None,
     separate_documents_at: int | None = None,
+    whole_tokens: bool = False,
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> Generator[Batch, None, None]:
     """This rank's microbatches from ``consumed_samples`` [samples] on, in the order drawn at the top of this file.
 
-    Ends where the dataset has no whole microbatch left for every rank. ``sequence_shard`` and
-    ``separate_documents_at``: see ``build_batch``. Close it to end its processes, if it has any.
+    Ends where the dataset has no whole microbatch left for every rank. ``sequence_shard``,
+    ``separate_documents_at`` and ``whole_tokens``: see ``build_batch``. Close it to end its processes, if it has any.
     With ``num_workers`` 0 samples are read in this process, else that many processes read ahead. The default random
     generator is left untouched, so that reading data never changes what a run draws.
     """
@@ -150,7 +157,12 @@ def microbatches(
     loader: DataLoader[Batch] = DataLoader(
         _Numbered(dataset),
         batch_sampler=order,
-        collate_fn=partial(_collate, separate_documents_at=separate_documents_at, sequence_shard=sequence_shard),
+        collate_fn=partial(
+            _collate,
+            separate_documents_at=separate_documents_at,
+            sequence_shard=sequence_shard,
+            whole_tokens=whole_tokens,
+        ),
         num_workers=num_workers,
         pin_memory=pin_memory,
         # Without one of its own the loader would draw its workers' seed from the default generator.
@@ -196,6 +208,7 @@ def _collate(
     numbered: Sequence[tuple[int, Mapping[str, Any]]],
     separate_documents_at: int | None,
     sequence_shard: SequenceShard | None,
+    whole_tokens: bool,
 ) -> Batch:
     samples, numbers = [sample for _, sample in numbered], [number for number, _ in numbered]
-    return build_batch(samples, numbers, separate_documents_at, sequence_shard)
+    return build_batch(samples, numbers, separate_documents_at, sequence_shard, whole_tokens=whole_tokens)

@@ -1,4 +1,4 @@
-"""Core attention on ``torch.nn.functional.scaled_dot_product_attention``.
+"""Self-attention: which queries, keys and values there are, and core attention on torch's fused kernel.
 
 S queries, T keys, B micro-batch, N query heads, G key-value heads, D head size (N and G of this tensor-parallel rank).
 
@@ -17,11 +17,13 @@ Not here: key-value caches, sliding windows.
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from megatron.core import tensor_parallel
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -29,6 +31,27 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from megatron.ltd.layers.causal_blocks import causal_attention, gains_from_blocks
+from megatron.ltd.routing import gather_tokens
+
+
+class RoutedSelfAttention(SelfAttention):
+    """Megatron-Core's ``SelfAttention``, in which some of the tokens can attend to all of them.
+
+    The layer sets ``query_BK``, positions among the tokens that this rank attends with, int64 ascending, before each
+    use: queries of those alone, keys and values of all. None is plain self-attention. The projection of queries, keys
+    and values is one product, so that the queries of the other tokens are computed, and dropped.
+    """
+
+    query_BK: Tensor | None = None
+
+    def get_query_key_value_tensors(self, *args: Any, **kwargs: Any) -> Any:
+        """Queries [K, B, N, D], keys and values [S, B, G, D]; Megatron-Core rotates them after this."""
+        tensors = super().get_query_key_value_tensors(*args, **kwargs)
+        if self.query_BK is None:
+            return tensors
+        query_SBND, *keys_and_values = tensors
+        query_KBND = gather_tokens(query_SBND.flatten(2), self.query_BK).unflatten(2, query_SBND.shape[2:])
+        return (query_KBND, *keys_and_values)
 
 
 class FusedAttention(MegatronModule):

@@ -37,6 +37,9 @@ class Route:
     """0-based."""
     microbatch: int = 0
     """Its number in the step, on its data-parallel rank."""
+    tokens_BS: Tensor | None = None
+    learned_V: Tensor | None = None
+    """The samples' tokens, whole, and what a method that ``learns`` knows of them; else None."""
 
     def keep_probability(self, layer_number: int) -> float:
         return self.plan.keep_probability[layer_number - 1]
@@ -51,7 +54,7 @@ class Route:
         num_kept_tokens = self.plan.kept_tokens[layer_number - 1]
         if num_kept_tokens == self.plan.seq_length:
             return None
-        return self.method.select(self.sample_ids_B, layer_number, num_kept_tokens)
+        return self.method.select(self.sample_ids_B, layer_number, num_kept_tokens, self.tokens_BS, self.learned_V)
 
 
 _current_route: ContextVar[Route | None] = ContextVar("route", default=None)

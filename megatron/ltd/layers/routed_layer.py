@@ -11,6 +11,8 @@ mask needs nothing (they stay in order), document and padding masks keep their r
 those of the true positions. In evaluation, and where the plan keeps every token, the dense layer runs as if this class
 were not there.
 
+In an entry layer (``StepPlan.entry_layers``) the kept tokens attend to all tokens, kept or not.
+
 Not here: which tokens are kept (the method's business) and how many (the plan's).
 """
 
@@ -31,7 +33,16 @@ from torch import Tensor
 
 from megatron.ltd.layers.route import current_route
 from megatron.ltd.parallel.random import seed_weights
-from megatron.ltd.routing import flat_rows, gather_mask, gather_rotary, merge_tokens, split_tokens
+from megatron.ltd.routing import (
+    RotaryEmbedding,
+    entry_mask,
+    flat_rows,
+    gather_mask,
+    gather_rotary,
+    merge_tokens,
+    scatter_tokens,
+    split_tokens,
+)
 from megatron.ltd.sequence import SequenceShard
 
 
@@ -92,6 +103,9 @@ class RoutedTransformerLayer(TransformerLayer):
         seq_length = route.plan.seq_length
         own_BK = self.own_shard.own_kept(kept_BK, seq_length)
         attending_BK = self.attention_shard.own_kept(kept_BK, seq_length)
+        if self.layer_number in route.plan.entry_layers:
+            mask = entry_mask(attention_mask, self.attention_shard.take(kept_BK, 1), attending_BK, seq_length)
+            return self._enter(hidden_states, mask, rotary_pos_emb, own_BK, attending_BK, **kwargs)
         rows = flat_rows(own_BK)
         kept_KBH, rest_SBH = split_tokens(hidden_states, own_BK, rows)
         computed_KBH, context = super().forward(
@@ -101,6 +115,32 @@ class RoutedTransformerLayer(TransformerLayer):
             **kwargs,
         )
         return merge_tokens(rest_SBH, computed_KBH, own_BK, rows), context
+
+    def _enter(
+        self,
+        hidden_SBH: Tensor,
+        mask: Tensor,
+        rotary: RotaryEmbedding | None,
+        own_BK: Tensor,
+        attending_BK: Tensor,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The layer where the kept tokens' queries see the keys and values of all tokens, for the last time.
+
+        Norm, keys and values are of all tokens; queries, residual, MLP and output of the kept ones.
+        """
+        rotary_of_queries_and_keys = None
+        if rotary is not None:
+            of_queries, of_keys = rotary if isinstance(rotary, tuple) else (rotary, rotary)
+            rotary_of_queries_and_keys = (gather_rotary(of_queries, attending_BK), of_keys)
+        self.self_attention.query_BK, self.self_attn_bda.kept_BK = attending_BK, own_BK
+        try:
+            computed_KBH, context = super().forward(
+                hidden_SBH, attention_mask=mask, rotary_pos_emb=rotary_of_queries_and_keys, **kwargs
+            )
+        finally:
+            self.self_attention.query_BK = self.self_attn_bda.kept_BK = None
+        return scatter_tokens(hidden_SBH, computed_KBH, own_BK), context
 
     def _scale_by(self, keep_probability: float) -> None:
         self.self_attn_bda.keep_probability = self.mlp_bda.keep_probability = keep_probability

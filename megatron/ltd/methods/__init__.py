@@ -3,8 +3,10 @@
 from megatron.ltd.methods.base import Entry
 from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
+from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
 
 METHODS: dict[str, Entry] = {
     "random_ltd": Entry("routing", "--random-ltd", RandomLTDConfig, RandomLTD.build),
+    "token_bypass": Entry("routing", "--token-bypass", TokenBypassConfig, TokenBypass.build),
     "layer_drop": Entry("depth", "--layer-drop", LayerDropConfig, LayerDrop.build),
 }

@@ -1,6 +1,7 @@
 """What a method is: a plan for every step, and a choice of tokens, or of layers, for every microbatch.
 
     Method       plan(step) -> StepPlan; select(...) -> kept positions; runs(...) -> does the layer run; all pure
+                 one that chooses by past losses also says what it learns of them; others keep what it has learned
     Composed     a method that drops tokens and one that drops layers, together
     registry     name -> (its flags, how to build it); one entry buys a method the command line and the tests
 
@@ -10,7 +11,7 @@ No torch here: the planner reads plans before any device is touched.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from megatron.ltd.errors import UserError
@@ -41,8 +42,18 @@ class Method(Protocol):
         """Runs of steps with equal plans: (first step, steps, plan), in order, gapless, covering ``num_steps``."""
         ...
 
-    def select(self, sample_ids_B: Tensor, layer_number: int, kept_tokens: int) -> Tensor:
-        """Positions that the layer keeps, int64 [B, K], ascending in each row. Asked where K is below S."""
+    def select(
+        self,
+        sample_ids_B: Tensor,
+        layer_number: int,
+        kept_tokens: int,
+        tokens_BS: Tensor | None = None,
+        learned_V: Tensor | None = None,
+    ) -> Tensor:
+        """Positions that the layer keeps, int64 [B, K], ascending in each row. Asked where K is below S.
+
+        A method that ``learns`` also gets the samples' tokens, int64, whole, and what it has learned.
+        """
         raise AssertionError(f"{self.name} keeps every token, so nobody asks which")
 
     def runs(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
@@ -52,6 +63,23 @@ class Method(Protocol):
         must skip alike: which samples it holds has no say.
         """
         raise AssertionError(f"{self.name} runs every layer, so nobody asks which")
+
+    @property
+    def learns(self) -> bool:
+        """Whether it chooses tokens by what it has learned of each id of the vocabulary."""
+        return False
+
+    def unlearned(self, vocab_size: int) -> Tensor:
+        """What it knows before the first step, [V] on the CPU. Raises ``UserError`` for ids outside the vocabulary."""
+        raise AssertionError(f"{self.name} learns nothing")
+
+    def learn(self, learned_V: Tensor, loss_sums_V: Tensor, counts_V: Tensor) -> Tensor:
+        """What it knows after a step: a new [V].
+
+        ``loss_sums_V`` and ``counts_V``, float64 [V], are over the real tokens of the global batch: the loss at each
+        token's position, by the token's id.
+        """
+        raise AssertionError(f"{self.name} learns nothing")
 
 
 @dataclass(frozen=True)
@@ -114,15 +142,32 @@ class Composed(Method):
                 yield step, end - step, _both(routing_plan, depth_plan)
                 step = end
 
-    def select(self, sample_ids_B: Tensor, layer_number: int, kept_tokens: int) -> Tensor:
-        return self.routing.select(sample_ids_B, layer_number, kept_tokens)
+    def select(
+        self,
+        sample_ids_B: Tensor,
+        layer_number: int,
+        kept_tokens: int,
+        tokens_BS: Tensor | None = None,
+        learned_V: Tensor | None = None,
+    ) -> Tensor:
+        return self.routing.select(sample_ids_B, layer_number, kept_tokens, tokens_BS, learned_V)
 
     def runs(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
         return self.depth.runs(step, microbatch, layer_number, keep_probability)
 
+    @property
+    def learns(self) -> bool:
+        return self.routing.learns
+
+    def unlearned(self, vocab_size: int) -> Tensor:
+        return self.routing.unlearned(vocab_size)
+
+    def learn(self, learned_V: Tensor, loss_sums_V: Tensor, counts_V: Tensor) -> Tensor:
+        return self.routing.learn(learned_V, loss_sums_V, counts_V)
+
 
 def _both(routing: StepPlan, depth: StepPlan) -> StepPlan:
-    return StepPlan(routing.seq_length, routing.kept_tokens, depth.keep_probability)
+    return replace(routing, keep_probability=depth.keep_probability)
 
 
 Kind = Literal["routing", "depth"]

@@ -87,7 +87,7 @@ def build_chunks(
     """This process's part of the model on the run's device: one stage, or several chunks of an interleaved pipeline.
 
     Initial weights are a function of ``seed`` and of the layer, not of the stage that holds it. ``explicit_mask``:
-    batches carry an attention mask.
+    batches carry an attention mask, or a layer makes one.
     """
     num_chunks = config.virtual_pipeline_model_parallel_size
     parallel_state.set_virtual_pipeline_model_parallel_world_size(num_chunks)

@@ -18,7 +18,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.layers.attention import FusedAttention
+from megatron.ltd.layers.attention import FusedAttention, RoutedSelfAttention
 from megatron.ltd.layers.norm import Norm
 from megatron.ltd.layers.residual import ScaledResidual
 from megatron.ltd.layers.routed_layer import RoutedTransformerLayer
@@ -52,13 +52,14 @@ def layer_spec(
     """The spec of one GPT layer.
 
     ``weights_seed``: each layer's initial weights come from this and its number; None, from the streams as they stand.
-    ``explicit_mask``: the run passes a mask tensor (separated documents).
+    ``explicit_mask``: attention gets a mask tensor (separated documents, or kept tokens that attend to all).
     """
     params = {"weights_seed": weights_seed}
     if uses_transformer_engine(config, device):
         spec = get_gpt_layer_with_transformer_engine_spec()
         spec.module, spec.params = RoutedTransformerLayer, params
         spec.submodules.self_attn_bda = spec.submodules.mlp_bda = ScaledResidual
+        spec.submodules.self_attention.module = RoutedSelfAttention
         if explicit_mask:  # Transformer Engine's attention ignores a mask tensor where its mask type is causal
             spec.submodules.self_attention.submodules.core_attention = FusedAttention
         return spec
@@ -66,6 +67,7 @@ def layer_spec(
     spec.module, spec.params = RoutedTransformerLayer, params
     layer = spec.submodules
     layer.self_attn_bda = layer.mlp_bda = ScaledResidual
+    layer.self_attention.module = RoutedSelfAttention
     layer.input_layernorm = layer.pre_mlp_layernorm = Norm
     layer.self_attention.submodules.core_attention = FusedAttention
     return spec

@@ -2,6 +2,7 @@
 
     model, optimizer     sharded tensors, named as in Megatron, so that another layout can load them
     opt_param_scheduler  Megatron-Core's learning-rate scheduler
+    method.learned       what the method has learned of each token id, where it learns
     run.json             progress, schedule, identity and flags (``checkpoint_files``)
 
 Nothing random is stored: kept tokens, data order and dropout are functions of the seed and of ``progress``.
@@ -22,10 +23,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import unwrap_model
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron.ltd.errors import UserError
@@ -53,6 +56,8 @@ class TrainingState:
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
     progress: Progress
+    learned_V: Tensor | None = None
+    """What the method has learned of each token id, equal on all ranks; None where it learns nothing."""
 
 
 def find_checkpoint(folder: Path, mesh: Mesh) -> tuple[Path | None, list[str]]:
@@ -87,17 +92,21 @@ def load_checkpoint(
     weights_only: bool,
     stored_in_half: bool,
     clock_stands_at: int | None = None,
+    stored_learned: bool = False,
 ) -> None:
     """Load the weights of ``checkpoint``, and unless ``weights_only`` the optimizer's state, into ``state``.
 
     ``state.scheduler`` and the optimizer keep their own settings; the caller has settled which ones hold. The
     scheduler's clock is set to ``clock_stands_at``, or where that is None to the checkpoint's (0 with
-    ``weights_only``). ``stored_in_half``: the checkpoint is of a run in bf16 or fp16. Raises ``UserError`` where the
-    checkpoint holds anything but tensors and plain values. Every rank calls this.
+    ``weights_only``). ``stored_in_half``: the checkpoint is of a run in bf16 or fp16. ``stored_learned``: its method
+    had learned something, with which ``state.learned_V`` goes on unless ``weights_only``. Raises ``UserError`` where
+    the checkpoint holds anything but tensors and plain values. Every rank calls this.
     """
     weights = model_state(state.chunks)
     wanted: dict[str, Any] = dict(weights)
     if not weights_only:
+        if stored_learned:
+            wanted |= learned_state(state.learned_V)
         wanted["opt_param_scheduler"] = state.scheduler.state_dict()
         wanted["optimizer"] = wanted_optimizer(state.optimizer, weights, stored_in_half=stored_in_half)
     loaded = _read(checkpoint, wanted)
@@ -108,6 +117,7 @@ def load_checkpoint(
         state.scheduler.step(clock_stands_at or 0)
         return
     load_optimizer(state.optimizer, loaded["optimizer"])
+    state.learned_V = loaded.get("method", {}).get("learned", state.learned_V)
     stored_clock = loaded["opt_param_scheduler"]["num_steps"]
     state.scheduler.num_steps = stored_clock if clock_stands_at is None else clock_stands_at
     state.scheduler.step(0)
@@ -156,6 +166,14 @@ def _named_chunks(chunks: list[DistributedDataParallel]) -> list[tuple[str, torc
 def model_state(chunks: list[DistributedDataParallel]) -> dict[str, Any]:
     """The weights of this process, sharded as Megatron-Core stores them."""
     return {name: chunk.sharded_state_dict() for name, chunk in _named_chunks(chunks)}  # type: ignore[operator]
+
+
+def learned_state(learned_V: Tensor | None) -> dict[str, Any]:
+    """What a method has learned, which every rank holds and the first one writes; nothing where it learns nothing."""
+    if learned_V is None:
+        return {}
+    replica = dist.get_rank()
+    return {"method": {"learned": ShardedTensor.from_rank_offsets("method.learned", learned_V, replica_id=replica)}}
 
 
 def _refuse_unsafe(path: Path) -> None:

@@ -26,7 +26,7 @@ from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSys
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
 from megatron.ltd.training import checkpoint_files as files
-from megatron.ltd.training.checkpoint import TrainingState, model_state, quiet_core
+from megatron.ltd.training.checkpoint import TrainingState, learned_state, model_state, quiet_core
 from megatron.ltd.training.optimizer_state import SHARDING, stored_optimizer
 
 _FORMAT = ("torch_dist", 1)
@@ -104,6 +104,7 @@ def _content(state: TrainingState) -> dict[str, Any]:
         **weights,
         "optimizer": stored_optimizer(state.optimizer, weights),
         "opt_param_scheduler": state.scheduler.state_dict(),
+        **learned_state(state.learned_V),
         "content_metadata": SHARDING,
     }
 

@@ -42,7 +42,8 @@ def say_header(run: Run) -> None:
         say(
             f"warning: the run ends while layers still drop tokens (its last step keeps {last_kept} of "
             f"{shape.seq_length}), so "
-            "the dense model is never trained as such: lengthen the run or shorten the growth"
+            "the dense model is never trained as such: let the kept tokens grow to all, shorten the growth or lengthen "
+            "the run"
         )
     run.log.run(_run_line(run, about))
 

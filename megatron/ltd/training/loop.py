@@ -48,10 +48,14 @@ def train(run: Run) -> str | None:
             plan = run.method.plan(progress.iteration)
             lr = run.learning_rate
             if progress.iteration == first_step or _is_multiple(progress.iteration, check_routing_every or None):
-                _stop_on(run, routing_problem(plan, run.method, run.mesh, progress, samples))
+                _stop_on(run, routing_problem(plan, run.method, run.mesh, progress, samples, run.state.learned_V))
 
-            result = run.stepper.train(microbatches, plan, progress.iteration, run.microbatches_of(samples))
+            result = run.stepper.train(
+                microbatches, plan, progress.iteration, run.microbatches_of(samples), run.state.learned_V
+            )
             _stop_on(run, _divergence(run, result, recent_losses))
+            if run.state.learned_V is not None and result.token_losses_2V is not None:
+                run.state.learned_V = run.method.learn(run.state.learned_V, *result.token_losses_2V)
 
             progress.iteration += 1
             progress.consumed_samples += samples

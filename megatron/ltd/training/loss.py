@@ -19,3 +19,10 @@ def masked_loss_sum(loss_mask_BS: Tensor | None, losses_BS: Tensor) -> tuple[Ten
     loss_sum = torch.sum(losses_BS.float() * loss_mask_BS)
     num_tokens = loss_mask_BS.sum()
     return loss_sum, num_tokens.int(), torch.stack([loss_sum.detach(), num_tokens])
+
+
+def add_by_token(losses_2V: Tensor, tokens_BS: Tensor, losses_BS: Tensor, loss_mask_BS: Tensor) -> None:
+    """Add the losses at each token's positions, and their number, to ``losses_2V``, float64 [2, V], by token id."""
+    mask_N = loss_mask_BS.flatten().double()
+    amounts_2N = torch.stack([losses_BS.detach().flatten().double() * mask_N, mask_N])
+    losses_2V.index_add_(1, tokens_BS.flatten(), amounts_2N)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from megatron.ltd.format import format_ranges
 from megatron.ltd.layers.route import Route
@@ -26,8 +27,17 @@ from megatron.ltd.training.checkpoint import Progress
 _NUM_SAMPLES = 4
 
 
-def routing_problem(plan: StepPlan, method: Method, mesh: Mesh, progress: Progress, step_samples: int) -> str | None:
+def routing_problem(
+    plan: StepPlan,
+    method: Method,
+    mesh: Mesh,
+    progress: Progress,
+    step_samples: int,
+    learned_V: Tensor | None = None,
+) -> str | None:
     """Compare over all ranks what the next step, of ``step_samples`` samples, will compute. Every rank calls this.
+
+    Where a method ``learns``, ranks compare what it has learned: which tokens the samples hold only some ranks know.
 
     Returns None where they agree, and otherwise the same line on every rank, naming ranks, step and layer.
     """
@@ -36,7 +46,8 @@ def routing_problem(plan: StepPlan, method: Method, mesh: Mesh, progress: Progre
     consumed_samples = progress.consumed_samples
     count = min(_NUM_SAMPLES, step_samples)
     samples = [consumed_samples + number * step_samples // count for number in range(count)]
-    route = Route(plan, method, torch.tensor(samples, device=mesh.device), progress.iteration)
+    sample_ids_B = torch.tensor(samples, device=mesh.device)
+    route = Route(plan, method, sample_ids_B, progress.iteration, learned_V=learned_V)
     own = [progress.iteration, consumed_samples, step_samples, *layer_digests(route)]
     difference = _difference(_over_ranks(own, mesh), progress.iteration)
     if difference is None:
@@ -49,15 +60,22 @@ def routing_problem(plan: StepPlan, method: Method, mesh: Mesh, progress: Progre
 
 def layer_digests(route: Route) -> list[int]:
     """63 bits for each layer: how much it keeps, and exactly which tokens of the route's samples."""
-    plan, digests = route.plan, []
+    plan, digests, learned = route.plan, [], b""
+    if route.learned_V is not None:
+        learned = _bytes(route.learned_V)
     for layer_number, amounts in enumerate(zip(plan.kept_tokens, plan.keep_probability, strict=True), start=1):
         digest = hashlib.blake2b(struct.pack("<qd", *amounts), digest_size=8)
-        digest.update(bytes([route.runs(layer_number)]))
-        kept_BK = route.kept_tokens(layer_number)
-        if kept_BK is not None:
-            digest.update(kept_BK.cpu().contiguous().numpy().tobytes())
+        digest.update(bytes([route.runs(layer_number)]) + b"entry" * (layer_number in plan.entry_layers))
+        if route.learned_V is not None:
+            digest.update(learned * (amounts[0] < plan.seq_length))
+        elif (kept_BK := route.kept_tokens(layer_number)) is not None:
+            digest.update(_bytes(kept_BK))
         digests.append(int.from_bytes(digest.digest(), "little") >> 1)
     return digests
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.cpu().contiguous().numpy().tobytes()
 
 
 def _over_ranks(own: Sequence[int], mesh: Mesh) -> list[list[int]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from torch import Tensor
 
 from megatron.ltd.accounting import ModelShape
 from megatron.ltd.config import RunConfig
@@ -86,6 +87,7 @@ class Run:
             data_parallel_size=self.mesh.data_parallel_size,
             sequence_shard=SequenceShard.of(self.mesh.context_parallel_rank, self.mesh.context_parallel_size),
             separate_documents_at=self.tokenizer.eod if data_config.reset_attention_mask else None,
+            whole_tokens=self.method.learns,
             num_workers=data_config.workers_on(self.mesh.device.type),
             pin_memory=on_gpu,
         )
@@ -104,6 +106,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
         sources = check_sources(config.data, tokenizer, read_tokens=False)
     vocab_size = model_vocab_size(config.tokenizer, tokenizer.vocab_size, config.parallel.tensor_model_parallel_size)
     shape, method = config.model.shape(vocab_size), config.build_method()
+    learned_V = method.unlearned(tokenizer.vocab_size).to(mesh.device) if method.learns else None
     identity, order = weights_identity(config.model, tokenizer, vocab_size), data_order(config, sources)
     agree({**identity, **order}, "give every node the same files")
     start = find_start(config, identity, order, mesh)
@@ -118,8 +121,10 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     plan, schedule = clock.plan(start.progress.iteration, consumed), clock.schedule(start.progress.iteration, consumed)
     taken = start.settle(config, clock.settings(schedule))
 
-    train_data, valid_data = _build_data(config, tokenizer, plan, clock, start, mesh)
-    state = _build_state(config, vocab_size, schedule, start, start.clock_stands_at(config, consumed), mesh)
+    train_data, valid_data = _build_data(config, tokenizer, plan, clock, start, mesh, every_stage=method.learns)
+    enters = bool(method.plan(0).entry_layers)
+    clock_stands_at = start.clock_stands_at(config, consumed)
+    state = _build_state(config, vocab_size, schedule, start, clock_stands_at, mesh, learned_V, entry=enters)
     stepper = Stepper(
         state.chunks,
         state.optimizer,
@@ -136,7 +141,8 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     for note in (*start.notes, *([taken] if taken else [])):
         log.say(note)
     record = {
-        "schedule": clock.settings(schedule), "identity": identity, "order": order, "config": config.to_dict()
+        "schedule": clock.settings(schedule), "identity": identity, "order": order, "config": config.to_dict(),
+        "learned": method.learns,
     }  # fmt: skip
     flags = config.checkpoint
     folder = None if flags.save is None else Path(flags.save)
@@ -163,14 +169,24 @@ def versions(mesh: Mesh) -> dict[str, Any]:
 
 
 def _build_data(
-    config: RunConfig, tokenizer: Tokenizer, plan: RunPlan, clock: RunClock, start: Start, mesh: Mesh
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    plan: RunPlan,
+    clock: RunClock,
+    start: Start,
+    mesh: Mesh,
+    *,
+    every_stage: bool,
 ) -> tuple[SampleSource, SampleSource | None]:
-    """The training samples of the whole run, and those of one evaluation; a stage that needs none reads none."""
+    """The training samples of the whole run, and those of one evaluation; a stage that needs none reads none.
+
+    ``every_stage``: all need tokens, to choose by them.
+    """
     ahead = start.progress.consumed_samples - plan.samples(min(start.progress.iteration, plan.num_steps))
     train_samples = plan.samples(plan.num_steps) + ahead
     valid_samples = config.training.eval_iters * clock.batch.global_batch_samples
     at_an_end = mesh.pipeline_parallel_rank in (0, mesh.pipeline_parallel_size - 1)
-    reads_tokens = at_an_end or config.data.reset_attention_mask  # every layer needs the mask
+    reads_tokens = at_an_end or every_stage or config.data.reset_attention_mask  # every layer needs the mask
     train, valid = build_datasets(
         config.data,
         seq_length=config.model.seq_length,
@@ -193,10 +209,13 @@ def _build_state(
     start: Start,
     clock_stands_at: int | None,
     mesh: Mesh,
+    learned_V: Tensor | None,
+    *,
+    entry: bool,
 ) -> TrainingState:
-    """Model, optimizer and scheduler, freshly drawn or loaded."""
+    """Model, optimizer, scheduler and ``learned_V``, fresh or loaded. ``entry``: some layers are entry layers."""
     core_config = transformer_config(config.model, config.parallel, config.precision, config.recompute, mesh)
-    explicit_mask, seed = config.data.reset_attention_mask, config.training.seed
+    explicit_mask, seed = config.data.reset_attention_mask or entry, config.training.seed
     built = build_chunks(config.model, core_config, vocab_size, mesh, seed=seed, explicit_mask=explicit_mask)
     chunks = wrap_chunks(built, config.parallel, config.precision)
     optimizer = build_optimizer(chunks, config.optimizer, config.precision, config.parallel)
@@ -208,7 +227,7 @@ def _build_state(
         wd_incr_steps=schedule["lr_decay_steps"],
         wd_incr_style="constant",
     )
-    state = TrainingState(chunks, optimizer, scheduler, start.progress)
+    state = TrainingState(chunks, optimizer, scheduler, start.progress, learned_V)
     if start.checkpoint is not None:
         load_checkpoint(
             start.checkpoint,
@@ -216,6 +235,7 @@ def _build_state(
             weights_only=config.checkpoint.finetune or config.checkpoint.no_load_optim,
             stored_in_half=start.stored_in_half,
             clock_stands_at=clock_stands_at,
+            stored_learned=start.stored.get("learned", False),
         )
     return state
 

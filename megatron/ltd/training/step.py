@@ -29,7 +29,7 @@ from megatron.ltd.methods.base import Method
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.parallel.random import seed_step
 from megatron.ltd.plan import StepPlan
-from megatron.ltd.training.loss import masked_loss_sum
+from megatron.ltd.training.loss import add_by_token, masked_loss_sum
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class StepResult:
     loss: float
     grad_norm: float
     updated: bool
+    token_losses_2V: Tensor | None = None
+    """Float64, by token id over the global batch: sums of the loss at its positions, and their number. Where asked."""
 
 
 class Stepper:
@@ -65,34 +67,49 @@ class Stepper:
         num_chunks = len(self.chunks) if len(self.chunks) > 1 else None
         self._forward_backward = get_forward_backward_func(mesh.pipeline_parallel_size, num_chunks)
 
-    def train(self, batches: Iterator[Batch], plan: StepPlan, step: int, num_microbatches: int) -> StepResult:
+    def train(
+        self,
+        batches: Iterator[Batch],
+        plan: StepPlan,
+        step: int,
+        num_microbatches: int,
+        learned_V: Tensor | None = None,
+    ) -> StepResult:
         """Forward, backward and update for 0-based ``step``; each rank computes ``num_microbatches``.
 
-        A loss that is not finite leaves the weights as they were (``updated`` is False).
+        ``learned_V`` is what a method that ``learns`` knows; then the step also reports the losses by token id. A loss
+        that is not finite leaves the weights as they were (``updated`` is False).
         """
         assert self.optimizer is not None
         seed_step(self.seed, step, self.mesh)
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
+        losses_2V = None
+        if learned_V is not None:
+            losses_2V = torch.zeros(2, learned_V.shape[0], dtype=torch.float64, device=self.mesh.device)
 
         def route(batch: Batch, microbatch: int) -> Route:
-            return Route(plan, self.method, batch.sample_ids_B, step, microbatch)
+            tokens_BS = batch.whole_tokens_BS
+            return Route(plan, self.method, batch.sample_ids_B, step, microbatch, tokens_BS, learned_V)
 
-        loss = self._mean_loss(self._run(batches, route, num_microbatches, forward_only=False))
+        loss = self._mean_loss(self._run(batches, route, losses_2V, num_microbatches, forward_only=False))
+        if losses_2V is not None:
+            self._sum_over_ranks(losses_2V)
         if not math.isfinite(loss):
             return StepResult(loss, math.nan, updated=False)
         updated, grad_norm, _ = self.optimizer.step()
-        return StepResult(loss, math.nan if grad_norm is None else float(grad_norm), bool(updated))
+        return StepResult(loss, math.nan if grad_norm is None else float(grad_norm), bool(updated), losses_2V)
 
     def evaluate(self, batches: Iterator[Batch], num_microbatches: int) -> float:
         """Mean loss a token over ``num_microbatches`` of each rank: every token kept, no dropout."""
-        return self._mean_loss(self._run(batches, lambda *_: None, num_microbatches, forward_only=True))
+        return self._mean_loss(self._run(batches, lambda *_: None, None, num_microbatches, forward_only=True))
 
     def _run(
         self,
         batches: Iterator[Batch],
         route: Callable[[Batch, int], Route | None],
+        losses_2V: Tensor | None,
         num_microbatches: int,
         *,
         forward_only: bool,
@@ -101,7 +118,7 @@ class Stepper:
         # Every chunk of an interleaved pipeline sees every microbatch; all are through when the step is.
         per_chunk = list(itertools.tee(numbered, len(self.chunks))) if len(self.chunks) > 1 else numbered
         return self._forward_backward(
-            forward_step_func=partial(self._forward, route),
+            forward_step_func=partial(self._forward, route, losses_2V),
             data_iterator=per_chunk,
             model=self.chunks,
             num_microbatches=num_microbatches,
@@ -113,6 +130,7 @@ class Stepper:
     def _forward(
         self,
         route: Callable[[Batch, int], Route | None],
+        losses_2V: Tensor | None,
         numbered: Iterator[tuple[int, Batch]],
         model: torch.nn.Module,
     ) -> tuple[Tensor, Any]:
@@ -120,7 +138,13 @@ class Stepper:
         batch = batch.to(self.mesh.device, non_blocking=True)
         with use_route(route(batch, microbatch)):
             losses_BS = model(batch.tokens_BS, batch.position_ids_BS, batch.attention_mask, labels=batch.labels_BS)
-        return losses_BS, partial(masked_loss_sum, batch.loss_mask_BS)
+        return losses_BS, partial(_loss, batch, losses_2V)
+
+    def _sum_over_ranks(self, losses_2V: Tensor) -> None:
+        """The sum over samples and their parts, on every rank to the last bit that of the last one."""
+        if self.mesh.pipeline_parallel_rank == self.mesh.pipeline_parallel_size - 1:
+            dist.all_reduce(losses_2V, group=self.mesh.groups.dp_cp)
+        dist.broadcast(losses_2V, src=self.mesh.world_size - 1)  # ranks count pipeline stages last
 
     def _mean_loss(self, reported: list[Tensor]) -> float:
         """Mean over the real tokens of all microbatches, samples and their parts; the last pipeline stage knows it."""
@@ -133,3 +157,11 @@ class Stepper:
             dist.broadcast(total, src=last_stage, group=self.mesh.groups.pp)
         loss_sum, num_tokens = total.tolist()
         return loss_sum / num_tokens if num_tokens else math.nan
+
+
+def _loss(batch: Batch, losses_2V: Tensor | None, losses_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What Megatron-Core asks of the last stage; on the way its losses are added up by token, where asked."""
+    if losses_2V is not None:
+        assert batch.tokens_BS is not None and batch.loss_mask_BS is not None, "the last stage has tokens"
+        add_by_token(losses_2V, batch.tokens_BS, losses_BS, batch.loss_mask_BS)
+    return masked_loss_sum(batch.loss_mask_BS, losses_BS)

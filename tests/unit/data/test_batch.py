@@ -133,6 +133,9 @@ def test_context_ranks_share_a_batch() -> None:
         assert batch.attention_mask is not None and whole.attention_mask is not None
         assert torch.equal(batch.attention_mask, whole.attention_mask[:, :, positions])
         assert torch.equal(batch.sample_ids_B, whole.sample_ids_B)
+        assert batch.whole_tokens_BS is None
+        batch = next(iter(read(6, 0, 2, sequence_shard=shard, whole_tokens=True)))  # type: ignore[arg-type]
+        assert torch.equal(batch.whole_tokens_BS, whole.tokens_BS)
 
 
 def test_a_stage_without_tokens_counts_the_same_samples() -> None:

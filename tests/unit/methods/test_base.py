@@ -13,6 +13,7 @@ from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Dense, ModelFacts, build_method
 from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
+from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
 from megatron.ltd.plan import StepPlan
 from tests.methods.cases import CASES
 
@@ -35,7 +36,7 @@ def test_the_dense_method_is_one_stage() -> None:
 def test_the_switch_decides_what_is_built() -> None:
     on = RandomLTDConfig(random_ltd=True, ltd_min_kept_tokens=2, ltd_growth_steps=4, ltd_granularity=2)
     off = RandomLTDConfig(random_ltd=False, ltd_min_kept_tokens=2, ltd_growth_steps=4, ltd_granularity=2)
-    no_depth = {"layer_drop": LayerDropConfig()}
+    no_depth = {"layer_drop": LayerDropConfig(), "token_bypass": TokenBypassConfig()}
     assert isinstance(build_method(METHODS, {"random_ltd": on} | no_depth, FACTS), RandomLTD)
     assert build_method(METHODS, {"random_ltd": off} | no_depth, FACTS) == Dense(FACTS)
 
@@ -46,7 +47,8 @@ def test_a_routing_and_a_depth_method_compose() -> None:
     depth = LayerDropConfig(layer_drop=True, layer_drop_theta=0.5, layer_drop_gamma=0.3)
     routing = RandomLTD.build(tokens, FACTS)
     dropping = LayerDrop.build(depth, FACTS)
-    both = build_method(METHODS, {"random_ltd": tokens, "layer_drop": depth}, FACTS)
+    others = {"token_bypass": TokenBypassConfig()}
+    both = build_method(METHODS, {"random_ltd": tokens, "layer_drop": depth} | others, FACTS)
     walked = [StepPlan(8, routing.plan(step).kept_tokens, dropping.plan(step).keep_probability) for step in range(30)]
     assert [both.plan(step) for step in range(30)] == walked
     assert [plan for _, steps, plan in both.stages(30) for _ in range(steps)] == walked
@@ -61,10 +63,23 @@ def test_a_routing_and_a_depth_method_compose() -> None:
 def test_two_methods_of_a_kind_are_refused() -> None:
     entries = METHODS | {"another": dataclasses.replace(METHODS["random_ltd"], flag="--another")}
     on = RandomLTDConfig(random_ltd=True, ltd_min_kept_tokens=2, ltd_growth_steps=4, ltd_granularity=2)
-    configs = {"random_ltd": on, "another": on, "layer_drop": LayerDropConfig()}
+    configs = {"random_ltd": on, "another": on, "layer_drop": LayerDropConfig(), "token_bypass": TokenBypassConfig()}
     with pytest.raises(UserError, match="--random-ltd and --another are both on: each says which tokens to drop"):
         build_method(entries, configs, FACTS)
 
 
 def test_every_method_has_its_line_in_the_matrix() -> None:
-    assert CASES.keys() == METHODS.keys()
+    assert {case.method for case in CASES.values()} == METHODS.keys()
+
+
+def test_a_learning_method_composes_with_a_depth_method() -> None:
+    bypass = TokenBypassConfig(token_bypass=True, token_bypass_kept_tokens=4, token_bypass_special_ids=(2,))
+    depth = LayerDropConfig(layer_drop=True, layer_drop_theta=0.5, layer_drop_gamma=0.3)
+    configs = {"random_ltd": RandomLTDConfig(), "layer_drop": depth, "token_bypass": bypass}
+    both, alone = build_method(METHODS, configs, FACTS), TokenBypass.build(bypass, FACTS)
+    assert both.learns and both.plan(3).entry_layers == alone.plan(3).entry_layers == {2}
+    learned_V = both.learn(both.unlearned(5), torch.tensor([2.0, 0, 0, 0, 9]).double(), torch.tensor([1.0, 0, 0, 0, 3]))
+    assert torch.equal(learned_V, torch.tensor([9.96, 10, 10, 10, 9.965], dtype=torch.float64))
+    ids, tokens_BS = torch.tensor([3]), torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2]])
+    kept = both.select(ids, 2, 4, tokens_BS, learned_V)
+    assert torch.equal(kept, alone.select(ids, 2, 4, tokens_BS, learned_V))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from megatron.ltd.training.loss import masked_loss_sum
+from megatron.ltd.training.loss import add_by_token, masked_loss_sum
 
 
 def test_sum_count_and_report() -> None:
@@ -28,3 +28,13 @@ def test_half_precision_losses_are_summed_in_fp32() -> None:
 def test_nothing_to_learn_from_is_no_error() -> None:
     loss_sum, num_tokens, report = masked_loss_sum(torch.zeros(2, 3), torch.ones(2, 3))
     assert loss_sum.item() == 0.0 and num_tokens.item() == 0 and report.tolist() == [0.0, 0.0]
+
+
+def test_losses_are_added_up_by_token() -> None:
+    """Token 3 stands at two positions, one of which the mask leaves out; what was there before stays."""
+    losses_2V = torch.zeros(2, 5, dtype=torch.float64)
+    losses_2V[:, 1] = torch.tensor([0.5, 2.0])
+    losses = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]], requires_grad=True)
+    add_by_token(losses_2V, torch.tensor([[3, 1, 0], [3, 4, 4]]), losses, torch.tensor([[1.0, 1, 1], [0, 1, 1]]))
+    assert losses_2V.tolist() == [[4.0, 2.5, 0.0, 1.0, 48.0], [1.0, 3.0, 0.0, 1.0, 2.0]]
+    assert not losses_2V.requires_grad

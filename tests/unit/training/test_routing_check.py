@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from megatron.ltd.layers.route import Route
+from megatron.ltd.methods.base import ModelFacts
+from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan import StepPlan
 from megatron.ltd.training import routing_check
@@ -94,3 +96,22 @@ def test_it_is_cheap() -> None:
     started = time.perf_counter()
     layer_digests(route)
     assert time.perf_counter() - started < 0.5
+
+
+def test_what_is_learned_counts_where_tokens_are_chosen() -> None:
+    """Layers 2 and 3 of six choose by it; which tokens the samples hold nobody asks. The entry is in the plan."""
+    config = TokenBypassConfig(token_bypass=True, token_bypass_layers="2-3", token_bypass_kept_tokens=4)
+    method = TokenBypass.build(config, ModelFacts(6, 16, 7))
+    learned_V = method.unlearned(50)
+    other_V = learned_V.clone()
+    other_V[49] += 1e-12
+    plan = method.plan(0)
+    base = layer_digests(Route(plan, method, SAMPLES, learned_V=learned_V))
+    for other, same in (
+        (Route(plan, method, SAMPLES, learned_V=other_V), [True, False, False, True, True, True]),
+        (
+            Route(replace(plan, entry_layers=frozenset()), method, SAMPLES, learned_V=learned_V),
+            [True, False, *[True] * 4],
+        ),
+    ):
+        assert [mine == theirs for mine, theirs in zip(base, layer_digests(other), strict=True)] == same

@@ -128,7 +128,14 @@ class RandomLTD(Method):
         for first_step, steps, kept_tokens in self.schedule.stages(num_steps):
             yield first_step, steps, self._plan(kept_tokens)
 
-    def select(self, sample_ids_B: Tensor, layer_number: int, kept_tokens: int) -> Tensor:
+    def select(
+        self,
+        sample_ids_B: Tensor,
+        layer_number: int,
+        kept_tokens: int,
+        tokens_BS: Tensor | None = None,
+        learned_V: Tensor | None = None,
+    ) -> Tensor:
         from megatron.ltd.sampling import kept_indices  # imports torch, which plans do not need
 
         return kept_indices(

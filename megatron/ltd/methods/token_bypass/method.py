@@ -1,0 +1,213 @@
+"""TokenBypass: some tokens of a sample bypass a span of layers, the same tokens in all of them.
+
+    layers before the span      all tokens
+    the span's first layer      the kept tokens, which attend to all tokens
+    the rest of the span        the kept tokens, among themselves
+    layers after the span       all tokens
+
+Kept are the most important tokens (``importance``), or a random draw that the layers share. Each layer takes the kept
+tokens out and puts them back by itself: the numbers are those of doing so once for the span, and a span may cross the
+stages of a pipeline. Hou et al., "Token Dropping for Efficient BERT Pretraining" (arXiv:2203.13240).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import flag
+from megatron.ltd.methods.base import Method, ModelFacts
+from megatron.ltd.plan import StepPlan
+from megatron.ltd.schedules import KeptTokensSchedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SCHEDULE_FLAGS = ("--token-bypass-kept-tokens", "--token-bypass-growth-steps", "--token-bypass-granularity")
+
+
+@dataclass(frozen=True)
+class TokenBypassConfig:
+    """TokenBypass (tokens that bypass the middle layers)"""
+
+    token_bypass: bool = flag(False, help="let the less important tokens bypass a span of layers")
+    token_bypass_kept_tokens: int | None = flag(
+        None, help="tokens of a sample that do not bypass it (default: half of --seq-length)"
+    )
+    token_bypass_growth_steps: int | None = flag(
+        None, help="steps until every token is kept (default: kept tokens stay as many as they are)"
+    )
+    token_bypass_granularity: int = flag(16, help="kept tokens grow to multiples of this")
+    token_bypass_layers: str | None = flag(
+        None, metavar="SPAN", help='layers of the span, 1-based, as "6-11" (default: the middle to the last but one)'
+    )
+    token_bypass_selector: str = flag(
+        "importance",
+        choices=("importance", "random"),
+        help="keep the tokens whose ids had the largest losses, or a random draw",
+    )
+    token_bypass_entry: str = flag(
+        "all", choices=("all", "kept"), help="what kept tokens attend to in the span's first layer: all tokens, or kept"
+    )
+    token_bypass_special_ids: tuple[int, ...] = flag((), help="ids of tokens that importance always keeps")
+    token_bypass_strata: int = flag(
+        1, help="cut the sequence in this many equal runs, each keeping its share of the tokens"
+    )
+
+    @property
+    def enabled(self) -> bool:
+        return self.token_bypass
+
+
+def parse_span(text: str, num_layers: int) -> range:
+    """Layer numbers of a span such as ``"6-11"``. Raises ``UserError`` where it is none inside the model."""
+    first, _, last = text.strip().partition("-")
+    if not first.isdecimal() or (last and not last.isdecimal()):
+        raise UserError(f'--token-bypass-layers is "{text}": it is one span, such as 6-11; give its two ends')
+    span = range(int(first), int(last or first) + 1)
+    if not span:
+        raise UserError(f'--token-bypass-layers is "{text}": the span is empty; give the lower layer first')
+    if span[0] < 2 or span[-1] >= num_layers:
+        raise UserError(
+            f'--token-bypass-layers is "{text}": the first and the last layer compute every token, so that a span lies '
+            f"between 2 and {num_layers - 1} with --num-layers {num_layers}"
+        )
+    return span
+
+
+@dataclass(frozen=True)
+class TokenBypass(Method):
+    """The span, how many tokens it keeps, and which."""
+
+    facts: ModelFacts
+    schedule: KeptTokensSchedule | None
+    """None: as many at every step."""
+    kept_tokens: int
+    """At step 0."""
+    span: range
+    config: TokenBypassConfig
+    name: str = "TokenBypass"
+
+    @classmethod
+    def build(cls, config: TokenBypassConfig, facts: ModelFacts) -> TokenBypass:
+        """Check the flags against the model. Raises ``UserError``."""
+        num_layers, seq_length = facts.num_layers, facts.seq_length
+        if num_layers < 3:
+            raise UserError(
+                f"--token-bypass keeps the first and the last layer full, and --num-layers {num_layers} has none "
+                "between: use at least 3 layers"
+            )
+        span = parse_span(config.token_bypass_layers or f"{max(2, num_layers // 2)}-{num_layers - 1}", num_layers)
+        kept_tokens = config.token_bypass_kept_tokens
+        if kept_tokens is None:
+            kept_tokens = max(1, seq_length // 2)
+        if not 1 <= kept_tokens <= seq_length:
+            raise UserError(
+                f"--token-bypass-kept-tokens {kept_tokens}: a layer keeps 1 to --seq-length {seq_length} tokens; give "
+                f"such a number, {max(1, seq_length // 2)} is half"
+            )
+        schedule = None
+        if config.token_bypass_growth_steps is not None:
+            growth_steps, granularity = config.token_bypass_growth_steps, config.token_bypass_granularity
+            schedule = KeptTokensSchedule(kept_tokens, seq_length, growth_steps, granularity, _SCHEDULE_FLAGS)
+        _check_strata(config, facts, kept_tokens)
+        if config.token_bypass_special_ids and config.token_bypass_selector != "importance":
+            raise UserError(
+                f"--token-bypass-special-ids {' '.join(map(str, config.token_bypass_special_ids))} are kept by "
+                f"importance, and --token-bypass-selector is {config.token_bypass_selector}: leave one of the two out"
+            )
+        return cls(facts, schedule, kept_tokens, span, config)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        schedule = self.schedule
+        return {
+            "the method": f"{self.name} (--token-bypass)",
+            "--token-bypass-kept-tokens": self.kept_tokens,
+            "--token-bypass-growth-steps": None if schedule is None else schedule.growth_steps,
+            "--token-bypass-granularity": None if schedule is None else schedule.granularity,
+            "--token-bypass-layers": f"{self.span[0]}-{self.span[-1]}",
+            "--token-bypass-selector": self.config.token_bypass_selector,
+            "--token-bypass-entry": self.config.token_bypass_entry,
+            "--token-bypass-special-ids": list(self.config.token_bypass_special_ids),
+            "--token-bypass-strata": self.config.token_bypass_strata,
+        }
+
+    def plan(self, step: int) -> StepPlan:
+        return self._plan(self.kept_tokens if self.schedule is None else self.schedule.at(step))
+
+    def stages(self, num_steps: int) -> Iterator[tuple[int, int, StepPlan]]:
+        stages = [(0, num_steps, self.kept_tokens)] if self.schedule is None else self.schedule.stages(num_steps)
+        for first_step, steps, kept_tokens in stages:
+            yield first_step, steps, self._plan(kept_tokens)
+
+    @property
+    def learns(self) -> bool:
+        return self.config.token_bypass_selector == "importance"
+
+    def unlearned(self, vocab_size: int) -> Tensor:
+        from megatron.ltd.methods.token_bypass.importance import start_importance
+
+        outside = [number for number in self.config.token_bypass_special_ids if not 0 <= number < vocab_size]
+        if outside:
+            raise UserError(
+                f"--token-bypass-special-ids {outside[0]} is outside the vocabulary: ids of this tokenizer go from 0 "
+                f"to {vocab_size - 1}; give some of those"
+            )
+        return start_importance(vocab_size)
+
+    def learn(self, learned_V: Tensor, loss_sums_V: Tensor, counts_V: Tensor) -> Tensor:
+        from megatron.ltd.methods.token_bypass.importance import next_importance
+
+        return next_importance(learned_V, loss_sums_V, counts_V)
+
+    def select(
+        self,
+        sample_ids_B: Tensor,
+        layer_number: int,
+        kept_tokens: int,
+        tokens_BS: Tensor | None = None,
+        learned_V: Tensor | None = None,
+    ) -> Tensor:
+        from megatron.ltd.methods.token_bypass.importance import importance_of, most_important
+        from megatron.ltd.sampling import kept_indices, token_keys  # import torch, which plans do not need
+
+        seed, seq_length, strata = self.facts.seed, self.facts.seq_length, self.config.token_bypass_strata
+        if not self.learns:
+            return kept_indices(seed, sample_ids_B, self.span[0], seq_length, kept_tokens, strata)
+        assert tokens_BS is not None and learned_V is not None, "importance is that of tokens"
+        importance_BS = importance_of(tokens_BS, learned_V, self.config.token_bypass_special_ids)
+        keys_BS = token_keys(seed, sample_ids_B, self.span[0], seq_length)
+        return most_important(importance_BS, keys_BS, kept_tokens, strata)
+
+    def _plan(self, kept_tokens: int) -> StepPlan:
+        num_layers, seq_length = self.facts.num_layers, self.facts.seq_length
+        if kept_tokens == seq_length:
+            return StepPlan.dense(seq_length, num_layers)
+        kept = tuple(kept_tokens if layer in self.span else seq_length for layer in range(1, num_layers + 1))
+        entry = {self.span[0]} if self.config.token_bypass_entry == "all" else ()
+        return StepPlan(seq_length, kept, (1.0,) * num_layers, frozenset(entry))
+
+
+def _check_strata(config: TokenBypassConfig, facts: ModelFacts, kept_tokens: int) -> None:
+    """Each run of the sequence, and so each process, must keep the same whole number of tokens."""
+    strata = config.token_bypass_strata
+    grows = config.token_bypass_growth_steps is not None
+    amount, what = (
+        (config.token_bypass_granularity, "--token-bypass-granularity")
+        if grows
+        else (kept_tokens, "--token-bypass-kept-tokens")
+    )
+    if strata < 1 or facts.seq_length % strata or amount % strata:
+        raise UserError(
+            f"--token-bypass-strata is {strata}: it must divide --seq-length {facts.seq_length} and {what} {amount}, "
+            "so that each run of the sequence keeps a whole share"
+        )
+    if strata % facts.sequence_runs:
+        raise UserError(
+            f"--token-bypass-strata is {strata}: it must be a multiple of {facts.sequence_runs}, the runs that "
+            "--sequence-parallel or --context-parallel-size cut the sequence in, so that every process keeps the "
+            f"same number of tokens; use {facts.sequence_runs}"
+        )

@@ -1,0 +1,62 @@
+"""TokenBypass by importance on several ranks: kept tokens, gradients and the importances are those of one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.layouts import LAYOUTS, VARIANTS, one_process
+from tests.distributed.runs import Outcome, Runs, assert_same
+
+pytestmark = pytest.mark.distributed
+
+CHECKED = {
+    "tp2": "RoPE",
+    "tp2 sp": "document masks",
+    "pp2": "RoPE",
+    "pp4 uneven": "learned positions",
+    "cp2": "RoPE",
+    "cp2 tp2 sp": "document masks",
+    "dp2": "document masks",
+    "pp2 interleaved dp2 sharded overlaps": "RoPE",
+}
+FULL_RECOMPUTE = tuple("--recompute-granularity full --recompute-method uniform --recompute-num-layers 1".split())
+
+
+def bypass(strata: int) -> tuple[str, ...]:
+    """Layers 3 to 5 of six keep 8, 8, 16, 16 and 24 of 32 tokens; of these the blanks, id 32, always."""
+    flags = (
+        "--token-bypass --token-bypass-kept-tokens 8 --token-bypass-growth-steps 6 --token-bypass-granularity 8 "
+        f"--token-bypass-special-ids 32 --token-bypass-strata {strata}"
+    )
+    return tuple(flags.split())
+
+
+def reference(runs: Runs, strata: int, *more: str) -> Outcome:
+    """One process, whose run chooses tokens, and learns which."""
+    found = runs.run(one_process(strata), *bypass(strata), *more)
+    assert {layer for _, layer, _ in found.kept} == {3, 4, 5}
+    assert found.learned is not None and len(set(found.learned)) > 10
+    return found
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_equals_one_process(bypass_runs: Runs, name: str) -> None:
+    layout, variant = LAYOUTS[name], VARIANTS[CHECKED[name]]
+    found = bypass_runs.run(layout, *bypass(layout.strata), *variant)
+    assert_same(found, reference(bypass_runs, layout.strata, *variant))
+
+
+def test_recompute_changes_nothing(bypass_runs: Runs) -> None:
+    found = bypass_runs.run(LAYOUTS["pp2"], *bypass(1), *VARIANTS["RoPE"], *FULL_RECOMPUTE)
+    assert_same(found, reference(bypass_runs, 1, *VARIANTS["RoPE"]))
+
+
+@pytest.mark.parametrize(("before", "after"), [("pp2", "cp2 dp2"), ("cp2 tp2 sp", "dp2 sharded")])
+def test_what_is_learned_moves_to_another_layout(bypass_runs: Runs, tmp_path: Path, before: str, after: str) -> None:
+    """Three steps under one layout and three under another, against six of one process."""
+    six = (*bypass(4), *VARIANTS["RoPE"], "--train-iters", "6")
+    first = bypass_runs.run(LAYOUTS[before], *six, "--save", str(tmp_path), "--exit-interval", "3")
+    moved = first.then(bypass_runs.run(LAYOUTS[after], *six, "--load", str(tmp_path)))
+    assert_same(moved, reference(bypass_runs, 4, *six[-2:], *VARIANTS["RoPE"]))

@@ -1,0 +1,43 @@
+"""TokenBypass in whole runs: its closed form, the constant half, and what its checkpoint carries on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tests.support import pretrain
+
+FLAGS = "--token-bypass --token-bypass-kept-tokens 8 --token-bypass-layers 2-3".split()
+
+
+def test_constant_kept_tokens_and_the_closed_form(flags: list[str], folder: Path) -> None:
+    run = pretrain([*flags, *FLAGS, "--exit-interval", "3"], folder)
+    assert run.column("kept_tokens") == [8, 8, 8]
+    assert run.column("consumed_layer_tokens") == [4 * (2 * 32 + 2 * 8) * steps for steps in (1, 2, 3)]
+
+
+def test_importances_in_a_checkpoint_are_the_averages_of_its_steps(flags: list[str], folder: Path) -> None:
+    """A run of one step and one of two: what the second adds is one average more, and ids unseen stay at ten."""
+    first, second = (
+        pretrain([*flags, *FLAGS, "--exit-interval", str(steps)], folder / str(steps)).tensors(steps)["method.learned"]
+        for steps in (1, 2)
+    )
+    assert first.shape == (257,) and first.dtype == torch.float64
+    seen = first != 10.0
+    assert 10 < int(seen.sum()) < 30
+    losses = (first[seen] - 9.95) / 0.005
+    assert (losses > 3.0).all() and (losses < 9.0).all()  # of a byte model at its first step: about log 257
+    moved = second != first
+    assert moved.any() and (second[~moved] == first[~moved]).all()
+
+
+def test_finetuning_learns_anew(flags: list[str], folder: Path) -> None:
+    """From a checkpoint with importances: those of the second run are as if it had begun with these weights."""
+    flags = [*flags, *FLAGS]
+    started = pretrain([*flags, "--exit-interval", "3"], folder / "started").tensors(3)["method.learned"]
+    tuned = pretrain(
+        [*flags, "--load", str(folder / "started"), "--finetune", "--exit-interval", "1"], folder / "tuned"
+    ).tensors(1)["method.learned"]
+    moved = tuned[tuned != 10.0]
+    assert (started < 9.95).any() and (moved > 9.95).all() and len(moved) > 10

@@ -1,0 +1,173 @@
+"""TokenBypass: its span, its plan, what it refuses, what it learns, and which tokens that keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from megatron.ltd.accounting import ModelShape, layer_flops, step_flops
+from megatron.ltd.errors import UserError
+from megatron.ltd.methods.base import ModelFacts
+from megatron.ltd.methods.token_bypass.importance import (
+    START,
+    importance_of,
+    most_important,
+    next_importance,
+    start_importance,
+)
+from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
+from megatron.ltd.plan import StepPlan
+from megatron.ltd.sampling import kept_indices
+
+S = 32
+FACTS = ModelFacts(num_layers=12, seq_length=S, seed=7)
+IDS = torch.tensor([4, 9])
+
+
+def build(facts: ModelFacts = FACTS, **flags: Any) -> TokenBypass:
+    named = {f"token_bypass_{name}": value for name, value in flags.items()}
+    return TokenBypass.build(TokenBypassConfig(token_bypass=True, **named), facts)
+
+
+def test_the_default_is_the_papers() -> None:
+    """Twelve layers: 1 to 5 full, 6 attends to all, 7 to 11 to the kept half, 12 full, at every step."""
+    method = build()
+    plan = StepPlan(S, (S,) * 5 + (S // 2,) * 6 + (S,), (1.0,) * 12, frozenset({6}))
+    assert method.plan(0) == method.plan(10**6) == plan
+    assert list(method.stages(70)) == [(0, 70, plan)]
+    assert method.learns and not build(selector="random").learns
+
+
+@pytest.mark.parametrize(("num_layers", "span"), [(3, "2-2"), (4, "2-3"), (5, "2-4"), (24, "12-23")])
+def test_the_default_span(num_layers: int, span: str) -> None:
+    assert build(ModelFacts(num_layers, S, 7)).settings["--token-bypass-layers"] == span
+
+
+def test_growing_plans_are_the_stages() -> None:
+    method = build(kept_tokens=8, growth_steps=10, granularity=8, layers="3-5", entry="kept")
+    assert [plan.kept_tokens[2] for plan in map(method.plan, range(12))] == [8] * 4 + [16] * 3 + [24] * 3 + [32] * 2
+    walked = [plan for _, steps, plan in method.stages(12) for _ in range(steps)]
+    assert walked == [method.plan(step) for step in range(12)]
+    assert method.plan(0).entry_layers == frozenset() and method.plan(10) == StepPlan.dense(S, 12)
+
+
+def test_the_span_shares_a_random_draw() -> None:
+    method = build(selector="random", layers="4-8", strata=2)
+    kept = [method.select(IDS, layer, 16) for layer in range(4, 9)]
+    assert all(torch.equal(found, kept_indices(7, IDS, 4, S, 16, strata=2)) for found in kept)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ({"layers": "1-4"}, r'--token-bypass-layers is "1-4": .* between 2 and 11 with --num-layers 12'),
+        ({"layers": "6-12"}, r'"6-12": the first and the last layer compute every token'),
+        ({"layers": "7-6"}, r'"7-6": the span is empty; give the lower layer first'),
+        ({"layers": "2,4"}, r'"2,4": it is one span, such as 6-11'),
+        ({"kept_tokens": 0}, r"--token-bypass-kept-tokens 0: a layer keeps 1 to --seq-length 32 tokens"),
+        ({"kept_tokens": 33}, r"--token-bypass-kept-tokens 33: .* 16 is half"),
+        ({"kept_tokens": 12, "growth_steps": 4}, r"--token-bypass-granularity 16 does not divide --token-bypass-kept"),
+        ({"growth_steps": -1}, r"--token-bypass-growth-steps -1: growth takes a number of steps"),
+        (
+            {"strata": 3},
+            r"--token-bypass-strata is 3: it must divide --seq-length 32 and --token-bypass-kept-tokens 16",
+        ),
+        ({"strata": 0}, r"--token-bypass-strata is 0"),
+        ({"growth_steps": 4, "strata": 32}, r"must divide --seq-length 32 and --token-bypass-granularity 16"),
+        ({"special_ids": (1, 2), "selector": "random"}, r"--token-bypass-special-ids 1 2 are kept by importance"),
+    ],
+)
+def test_refusals(flags: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        build(**flags)
+
+
+def test_refusals_that_know_the_model() -> None:
+    with pytest.raises(UserError, match="--num-layers 2 has none between: use at least 3"):
+        build(ModelFacts(2, S, 7))
+    with pytest.raises(UserError, match="multiple of 4, the runs that .* use 4"):
+        build(ModelFacts(12, S, 7, sequence_runs=4), strata=2)
+    for outside in (-1, 50):
+        with pytest.raises(UserError, match=f"--token-bypass-special-ids {outside} is outside .* from 0 to 49"):
+            build(special_ids=(3, outside)).unlearned(50)
+
+
+def test_importance_is_an_exponential_average_from_ten() -> None:
+    """Token 1 is in the loss at steps 1 and 3, token 2 never."""
+    importance_V = start_importance(3)
+    expected = 10.0
+    for step, mean in enumerate((4.0, None, 7.0)):
+        sums, counts = torch.zeros(2, 3, dtype=torch.float64)
+        if mean is not None:
+            count = step + 2
+            sums[1], counts[1] = mean * count, count
+            expected = 0.995 * expected + 0.005 * mean
+        importance_V = next_importance(importance_V, sums, counts)
+    assert importance_V.tolist() == [START, pytest.approx(expected, rel=1e-12), START]
+
+
+def test_the_most_important_are_kept_and_ties_are_drawn() -> None:
+    """Against sorting by hand; the importances are few, so that most bounds are ties."""
+    generator = torch.Generator().manual_seed(0)
+    importance_BS = torch.randint(0, 4, (6, S), generator=generator).double()
+    keys_BS = torch.stack([torch.randperm(S, generator=generator) for _ in range(6)])
+    for strata, kept_tokens in ((1, 5), (4, 12), (1, S), (2, 2)):
+        found = most_important(importance_BS, keys_BS, kept_tokens, strata)
+        for row in range(6):
+            expected: list[int] = []
+            for start in range(0, S, S // strata):
+                run = range(start, start + S // strata)
+                run_sorted = sorted(run, key=lambda i: (-importance_BS[row, i].item(), keys_BS[row, i].item()))
+                expected += sorted(run_sorted[: kept_tokens // strata])
+            assert found[row].tolist() == expected
+
+
+def test_unlearned_importance_draws_like_the_random_selector() -> None:
+    """All ids alike: the ties are those of the random draw, so a sample's row stands for itself."""
+    tokens_BS = torch.arange(2 * S).view(2, S) % 50
+    method = build(strata=2)
+    found = method.select(IDS, 6, 16, tokens_BS, method.unlearned(50))
+    assert torch.equal(found, build(selector="random", strata=2).select(IDS, 6, 16))
+    assert torch.equal(method.select(IDS[1:], 9, 16, tokens_BS[1:], method.unlearned(50)), found[1:])
+
+
+def test_special_ids_are_always_kept() -> None:
+    tokens_BS = torch.arange(S)[None] % 16
+    importance_V = torch.arange(16).double()
+    method = build(special_ids=(0, 3))
+    kept = method.select(IDS[:1], 6, 6, tokens_BS, importance_V)[0]
+    assert kept.tolist() == [0, 3, 15, 16, 19, 31]
+    assert importance_of(tokens_BS, importance_V, (0, 3)).isinf().sum() == 4
+
+
+def test_ten_ids_that_carry_all_the_loss_are_kept_within_200_steps() -> None:
+    """A stream of 100 ids, 64 tokens a sample: ten ids lose 6, the others nothing. Every one of the ten is kept."""
+    heavy = torch.arange(30, 40)
+    method = build(ModelFacts(12, 64, 7), kept_tokens=16)
+    learned_V = method.unlearned(100)
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(200):
+        tokens_BS = torch.randint(0, 100, (8, 64), generator=generator)
+        counts = torch.bincount(tokens_BS.flatten(), minlength=100).double()
+        sums = torch.zeros(100, dtype=torch.float64)
+        sums[heavy] = 6.0 * counts[heavy]
+        learned_V = method.learn(learned_V, sums, counts)
+    tokens_BS = torch.randint(0, 100, (50, 64), generator=generator)
+    kept_BK = method.select(torch.arange(50), 6, 16, tokens_BS, learned_V)
+    for tokens, kept in zip(tokens_BS, kept_BK, strict=True):
+        positions = torch.isin(tokens, heavy).nonzero().flatten()
+        assert len(positions) <= 16 and set(positions.tolist()) <= set(kept.tolist())
+
+
+def test_flops_of_an_entry_layer() -> None:
+    """Written out for one head of size 8: projections of all 32 tokens, 16 kept in the rest, 16 * 33 / 2 pairs."""
+    shape = ModelShape(3, 8, 20, 1, 1, 8, False, 64, 32)
+    queries_keys_values, output, feed_forward = 2 * 32 * 8 * 24, 2 * 16 * 8 * 8, 2 * 16 * 8 * 20 * 2
+    entry = queries_keys_values + 4 * (16 * 33 // 2) * 8 + output + feed_forward
+    assert layer_flops(shape, 16, attends_to_all=True) == entry
+    assert layer_flops(shape, 32, attends_to_all=True) == layer_flops(shape, 32)
+    full = layer_flops(shape, 32)
+    plan = StepPlan(32, (32, 16, 32), (1.0,) * 3, frozenset({2}))
+    assert step_flops(shape, plan, 2) == 3 * 2 * (2 * full + entry + 2 * 32 * 8 * 64)

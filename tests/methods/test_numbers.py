@@ -96,7 +96,7 @@ def test_a_replayed_layer_takes_its_own_microbatchs_route(mesh: Mesh, method: Me
     model = small_model(**MODEL)
     first, second, third = random_batches(3, 2, 32)
     routes = [
-        Route(method.plan(step), method, batch.sample_ids_B, None, batch.whole_tokens_BS, learned(method))
+        Route(method.plan(step), method, batch.sample_ids_B, step, 0, batch.whole_tokens_BS, learned(method))
         for step, batch in ((0, first), (5, second), (3, third))
     ]
     assert routes[0].plan != routes[1].plan

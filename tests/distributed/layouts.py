@@ -91,6 +91,20 @@ own, the others are GPT-2's.
 """
 
 
+_EVERYWHERE = ("learned positions", "RoPE", "document masks")
+_SAMPLE = ("tp2 sp", "cp2", "pp2 interleaved dp2 sharded overlaps", "tp2 sp pp2 dp2")
+LAYOUT_CASES = [
+    (name, variant) for name in LAYOUTS for variant in VARIANTS if variant in _EVERYWHERE or name in _SAMPLE
+]
+"""What is compared with one process: the variants of random-LTD on every layout, the others where all kinds meet."""
+RECOMPUTE_CASES = [
+    (name, mode, variant)
+    for name in RECOMPUTED_LAYOUTS
+    for mode in RECOMPUTE
+    for variant in VARIANTS
+    if name == "one process" or variant == "document masks"
+]
+
 RANDOM_LTD = tuple("--random-ltd --ltd-min-kept-tokens 8 --ltd-growth-steps 6 --ltd-granularity 8".split())
 """Layers 2 to 5 of six keep 8, 8, 16, 16 and 24 of 32 tokens."""
 

@@ -6,23 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from tests.distributed.layouts import LAYOUTS, RECOMPUTE, RECOMPUTED_LAYOUTS, VARIANTS
+from tests.distributed.layouts import LAYOUT_CASES, LAYOUTS, RECOMPUTE, RECOMPUTE_CASES, RECOMPUTED_LAYOUTS, VARIANTS
 from tests.distributed.runs import ON_GPUS, Runs, assert_same, whole
 
 pytestmark = pytest.mark.distributed
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(("name", "variant"), LAYOUT_CASES)
 def test_equals_one_process(runs: Runs, name: str, variant: str) -> None:
     """Five steps over changes of K, several microbatches in flight; initial weights equal bit for bit."""
     layout, flags = LAYOUTS[name], VARIANTS[variant]
     assert_same(runs.run(layout, *flags), runs.reference(layout.strata, *flags))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("mode", RECOMPUTE)
-@pytest.mark.parametrize("name", RECOMPUTED_LAYOUTS)
+@pytest.mark.parametrize(("name", "mode", "variant"), RECOMPUTE_CASES)
 def test_recompute_changes_nothing(runs: Runs, name: str, mode: str, variant: str) -> None:
     """Against one process that keeps its activations."""
     layout, flags = RECOMPUTED_LAYOUTS[name], VARIANTS[variant]
@@ -30,8 +27,7 @@ def test_recompute_changes_nothing(runs: Runs, name: str, mode: str, variant: st
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(("name", "variant"), LAYOUT_CASES)
 def test_equals_one_gpu(gpu_runs: Runs, name: str, variant: str) -> None:
     """The same on NCCL, where there is a GPU for each rank."""
     layout, flags = LAYOUTS[name], VARIANTS[variant]

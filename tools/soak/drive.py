@@ -53,12 +53,10 @@ class Result:
     num_steps: int
     repeated_steps: int
     """Computed again, since they were not saved."""
-    repeated_seconds: float
-    restart_seconds: float
-    """From each kill to the next step, all together."""
     straight_seconds: float
     seconds: float
     longest_restart_seconds: float
+    """From a kill, or several in a row, to the next step."""
     equal_steps: bool
     """Loss, gradient norm and everything else in the log of every step."""
     equal_weights: bool
@@ -96,8 +94,6 @@ def soak(config: SoakConfig, data: str, folder: Path, say: Callable[[str], None]
         resumes=soaked.said().count("loading "),
         num_steps=config.num_steps,
         repeated_steps=soaked.num_steps() - config.num_steps,
-        repeated_seconds=soaked.repeated_seconds(),
-        restart_seconds=sum(restarts),
         straight_seconds=straight_seconds,
         seconds=time.monotonic() - started,
         longest_restart_seconds=max(restarts),

@@ -36,7 +36,7 @@ def lines_of(result: Mapping[str, Any]) -> dict[str, str]:
     """A result as rows of a table."""
     kills = result["kills"]
     what, moments = (Counter(kill[name] for kill in kills) for name in ("what", "moment"))
-    lost_seconds = result["restart_seconds"] + result["repeated_seconds"]
+    lost_seconds = result["seconds"] - result["straight_seconds"]
     return {
         "kills": f"{len(kills)} ({', '.join(f'{count} of {name}' for name, count in sorted(what.items()))})",
         "inside a save": str(moments["saving"]),
@@ -45,7 +45,7 @@ def lines_of(result: Mapping[str, Any]) -> dict[str, str]:
         "continued from a checkpoint": f"{result['resumes']} times",
         "steps": f"{result['num_steps']}, and {result['repeated_steps']} computed again",
         "seconds": f"{result['seconds']:.0f}; left alone {result['straight_seconds']:.0f}",
-        "seconds lost": f"{lost_seconds:.0f}, {lost_seconds / len(kills):.1f} a kill, mostly to start again",
+        "seconds lost a kill": f"{lost_seconds / len(kills):.1f}",
         "longest from a kill to the next step": f"{result['longest_restart_seconds']:.1f} s",
         "log of every step equal": _yes(result["equal_steps"]),
         "final weights and optimizer state bit-equal": _yes(result["equal_weights"]),

@@ -60,12 +60,6 @@ class SoakedRun:
         """The step that its log ends with; 0 where it has none."""
         return next((line["iteration"] for line in reversed(self._log()) if line["kind"] == "train"), 0)
 
-    def repeated_seconds(self) -> float:
-        """What steps took that were computed again later."""
-        steps = [line for line in self._log() if line["kind"] == "train"]
-        latest = {line["iteration"]: line for line in steps}
-        return sum(line["step_seconds"] for line in steps) - sum(line["step_seconds"] for line in latest.values())
-
     def timeless_log(self) -> dict[tuple[str, int], dict[str, Any]]:
         """Every step and evaluation, without what a clock decides; of those that stand twice the later."""
         return {

@@ -13,7 +13,8 @@ stored: they are flags.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +30,8 @@ SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
 def stored_optimizer(optimizer: MegatronOptimizer, weights: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint holds of ``optimizer``; ``weights`` is the model's sharded state. Every rank calls this."""
     part = _only_part(optimizer)
-    state = part.sharded_state_dict(weights, metadata=SHARDING)
+    with _unpadded_places(part):
+        state = part.sharded_state_dict(weights, metadata=SHARDING)
     if _is_distributed(part):
         for tensors in state["param_state"].values():
             main_weights = tensors.pop("param")
@@ -84,6 +86,31 @@ def load_optimizer(optimizer: MegatronOptimizer, loaded: Mapping[str, Any]) -> N
         part.reload_model_params()
     for group, own in zip(part.param_groups, settings, strict=True):
         group.update(own)
+
+
+@contextmanager
+def _unpadded_places(part: MegatronOptimizer) -> Iterator[None]:
+    """Where parameters lie in buffers whose buckets follow each other without padding.
+
+    Megatron-Core gathers a buffer's state bucket by bucket, each without the padding at its end, and then looks a
+    parameter up at its place in the padded buffer: behind a padded bucket it would store its neighbour's numbers.
+    """
+    buffers = part.buffers if _is_distributed(part) else []
+    padded = [buffer.param_index_map for buffer in buffers]
+    for buffer in buffers:
+        shifts, unpadded_end = [], 0
+        for bucket in buffer.buckets:
+            shifts.append(bucket.offset - unpadded_end)
+            unpadded_end += bucket.numel_unpadded
+        buffer.param_index_map = {
+            parameter: (start - shifts[bucket_id], end - shifts[bucket_id], bucket_id)
+            for parameter, (start, end, bucket_id) in buffer.param_index_map.items()
+        }
+    try:
+        yield
+    finally:
+        for buffer, places in zip(buffers, padded, strict=True):
+            buffer.param_index_map = places
 
 
 def _only_part(optimizer: MegatronOptimizer) -> MegatronOptimizer:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Pretrain a GPT on Megatron-Core, with random-LTD or dense.
+"""Pretrain a GPT on Megatron-Core: dense, with random-LTD, TokenBypass or progressive layer dropping.
 
     python pretrain_gpt_ltd.py --data-path PREFIX --tokenizer-type ... --num-layers ... --random-ltd ...
     torchrun --nproc-per-node 8 pretrain_gpt_ltd.py ...
@@ -15,7 +15,7 @@ from megatron.ltd.training.checkpoint_files import how_to_continue
 
 
 def main() -> None:
-    pretrain(parse_run_config(None, "Pretrain a GPT on Megatron-Core, with random-LTD or dense."))
+    pretrain(parse_run_config(None, "Pretrain a GPT on Megatron-Core: dense, or with a method that computes less."))
 
 
 def pretrain(config: RunConfig) -> None:

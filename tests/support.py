@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from megatron.ltd.config import parse_run_config
 from megatron.ltd.data.batch import Batch, document_mask
+from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.layers import route
 from megatron.ltd.methods.base import Dense, Method, ModelFacts
 from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
@@ -30,11 +32,23 @@ from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh, initialize
+from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.training.config import OptimizerConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VOCAB_SIZE = 32
+_WORDS = "the model keeps some of its tokens and every other token skips this layer".split()
 _TIMINGS = ("step_seconds", "tokens_per_second")
+
+
+def small_dataset(folder: Path) -> str:
+    """Prefix of 300 documents of 1 to 12 words in ``folder``, bytes as tokens: most samples hold the ends of some."""
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices(_WORDS, k=draw.randint(1, 12))) for _ in range(300)]
+    source = folder / "text.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    config = PreprocessConfig(input=(str(source),), output_prefix=str(folder / "text"), append_eod=True)
+    return next(iter(preprocess(config, TokenizerFiles("ByteTokenizer")).cards))
 
 
 @contextmanager

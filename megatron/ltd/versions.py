@@ -1,4 +1,4 @@
-"""The versions that a run stands on, and the sources that it runs. Imports neither torch nor Megatron-Core."""
+"""What a run stands on: versions, processor, and its own sources. Imports neither torch nor Megatron-Core."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ def installed_versions() -> dict[str, str]:
     """By name: megatron-ltd, python, and the packages whose version changes what a run computes or stores."""
     own = {"megatron-ltd": megatron.ltd.__version__, "python": platform.python_version()}
     return own | {name: package_version(name) for name in _PACKAGES}
+
+
+def cpu_model() -> str:
+    """The processor's name as Linux tells it, or the platform's."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def source_fingerprint() -> str:

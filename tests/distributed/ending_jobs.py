@@ -13,6 +13,7 @@ from torch import Tensor
 
 from megatron.ltd.config import parse_run_config
 from megatron.ltd.errors import RunStopped, UserError
+from megatron.ltd.methods.base import Samples
 from megatron.ltd.methods.random_ltd.method import RandomLTD
 from megatron.ltd.parallel import agreement
 from tests.support import _script
@@ -38,11 +39,9 @@ def end_with_another_draw(flags: Sequence[Sequence[str]], from_step: int) -> tup
     """As ``end_of``, on ranks of which the second keeps other tokens in layer 3, from the K of ``from_step`` on."""
     select = RandomLTD.select
 
-    def other_select(
-        self: RandomLTD, sample_ids_B: Tensor, layer_number: int, kept_tokens: int, *more: Tensor | None
-    ) -> Tensor:
+    def other_select(self: RandomLTD, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
         moved = layer_number == 3 and kept_tokens >= self.schedule.at(from_step)
-        return select(self, sample_ids_B + moved, layer_number, kept_tokens, *more)
+        return select(self, Samples(samples.ids_B + moved), layer_number, kept_tokens)
 
     with pytest.MonkeyPatch.context() as patch:
         if os.environ["RANK"] == "1":

@@ -24,7 +24,7 @@ from megatron.core.utils import unwrap_model
 from torch import Tensor
 
 from megatron.ltd.config import parse_run_config
-from megatron.ltd.methods.base import Method
+from megatron.ltd.methods.base import Method, Samples
 from megatron.ltd.parallel.mesh import initialize
 from megatron.ltd.training.loop import train
 from megatron.ltd.training.optimizer import whole_weights
@@ -114,9 +114,9 @@ class _ListeningMethod:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.method, name)
 
-    def select(self, sample_ids_B: Tensor, layer_number: int, kept_tokens: int, *more: Tensor | None) -> Tensor:
-        kept_BK = self.method.select(sample_ids_B, layer_number, kept_tokens, *more)
-        for sample_id, row in zip(sample_ids_B.tolist(), kept_BK.tolist(), strict=True):
+    def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
+        kept_BK = self.method.select(samples, layer_number, kept_tokens)
+        for sample_id, row in zip(samples.ids_B.tolist(), kept_BK.tolist(), strict=True):
             before = self.kept.setdefault((sample_id, layer_number, kept_tokens), tuple(row))
             assert before == tuple(row), f"sample {sample_id} keeps other tokens in a replay of layer {layer_number}"
         return kept_BK

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import random
 from pathlib import Path
 
 import pytest
 
-from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
-from megatron.ltd.tokenizers.config import TokenizerFiles
 from tests.methods.cases import CASES, MethodCase
-
-_WORDS = "the model keeps some of its tokens and every other token skips this layer".split()
+from tests.support import small_dataset
 
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Prefix of 300 short documents of few words, bytes as tokens."""
-    folder = tmp_path_factory.mktemp("data")
-    draw = random.Random(0)
-    texts = [" ".join(draw.choices(_WORDS, k=draw.randint(1, 12))) for _ in range(300)]
-    source = folder / "text.jsonl"
-    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    config = PreprocessConfig(input=(str(source),), output_prefix=str(folder / "text"), append_eod=True, overwrite=True)
-    return next(iter(preprocess(config, TokenizerFiles("ByteTokenizer")).cards))
+    """Prefix of small documents, bytes as tokens."""
+    return small_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")

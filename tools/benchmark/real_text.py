@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import shlex
 import sys
 import time
@@ -28,6 +27,7 @@ from real_text.runs import locked, read_result, run_all
 
 from megatron.ltd.errors import UserError, run_command
 from megatron.ltd.flags import add_flags, flag, read_flags
+from megatron.ltd.versions import cpu_model
 
 
 @dataclass(frozen=True)
@@ -149,12 +149,7 @@ def _shown_arguments() -> list[str]:
 
 def machine() -> str:
     """The processor's name and number of cores."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = (line.partition(":") for line in info.read_text(encoding="utf-8").splitlines())
-        name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{cpu_model()}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from megatron.ltd.versions import cpu_model
+
 from .config import SoakConfig
 from .drive import Result
 
@@ -25,7 +27,7 @@ def to_json(config: SoakConfig, result: Result, command: str) -> dict[str, Any]:
     return {
         "command": command,
         "date": datetime.date.today().isoformat(),
-        "machine": f"{_cpu_model()}, {os.cpu_count()} cores; load average {os.getloadavg()[0]:.1f}, this test included",
+        "machine": f"{cpu_model()}, {os.cpu_count()} cores; load average {os.getloadavg()[0]:.1f}, this test included",
         "versions": ", ".join(versions),
         "config": asdict(config),
         "result": asdict(result),
@@ -90,13 +92,3 @@ def to_markdown(entries: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _yes(value: bool) -> str:
     return "yes" if value else "**no**"
-
-
-def _cpu_model() -> str:
-    """The CPU's name as Linux tells it, or the platform's."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())

@@ -16,7 +16,7 @@ from megatron.ltd.doctor.finding import OK, WRONG, Finding
 from megatron.ltd.errors import RunStopped, UserError
 from megatron.ltd.layers import route
 from megatron.ltd.layers.route import Route, use_route
-from megatron.ltd.methods.base import ModelFacts
+from megatron.ltd.methods.base import ModelFacts, Samples
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
@@ -58,8 +58,8 @@ def _complaint(mesh: Mesh) -> str | None:
         random_ltd=True, ltd_min_kept_tokens=_SEQ_LENGTH // 2, ltd_growth_steps=1, ltd_granularity=1
     )
     method = RandomLTD.build(flags, ModelFacts(_LAYERS, _SEQ_LENGTH, _SEED))
-    sample_ids = torch.arange(2, device=mesh.device)
-    half, full = (Route(method.plan(step), method, sample_ids) for step in (0, 1))
+    samples = Samples(torch.arange(2, device=mesh.device))
+    half, full = (Route(method.plan(step), method, samples) for step in (0, 1))
 
     at_full, at_dense = (_gradients(gpt, chosen, mesh) for chosen in (full, None))
     if not all(map(torch.equal, at_full, at_dense)):

@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Parameter
 
-from megatron.ltd.methods.base import Method
+from megatron.ltd.methods.base import Method, Samples
 from megatron.ltd.plan import StepPlan
 
 
@@ -32,14 +32,11 @@ class Route:
 
     plan: StepPlan
     method: Method
-    sample_ids_B: Tensor
+    samples: Samples
     step: int = 0
     """0-based."""
     microbatch: int = 0
     """Its number in the step, on its data-parallel rank."""
-    tokens_BS: Tensor | None = None
-    learned_V: Tensor | None = None
-    """The samples' tokens, whole, and what a method that ``learns`` knows of them; else None."""
 
     def keep_probability(self, layer_number: int) -> float:
         return self.plan.keep_probability[layer_number - 1]
@@ -54,7 +51,7 @@ class Route:
         num_kept_tokens = self.plan.kept_tokens[layer_number - 1]
         if num_kept_tokens == self.plan.seq_length:
             return None
-        return self.method.select(self.sample_ids_B, layer_number, num_kept_tokens, self.tokens_BS, self.learned_V)
+        return self.method.select(self.samples, layer_number, num_kept_tokens)
 
 
 _current_route: ContextVar[Route | None] = ContextVar("route", default=None)

@@ -148,8 +148,8 @@ class RoutedTransformerLayer(TransformerLayer):
     def _skip(self, hidden_states: Tensor) -> Tensor:
         """The layer's input as its output, at no cost.
 
-        A skipped layer still has its place in the order of collectives, which other ranks may compute: weights that it
-        would have waited for are asked for, and its gradients, which are nothing, count as ready in the backward pass.
+        Every rank skips it, yet it keeps its place in the order of collectives: weights that it would have waited for
+        are asked for, and its gradients, which are nothing, count as ready in the backward pass.
         """
         for module in self.modules():
             if module is not self:  # this layer's own hooks have run

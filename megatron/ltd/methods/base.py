@@ -21,6 +21,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a microbatch, as a method that chooses among their tokens sees them."""
+
+    ids_B: Tensor
+    """int64, each sample's place in the run's global order."""
+    tokens_BS: Tensor | None = None
+    """int64, whole; for a method that ``learns``."""
+    learned_V: Tensor | None = None
+    """What that has learned of each token id."""
+
+
 class Method(Protocol):
     """A way to compute less. Everything a method does is a pure function of its arguments."""
 
@@ -42,18 +54,8 @@ class Method(Protocol):
         """Runs of steps with equal plans: (first step, steps, plan), in order, gapless, covering ``num_steps``."""
         ...
 
-    def select(
-        self,
-        sample_ids_B: Tensor,
-        layer_number: int,
-        kept_tokens: int,
-        tokens_BS: Tensor | None = None,
-        learned_V: Tensor | None = None,
-    ) -> Tensor:
-        """Positions that the layer keeps, int64 [B, K], ascending in each row. Asked where K is below S.
-
-        A method that ``learns`` also gets the samples' tokens, int64, whole, and what it has learned.
-        """
+    def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
+        """Positions that the layer keeps, int64 [B, K], ascending in each row. Asked where K is below S."""
         raise AssertionError(f"{self.name} keeps every token, so nobody asks which")
 
     def runs(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
@@ -131,6 +133,7 @@ class Composed(Method):
         return _both(self.routing.plan(step), self.depth.plan(step))
 
     def stages(self, num_steps: int) -> Iterator[tuple[int, int, StepPlan]]:
+        """Cut wherever either of the two changes."""
         depth_stages = self.depth.stages(num_steps)
         step, depth_end = 0, 0
         for first_step, steps, routing_plan in self.routing.stages(num_steps):
@@ -142,15 +145,9 @@ class Composed(Method):
                 yield step, end - step, _both(routing_plan, depth_plan)
                 step = end
 
-    def select(
-        self,
-        sample_ids_B: Tensor,
-        layer_number: int,
-        kept_tokens: int,
-        tokens_BS: Tensor | None = None,
-        learned_V: Tensor | None = None,
-    ) -> Tensor:
-        return self.routing.select(sample_ids_B, layer_number, kept_tokens, tokens_BS, learned_V)
+    def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
+        """The routing method's."""
+        return self.routing.select(samples, layer_number, kept_tokens)
 
     def runs(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
         return self.depth.runs(step, microbatch, layer_number, keep_probability)

@@ -54,11 +54,6 @@ class Mesh:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    @property
-    def is_last(self) -> bool:
-        """The process that sees the loss under every layout, and does the printing of it."""
-        return self.rank == self.world_size - 1
-
 
 def choose_device(name: str) -> torch.device:
     """The device ``--device`` stands for. Raises ``UserError`` where CUDA is asked for and absent."""

@@ -124,7 +124,7 @@ def load_checkpoint(
 
 
 def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
-    """Load the weights of ``checkpoint``, and nothing else, into ``model`` as ``build_gpt`` makes it, unwrapped.
+    """Load the weights of ``checkpoint``, and nothing else, into ``model`` as ``build_chunks`` makes them, unwrapped.
 
     Raises ``UserError`` where the checkpoint holds anything but tensors and plain values. Every rank calls this.
     """

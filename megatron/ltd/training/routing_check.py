@@ -19,7 +19,7 @@ from torch import Tensor
 
 from megatron.ltd.format import format_ranges
 from megatron.ltd.layers.route import Route
-from megatron.ltd.methods.base import Method
+from megatron.ltd.methods.base import Method, Samples
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan import StepPlan
 from megatron.ltd.training.checkpoint import Progress
@@ -46,8 +46,8 @@ def routing_problem(
     consumed_samples = progress.consumed_samples
     count = min(_NUM_SAMPLES, step_samples)
     samples = [consumed_samples + number * step_samples // count for number in range(count)]
-    sample_ids_B = torch.tensor(samples, device=mesh.device)
-    route = Route(plan, method, sample_ids_B, progress.iteration, learned_V=learned_V)
+    seen = Samples(torch.tensor(samples, device=mesh.device), learned_V=learned_V)
+    route = Route(plan, method, seen, progress.iteration)
     own = [progress.iteration, consumed_samples, step_samples, *layer_digests(route)]
     difference = _difference(_over_ranks(own, mesh), progress.iteration)
     if difference is None:
@@ -60,13 +60,12 @@ def routing_problem(
 
 def layer_digests(route: Route) -> list[int]:
     """63 bits for each layer: how much it keeps, and exactly which tokens of the route's samples."""
-    plan, digests, learned = route.plan, [], b""
-    if route.learned_V is not None:
-        learned = _bytes(route.learned_V)
+    plan, learned_V, digests = route.plan, route.samples.learned_V, []
+    learned = b"" if learned_V is None else _bytes(learned_V)
     for layer_number, amounts in enumerate(zip(plan.kept_tokens, plan.keep_probability, strict=True), start=1):
         digest = hashlib.blake2b(struct.pack("<qd", *amounts), digest_size=8)
         digest.update(bytes([route.runs(layer_number)]) + b"entry" * (layer_number in plan.entry_layers))
-        if route.learned_V is not None:
+        if learned_V is not None:
             digest.update(learned * (amounts[0] < plan.seq_length))
         elif (kept_BK := route.kept_tokens(layer_number)) is not None:
             digest.update(_bytes(kept_BK))

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from megatron.ltd.data.batch import Batch
 from megatron.ltd.layers.route import Route, use_route
-from megatron.ltd.methods.base import Method
+from megatron.ltd.methods.base import Method, Samples
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.parallel.random import seed_step
 from megatron.ltd.plan import StepPlan
@@ -90,8 +90,8 @@ class Stepper:
             losses_2V = torch.zeros(2, learned_V.shape[0], dtype=torch.float64, device=self.mesh.device)
 
         def route(batch: Batch, microbatch: int) -> Route:
-            tokens_BS = batch.whole_tokens_BS
-            return Route(plan, self.method, batch.sample_ids_B, step, microbatch, tokens_BS, learned_V)
+            samples = Samples(batch.sample_ids_B, batch.whole_tokens_BS, learned_V)
+            return Route(plan, self.method, samples, step, microbatch)
 
         loss = self._mean_loss(self._run(batches, route, losses_2V, num_microbatches, forward_only=False))
         if losses_2V is not None:

@@ -9,6 +9,7 @@ import torch
 
 from megatron.ltd.layers import route as routes
 from megatron.ltd.layers.route import Route, current_route, use_route
+from megatron.ltd.methods.base import Samples
 from megatron.ltd.sampling import kept_indices
 from tests.support import random_ltd, small_model, world
 
@@ -17,7 +18,7 @@ MODEL = small_model()
 
 def make_route(*sample_ids: int, step: int = 0) -> Route:
     method = random_ltd(MODEL, 5)
-    return Route(method.plan(step), method, torch.tensor(sample_ids))
+    return Route(method.plan(step), method, Samples(torch.tensor(sample_ids)))
 
 
 def test_kept_tokens_are_the_methods_or_none_where_all_are_kept() -> None:

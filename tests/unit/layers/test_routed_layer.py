@@ -10,6 +10,7 @@ from torch import Tensor
 
 from megatron.ltd.data.batch import document_mask
 from megatron.ltd.layers.route import Route, use_route
+from megatron.ltd.methods.base import Samples
 from megatron.ltd.parallel.mesh import Mesh
 from tests.support import build_core_model, random_ltd, small_model, world
 
@@ -37,7 +38,7 @@ def layer(mesh: Mesh) -> torch.nn.Module:
 @pytest.fixture
 def route() -> Route:
     method = random_ltd(small_model(), K)
-    return Route(method.plan(0), method, IDS)
+    return Route(method.plan(0), method, Samples(IDS))
 
 
 def inputs() -> tuple[Tensor, Tensor]:
@@ -103,7 +104,7 @@ def test_everything_is_kept(layer: torch.nn.Module, route: Route, how: str) -> N
 
     hidden_SBH, rotary = inputs()
     expected = TransformerLayer.forward(layer, hidden_SBH, attention_mask=None, rotary_pos_emb=rotary)[0]
-    full = Route(route.method.plan(10), route.method, IDS)
+    full = Route(route.method.plan(10), route.method, Samples(IDS))
     layer.train(how != "evaluation")
     try:
         with use_route({"evaluation": route, "no route": None, "plan keeps everything": full}[how]):

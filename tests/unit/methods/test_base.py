@@ -10,7 +10,7 @@ import torch
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.methods import METHODS
-from megatron.ltd.methods.base import Dense, ModelFacts, build_method
+from megatron.ltd.methods.base import Dense, ModelFacts, Samples, build_method
 from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
@@ -30,7 +30,7 @@ def test_the_dense_method_is_one_stage() -> None:
     assert dense.plan(0) == dense.plan(10**9) == StepPlan.dense(8, 3)
     assert list(dense.stages(5)) == [(0, 5, StepPlan.dense(8, 3))]
     with pytest.raises(AssertionError):
-        dense.select(torch.tensor([1]), 2, 4)
+        dense.select(Samples(torch.tensor([1])), 2, 4)
 
 
 def test_the_switch_decides_what_is_built() -> None:
@@ -56,7 +56,7 @@ def test_a_routing_and_a_depth_method_compose() -> None:
     assert both.settings["the method"] == "random-LTD (--random-ltd) + layer dropping (--layer-drop)"
     assert {"--ltd-growth-steps", "--layer-drop-gamma"} <= both.settings.keys()
     ids = torch.tensor([3, 9])
-    assert torch.equal(both.select(ids, 2, 4), routing.select(ids, 2, 4))
+    assert torch.equal(both.select(Samples(ids), 2, 4), routing.select(Samples(ids), 2, 4))
     assert [both.runs(n, 0, 3, 0.5) for n in range(20)] == [dropping.runs(n, 0, 3, 0.5) for n in range(20)]
 
 
@@ -80,6 +80,5 @@ def test_a_learning_method_composes_with_a_depth_method() -> None:
     assert both.learns and both.plan(3).entry_layers == alone.plan(3).entry_layers == {2}
     learned_V = both.learn(both.unlearned(5), torch.tensor([2.0, 0, 0, 0, 9]).double(), torch.tensor([1.0, 0, 0, 0, 3]))
     assert torch.equal(learned_V, torch.tensor([9.96, 10, 10, 10, 9.965], dtype=torch.float64))
-    ids, tokens_BS = torch.tensor([3]), torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2]])
-    kept = both.select(ids, 2, 4, tokens_BS, learned_V)
-    assert torch.equal(kept, alone.select(ids, 2, 4, tokens_BS, learned_V))
+    samples = Samples(torch.tensor([3]), torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2]]), learned_V)
+    assert torch.equal(both.select(samples, 2, 4), alone.select(samples, 2, 4))

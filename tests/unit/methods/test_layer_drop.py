@@ -12,7 +12,7 @@ from torch import Tensor
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.layers.route import Route, use_route
-from megatron.ltd.methods.base import ModelFacts
+from megatron.ltd.methods.base import ModelFacts, Samples
 from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan import StepPlan
@@ -141,7 +141,7 @@ def test_a_layer_that_runs_adds_1_over_p_of_what_it_adds_in_evaluation(mesh: Mes
     probability = 0.4
     plan = StepPlan(16, (16,) * 3, (1.0, 0.9, probability))
     x = hidden_states()
-    with use_route(Route(plan, method, torch.tensor([5, 6]))):
+    with use_route(Route(plan, method, Samples(torch.tensor([5, 6])))):
         found = layer(x, attention_mask=None)[0]
     attention, bias = layer.self_attention(layer.input_layernorm(x), attention_mask=None)
     h = x + (attention + bias) / probability
@@ -153,7 +153,7 @@ def test_a_layer_that_runs_adds_1_over_p_of_what_it_adds_in_evaluation(mesh: Mes
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     layer.eval()
-    with use_route(Route(plan, method, torch.tensor([5, 6]))):
+    with use_route(Route(plan, method, Samples(torch.tensor([5, 6])))):
         in_evaluation = layer(x, attention_mask=None)[0]
     layer.train()
     assert torch.equal(in_evaluation, layer(x, attention_mask=None)[0])
@@ -165,6 +165,6 @@ def test_a_skipped_layer_computes_nothing(mesh: Mesh, monkeypatch: pytest.Monkey
     for part in (layer.self_attention, layer.mlp, layer.input_layernorm):
         monkeypatch.setattr(part, "forward", None)
     x = hidden_states()
-    with use_route(Route(StepPlan(16, (16,) * 3, (1.0, 0.9, 0.8)), method, torch.tensor([5, 6]))):
+    with use_route(Route(StepPlan(16, (16,) * 3, (1.0, 0.9, 0.8)), method, Samples(torch.tensor([5, 6])))):
         output, context = layer(x, attention_mask=None)
     assert output is x and context is None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.methods.base import ModelFacts
+from megatron.ltd.methods.base import ModelFacts, Samples
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig, parse_layers
 from megatron.ltd.sampling import kept_indices
 
@@ -85,6 +85,13 @@ def test_bad_flags_are_refused(flags: dict[str, object], said: str) -> None:
         build(**flags)
 
 
+def test_strata_that_the_shards_of_a_sequence_do_not_divide_are_refused() -> None:
+    """Every shard keeps as many tokens as any other, or the ranks would compute on sequences of unequal length."""
+    with pytest.raises(UserError, match="--ltd-strata is 2: it must be a multiple of 4, .*; use 4"):
+        build(ModelFacts(6, 64, 1, sequence_runs=4), ltd_strata=2)
+    assert build(ModelFacts(6, 64, 1, sequence_runs=4), ltd_strata=8).strata == 8
+
+
 @pytest.mark.parametrize("num_steps", [1, 5, 12, 20])
 def test_stages_are_the_plans_of_every_step(num_steps: int) -> None:
     method = build(ltd_layers="2,5")
@@ -98,7 +105,7 @@ def test_stages_are_the_plans_of_every_step(num_steps: int) -> None:
 def test_the_draw_is_the_contracts() -> None:
     """Of the run's seed, sample ids, layer and strata: nothing else."""
     ids = torch.tensor([5, 900, 5])
-    found = build(ltd_strata=4).select(ids, 3, 24)
+    found = build(ltd_strata=4).select(Samples(ids), 3, 24)
     assert torch.equal(found, kept_indices(11, ids, 3, 64, 24, strata=4))
     assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1])
     assert torch.bincount(found[0] // 16, minlength=4).tolist() == [6, 6, 6, 6]

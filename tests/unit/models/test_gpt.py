@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from megatron.ltd.data.batch import Batch
 from megatron.ltd.errors import UserError
-from megatron.ltd.methods.base import Composed, Method
+from megatron.ltd.methods.base import Composed, Method, Samples
 from megatron.ltd.models.config import ModelConfig, RecomputeConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.sampling import kept_indices
@@ -191,7 +191,7 @@ def test_evaluation_ignores_the_plan(mesh: Mesh) -> None:
     load_weights(core, megatron_tensors(plain.state_dict(), config))
     core.eval()
     (batch,) = random_batches(1, 2, SEQ_LENGTH)
-    with torch.no_grad(), use_route(Route(method.plan(0), method, batch.sample_ids_B)):
+    with torch.no_grad(), use_route(Route(method.plan(0), method, Samples(batch.sample_ids_B))):
         found = core(batch.tokens_BS, batch.position_ids_BS, None, labels=batch.labels_BS)
     for row in range(2):
         expected = plain.token_losses(batch.labels_BS[row], plain(batch.tokens_BS[row]))

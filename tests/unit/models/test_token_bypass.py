@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from megatron.ltd.data.batch import Batch
-from megatron.ltd.methods.base import ModelFacts
+from megatron.ltd.methods.base import ModelFacts, Samples
 from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.sampling import kept_indices
@@ -53,7 +53,8 @@ def kept_by_hand(method: TokenBypass, batch: Batch, row: int, importance_V: Tens
         i: torch.inf if int(token) == SPECIAL else float(importance_V[token])
         for i, token in enumerate(batch.tokens_BS[row])
     }
-    chosen = method.select(batch.sample_ids_B[row : row + 1], 3, K, batch.tokens_BS[row : row + 1], importance_V)[0]
+    sample = Samples(batch.sample_ids_B[row : row + 1], batch.tokens_BS[row : row + 1], importance_V)
+    chosen = method.select(sample, 3, K)[0]
     bound = sorted(value.values(), reverse=True)[K - 1]  # ties at the bound are the hash's affair
     assert {i for i in value if value[i] > bound} <= set(chosen.tolist()) <= {i for i in value if value[i] >= bound}
     return chosen

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from megatron.ltd.layers.route import Route
-from megatron.ltd.methods.base import ModelFacts
+from megatron.ltd.methods.base import ModelFacts, Samples
 from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan import StepPlan
@@ -20,35 +20,35 @@ from megatron.ltd.training.routing_check import layer_digests, routing_problem
 from tests.support import layer_drop, random_ltd, small_model, world
 
 MODEL = small_model(num_layers=6)
-SAMPLES = torch.arange(4)
+IDS = torch.arange(4)
 
 
-def digests(seed: int = 7, step: int = 0, samples: torch.Tensor = SAMPLES) -> list[int]:
+def digests(seed: int = 7, step: int = 0, ids: torch.Tensor = IDS) -> list[int]:
     method = random_ltd(MODEL, 4, seed=seed)
-    return layer_digests(Route(method.plan(step), method, samples))
+    return layer_digests(Route(method.plan(step), method, Samples(ids)))
 
 
 def test_a_digest_is_that_of_the_kept_tokens() -> None:
     """Equal for equal tokens; another for another seed, sample, layer or amount. Full layers differ in nothing."""
     base = digests()
     assert base == digests() and len(base) == 6 and len(set(base[1:5])) == 4 and base[0] == base[5]
-    for other in (digests(seed=8), digests(samples=SAMPLES + 1), digests(step=5)):
+    for other in (digests(seed=8), digests(ids=IDS + 1), digests(step=5)):
         assert [mine == theirs for mine, theirs in zip(base, other, strict=True)] == [True, *[False] * 4, True]
     assert all(0 <= digest < 2**63 for digest in base)
 
 
 def test_a_digest_is_that_of_the_order_too() -> None:
-    assert digests(samples=SAMPLES.flip(0))[1:5] != digests()[1:5]
+    assert digests(ids=IDS.flip(0))[1:5] != digests()[1:5]
 
 
 def test_keep_probability_and_gates_count_where_no_tokens_are_chosen() -> None:
     method = layer_drop(MODEL, 0.5)
     dense = StepPlan.dense(16, 6)
     dropping = replace(dense, keep_probability=(1.0, 1.0, 0.5, 1.0, 1.0, 1.0))
-    found = [layer_digests(Route(plan, method, SAMPLES)) for plan in (dense, dropping)]
+    found = [layer_digests(Route(plan, method, Samples(IDS))) for plan in (dense, dropping)]
     assert [mine == theirs for mine, theirs in zip(*found, strict=True)] == [True, True, False, True, True, True]
     step = next(step for step in range(100) if not method.runs(step, 0, 3, 0.5) and method.runs(step + 1, 0, 3, 0.5))
-    closed, opened = (layer_digests(Route(dropping, method, SAMPLES, step + ahead)) for ahead in (0, 1))
+    closed, opened = (layer_digests(Route(dropping, method, Samples(IDS), step + ahead)) for ahead in (0, 1))
     assert [mine == theirs for mine, theirs in zip(closed, opened, strict=True)][:3] == [True, True, False]
 
 
@@ -91,7 +91,7 @@ def test_where_all_agree_nothing_happens(mesh: Mesh, monkeypatch: pytest.MonkeyP
 def test_it_is_cheap() -> None:
     """24 layers of 2048 tokens: a small part of any step of such a model."""
     method = random_ltd(small_model(num_layers=24, seq_length=2048), 1024)
-    route = Route(method.plan(0), method, SAMPLES)
+    route = Route(method.plan(0), method, Samples(IDS))
     layer_digests(route)
     started = time.perf_counter()
     layer_digests(route)
@@ -106,11 +106,11 @@ def test_what_is_learned_counts_where_tokens_are_chosen() -> None:
     other_V = learned_V.clone()
     other_V[49] += 1e-12
     plan = method.plan(0)
-    base = layer_digests(Route(plan, method, SAMPLES, learned_V=learned_V))
+    base = layer_digests(Route(plan, method, Samples(IDS, learned_V=learned_V)))
     for other, same in (
-        (Route(plan, method, SAMPLES, learned_V=other_V), [True, False, False, True, True, True]),
+        (Route(plan, method, Samples(IDS, learned_V=other_V)), [True, False, False, True, True, True]),
         (
-            Route(replace(plan, entry_layers=frozenset()), method, SAMPLES, learned_V=learned_V),
+            Route(replace(plan, entry_layers=frozenset()), method, Samples(IDS, learned_V=learned_V)),
             [True, False, *[True] * 4],
         ),
     ):

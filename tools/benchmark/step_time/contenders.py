@@ -23,7 +23,7 @@ from torch import Tensor
 from megatron.ltd.data.batch import Batch
 from megatron.ltd.errors import UserError
 from megatron.ltd.layers import route
-from megatron.ltd.methods.base import Method, ModelFacts
+from megatron.ltd.methods.base import Method, ModelFacts, Samples
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.gpt import build_chunks, transformer_config
@@ -183,7 +183,7 @@ def build_routing(config: StepTimeConfig, batch: Batch) -> Callable[[int], Tenso
     def route_all(kept_tokens: int) -> Tensor:
         flowing_SBH: Tensor = hidden_SBH
         for layer_number in range(2, config.num_layers):
-            kept_BK = method.select(batch.sample_ids_B, layer_number, kept_tokens)
+            kept_BK = method.select(Samples(batch.sample_ids_B), layer_number, kept_tokens)
             rows = flat_rows(kept_BK)
             part_KBH, rest_SBH = split_tokens(flowing_SBH, kept_BK, rows)
             flowing_SBH = merge_tokens(rest_SBH, part_KBH, kept_BK, rows)

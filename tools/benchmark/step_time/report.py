@@ -13,11 +13,12 @@ import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+
+from megatron.ltd.versions import cpu_model
 
 from .config import StepTimeConfig
 from .measure import DENSE, HUGGING_FACE, Measurement, Variant
@@ -121,7 +122,7 @@ def circumstances(config: StepTimeConfig, measurement: Measurement, command: str
     """Where, when and with what it was measured."""
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     threads = config.threads or torch.get_num_threads()
-    machine = torch.cuda.get_device_name() if on_gpu else f"{_cpu_model()}, {os.cpu_count()} cores, {threads} threads"
+    machine = torch.cuda.get_device_name() if on_gpu else f"{cpu_model()}, {os.cpu_count()} cores, {threads} threads"
     packages = ("torch", "megatron-core", "transformers")
     return {
         "command": command,
@@ -137,16 +138,6 @@ def circumstances(config: StepTimeConfig, measurement: Measurement, command: str
         "date": datetime.date.today().isoformat(),
         "load average": f"{os.getloadavg()[0]:.1f} over the last minute, this benchmark included",
     }
-
-
-def _cpu_model() -> str:
-    """The CPU's name as Linux tells it, or the platform's."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def to_json(

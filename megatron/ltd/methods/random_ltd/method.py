@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 from megatron.ltd.format import format_ranges
-from megatron.ltd.methods.base import Method, ModelFacts
+from megatron.ltd.methods.base import Method, ModelFacts, Samples
 from megatron.ltd.plan import StepPlan
 from megatron.ltd.schedules import KeptTokensSchedule
 
@@ -112,6 +112,7 @@ class RandomLTD(Method):
 
     @property
     def settings(self) -> Mapping[str, Any]:
+        """The schedule, the layers that follow it, and the strata of the draw."""
         return {
             "the method": f"{self.name} (--random-ltd)",
             "--ltd-min-kept-tokens": self.schedule.min_kept_tokens,
@@ -128,18 +129,12 @@ class RandomLTD(Method):
         for first_step, steps, kept_tokens in self.schedule.stages(num_steps):
             yield first_step, steps, self._plan(kept_tokens)
 
-    def select(
-        self,
-        sample_ids_B: Tensor,
-        layer_number: int,
-        kept_tokens: int,
-        tokens_BS: Tensor | None = None,
-        learned_V: Tensor | None = None,
-    ) -> Tensor:
+    def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
+        """A draw of its own for each sample and layer."""
         from megatron.ltd.sampling import kept_indices  # imports torch, which plans do not need
 
         return kept_indices(
-            self.facts.seed, sample_ids_B, layer_number, self.facts.seq_length, kept_tokens, self.strata
+            self.facts.seed, samples.ids_B, layer_number, self.facts.seq_length, kept_tokens, self.strata
         )
 
     def _plan(self, kept_tokens: int) -> StepPlan:

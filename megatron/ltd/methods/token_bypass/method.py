@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
-from megatron.ltd.methods.base import Method, ModelFacts
+from megatron.ltd.methods.base import Method, ModelFacts, Samples
 from megatron.ltd.plan import StepPlan
 from megatron.ltd.schedules import KeptTokensSchedule
 
@@ -122,6 +122,7 @@ class TokenBypass(Method):
 
     @property
     def settings(self) -> Mapping[str, Any]:
+        """The span, its schedule, and how its tokens are chosen."""
         schedule = self.schedule
         return {
             "the method": f"{self.name} (--token-bypass)",
@@ -148,6 +149,7 @@ class TokenBypass(Method):
         return self.config.token_bypass_selector == "importance"
 
     def unlearned(self, vocab_size: int) -> Tensor:
+        """Every id as important as any other. Raises ``UserError`` for special ids outside the vocabulary."""
         from megatron.ltd.methods.token_bypass.importance import start_importance
 
         outside = [number for number in self.config.token_bypass_special_ids if not 0 <= number < vocab_size]
@@ -163,23 +165,17 @@ class TokenBypass(Method):
 
         return next_importance(learned_V, loss_sums_V, counts_V)
 
-    def select(
-        self,
-        sample_ids_B: Tensor,
-        layer_number: int,
-        kept_tokens: int,
-        tokens_BS: Tensor | None = None,
-        learned_V: Tensor | None = None,
-    ) -> Tensor:
+    def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
+        """The most important tokens, or one draw for the span: the same in each of its layers."""
         from megatron.ltd.methods.token_bypass.importance import importance_of, most_important
         from megatron.ltd.sampling import kept_indices, token_keys  # import torch, which plans do not need
 
         seed, seq_length, strata = self.facts.seed, self.facts.seq_length, self.config.token_bypass_strata
         if not self.learns:
-            return kept_indices(seed, sample_ids_B, self.span[0], seq_length, kept_tokens, strata)
-        assert tokens_BS is not None and learned_V is not None, "importance is that of tokens"
-        importance_BS = importance_of(tokens_BS, learned_V, self.config.token_bypass_special_ids)
-        keys_BS = token_keys(seed, sample_ids_B, self.span[0], seq_length)
+            return kept_indices(seed, samples.ids_B, self.span[0], seq_length, kept_tokens, strata)
+        assert samples.tokens_BS is not None and samples.learned_V is not None, "importance is that of tokens"
+        importance_BS = importance_of(samples.tokens_BS, samples.learned_V, self.config.token_bypass_special_ids)
+        keys_BS = token_keys(seed, samples.ids_B, self.span[0], seq_length)
         return most_important(importance_BS, keys_BS, kept_tokens, strata)
 
     def _plan(self, kept_tokens: int) -> StepPlan:

@@ -15,7 +15,7 @@ from megatron.ltd.training.checkpoint_files import how_to_continue
 
 
 def main() -> None:
-    pretrain(parse_run_config(None, "Pretrain a GPT on Megatron-Core: dense, or with a method that computes less."))
+    pretrain(parse_run_config(None))
 
 
 def pretrain(config: RunConfig) -> None:

@@ -100,7 +100,8 @@ def build_core_model(
     model: ModelConfig, mesh: Mesh, recompute: RecomputeConfig | None = None, precision: PrecisionConfig | None = None
 ) -> torch.nn.Module:
     """The product's GPT, drawn from a fixed seed."""
-    from megatron.ltd.models.gpt import build_chunks, transformer_config
+    from megatron.ltd.models.gpt import build_chunks
+    from megatron.ltd.models.transformer import transformer_config
 
     core_config = transformer_config(
         model, ParallelConfig(device="cpu"), precision or PrecisionConfig(), recompute or RecomputeConfig(), mesh
@@ -120,6 +121,7 @@ def build_stepper(
     seed: int = 7,
 ) -> Any:
     """The product's training step around a fresh model, or around ``weights``. The gradient is not clipped."""
+    from megatron.ltd.training.objective import CausalLM
     from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
     from megatron.ltd.training.step import Stepper
 
@@ -130,7 +132,7 @@ def build_stepper(
     wrapped = wrap_chunks([core_model], parallel, precision)
     optimizer = build_optimizer(wrapped, OptimizerConfig(lr=1e-3, clip_grad=0.0), precision, parallel)
     return Stepper(
-        wrapped, optimizer, method or dense(model), mesh,
+        wrapped, optimizer, method or dense(model), mesh, CausalLM(),
         seed=seed, micro_batch_size=micro_batch_size, seq_length=model.seq_length,
     )  # fmt: skip
 
@@ -223,7 +225,7 @@ class Finished:
 def pretrain(flags: Sequence[str], folder: Path) -> Finished:
     """Run ``pretrain_gpt_ltd.py`` with ``flags``, logging to and saving in ``folder``."""
     script = _script()
-    script.pretrain(parse_run_config([*flags, "--device", "cpu", "--save", str(folder)], ""))
+    script.pretrain(parse_run_config([*flags, "--device", "cpu", "--save", str(folder)]))
     return read_run(folder)
 
 

@@ -12,22 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron.ltd.data.config import DataConfig
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import FlagParser, add_flags, flag_values, read_flags
 from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Method, ModelFacts, build_method
-from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
+from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import check_model, sequence_runs
-from megatron.ltd.tokenizers.config import TokenizerConfig
+from megatron.ltd.tasks import GPT
+from megatron.ltd.tasks.base import Entry
 from megatron.ltd.training.checkpoint_files import stored_config
 from megatron.ltd.training.config import CheckpointConfig, LoggingConfig, OptimizerConfig, TrainingConfig
 
+TASK_PARTS = ("model", "tokenizer", "data")
+"""What each task has its own flags for."""
 PARTS: dict[str, type] = {
-    "model": ModelConfig,
-    "tokenizer": TokenizerConfig,
-    "data": DataConfig,
     "training": TrainingConfig,
     "optimizer": OptimizerConfig,
     "precision": PrecisionConfig,
@@ -40,11 +39,15 @@ PARTS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that the command line says."""
+    """Everything that the command line says, in parts; ``model``, ``tokenizer`` and ``data`` are of the task's classes.
 
-    model: ModelConfig
-    tokenizer: TokenizerConfig
-    data: DataConfig
+    ``tokenizer`` is None for a task that reads no text.
+    """
+
+    task: Entry
+    model: Any
+    tokenizer: Any
+    data: Any
     training: TrainingConfig
     optimizer: OptimizerConfig
     precision: PrecisionConfig
@@ -57,6 +60,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_model(self.parallel, self.model)
         self.build_method()
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Every part but the methods, by name."""
+        return {name: getattr(self, name) for name in (*self.task.parts, *PARTS)}
 
     def build_method(self) -> Method:
         """The method that the flags switch on. Raises ``UserError`` where it does not fit the model."""
@@ -82,36 +90,40 @@ class RunConfig:
 
     def flag_values(self) -> dict[str, Any]:
         """Every flag by its spelling: its value, or for a switch whether it is given."""
-        configs = [getattr(self, name) for name in PARTS] + list(self.methods.values())
+        configs = [*self.parts.values(), *self.methods.values()]
         return {spelling: value for config in configs for spelling, value in flag_values(config).items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, for metrics.jsonl and checkpoints."""
-        parts: dict[str, Any] = {name: dataclasses.asdict(getattr(self, name)) for name in PARTS}
+        parts: dict[str, Any] = {name: dataclasses.asdict(part) for name, part in self.parts.items()}
         return parts | {"methods": {name: dataclasses.asdict(config) for name, config in self.methods.items()}}
 
 
-def build_parser(description: str) -> FlagParser:
-    """The command line of every part and every method."""
-    parser = FlagParser(description)
-    for config_class in [*PARTS.values(), *(entry.config_class for entry in METHODS.values())]:
+def build_parser(task: Entry = GPT) -> FlagParser:
+    """The command line of ``task``: its parts, those that every run has, and every method."""
+    parser = FlagParser(task.description)
+    for config_class in [*task.parts.values(), *PARTS.values(), *(entry.config_class for entry in METHODS.values())]:
         add_flags(parser, config_class)
     return parser
 
 
-def parse_run_config(arguments: Sequence[str] | None, description: str) -> RunConfig:
+def parse_run_config(arguments: Sequence[str] | None, task: Entry = GPT) -> RunConfig:
     """Read the command line. Raises ``UserError`` for values that no run can have.
 
     With ``--use-checkpoint-args`` the model's shape and the tokenizer of the checkpoint replace the defaults; a flag
     that was typed still wins.
     """
-    namespace = build_parser(description).parse_args(arguments)
+    namespace = build_parser(task).parse_args(arguments)
     if getattr(namespace, "use_checkpoint_args", False) and hasattr(namespace, "load"):
         stored = stored_config(Path(namespace.load))
-        for part in ("model", "tokenizer"):
+        for part in {"model", "tokenizer"} & task.parts.keys():
             for name, value in stored[part].items():
                 if not hasattr(namespace, name):
                     setattr(namespace, name, value)
-    parts: dict[str, Any] = {name: read_flags(namespace, config_class) for name, config_class in PARTS.items()}
+    classes = {**dict.fromkeys(TASK_PARTS), **task.parts, **PARTS}
+    parts: dict[str, Any] = {
+        name: None if config_class is None else read_flags(namespace, config_class)
+        for name, config_class in classes.items()
+    }
     methods: dict[str, Any] = {name: read_flags(namespace, entry.config_class) for name, entry in METHODS.items()}
-    return RunConfig(**parts, methods=methods)
+    return RunConfig(task=task, **parts, methods=methods)

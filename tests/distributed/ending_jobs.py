@@ -27,7 +27,7 @@ def end_of(flags: Sequence[Sequence[str]], folders: Sequence[str] | None = None)
         patch.setattr(agreement, "_FOLDER_SECONDS", 1.0)
         try:
             os.chdir(folders[rank] if folders else before)
-            _script().pretrain(parse_run_config(list(flags[rank]), ""))
+            _script().pretrain(parse_run_config(list(flags[rank])))
         except (UserError, RunStopped) as error:
             return type(error).__name__, str(error)
         finally:

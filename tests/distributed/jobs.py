@@ -71,7 +71,7 @@ class Record:
 
 def train_and_record(flags: Sequence[str]) -> Record:
     """Train a whole run as the command line does, and record it."""
-    config = parse_run_config(flags, "")
+    config = parse_run_config(flags)
     with initialize(config.parallel, agree_on=config.flag_values()) as mesh:
         run = build_run(config, mesh)
         try:
@@ -95,9 +95,10 @@ def _listen(run: Run, record: Record) -> None:
         record.steps.append(Step(result.loss, result.grad_norm, lr, gradients(run)))
         return result
 
-    def recorded_evaluation(*arguments: Any) -> float:
-        record.validation_loss = evaluate(*arguments)
-        return record.validation_loss
+    def recorded_evaluation(*arguments: Any) -> dict[str, float]:
+        measures = evaluate(*arguments)
+        record.validation_loss = measures["loss"]
+        return measures
 
     run.stepper.train, run.stepper.evaluate = recorded_step, recorded_evaluation  # type: ignore[method-assign]
     run.stepper.method = _ListeningMethod(run.method, record.kept)

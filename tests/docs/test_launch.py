@@ -235,7 +235,7 @@ def test_the_readmes_commands_parse(repository: Path) -> None:
     assert len(flags) == 5
     for given in flags:
         needed = [] if "--lr" in given else ["--train-iters", "1", "--lr", "1", *_SHAPE]
-        parse_run_config([*needed, *given], "")
+        parse_run_config([*needed, *given])
     defaults = re.findall(r"^#SBATCH (--[\w-]+)", (repository / FOLDER / "slurm.sbatch").read_text(), re.MULTILINE)
     assert {"--signal", "--requeue", "--open-mode", "--ntasks-per-node"} <= set(defaults)
 

@@ -64,7 +64,7 @@ def test_the_table_of_extras_is_that_of_the_package(repository: Path) -> None:
 def test_the_training_commands_parse_and_plan_what_the_text_says(repository: Path) -> None:
     text = (repository / "README.md").read_text(encoding="utf-8")
     (command,) = (block for block in code_blocks(text, "bash") if "pretrain_gpt_ltd.py" in block)
-    config = parse_run_config(shlex.split(command.split("pretrain_gpt_ltd.py")[1].replace("\\\n", " ")), "")
+    config = parse_run_config(shlex.split(command.split("pretrain_gpt_ltd.py")[1].replace("\\\n", " ")))
     shape = config.model.shape(padded_vocab_size(50257, config.tokenizer.make_vocab_size_divisible_by, 2))
     clock = RunClock.build(shape, config.global_batch_size(4), config.build_method(), config.training, config.optimizer)
     assert f"{clock.plan().num_steps:,} steps" in " ".join(text.split())

@@ -89,7 +89,7 @@ def _train_records(folder: Path) -> list[dict[str, Any]]:
 def _train(data: Path, folder: Path, *flags: str) -> list[dict[str, Any]]:
     from pretrain_gpt_ltd import pretrain
 
-    pretrain(parse_run_config([*_flags(data, folder), *flags], ""))
+    pretrain(parse_run_config([*_flags(data, folder), *flags]))
     return _train_records(folder)
 
 

@@ -16,7 +16,7 @@ LTD = "--random-ltd --ltd-min-kept-tokens 8 --ltd-growth-steps 10 --ltd-granular
 def test_the_logged_depth_is_that_of_the_gates(flags: list[str], folder: Path) -> None:
     """Two microbatches a step; layer tokens and FLOPs are the expected ones."""
     run = pretrain([*flags, *FLAGS], folder)
-    method = parse_run_config([*flags, *FLAGS], "").build_method()
+    method = parse_run_config([*flags, *FLAGS]).build_method()
     plans = [method.plan(step) for step in range(12)]
     drawn = [
         sum(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from megatron.ltd.data.batch import Batch
 from megatron.ltd.layers.route import Route, use_route
 from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Method, ModelFacts, Samples
@@ -44,7 +45,7 @@ def method(request: pytest.FixtureRequest) -> Method:
 
     flags = "--num-layers 4 --seq-length 32 --train-iters 1 --lr 1e-3 --data-path x --tokenizer-type ByteTokenizer"
     case = CASES[request.param]
-    configs = parse_run_config([*flags.split(), *case.dropping], "").methods
+    configs = parse_run_config([*flags.split(), *case.dropping]).methods
     return METHODS[case.method].build(configs[case.method], ModelFacts(4, 32, seed=7))
 
 
@@ -123,13 +124,9 @@ def test_accumulated_microbatches_equal_one_batch(mesh: Mesh, method: Method) ->
     results: list[tuple[Any, dict[str, Tensor]]] = []
     for size in (8, 2, 1):
         batches = [
-            type(samples[0])(
-                *(torch.cat([getattr(sample, name) for sample in samples[start : start + size]])
-                  for name in ("tokens_BS", "labels_BS", "loss_mask_BS", "position_ids_BS")),
-                None,
-                *(torch.cat([getattr(sample, name) for sample in samples[start : start + size]])
-                  for name in ("sample_ids_B", "whole_tokens_BS")),
-            )
+            Batch(**{name: torch.cat([getattr(sample, name) for sample in samples[start : start + size]])
+                     for name in ("tokens_BS", "labels_BS", "loss_mask_BS", "position_ids_BS", "sample_ids_B",
+                                  "whole_tokens_BS")})
             for start in range(0, 8, size)
         ]  # fmt: skip
         stepper = build_stepper(model, mesh, method, micro_batch_size=size)

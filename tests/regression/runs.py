@@ -53,7 +53,7 @@ def run_status(flags: Sequence[str], program: Any = None) -> tuple[int, str]:
     try:
         with redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["pretrain_gpt_ltd.py"])
-            run_command(lambda: (program or _script().pretrain)(parse_run_config(flags, "")))
+            run_command(lambda: (program or _script().pretrain)(parse_run_config(flags)))
     except SystemExit as end:
         return int(end.code or 0), stderr.getvalue()
     return 0, stderr.getvalue()

@@ -27,7 +27,7 @@ def mesh() -> Iterator[Mesh]:
 @contextmanager
 def built(mesh: Mesh, data: str, *flags: object) -> Iterator[Run]:
     """The run as it stands before its first step."""
-    run = build_run(parse_run_config(tiny_flags(data, *flags), ""), mesh)
+    run = build_run(parse_run_config(tiny_flags(data, *flags)), mesh)
     try:
         yield run
     finally:

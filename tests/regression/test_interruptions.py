@@ -106,7 +106,7 @@ def test_a_full_disk_under_the_log(data: str, tmp_path: Path) -> None:
 
 def _scale_loss(monkeypatch: pytest.MonkeyPatch, step: int, factor: float) -> None:
     """Multiply the loss of ``step`` (1-based; 2 microbatches a step, no evaluation) by ``factor``."""
-    from megatron.ltd.training import step as module
+    from megatron.ltd.training import objective as module
 
     original, calls = module.masked_loss_sum, iter(range(10_000))
 

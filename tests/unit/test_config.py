@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.config import PARTS, build_parser, parse_run_config
+from megatron.ltd.config import PARTS, TASK_PARTS, build_parser, parse_run_config
 from megatron.ltd.errors import UserError
 from megatron.ltd.parallel.agreement import LOCAL_FLAGS
 from megatron.ltd.training import checkpoint_files
@@ -18,7 +18,7 @@ NEEDED = ["--lr", "1e-3", "--train-iters", "10"]
 
 
 def test_every_flag_is_spelled_once_and_explained() -> None:
-    actions = build_parser("")._actions
+    actions = build_parser()._actions
     spellings = [spelling for action in actions for spelling in action.option_strings]
     assert len(spellings) == len(set(spellings)) > 90
     assert all(action.help for action in actions)
@@ -26,16 +26,16 @@ def test_every_flag_is_spelled_once_and_explained() -> None:
 
 def test_flag_values_name_every_flag() -> None:
     """What ranks compare at the start of a run: a flag that was forgotten there could differ unseen."""
-    values = parse_run_config(NEEDED, "").flag_values()
-    spellings = {spelling for action in build_parser("")._actions for spelling in action.option_strings}
+    values = parse_run_config(NEEDED).flag_values()
+    spellings = {spelling for action in build_parser()._actions for spelling in action.option_strings}
     assert values.keys() == spellings - {"-h", "--help"}
     assert values["--lr"] == 1e-3 and values["--random-ltd"] is False
     assert values.keys() >= LOCAL_FLAGS
 
 
 def test_to_dict_is_plain_and_complete() -> None:
-    stored = json.loads(json.dumps(parse_run_config(NEEDED, "").to_dict()))
-    assert stored.keys() == {*PARTS, "methods"}
+    stored = json.loads(json.dumps(parse_run_config(NEEDED).to_dict()))
+    assert stored.keys() == {*TASK_PARTS, *PARTS, "methods"}
     assert stored["optimizer"]["lr"] == 1e-3 and stored["methods"]["random_ltd"]["ltd_granularity"] == 16
 
 
@@ -43,11 +43,11 @@ def test_to_dict_is_plain_and_complete() -> None:
     ("size", "processes", "samples"), [([], 3, 6), (["--global-batch-size", "12"], 3, 12)], ids=["default", "given"]
 )
 def test_global_batch_size(size: list[str], processes: int, samples: int) -> None:
-    assert parse_run_config([*NEEDED, "--micro-batch-size", "2", *size], "").global_batch_size(processes) == samples
+    assert parse_run_config([*NEEDED, "--micro-batch-size", "2", *size]).global_batch_size(processes) == samples
 
 
 def test_a_global_batch_is_whole_micro_batches() -> None:
-    config = parse_run_config([*NEEDED, "--micro-batch-size", "2", "--global-batch-size", "10"], "")
+    config = parse_run_config([*NEEDED, "--micro-batch-size", "2", "--global-batch-size", "10"])
     with pytest.raises(
         UserError, match=r"--global-batch-size 10 is not a multiple .* 2 x 3 data-parallel processes = 6"
     ):
@@ -73,11 +73,11 @@ def test_use_checkpoint_args(tmp_path: Path) -> None:
         "optimizer": {"weight_decay": 0.7},
     })  # fmt: skip
     flags = [*NEEDED, "--load", str(tmp_path), "--use-checkpoint-args", "--num-layers", "5"]
-    config = parse_run_config(flags, "")
+    config = parse_run_config(flags)
     assert (config.model.num_layers, config.model.hidden_size, config.model.num_attention_heads) == (5, 48, 3)
     assert config.tokenizer.tokenizer_type == "ByteTokenizer" and config.optimizer.weight_decay == 0.01
     with pytest.raises(UserError, match="holds no checkpoint to take --use-checkpoint-args from"):
-        parse_run_config([*NEEDED, "--load", str(tmp_path / "other"), "--use-checkpoint-args"], "")
+        parse_run_config([*NEEDED, "--load", str(tmp_path / "other"), "--use-checkpoint-args"])
 
 
 def test_reading_the_command_line_imports_no_torch(repository: Path) -> None:
@@ -85,7 +85,7 @@ def test_reading_the_command_line_imports_no_torch(repository: Path) -> None:
     code = (
         "import sys\n"
         "from megatron.ltd.config import parse_run_config\n"
-        f"parse_run_config({NEEDED!r}, '')\n"
+        f"parse_run_config({NEEDED!r})\n"
         "heavy = {'torch', 'megatron.core', 'transformers', 'sentencepiece'} & sys.modules.keys()\n"
         "assert not heavy, heavy"
     )

@@ -30,8 +30,27 @@ class Blend(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """data"""
+class ReadingConfig:
+    """reading"""
+
+    num_workers: int | None = flag(
+        None, metavar="N", help="processes that read data on each rank; by default 0 on CPU and 2 on GPU"
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_workers is not None and self.num_workers < 0:
+            raise UserError(f"--num-workers {self.num_workers}: must be at least 0; 0 reads in the training process")
+
+    def workers_on(self, device_type: str) -> int:
+        """Data processes of a rank on ``device_type`` ("cpu" or "cuda"). On a CPU they would take the model's cores."""
+        if self.num_workers is not None:
+            return self.num_workers
+        return 0 if device_type == "cpu" else 2
+
+
+@dataclass(frozen=True)
+class IndexedDataConfig(ReadingConfig):
+    """indexed data"""
 
     data_path: tuple[str, ...] = flag(
         (), metavar="PREFIX", help="PREFIX, or WEIGHT PREFIX WEIGHT PREFIX ...: split by --split"
@@ -48,16 +67,11 @@ class DataConfig:
     data_cache_path: str | None = flag(
         None, metavar="DIR", help="where sample indices are kept; by default PREFIX/cache, beside the data"
     )
-    reset_position_ids: bool = flag(False, help="positions start at 0 after every end of document")
-    reset_attention_mask: bool = flag(False, help="tokens attend only within their own document")
-    eod_mask_loss: bool = flag(False, help="no loss where the input token is an end of document")
-    num_workers: int | None = flag(
-        None, metavar="N", help="processes that read data on each rank; by default 0 on CPU and 2 on GPU"
-    )
     num_dataset_builder_threads: int = flag(1, metavar="N", help="threads that build the indices of a blend's datasets")
     mmap_bin_files: bool = flag(True, name="no-mmap-bin-files", help="read .bin files instead of mapping them")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.data_path and self.per_split_paths:
             flags = ", ".join(f"--{name}-data-path" for name in self.per_split_paths)
             raise UserError(
@@ -68,8 +82,6 @@ class DataConfig:
             raise UserError(f"{flags} needs --train-data-path beside it")
         self.blends()
         parse_split(self.split)
-        if self.num_workers is not None and self.num_workers < 0:
-            raise UserError(f"--num-workers {self.num_workers}: must be at least 0; 0 reads in the training process")
         if self.num_dataset_builder_threads < 1:
             raise UserError(f"--num-dataset-builder-threads {self.num_dataset_builder_threads}: must be at least 1")
 
@@ -88,11 +100,14 @@ class DataConfig:
             for name, path in self.per_split_paths.items()
         }
 
-    def workers_on(self, device_type: str) -> int:
-        """Data processes of a rank on ``device_type`` ("cpu" or "cuda"). On a CPU they would take the model's cores."""
-        if self.num_workers is not None:
-            return self.num_workers
-        return 0 if device_type == "cpu" else 2
+
+@dataclass(frozen=True)
+class DataConfig(IndexedDataConfig):
+    """data"""
+
+    reset_position_ids: bool = flag(False, help="positions start at 0 after every end of document")
+    reset_attention_mask: bool = flag(False, help="tokens attend only within their own document")
+    eod_mask_loss: bool = flag(False, help="no loss where the input token is an end of document")
 
 
 def parse_blend(flag_spelling: str, values: Sequence[str]) -> Blend:

@@ -6,7 +6,7 @@ Samples are cut from documents packed one after another; everything is drawn fro
 every restart sees the same order. As in Megatron, the order also depends on the number of samples asked for when that
 takes more than one epoch: to stop a run early, use ``--exit-interval``, not another ``--train-iters``.
 
-Not here: reading order and microbatches (``data.batch``); what the files must hold (``data.indexed``).
+Not here: reading order and microbatches (``data.microbatches``); what the files must hold (``data.indexed``).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import torch
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
-from megatron.ltd.data.batch import SampleSource
 from megatron.ltd.data.config import Blend, DataConfig
 from megatron.ltd.data.indexed import IndexedInfo, check_indexed_dataset
+from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.errors import UserError
 from megatron.ltd.parallel.agreement import together
 from megatron.ltd.tokenizers.base import Tokenizer

@@ -45,7 +45,8 @@ def check() -> Iterator[Finding]:
 
 
 def _complaint(mesh: Mesh) -> str | None:
-    from megatron.ltd.models.gpt import build_chunks, transformer_config
+    from megatron.ltd.models.gpt import build_chunks
+    from megatron.ltd.models.transformer import transformer_config
 
     route.install()
     model = ModelConfig(

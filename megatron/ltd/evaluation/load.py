@@ -19,15 +19,16 @@ from megatron.core.models.gpt import GPTModel
 from megatron.ltd.errors import UserError
 from megatron.ltd.layers import route
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
-from megatron.ltd.models.gpt import build_chunks, transformer_config
+from megatron.ltd.models.gpt import build_chunks
+from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.tasks.gpt import weights_identity
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerConfig, TokenizerFiles, model_vocab_size
 from megatron.ltd.training import checkpoint_files
 from megatron.ltd.training.checkpoint import find_checkpoint, load_weights
-from megatron.ltd.training.resume import weights_identity
 
 Config = TypeVar("Config")
 

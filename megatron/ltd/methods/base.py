@@ -31,6 +31,8 @@ class Samples:
     """int64, whole; for a method that ``learns``."""
     learned_V: Tensor | None = None
     """What that has learned of each token id."""
+    padding_BS: Tensor | None = None
+    """bool, whole, True where there is padding; None where there is none."""
 
 
 class Method(Protocol):

@@ -11,8 +11,8 @@ from megatron.ltd.flags import flag
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """model"""
+class LayersConfig:
+    """layers"""
 
     num_layers: int = flag(24, help="transformer layers")
     hidden_size: int = flag(1024, help="width of the hidden states")
@@ -23,21 +23,11 @@ class ModelConfig:
     group_query_attention: bool = flag(False, help="share key and value heads (see --num-query-groups)")
     num_query_groups: int = flag(1, help="key-value heads with --group-query-attention")
     kv_channels: int | None = flag(None, help="size of a head (default: hidden / heads)")
-    seq_length: int = flag(1024, help="tokens in a sample")
-    max_position_embeddings: int | None = flag(None, help="learned positions (default: --seq-length)")
-    position_embedding_type: str = flag(
-        "learned_absolute", choices=("learned_absolute", "rope", "none"), help="how the model knows where a token is"
-    )
-    rotary_base: int = flag(10000, help="base period of RoPE")
-    rotary_percent: float = flag(1.0, help="share of each head that RoPE turns")
     normalization: str = flag("LayerNorm", choices=("LayerNorm", "RMSNorm"), help="norm before attention and MLP")
     norm_epsilon: float = flag(1e-5, help="epsilon of the norms")
     swiglu: bool = flag(False, help="gated SiLU in the MLP instead of GELU")
     openai_gelu: bool = flag(False, help="GELU's tanh approximation, as in GPT-2")
     add_bias_linear: bool = flag(True, name="disable-bias-linear", help="no biases in the linear layers")
-    tied_embeddings: bool = flag(
-        True, name="untie-embeddings-and-output-weights", help="an output matrix of its own instead of the embedding's"
-    )
     attention_dropout: float = flag(0.1, help="dropout of attention weights")
     hidden_dropout: float = flag(0.1, help="dropout of hidden states")
     init_method_std: float = flag(0.02, help="standard deviation of the initial weights")
@@ -48,18 +38,9 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        sizes = (
-            "num_layers",
-            "hidden_size",
-            "ffn_hidden_size",
-            "num_attention_heads",
-            "num_query_groups",
-            "kv_channels",
+        self._at_least_one(
+            "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels"
         )
-        for name in (*sizes, "seq_length", "max_position_embeddings", "rotary_base"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least 1")
         if self.num_query_groups != 1 and not self.group_query_attention:
             raise UserError(
                 f"--num-query-groups {self.num_query_groups} is given without --group-query-attention: add it, or drop "
@@ -68,18 +49,12 @@ class ModelConfig:
         if self.kv_channels is None and self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"--hidden-size {self.hidden_size} is not a multiple of --num-attention-heads "
-                f"{self.num_attention_heads}: "
-                "change one, or give the size of a head with --kv-channels"
+                f"{self.num_attention_heads}: change one, or give the size of a head with --kv-channels"
             )
         if self.num_attention_heads % self.query_groups:
             raise UserError(
                 f"--num-query-groups {self.num_query_groups} does not divide --num-attention-heads "
                 f"{self.num_attention_heads}: every key-value head serves the same number of heads"
-            )
-        if self.learned_positions and self.learned_positions < self.seq_length:
-            raise UserError(
-                f"--max-position-embeddings {self.max_position_embeddings} is below --seq-length {self.seq_length}: "
-                "the last tokens would have no position; raise it"
             )
         if self.swiglu and self.openai_gelu:
             raise UserError("--swiglu and --openai-gelu are both on: the MLP has one activation; drop one")
@@ -89,8 +64,12 @@ class ModelConfig:
         for name in ("norm_epsilon", "init_method_std"):
             if getattr(self, name) <= 0.0:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be above 0")
-        if not 0.0 < self.rotary_percent <= 1.0:
-            raise UserError(f"--rotary-percent is {self.rotary_percent}: it must be above 0 and at most 1")
+
+    def _at_least_one(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least 1")
 
     @property
     def head_size(self) -> int:
@@ -106,6 +85,48 @@ class ModelConfig:
             return self.ffn_hidden_size
         return int(4 * self.hidden_size * 2 / 3 / 64) * 64 if self.swiglu else 4 * self.hidden_size
 
+    def layers_identity(self) -> dict[str, Any]:
+        """What two runs must agree on to share the weights of layers, by flag."""
+        return {
+            "--num-layers": self.num_layers,
+            "--hidden-size": self.hidden_size,
+            "--ffn-hidden-size": self.mlp_size,
+            "--num-attention-heads": self.num_attention_heads,
+            "--num-query-groups": self.query_groups,
+            "--kv-channels": self.head_size,
+            "--normalization": self.normalization,
+            "--swiglu": self.swiglu,
+            "--openai-gelu": self.openai_gelu,
+            "--disable-bias-linear": not self.add_bias_linear,
+        }
+
+
+@dataclass(frozen=True)
+class ModelConfig(LayersConfig):
+    """model"""
+
+    seq_length: int = flag(1024, help="tokens in a sample")
+    max_position_embeddings: int | None = flag(None, help="learned positions (default: --seq-length)")
+    position_embedding_type: str = flag(
+        "learned_absolute", choices=("learned_absolute", "rope", "none"), help="how the model knows where a token is"
+    )
+    rotary_base: int = flag(10000, help="base period of RoPE")
+    rotary_percent: float = flag(1.0, help="share of each head that RoPE turns")
+    tied_embeddings: bool = flag(
+        True, name="untie-embeddings-and-output-weights", help="an output matrix of its own instead of the embedding's"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least_one("seq_length", "max_position_embeddings", "rotary_base")
+        if self.learned_positions and self.learned_positions < self.seq_length:
+            raise UserError(
+                f"--max-position-embeddings {self.max_position_embeddings} is below --seq-length {self.seq_length}: "
+                "the last tokens would have no position; raise it"
+            )
+        if not 0.0 < self.rotary_percent <= 1.0:
+            raise UserError(f"--rotary-percent is {self.rotary_percent}: it must be above 0 and at most 1")
+
     @property
     def learned_positions(self) -> int:
         """Rows of the position embedding; 0 where positions are not learned."""
@@ -116,20 +137,11 @@ class ModelConfig:
     def identity(self, padded_vocab_size: int) -> dict[str, Any]:
         """What two runs must agree on to share weights, by flag."""
         return {
-            "--num-layers": self.num_layers,
-            "--hidden-size": self.hidden_size,
-            "--ffn-hidden-size": self.mlp_size,
-            "--num-attention-heads": self.num_attention_heads,
-            "--num-query-groups": self.query_groups,
-            "--kv-channels": self.head_size,
+            **self.layers_identity(),
             "--position-embedding-type": self.position_embedding_type,
             "--max-position-embeddings": self.learned_positions,
             "--rotary-base": self.rotary_base,
             "--rotary-percent": self.rotary_percent,
-            "--normalization": self.normalization,
-            "--swiglu": self.swiglu,
-            "--openai-gelu": self.openai_gelu,
-            "--disable-bias-linear": not self.add_bias_linear,
             "--untie-embeddings-and-output-weights": not self.tied_embeddings,
             "the model's vocabulary (--vocab-size, --make-vocab-size-divisible-by)": padded_vocab_size,
         }

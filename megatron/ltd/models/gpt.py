@@ -4,75 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
-import torch.nn.functional as F
-from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
-from megatron.core.transformer.transformer_block import get_num_layers_to_build
+from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from megatron.ltd.errors import UserError
-from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
-from megatron.ltd.models.specs import block_spec, uses_transformer_engine
-from megatron.ltd.parallel.config import ParallelConfig
-from megatron.ltd.parallel.layout import virtual_stages
+from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.models.transformer import build_stages
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.parallel.random import seed_weights
-
-
-def transformer_config(
-    model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, recompute: RecomputeConfig, mesh: Mesh
-) -> TransformerConfig:
-    """Megatron-Core's configuration of this model on this layout. Raises ``UserError`` for impossible recompute."""
-    if "layernorm" in recompute.recompute_modules and not uses_transformer_engine(model, mesh.device):
-        raise UserError(
-            "--recompute-modules layernorm needs Transformer Engine, which this run's layers do not use: recompute "
-            "core_attn or mlp, or give --transformer-impl transformer_engine on a machine that has it"
-        )
-    on_cpu = mesh.device.type == "cpu"
-    interleaved = virtual_stages(parallel, model.num_layers)
-    activation = F.silu if model.swiglu else partial(F.gelu, approximate="tanh") if model.openai_gelu else F.gelu
-    return TransformerConfig(
-        num_layers=model.num_layers,
-        hidden_size=model.hidden_size,
-        ffn_hidden_size=model.mlp_size,
-        num_attention_heads=model.num_attention_heads,
-        num_query_groups=model.query_groups,
-        kv_channels=model.head_size,
-        normalization=model.normalization,
-        layernorm_epsilon=model.norm_epsilon,
-        gated_linear_unit=model.swiglu,
-        activation_func=activation,
-        add_bias_linear=model.add_bias_linear,
-        attention_dropout=model.attention_dropout,
-        hidden_dropout=model.hidden_dropout,
-        init_method_std=model.init_method_std,
-        params_dtype=getattr(torch, precision.dtype),
-        pipeline_dtype=getattr(torch, precision.dtype),
-        bf16=precision.bf16,
-        fp16=precision.fp16,
-        recompute_granularity=recompute.recompute_granularity,
-        recompute_method=recompute.recompute_method,
-        recompute_num_layers=recompute.recompute_num_layers,
-        recompute_modules=list(recompute.recompute_modules) or None,
-        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
-        sequence_parallel=parallel.sequence_parallel,
-        context_parallel_size=parallel.context_parallel_size,
-        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
-        virtual_pipeline_model_parallel_size=interleaved,
-        num_layers_in_first_pipeline_stage=parallel.decoder_first_pipeline_num_layers,
-        num_layers_in_last_pipeline_stage=parallel.decoder_last_pipeline_num_layers,
-        use_cpu_initialization=on_cpu or parallel.use_cpu_initialization,
-        # Batched messages: gloo mixes them up, silently, and an interleaved pipeline overlaps single ones instead.
-        batch_p2p_comm=not on_cpu and interleaved is None,
-        overlap_p2p_comm=not on_cpu and interleaved is not None,
-        # The gradient of a step is that of the mean over its real tokens, however they fall on microbatches and ranks.
-        calculate_per_token_loss=True,
-        gradient_accumulation_fusion=False,
-        bias_activation_fusion=False,
-        bias_dropout_fusion=False,
-        persist_layer_norm=False,
-    )
 
 
 def build_chunks(
@@ -89,32 +27,14 @@ def build_chunks(
     Initial weights are a function of ``seed`` and of the layer, not of the stage that holds it. ``explicit_mask``:
     batches carry an attention mask, or a layer makes one.
     """
-    num_chunks = config.virtual_pipeline_model_parallel_size
-    parallel_state.set_virtual_pipeline_model_parallel_world_size(num_chunks)
-    seed_weights(seed)
-    chunks = []
-    for chunk in range(num_chunks or 1):
-        stage = None if num_chunks is None else chunk
-        spec = block_spec(
-            model,
-            mesh.device,
-            get_num_layers_to_build(config, stage, mesh.pipeline_parallel_rank),
-            weights_seed=seed,
-            explicit_mask=explicit_mask,
-        )
-        built = GPTModel(
-            config=config,
-            transformer_layer_spec=spec,
-            vocab_size=padded_vocab_size,
-            max_sequence_length=model.learned_positions or model.seq_length,
-            pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
-            post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
-            share_embeddings_and_output_weights=model.tied_embeddings,
-            position_embedding_type=model.position_embedding_type,
-            rotary_percent=model.rotary_percent,
-            rotary_base=model.rotary_base,
-            pg_collection=mesh.groups,
-            vp_stage=stage,
-        )
-        chunks.append(built.to(mesh.device))
-    return chunks
+    make = partial(
+        GPTModel,
+        vocab_size=padded_vocab_size,
+        max_sequence_length=model.learned_positions or model.seq_length,
+        share_embeddings_and_output_weights=model.tied_embeddings,
+        position_embedding_type=model.position_embedding_type,
+        rotary_percent=model.rotary_percent,
+        rotary_base=model.rotary_base,
+    )
+    mask_type = AttnMaskType.causal
+    return build_stages(make, model, config, mesh, seed=seed, mask_type=mask_type, explicit_mask=explicit_mask)

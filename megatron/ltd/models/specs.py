@@ -1,7 +1,8 @@
 """Which modules a layer is made of.
 
 Both specs are Megatron-Core's own GPT layer with one substitution, our layer class; the local one also takes our
-attention and norm, which need neither Transformer Engine nor Apex. Parameters are named the same in checkpoints of
+attention and norm, which need neither Transformer Engine nor Apex. An encoder's layer is the same one with another
+mask type. Parameters are named the same in checkpoints of
 both.
 """
 
@@ -14,6 +15,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
+from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 
@@ -22,10 +24,10 @@ from megatron.ltd.layers.attention import FusedAttention, RoutedSelfAttention
 from megatron.ltd.layers.norm import Norm
 from megatron.ltd.layers.residual import ScaledResidual
 from megatron.ltd.layers.routed_layer import RoutedTransformerLayer
-from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.models.config import LayersConfig
 
 
-def uses_transformer_engine(config: ModelConfig, device: torch.device) -> bool:
+def uses_transformer_engine(config: LayersConfig, device: torch.device) -> bool:
     """Whether the layers are Transformer Engine's: asked for, or ``auto`` on CUDA where it is installed.
 
     Raises ``UserError`` where it is asked for and cannot be had.
@@ -47,12 +49,18 @@ def uses_transformer_engine(config: ModelConfig, device: torch.device) -> bool:
 
 
 def layer_spec(
-    config: ModelConfig, device: torch.device, *, weights_seed: int | None = None, explicit_mask: bool = False
+    config: LayersConfig,
+    device: torch.device,
+    *,
+    weights_seed: int | None = None,
+    mask_type: AttnMaskType = AttnMaskType.causal,
+    explicit_mask: bool = False,
 ) -> ModuleSpec:
-    """The spec of one GPT layer.
+    """The spec of one layer.
 
     ``weights_seed``: each layer's initial weights come from this and its number; None, from the streams as they stand.
-    ``explicit_mask``: attention gets a mask tensor (separated documents, or kept tokens that attend to all).
+    ``mask_type``: what attention assumes without a mask tensor. ``explicit_mask``: it gets one (separated documents,
+    padding, or kept tokens that attend to all).
     """
     params = {"weights_seed": weights_seed}
     if uses_transformer_engine(config, device):
@@ -60,6 +68,7 @@ def layer_spec(
         spec.module, spec.params = RoutedTransformerLayer, params
         spec.submodules.self_attn_bda = spec.submodules.mlp_bda = ScaledResidual
         spec.submodules.self_attention.module = RoutedSelfAttention
+        spec.submodules.self_attention.params["attn_mask_type"] = mask_type
         if explicit_mask:  # Transformer Engine's attention ignores a mask tensor where its mask type is causal
             spec.submodules.self_attention.submodules.core_attention = FusedAttention
         return spec
@@ -68,21 +77,23 @@ def layer_spec(
     layer = spec.submodules
     layer.self_attn_bda = layer.mlp_bda = ScaledResidual
     layer.self_attention.module = RoutedSelfAttention
+    layer.self_attention.params["attn_mask_type"] = mask_type
     layer.input_layernorm = layer.pre_mlp_layernorm = Norm
     layer.self_attention.submodules.core_attention = FusedAttention
     return spec
 
 
 def block_spec(
-    config: ModelConfig,
+    config: LayersConfig,
     device: torch.device,
     num_layers_here: int,
     *,
     weights_seed: int | None = None,
+    mask_type: AttnMaskType = AttnMaskType.causal,
     explicit_mask: bool = False,
 ) -> TransformerBlockSubmodules:
     """The spec of this stage's layers and of the norm after the last layer; see ``layer_spec``."""
-    spec = layer_spec(config, device, weights_seed=weights_seed, explicit_mask=explicit_mask)
+    spec = layer_spec(config, device, weights_seed=weights_seed, mask_type=mask_type, explicit_mask=explicit_mask)
     if uses_transformer_engine(config, device):
         from megatron.core.extensions.transformer_engine import TENorm
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from megatron.ltd.accounting import num_parameters
 from megatron.ltd.format import format_count
 from megatron.ltd.planner import stage_table
 from megatron.ltd.training.run import Run, versions
@@ -12,20 +11,13 @@ from megatron.ltd.training.run import Run, versions
 
 def say_header(run: Run) -> None:
     """Print the header and write the run's first line in metrics.jsonl."""
-    shape, plan, model = run.shape, run.plan, run.config.model
-    parameters = num_parameters(
-        shape,
-        tied_embeddings=model.tied_embeddings,
-        learned_positions=model.learned_positions,
-        linear_bias=model.add_bias_linear,
-        norm_bias=model.normalization == "LayerNorm",
-    )
+    shape, plan, model = run.task.shape, run.plan, run.config.model
     total = plan.num_steps
     about = versions(run.mesh)
     say = run.log.say
     say(
         f"model     {model.num_layers} layers, hidden {model.hidden_size}, {model.num_attention_heads} heads, "
-        f"{model.seq_length} tokens, vocabulary {shape.vocab_size}: {format_count(parameters)} parameters"
+        f"{model.seq_length} tokens, vocabulary {shape.vocab_size}: {format_count(run.task.num_parameters)} parameters"
     )
     say(
         f"runs on   {about['device']}, {about['world_size']} process{'es' if run.mesh.world_size > 1 else ''}, "
@@ -63,13 +55,10 @@ def _layout(run: Run) -> str:
 
 
 def _run_line(run: Run, about: dict[str, Any]) -> dict[str, Any]:
-    from megatron.ltd.data.datasets import check_sources
-
-    sources = check_sources(run.config.data, run.tokenizer, read_tokens=False)
     return {
         "config": run.config.to_dict(),
         "versions": about,
-        "data": {spelling: [info.fingerprint for info in infos] for spelling, infos in sources.items()},
+        "data": dict(run.task.fingerprints),
         "method": run.method.name,
         "num_steps": run.plan.num_steps,
         "resumed_at": run.progress.iteration,

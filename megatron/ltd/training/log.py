@@ -25,6 +25,7 @@ from megatron.ltd.training.config import LoggingConfig
 
 _LONGEST_LINE_BYTES = 1 << 20
 
+_VALIDATION_SCALARS = {"loss": "lm loss validation", "perplexity": "lm loss validation ppl"}  # Megatron's names
 _SCALARS = {  # Megatron's names, then ours
     "loss": "lm loss",
     "lr": "learning-rate",
@@ -94,14 +95,13 @@ class RunLog:
             self.say(self._interval_line())
             self._interval = []
 
-    def validation(self, iteration: int, loss: float) -> None:
-        """One evaluation's mean loss a token."""
-        perplexity = math.exp(min(loss, 700.0))
-        self._write("validation", {"iteration": iteration, "loss": loss, "perplexity": perplexity})
-        self._scalars({"lm loss validation": loss, "lm loss validation ppl": perplexity}, iteration)
-        self.say(
-            f"step {iteration:>{len(str(self._num_steps))}} | validation loss {loss:.4f} | perplexity {perplexity:.2f}"
-        )
+    def validation(self, iteration: int, measures: Mapping[str, float]) -> None:
+        """One evaluation: what its task's objective measures, "loss" first."""
+        self._write("validation", {"iteration": iteration, **measures})
+        scalars = {_VALIDATION_SCALARS.get(name, f"{name} validation"): value for name, value in measures.items()}
+        self._scalars(scalars, iteration)
+        shown = " | ".join(f"{name} {value:.{2 if name == 'perplexity' else 4}f}" for name, value in measures.items())
+        self.say(f"step {iteration:>{len(str(self._num_steps))}} | validation {shown}")
 
     def close(self) -> None:
         """Finish the files and the bar."""

@@ -76,15 +76,15 @@ def train(run: Run) -> str | None:
     return reason
 
 
-def evaluate(run: Run) -> float | None:
-    """Mean validation loss of the present weights, logged; None where the run has no validation samples."""
+def evaluate(run: Run) -> dict[str, float] | None:
+    """What the objective measures of the present weights, logged; None where the run has no validation samples."""
     if run.valid_data is None:
         return None
-    num_microbatches = run.config.training.eval_iters * run.microbatches_of(run.clock.batch.global_batch_samples)
+    num_microbatches = run.microbatches_of(run.task.eval_samples(run.clock.batch.global_batch_samples))
     with evaluation_mode(run.state.chunks), closing(run.batches(run.valid_data, 0)) as microbatches:
-        loss = run.stepper.evaluate(microbatches, num_microbatches)
-    run.log.validation(run.progress.iteration, loss)
-    return loss
+        measures = run.stepper.evaluate(microbatches, num_microbatches)
+    run.log.validation(run.progress.iteration, measures)
+    return measures
 
 
 def _record(run: Run, plan: StepPlan, samples: int, result: StepResult, lr: float, seconds: float) -> dict[str, Any]:
@@ -103,8 +103,8 @@ def _record(run: Run, plan: StepPlan, samples: int, result: StepResult, lr: floa
         "consumed_samples": run.progress.consumed_samples,
         "consumed_tokens": run.progress.consumed_samples * plan.seq_length,
         "consumed_layer_tokens": run.progress.consumed_layer_tokens,
-        "step_flops": step_flops(run.shape, plan, samples),
-        "dense_step_flops": dense_step_flops(run.shape, samples),
+        "step_flops": step_flops(run.task.shape, plan, samples),
+        "dense_step_flops": dense_step_flops(run.task.shape, samples),
         "step_seconds": seconds,
         "tokens_per_second": tokens / seconds,
     }

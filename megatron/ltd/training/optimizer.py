@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
-from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as CoreOptimizerConfig
-from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.module import Float16Module, MegatronModule
 
 from megatron.ltd.layers.routed_layer import RoutedTransformerLayer
 from megatron.ltd.models.config import PrecisionConfig
@@ -36,7 +35,7 @@ def use_fused_adam() -> None:
 
 
 def wrap_chunks(
-    chunks: Sequence[GPTModel], parallel: ParallelConfig, precision: PrecisionConfig
+    chunks: Sequence[MegatronModule], parallel: ParallelConfig, precision: PrecisionConfig
 ) -> list[DistributedDataParallel]:
     """The chunks of the model in their training type, each inside Megatron-Core's DDP, gradients kept in fp32."""
     config, interleaved = chunks[0].config, len(chunks) > 1

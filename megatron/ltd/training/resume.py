@@ -11,18 +11,14 @@ Micro-batch size and parallel layout are nobody's business: a run is the same un
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron.ltd.config import PARTS, RunConfig
-from megatron.ltd.data.indexed import IndexedInfo
+from megatron.ltd.config import RunConfig
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag_name, shown
-from megatron.ltd.models.config import ModelConfig
-from megatron.ltd.tokenizers.base import Tokenizer
 
 _FREE_PARTS = ("model", "data", "training", "optimizer", "precision")
 _UNSAID = {  # change nothing of what is computed, or are covered by identity and order
@@ -33,30 +29,6 @@ _UNSAID = {  # change nothing of what is computed, or are covered by identity an
     *("spiky_loss_factor", "eval_interval", "eval_iters", "override_opt_param_scheduler"),
     *("global_batch_size", "rampup_batch_size", "min_lr"),  # the schedule's, as is what begins with lr
 }
-
-
-def weights_identity(model: ModelConfig, tokenizer: Tokenizer, padded_vocab_size: int) -> dict[str, Any]:
-    """What two runs must agree on to share weights, by flag: the model's shape, and the tokenizer by content."""
-    fingerprint = {"the fingerprint of the tokenizer (--tokenizer-type and its files)": tokenizer.fingerprint[:12]}
-    return fingerprint | model.identity(padded_vocab_size)
-
-
-def data_order(config: RunConfig, sources: Mapping[str, Sequence[IndexedInfo]]) -> dict[str, Any]:
-    """What decides the order of samples and the draw of kept tokens, by flag. Data count by content, not by path."""
-    spelling = "--data-path" if "--data-path" in sources else "--train-data-path"
-    blend = config.data.blends()[spelling]
-    content = [
-        [info.fingerprint for info in sources[spelling]],
-        blend.weights,
-        config.data.data_path and config.data.split,
-    ]
-    return {
-        "--seed": config.training.seed,
-        "--seq-length": config.model.seq_length,
-        "the training data (--data-path with --split, or --train-data-path)": hashlib.sha256(
-            json.dumps(content).encode()
-        ).hexdigest()[:12],
-    }
 
 
 def check_identity(checkpoint: Path, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
@@ -115,7 +87,7 @@ def changed_settings(stored: Mapping[str, Any], config: RunConfig) -> str | None
     """One line naming every free flag that this run sets otherwise than the checkpoint's run did, or None."""
     now = config.to_dict()
     changes = [
-        f"{flag_name(PARTS[part], name)} {now[part][name]} (was {before})"
+        f"{flag_name(type(getattr(config, part)), name)} {now[part][name]} (was {before})"
         for part in _FREE_PARTS
         for name, before in stored.get(part, {}).items()
         if name in now[part] and _is_free(name) and json.dumps(now[part][name]) != json.dumps(before)

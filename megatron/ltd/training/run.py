@@ -15,27 +15,22 @@ import torch
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 
-from megatron.ltd.accounting import ModelShape
 from megatron.ltd.config import RunConfig
-from megatron.ltd.data.batch import Batch, NoTokens, SampleSource, microbatches
-from megatron.ltd.data.datasets import build_datasets, check_sources
+from megatron.ltd.data.microbatches import Microbatch, NoTokens, SampleSource, microbatches
 from megatron.ltd.layers import route
 from megatron.ltd.methods.base import Method
-from megatron.ltd.models.gpt import build_chunks, transformer_config
+from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.agreement import agree, together
 from megatron.ltd.parallel.layout import check_microbatches
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.planner import RunPlan
 from megatron.ltd.sequence import SequenceShard
-from megatron.ltd.tokenizers.base import Tokenizer
-from megatron.ltd.tokenizers.build import build_tokenizer
-from megatron.ltd.tokenizers.config import model_vocab_size
+from megatron.ltd.tasks.base import Task
 from megatron.ltd.training.checkpoint import Progress, TrainingState, load_checkpoint
 from megatron.ltd.training.checkpoint_save import CheckpointSaver
 from megatron.ltd.training.clock import RunClock
 from megatron.ltd.training.log import RunLog
 from megatron.ltd.training.optimizer import build_optimizer, whole_weights, wrap_chunks
-from megatron.ltd.training.resume import data_order, weights_identity
 from megatron.ltd.training.signals import ExitRequests
 from megatron.ltd.training.start import Start, find_start
 from megatron.ltd.training.step import Stepper
@@ -48,8 +43,7 @@ class Run:
 
     config: RunConfig
     mesh: Mesh
-    tokenizer: Tokenizer
-    shape: ModelShape
+    task: Task
     method: Method
     clock: RunClock
     plan: RunPlan
@@ -76,20 +70,19 @@ class Run:
         """Microbatches that each rank computes for ``samples`` of all ranks."""
         return samples // (self.config.training.micro_batch_size * self.mesh.data_parallel_size)
 
-    def batches(self, data: SampleSource, consumed_samples: int) -> Generator[Batch, None, None]:
+    def batches(self, data: SampleSource, consumed_samples: int) -> Generator[Microbatch, None, None]:
         """This rank's microbatches of ``data`` from ``consumed_samples`` on; to be closed."""
-        data_config, on_gpu = self.config.data, self.mesh.device.type == "cuda"
+        mesh = self.mesh
+        shard = SequenceShard.of(mesh.context_parallel_rank, mesh.context_parallel_size)
         return microbatches(
             data,
+            self.task.collate(shard, whole_tokens=self.method.learns),
             consumed_samples=consumed_samples,
             micro_batch_size=self.config.training.micro_batch_size,
-            data_parallel_rank=self.mesh.data_parallel_rank,
-            data_parallel_size=self.mesh.data_parallel_size,
-            sequence_shard=SequenceShard.of(self.mesh.context_parallel_rank, self.mesh.context_parallel_size),
-            separate_documents_at=self.tokenizer.eod if data_config.reset_attention_mask else None,
-            whole_tokens=self.method.learns,
-            num_workers=data_config.workers_on(self.mesh.device.type),
-            pin_memory=on_gpu,
+            data_parallel_rank=mesh.data_parallel_rank,
+            data_parallel_size=mesh.data_parallel_size,
+            num_workers=self.config.data.workers_on(mesh.device.type),
+            pin_memory=mesh.device.type == "cuda",
         )
 
     def save(self) -> None:
@@ -102,12 +95,11 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     """Build every part of a run. Raises ``UserError`` for what cannot be trained, before anything is written."""
     route.install()
     with together():  # a file may be missing on one node alone
-        tokenizer = build_tokenizer(config.tokenizer)
-        sources = check_sources(config.data, tokenizer, read_tokens=False)
-    vocab_size = model_vocab_size(config.tokenizer, tokenizer.vocab_size, config.parallel.tensor_model_parallel_size)
-    shape, method = config.model.shape(vocab_size), config.build_method()
-    learned_V = method.unlearned(tokenizer.vocab_size).to(mesh.device) if method.learns else None
-    identity, order = weights_identity(config.model, tokenizer, vocab_size), data_order(config, sources)
+        task = config.task.open(config)
+    shape, method = task.shape, config.build_method()
+    learned_V = method.unlearned(task.num_token_ids).to(mesh.device) if method.learns else None
+    identity = {"the model (its script)": config.task.name, **task.identity}
+    order = dict(task.order)
     agree({**identity, **order}, "give every node the same files")
     start = find_start(config, identity, order, mesh)
 
@@ -121,15 +113,16 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     plan, schedule = clock.plan(start.progress.iteration, consumed), clock.schedule(start.progress.iteration, consumed)
     taken = start.settle(config, clock.settings(schedule))
 
-    train_data, valid_data = _build_data(config, tokenizer, plan, clock, start, mesh, every_stage=method.learns)
-    enters = bool(method.plan(0).entry_layers)
+    train_data, valid_data = _build_data(task, plan, clock, start, mesh, every_stage=method.learns)
     clock_stands_at = start.clock_stands_at(config, consumed)
-    state = _build_state(config, vocab_size, schedule, start, clock_stands_at, mesh, learned_V, entry=enters)
+    enters = bool(method.plan(0).entry_layers)
+    state = _build_state(config, task, schedule, start, clock_stands_at, mesh, learned_V, entry=enters)
     stepper = Stepper(
         state.chunks,
         state.optimizer,
         method,
         mesh,
+        task.objective,
         seed=config.training.seed,
         micro_batch_size=config.training.micro_batch_size,
         seq_length=config.model.seq_length,
@@ -149,7 +142,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     saver = CheckpointSaver(folder, mesh, keep_last=flags.keep_last, asynchronous=flags.async_save, say=log.say)
     exits = ExitRequests(config.training, mesh)
     return Run(
-        config, mesh, tokenizer, shape, method, clock, plan, state, stepper, train_data, valid_data, log, saver, exits,
+        config, mesh, task, method, clock, plan, state, stepper, train_data, valid_data, log, saver, exits,
         record,
     )  # fmt: skip
 
@@ -169,8 +162,7 @@ def versions(mesh: Mesh) -> dict[str, Any]:
 
 
 def _build_data(
-    config: RunConfig,
-    tokenizer: Tokenizer,
+    task: Task,
     plan: RunPlan,
     clock: RunClock,
     start: Start,
@@ -184,19 +176,11 @@ def _build_data(
     """
     ahead = start.progress.consumed_samples - plan.samples(min(start.progress.iteration, plan.num_steps))
     train_samples = plan.samples(plan.num_steps) + ahead
-    valid_samples = config.training.eval_iters * clock.batch.global_batch_samples
+    valid_samples = task.eval_samples(clock.batch.global_batch_samples)
     at_an_end = mesh.pipeline_parallel_rank in (0, mesh.pipeline_parallel_size - 1)
-    reads_tokens = at_an_end or every_stage or config.data.reset_attention_mask  # every layer needs the mask
-    train, valid = build_datasets(
-        config.data,
-        seq_length=config.model.seq_length,
-        seed=config.training.seed,
-        train_samples=train_samples,
-        valid_samples=valid_samples,
-        tokenizer=tokenizer,
-        build_on_this_rank=reads_tokens,
-    )
-    if not reads_tokens:
+    reads = at_an_end or every_stage or task.every_layer_needs_data
+    train, valid = task.build_data(train_samples, valid_samples, reads=reads)
+    if not reads:
         return NoTokens(train_samples), NoTokens(valid_samples) if valid_samples else None
     assert train is not None
     return train, valid
@@ -204,7 +188,7 @@ def _build_data(
 
 def _build_state(
     config: RunConfig,
-    vocab_size: int,
+    task: Task,
     schedule: Mapping[str, Any],
     start: Start,
     clock_stands_at: int | None,
@@ -215,9 +199,7 @@ def _build_state(
 ) -> TrainingState:
     """Model, optimizer, scheduler and ``learned_V``, fresh or loaded. ``entry``: some layers are entry layers."""
     core_config = transformer_config(config.model, config.parallel, config.precision, config.recompute, mesh)
-    explicit_mask, seed = config.data.reset_attention_mask or entry, config.training.seed
-    built = build_chunks(config.model, core_config, vocab_size, mesh, seed=seed, explicit_mask=explicit_mask)
-    chunks = wrap_chunks(built, config.parallel, config.precision)
+    chunks = wrap_chunks(task.build_chunks(core_config, mesh, explicit_mask=entry), config.parallel, config.precision)
     optimizer = build_optimizer(chunks, config.optimizer, config.precision, config.parallel)
     scheduler = OptimizerParamScheduler(
         optimizer,

@@ -23,13 +23,14 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from megatron.ltd.data.batch import Batch
+from megatron.ltd.data.microbatches import Microbatch
 from megatron.ltd.layers.route import Route, use_route
 from megatron.ltd.methods.base import Method, Samples
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.parallel.random import seed_step
 from megatron.ltd.plan import StepPlan
-from megatron.ltd.training.loss import add_by_token, masked_loss_sum
+from megatron.ltd.training.loss import add_by_token
+from megatron.ltd.training.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Stepper:
         optimizer: MegatronOptimizer | None,
         method: Method,
         mesh: Mesh,
+        objective: Objective,
         *,
         seed: int,
         micro_batch_size: int,
@@ -61,6 +63,7 @@ class Stepper:
         self.optimizer = optimizer
         self.method = method
         self.mesh = mesh
+        self.objective = objective
         self.seed = seed
         self.micro_batch_size = micro_batch_size
         self.seq_length = seq_length
@@ -69,7 +72,7 @@ class Stepper:
 
     def train(
         self,
-        batches: Iterator[Batch],
+        batches: Iterator[Microbatch],
         plan: StepPlan,
         step: int,
         num_microbatches: int,
@@ -89,11 +92,11 @@ class Stepper:
         if learned_V is not None:
             losses_2V = torch.zeros(2, learned_V.shape[0], dtype=torch.float64, device=self.mesh.device)
 
-        def route(batch: Batch, microbatch: int) -> Route:
-            samples = Samples(batch.sample_ids_B, batch.whole_tokens_BS, learned_V)
+        def route(batch: Microbatch, microbatch: int) -> Route:
+            samples = Samples(batch.sample_ids_B, batch.whole_tokens_BS, learned_V, batch.padding_BS)
             return Route(plan, self.method, samples, step, microbatch)
 
-        loss = self._mean_loss(self._run(batches, route, losses_2V, num_microbatches, forward_only=False))
+        loss = self._measures(self._run(batches, route, losses_2V, num_microbatches, forward_only=False))["loss"]
         if losses_2V is not None:
             self._sum_over_ranks(losses_2V)
         if not math.isfinite(loss):
@@ -101,14 +104,14 @@ class Stepper:
         updated, grad_norm, _ = self.optimizer.step()
         return StepResult(loss, math.nan if grad_norm is None else float(grad_norm), bool(updated), losses_2V)
 
-    def evaluate(self, batches: Iterator[Batch], num_microbatches: int) -> float:
-        """Mean loss a token over ``num_microbatches`` of each rank: every token kept, no dropout."""
-        return self._mean_loss(self._run(batches, lambda *_: None, None, num_microbatches, forward_only=True))
+    def evaluate(self, batches: Iterator[Microbatch], num_microbatches: int) -> dict[str, float]:
+        """The objective's measures over ``num_microbatches`` of each rank: every token kept, no dropout."""
+        return self._measures(self._run(batches, lambda *_: None, None, num_microbatches, forward_only=True))
 
     def _run(
         self,
-        batches: Iterator[Batch],
-        route: Callable[[Batch, int], Route | None],
+        batches: Iterator[Microbatch],
+        route: Callable[[Microbatch, int], Route | None],
         losses_2V: Tensor | None,
         num_microbatches: int,
         *,
@@ -129,16 +132,22 @@ class Stepper:
 
     def _forward(
         self,
-        route: Callable[[Batch, int], Route | None],
+        route: Callable[[Microbatch, int], Route | None],
         losses_2V: Tensor | None,
-        numbered: Iterator[tuple[int, Batch]],
+        numbered: Iterator[tuple[int, Microbatch]],
         model: torch.nn.Module,
     ) -> tuple[Tensor, Any]:
         microbatch, batch = next(numbered)
         batch = batch.to(self.mesh.device, non_blocking=True)
         with use_route(route(batch, microbatch)):
-            losses_BS = model(batch.tokens_BS, batch.position_ids_BS, batch.attention_mask, labels=batch.labels_BS)
-        return losses_BS, partial(_loss, batch, losses_2V)
+            outputs = self.objective.forward(model, batch)
+        return outputs, partial(self._loss, batch, losses_2V)
+
+    def _loss(self, batch: Microbatch, losses_2V: Tensor | None, outputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """What Megatron-Core asks of the last stage; on the way its losses are added up by token, where asked."""
+        if losses_2V is not None:
+            add_by_token(losses_2V, *self.objective.token_losses(batch, outputs))
+        return self.objective.loss(batch, outputs)
 
     def _sum_over_ranks(self, losses_2V: Tensor) -> None:
         """The sum over samples and their parts, on every rank to the last bit that of the last one."""
@@ -146,22 +155,13 @@ class Stepper:
             dist.all_reduce(losses_2V, group=self.mesh.groups.dp_cp)
         dist.broadcast(losses_2V, src=self.mesh.world_size - 1)  # ranks count pipeline stages last
 
-    def _mean_loss(self, reported: list[Tensor]) -> float:
-        """Mean over the real tokens of all microbatches, samples and their parts; the last pipeline stage knows it."""
-        total = torch.zeros(2, device=self.mesh.device)
+    def _measures(self, reported: list[Tensor]) -> dict[str, float]:
+        """Over all microbatches, samples and their parts; the last pipeline stage knows it and tells the others."""
+        total = torch.zeros(self.objective.num_sums, device=self.mesh.device)
         if reported:
             total = torch.stack(reported).sum(dim=0)
             dist.all_reduce(total, group=self.mesh.groups.dp_cp)
         if self.mesh.pipeline_parallel_size > 1:
             last_stage = dist.get_process_group_ranks(self.mesh.groups.pp)[-1]
             dist.broadcast(total, src=last_stage, group=self.mesh.groups.pp)
-        loss_sum, num_tokens = total.tolist()
-        return loss_sum / num_tokens if num_tokens else math.nan
-
-
-def _loss(batch: Batch, losses_2V: Tensor | None, losses_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What Megatron-Core asks of the last stage; on the way its losses are added up by token, where asked."""
-    if losses_2V is not None:
-        assert batch.tokens_BS is not None and batch.loss_mask_BS is not None, "the last stage has tokens"
-        add_by_token(losses_2V, batch.tokens_BS, losses_BS, batch.loss_mask_BS)
-    return masked_loss_sum(batch.loss_mask_BS, losses_BS)
+        return self.objective.measures(total.tolist())

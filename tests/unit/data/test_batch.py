@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from megatron.core.datasets.gpt_dataset import _get_ltor_masks_and_position_ids
 
-from megatron.ltd.data.batch import Batch, NoTokens, build_batch, document_mask, microbatches
+from megatron.ltd.data.batch import Batch, build_batch, document_mask
+from megatron.ltd.data.microbatches import NoTokens, microbatches
 from megatron.ltd.sequence import SequenceShard
 
 SEQUENCE = 4
@@ -35,14 +38,17 @@ class Counting:
         }
 
 
-def read(length: int, start: int, size: int, rank: int = 0, ranks: int = 1, **options: int) -> Iterator[Batch]:
+def read(
+    length: int, start: int, size: int, rank: int = 0, ranks: int = 1, num_workers: int = 0, **options: Any
+) -> Iterator[Batch]:
     return microbatches(
         Counting(length),
+        partial(build_batch, **options),
         consumed_samples=start,
         micro_batch_size=size,
         data_parallel_rank=rank,
         data_parallel_size=ranks,
-        **options,
+        num_workers=num_workers,
     )
 
 
@@ -112,7 +118,7 @@ def test_end_of_document_belongs_to_the_document_it_ends() -> None:
 
 @pytest.mark.parametrize("separate", [None, 2])
 def test_to_moves_every_tensor(separate: int | None) -> None:
-    batch = build_batch([Counting(2)[0], Counting(2)[1]], [0, 1], separate)
+    batch = build_batch([Counting(2)[0], Counting(2)[1]], [0, 1], separate_documents_at=separate)
     moved = batch.to("meta")
     tensors = [moved.tokens_BS, moved.labels_BS, moved.loss_mask_BS, moved.position_ids_BS, moved.sample_ids_B]
     assert all(tensor.is_meta for tensor in tensors)
@@ -127,21 +133,21 @@ def test_context_ranks_share_a_batch() -> None:
     whole = next(iter(read(6, 0, 2, **options)))
     for rank, positions in ((0, [0, 3]), (1, [1, 2])):
         shard = SequenceShard.of(rank, 2)
-        batch = next(iter(read(6, 0, 2, sequence_shard=shard, **options)))  # type: ignore[arg-type]
+        batch = next(iter(read(6, 0, 2, sequence_shard=shard, **options)))
         for name in ("tokens_BS", "labels_BS", "loss_mask_BS", "position_ids_BS"):
             assert torch.equal(getattr(batch, name), getattr(whole, name)[:, positions])
         assert batch.attention_mask is not None and whole.attention_mask is not None
         assert torch.equal(batch.attention_mask, whole.attention_mask[:, :, positions])
         assert torch.equal(batch.sample_ids_B, whole.sample_ids_B)
         assert batch.whole_tokens_BS is None
-        batch = next(iter(read(6, 0, 2, sequence_shard=shard, whole_tokens=True)))  # type: ignore[arg-type]
+        batch = next(iter(read(6, 0, 2, sequence_shard=shard, whole_tokens=True)))
         assert torch.equal(batch.whole_tokens_BS, whole.tokens_BS)
 
 
 def test_a_stage_without_tokens_counts_the_same_samples() -> None:
     source = NoTokens(11)
     options = {"consumed_samples": 2, "micro_batch_size": 2, "data_parallel_rank": 1, "data_parallel_size": 2}
-    found = list(microbatches(source, **options))
+    found = list(microbatches(source, build_batch, **options))
     assert [batch.sample_ids_B.tolist() for batch in found] == [
         batch.sample_ids_B.tolist() for batch in read(11, 2, 2, 1, 2)
     ]

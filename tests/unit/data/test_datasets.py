@@ -6,15 +6,17 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
 
-from megatron.ltd.data.batch import SampleSource, microbatches
+from megatron.ltd.data.batch import build_batch
 from megatron.ltd.data.config import DataConfig
 from megatron.ltd.data.datasets import build_datasets
+from megatron.ltd.data.microbatches import SampleSource, microbatches
 from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.byte import ByteTokenizer
 
@@ -136,11 +138,11 @@ def test_microbatches_of_real_data(write_dataset: Callable[..., str]) -> None:
     batch = next(
         microbatches(
             dataset,
+            partial(build_batch, separate_documents_at=TOKENIZER.eod),
             consumed_samples=4,
             micro_batch_size=3,
             data_parallel_rank=0,
             data_parallel_size=1,
-            separate_documents_at=TOKENIZER.eod,
         )
     )
     assert batch.tokens_BS.tolist() == [dataset[index]["tokens"].tolist() for index in (4, 5, 6)]

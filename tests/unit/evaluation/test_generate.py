@@ -41,7 +41,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
         f"--ltd-growth-steps 6 --ltd-granularity 4 --attention-dropout 0 --hidden-dropout 0.1 "
         f"--save {folder}/save --log-interval 100"
     )
-    script.pretrain(parse_run_config(flags.split(), ""))
+    script.pretrain(parse_run_config(flags.split()))
     return folder / "save"
 
 

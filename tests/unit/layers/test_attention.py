@@ -27,7 +27,7 @@ def build(mesh: Mesh, *, dropout: float = 0.0, softmax_scale: float | None = Non
 
     from megatron.ltd.layers.attention import FusedAttention
     from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
-    from megatron.ltd.models.gpt import transformer_config
+    from megatron.ltd.models.transformer import transformer_config
     from megatron.ltd.parallel.config import ParallelConfig
 
     model = small_model(attention_dropout=dropout)

@@ -72,12 +72,12 @@ def test_the_third_variant_has_random_ltds_flops_and_its_own_schedule(tmp_path: 
             ("dense", 1), ("random-ltd", 1), ("dense-equal-flops", 1), ("dense", 2),
         ]  # fmt: skip
         dense, ltd, short = specs[:3]
-        shape = parse_run_config(dense.flags, "").model.shape(size.vocab_size)
+        shape = parse_run_config(dense.flags).model.shape(size.vocab_size)
         a_step = dense_step_flops(shape, size.batch_samples)
         assert dense.planned_flops == size.train_steps * a_step and short.planned_flops == short.steps * a_step
         assert ltd.steps == dense.steps > short.steps and abs(short.planned_flops - ltd.planned_flops) <= a_step / 2
         for spec in specs:
-            config = parse_run_config(spec.flags, "")
+            config = parse_run_config(spec.flags)
             assert config.training.train_iters == spec.steps and config.optimizer.lr_decay_iters is None
             assert config.methods["random_ltd"].enabled == (spec.variant == "random-ltd")
 

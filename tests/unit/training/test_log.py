@@ -39,7 +39,7 @@ def test_lines_are_json_of_three_kinds(tmp_path: Path) -> None:
     run = log(tmp_path)
     run.run({"config": {"a": 1}})
     run.train(step(1))
-    run.validation(1, 2.5)
+    run.validation(1, {"loss": 2.5, "perplexity": math.exp(2.5)})
     run.close()
     written = lines(tmp_path)
     assert [line["kind"] for line in written] == ["run", "train", "validation"]
@@ -111,7 +111,7 @@ def test_tensorboard_scalars(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = log(tmp_path, tensorboard_dir=str(tmp_path / "tb"))
     run.train(step(1))
-    run.validation(1, 2.5)
+    run.validation(1, {"loss": 2.5, "perplexity": math.exp(2.5)})
     run.close()
     events = accumulator.EventAccumulator(str(tmp_path / "tb"))
     events.Reload()
@@ -131,7 +131,7 @@ def test_weights_and_biases_gets_the_same_scalars(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "wandb", stand_in)  # type: ignore[arg-type]
     run = log(tmp_path, wandb_project="p", wandb_exp_name="n")
     run.train(step(1))
-    run.validation(1, 2.5)
+    run.validation(1, {"loss": 2.5, "perplexity": math.exp(2.5)})
     run.close()
     assert calls == [{"project": "p", "name": "n", "dir": str(tmp_path)}, "finish"]
     (train, at_train), (validation, at_validation) = logged

@@ -54,8 +54,8 @@ def test_what_is_taken_is_said() -> None:
 def test_free_flags_are_said_and_the_schedules_are_not() -> None:
     base = ["--num-layers", "3", "--train-iters", "9", "--lr", "1e-3", "--random-ltd", "--ltd-growth-steps", "5"]
     base += ["--hidden-size", "8", "--num-attention-heads", "2", "--seq-length", "128"]
-    stored = parse_run_config(base, "").to_dict()
-    assert changed_settings(stored, parse_run_config(base, "")) is None
+    stored = parse_run_config(base).to_dict()
+    assert changed_settings(stored, parse_run_config(base)) is None
     more = [
         "--lr",
         "2e-3",
@@ -68,7 +68,7 @@ def test_free_flags_are_said_and_the_schedules_are_not() -> None:
         "--log-dir",
         "x",
     ]
-    now = parse_run_config([*base, *more, "--tensor-model-parallel-size", "2", "--micro-batch-size", "2"], "")
+    now = parse_run_config([*base, *more, "--tensor-model-parallel-size", "2", "--micro-batch-size", "2"])
     assert changed_settings(stored, now) == (
         "continues with other flags than before: --micro-batch-size 2 (was 1), --weight-decay 0.5 (was 0.01)"
     )

@@ -131,7 +131,7 @@ class RunSpec:
 
 def plan_flags(flags: tuple[str, ...], vocab_size: int) -> RunPlan:
     """The plan of a run with these flags, as the training loop will follow it."""
-    config: RunConfig = parse_run_config(flags, "")
+    config: RunConfig = parse_run_config(flags)
     shape = config.model.shape(model_vocab_size(config.tokenizer, vocab_size, 1))
     return RunClock.build(
         shape, config.global_batch_size(1), config.build_method(), config.training, config.optimizer

@@ -26,13 +26,15 @@ from megatron.ltd.layers import route
 from megatron.ltd.methods.base import Method, ModelFacts, Samples
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
-from megatron.ltd.models.gpt import build_chunks, transformer_config
+from megatron.ltd.models.gpt import build_chunks
+from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan import StepPlan
 from megatron.ltd.routing import flat_rows, merge_tokens, split_tokens
 from megatron.ltd.training.adam import FusedAdam
 from megatron.ltd.training.config import OptimizerConfig
+from megatron.ltd.training.objective import CausalLM
 from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
 from megatron.ltd.training.step import Stepper
 
@@ -98,6 +100,7 @@ def build_ours(config: StepTimeConfig, batch: Batch, mesh: Mesh) -> Callable[[St
         build_optimizer(wrapped, OPTIMIZER, precision, parallel),
         build_method(config),
         mesh,
+        CausalLM(),
         seed=config.seed,
         micro_batch_size=config.micro_batch_size,
         seq_length=config.seq_length,

@@ -1,0 +1,146 @@
+"""A rank's microbatches: which samples it reads, in which order. What a microbatch holds is its task's affair.
+
+    global order   consumed, consumed + 1, consumed + 2, ...            (the sample ids)
+    microbatch m of data-parallel rank r, with b samples a microbatch and d ranks:
+                   consumed + m*b*d + r*b   ...   consumed + m*b*d + (r+1)*b - 1
+
+A global batch is simply the next so many samples, so the order knows nothing of global batch sizes: it is the same
+through a batch-size ramp-up, after a restart at any sample, and under any number of data-parallel ranks. There is no
+state.
+
+Shapes: B samples of a microbatch, S sequence. Not here: what a sample holds (``data.datasets`` and its siblings).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from megatron.ltd.processes import starting_deaf_processes
+
+
+class SampleSource(Protocol):
+    """A map-style dataset: ``source[i]`` is the i-th sample of the run's order."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+
+class NoTokens:
+    """The source of a rank that needs its samples' numbers only: ``num_samples`` samples that hold nothing."""
+
+    def __init__(self, num_samples: int) -> None:
+        self._num_samples = num_samples
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Microbatch:
+    """One microbatch of one data-parallel rank; each task adds the tensors that its model and its loss need."""
+
+    sample_ids_B: Tensor
+    """int64, each sample's place in the run's global order"""
+    whole_tokens_BS: Tensor | None = None
+    """The tokens of whole samples, for a method that chooses by them; None where none does."""
+    padding_BS: Tensor | None = None
+    """bool, True where a whole sample holds padding; None where it never does."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Any:
+        """The same microbatch on ``device``; from pinned memory ``non_blocking`` overlaps copying and computing."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Any:
+        """The same microbatch in page-locked memory (torch's ``DataLoader`` calls this)."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Any:
+        tensors = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        mapped: dict[str, Any] = {name: None if value is None else function(value) for name, value in tensors.items()}
+        return type(self)(**mapped)
+
+
+Made = TypeVar("Made", bound=Microbatch)
+Collate = Callable[[Sequence[Mapping[str, Any]], Sequence[int]], Made]
+"""From samples and their places in the run's order to a microbatch."""
+
+
+def microbatches(
+    dataset: SampleSource,
+    collate: Collate[Made],
+    *,
+    consumed_samples: int,
+    micro_batch_size: int,
+    data_parallel_rank: int,
+    data_parallel_size: int,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> Generator[Made, None, None]:
+    """This rank's microbatches from ``consumed_samples`` [samples] on, in the order drawn at the top of this file.
+
+    Ends where the dataset has no whole microbatch left for every rank. Close it to end its processes, if it has any.
+    With ``num_workers`` 0 samples are read in this process, else that many processes read ahead. The default random
+    generator is left untouched, so that reading data never changes what a run draws.
+    """
+    assert 0 <= data_parallel_rank < data_parallel_size
+    assert consumed_samples >= 0 and micro_batch_size >= 1
+    order = _Order(len(dataset), consumed_samples, micro_batch_size, data_parallel_rank, data_parallel_size)
+    loader: DataLoader[Made] = DataLoader(
+        _Numbered(dataset),
+        batch_sampler=order,
+        collate_fn=partial(_collate, collate),
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        # Without one of its own the loader would draw its workers' seed from the default generator.
+        generator=torch.Generator(),
+    )
+    return _read(loader)
+
+
+def _read(loader: DataLoader[Made]) -> Generator[Made, None, None]:
+    with starting_deaf_processes():
+        batches = iter(loader)
+    yield from batches
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The sample ids of each of a rank's microbatches."""
+
+    num_samples: int
+    consumed_samples: int
+    micro_batch_size: int
+    data_parallel_rank: int
+    data_parallel_size: int
+
+    def __iter__(self) -> Iterator[list[int]]:
+        stride = self.micro_batch_size * self.data_parallel_size
+        offset = self.data_parallel_rank * self.micro_batch_size
+        for first in range(self.consumed_samples, self.num_samples - stride + 1, stride):
+            yield list(range(first + offset, first + offset + self.micro_batch_size))
+
+
+class _Numbered(Dataset[Any]):
+    """A dataset whose samples come with their number, as a sample's place in the order is part of its batch."""
+
+    def __init__(self, dataset: SampleSource) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> tuple[int, Mapping[str, Any]]:
+        return index, self.dataset[index]
+
+
+def _collate(collate: Collate[Made], numbered: Sequence[tuple[int, Mapping[str, Any]]]) -> Made:
+    return collate([sample for _, sample in numbered], [number for number, _ in numbered])

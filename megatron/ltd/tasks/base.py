@@ -1,0 +1,104 @@
+"""What a run trains: everything in which pretraining a GPT differs from pretraining a BERT or finetuning a ViT.
+
+    Entry   a task on the command line: its name, its flags, how to open it; no torch
+    Task    an opened one: its data are checked; it builds the model, reads samples, makes microbatches, judges outputs
+
+Parallelism, methods, schedules, optimizer, checkpoints and the loop know no task, so that each has all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from megatron.ltd.accounting import ModelShape
+
+if TYPE_CHECKING:
+    from megatron.core.transformer.module import MegatronModule
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    from megatron.ltd.config import RunConfig
+    from megatron.ltd.data.microbatches import Collate, SampleSource
+    from megatron.ltd.parallel.mesh import Mesh
+    from megatron.ltd.sequence import SequenceShard
+    from megatron.ltd.training.objective import Objective
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One task on the command line."""
+
+    name: str
+    description: str
+    parts: Mapping[str, type]
+    """The dataclasses of its own flags: "model" and "data", and "tokenizer" where it reads text."""
+    open: Callable[[RunConfig], Task]
+    """Check tokenizer and data. Raises ``UserError``."""
+
+
+class Task(Protocol):
+    """A task whose tokenizer and data are there."""
+
+    objective: Objective
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """By flag, what two runs must agree on to share weights."""
+        ...
+
+    @property
+    def order(self) -> Mapping[str, Any]:
+        """By flag, what decides which sample comes when, and which of its tokens are kept."""
+        ...
+
+    @property
+    def fingerprints(self) -> Mapping[str, Sequence[str]]:
+        """By flag, the content of the data, for the log."""
+        ...
+
+    @property
+    def shape(self) -> ModelShape:
+        """What the accounting needs to know of the model."""
+        ...
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the whole model, exactly."""
+        ...
+
+    @property
+    def num_token_ids(self) -> int:
+        """How many ids the samples' tokens have. Asked where a method learns of them."""
+        ...
+
+    @property
+    def every_layer_needs_data(self) -> bool:
+        """Whether stages between the first and the last need more of a sample than its number: an attention mask."""
+        ...
+
+    def eval_samples(self, global_batch_samples: int) -> int:
+        """Samples of one evaluation, whole global batches; 0 evaluates never."""
+        ...
+
+    def build_chunks(
+        self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool
+    ) -> Sequence[MegatronModule]:
+        """This process's part of the model: one stage, or several chunks of an interleaved pipeline."""
+        ...
+
+    def build_data(
+        self, train_samples: int, valid_samples: int, *, reads: bool
+    ) -> tuple[SampleSource | None, SampleSource | None]:
+        """The training samples of the whole run and those of one evaluation (None where 0). Every rank calls this.
+
+        ``reads``: this rank reads them; where it does not, both are None. Raises ``UserError``.
+        """
+        ...
+
+    def collate(self, shard: SequenceShard, *, whole_tokens: bool) -> Collate[Any]:
+        """How samples become a microbatch, of which this rank holds ``shard`` of the sequence.
+
+        ``whole_tokens``: with all tokens of the samples beside it. Samples that hold nothing give their numbers only.
+        """
+        ...

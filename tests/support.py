@@ -9,7 +9,6 @@ finished = pretrain(flags, folder)        pretrain_gpt_ltd.py in this process
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import warnings
@@ -34,6 +33,7 @@ from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh, initialize
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.training.config import OptimizerConfig
+from megatron.ltd.training.launch import launch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VOCAB_SIZE = 32
@@ -224,8 +224,7 @@ class Finished:
 
 def pretrain(flags: Sequence[str], folder: Path) -> Finished:
     """Run ``pretrain_gpt_ltd.py`` with ``flags``, logging to and saving in ``folder``."""
-    script = _script()
-    script.pretrain(parse_run_config([*flags, "--device", "cpu", "--save", str(folder)]))
+    launch(parse_run_config([*flags, "--device", "cpu", "--save", str(folder)]))
     return read_run(folder)
 
 
@@ -236,11 +235,3 @@ def read_run(folder: Path) -> Finished:
         key = (line["kind"], line.get("iteration", 0))
         lines[key] = {name: value for name, value in line.items() if name not in _TIMINGS}
     return Finished(folder, [lines[key] for key in sorted(lines)])
-
-
-def _script() -> Any:
-    spec = importlib.util.spec_from_file_location("pretrain_gpt_ltd", REPOSITORY / "pretrain_gpt_ltd.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -16,7 +16,7 @@ from megatron.ltd.errors import RunStopped, UserError
 from megatron.ltd.methods.base import Samples
 from megatron.ltd.methods.random_ltd.method import RandomLTD
 from megatron.ltd.parallel import agreement
-from tests.support import _script
+from megatron.ltd.training.launch import launch
 
 
 def end_of(flags: Sequence[Sequence[str]], folders: Sequence[str] | None = None) -> tuple[str, str]:
@@ -27,7 +27,7 @@ def end_of(flags: Sequence[Sequence[str]], folders: Sequence[str] | None = None)
         patch.setattr(agreement, "_FOLDER_SECONDS", 1.0)
         try:
             os.chdir(folders[rank] if folders else before)
-            _script().pretrain(parse_run_config(list(flags[rank])))
+            launch(parse_run_config(list(flags[rank])))
         except (UserError, RunStopped) as error:
             return type(error).__name__, str(error)
         finally:

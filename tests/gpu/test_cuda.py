@@ -19,6 +19,7 @@ from megatron.ltd.config import parse_run_config
 from megatron.ltd.parallel import cpu_backend
 from megatron.ltd.routing import flat_rows, gather_tokens, merge_tokens, scatter_tokens, split_tokens
 from megatron.ltd.sampling import kept_indices
+from megatron.ltd.training.launch import launch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -87,9 +88,7 @@ def _train_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def _train(data: Path, folder: Path, *flags: str) -> list[dict[str, Any]]:
-    from pretrain_gpt_ltd import pretrain
-
-    pretrain(parse_run_config([*_flags(data, folder), *flags]))
+    launch(parse_run_config([*_flags(data, folder), *flags]))
     return _train_records(folder)
 
 

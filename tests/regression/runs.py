@@ -21,6 +21,7 @@ from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import run_command
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.training import checkpoint_files
+from megatron.ltd.training.launch import launch
 
 TINY = [
     "--device", "cpu", "--tokenizer-type", "ByteTokenizer", "--num-layers", "3",
@@ -47,13 +48,11 @@ def tiny_flags(data: str, *more: object) -> list[str]:
 
 def run_status(flags: Sequence[str], program: Any = None) -> tuple[int, str]:
     """Run ``pretrain_gpt_ltd.py`` (or ``program`` on its parsed flags); its exit status and its standard error."""
-    from tests.support import _script
-
     stderr = io.StringIO()
     try:
         with redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["pretrain_gpt_ltd.py"])
-            run_command(lambda: (program or _script().pretrain)(parse_run_config(flags)))
+            run_command(lambda: (program or launch)(parse_run_config(flags)))
     except SystemExit as end:
         return int(end.code or 0), stderr.getvalue()
     return 0, stderr.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +17,7 @@ from megatron.ltd.evaluation.sampling_config import SamplingConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh, initialize
 from megatron.ltd.tokenizers.config import TokenizerFiles
+from megatron.ltd.training.launch import launch
 
 BYTES = TokenizerFiles(tokenizer_type="ByteTokenizer")
 CPU = ParallelConfig(device="cpu")
@@ -25,15 +25,11 @@ SEQ_LENGTH, STEPS = 16, 12
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The --save folder of a random-LTD run over a text that repeats itself."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "text.txt").write_text("abcdefgh" * 500)
     preprocess(PreprocessConfig(input=(str(folder / "text.txt"),), output_prefix=str(folder / "data")), BYTES)
-    spec = importlib.util.spec_from_file_location("pretrain_gpt_ltd", repository / "pretrain_gpt_ltd.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     flags = (
         f"--device cpu --tokenizer-type ByteTokenizer --train-data-path {folder}/data_text_document --num-layers 3 "
         f"--hidden-size 16 --num-attention-heads 2 --seq-length {SEQ_LENGTH} --micro-batch-size 8 "
@@ -41,7 +37,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
         f"--ltd-growth-steps 6 --ltd-granularity 4 --attention-dropout 0 --hidden-dropout 0.1 "
         f"--save {folder}/save --log-interval 100"
     )
-    script.pretrain(parse_run_config(flags.split()))
+    launch(parse_run_config(flags.split()))
     return folder / "save"
 
 

@@ -1,0 +1,31 @@
+"""A run from its settings to its end: what each script does once it has read the command line. Imports no torch."""
+
+from __future__ import annotations
+
+from megatron.ltd.config import RunConfig
+from megatron.ltd.training.checkpoint_files import how_to_continue
+
+
+def launch(config: RunConfig) -> None:
+    """Build the run, train it to its end or until it is asked to leave, and say how it ended."""
+    from megatron.ltd.parallel.contact import keeping_contact
+    from megatron.ltd.parallel.mesh import initialize
+
+    with (
+        initialize(config.parallel, agree_on=config.flag_values()) as mesh,
+        keeping_contact(mesh, lambda: how_to_continue(config.checkpoint.save)),
+    ):
+        from megatron.ltd.training.header import say_header
+        from megatron.ltd.training.loop import train
+        from megatron.ltd.training.run import build_run
+        from megatron.ltd.training.signals import INTERRUPTED
+
+        run = build_run(config, mesh)
+        try:
+            say_header(run)
+            reason = train(run)
+            run.log.say("done" if reason is None else f"left after step {run.progress.iteration}: {reason}")
+        finally:
+            run.log.close()
+    if reason == INTERRUPTED:
+        raise KeyboardInterrupt

@@ -84,30 +84,27 @@ class ScheduleFlags:
 
     def _check_flags_used(self) -> None:
         """What the schedule needs is given, and what it has no use for is not."""
-        given = {
-            self.kept_flag: self.kept_tokens,
-            self._flag("growth-steps"): self.growth_steps,
-            self._flag("stages"): " ".join(self._listed) or None,
-        }
-        changes = self.kind in ("growing", "shrinking")
-        of_use = (self.kind != "staged", changes, self.kind == "staged")
         asked = f"{self._flag('schedule')} {self.kind}"
-        for (flag, value), useful in zip(given.items(), of_use, strict=True):
-            if value is not None and not useful:
-                users = "staged" if flag == self._flag("stages") else "growing or shrinking"
-                users = "growing, constant or shrinking" if flag == self.kept_flag else users
+        uses = (
+            (self.kept_flag, self.kept_tokens, ("growing", "constant", "shrinking")),
+            (self._flag("growth-steps"), self.growth_steps, ("growing", "shrinking")),
+            (self._flag("stages"), " ".join(self._listed) or None, ("staged",)),
+        )
+        for flag, value, kinds in uses:
+            if value is not None and self.kind not in kinds:
                 raise UserError(
-                    f"{flag} {value} says nothing to {asked}: leave it out, or take {self._flag('schedule')} {users}"
+                    f"{flag} {value} says nothing to {asked}: leave it out, or take {self._flag('schedule')} "
+                    f"{' or '.join(kinds)}"
                 )
-        if changes and self.growth_steps is None:
+        if self.kind in ("growing", "shrinking") and self.growth_steps is None:
             until = "every token is" if self.kind == "growing" else "the fewest tokens are"
             raise UserError(
                 f"{self._flag('growth-steps')} is missing: {asked} needs the number of steps until {until} kept"
             )
         if self.kind == "staged" and not self._listed:
             raise UserError(
-                f'{self._flag("stages")} is missing: {asked} needs its stages, each as "first step:kept tokens", such '
-                "as 0:128 1000:256"
+                f"{self._flag('stages')} is missing: {asked} needs the first step and the kept tokens of each stage, "
+                "such as 0:128 1000:256"
             )
 
     def _starts(self) -> tuple[tuple[int, int], ...]:

@@ -195,6 +195,11 @@ def plan_flags(flags: tuple[str, ...], vocab_size: int) -> RunPlan:
     ).plan()
 
 
+def run_folder(folder: Path, variant: str, seed: int) -> Path:
+    """Where a run writes."""
+    return folder / f"{re.sub(r'[^a-z]+', '-', variant)}-seed{seed}"
+
+
 def plan_runs(
     recipe: Recipe, variants: tuple[str, ...], data: RunData, seeds: tuple[int, ...], folder: Path
 ) -> list[RunSpec]:
@@ -211,7 +216,7 @@ def plan_runs(
         for variant in variants:
             flags = flags_of(variant, equal_flops_steps if variant == DENSE_EQUAL_FLOPS else recipe.train_steps)
             plan = plan_flags(flags, recipe.vocab_size)
-            place = folder / f"{re.sub(r'[^a-z]+', '-', variant)}-seed{seed}"
+            place = run_folder(folder, variant, seed)
             flags += ("--seed", f"{seed}", *_save_flags(place, recipe.save_steps))
             runs.append(RunSpec(variant, seed, plan.num_steps, plan.flops(plan.num_steps), place, flags))
     return runs

@@ -155,14 +155,15 @@ def to_markdown(
             if variant != DENSE
         ],
     )
-    return "\n".join([*lines, "", *_legend(), "", *_seed_table(results), "", *_facts(about), ""])
+    return "\n".join([*lines, "", *_legend(about["jobs"]), "", *_seed_table(results), "", *_facts(about), ""])
 
 
-def _legend() -> list[str]:
+def _legend(jobs: int) -> list[str]:
     return [
         "± is the standard error over seeds. CPU and wall seconds are of the whole process: start, steps, checkpoints,",
-        "one evaluation. Step time and tokens/s (raw tokens) are of training steps alone, in wall time, beside another",
-        "run.",
+        "one evaluation. Step time and tokens/s (raw tokens) are of training steps alone, in wall time"
+        + ("." if jobs == 1 else ", beside another"),
+        *([] if jobs == 1 else ["run."]),
     ]
 
 
@@ -177,9 +178,10 @@ def _seed_table(results: Sequence[RunResult]) -> list[str]:
 def _facts(about: Mapping[str, Any]) -> list[str]:
     corpus, recipe = about["corpus"], about["recipe"]
     versions = ", ".join(f"{name} {value}" for name, value in about["versions"].items())
+    at_a_time = "one run at a time" if about["jobs"] == 1 else f"{about['jobs']} runs at a time"
     page = [
         f"- Command: `{about['command']}`, {about['date']}.",
-        f"- Machine: {about['machine']}; {versions}; one thread a run, {about['jobs']} runs at a time.",
+        f"- Machine: {about['machine']}; {versions}; one thread a run, {at_a_time}.",
         f"- Data: {', '.join(corpus['books'])}; {corpus['train_tokens']:,} training tokens, evaluated on "
         f"{corpus['held_out_tokens']:,} held-out tokens (the end of every book); sha256 `{corpus['sha256']}`.",
         f"- Model: {recipe['num_layers']} layers, hidden {recipe['hidden_size']}, "

@@ -60,16 +60,17 @@ class RandomLTDConfig:
 
     @property
     def schedule_flags(self) -> ScheduleFlags:
+        """The schedule that is asked for, under this method's names."""
         return ScheduleFlags(
-            "--ltd",
-            "--ltd-min-kept-tokens",
-            self.ltd_schedule,
-            self.ltd_min_kept_tokens,
-            _DEFAULT_KEPT_TOKENS,
-            self.ltd_growth_steps,
-            self.ltd_granularity,
-            self.ltd_stages,
-            self.ltd_strata,
+            prefix="--ltd",
+            kept_flag="--ltd-min-kept-tokens",
+            kind=self.ltd_schedule,
+            kept_tokens=self.ltd_min_kept_tokens,
+            default_kept_tokens=_DEFAULT_KEPT_TOKENS,
+            growth_steps=self.ltd_growth_steps,
+            granularity=self.ltd_granularity,
+            stages=self.ltd_stages,
+            strata=self.ltd_strata,
         )
 
 

@@ -70,17 +70,16 @@ class TokenBypassConfig:
 
     def schedule_flags(self, seq_length: int) -> ScheduleFlags:
         """The schedule that is asked for; kept tokens are half of ``seq_length`` where none are given."""
-        inferred = "constant" if self.token_bypass_growth_steps is None else "growing"
         return ScheduleFlags(
-            "--token-bypass",
-            "--token-bypass-kept-tokens",
-            self.token_bypass_schedule or inferred,
-            self.token_bypass_kept_tokens,
-            max(1, seq_length // 2),
-            self.token_bypass_growth_steps,
-            self.token_bypass_granularity,
-            self.token_bypass_stages,
-            self.token_bypass_strata,
+            prefix="--token-bypass",
+            kept_flag="--token-bypass-kept-tokens",
+            kind=self.token_bypass_schedule or ("constant" if self.token_bypass_growth_steps is None else "growing"),
+            kept_tokens=self.token_bypass_kept_tokens,
+            default_kept_tokens=max(1, seq_length // 2),
+            growth_steps=self.token_bypass_growth_steps,
+            granularity=self.token_bypass_granularity,
+            stages=self.token_bypass_stages,
+            strata=self.token_bypass_strata,
         )
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from megatron.ltd.errors import UserError
 from megatron.ltd.schedules import TokenSchedule
 from megatron.ltd.token_schedules import ConstantSchedule, ShrinkingSchedule, StagedSchedule
+from tests.unit.test_schedules import assert_stages_are_every_steps
 
 
 @st.composite
@@ -49,13 +50,7 @@ def test_shrinking_follows_the_formula(schedule: ShrinkingSchedule, step: int) -
     st.integers(0, 900),
 )
 def test_stages_say_what_every_step_says(schedule: TokenSchedule, num_steps: int) -> None:
-    stages = list(schedule.stages(num_steps))
-    walked = [kept for _, stage_steps, kept in stages for _ in range(stage_steps)]
-    assert walked == [schedule.at(step) for step in range(num_steps)]
-    assert [first for first, _, _ in stages] == [sum(n for _, n, _ in stages[:i]) for i in range(len(stages))]
-    assert all(stage_steps > 0 for _, stage_steps, _ in stages)
-    kept_tokens = [kept for _, _, kept in stages]
-    assert all(one != other for one, other in zip(kept_tokens, kept_tokens[1:], strict=False))
+    assert_stages_are_every_steps(schedule, num_steps)
 
 
 def test_shrinking_by_hand() -> None:

@@ -25,7 +25,7 @@ from tests.docs.test_readme import code_blocks
 from tests.regression.runs import metrics, tiny_flags, write_data
 
 FOLDER = Path("examples") / "launch"
-SETTINGS = "GPUS_PER_NODE NPROC NNODES NODE_RANK MASTER_ADDR MASTER_PORT RUN_ID MAX_RESTARTS PYTHON DRY_RUN".split()
+SETTINGS = "GPUS_PER_NODE NPROC NNODES NODE_RANK MASTER_ADDR MASTER_PORT RUN_ID MAX_RESTARTS SCRIPT PYTHON DRY_RUN".split()
 
 
 def environment(**settings: str) -> dict[str, str]:
@@ -92,6 +92,10 @@ def test_torchrun_knows_every_flag(repository: Path, monkeypatch: pytest.MonkeyP
     [
         ({"NPROC": "two"}, "NPROC is 'two': give a whole number"),
         ({"NPROC": "0"}, "NPROC is 0 and NNODES is 1: both are at least 1"),
+        (
+            {"SCRIPT": "pretrain.py"},
+            "SCRIPT is 'pretrain.py': there is no such file in the checkout; give one such as pretrain_gpt_ltd.py",
+        ),
         ({"NNODES": "2"}, "MASTER_ADDR is missing: with NNODES 2 name the first node"),
         ({"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "n0"}, "NODE_RANK is 2 with NNODES 2: nodes count from 0"),
     ],

@@ -38,6 +38,7 @@ class KeptTokensSchedule:
         growth_steps: the step from which every token is kept.
         granularity: kept tokens below seq_length are multiples of this.
         flags: what the user calls min_kept_tokens, growth_steps and granularity.
+        seq_length_name: what the user calls seq_length.
 
     Raises:
         UserError: a value out of range, or min_kept_tokens that is not a multiple of the granularity.
@@ -48,6 +49,7 @@ class KeptTokensSchedule:
     growth_steps: int
     granularity: int
     flags: tuple[str, str, str] = ("--ltd-min-kept-tokens", "--ltd-growth-steps", "--ltd-granularity")
+    seq_length_name: str = "--seq-length"
 
     def __post_init__(self) -> None:
         if self.seq_length < 1:
@@ -56,7 +58,7 @@ class KeptTokensSchedule:
             raise UserError(f"{self.flags[0]} {self.min_kept_tokens}: a layer keeps at least one token; give 1 or more")
         if self.min_kept_tokens > self.seq_length:
             raise UserError(
-                f"{self.flags[0]} {self.min_kept_tokens} is above --seq-length {self.seq_length}: "
+                f"{self.flags[0]} {self.min_kept_tokens} is above {self.seq_length_name} {self.seq_length}: "
                 f"a layer cannot keep more tokens than there are; give at most {self.seq_length}"
             )
         if self.growth_steps < 0:

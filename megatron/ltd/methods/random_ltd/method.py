@@ -94,13 +94,13 @@ class RandomLTD(Method):
             config.ltd_layers or f"2-{facts.num_layers - 1}", facts.num_layers, config.ltd_allow_edge_layers
         )
         schedule = KeptTokensSchedule(
-            config.ltd_min_kept_tokens, facts.seq_length, config.ltd_growth_steps, config.ltd_granularity
-        )
+            config.ltd_min_kept_tokens, facts.seq_length, config.ltd_growth_steps, config.ltd_granularity,
+            seq_length_name=facts.seq_length_name,
+        )  # fmt: skip
         if config.ltd_strata < 1 or facts.seq_length % config.ltd_strata or config.ltd_granularity % config.ltd_strata:
             raise UserError(
-                f"--ltd-strata is {config.ltd_strata}: it must divide --seq-length {facts.seq_length} and "
-                "--ltd-granularity "
-                f"{config.ltd_granularity}, so that each run of the sequence keeps a whole share"
+                f"--ltd-strata is {config.ltd_strata}: it must divide {facts.seq_length_name} {facts.seq_length} and "
+                f"--ltd-granularity {config.ltd_granularity}, so that each run of the sequence keeps a whole share"
             )
         if config.ltd_strata % facts.sequence_runs:
             raise UserError(

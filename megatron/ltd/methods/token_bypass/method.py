@@ -34,7 +34,7 @@ class TokenBypassConfig:
 
     token_bypass: bool = flag(False, help="let the less important tokens bypass a span of layers")
     token_bypass_kept_tokens: int | None = flag(
-        None, help="tokens of a sample that do not bypass it (default: half of --seq-length)"
+        None, help="tokens of a sample that do not bypass it (default: half of them)"
     )
     token_bypass_growth_steps: int | None = flag(
         None, help="steps until every token is kept (default: kept tokens stay as many as they are)"
@@ -105,13 +105,15 @@ class TokenBypass(Method):
             kept_tokens = max(1, seq_length // 2)
         if not 1 <= kept_tokens <= seq_length:
             raise UserError(
-                f"--token-bypass-kept-tokens {kept_tokens}: a layer keeps 1 to --seq-length {seq_length} tokens; give "
-                f"such a number, {max(1, seq_length // 2)} is half"
+                f"--token-bypass-kept-tokens {kept_tokens}: a layer keeps 1 to {seq_length} tokens "
+                f"({facts.seq_length_name}); give such a number, {max(1, seq_length // 2)} is half"
             )
         schedule = None
         if config.token_bypass_growth_steps is not None:
             growth_steps, granularity = config.token_bypass_growth_steps, config.token_bypass_granularity
-            schedule = KeptTokensSchedule(kept_tokens, seq_length, growth_steps, granularity, _SCHEDULE_FLAGS)
+            schedule = KeptTokensSchedule(
+                kept_tokens, seq_length, growth_steps, granularity, _SCHEDULE_FLAGS, facts.seq_length_name
+            )
         _check_strata(config, facts, kept_tokens)
         if config.token_bypass_special_ids and config.token_bypass_selector != "importance":
             raise UserError(
@@ -198,8 +200,8 @@ def _check_strata(config: TokenBypassConfig, facts: ModelFacts, kept_tokens: int
     )
     if strata < 1 or facts.seq_length % strata or amount % strata:
         raise UserError(
-            f"--token-bypass-strata is {strata}: it must divide --seq-length {facts.seq_length} and {what} {amount}, "
-            "so that each run of the sequence keeps a whole share"
+            f"--token-bypass-strata is {strata}: it must divide {facts.seq_length_name} {facts.seq_length} and {what} "
+            f"{amount}, so that each run of the sequence keeps a whole share"
         )
     if strata % facts.sequence_runs:
         raise UserError(

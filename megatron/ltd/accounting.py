@@ -12,8 +12,11 @@ A layer whose n kept tokens attend to all S (``StepPlan.entry_layers``) projects
 the fused projection does, and has pairs = n (S + 1) / 2 causal, the expected number of a uniform draw, n * S otherwise.
 
     LM head                    2 S H V                  always all S positions: every token is in the loss
+    head on [CLS]              2 H C                    C classes, one position
+    patches of an image        2 (S - 1) P H            P numbers a patch, projected; the other token is [CLS]
 
-Backward computes two products (for the input and for the weight) where forward computes one: a step is 3 x forward.
+Backward computes two products (for the input and for the weight) where forward computes one: a step is 3 x forward,
+but 2 x for patches, whose pixels need no gradient.
 Layers are summed one by one. Attention is quadratic in n, so the mean of n over layers or steps would give too little.
 
 Left out: norms, softmax, activations, rotary, biases, embedding lookup, loss, gathering and scattering, optimizer, and
@@ -33,7 +36,8 @@ class ModelShape:
     """The sizes of a decoder or encoder that decide its FLOPs and parameters; names as in Megatron-Core.
 
     ``vocab_size`` is the padded one, as computed; ``seq_length`` S in tokens; ``gated_mlp`` is SwiGLU and its kin;
-    ``causal`` is False for an encoder.
+    ``causal`` is False for an encoder. A classifier has its classes in place of the vocabulary; ``head_tokens`` is how
+    many positions its head looks at (None: all S). ``patch_values``: numbers of an image's patch, 0 for text.
     """
 
     num_layers: int
@@ -46,6 +50,8 @@ class ModelShape:
     vocab_size: int
     seq_length: int
     causal: bool = True
+    head_tokens: int | None = None
+    patch_values: int = 0
 
     @property
     def query_size(self) -> int:
@@ -72,8 +78,14 @@ def layer_flops(shape: ModelShape, kept_tokens: int, *, attends_to_all: bool = F
 
 
 def head_flops(shape: ModelShape) -> int:
-    """Forward FLOPs of the LM head for one sample: all S positions over the padded vocabulary."""
-    return 2 * shape.seq_length * shape.hidden_size * shape.vocab_size
+    """Forward FLOPs of the head for one sample: all S positions, or those it looks at, over vocabulary or classes."""
+    tokens = shape.seq_length if shape.head_tokens is None else shape.head_tokens
+    return 2 * tokens * shape.hidden_size * shape.vocab_size
+
+
+def patch_flops(shape: ModelShape) -> int:
+    """Forward FLOPs of projecting one image's patches; 0 for text, whose embedding is a look-up."""
+    return 2 * (shape.seq_length - 1) * shape.patch_values * shape.hidden_size
 
 
 def step_flops(shape: ModelShape, plan: StepPlan, num_samples: int) -> int:
@@ -90,7 +102,7 @@ def step_flops(shape: ModelShape, plan: StepPlan, num_samples: int) -> int:
             zip(plan.kept_tokens, plan.keep_probability, strict=True), start=1
         )
     )
-    return 3 * (layers + num_samples * head_flops(shape))
+    return 3 * (layers + num_samples * head_flops(shape)) + 2 * num_samples * patch_flops(shape)
 
 
 def dense_step_flops(shape: ModelShape, num_samples: int) -> int:
@@ -126,11 +138,28 @@ def num_parameters(
         linear_bias: every linear layer but the LM head has a bias.
         norm_bias: norms have a bias beside their weight (LayerNorm), or not (RMSNorm).
     """
+    hidden = shape.hidden_size
+    embeddings = shape.vocab_size * hidden * (1 if tied_embeddings else 2) + learned_positions * hidden
+    return embeddings + block_parameters(shape, linear_bias=linear_bias, norm_bias=norm_bias)
+
+
+def num_image_parameters(shape: ModelShape, *, linear_bias: bool, norm_bias: bool) -> int:
+    """Parameters of a whole image classifier, exactly.
+
+    Patch projection and head, which have a bias always, [CLS], a position for each of the S tokens, layers, final norm.
+    """
+    hidden = shape.hidden_size
+    patches, head = (shape.patch_values + 1) * hidden, (hidden + 1) * shape.vocab_size
+    tokens = (1 + shape.seq_length) * hidden
+    return patches + tokens + block_parameters(shape, linear_bias=linear_bias, norm_bias=norm_bias) + head
+
+
+def block_parameters(shape: ModelShape, *, linear_bias: bool, norm_bias: bool) -> int:
+    """Parameters of all layers and of the norm after the last one."""
     hidden, ffn = shape.hidden_size, shape.ffn_hidden_size
     up_size = ffn * (2 if shape.gated_mlp else 1)
     query_key_value_size = shape.query_size + 2 * shape.key_value_size
     weights = hidden * (query_key_value_size + shape.query_size + up_size + ffn)
     biases = (query_key_value_size + hidden + up_size + hidden) if linear_bias else 0
     norm = hidden * (2 if norm_bias else 1)
-    embeddings = shape.vocab_size * hidden * (1 if tied_embeddings else 2) + learned_positions * hidden
-    return embeddings + shape.num_layers * (weights + biases + 2 * norm) + norm
+    return shape.num_layers * (weights + biases + 2 * norm) + norm

@@ -73,6 +73,7 @@ class RunConfig:
             seq_length=self.model.seq_length,
             seed=self.training.seed,
             sequence_runs=sequence_runs(self.parallel),
+            seq_length_name=self.model.seq_length_name,
         )
         return build_method(METHODS, self.methods, facts)
 

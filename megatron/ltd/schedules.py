@@ -40,7 +40,7 @@ class TokenSchedule(Protocol):
         ...
 
 
-def check_kept_tokens(given: str, kept_tokens: int, seq_length: int) -> None:
+def check_kept_tokens(given: str, kept_tokens: int, seq_length: int, seq_length_name: str) -> None:
     """Raise ``UserError`` for kept tokens outside 1 to S; ``given`` is what the user typed, flag and value."""
     if seq_length < 1:
         raise UserError(f"--seq-length {seq_length}: a sample has at least one token; give 1 or more")
@@ -48,7 +48,7 @@ def check_kept_tokens(given: str, kept_tokens: int, seq_length: int) -> None:
         raise UserError(f"{given}: a layer keeps at least one token; give 1 or more")
     if kept_tokens > seq_length:
         raise UserError(
-            f"{given} is above --seq-length {seq_length}: "
+            f"{given} is above {seq_length_name} {seq_length}: "
             f"a layer cannot keep more tokens than there are; give at most {seq_length}"
         )
 
@@ -69,6 +69,7 @@ class KeptTokensSchedule:
         growth_steps: the step from which every token is kept.
         granularity: kept tokens below seq_length are multiples of this.
         flags: what the user calls min_kept_tokens, growth_steps and granularity.
+        seq_length_name: what the user calls seq_length.
 
     Raises:
         UserError: a value out of range, or min_kept_tokens that is not a multiple of the granularity.
@@ -79,9 +80,12 @@ class KeptTokensSchedule:
     growth_steps: int
     granularity: int
     flags: tuple[str, str, str] = ("--ltd-min-kept-tokens", "--ltd-growth-steps", "--ltd-granularity")
+    seq_length_name: str = "--seq-length"
 
     def __post_init__(self) -> None:
-        check_kept_tokens(f"{self.flags[0]} {self.min_kept_tokens}", self.min_kept_tokens, self.seq_length)
+        check_kept_tokens(
+            f"{self.flags[0]} {self.min_kept_tokens}", self.min_kept_tokens, self.seq_length, self.seq_length_name
+        )
         if self.growth_steps < 0:
             raise UserError(
                 f"{self.flags[1]} {self.growth_steps}: growth takes a number of steps; give 1 or more, "

@@ -42,6 +42,7 @@ class ShrinkingSchedule:
     shrink_steps: int
     granularity: int
     flags: tuple[str, str, str] = ("--ltd-min-kept-tokens", "--ltd-growth-steps", "--ltd-granularity")
+    seq_length_name: str = "--seq-length"
 
     def __post_init__(self) -> None:
         if self.shrink_steps < 1:
@@ -51,7 +52,12 @@ class ShrinkingSchedule:
     @cached_property
     def _growing(self) -> KeptTokensSchedule:
         return KeptTokensSchedule(
-            self.min_kept_tokens, self.seq_length, self.shrink_steps, self.granularity, self.flags
+            self.min_kept_tokens,
+            self.seq_length,
+            self.shrink_steps,
+            self.granularity,
+            self.flags,
+            self.seq_length_name,
         )
 
     def at(self, step: int) -> int:
@@ -76,9 +82,10 @@ class ConstantSchedule:
     kept_tokens: int
     seq_length: int
     flag: str = "--ltd-min-kept-tokens"
+    seq_length_name: str = "--seq-length"
 
     def __post_init__(self) -> None:
-        check_kept_tokens(f"{self.flag} {self.kept_tokens}", self.kept_tokens, self.seq_length)
+        check_kept_tokens(f"{self.flag} {self.kept_tokens}", self.kept_tokens, self.seq_length, self.seq_length_name)
 
     def at(self, step: int) -> int:
         """Kept tokens of a routed layer at the 0-based ``step``."""
@@ -109,6 +116,7 @@ class StagedSchedule:
     seq_length: int
     granularity: int
     flags: tuple[str, str] = ("--ltd-stages", "--ltd-granularity")
+    seq_length_name: str = "--seq-length"
 
     def __post_init__(self) -> None:
         if self.granularity < 1:
@@ -127,7 +135,7 @@ class StagedSchedule:
                 )
             if before is not None and kept_tokens == before[1]:
                 raise UserError(f"{given} keeps what the stage before it keeps; leave it out")
-            check_kept_tokens(given, kept_tokens, self.seq_length)
+            check_kept_tokens(given, kept_tokens, self.seq_length, self.seq_length_name)
             if kept_tokens % self.granularity and kept_tokens != self.seq_length:
                 raise UserError(
                     f"{given} keeps no multiple of {self.flags[1]} {self.granularity}; give a multiple, all "

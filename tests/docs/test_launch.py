@@ -25,7 +25,9 @@ from tests.docs.test_readme import code_blocks
 from tests.regression.runs import metrics, tiny_flags, write_data
 
 FOLDER = Path("examples") / "launch"
-SETTINGS = "GPUS_PER_NODE NPROC NNODES NODE_RANK MASTER_ADDR MASTER_PORT RUN_ID MAX_RESTARTS SCRIPT PYTHON DRY_RUN".split()
+SETTINGS = (
+    "GPUS_PER_NODE NPROC NNODES NODE_RANK MASTER_ADDR MASTER_PORT RUN_ID MAX_RESTARTS SCRIPT PYTHON DRY_RUN".split()
+)
 
 
 def environment(**settings: str) -> dict[str, str]:

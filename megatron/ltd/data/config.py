@@ -110,6 +110,40 @@ class DataConfig(IndexedDataConfig):
     eod_mask_loss: bool = flag(False, help="no loss where the input token is an end of document")
 
 
+@dataclass(frozen=True)
+class ImageDataConfig(ReadingConfig):
+    """images"""
+
+    data_path: str | None = flag(
+        None, metavar="NAME", help="images that come with a library: digits, scikit-learn's 1,797 of 8 x 8 pixels"
+    )
+    train_data_path: str | None = flag(
+        None, metavar="PATH", help="a folder with one sub-folder a class, or a .npz file of images and labels"
+    )
+    valid_data_path: str | None = flag(None, metavar="PATH", help="images to evaluate on, beside --train-data-path")
+    image_mean: tuple[float, ...] = flag(
+        (0.5,), help="subtracted from pixels between 0 and 1: one for all channels, or one each"
+    )
+    image_std: tuple[float, ...] = flag((0.5,), help="what they are then divided by")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data_path is not None and (self.train_data_path or self.valid_data_path):
+            raise UserError(
+                f"--data-path {self.data_path} holds training and validation images: drop it, or --train-data-path and "
+                "--valid-data-path"
+            )
+        if self.data_path is None and self.train_data_path is None:
+            raise UserError("--train-data-path is missing: give a folder with one sub-folder a class, or a .npz file")
+        if self.data_path not in (None, "digits"):
+            raise UserError(
+                f"--data-path {self.data_path}: the images that come with a library are digits; give your own with "
+                "--train-data-path and --valid-data-path"
+            )
+        if any(std <= 0.0 for std in self.image_std):
+            raise UserError(f"--image-std {' '.join(map(str, self.image_std))}: each must be above 0")
+
+
 def parse_blend(flag_spelling: str, values: Sequence[str]) -> Blend:
     """Read what follows ``--data-path``: see the top of this file. Raises ``UserError`` naming ``flag_spelling``."""
     shown = f"{flag_spelling} {' '.join(values)}"

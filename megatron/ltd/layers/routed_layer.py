@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_block import get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import (
@@ -72,6 +73,7 @@ class RoutedTransformerLayer(TransformerLayer):
         self.mark_gradients_ready: Callable[[RoutedTransformerLayer], None] | None = None
         in_pipeline = config.pipeline_model_parallel_size > 1
         chunk_layers = get_num_layers_to_build(config, vp_stage, pg_collection.pp.rank())
+        self.is_causal = self.self_attention.attn_mask_type == AttnMaskType.causal
         self.feeds_another_stage = in_pipeline and layer_number == chunk_layers
         self.attention_shard = SequenceShard.of(context.rank(), context.size())
         self.own_shard = self.attention_shard
@@ -87,7 +89,8 @@ class RoutedTransformerLayer(TransformerLayer):
     ) -> tuple[Tensor, Tensor | None]:
         """The layer's output, [S, B, H], and the cross-attention context, None here.
 
-        ``attention_mask`` is [B or 1, 1, S, S] or [B, 1, 1, S], True where attending is forbidden, or None for causal.
+        ``attention_mask`` is [B or 1, 1, S, S] or [B, 1, 1, S], True where attending is forbidden, or None for what the
+        attention's mask type says.
         Under context and sequence parallelism the hidden states are this rank's share of the sequence; rotary angles
         and the rows of the mask are its context rank's, since attention gathers what sequence parallelism splits.
         """
@@ -104,7 +107,9 @@ class RoutedTransformerLayer(TransformerLayer):
         own_BK = self.own_shard.own_kept(kept_BK, seq_length)
         attending_BK = self.attention_shard.own_kept(kept_BK, seq_length)
         if self.layer_number in route.plan.entry_layers:
-            mask = entry_mask(attention_mask, self.attention_shard.take(kept_BK, 1), attending_BK, seq_length)
+            mask = None
+            if attention_mask is not None or self.is_causal:
+                mask = entry_mask(attention_mask, self.attention_shard.take(kept_BK, 1), attending_BK, seq_length)
             return self._enter(hidden_states, mask, rotary_pos_emb, own_BK, attending_BK, **kwargs)
         rows = flat_rows(own_BK)
         kept_KBH, rest_SBH = split_tokens(hidden_states, own_BK, rows)
@@ -119,7 +124,7 @@ class RoutedTransformerLayer(TransformerLayer):
     def _enter(
         self,
         hidden_SBH: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         rotary: RotaryEmbedding | None,
         own_BK: Tensor,
         attending_BK: Tensor,

@@ -95,6 +95,8 @@ class ModelFacts:
     seed: int
     sequence_runs: int = 1
     """Equal runs that context and sequence parallelism cut the sequence in; each must keep the same number."""
+    seq_length_name: str = "--seq-length"
+    """What the user calls ``seq_length``."""
 
 
 @dataclass(frozen=True)

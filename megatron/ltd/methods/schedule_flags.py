@@ -46,7 +46,7 @@ class ScheduleFlags:
         """The schedule. Raises ``UserError`` for flags that disagree with each other or with the model."""
         self._check_flags_used()
         kept_tokens = self.default_kept_tokens if self.kept_tokens is None else self.kept_tokens
-        schedule = self._schedule(kept_tokens, facts.seq_length)
+        schedule = self._schedule(kept_tokens, facts)
         self._check_strata(facts, kept_tokens)
         return schedule
 
@@ -68,16 +68,17 @@ class ScheduleFlags:
         """The stages one by one, also those of a list in quotes."""
         return " ".join(self.stages).split()
 
-    def _schedule(self, kept_tokens: int, seq_length: int) -> TokenSchedule:
+    def _schedule(self, kept_tokens: int, facts: ModelFacts) -> TokenSchedule:
+        seq_length, name = facts.seq_length, facts.seq_length_name
         if self.kind == "constant":
-            return ConstantSchedule(kept_tokens, seq_length, self.kept_flag)
+            return ConstantSchedule(kept_tokens, seq_length, self.kept_flag, name)
         if self.kind == "staged":
             flags = (self._flag("stages"), self._flag("granularity"))
-            return StagedSchedule(self._starts(), seq_length, self.granularity, flags)
+            return StagedSchedule(self._starts(), seq_length, self.granularity, flags, name)
         assert self.growth_steps is not None, "checked before"
         changing = KeptTokensSchedule if self.kind == "growing" else ShrinkingSchedule
         spelled = (self.kept_flag, self._flag("growth-steps"), self._flag("granularity"))
-        return changing(kept_tokens, seq_length, self.growth_steps, self.granularity, spelled)
+        return changing(kept_tokens, seq_length, self.growth_steps, self.granularity, spelled, name)
 
     def _flag(self, name: str) -> str:
         return f"{self.prefix}-{name}"
@@ -126,8 +127,8 @@ class ScheduleFlags:
         )
         if strata < 1 or facts.seq_length % strata or amount % strata:
             raise UserError(
-                f"{self._flag('strata')} is {strata}: it must divide --seq-length {facts.seq_length} and {what} "
-                f"{amount}, so that each run of the sequence keeps a whole share"
+                f"{self._flag('strata')} is {strata}: it must divide {facts.seq_length_name} {facts.seq_length} and "
+                f"{what} {amount}, so that each run of the sequence keeps a whole share"
             )
         if strata % facts.sequence_runs:
             raise UserError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from megatron.ltd.accounting import ModelShape
 from megatron.ltd.errors import UserError
@@ -13,6 +14,11 @@ from megatron.ltd.flags import flag
 @dataclass(frozen=True)
 class LayersConfig:
     """layers"""
+
+    unfit_parallelism: ClassVar[Mapping[str, str]] = {}
+    """By setting of ``ParallelConfig`` that this kind of model cannot use: why, and what to use."""
+    seq_length_name: ClassVar[str] = "--seq-length"
+    """What a user calls the number of a sample's tokens."""
 
     num_layers: int = flag(24, help="transformer layers")
     hidden_size: int = flag(1024, help="width of the hidden states")
@@ -100,6 +106,18 @@ class LayersConfig:
             "--disable-bias-linear": not self.add_bias_linear,
         }
 
+    def layers_shape(self) -> dict[str, Any]:
+        """The sizes of ``ModelShape`` that are the layers'."""
+        return {
+            "num_layers": self.num_layers,
+            "hidden_size": self.hidden_size,
+            "ffn_hidden_size": self.mlp_size,
+            "num_attention_heads": self.num_attention_heads,
+            "num_query_groups": self.query_groups,
+            "kv_channels": self.head_size,
+            "gated_mlp": self.swiglu,
+        }
+
 
 @dataclass(frozen=True)
 class ModelConfig(LayersConfig):
@@ -148,16 +166,62 @@ class ModelConfig(LayersConfig):
 
     def shape(self, padded_vocab_size: int) -> ModelShape:
         """What the accounting needs to know of this model."""
+        return ModelShape(**self.layers_shape(), vocab_size=padded_vocab_size, seq_length=self.seq_length)
+
+
+@dataclass(frozen=True)
+class ViTConfig(LayersConfig):
+    """vision transformer"""
+
+    img_h: int = flag(224, help="height of the images in pixels")
+    img_w: int = flag(224, help="width of the images in pixels")
+    patch_dim: int = flag(16, help="edge of a patch in pixels; each is a token, and [CLS] is one more")
+    num_channels: int = flag(3, help="channels of the images: 1 for grey, 3 for colour")
+    num_classes: int | None = flag(None, help="classes to tell apart (default: those of the training data)")
+
+    unfit_parallelism: ClassVar[Mapping[str, str]] = {
+        "pipeline_model_parallel_size": "the vision transformer is one stage; use tensor and data parallelism",
+        "context_parallel_size": "the tokens of an image stay together; use tensor and data parallelism",
+        "sequence_parallel": "the tokens of an image, an odd number, stay together; drop it",
+    }
+    seq_length_name: ClassVar[str] = "an image's token count"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least_one("img_h", "img_w", "patch_dim", "num_channels")
+        for name in ("img_h", "img_w"):
+            if getattr(self, name) % self.patch_dim:
+                raise UserError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)} is not a multiple of --patch-dim "
+                    f"{self.patch_dim}: an image is cut into whole patches; change one"
+                )
+        if self.num_classes is not None and self.num_classes < 2:
+            raise UserError(f"--num-classes is {self.num_classes}: there must be two to tell apart")
+
+    @property
+    def seq_length(self) -> int:
+        """Tokens of an image: its patches and [CLS]."""
+        return (self.img_h // self.patch_dim) * (self.img_w // self.patch_dim) + 1
+
+    def identity(self) -> dict[str, Any]:
+        """What two runs must agree on to share weights, by flag; the head is another matter."""
+        return {
+            **self.layers_identity(),
+            "--img-h": self.img_h,
+            "--img-w": self.img_w,
+            "--patch-dim": self.patch_dim,
+            "--num-channels": self.num_channels,
+        }
+
+    def shape(self, num_classes: int) -> ModelShape:
+        """What the accounting needs to know of this model."""
         return ModelShape(
-            num_layers=self.num_layers,
-            hidden_size=self.hidden_size,
-            ffn_hidden_size=self.mlp_size,
-            num_attention_heads=self.num_attention_heads,
-            num_query_groups=self.query_groups,
-            kv_channels=self.head_size,
-            gated_mlp=self.swiglu,
-            vocab_size=padded_vocab_size,
+            **self.layers_shape(),
+            vocab_size=num_classes,
             seq_length=self.seq_length,
+            causal=False,
+            head_tokens=1,
+            patch_values=self.num_channels * self.patch_dim**2,
         )
 
 

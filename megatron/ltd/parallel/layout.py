@@ -18,7 +18,7 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.parallel.config import PIPELINE_FLAGS, ParallelConfig
 
 if TYPE_CHECKING:
-    from megatron.ltd.models.config import ModelConfig
+    from megatron.ltd.models.config import ModelConfig, ViTConfig
 
 
 def num_runs(context_size: int, tensor_size: int) -> int:
@@ -68,8 +68,13 @@ def layers_per_stage(parallel: ParallelConfig, num_layers: int) -> tuple[int, ..
     return tuple(sizes)
 
 
-def check_model(parallel: ParallelConfig, model: ModelConfig) -> None:
+def check_model(parallel: ParallelConfig, model: ModelConfig | ViTConfig) -> None:
     """Refuse a model that this layout cannot hold. Raises ``UserError``."""
+    for name, why in model.unfit_parallelism.items():
+        value = getattr(parallel, name)
+        if value not in (1, False):
+            given = "" if value is True else f" {value}"
+            raise UserError(f"--{name.replace('_', '-')}{given}: {why}")
     stages = layers_per_stage(parallel, model.num_layers)
     per_chunk = parallel.num_layers_per_virtual_pipeline_stage
     if per_chunk is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from megatron.ltd.data.config import DataConfig
-from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.data.config import DataConfig, ImageDataConfig
+from megatron.ltd.models.config import ModelConfig, ViTConfig
 from megatron.ltd.tasks.base import Entry, Task
 from megatron.ltd.tokenizers.config import TokenizerConfig
 
@@ -19,6 +19,12 @@ def _open_gpt(config: RunConfig) -> Task:
     return GPT(config)
 
 
+def _open_vit(config: RunConfig) -> Task:
+    from megatron.ltd.tasks.vit import ViT
+
+    return ViT(config)
+
+
 GPT = Entry(
     name="GPT",
     description="Pretrain a GPT on Megatron-Core: dense, or with a method that computes less.",
@@ -26,4 +32,11 @@ GPT = Entry(
     open=_open_gpt,
 )
 
-TASKS = {entry.name: entry for entry in (GPT,)}
+VIT = Entry(
+    name="ViT",
+    description="Finetune a vision transformer on Megatron-Core: dense, or with a method that computes less.",
+    parts={"model": ViTConfig, "data": ImageDataConfig},
+    open=_open_vit,
+)
+
+TASKS = {entry.name: entry for entry in (GPT, VIT)}

@@ -73,6 +73,11 @@ class Task(Protocol):
         ...
 
     @property
+    def outputs(self) -> str:
+        """What the model tells apart, for the header."""
+        return f"vocabulary {self.shape.vocab_size}"
+
+    @property
     def every_layer_needs_data(self) -> bool:
         """Whether stages between the first and the last need more of a sample than its number: an attention mask."""
         ...
@@ -80,6 +85,13 @@ class Task(Protocol):
     def eval_samples(self, global_batch_samples: int) -> int:
         """Samples of one evaluation, whole global batches; 0 evaluates never."""
         ...
+
+    def new_weights(self, stored: Mapping[str, Any]) -> tuple[str, ...]:
+        """Beginnings of the names of the parameters that ``--finetune`` does not load, and that start anew.
+
+        ``stored`` is what the checkpoint says of its run: its ``identity``, ``order`` and ``config``.
+        """
+        return ()
 
     def build_chunks(
         self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool

@@ -93,16 +93,22 @@ def load_checkpoint(
     stored_in_half: bool,
     clock_stands_at: int | None = None,
     stored_learned: bool = False,
+    new_weights: tuple[str, ...] = (),
 ) -> None:
     """Load the weights of ``checkpoint``, and unless ``weights_only`` the optimizer's state, into ``state``.
 
     ``state.scheduler`` and the optimizer keep their own settings; the caller has settled which ones hold. The
     scheduler's clock is set to ``clock_stands_at``, or where that is None to the checkpoint's (0 with
     ``weights_only``). ``stored_in_half``: the checkpoint is of a run in bf16 or fp16. ``stored_learned``: its method
-    had learned something, with which ``state.learned_V`` goes on unless ``weights_only``. Raises ``UserError`` where
-    the checkpoint holds anything but tensors and plain values. Every rank calls this.
+    had learned something, with which ``state.learned_V`` goes on unless ``weights_only``. ``new_weights``, with
+    ``weights_only``: parameters whose names begin so are not loaded, and stay as they were drawn. Raises ``UserError``
+    where the checkpoint holds anything but tensors and plain values. Every rank calls this.
     """
-    weights = model_state(state.chunks)
+    assert weights_only or not new_weights, "the optimizer's state belongs to all weights"
+    weights = {
+        name: {key: value for key, value in part.items() if not key.startswith(new_weights)}
+        for name, part in model_state(state.chunks).items()
+    }
     wanted: dict[str, Any] = dict(weights)
     if not weights_only:
         if stored_learned:
@@ -111,7 +117,8 @@ def load_checkpoint(
         wanted["optimizer"] = wanted_optimizer(state.optimizer, weights, stored_in_half=stored_in_half)
     loaded = _read(checkpoint, wanted)
     for name, chunk in _named_chunks(state.chunks):
-        chunk.load_state_dict(loaded[name])
+        kept = {key: value for key, value in chunk.state_dict().items() if key.startswith(new_weights)}
+        chunk.load_state_dict(kept | loaded[name])
     if weights_only:
         state.optimizer.reload_model_params()
         state.scheduler.step(clock_stands_at or 0)

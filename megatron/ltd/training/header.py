@@ -17,7 +17,7 @@ def say_header(run: Run) -> None:
     say = run.log.say
     say(
         f"model     {model.num_layers} layers, hidden {model.hidden_size}, {model.num_attention_heads} heads, "
-        f"{model.seq_length} tokens, vocabulary {shape.vocab_size}: {format_count(run.task.num_parameters)} parameters"
+        f"{model.seq_length} tokens, {run.task.outputs}: {format_count(run.task.num_parameters)} parameters"
     )
     say(
         f"runs on   {about['device']}, {about['world_size']} process{'es' if run.mesh.world_size > 1 else ''}, "

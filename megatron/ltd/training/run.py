@@ -116,7 +116,10 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     train_data, valid_data = _build_data(task, plan, clock, start, mesh, every_stage=method.learns)
     clock_stands_at = start.clock_stands_at(config, consumed)
     enters = bool(method.plan(0).entry_layers)
-    state = _build_state(config, task, schedule, start, clock_stands_at, mesh, learned_V, entry=enters)
+    new_weights = task.new_weights(start.stored) if start.checkpoint is not None and config.checkpoint.finetune else ()
+    state = _build_state(
+        config, task, schedule, start, clock_stands_at, mesh, learned_V, entry=enters, new_weights=new_weights
+    )
     stepper = Stepper(
         state.chunks,
         state.optimizer,
@@ -131,7 +134,8 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     flops_left = plan.flops(plan.num_steps) - plan.flops(min(iteration, plan.num_steps))
     with together():
         log = RunLog(config.logging, _log_folder(config), mesh.is_first, iteration, plan.num_steps, flops_left)
-    for note in (*start.notes, *([taken] if taken else [])):
+    anew = [f"starting anew, not from the checkpoint: {', '.join(new_weights)}"] if new_weights else []
+    for note in (*start.notes, *anew, *([taken] if taken else [])):
         log.say(note)
     record = {
         "schedule": clock.settings(schedule), "identity": identity, "order": order, "config": config.to_dict(),
@@ -196,8 +200,12 @@ def _build_state(
     learned_V: Tensor | None,
     *,
     entry: bool,
+    new_weights: tuple[str, ...],
 ) -> TrainingState:
-    """Model, optimizer, scheduler and ``learned_V``, fresh or loaded. ``entry``: some layers are entry layers."""
+    """Model, optimizer, scheduler and ``learned_V``, fresh or loaded. ``entry``: some layers are entry layers.
+
+    ``new_weights``: what a loaded checkpoint is not asked for; see ``Task.new_weights``.
+    """
     core_config = transformer_config(config.model, config.parallel, config.precision, config.recompute, mesh)
     chunks = wrap_chunks(task.build_chunks(core_config, mesh, explicit_mask=entry), config.parallel, config.precision)
     optimizer = build_optimizer(chunks, config.optimizer, config.precision, config.parallel)
@@ -218,6 +226,7 @@ def _build_state(
             stored_in_half=start.stored_in_half,
             clock_stands_at=clock_stands_at,
             stored_learned=start.stored.get("learned", False),
+            new_weights=new_weights,
         )
     return state
 

@@ -33,7 +33,7 @@ class TokenBypassConfig:
 
     token_bypass: bool = flag(False, help="let the less important tokens bypass a span of layers")
     token_bypass_kept_tokens: int | None = flag(
-        None, help="tokens of a sample that do not bypass it (default: half of --seq-length)"
+        None, help="tokens of a sample that do not bypass it (default: half of them)"
     )
     token_bypass_schedule: str | None = flag(
         None,

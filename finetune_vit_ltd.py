@@ -1,0 +1,34 @@
+#!/usr/bin/env python3
+"""Finetune a vision transformer on Megatron-Core, or train one: dense, with random-LTD, TokenBypass or layer dropping.
+
+    python finetune_vit_ltd.py                       a small one on scikit-learn's digits, with random-LTD
+    python finetune_vit_ltd.py --train-data-path FOLDER --valid-data-path FOLDER --num-layers ... --random-ltd ...
+    torchrun --nproc-per-node 8 finetune_vit_ltd.py ...
+
+Flags are Megatron-LM's where it has them; --help lists all. See README.md and examples/vit/.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from megatron.ltd.config import parse_run_config
+from megatron.ltd.errors import run_command
+from megatron.ltd.tasks import VIT
+from megatron.ltd.training.launch import launch
+
+DIGITS = (
+    "--data-path digits --img-h 8 --img-w 8 --patch-dim 2 --num-channels 1 --num-layers 6 --hidden-size 64 "
+    "--num-attention-heads 4 --micro-batch-size 48 --train-iters 900 --lr 1e-3 --lr-decay-style cosine "
+    "--lr-warmup-iters 45 --eval-interval 300"
+)
+"""What is run without any flag."""
+
+
+def main() -> None:
+    arguments = sys.argv[1:] or DIGITS.split()
+    launch(parse_run_config(arguments, VIT))
+
+
+if __name__ == "__main__":
+    run_command(main)

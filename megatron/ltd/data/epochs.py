@@ -1,0 +1,87 @@
+"""Labelled data in the order of a run, and whole for an evaluation.
+
+    training      sample i of the run   ->  epoch i // N, row p(epoch)[i % N], p a permutation of the N rows
+    evaluation    every row once, in order; then rows of weight 0, up to whole global batches
+
+The permutation is a function of (seed, epoch) alone, so that a resumed run, another layout and a longer run read the
+same samples in the same places. A sample is a row and its ``weight``, which is 1 where it counts.
+
+Shapes: B samples of a microbatch. Not here: what a row holds (images, sentences), and what it is judged by
+(``training.classification``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megatron.ltd.data.microbatches import Microbatch, SampleSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledBatch(Microbatch):
+    """A microbatch whose samples have a class each; each task adds what is to be classified."""
+
+    labels_B: Tensor | None = None
+    """int64, the classes' numbers; None on a stage that needs the samples' numbers only."""
+    weights_B: Tensor | None = None
+    """float32, 1 where a sample counts, and 0 where it only fills a batch."""
+
+
+def stacked_labels(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """``labels_B`` and ``weights_B`` of samples that hold ``label`` and ``weight``."""
+    return {
+        "labels_B": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
+        "weights_B": torch.tensor([sample["weight"] for sample in samples], dtype=torch.float32),
+    }
+
+
+class InEpochs:
+    """``num_samples`` samples of a run over ``rows``, as often as it takes, each time in another order."""
+
+    def __init__(self, rows: SampleSource, seed: int, num_samples: int) -> None:
+        self._rows = rows
+        self._seed = seed
+        self._num_samples = num_samples
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        epoch, place = divmod(index, len(self._rows))
+        row = int(permutation(self._seed, epoch, len(self._rows))[place])
+        return {**self._rows[row], "weight": 1.0}
+
+
+class Once:
+    """Every row once, and rows of weight 0 after them, ``num_samples`` together."""
+
+    def __init__(self, rows: SampleSource, num_samples: int) -> None:
+        assert len(rows) <= num_samples, (len(rows), num_samples)
+        self._rows = rows
+        self._num_samples = num_samples
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        counts = index < len(self._rows)
+        return {**self._rows[index if counts else 0], "weight": float(counts)}
+
+
+def whole_batches(num_rows: int, global_batch_samples: int) -> int:
+    """Samples of the fewest global batches that hold every row."""
+    return -(-num_rows // global_batch_samples) * global_batch_samples
+
+
+@lru_cache(maxsize=4)
+def permutation(seed: int, epoch: int, num_rows: int) -> np.ndarray:
+    """The order of the rows in the 0-based ``epoch``, int64 [N]."""
+    # numpy promises that what this generator draws does not change with its version.
+    return np.random.RandomState([seed, epoch]).permutation(num_rows)

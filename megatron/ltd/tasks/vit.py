@@ -1,0 +1,121 @@
+"""Finetuning a vision transformer, or training one: labelled images, the class of each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron.ltd.accounting import ModelShape, num_image_parameters
+from megatron.ltd.config import RunConfig
+from megatron.ltd.data.config import ImageDataConfig
+from megatron.ltd.data.epochs import InEpochs, Once, whole_batches
+from megatron.ltd.data.images import ImageBatch, build_image_batch, open_images
+from megatron.ltd.data.microbatches import Collate, SampleSource
+from megatron.ltd.errors import UserError
+from megatron.ltd.models import vit
+from megatron.ltd.models.config import ViTConfig
+from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.sequence import SequenceShard
+from megatron.ltd.tasks.base import Task
+from megatron.ltd.training.classification import Classification
+
+_CLASSES = "the classes (of the training images, or --num-classes)"
+
+
+class ViT(Task):
+    """The images of a run, checked, and what is made of them. The whole validation set is evaluated, each time."""
+
+    every_layer_needs_data = False
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.train_images, self.valid_images = open_images(config.data, config.model)
+        if self.valid_images is None and config.training.eval_iters:
+            raise UserError("--valid-data-path is missing: give images to evaluate on, or --eval-iters 0")
+        self._check_normalisation()
+        self.classes = self.train_images.classes
+        self.objective = Classification(len(self.classes), lambda model, batch: model(batch.images_BCHW))
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The model without its head."""
+        model: ViTConfig = self.config.model
+        return model.identity()
+
+    @property
+    def order(self) -> Mapping[str, Any]:
+        """Seed, classes, and the training images by content."""
+        names = hashlib.sha256("\n".join(self.classes).encode()).hexdigest()[:6]
+        return {
+            "--seed": self.config.training.seed,
+            _CLASSES: f"{len(self.classes)} ({names})",
+            "the training images (--data-path, or --train-data-path)": self.train_images.fingerprint[:12],
+        }
+
+    @property
+    def fingerprints(self) -> Mapping[str, Sequence[str]]:
+        found = {"training": [self.train_images.fingerprint]}
+        return found if self.valid_images is None else found | {"validation": [self.valid_images.fingerprint]}
+
+    @property
+    def shape(self) -> ModelShape:
+        model: ViTConfig = self.config.model
+        return model.shape(len(self.classes))
+
+    @property
+    def num_parameters(self) -> int:
+        model: ViTConfig = self.config.model
+        return num_image_parameters(
+            self.shape, linear_bias=model.add_bias_linear, norm_bias=model.normalization == "LayerNorm"
+        )
+
+    @property
+    def num_token_ids(self) -> int:
+        """Raises ``UserError``: the tokens of an image have no ids to learn of."""
+        raise UserError("--token-bypass-selector is importance: images have no vocabulary to learn it of; use random")
+
+    @property
+    def outputs(self) -> str:
+        return f"{len(self.classes)} classes"
+
+    def new_weights(self, stored: Mapping[str, Any]) -> tuple[str, ...]:
+        """The head, where the checkpoint tells other classes apart."""
+        return () if stored["order"][_CLASSES] == self.order[_CLASSES] else (vit.HEAD,)
+
+    def eval_samples(self, global_batch_samples: int) -> int:
+        """The whole validation set, whatever else --eval-iters says than 0."""
+        if self.valid_images is None or not self.config.training.eval_iters:
+            return 0
+        return whole_batches(len(self.valid_images), global_batch_samples)
+
+    def build_chunks(self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool) -> list[vit.ViT]:
+        """See ``models.vit.build_chunks``."""
+        seed = self.config.training.seed
+        return vit.build_chunks(
+            self.config.model, core_config, len(self.classes), mesh, seed=seed, explicit_mask=explicit_mask
+        )
+
+    def build_data(
+        self, train_samples: int, valid_samples: int, *, reads: bool
+    ) -> tuple[SampleSource | None, SampleSource | None]:
+        """The training images in epochs, and the validation images once. Every rank reads: the model is one stage."""
+        train = InEpochs(self.train_images, self.config.training.seed, train_samples)
+        return train, None if self.valid_images is None or not valid_samples else Once(self.valid_images, valid_samples)
+
+    def collate(self, shard: SequenceShard, *, whole_tokens: bool) -> Collate[ImageBatch]:
+        """See ``data.images.build_image_batch``."""
+        data: ImageDataConfig = self.config.data
+        return partial(build_image_batch, mean=data.image_mean, std=data.image_std)
+
+    def _check_normalisation(self) -> None:
+        data, channels = self.config.data, self.config.model.num_channels
+        for flag, values in (("--image-mean", data.image_mean), ("--image-std", data.image_std)):
+            if len(values) not in (1, channels):
+                raise UserError(
+                    f"{flag} has {len(values)} values: give one for all channels, or one for each of --num-channels "
+                    f"{channels}"
+                )

@@ -12,11 +12,12 @@ A layer whose n kept tokens attend to all S (``StepPlan.entry_layers``) projects
 the fused projection does, and has pairs = n (S + 1) / 2 causal, the expected number of a uniform draw, n * S otherwise.
 
     LM head                    2 S H V                  always all S positions: every token is in the loss
+    layers in BERT's head      2 S H H                  before the LM head
 
 Backward computes two products (for the input and for the weight) where forward computes one: a step is 3 x forward.
 Layers are summed one by one. Attention is quadratic in n, so the mean of n over layers or steps would give too little.
 
-Left out: norms, softmax, activations, rotary, biases, embedding lookup, loss, gathering and scattering, optimizer, and
+Left out: norms, softmax, activations, rotary, biases, embedding lookup, loss, sentence order (one token), gathering and scattering, optimizer, and
 the forward work that activation recompute repeats (it is cost, not useful work). Causal attention counts as a kernel
 that skips what the mask hides; padding inside a sample counts as tokens. No torch here, and no clock.
 """
@@ -33,7 +34,7 @@ class ModelShape:
     """The sizes of a decoder or encoder that decide its FLOPs and parameters; names as in Megatron-Core.
 
     ``vocab_size`` is the padded one, as computed; ``seq_length`` S in tokens; ``gated_mlp`` is SwiGLU and its kin;
-    ``causal`` is False for an encoder.
+    ``causal`` is False for an encoder; ``head_layers`` are H x H layers between the last layer and the LM head.
     """
 
     num_layers: int
@@ -46,6 +47,7 @@ class ModelShape:
     vocab_size: int
     seq_length: int
     causal: bool = True
+    head_layers: int = 0
 
     @property
     def query_size(self) -> int:
@@ -72,8 +74,8 @@ def layer_flops(shape: ModelShape, kept_tokens: int, *, attends_to_all: bool = F
 
 
 def head_flops(shape: ModelShape) -> int:
-    """Forward FLOPs of the LM head for one sample: all S positions over the padded vocabulary."""
-    return 2 * shape.seq_length * shape.hidden_size * shape.vocab_size
+    """Forward FLOPs of the LM head for one sample: all S positions over the padded vocabulary, and its own layers."""
+    return 2 * shape.seq_length * shape.hidden_size * (shape.vocab_size + shape.head_layers * shape.hidden_size)
 
 
 def step_flops(shape: ModelShape, plan: StepPlan, num_samples: int) -> int:
@@ -134,3 +136,15 @@ def num_parameters(
     norm = hidden * (2 if norm_bias else 1)
     embeddings = shape.vocab_size * hidden * (1 if tied_embeddings else 2) + learned_positions * hidden
     return embeddings + shape.num_layers * (weights + biases + 2 * norm) + norm
+
+
+def num_bert_head_parameters(shape: ModelShape, *, sentence_order: bool, norm_bias: bool) -> int:
+    """Parameters that BERT has beside those of ``num_parameters``, exactly.
+
+    Its head's layers, each with bias and a norm, and the bias of the logits; with ``sentence_order`` the embedding of
+    two sentence types, the pooler and the two logits of the order.
+    """
+    hidden = shape.hidden_size
+    dense = hidden * hidden + hidden
+    head = shape.head_layers * (dense + hidden * (2 if norm_bias else 1)) + shape.vocab_size
+    return head + (2 * hidden + dense + 2 * hidden + 2 if sentence_order else 0)

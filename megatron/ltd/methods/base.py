@@ -95,6 +95,8 @@ class ModelFacts:
     seed: int
     sequence_runs: int = 1
     """Equal runs that context and sequence parallelism cut the sequence in; each must keep the same number."""
+    special_ids: tuple[int, ...] = ()
+    """Token ids that stand for no text, padding aside, where the tokenizer has such. Known once its files are read."""
 
 
 @dataclass(frozen=True)

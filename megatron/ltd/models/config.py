@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,6 +160,36 @@ class ModelConfig(LayersConfig):
             vocab_size=padded_vocab_size,
             seq_length=self.seq_length,
         )
+
+
+@dataclass(frozen=True)
+class BertModelConfig(ModelConfig):
+    """model"""
+
+    seq_length: int = flag(512, help="tokens in a sample, padding included")
+    bert_binary_head: bool = flag(
+        True, name="bert-no-binary-head", help="masked tokens alone: no sentence order, no sentence types"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seq_length < 5:
+            raise UserError(
+                f"--seq-length is {self.seq_length}: a sample holds [CLS], two [SEP] and a token of either sentence; "
+                "give at least 5"
+            )
+
+    @property
+    def sentence_types(self) -> int:
+        """Rows of the embedding that tells two sentences apart; 0 where there is one."""
+        return 2 if self.bert_binary_head else 0
+
+    def identity(self, padded_vocab_size: int) -> dict[str, Any]:
+        return {**super().identity(padded_vocab_size), "--bert-no-binary-head": not self.bert_binary_head}
+
+    def shape(self, padded_vocab_size: int) -> ModelShape:
+        """An encoder whose head has a layer of its own."""
+        return dataclasses.replace(super().shape(padded_vocab_size), causal=False, head_layers=1)
 
 
 @dataclass(frozen=True)

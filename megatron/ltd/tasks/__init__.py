@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from megatron.ltd.data.config import DataConfig
-from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.data.config import BertDataConfig, DataConfig
+from megatron.ltd.errors import UserError
+from megatron.ltd.models.config import BertModelConfig, ModelConfig
 from megatron.ltd.tasks.base import Entry, Task
-from megatron.ltd.tokenizers.config import TokenizerConfig
+from megatron.ltd.tokenizers.config import WORDPIECE_TYPES, TokenizerConfig
 
 if TYPE_CHECKING:
     from megatron.ltd.config import RunConfig
@@ -19,6 +20,26 @@ def _open_gpt(config: RunConfig) -> Task:
     return GPT(config)
 
 
+def _open_bert(config: RunConfig) -> Task:
+    from megatron.ltd.tasks.bert import BERT
+
+    return BERT(config)
+
+
+def _check_bert(config: RunConfig) -> None:
+    """Raises ``UserError`` for what BERT cannot do."""
+    if config.parallel.context_parallel_size > 1:
+        raise UserError(
+            f"--context-parallel-size is {config.parallel.context_parallel_size}: Megatron-Core's BERT numbers the "
+            "positions of a whole sample on every process; use 1, and --sequence-parallel to split activations"
+        )
+    if config.tokenizer.tokenizer_type not in (None, *WORDPIECE_TYPES):
+        raise UserError(
+            f"--tokenizer-type is {config.tokenizer.tokenizer_type}: BERT's samples need [CLS], [SEP], [MASK] and "
+            f"[PAD]; give {' or '.join(WORDPIECE_TYPES)}"
+        )
+
+
 GPT = Entry(
     name="GPT",
     description="Pretrain a GPT on Megatron-Core: dense, or with a method that computes less.",
@@ -26,4 +47,12 @@ GPT = Entry(
     open=_open_gpt,
 )
 
-TASKS = {entry.name: entry for entry in (GPT,)}
+BERT = Entry(
+    name="BERT",
+    description="Pretrain a BERT on Megatron-Core: dense, or with a method that computes less.",
+    parts={"model": BertModelConfig, "tokenizer": TokenizerConfig, "data": BertDataConfig},
+    open=_open_bert,
+    check=_check_bert,
+)
+
+TASKS = {entry.name: entry for entry in (GPT, BERT)}

@@ -35,6 +35,8 @@ class Entry:
     """The dataclasses of its own flags: "model" and "data", and "tokenizer" where it reads text."""
     open: Callable[[RunConfig], Task]
     """Check tokenizer and data. Raises ``UserError``."""
+    check: Callable[[RunConfig], None] | None = None
+    """Refuse flags that this task cannot do together, before anything is read. Raises ``UserError``."""
 
 
 class Task(Protocol):
@@ -70,6 +72,11 @@ class Task(Protocol):
     @property
     def num_token_ids(self) -> int:
         """How many ids the samples' tokens have. Asked where a method learns of them."""
+        ...
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Token ids that stand for no text, padding aside; none where samples hold text alone."""
         ...
 
     @property

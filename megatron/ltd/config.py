@@ -59,6 +59,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_model(self.parallel, self.model)
+        if self.task.check is not None:
+            self.task.check(self)
         self.build_method()
 
     @property
@@ -66,14 +68,18 @@ class RunConfig:
         """Every part but the methods, by name."""
         return {name: getattr(self, name) for name in (*self.task.parts, *PARTS)}
 
-    def build_method(self) -> Method:
-        """The method that the flags switch on. Raises ``UserError`` where it does not fit the model."""
+    def build_method(self, special_ids: tuple[int, ...] = ()) -> Method:
+        """The method that the flags switch on. Raises ``UserError`` where it does not fit the model.
+
+        ``special_ids`` are the tokenizer's; a plan does not depend on them.
+        """
         facts = ModelFacts(
             num_layers=self.model.num_layers,
             seq_length=self.model.seq_length,
             seed=self.training.seed,
             sequence_runs=sequence_runs(self.parallel),
             seq_length_name=self.model.seq_length_name,
+            special_ids=special_ids,
         )
         return build_method(METHODS, self.methods, facts)
 

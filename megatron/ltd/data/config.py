@@ -144,6 +144,21 @@ class ImageDataConfig(ReadingConfig):
             raise UserError(f"--image-std {' '.join(map(str, self.image_std))}: each must be above 0")
 
 
+@dataclass(frozen=True)
+class BertDataConfig(IndexedDataConfig):
+    """data"""
+
+    mask_prob: float = flag(0.15, help="share of a sample's tokens that the model must guess")
+    short_seq_prob: float = flag(0.1, help="share of samples that are cut to a random, shorter length")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.mask_prob < 1.0:
+            raise UserError(f"--mask-prob is {self.mask_prob}: it must be above 0 and below 1; BERT's is 0.15")
+        if not 0.0 <= self.short_seq_prob <= 1.0:
+            raise UserError(f"--short-seq-prob is {self.short_seq_prob}: it must be in [0, 1]; BERT's is 0.1")
+
+
 def parse_blend(flag_spelling: str, values: Sequence[str]) -> Blend:
     """Read what follows ``--data-path``: see the top of this file. Raises ``UserError`` naming ``flag_spelling``."""
     shown = f"{flag_spelling} {' '.join(values)}"

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
-from megatron.ltd.data.config import Blend, DataConfig
+from megatron.ltd.data.config import Blend, DataConfig, IndexedDataConfig
 from megatron.ltd.data.indexed import IndexedInfo, check_indexed_dataset
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.errors import UserError
@@ -46,7 +47,7 @@ class _Dataset(GPTDataset):
 
 
 def check_sources(
-    config: DataConfig, tokenizer: Tokenizer, *, read_tokens: bool = True
+    config: IndexedDataConfig, tokenizer: Tokenizer, *, read_tokens: bool = True
 ) -> dict[str, tuple[IndexedInfo, ...]]:
     """Check every dataset that the flags name; by flag, what each of its prefixes holds (in the order given).
 
@@ -85,12 +86,35 @@ def build_datasets(
     no documents, and when the index cache cannot be written.
     """
     samples = (train_samples, valid_samples, 0)
-    is_first = not _is_distributed() or torch.distributed.get_rank() == 0
     with together():
-        sources = check_sources(config, tokenizer, read_tokens=is_first)
-        core_config = _core_config(config, sources, samples, seq_length=seq_length, seed=seed, tokenizer=tokenizer)
-        _check_splits(core_config, sources, samples)
-    builder = BlendedMegatronDatasetBuilder(_Dataset, list(samples), lambda: build_on_this_rank, core_config)
+        sources = check_sources(config, tokenizer, read_tokens=is_first_rank())
+        core_config = _Config(
+            **blend_settings(config, sources, samples),
+            random_seed=seed,
+            sequence_length=seq_length,
+            tokenizer=tokenizer,  # not core's class, and all that GPTDataset asks of one
+            reset_position_ids=config.reset_position_ids,
+            reset_attention_mask=config.reset_attention_mask,
+            eod_mask_loss=config.eod_mask_loss,
+            create_attention_mask=False,
+        )
+        check_splits(core_config, sources, samples, number_of=lambda info: info.sequences)
+    return build_splits(_Dataset, core_config, samples, build_on_this_rank=build_on_this_rank)
+
+
+def build_splits(
+    dataset_class: type, core_config: Any, samples: Sequence[int], *, build_on_this_rank: bool
+) -> tuple[SampleSource | None, SampleSource | None]:
+    """Megatron-Core's builder on a checked configuration, for any of its datasets. Every rank calls this.
+
+    Raises ``UserError`` when the index cache cannot be written, or is not to be seen from here.
+    """
+    if core_config.split_matrix is not None:
+        # A split nobody reads is not built: core would index it, and never finish if it holds no documents.
+        core_config.split_matrix = [
+            bounds if wanted else None for bounds, wanted in zip(core_config.split_matrix, samples, strict=True)
+        ]
+    builder = BlendedMegatronDatasetBuilder(dataset_class, list(samples), lambda: build_on_this_rank, core_config)
     try:
         with _quiet_core():
             train, valid, _ = builder.build()
@@ -99,8 +123,9 @@ def build_datasets(
         cause = error if isinstance(error, OSError) else error.__cause__
         if not isinstance(cause, OSError):
             raise
-        where = f"--data-cache-path {config.data_cache_path}" if config.data_cache_path else "the folder of the data"
-        if isinstance(cause, FileNotFoundError) and not is_first:
+        cache = core_config.path_to_cache
+        where = f"--data-cache-path {cache}" if cache else "the folder of the data"
+        if isinstance(cause, FileNotFoundError) and not is_first_rank():
             raise UserError(
                 f"{where}: the sample indices that rank 0 wrote there are not to be seen here ({cause}); give a folder "
                 "that all nodes share with --data-cache-path"
@@ -111,43 +136,25 @@ def build_datasets(
     return train, valid
 
 
-def _core_config(
-    config: DataConfig,
-    sources: dict[str, tuple[IndexedInfo, ...]],
-    samples: Sequence[int],
-    *,
-    seq_length: int,
-    seed: int,
-    tokenizer: Tokenizer,
-) -> _Config:
+def blend_settings(
+    config: IndexedDataConfig, sources: Mapping[str, tuple[IndexedInfo, ...]], samples: Sequence[int]
+) -> dict[str, Any]:
+    """What every configuration of Megatron-Core's builder says of where the data are, and what they hold."""
     blends = {flag: _weighted(blend, sources[flag]) for flag, blend in config.blends().items()}
     blend = blends.get("--data-path")
     per_split = [
         blends.get(f"--{name}-data-path") if wanted else None
         for name, wanted in zip(_CORE_SPLITS, samples, strict=True)
     ]
-    core_config = _Config(
-        random_seed=seed,
-        sequence_length=seq_length,
-        blend=blend,
-        blend_per_split=None if blend else per_split,
-        split=config.split if blend else None,
-        num_dataset_builder_threads=config.num_dataset_builder_threads,
-        path_to_cache=config.data_cache_path,
-        mmap_bin_files=config.mmap_bin_files,
-        tokenizer=tokenizer,  # not core's class, and all that GPTDataset asks of one
-        reset_position_ids=config.reset_position_ids,
-        reset_attention_mask=config.reset_attention_mask,
-        eod_mask_loss=config.eod_mask_loss,
-        create_attention_mask=False,
-        data_fingerprints=tuple(info.fingerprint for infos in sources.values() for info in infos),
-    )
-    if core_config.split_matrix is not None:
-        # A split nobody reads is not built: core would index it, and never finish if it holds no documents.
-        core_config.split_matrix = [
-            bounds if wanted else None for bounds, wanted in zip(core_config.split_matrix, samples, strict=True)
-        ]
-    return core_config
+    return {
+        "blend": blend,
+        "blend_per_split": None if blend else per_split,
+        "split": config.split if blend else None,
+        "num_dataset_builder_threads": config.num_dataset_builder_threads,
+        "path_to_cache": config.data_cache_path,
+        "mmap_bin_files": config.mmap_bin_files,
+        "data_fingerprints": tuple(info.fingerprint for infos in sources.values() for info in infos),
+    }
 
 
 def _weighted(blend: Blend, infos: Sequence[IndexedInfo]) -> tuple[list[str], list[float] | None]:
@@ -160,28 +167,46 @@ def _weighted(blend: Blend, infos: Sequence[IndexedInfo]) -> tuple[list[str], li
     return list(blend.prefixes), None if weights is None else list(weights)
 
 
-def _check_splits(core_config: _Config, sources: dict[str, tuple[IndexedInfo, ...]], samples: Sequence[int]) -> None:
-    """Refuse a split that is asked for and has no documents in one of its datasets."""
+def check_splits(
+    core_config: Any,
+    sources: Mapping[str, tuple[IndexedInfo, ...]],
+    samples: Sequence[int],
+    *,
+    number_of: Callable[[IndexedInfo], int],
+) -> list[tuple[str, IndexedInfo, range]]:
+    """Refuse a split that is asked for and has no documents in one of its datasets.
+
+    ``number_of`` a dataset is what core splits it by. Returns each split that is asked for, by its name, with each of
+    its datasets and the documents that it has of it.
+    """
+    parts = []
     for number, (name, wanted) in enumerate(zip(_CORE_SPLITS, samples, strict=True)):
         if not wanted:
             continue
         if core_config.split_matrix is None:
-            if f"--{name}-data-path" not in sources:
-                raise UserError(f"--{name}-data-path is missing: {wanted} {name} samples are asked for")
+            own_flag = f"--{name}-data-path"
+            if own_flag not in sources:
+                raise UserError(f"{own_flag} is missing: {wanted} {name} samples are asked for")
+            parts += [(name, info, range(number_of(info))) for info in sources[own_flag]]
             continue
         bounds = core_config.split_matrix[number]
         for info in sources["--data-path"]:
-            first, end = (round(bound * float(info.sequences)) for bound in bounds or (0.0, 0.0))
+            first, end = (round(bound * float(number_of(info))) for bound in bounds or (0.0, 0.0))
             if end <= first:
                 raise UserError(
-                    f"--split {core_config.split}: leaves none of the {info.sequences} documents of {info.prefix} for "
+                    f"--split {core_config.split}: leaves none of the {number_of(info)} documents of {info.prefix} for "
                     f"{name}, and {wanted} {name} samples are asked for; give {name} a larger share, or the splits "
                     "data of their own with --train-data-path and its siblings"
                 )
+            parts.append((name, info, range(first, end)))
+    return parts
 
 
-def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+def is_first_rank() -> bool:
+    """Whether this process writes what all read: rank 0, or the only one."""
+    return not (torch.distributed.is_available() and torch.distributed.is_initialized()) or (
+        torch.distributed.get_rank() == 0
+    )
 
 
 @contextlib.contextmanager

@@ -35,6 +35,8 @@ class Entry:
     """The dataclasses of its own flags: "model" and "data", and "tokenizer" where it reads text."""
     open: Callable[[RunConfig], Task]
     """Check tokenizer and data. Raises ``UserError``."""
+    check: Callable[[RunConfig], None] | None = None
+    """Refuse flags that this task cannot do together, before anything is read. Raises ``UserError``."""
 
 
 class Task(Protocol):
@@ -76,6 +78,11 @@ class Task(Protocol):
     def outputs(self) -> str:
         """What the model tells apart, for the header."""
         return f"vocabulary {self.shape.vocab_size}"
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Token ids that stand for no text, padding aside; none where samples hold text alone."""
+        return ()
 
     @property
     def every_layer_needs_data(self) -> bool:

@@ -14,7 +14,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.ltd.accounting import ModelShape, num_parameters
 from megatron.ltd.config import RunConfig
 from megatron.ltd.data.batch import Batch, build_batch
-from megatron.ltd.data.config import DataConfig
+from megatron.ltd.data.config import IndexedDataConfig
 from megatron.ltd.data.datasets import build_datasets, check_sources
 from megatron.ltd.data.indexed import IndexedInfo
 from megatron.ltd.data.microbatches import Collate, SampleSource
@@ -74,6 +74,10 @@ class GPT(Task):
         return self.tokenizer.vocab_size
 
     @property
+    def special_ids(self) -> tuple[int, ...]:
+        return ()
+
+    @property
     def every_layer_needs_data(self) -> bool:
         return self.config.data.reset_attention_mask
 
@@ -123,7 +127,7 @@ def weights_identity(model: ModelConfig, tokenizer: Tokenizer, padded_vocab_size
 
 def data_order(config: RunConfig, sources: Mapping[str, Sequence[IndexedInfo]]) -> dict[str, Any]:
     """What decides the order of samples and the draw of kept tokens, by flag. Data count by content, not by path."""
-    data: DataConfig = config.data
+    data: IndexedDataConfig = config.data
     spelling = "--data-path" if "--data-path" in sources else "--train-data-path"
     blend = data.blends()[spelling]
     content = [[info.fingerprint for info in sources[spelling]], blend.weights, data.data_path and data.split]

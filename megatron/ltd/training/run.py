@@ -96,7 +96,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     route.install()
     with together():  # a file may be missing on one node alone
         task = config.task.open(config)
-    shape, method = task.shape, config.build_method()
+    shape, method = task.shape, config.build_method(task.special_ids)
     learned_V = method.unlearned(task.num_token_ids).to(mesh.device) if method.learns else None
     identity = {"the model (its script)": config.task.name, **task.identity}
     order = dict(task.order)

@@ -59,7 +59,9 @@ class TokenBypassConfig:
     token_bypass_entry: str = flag(
         "all", choices=("all", "kept"), help="what kept tokens attend to in the span's first layer: all tokens, or kept"
     )
-    token_bypass_special_ids: tuple[int, ...] = flag((), help="ids of tokens that importance always keeps")
+    token_bypass_special_ids: tuple[int, ...] = flag(
+        (), help="ids of tokens that importance always keeps (default: the tokenizer's special ones, such as [CLS])"
+    )
     token_bypass_strata: int = flag(
         1, help="cut the sequence in this many equal runs, each keeping its share of the tokens"
     )
@@ -128,6 +130,11 @@ class TokenBypass(Method):
         return cls(facts, schedule, span, config)
 
     @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids of tokens that importance always keeps."""
+        return self.config.token_bypass_special_ids or (self.facts.special_ids if self.learns else ())
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """The span, its schedule, and how its tokens are chosen."""
         return {
@@ -136,7 +143,7 @@ class TokenBypass(Method):
             "--token-bypass-layers": f"{self.span[0]}-{self.span[-1]}",
             "--token-bypass-selector": self.config.token_bypass_selector,
             "--token-bypass-entry": self.config.token_bypass_entry,
-            "--token-bypass-special-ids": list(self.config.token_bypass_special_ids),
+            "--token-bypass-special-ids": list(self.special_ids),
         }
 
     def plan(self, step: int) -> StepPlan:
@@ -154,7 +161,7 @@ class TokenBypass(Method):
         """Every id as important as any other. Raises ``UserError`` for special ids outside the vocabulary."""
         from megatron.ltd.methods.token_bypass.importance import start_importance
 
-        outside = [number for number in self.config.token_bypass_special_ids if not 0 <= number < vocab_size]
+        outside = [number for number in self.special_ids if not 0 <= number < vocab_size]
         if outside:
             raise UserError(
                 f"--token-bypass-special-ids {outside[0]} is outside the vocabulary: ids of this tokenizer go from 0 "
@@ -176,7 +183,7 @@ class TokenBypass(Method):
         if not self.learns:
             return kept_indices(seed, samples.ids_B, self.span[0], seq_length, kept_tokens, strata)
         assert samples.tokens_BS is not None and samples.learned_V is not None, "importance is that of tokens"
-        importance_BS = importance_of(samples.tokens_BS, samples.learned_V, self.config.token_bypass_special_ids)
+        importance_BS = importance_of(samples.tokens_BS, samples.learned_V, self.special_ids, samples.padding_BS)
         keys_BS = token_keys(seed, samples.ids_B, self.span[0], seq_length)
         return most_important(importance_BS, keys_BS, kept_tokens, strata)
 

@@ -22,8 +22,8 @@ Layers are summed one by one. Attention is quadratic in n, so the mean of n over
 
 Left out: norms, softmax, activations, rotary, biases, embedding lookup, loss, sentence order (one token), gathering and
 scattering, optimizer, and the forward work that activation recompute repeats (it is cost, not useful work). Causal
-attention counts as a kernel that skips what the mask hides; padding inside a sample counts as tokens. No torch here, and
-no clock.
+attention counts as a kernel that skips what the mask hides; padding inside a sample counts as tokens. No torch here,
+and no clock.
 """
 
 from __future__ import annotations
@@ -179,3 +179,23 @@ def num_bert_head_parameters(shape: ModelShape, *, sentence_order: bool, norm_bi
     dense = hidden * hidden + hidden
     head = shape.head_layers * (dense + hidden * (2 if norm_bias else 1)) + shape.vocab_size
     return head + (2 * hidden + dense + 2 * hidden + 2 if sentence_order else 0)
+
+
+def num_classifier_parameters(
+    shape: ModelShape,
+    *,
+    vocab_size: int,
+    learned_positions: int,
+    sentence_types: int,
+    linear_bias: bool,
+    norm_bias: bool,
+) -> int:
+    """Parameters of a BERT that tells classes apart, exactly: embeddings, layers, final norm, pooler and head.
+
+    ``shape`` has the classes in place of the vocabulary, whose padded size is ``vocab_size``; ``sentence_types``: rows
+    of the embedding that tells two sentences apart. Pooler and head have a bias always.
+    """
+    hidden = shape.hidden_size
+    embeddings = (vocab_size + learned_positions + sentence_types) * hidden
+    pooler, head = (hidden + 1) * hidden, (hidden + 1) * shape.vocab_size
+    return embeddings + block_parameters(shape, linear_bias=linear_bias, norm_bias=norm_bias) + pooler + head

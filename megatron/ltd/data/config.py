@@ -145,6 +145,26 @@ class ImageDataConfig(ReadingConfig):
 
 
 @dataclass(frozen=True)
+class LabelledTextConfig(ReadingConfig):
+    """labelled sentences"""
+
+    train_data_path: str | None = flag(
+        None, metavar="FILE", help="labelled sentences, .tsv (the first line names the columns) or .jsonl"
+    )
+    valid_data_path: str | None = flag(None, metavar="FILE", help="held-out ones, all of which every evaluation takes")
+    text_column: str = flag("text", help="column of a .tsv file, or key of a .jsonl line, that holds the sentence")
+    text_pair_column: str | None = flag(
+        None, metavar="TEXT", help="the same of the second sentence, where samples are pairs"
+    )
+    label_column: str = flag("label", help="the same of the label, a word or a whole number")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train_data_path is None:
+            raise UserError("--train-data-path is missing: give a .tsv or .jsonl file of labelled sentences")
+
+
+@dataclass(frozen=True)
 class BertDataConfig(IndexedDataConfig):
     """data"""
 

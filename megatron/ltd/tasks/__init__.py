@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from megatron.ltd.data.config import BertDataConfig, DataConfig, ImageDataConfig
+from megatron.ltd.data.config import BertDataConfig, DataConfig, ImageDataConfig, LabelledTextConfig
 from megatron.ltd.errors import UserError
 from megatron.ltd.models.config import BertModelConfig, ModelConfig, ViTConfig
 from megatron.ltd.tasks.base import Entry, Task
@@ -24,6 +24,12 @@ def _open_bert(config: RunConfig) -> Task:
     from megatron.ltd.tasks.bert import BERT
 
     return BERT(config)
+
+
+def _open_bert_classifier(config: RunConfig) -> Task:
+    from megatron.ltd.tasks.bert_classifier import BertClassification
+
+    return BertClassification(config)
 
 
 def _check_bert(config: RunConfig) -> None:
@@ -61,6 +67,15 @@ BERT = Entry(
     check=_check_bert,
 )
 
+BERT_CLASSIFIER = Entry(
+    name="BERT classifier",
+    description="Finetune a BERT on labelled sentences: dense, or with a method that computes less.",
+    parts={"model": BertModelConfig, "tokenizer": TokenizerConfig, "data": LabelledTextConfig},
+    open=_open_bert_classifier,
+    check=_check_bert,
+    weights="BERT",
+)
+
 VIT = Entry(
     name="ViT",
     description="Finetune a vision transformer on Megatron-Core: dense, or with a method that computes less.",
@@ -68,4 +83,4 @@ VIT = Entry(
     open=_open_vit,
 )
 
-TASKS = {entry.name: entry for entry in (GPT, BERT, VIT)}
+TASKS = {entry.name: entry for entry in (GPT, BERT, BERT_CLASSIFIER, VIT)}

@@ -37,6 +37,8 @@ class Entry:
     """Check tokenizer and data. Raises ``UserError``."""
     check: Callable[[RunConfig], None] | None = None
     """Refuse flags that this task cannot do together, before anything is read. Raises ``UserError``."""
+    weights: str | None = None
+    """The task whose weights it starts from, where that is another one."""
 
 
 class Task(Protocol):

@@ -98,7 +98,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
         task = config.task.open(config)
     shape, method = task.shape, config.build_method(task.special_ids)
     learned_V = method.unlearned(task.num_token_ids).to(mesh.device) if method.learns else None
-    identity = {"the model (its script)": config.task.name, **task.identity}
+    identity = {"the model": config.task.weights or config.task.name, **task.identity}
     order = dict(task.order)
     agree({**identity, **order}, "give every node the same files")
     start = find_start(config, identity, order, mesh)

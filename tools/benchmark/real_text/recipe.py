@@ -178,7 +178,8 @@ class RunSpec:
     planned_flops: int
     folder: Path
     flags: tuple[str, ...]
-    """Of ``pretrain_gpt_ltd.py``; it saves in ``folder``, so that starting it again goes on."""
+    """Of ``script``; it saves in ``folder``, so that starting it again goes on."""
+    script: str = "pretrain_gpt_ltd.py"
 
     @property
     def name(self) -> str:

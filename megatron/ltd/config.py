@@ -14,6 +14,8 @@ from typing import Any
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import FlagParser, add_flags, flag_values, read_flags
+from megatron.ltd.hugging_face.config_file import is_hugging_face
+from megatron.ltd.hugging_face.model import described_flags
 from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Method, ModelFacts, build_method
 from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
@@ -117,12 +119,13 @@ def build_parser(task: Entry = GPT) -> FlagParser:
 def parse_run_config(arguments: Sequence[str] | None, task: Entry = GPT) -> RunConfig:
     """Read the command line. Raises ``UserError`` for values that no run can have.
 
-    With ``--use-checkpoint-args`` the model's shape and the tokenizer of the checkpoint replace the defaults; a flag
-    that was typed still wins.
+    With ``--use-checkpoint-args`` the model's shape and the tokenizer of the checkpoint, or of the Hugging Face folder,
+    replace the defaults; a flag that was typed still wins.
     """
     namespace = build_parser(task).parse_args(arguments)
     if getattr(namespace, "use_checkpoint_args", False) and hasattr(namespace, "load"):
-        stored = stored_config(Path(namespace.load))
+        folder = Path(namespace.load)
+        stored = described_flags(folder) if is_hugging_face(folder) else stored_config(folder)
         for part in {"model", "tokenizer"} & task.parts.keys():
             for name, value in stored[part].items():
                 if not hasattr(namespace, name):

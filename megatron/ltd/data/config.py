@@ -108,6 +108,9 @@ class DataConfig(IndexedDataConfig):
     reset_position_ids: bool = flag(False, help="positions start at 0 after every end of document")
     reset_attention_mask: bool = flag(False, help="tokens attend only within their own document")
     eod_mask_loss: bool = flag(False, help="no loss where the input token is an end of document")
+    full_validation: bool = flag(
+        False, help="an evaluation takes all validation data, each token once, instead of --eval-iters batches"
+    )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,12 @@ def _open_gpt(config: RunConfig) -> Task:
     return GPT(config)
 
 
+def _check_gpt(config: RunConfig) -> None:
+    """Raises ``UserError`` for evaluations that never take place."""
+    if config.data.full_validation and not config.training.eval_iters:
+        raise UserError("--full-validation is given with --eval-iters 0, which evaluates never: drop one")
+
+
 def _open_bert(config: RunConfig) -> Task:
     from megatron.ltd.tasks.bert import BERT
 
@@ -57,6 +63,7 @@ GPT = Entry(
     description="Pretrain a GPT on Megatron-Core: dense, or with a method that computes less.",
     parts={"model": ModelConfig, "tokenizer": TokenizerConfig, "data": DataConfig},
     open=_open_gpt,
+    check=_check_gpt,
 )
 
 BERT = Entry(

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from megatron.ltd.accounting import ModelShape
+from megatron.ltd.errors import UserError
 
 if TYPE_CHECKING:
     from megatron.core.transformer.module import MegatronModule
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from megatron.ltd.config import RunConfig
     from megatron.ltd.data.microbatches import Collate, SampleSource
+    from megatron.ltd.hugging_face.weights import ImportedModel
     from megatron.ltd.parallel.mesh import Mesh
     from megatron.ltd.sequence import SequenceShard
     from megatron.ltd.training.objective import Objective
@@ -101,6 +104,13 @@ class Task(Protocol):
         ``stored`` is what the checkpoint says of its run: its ``identity``, ``order`` and ``config``.
         """
         return ()
+
+    def open_imported(self, folder: Path) -> ImportedModel:
+        """The Hugging Face model in ``folder``, where its shape and tokenizer are this run's. Raises ``UserError``."""
+        raise UserError(
+            f"--load {folder} holds a Hugging Face model, and this command starts from its own checkpoints only: name "
+            "the folder of one"
+        )
 
     def build_chunks(
         self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool

@@ -26,7 +26,7 @@ from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.planner import RunPlan
 from megatron.ltd.sequence import SequenceShard
 from megatron.ltd.tasks.base import Task
-from megatron.ltd.training.checkpoint import Progress, TrainingState, load_checkpoint
+from megatron.ltd.training.checkpoint import Progress, TrainingState, load_checkpoint, load_imported
 from megatron.ltd.training.checkpoint_save import CheckpointSaver
 from megatron.ltd.training.clock import RunClock
 from megatron.ltd.training.log import RunLog
@@ -101,7 +101,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     identity = {"the model": config.task.weights or config.task.name, **task.identity}
     order = dict(task.order)
     agree({**identity, **order}, "give every node the same files")
-    start = find_start(config, identity, order, mesh)
+    start = find_start(config, identity, order, task.open_imported, mesh)
 
     global_batch_size = config.global_batch_size(mesh.data_parallel_size)
     clock = RunClock.build(shape, global_batch_size, method, config.training, config.optimizer)
@@ -228,6 +228,8 @@ def _build_state(
             stored_learned=start.stored.get("learned", False),
             new_weights=new_weights,
         )
+    elif start.imported is not None:
+        load_imported(start.imported, state)
     return state
 
 

@@ -2,7 +2,8 @@
 
     python tools/train_tokenizer.py --input data/corpus/train.jsonl --vocab-size 8192 --output-prefix data/python
 
-writes data/python.model; with --model-type wordpiece, data/python-vocab.txt. The work is in ``megatron.ltd.tokenizers.train``.
+writes data/python.model; with --model-type wordpiece, data/python-vocab.txt. The work is in
+``megatron.ltd.tokenizers.train``.
 """
 
 from __future__ import annotations

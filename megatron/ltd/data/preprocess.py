@@ -2,8 +2,9 @@
 
     --input files --documents--> chunks --encode (workers)--> ids --writer--> PREFIX_<key>_document.{bin,idx,json}
 
-With ``--split-sentences`` the output is ``PREFIX_<key>_sentence``, each document several sequences. Flags and output are Megatron-LM's, and the .json card (``indexed.DatasetCard``) is ours. The same input gives the same
-files whatever the number of workers. torch is imported only after the arguments hold.
+With ``--split-sentences`` the output is ``PREFIX_<key>_sentence``, each document several sequences. Flags and output
+are Megatron-LM's, and the .json card (``indexed.DatasetCard``) is ours. The same input gives the same files whatever
+the number of workers. torch is imported only after the arguments hold.
 """
 
 from __future__ import annotations

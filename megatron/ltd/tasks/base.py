@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from megatron.ltd.training.objective import Objective
 
 
+MODEL = "the model"
+"""Under which a checkpoint says what its weights are of, among what two runs must agree on."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One task on the command line."""

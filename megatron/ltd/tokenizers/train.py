@@ -1,11 +1,11 @@
-"""Trains a vocabulary: SentencePiece, whose encoding can be undone, or BERT's WordPiece.
+"""Trains a vocabulary: a SentencePiece model whose encoding can be undone, or BERT's WordPiece.
 
-decode(encode(text)) == text with SentencePiece, for source code too. What makes it so: no normalisation, no space put before the text, no spaces taken away, runs of spaces and line ends as
-pieces of their own, and byte pieces for everything that has none. Training reads the documents in passages that end at
-line ends; of more text than ``--max-train-mb`` it takes evenly spaced passages. The same input and flags give the same
-model.
+With SentencePiece decode(encode(text)) == text, for source code too. What makes it so: no normalisation, no space put
+before the text, no spaces taken away, runs of spaces and line ends as pieces of their own, and byte pieces for
+everything that has none. Training reads the documents in passages that end at line ends; of more text than
+``--max-train-mb`` it takes evenly spaced passages. The same input and flags give the same vocabulary.
 
-Not here: using a model (``sentencepiece``, ``wordpiece``), and how WordPiece is learned (``train_wordpiece``).
+Not here: using one (``sentencepiece``, ``wordpiece``), and how WordPiece is learned (``train_wordpiece``).
 """
 
 from __future__ import annotations
@@ -158,6 +158,7 @@ class _Passages:
         self.text_bytes = 0
 
     def __iter__(self) -> Iterator[str]:
+        self.text_bytes = 0
         for number, passage in enumerate(self._all()):
             # Keeps the share of passages in even steps: exactly where share * number passes a whole number.
             if int((number + 1) * self._share) > int(number * self._share):

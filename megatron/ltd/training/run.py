@@ -25,7 +25,7 @@ from megatron.ltd.parallel.layout import check_microbatches
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.planner import RunPlan
 from megatron.ltd.sequence import SequenceShard
-from megatron.ltd.tasks.base import Task
+from megatron.ltd.tasks.base import MODEL, Task
 from megatron.ltd.training.checkpoint import Progress, TrainingState, load_checkpoint, load_imported
 from megatron.ltd.training.checkpoint_save import CheckpointSaver
 from megatron.ltd.training.clock import RunClock
@@ -98,7 +98,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
         task = config.task.open(config)
     shape, method = task.shape, config.build_method(task.special_ids)
     learned_V = method.unlearned(task.num_token_ids).to(mesh.device) if method.learns else None
-    identity = {"the model": config.task.weights or config.task.name, **task.identity}
+    identity = {MODEL: config.task.weights or config.task.name, **task.identity}
     order = dict(task.order)
     agree({**identity, **order}, "give every node the same files")
     start = find_start(config, identity, order, task.open_imported, mesh)

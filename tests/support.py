@@ -31,7 +31,7 @@ from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh, initialize
-from megatron.ltd.tasks import BERT, GPT
+from megatron.ltd.tasks import BERT, BERT_CLASSIFIER, GPT
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.tokenizers.wordpiece import SPECIAL_PIECES
 from megatron.ltd.training.config import OptimizerConfig
@@ -40,6 +40,7 @@ from megatron.ltd.training.launch import launch
 REPOSITORY = Path(__file__).resolve().parents[1]
 VOCAB_SIZE = 32
 _WORDS = "the model keeps some of its tokens and every other token skips this layer".split()
+_TASKS = {"pretrain_gpt_ltd.py": GPT, "pretrain_bert_ltd.py": BERT, "finetune_bert_ltd.py": BERT_CLASSIFIER}
 _TIMINGS = ("step_seconds", "tokens_per_second")
 
 
@@ -246,7 +247,7 @@ class Finished:
 def parse(command: Sequence[str]) -> RunConfig:
     """What a command line asks for: a script and its flags; without a script pretrain_gpt_ltd.py's."""
     script, flags = ("pretrain_gpt_ltd.py", command) if command[0].startswith("-") else (command[0], command[1:])
-    return parse_run_config(flags, {"pretrain_gpt_ltd.py": GPT, "pretrain_bert_ltd.py": BERT}[script])
+    return parse_run_config(flags, _TASKS[script])
 
 
 def pretrain(command: Sequence[str], folder: Path) -> Finished:

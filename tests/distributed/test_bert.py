@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.distributed.layouts import LAYOUTS, RANDOM_LTD, RECOMPUTE
@@ -33,6 +35,13 @@ def test_equals_one_process(bert_runs: Runs, case: str) -> None:
 def test_recompute_changes_nothing(bert_runs: Runs) -> None:
     found = bert_runs.run(LAYOUTS["pp2"], *RANDOM_LTD, *RECOMPUTE["full uniform"])
     assert_same(found, bert_runs.reference(1, *RANDOM_LTD))
+
+
+def test_goes_on_under_another_layout(bert_runs: Runs, tmp_path: Path) -> None:
+    """Three steps under one and two under another, with what importance has learned."""
+    first = bert_runs.run(LAYOUTS["tp2 pp2"], *IMPORTANCE, "--save", str(tmp_path), "--exit-interval", "3")
+    moved = first.then(bert_runs.run(LAYOUTS["dp2 sharded"], *IMPORTANCE, "--load", str(tmp_path)))
+    assert_same(moved, bert_runs.reference(1, *IMPORTANCE))
 
 
 def test_these_runs_drop_tokens_and_pass_through_every_tensor(bert_runs: Runs) -> None:

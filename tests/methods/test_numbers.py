@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
+from megatron.core.datasets.indexed_dataset import IndexedDataset
 from torch import Tensor
 
 from megatron.ltd.data.batch import Batch
@@ -138,6 +141,20 @@ def test_accumulated_microbatches_equal_one_batch(mesh: Mesh, method: Method) ->
         assert result.loss == pytest.approx(whole.loss, rel=1e-6)
         assert result.grad_norm == pytest.approx(whole.grad_norm, rel=1e-6)
         assert max(relative_error(gradients[name], expected[name]) for name in expected) < 1e-6
+
+
+@pytest.mark.parametrize("flags", ["BERT"], indirect=True)
+def test_bert_learns_with_every_method(
+    flags: list[str], case: MethodCase, folder: Path, sentences: tuple[str, str]
+) -> None:
+    """Of words drawn at random how often each comes is all there is to learn, and of their order nothing."""
+    tokens = IndexedDataset(sentences[0])
+    share = numpy.bincount(numpy.concatenate([tokens[n] for n in range(len(tokens))])) / sum(tokens.sequence_lengths)
+    least = -sum(p * math.log(p) for p in share if p) + math.log(2)
+    more = "--train-iters 60 --micro-batch-size 16 --global-batch-size 16 --eval-iters 0 --lr 1e-2".split()
+    losses = pretrain([*flags, *case.dropping, *more], folder).column("loss")
+    assert sum(losses[:5]) / 5 > least + 0.3
+    assert sum(losses[-10:]) / 10 < least + 0.1
 
 
 def test_half_precision_follows_fp32(flags: list[str], case: MethodCase, folder: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from tests.reference.plain_gpt import PlainConfig, PlainLayer, PlainNorm
+from tests.reference.plain_gpt import PlainConfig, PlainLayer, PlainNorm, draw_parameters
 
 
 class PlainBERT(nn.Module):
@@ -33,11 +33,7 @@ class PlainBERT(nn.Module):
         self.head_bias = nn.Parameter(torch.empty(config.vocab_size))
         self.pooler = nn.Linear(hidden, hidden) if sentence_order else None
         self.order = nn.Linear(hidden, 2) if sentence_order else None
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(0.2 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
+        draw_parameters(self, seed)
 
     def forward(
         self,

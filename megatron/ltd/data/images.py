@@ -245,8 +245,8 @@ def _check_size(shown: str, found: tuple[int, ...], model: ViTConfig) -> None:
         height, width, channels = found
         raise UserError(
             f"{shown} holds images of {_size(found)} pixels and {channels} channel{'s' * (channels > 1)}, and the "
-            f"model takes {model.img_h} x {model.img_w} and {model.num_channels}: give --img-h {height} --img-w {width} "
-            f"--num-channels {channels} with a --patch-dim that divides them, or resize the images"
+            f"model takes {model.img_h} x {model.img_w} and {model.num_channels}: give --img-h {height} "
+            f"--img-w {width} --num-channels {channels} with a --patch-dim that divides them, or resize the images"
         )
 
 

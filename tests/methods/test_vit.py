@@ -118,22 +118,6 @@ def _plans(name: str) -> list:  # type: ignore[type-arg]
     return [method.plan(step) for step in range(NUM_STEPS)]
 
 
-RECOMPUTE = {
-    "full": "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1",
-    "selective": "--recompute-granularity selective",
-}
-
-
-@pytest.mark.parametrize("recompute", RECOMPUTE)
-def test_recompute_changes_nothing(
-    flags: list[str], case: MethodCase, name: str, straight: dict[str, Finished], tmp_path: Path, recompute: str
-) -> None:
-    """Bit for bit, dropout included."""
-    run = finetune([*flags, *case.dropping, *RECOMPUTE[recompute].split()], tmp_path / "run")
-    assert numbers(run) == numbers(straight[name])
-    assert_same_tensors(run.tensors(NUM_STEPS), straight[name].tensors(NUM_STEPS))
-
-
 def test_it_learns(flags: list[str], tmp_path: Path) -> None:
     """Accuracy and F1 over the ten validation images, of which no one fills a batch twice."""
     run = finetune([*flags, *CASES["random_ltd"].dropping, "--train-iters", "60"], tmp_path / "run")

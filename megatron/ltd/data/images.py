@@ -84,8 +84,11 @@ class FolderImages:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self._files[index]
-        with _pillow().open(path) as image:
-            pixels = np.asarray(image.convert("L" if self._num_channels == 1 else "RGB"))
+        try:
+            with _pillow().open(path) as image:
+                pixels = np.asarray(image.convert("L" if self._num_channels == 1 else "RGB"))
+        except OSError as error:
+            raise UserError(f"{path} cannot be read as an image ({error}): replace or remove it") from None
         return {"image": pixels.reshape(*pixels.shape[:2], self._num_channels), "label": label}
 
 

@@ -175,6 +175,11 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     write_image(folder / "3.png", pixels(0))
     assert "3.png has no label" in refused(folder) and "sub-folder named after its class" in refused(folder)
     (folder / "3.png").unlink()
+    whole = (folder / "cat" / "1.png").read_bytes()
+    (folder / "cat" / "1.png").write_bytes(whole[:-30])
+    images, _ = opened(folder)
+    with pytest.raises(UserError, match="1.png cannot be read as an image"):
+        images[1]
     (folder / "cat" / "1.png").write_bytes(b"no image")
     assert "1.png cannot be read as an image" in refused(folder)
     (tmp_path / "empty" / "cat").mkdir(parents=True)

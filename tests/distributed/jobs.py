@@ -26,6 +26,7 @@ from torch import Tensor
 from megatron.ltd.config import parse_run_config
 from megatron.ltd.methods.base import Method, Samples
 from megatron.ltd.parallel.mesh import initialize
+from megatron.ltd.tasks import TASKS
 from megatron.ltd.training.loop import train
 from megatron.ltd.training.optimizer import whole_weights
 from megatron.ltd.training.run import Run, build_run
@@ -69,9 +70,9 @@ class Record:
     """What the method has learned of each token id; None where it learns nothing"""
 
 
-def train_and_record(flags: Sequence[str]) -> Record:
-    """Train a whole run as the command line does, and record it."""
-    config = parse_run_config(flags)
+def train_and_record(flags: Sequence[str], task: str = "GPT") -> Record:
+    """Train a whole run as the task's command line does, and record it."""
+    config = parse_run_config(flags, TASKS[task])
     with initialize(config.parallel, agree_on=config.flag_values()) as mesh:
         run = build_run(config, mesh)
         try:
@@ -136,7 +137,8 @@ class _ListeningSource:
     def __getitem__(self, index: int) -> Any:
         sample = self.source[index]
         if sample:  # a stage in the middle of a pipeline reads no tokens
-            self.samples[index] = zlib.crc32(sample["tokens"].numpy().tobytes())
+            content = sample["tokens"] if "tokens" in sample else sample["image"]
+            self.samples[index] = zlib.crc32(np.asarray(content).tobytes())
         return sample
 
 

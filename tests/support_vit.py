@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from megatron.ltd.config import parse_run_config
+from megatron.ltd.errors import run_command
 from megatron.ltd.tasks import VIT
 from megatron.ltd.training.launch import launch
 from tests.support import Finished, read_run
@@ -44,3 +49,14 @@ def finetune(flags: Sequence[str], folder: Path) -> Finished:
     """Run ``finetune_vit_ltd.py`` with ``flags``, logging to and saving in ``folder``."""
     launch(parse_run_config([*flags, "--device", "cpu", "--save", str(folder)], VIT))
     return read_run(folder)
+
+
+def refusal(flags: Sequence[str]) -> str:
+    """The one line that ``finetune_vit_ltd.py`` refuses these flags with; its exit status is 2."""
+    stderr = io.StringIO()
+    with redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", ["finetune_vit_ltd.py"])
+        run_command(lambda: launch(parse_run_config(flags, VIT)))
+    (line,) = stderr.getvalue().splitlines()
+    assert end.value.code == 2
+    return line.removeprefix("finetune_vit_ltd.py: error: ")

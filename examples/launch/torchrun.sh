@@ -38,12 +38,14 @@ MASTER_ADDR="${MASTER_ADDR:-}"                   # that node's name or address; 
 MASTER_PORT="${MASTER_PORT:-29500}"
 RUN_ID="${RUN_ID:-megatron-ltd}"                 # the same on all nodes, another for each run
 MAX_RESTARTS="${MAX_RESTARTS:-0}"                # times that the processes are started again when one dies
+SCRIPT="${SCRIPT:-pretrain_gpt_ltd.py}"          # what each process runs: a script in the root of the checkout
 PYTHON="${PYTHON:-}"                             # empty: .venv if there is one, else python
 DRY_RUN="${DRY_RUN:-0}"
 for name in NPROC NNODES NODE_RANK MASTER_PORT MAX_RESTARTS; do whole_number "$name"; done
 ((NPROC >= 1 && NNODES >= 1)) || refuse "NPROC is $NPROC and NNODES is $NNODES: both are at least 1"
 ((NODE_RANK < NNODES)) || refuse "NODE_RANK is $NODE_RANK with NNODES $NNODES: nodes count from 0"
 ((NNODES == 1)) || [[ -n "$MASTER_ADDR" ]] || refuse "MASTER_ADDR is missing: with NNODES $NNODES name the first node"
+[[ -f "$root/$SCRIPT" ]] || refuse "SCRIPT is '$SCRIPT': give a script in the root of the checkout"
 if [[ -z "$PYTHON" ]]; then
     PYTHON=python
     [[ ! -x "$root/.venv/bin/python" ]] || PYTHON="$root/.venv/bin/python"
@@ -67,7 +69,7 @@ else
     command+=(--nnodes "$NNODES" --rdzv-backend c10d --rdzv-endpoint "$MASTER_ADDR:$MASTER_PORT" --rdzv-id "$RUN_ID")
     command+=(--rdzv-conf "is_host=$((NODE_RANK == 0))")
 fi
-command+=("$root/pretrain_gpt_ltd.py" "$@")
+command+=("$root/$SCRIPT" "$@")
 
 if [[ "$DRY_RUN" == 1 ]]; then
     printf '%q ' env "${settings[@]}" "${command[@]}"

@@ -30,7 +30,7 @@ else
     STEPS="${STEPS:-140000}"                      # 14 epochs of ImageNet's 1.28 million images
     MIN_KEPT_TOKENS="${MIN_KEPT_TOKENS:-32}"      # of 197, as in the paper: 196 patches of 16 x 16 pixels and [CLS]
     GRANULARITY="${GRANULARITY:-8}"               # as in the paper
-    GROWTH_STEPS="${GROWTH_STEPS:-$((STEPS * 64 / 100))}" # then 77.7 % of the layer tokens are computed, the paper's figure
+    GROWTH_STEPS="${GROWTH_STEPS:-$((STEPS * 61 / 100))}" # then 77.7 % of the layer tokens are computed, the paper's figure
     MICRO_BATCH="${MICRO_BATCH:-16}"              # images that a GPU computes at a time
     GLOBAL_BATCH="${GLOBAL_BATCH:-128}"
     LR="${LR:-5e-5}"

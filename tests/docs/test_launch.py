@@ -25,7 +25,9 @@ from tests.docs.test_readme import code_blocks
 from tests.regression.runs import metrics, tiny_flags, write_data
 
 FOLDER = Path("examples") / "launch"
-SETTINGS = "GPUS_PER_NODE NPROC NNODES NODE_RANK MASTER_ADDR MASTER_PORT RUN_ID MAX_RESTARTS PYTHON DRY_RUN".split()
+SETTINGS = (
+    "GPUS_PER_NODE NPROC NNODES NODE_RANK MASTER_ADDR MASTER_PORT RUN_ID MAX_RESTARTS SCRIPT PYTHON DRY_RUN".split()
+)
 
 
 def environment(**settings: str) -> dict[str, str]:
@@ -65,6 +67,13 @@ def test_one_node(repository: Path) -> None:
     ):
         shown = dry_run(repository, "torchrun.sh", *flags, OMP_NUM_THREADS="3", **settings)
         assert shown == [f"{command} --lr 1e-3 --data-path a\\ b"]
+
+
+def test_another_script(repository: Path) -> None:
+    shown = dry_run(repository, "torchrun.sh", SCRIPT="finetune_vit_ltd.py", OMP_NUM_THREADS="3", GPUS_PER_NODE="0")
+    assert shown == [CPU + ONE_NODE.format(1, repository).replace("pretrain_gpt_ltd.py", "finetune_vit_ltd.py")]
+    ended = run(repository, "torchrun.sh", SCRIPT="train.py")
+    assert ended.returncode == 2 and "SCRIPT is 'train.py'" in ended.stderr
 
 
 @pytest.mark.parametrize("node_rank", [0, 1])

@@ -120,6 +120,15 @@ class PlainLayer(nn.Module):
         return self.down(0.5 * up * (1 + torch.erf(up / math.sqrt(2))))
 
 
+def draw_all(model: nn.Module, seed: int) -> None:
+    """Draw every parameter anew, biases and norms included, so that none is without influence."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(0.2 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
+
+
 class PlainGPT(nn.Module):
     """Embeddings, layers, final norm, LM head. All parameters are drawn anew, biases and norms included."""
 
@@ -132,11 +141,7 @@ class PlainGPT(nn.Module):
         self.layers = nn.ModuleList(PlainLayer(config) for _ in range(config.num_layers))
         self.norm = PlainNorm(config)
         self.head = None if config.tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(0.2 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
+        draw_all(self, seed)
 
     def forward(
         self,

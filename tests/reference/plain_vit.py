@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.reference.names import Tensors, megatron_tensors, renamed
-from tests.reference.plain_gpt import PlainConfig, PlainLayer, PlainNorm
+from tests.reference.plain_gpt import PlainConfig, PlainLayer, PlainNorm, draw_all
 
 
 class PlainViT(nn.Module):
@@ -23,11 +23,7 @@ class PlainViT(nn.Module):
         self.layers = nn.ModuleList(PlainLayer(config) for _ in range(config.num_layers))
         self.last_norm = PlainNorm(config)
         self.classes = nn.Linear(config.hidden_size, num_classes)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(0.2 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
+        draw_all(self, seed)
 
     def forward(
         self,

@@ -27,7 +27,16 @@ from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
 from megatron.ltd.training.step import Stepper
 from tests.reference.plain_gpt import PlainConfig
 from tests.reference.plain_vit import PlainViT, hugging_face_vit_tensors, megatron_vit_tensors
-from tests.support import dense, layer_drop, load_weights, random_ltd, relative_error, step_gradients, world
+from tests.support import (
+    dense,
+    layer_drop,
+    load_weights,
+    random_ltd,
+    relative_error,
+    step_gradients,
+    sublayer_scales,
+    world,
+)
 
 CHANNELS, CLASSES = 2, 5
 K = 6
@@ -102,11 +111,7 @@ def plain_step(plain: PlainViT, batches: Sequence[ImageBatch], method: Method, s
     plan = method.plan(0)
     losses, weights = [], []
     for microbatch, batch in enumerate(batches):
-        scale = {
-            layer: float(method.runs(0, microbatch, layer, probability)) / probability
-            for layer, probability in enumerate(plan.keep_probability, start=1)
-            if probability < 1.0
-        }
+        scale = sublayer_scales(method, microbatch)
         for row, sample_id in enumerate(batch.sample_ids_B):
             kept = {
                 layer: kept_indices(7, sample_id[None], shared_draw or layer, plan.seq_length, amount)[0]

@@ -23,7 +23,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,8 @@ sys.path.insert(0, str(ROOT))
 
 from finetune_vit_ltd import DIGITS, DIGITS_RANDOM_LTD  # noqa: E402
 from megatron.ltd.errors import UserError, run_command  # noqa: E402
-from megatron.ltd.evaluation.metrics import RunHistory, read_history  # noqa: E402
+from megatron.ltd.evaluation.metrics import read_history  # noqa: E402
+from megatron.ltd.evaluation.summary import summarize  # noqa: E402
 from megatron.ltd.flags import add_flags, flag, read_flags  # noqa: E402
 from megatron.ltd.versions import cpu_model  # noqa: E402
 
@@ -85,17 +86,9 @@ def measure(method: str, seed: int, config: DigitsConfig) -> Result:
     last = history.validations[-1]
     return Result(
         method, seed, len(history.steps), last["accuracy"], last["f1"], history.flops[-1],
-        history.steps[-1]["consumed_layer_tokens"], usual_seconds(history),
+        history.steps[-1]["consumed_layer_tokens"], summarize(history).usual_seconds,
         after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
     )  # fmt: skip
-
-
-def usual_seconds(history: RunHistory) -> float:
-    """Seconds of all steps, each as the median of those that compute as much."""
-    by_flops: dict[int, list[float]] = {}
-    for step in history.steps:
-        by_flops.setdefault(step["step_flops"], []).append(step["step_seconds"])
-    return sum(median(seconds) * len(seconds) for seconds in by_flops.values())
 
 
 def table(results: list[Result]) -> list[str]:

@@ -82,11 +82,11 @@ def read_runs(config: SummaryConfig) -> list[RunHistory]:
 def summarize(history: RunHistory) -> RunSummary:
     """The figures of a run, from all of its steps."""
     last = history.steps[-1]
-    last_validation = history.validations[-1] if history.validations else {"loss": None, "perplexity": None}
+    last_validation = history.validations[-1] if history.validations else {"loss": None}
     return RunSummary(
         name=history.name,
         validation_loss=last_validation["loss"],
-        perplexity=last_validation["perplexity"],
+        perplexity=last_validation.get("perplexity"),
         num_steps=last["iteration"],
         tokens=last["consumed_tokens"],
         layer_tokens=last["consumed_layer_tokens"],

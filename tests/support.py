@@ -4,7 +4,7 @@ with world() as mesh:                     Megatron-Core's groups over this proce
     stepper = build_stepper(model, mesh)  the product's model and optimizer
     stepper.train(iter(batches), plan, step, len(batches))
 
-finished = pretrain(flags, folder)        pretrain_gpt_ltd.py in this process
+finished = pretrain(command, folder)      a pretraining script in this process
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.config import RunConfig, parse_run_config
 from megatron.ltd.data.batch import Batch, document_mask
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.layers import route
@@ -31,13 +31,21 @@ from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh, initialize
+from megatron.ltd.tasks import BERT, BERT_CLASSIFIER, GPT, VIT
 from megatron.ltd.tokenizers.config import TokenizerFiles
+from megatron.ltd.tokenizers.wordpiece import SPECIAL_PIECES
 from megatron.ltd.training.config import OptimizerConfig
 from megatron.ltd.training.launch import launch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VOCAB_SIZE = 32
 _WORDS = "the model keeps some of its tokens and every other token skips this layer".split()
+_TASKS = {
+    "pretrain_gpt_ltd.py": GPT,
+    "pretrain_bert_ltd.py": BERT,
+    "finetune_bert_ltd.py": BERT_CLASSIFIER,
+    "finetune_vit_ltd.py": VIT,
+}
 _TIMINGS = ("step_seconds", "tokens_per_second")
 
 
@@ -49,6 +57,25 @@ def small_dataset(folder: Path) -> str:
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     config = PreprocessConfig(input=(str(source),), output_prefix=str(folder / "text"), append_eod=True)
     return next(iter(preprocess(config, TokenizerFiles("ByteTokenizer")).cards))
+
+
+def small_sentences(folder: Path) -> tuple[str, str]:
+    """Prefix of 60 documents of 1 to 9 sentences in ``folder``, and their vocabulary: words, some of two pieces.
+
+    Most samples of 32 tokens end in padding.
+    """
+    draw = random.Random(0)
+    texts = [
+        " ".join(" ".join(draw.choices(_WORDS, k=draw.randint(3, 9))).capitalize() + "." for _ in range(sentences))
+        for sentences in (draw.randint(1, 9) for _ in range(60))
+    ]
+    source, vocabulary = folder / "sentences.jsonl", folder / "vocab.txt"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    stems = {word[:3] for word in _WORDS} | {f"##{word[3:]}" for word in _WORDS if len(word) > 3}
+    vocabulary.write_text("".join(f"{piece}\n" for piece in (*SPECIAL_PIECES, ".", *sorted(stems))))
+    config = PreprocessConfig(input=(str(source),), output_prefix=str(folder / "s"), split_sentences=True)
+    cards = preprocess(config, TokenizerFiles("BertWordPieceLowerCase", vocab_file=str(vocabulary))).cards
+    return next(iter(cards)), str(vocabulary)
 
 
 @contextmanager
@@ -231,9 +258,15 @@ class Finished:
         return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
-def pretrain(flags: Sequence[str], folder: Path) -> Finished:
-    """Run ``pretrain_gpt_ltd.py`` with ``flags``, logging to and saving in ``folder``."""
-    launch(parse_run_config([*flags, "--device", "cpu", "--save", str(folder)]))
+def parse(command: Sequence[str]) -> RunConfig:
+    """What a command line asks for: a script and its flags; without a script pretrain_gpt_ltd.py's."""
+    script, flags = ("pretrain_gpt_ltd.py", command) if command[0].startswith("-") else (command[0], command[1:])
+    return parse_run_config(flags, _TASKS[script])
+
+
+def pretrain(command: Sequence[str], folder: Path) -> Finished:
+    """Run ``command``, see ``parse``, in this process, logging to and saving in ``folder``."""
+    launch(parse([*command, "--device", "cpu", "--save", str(folder)]))
     return read_run(folder)
 
 

@@ -15,7 +15,7 @@ from megatron.ltd.config import parse_run_config
 from megatron.ltd.errors import run_command
 from megatron.ltd.tasks import VIT
 from megatron.ltd.training.launch import launch
-from tests.support import Finished, read_run
+from tests.support import Finished, pretrain
 
 
 def image_arrays(path: Path, num_images: int, *, num_classes: int = 3, seed: int = 0) -> str:
@@ -47,8 +47,7 @@ def vit_flags(folder: Path) -> list[str]:
 
 def finetune(flags: Sequence[str], folder: Path) -> Finished:
     """Run ``finetune_vit_ltd.py`` with ``flags``, logging to and saving in ``folder``."""
-    launch(parse_run_config([*flags, "--device", "cpu", "--save", str(folder)], VIT))
-    return read_run(folder)
+    return pretrain(["finetune_vit_ltd.py", *flags], folder)
 
 
 def refusal(flags: Sequence[str]) -> str:

@@ -17,8 +17,9 @@ FOLDER = REPOSITORY / "megatron" / "ltd" / "methods"
 _INTRODUCTION = """# Methods
 
 Each folder is a method: its card, its flags, its plan and its draw. A run has at most one that drops tokens and one
-that drops layers; without any it is dense. To add one: a folder like these, a line in `__init__.py`, and a line in
-`tests/methods/cases.py`, which buys it the tests that every method passes.
+that drops layers; without any it is dense. Methods that drop tokens share their schedules of kept tokens, growing,
+constant, shrinking or staged: [schedule_flags.py](schedule_flags.py). To add a method: a folder like these, a line in
+`__init__.py`, and a line in `tests/methods/cases.py`, which buys it the tests that every method passes.
 
 | method | drops | switch | what it does | source |
 |---|---|---|---|---|

@@ -1,8 +1,9 @@
-"""Train a SentencePiece vocabulary on text.
+"""Train a vocabulary on text: SentencePiece, or BERT's WordPiece.
 
     python tools/train_tokenizer.py --input data/corpus/train.jsonl --vocab-size 8192 --output-prefix data/python
 
-writes data/python.model. The work is in ``megatron.ltd.tokenizers.train``.
+writes data/python.model; with --model-type wordpiece, data/python-vocab.txt. The work is in
+``megatron.ltd.tokenizers.train``.
 """
 
 from __future__ import annotations

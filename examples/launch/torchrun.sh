@@ -38,14 +38,14 @@ MASTER_ADDR="${MASTER_ADDR:-}"                   # that node's name or address; 
 MASTER_PORT="${MASTER_PORT:-29500}"
 RUN_ID="${RUN_ID:-megatron-ltd}"                 # the same on all nodes, another for each run
 MAX_RESTARTS="${MAX_RESTARTS:-0}"                # times that the processes are started again when one dies
-SCRIPT="${SCRIPT:-pretrain_gpt_ltd.py}"          # what each process runs: a script in the root of the checkout
+SCRIPT="${SCRIPT:-pretrain_gpt_ltd.py}"          # what to run: a script of this repository
 PYTHON="${PYTHON:-}"                             # empty: .venv if there is one, else python
 DRY_RUN="${DRY_RUN:-0}"
 for name in NPROC NNODES NODE_RANK MASTER_PORT MAX_RESTARTS; do whole_number "$name"; done
 ((NPROC >= 1 && NNODES >= 1)) || refuse "NPROC is $NPROC and NNODES is $NNODES: both are at least 1"
 ((NODE_RANK < NNODES)) || refuse "NODE_RANK is $NODE_RANK with NNODES $NNODES: nodes count from 0"
 ((NNODES == 1)) || [[ -n "$MASTER_ADDR" ]] || refuse "MASTER_ADDR is missing: with NNODES $NNODES name the first node"
-[[ -f "$root/$SCRIPT" ]] || refuse "SCRIPT is '$SCRIPT': give a script in the root of the checkout"
+[[ -f "$root/$SCRIPT" ]] || refuse "SCRIPT is '$SCRIPT': there is no such file in the checkout; give one such as pretrain_gpt_ltd.py"
 if [[ -z "$PYTHON" ]]; then
     PYTHON=python
     [[ ! -x "$root/.venv/bin/python" ]] || PYTHON="$root/.venv/bin/python"

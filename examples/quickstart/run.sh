@@ -48,10 +48,7 @@ VENV="${VENV:-}" # an environment that holds the dependencies; empty: .venv, mad
 
 # ---------------------------------------------------------------------------------------------------------- helpers
 
-refuse() {
-    echo "run.sh: error: $*" >&2
-    exit 2
-}
+source examples/common.sh
 
 # stage TITLE: say what comes, and how long what came before took.
 stage_name="" stage_start=0
@@ -67,31 +64,17 @@ trap 'echo; echo "stopped; the same command goes on from here"; exit 130' INT
 [[ "$OUT" == /* ]] || OUT="$called_from/$OUT"
 [[ -z "$VENV" || "$VENV" == /* ]] || VENV="$called_from/$VENV"
 
-# What decides the result: a folder made with other settings is not continued, nor overwritten.
 settings="CORPUS_MB=$CORPUS_MB VOCAB_SIZE=$VOCAB_SIZE NUM_LAYERS=$NUM_LAYERS HIDDEN_SIZE=$HIDDEN_SIZE"
 settings+=" NUM_HEADS=$NUM_HEADS SEQ_LENGTH=$SEQ_LENGTH BATCH_SIZE=$BATCH_SIZE STEPS=$STEPS LR=$LR"
 settings+=" MIN_KEPT_TOKENS=$MIN_KEPT_TOKENS GROWTH_STEPS=$GROWTH_STEPS EVAL_INTERVAL=$EVAL_INTERVAL"
 settings+=" EVAL_BATCHES=$EVAL_BATCHES SEED=$SEED"
-if [[ -f "$OUT/settings" ]]; then
-    [[ "$(<"$OUT/settings")" == "$settings" ]] ||
-        refuse "$OUT was made with other settings ($(<"$OUT/settings")): choose another OUT=, or remove that folder"
-elif [[ -d "$OUT" && -n "$(ls -A "$OUT")" ]]; then
-    refuse "$OUT is there and was not made by this script: choose another OUT="
-fi
+check_out "$settings"
 
 # ------------------------------------------------------------------------------------------------------------ set-up
 
 stage "set up"
-if [[ -z "$VENV" ]]; then
-    bash tools/setup_env.sh plot
-    VENV="$PWD/.venv"
-fi
-python="$VENV/bin/python"
-[[ -x "$python" ]] || refuse "VENV=$VENV has no bin/python: name a virtual environment, or leave VENV empty to make one"
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
-mkdir -p "$OUT" || refuse "OUT=$OUT cannot be made: choose a folder that you own"
-echo "$settings" >"$OUT/settings"
-echo "everything goes to $OUT"
+set_up plot
+claim_out "$settings"
 
 # -------------------------------------------------------------------------------------------------------------- data
 

@@ -12,6 +12,7 @@ A layer whose n kept tokens attend to all S (``StepPlan.entry_layers``) projects
 the fused projection does, and has pairs = n (S + 1) / 2 causal, the expected number of a uniform draw, n * S otherwise.
 
     LM head                    2 S H V                  always all S positions: every token is in the loss
+    layers in BERT's head      2 S H H                  before the LM head
     head on [CLS]              2 H C                    C classes, one position
     patches of an image        2 (S - 1) P H            P numbers a patch, projected; the other token is [CLS]
 
@@ -19,9 +20,10 @@ Backward computes two products (for the input and for the weight) where forward 
 but 2 x for patches, whose pixels need no gradient.
 Layers are summed one by one. Attention is quadratic in n, so the mean of n over layers or steps would give too little.
 
-Left out: norms, softmax, activations, rotary, biases, embedding lookup, loss, gathering and scattering, optimizer, and
-the forward work that activation recompute repeats (it is cost, not useful work). Causal attention counts as a kernel
-that skips what the mask hides; padding inside a sample counts as tokens. No torch here, and no clock.
+Left out: norms, softmax, activations, rotary, biases, embedding lookup, loss, sentence order (one token), gathering and
+scattering, optimizer, and the forward work that activation recompute repeats (it is cost, not useful work). Causal
+attention counts as a kernel that skips what the mask hides; padding inside a sample counts as tokens. No torch here,
+and no clock.
 """
 
 from __future__ import annotations
@@ -36,8 +38,9 @@ class ModelShape:
     """The sizes of a decoder or encoder that decide its FLOPs and parameters; names as in Megatron-Core.
 
     ``vocab_size`` is the padded one, as computed; ``seq_length`` S in tokens; ``gated_mlp`` is SwiGLU and its kin;
-    ``causal`` is False for an encoder. A classifier has its classes in place of the vocabulary; ``head_tokens`` is how
-    many positions its head looks at (None: all S). ``patch_values``: numbers of an image's patch, 0 for text.
+    ``causal`` is False for an encoder; ``head_layers`` are H x H layers before its head. A classifier has its classes
+    in place of the vocabulary; ``head_tokens`` is how many positions its head looks at (None: all S).
+    ``patch_values``: numbers of an image's patch, 0 for text.
     """
 
     num_layers: int
@@ -51,6 +54,7 @@ class ModelShape:
     seq_length: int
     causal: bool = True
     head_tokens: int | None = None
+    head_layers: int = 0
     patch_values: int = 0
 
     @property
@@ -78,9 +82,9 @@ def layer_flops(shape: ModelShape, kept_tokens: int, *, attends_to_all: bool = F
 
 
 def head_flops(shape: ModelShape) -> int:
-    """Forward FLOPs of the head for one sample: all S positions, or those it looks at, over vocabulary or classes."""
+    """Forward FLOPs of the head and its layers for one sample: all S positions, or those it looks at."""
     tokens = shape.seq_length if shape.head_tokens is None else shape.head_tokens
-    return 2 * tokens * shape.hidden_size * shape.vocab_size
+    return 2 * tokens * shape.hidden_size * (shape.vocab_size + shape.head_layers * shape.hidden_size)
 
 
 def patch_flops(shape: ModelShape) -> int:
@@ -163,3 +167,35 @@ def block_parameters(shape: ModelShape, *, linear_bias: bool, norm_bias: bool) -
     biases = (query_key_value_size + hidden + up_size + hidden) if linear_bias else 0
     norm = hidden * (2 if norm_bias else 1)
     return shape.num_layers * (weights + biases + 2 * norm) + norm
+
+
+def num_bert_head_parameters(shape: ModelShape, *, sentence_order: bool, norm_bias: bool) -> int:
+    """Parameters that BERT has beside those of ``num_parameters``, exactly.
+
+    Its head's layers, each with bias and a norm, and the bias of the logits; with ``sentence_order`` the embedding of
+    two sentence types, the pooler and the two logits of the order.
+    """
+    hidden = shape.hidden_size
+    dense = hidden * hidden + hidden
+    head = shape.head_layers * (dense + hidden * (2 if norm_bias else 1)) + shape.vocab_size
+    return head + (2 * hidden + dense + 2 * hidden + 2 if sentence_order else 0)
+
+
+def num_classifier_parameters(
+    shape: ModelShape,
+    *,
+    vocab_size: int,
+    learned_positions: int,
+    sentence_types: int,
+    linear_bias: bool,
+    norm_bias: bool,
+) -> int:
+    """Parameters of a BERT that tells classes apart, exactly: embeddings, layers, final norm, pooler and head.
+
+    ``shape`` has the classes in place of the vocabulary, whose padded size is ``vocab_size``; ``sentence_types``: rows
+    of the embedding that tells two sentences apart. Pooler and head have a bias always.
+    """
+    hidden = shape.hidden_size
+    embeddings = (vocab_size + learned_positions + sentence_types) * hidden
+    pooler, head = (hidden + 1) * hidden, (hidden + 1) * shape.vocab_size
+    return embeddings + block_parameters(shape, linear_bias=linear_bias, norm_bias=norm_bias) + pooler + head

@@ -14,6 +14,8 @@ from typing import Any
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import FlagParser, add_flags, flag_values, read_flags
+from megatron.ltd.hugging_face.config_file import is_hugging_face
+from megatron.ltd.hugging_face.model import described_flags
 from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Method, ModelFacts, build_method
 from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
@@ -59,6 +61,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_model(self.parallel, self.model)
+        if self.task.check is not None:
+            self.task.check(self)
         self.build_method()
 
     @property
@@ -66,14 +70,18 @@ class RunConfig:
         """Every part but the methods, by name."""
         return {name: getattr(self, name) for name in (*self.task.parts, *PARTS)}
 
-    def build_method(self) -> Method:
-        """The method that the flags switch on. Raises ``UserError`` where it does not fit the model."""
+    def build_method(self, special_ids: tuple[int, ...] = ()) -> Method:
+        """The method that the flags switch on. Raises ``UserError`` where it does not fit the model.
+
+        ``special_ids`` are the tokenizer's; a plan does not depend on them.
+        """
         facts = ModelFacts(
             num_layers=self.model.num_layers,
             seq_length=self.model.seq_length,
             seed=self.training.seed,
             sequence_runs=sequence_runs(self.parallel),
             seq_length_name=self.model.seq_length_name,
+            special_ids=special_ids,
         )
         return build_method(METHODS, self.methods, facts)
 
@@ -111,12 +119,13 @@ def build_parser(task: Entry = GPT) -> FlagParser:
 def parse_run_config(arguments: Sequence[str] | None, task: Entry = GPT) -> RunConfig:
     """Read the command line. Raises ``UserError`` for values that no run can have.
 
-    With ``--use-checkpoint-args`` the model's shape and the tokenizer of the checkpoint replace the defaults; a flag
-    that was typed still wins.
+    With ``--use-checkpoint-args`` the model's shape and the tokenizer of the checkpoint, or of the Hugging Face folder,
+    replace the defaults; a flag that was typed still wins.
     """
     namespace = build_parser(task).parse_args(arguments)
     if getattr(namespace, "use_checkpoint_args", False) and hasattr(namespace, "load"):
-        stored = stored_config(Path(namespace.load))
+        folder = Path(namespace.load)
+        stored = described_flags(folder) if is_hugging_face(folder) else stored_config(folder)
         for part in {"model", "tokenizer"} & task.parts.keys():
             for name, value in stored[part].items():
                 if not hasattr(namespace, name):

@@ -10,7 +10,8 @@
                     T
 
 Schedules are pure functions of the 0-based step: nothing to store, nothing to restore. They know neither layers'
-weights nor batch sizes (``planner``), nor what a kept token costs (``accounting``). No torch here.
+weights nor batch sizes (``planner``), nor what a kept token costs (``accounting``). Kept tokens that shrink, stay or
+follow a list are in ``token_schedules``. No torch here.
 """
 
 from __future__ import annotations
@@ -18,8 +19,38 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from megatron.ltd.errors import UserError
+
+
+class TokenSchedule(Protocol):
+    """Kept tokens of a routed layer at every step."""
+
+    def at(self, step: int) -> int:
+        """Kept tokens at the 0-based ``step``."""
+        ...
+
+    def stages(self, num_steps: int) -> Iterator[tuple[int, int, int]]:
+        """Runs of equal kept tokens over the first ``num_steps`` steps: ``(first_step, num_steps, kept_tokens)``.
+
+        In order, without gaps, covering exactly ``num_steps``; two neighbours differ. The bounds are computed, not
+        searched: a huge ``num_steps`` costs nothing.
+        """
+        ...
+
+
+def check_kept_tokens(given: str, kept_tokens: int, seq_length: int, seq_length_name: str) -> None:
+    """Raise ``UserError`` for kept tokens outside 1 to S; ``given`` is what the user typed, flag and value."""
+    if seq_length < 1:
+        raise UserError(f"--seq-length {seq_length}: a sample has at least one token; give 1 or more")
+    if kept_tokens < 1:
+        raise UserError(f"{given}: a layer keeps at least one token; give 1 or more")
+    if kept_tokens > seq_length:
+        raise UserError(
+            f"{given} is above {seq_length_name} {seq_length}: "
+            f"a layer cannot keep more tokens than there are; give at most {seq_length}"
+        )
 
 
 @dataclass(frozen=True)
@@ -52,15 +83,9 @@ class KeptTokensSchedule:
     seq_length_name: str = "--seq-length"
 
     def __post_init__(self) -> None:
-        if self.seq_length < 1:
-            raise UserError(f"--seq-length {self.seq_length}: a sample has at least one token; give 1 or more")
-        if self.min_kept_tokens < 1:
-            raise UserError(f"{self.flags[0]} {self.min_kept_tokens}: a layer keeps at least one token; give 1 or more")
-        if self.min_kept_tokens > self.seq_length:
-            raise UserError(
-                f"{self.flags[0]} {self.min_kept_tokens} is above {self.seq_length_name} {self.seq_length}: "
-                f"a layer cannot keep more tokens than there are; give at most {self.seq_length}"
-            )
+        check_kept_tokens(
+            f"{self.flags[0]} {self.min_kept_tokens}", self.min_kept_tokens, self.seq_length, self.seq_length_name
+        )
         if self.growth_steps < 0:
             raise UserError(
                 f"{self.flags[1]} {self.growth_steps}: growth takes a number of steps; give 1 or more, "
@@ -73,7 +98,7 @@ class KeptTokensSchedule:
             fixes = [f"{kept}" for kept in (below, below + self.granularity) if 1 <= kept <= self.seq_length]
             raise UserError(
                 f"{self.flags[2]} {self.granularity} does not divide {self.flags[0]} {self.min_kept_tokens}: "
-                f"the schedule would start below it; give {' or '.join([*fixes, 'a granularity that divides it'])}"
+                f"the schedule would go below it; give {' or '.join([*fixes, 'a granularity that divides it'])}"
             )
 
     def at(self, step: int) -> int:
@@ -84,11 +109,7 @@ class KeptTokensSchedule:
         return (self.min_kept_tokens + grown_tokens) // self.granularity * self.granularity
 
     def stages(self, num_steps: int) -> Iterator[tuple[int, int, int]]:
-        """Runs of equal kept tokens over the first ``num_steps`` steps: ``(first_step, num_steps, kept_tokens)``.
-
-        In order, without gaps, covering exactly ``num_steps``. The bounds are computed, not searched: K tokens are
-        first kept at step ceil((K - r0) * T / (s - r0)), so a huge ``num_steps`` costs nothing.
-        """
+        """As ``TokenSchedule``: K tokens are first kept at step ceil((K - r0) * T / (s - r0))."""
         levels = range(self.min_kept_tokens, self.seq_length, self.granularity) if self.growth_steps else range(0)
         range_tokens = self.seq_length - self.min_kept_tokens
         for kept_tokens in levels:

@@ -23,13 +23,12 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factor
 from megatron.core.utils import unwrap_model
 from torch import Tensor
 
-from megatron.ltd.config import parse_run_config
 from megatron.ltd.methods.base import Method, Samples
 from megatron.ltd.parallel.mesh import initialize
-from megatron.ltd.tasks import TASKS
 from megatron.ltd.training.loop import train
 from megatron.ltd.training.optimizer import whole_weights
 from megatron.ltd.training.run import Run, build_run
+from tests.support import parse
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,9 @@ class Record:
     """What the method has learned of each token id; None where it learns nothing"""
 
 
-def train_and_record(flags: Sequence[str], task: str = "GPT") -> Record:
-    """Train a whole run as the task's command line does, and record it."""
-    config = parse_run_config(flags, TASKS[task])
+def train_and_record(command: Sequence[str]) -> Record:
+    """Train a whole run as the command line does, and record it."""
+    config = parse(command)
     with initialize(config.parallel, agree_on=config.flag_values()) as mesh:
         run = build_run(config, mesh)
         try:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tests.distributed.jobs import Piece, Record, train_and_record
-from tests.distributed.layouts import Layout, one_process, run_flags
+from tests.distributed.layouts import Layout, one_process
 from tests.distributed.pool import Pool
 
 
@@ -107,11 +107,11 @@ def _union(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
 
 
 class Runs:
-    """Runs on one pool and one dataset; what each is compared with is run once."""
+    """Runs of one command on one pool; what each is compared with is run once."""
 
-    def __init__(self, pool: Pool, device: str, dataset: str, folder: Path, *flags: str) -> None:
+    def __init__(self, pool: Pool, device: str, command: Sequence[str], folder: Path, *flags: str) -> None:
         self._pool = pool
-        self._flags = [*run_flags(dataset), "--device", device, "--log-dir", str(folder), *flags]
+        self._flags = [*command, "--device", device, "--log-dir", str(folder), *flags]
         self._references: dict[tuple[Any, ...], Outcome] = {}
 
     def run(self, layout: Layout, *more: str) -> Outcome:

@@ -36,7 +36,9 @@ def run(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., O
     ]
 
     def train(layout: Layout, *more: str) -> Outcome:
-        ranks = pool.run(train_and_record, [*flags, *layout.flags, *more], "ViT", world_size=layout.world_size)
+        ranks = pool.run(
+            train_and_record, ["finetune_vit_ltd.py", *flags, *layout.flags, *more], world_size=layout.world_size
+        )
         return Outcome.of(ranks)
 
     return train

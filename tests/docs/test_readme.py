@@ -12,8 +12,10 @@ from setuptools.config.pyprojecttoml import read_configuration
 
 from megatron.ltd.config import parse_run_config
 from megatron.ltd.data.preprocess import PreprocessConfig
-from megatron.ltd.flags import add_flags
+from megatron.ltd.flags import add_flags, read_flags
+from megatron.ltd.tasks import BERT
 from megatron.ltd.tokenizers.config import TokenizerFiles, padded_vocab_size
+from megatron.ltd.tokenizers.train import TrainTokenizerConfig
 from megatron.ltd.training.clock import RunClock
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
@@ -72,9 +74,32 @@ def test_the_training_commands_parse_and_plan_what_the_text_says(repository: Pat
 
 def test_the_preprocessing_command_has_only_flags_that_exist(repository: Path) -> None:
     text = (repository / "README.md").read_text(encoding="utf-8")
-    (command,) = (block for block in code_blocks(text, "bash") if "preprocess_data.py" in block)
+    gpt, bert = (
+        _parsed(block, "preprocess_data.py", PreprocessConfig, TokenizerFiles)
+        for block in code_blocks(text, "bash")
+        if "preprocess_data.py" in block
+    )
+    assert gpt.tokenizer_type == "GPT2BPETokenizer" and gpt.append_eod
+    assert bert.tokenizer_type == "BertWordPieceLowerCase" and bert.split_sentences
+
+
+def test_the_commands_for_bert_parse_and_fit_together(repository: Path) -> None:
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    (block,) = (block for block in code_blocks(text, "bash") if "pretrain_bert_ltd.py" in block)
+    trained = _parsed(block, "train_tokenizer.py", TrainTokenizerConfig)
+    prepared = _parsed(block, "preprocess_data.py", PreprocessConfig, TokenizerFiles)
+    config = parse_run_config(shlex.split(block.split("pretrain_bert_ltd.py")[1].replace("\\\n", " ")), BERT)
+    vocabulary = str(read_flags(trained, TrainTokenizerConfig).path)
+    assert vocabulary == config.tokenizer.vocab_file == prepared.vocab_file
+    shape = config.model.shape(padded_vocab_size(30522, config.tokenizer.make_vocab_size_divisible_by, 1))
+    clock = RunClock.build(shape, config.global_batch_size(8), config.build_method(), config.training, config.optimizer)
+    assert clock.plan().num_steps == 100_000
+
+
+def _parsed(block: str, script: str, *config_classes: type) -> argparse.Namespace:
+    """The flags that ``script`` is called with in ``block``."""
     parser = argparse.ArgumentParser()
-    for config_class in (PreprocessConfig, TokenizerFiles):
+    for config_class in config_classes:
         add_flags(parser, config_class)
-    parsed = parser.parse_args(shlex.split(command.split("preprocess_data.py")[1].replace("\\\n", " ")))
-    assert parsed.tokenizer_type == "GPT2BPETokenizer" and parsed.append_eod
+    command = block.split(script)[1].replace("\\\n", " ").partition("\n")[0]
+    return parser.parse_args(shlex.split(command))

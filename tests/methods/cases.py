@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
+
+on_every_model = pytest.mark.parametrize("flags", ["GPT", "BERT"], indirect=True)
+"""For a test whose ``flags`` are then those of each model in turn."""
+
 
 @dataclass(frozen=True)
 class MethodCase:

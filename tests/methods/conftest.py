@@ -1,4 +1,7 @@
-"""Data and flags for whole runs of a tiny model: 4 layers, hidden 32, S 32, byte-level vocabulary."""
+"""Data and commands for whole runs of a tiny model: 4 layers, hidden 32, S 32.
+
+``flags`` are those of a GPT on bytes; of every model for a test that is marked ``cases.on_every_model``.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.methods.cases import CASES, MethodCase
-from tests.support import small_dataset
+from tests.support import small_dataset, small_sentences
 
 
 @pytest.fixture(scope="session")
@@ -17,11 +20,23 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def flags(dataset: str) -> list[str]:
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Prefix of small documents of several sentences, and their vocabulary."""
+    return small_sentences(tmp_path_factory.mktemp("sentences"))
+
+
+@pytest.fixture(scope="session")
+def flags(request: pytest.FixtureRequest) -> list[str]:
     """The flags of a run of 12 steps, two microbatches each, with dropout; a later flag wins over an earlier one."""
+    if getattr(request, "param", "GPT") == "BERT":
+        prefix, vocabulary = request.getfixturevalue("sentences")
+        command = ["pretrain_bert_ltd.py", "--data-path", prefix, "--vocab-file", vocabulary]
+        command += ["--tokenizer-type", "BertWordPieceLowerCase"]
+    else:
+        command = ["--data-path", request.getfixturevalue("dataset"), "--tokenizer-type", "ByteTokenizer"]
     return [
-        *("--data-path", dataset, "--split", "8,2", "--tokenizer-type", "ByteTokenizer"),
-        *"--make-vocab-size-divisible-by 8 --num-layers 4 --hidden-size 32 --num-attention-heads 4".split(),
+        *command,
+        *"--split 8,2 --make-vocab-size-divisible-by 8 --num-layers 4 --hidden-size 32 --num-attention-heads 4".split(),
         *"--seq-length 32 --micro-batch-size 2 --global-batch-size 4 --train-iters 12 --seed 5".split(),
         *"--lr 3e-3 --lr-decay-style cosine --min-lr 1e-4 --lr-warmup-fraction 0.2".split(),
         *"--attention-dropout 0.1 --hidden-dropout 0.1 --eval-interval 6 --eval-iters 2 --log-interval 1000".split(),

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from megatron.ltd.config import parse_run_config
 from megatron.ltd.errors import UserError
-from tests.methods.cases import MethodCase
-from tests.support import Finished, pretrain, world
+from tests.methods.cases import MethodCase, on_every_model
+from tests.support import Finished, parse, pretrain, world
 
 NUMBERS = ("iteration", "loss", "grad_norm", "lr", "consumed_samples", "consumed_layer_tokens", "step_flops")
 
@@ -31,7 +30,10 @@ def assert_same_tensors(found: dict[str, Any], expected: dict[str, Any]) -> None
     assert not different, different
 
 
-@pytest.mark.parametrize("precision", [(), ("--bf16",)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("flags", "precision"), [("GPT", ()), ("GPT", ("--bf16",)), ("BERT", ())], indirect=["flags"],
+    ids=["GPT-fp32", "GPT-bf16", "BERT-fp32"],
+)  # fmt: skip
 @pytest.mark.parametrize("how", ["off", "full"])
 def test_without_dropping_bit_equal_to_dense(
     flags: list[str], case: MethodCase, folder: Path, how: str, precision: tuple[str, ...]
@@ -52,6 +54,7 @@ def test_separate_documents_at_full_length_bit_equal_to_dense(flags: list[str], 
     assert_same_tensors(without_learned(full.tensors(5)), dense.tensors(5))
 
 
+@on_every_model
 def test_dropping_differs_from_dense_and_keeps_its_parameters(flags: list[str], case: MethodCase, folder: Path) -> None:
     flags = [*flags, "--train-iters", "5"]
     dense, dropping = pretrain(flags, folder / "dense"), pretrain([*flags, *case.dropping], folder / "dropping")
@@ -61,18 +64,20 @@ def test_dropping_differs_from_dense_and_keeps_its_parameters(flags: list[str], 
     assert {name: tensor.shape for name, tensor in without_learned(dropping.tensors(5)).items()} == shapes
 
 
+@on_every_model
 def test_state_dict_keys_equal_the_dense_models(flags: list[str], case: MethodCase, folder: Path) -> None:
     from megatron.ltd.training.run import build_run
 
     keys = []
     for method_flags in ((), case.dropping):
         with world() as mesh:
-            run = build_run(parse_run_config([*flags, *method_flags, "--log-dir", str(folder)]), mesh)
+            run = build_run(parse([*flags, *method_flags, "--log-dir", str(folder)]), mesh)
             keys.append(list(run.state.chunks[0].state_dict_for_save_checkpoint()))
             run.log.close()
     assert keys[0] == keys[1]
 
 
+@on_every_model
 def test_evaluation_keeps_everything(flags: list[str], case: MethodCase, folder: Path) -> None:
     """The validation loss that a dropping run logs is that of a dense run around the same weights."""
     from megatron.ltd.training.loop import evaluate
@@ -82,7 +87,7 @@ def test_evaluation_keeps_everything(flags: list[str], case: MethodCase, folder:
     assert dropping.column("step_flops")[-1] < dropping.column("dense_step_flops")[-1]
     dense_flags = [*flags, "--load", str(folder / "dropping"), "--finetune", "--log-dir", str(folder / "dense")]
     with world() as mesh:
-        run = build_run(parse_run_config(dense_flags), mesh)
+        run = build_run(parse(dense_flags), mesh)
         measures = evaluate(run)
         run.log.close()
     assert measures is not None
@@ -90,6 +95,7 @@ def test_evaluation_keeps_everything(flags: list[str], case: MethodCase, folder:
 
 
 @pytest.mark.parametrize("direction", ["dense first", "dropping first"])
+@on_every_model
 def test_a_checkpoint_continues_with_and_without_the_method(
     flags: list[str], case: MethodCase, folder: Path, direction: str
 ) -> None:

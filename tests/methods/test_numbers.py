@@ -16,7 +16,7 @@ from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Method, ModelFacts, Samples
 from megatron.ltd.models.config import RecomputeConfig
 from megatron.ltd.parallel.mesh import Mesh
-from tests.methods.cases import CASES, MethodCase
+from tests.methods.cases import CASES, MethodCase, on_every_model
 from tests.support import (
     build_core_model,
     build_stepper,
@@ -49,6 +49,7 @@ def method(request: pytest.FixtureRequest) -> Method:
     return METHODS[case.method].build(configs[case.method], ModelFacts(4, 32, seed=7))
 
 
+@on_every_model
 def test_logged_layer_tokens_add_up_to_the_plan(flags: list[str], case: MethodCase, folder: Path) -> None:
     ramp = ("--rampup-batch-size", "4", "2", "24", "--global-batch-size", "8")
     run = pretrain([*flags, *case.dropping, *ramp], folder)

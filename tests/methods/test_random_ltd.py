@@ -36,6 +36,30 @@ def test_named_layers_drop_and_no_others(flags: list[str], folder: Path) -> None
     assert run.column("consumed_layer_tokens") == [4 * (3 * 8 + 32)]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "kept"),
+    [
+        (
+            "shrinking --ltd-min-kept-tokens 8 --ltd-growth-steps 10 --ltd-granularity 8",
+            [32, *[24] * 3, *[16] * 3, 8, 8],
+        ),
+        ("constant --ltd-min-kept-tokens 10", [10] * 9),
+        ("staged --ltd-stages 0:8 3:32 7:16 --ltd-granularity 8", [*[8] * 3, *[32] * 4, 16, 16]),
+    ],
+)
+def test_other_schedules_are_followed_and_resumed(
+    flags: list[str], folder: Path, schedule: str, kept: list[int]
+) -> None:
+    """Kept tokens by hand, layer tokens by the closed form, and a stop in the middle of it."""
+    flags = [*flags, "--random-ltd", "--ltd-schedule", *schedule.split(), "--train-iters", "9"]
+    straight = pretrain(flags, folder / "straight")
+    assert straight.column("kept_tokens") == kept
+    assert straight.column("consumed_layer_tokens")[-1] == 4 * (2 * 32 * 9 + 2 * sum(kept))
+    pretrain([*flags, "--exit-interval", "4"], folder / "parts")
+    resumed = pretrain([*flags, "--load", str(folder / "parts")], folder / "parts")
+    assert resumed.kind("train") == straight.kind("train")
+
+
 def test_strata_draw_other_tokens_at_equal_cost(flags: list[str], folder: Path) -> None:
     runs = [
         pretrain([*flags, *FLAGS, "--ltd-strata", strata, "--exit-interval", "2"], folder / strata) for strata in "124"

@@ -36,6 +36,11 @@ def test_at_any_step(flags: list[str], case: MethodCase, folder: Path) -> None:
     assert tuple(step for step in range(1, NUM_STEPS) if flops[step] != flops[step - 1]) == case.changes
 
 
+@pytest.mark.parametrize("flags", ["BERT"], indirect=True)
+def test_on_bert(flags: list[str], case: MethodCase, folder: Path) -> None:
+    assert_resume_equals_straight([*flags, *case.dropping], folder, stops=(5,))
+
+
 def test_in_the_middle_of_batch_ramp_up(flags: list[str], case: MethodCase, folder: Path) -> None:
     """Stops in the middle of the batch of 4 and of the batch of 6."""
     straight = assert_resume_equals_straight([*flags, *case.dropping, *RAMP], folder, stops=(2, 4))

@@ -30,6 +30,7 @@ CONTINUED = {
     ),
     "kept tokens": (["--ltd-min-kept-tokens", 8], ["--ltd-min-kept-tokens is 8 here and 4 in checkpoint"]),
     "growth": (["--ltd-growth-steps", 9], ["--ltd-growth-steps is 9 here and 5 in checkpoint"]),
+    "schedule": (["--ltd-schedule", "shrinking"], ["--ltd-schedule is shrinking here and growing in checkpoint"]),
     "granularity": (["--ltd-granularity", 2], ["--ltd-granularity is 2 here and 4 in checkpoint"]),
     "strata": (["--ltd-strata", 2], ["--ltd-strata is 2 here and 1 in checkpoint"]),
     "layers that drop": (

@@ -23,6 +23,12 @@ FLAGS = {
     ),
     "kept tokens below 1": (["--ltd-min-kept-tokens", 0], ["--ltd-min-kept-tokens 0", "at least one token", "give 1"]),
     "granularity": (["--ltd-granularity", 3], ["--ltd-granularity 3", "--ltd-min-kept-tokens 4", "give 3 or 6"]),
+    "stages without staged": (["--ltd-stages", "0:4"], ["--ltd-stages 0:4 says nothing to --ltd-schedule growing"]),
+    "growth of a constant": (
+        ["--ltd-schedule", "constant"],
+        ["--ltd-growth-steps 5 says nothing to --ltd-schedule constant", "leave it out", "growing or shrinking"],
+    ),
+    "no schedule": (["--ltd-schedule", "falling"], ["--ltd-schedule: invalid choice: 'falling'", "shrinking"]),
     "layers outside": (["--ltd-layers", "2-9"], ['--ltd-layers is "2-9"', "1 to --num-layers 3"]),
     "layers far outside": (["--ltd-layers", "70-999999999999"], ["1 to --num-layers 3", "70 is outside"]),
     "layers no list": (["--ltd-layers", "2,x"], ["--ltd-layers", '"x" is neither a number nor a range such as 2-23']),
@@ -57,7 +63,15 @@ BYPASS_FLAGS = {
     "first layer": (["--token-bypass-layers", "1-2"], ['--token-bypass-layers is "1-2"', "between 2 and 2"]),
     "last layer": (["--token-bypass-layers", "2-3"], ['--token-bypass-layers is "2-3"', "first and the last layer"]),
     "empty span": (["--token-bypass-layers", "2-1"], ["the span is empty", "the lower layer first"]),
-    "kept tokens above S": (["--token-bypass-kept-tokens", 17], ["--token-bypass-kept-tokens 17", "16 tokens"]),
+    "kept tokens above S": (["--token-bypass-kept-tokens", 17], ["--token-bypass-kept-tokens 17", "at most 16"]),
+    "staged without stages": (
+        ["--token-bypass-schedule", "staged"],
+        ["--token-bypass-stages is missing", "such as 0:128 1000:256"],
+    ),
+    "stages in disorder": (
+        ["--token-bypass-schedule", "staged", "--token-bypass-stages", "0:16", "9:8", "4:16"],
+        ["--token-bypass-stages 0:16 9:8 4:16: 9:8 keeps no multiple of --token-bypass-granularity 16"],
+    ),
     "special id outside": (
         ["--token-bypass-special-ids", 256, 257],
         ["--token-bypass-special-ids 257 is outside the vocabulary", "0 to 256"],

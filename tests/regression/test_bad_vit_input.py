@@ -36,7 +36,7 @@ FLAGS: dict[str, tuple[str, list[str]]] = {
     ),
     "bypassed tokens": (
         "--token-bypass --token-bypass-selector random --token-bypass-kept-tokens 40",
-        ["--token-bypass-kept-tokens 40", "1 to 32 tokens", "an image's token count"],
+        ["--token-bypass-kept-tokens 40 is above an image's token count 32", "at most 32"],
     ),
     "patches": ("--img-h 31 --patch-dim 2", ["--img-h 31 is not a multiple of --patch-dim 2", "whole patches"]),
     "size": ("--img-h 30", ["31 x 1 pixels", "takes 30 x 1", "--img-h 31 --img-w 1"]),

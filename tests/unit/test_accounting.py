@@ -15,6 +15,7 @@ from megatron.ltd.accounting import (
     head_flops,
     layer_flops,
     layer_tokens,
+    num_bert_head_parameters,
     num_image_parameters,
     num_parameters,
     step_flops,
@@ -80,6 +81,28 @@ def test_flops_are_those_torch_counts(gated_mlp: bool, num_query_groups: int) ->
     layers_flops = layer_flops(shape, 24) + layer_flops(shape, 10)
     assert forward.get_total_flops() == num_samples * (layers_flops + head_flops(shape))
     assert whole.get_total_flops() == step_flops(shape, keeping(*kept_tokens_per_layer), num_samples)
+
+
+def test_flops_of_berts_head_are_those_torch_counts() -> None:
+    shape = ModelShape(1, 48, 80, 4, 4, 12, False, 96, 24, causal=False, head_layers=1)
+    layer, dense, head = PlainLayer(shape), nn.Linear(48, 48), nn.Linear(48, 96)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        head(dense(layer(torch.randn(3, 24, 48, requires_grad=True))).tanh()).sum().backward()
+    assert counter.get_total_flops() == dense_step_flops(shape, 3)
+
+
+def test_bert_has_the_parameters_that_were_published() -> None:
+    """BERT-large with both heads: where its norms lie differs, not their number (one of the embeddings, none last)."""
+    from transformers import BertConfig, BertForPreTraining
+
+    shape = ModelShape(24, 1024, 4096, 16, 16, 64, False, 30522, 512, causal=False, head_layers=1)
+    counted = num_parameters(shape, tied_embeddings=True, learned_positions=512, linear_bias=True, norm_bias=True)
+    counted += num_bert_head_parameters(shape, sentence_order=True, norm_bias=True)
+    large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    with torch.device("meta"):
+        published = BertForPreTraining(BertConfig(**large))
+    assert counted == sum(parameter.numel() for parameter in published.parameters()) == 336_226_108
 
 
 def test_causal_attention_counts_the_pairs_a_mask_leaves() -> None:

@@ -54,6 +54,11 @@ def test_a_global_batch_is_whole_micro_batches() -> None:
         config.global_batch_size(3)
 
 
+def test_full_validation_evaluates() -> None:
+    with pytest.raises(UserError, match="--full-validation is given with --eval-iters 0, which evaluates never"):
+        parse_run_config([*NEEDED, "--full-validation", "--eval-iters", "0"])
+
+
 def _stored(folder: Path, config: dict[str, dict[str, object]]) -> None:
     checkpoint = checkpoint_files.start_partial(folder, 5)
     (checkpoint / ".metadata").write_bytes(b"")

@@ -14,6 +14,7 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.plan import StepPlan
 from megatron.ltd.planner import Clock, PlanStages, plan_run, plan_run_until, plan_stages, stage_table
 from megatron.ltd.schedules import KeptTokensSchedule
+from megatron.ltd.token_schedules import ConstantSchedule, ShrinkingSchedule, StagedSchedule
 
 SHAPE = ModelShape(4, 32, 128, 4, 4, 8, False, 256, 64)
 GPT3_1_3B = ModelShape(24, 2048, 8192, 16, 16, 128, False, 50304, 2048)
@@ -23,7 +24,10 @@ def every_layer_runs(*kept_tokens: int) -> StepPlan:
     return StepPlan(max(kept_tokens), kept_tokens, (1.0,) * len(kept_tokens))
 
 
-def middle_layers(schedule: KeptTokensSchedule, num_layers: int) -> PlanStages:
+Schedule = KeptTokensSchedule | ShrinkingSchedule | ConstantSchedule | StagedSchedule
+
+
+def middle_layers(schedule: Schedule, num_layers: int) -> PlanStages:
     def stages(num_steps: int) -> Iterator[tuple[int, int, StepPlan]]:
         for first_step, stage_steps, kept_tokens in schedule.stages(num_steps):
             edge = schedule.seq_length
@@ -36,9 +40,14 @@ def dense(shape: ModelShape) -> PlanStages:
     return lambda num_steps: [(0, num_steps, StepPlan.dense(shape.seq_length, shape.num_layers))]
 
 
-SCHEDULES = st.builds(
-    lambda minimum, growth, granularity: KeptTokensSchedule(minimum * granularity, 64, growth, granularity),
-    st.integers(1, 8), st.integers(0, 120), st.sampled_from([1, 4, 8]),
+SCHEDULES = st.one_of(
+    st.builds(
+        lambda minimum, growth, granularity: KeptTokensSchedule(minimum * granularity, 64, growth, granularity),
+        st.integers(1, 8), st.integers(0, 120), st.sampled_from([1, 4, 8]),
+    ),
+    st.builds(ShrinkingSchedule, st.integers(1, 64), st.just(64), st.integers(1, 120), st.just(1)),
+    st.builds(ConstantSchedule, st.integers(1, 64), st.just(64)),
+    st.builds(lambda step: StagedSchedule(((0, 32), (step, 64), (step + 9, 8)), 64, 8), st.integers(1, 120)),
 )  # fmt: skip
 BATCHES = st.one_of(
     st.builds(BatchSchedule, st.integers(1, 9), st.none()),
@@ -54,7 +63,7 @@ BATCHES = st.one_of(
 class Walk:
     """Totals by going through every step, with nothing from the planner."""
 
-    def __init__(self, schedule: KeptTokensSchedule, batch: BatchSchedule) -> None:
+    def __init__(self, schedule: Schedule, batch: BatchSchedule) -> None:
         self.schedule, self.batch = schedule, batch
         self.steps = self.samples = self.layer_tokens = self.flops = self.dense_flops = 0
 
@@ -73,7 +82,7 @@ class Walk:
 
 @settings(deadline=None)
 @given(SCHEDULES, BATCHES, st.integers(0, 200))
-def test_totals_are_those_of_a_walk(schedule: KeptTokensSchedule, batch: BatchSchedule, num_steps: int) -> None:
+def test_totals_are_those_of_a_walk(schedule: Schedule, batch: BatchSchedule, num_steps: int) -> None:
     plan = plan_run(SHAPE, batch, middle_layers(schedule, 4), num_steps)
     assert plan.num_steps == num_steps
     walk = Walk(schedule, batch)
@@ -88,7 +97,7 @@ def test_totals_are_those_of_a_walk(schedule: KeptTokensSchedule, batch: BatchSc
 @settings(deadline=None)
 @given(SCHEDULES, BATCHES, st.integers(1, 100_000), st.sampled_from(["layer-tokens", "tokens"]))
 def test_a_token_horizon_runs_until_it_is_reached(
-    schedule: KeptTokensSchedule, batch: BatchSchedule, target: int, unit: Clock
+    schedule: Schedule, batch: BatchSchedule, target: int, unit: Clock
 ) -> None:
     walk = Walk(schedule, batch)
     while walk.clock(unit) < target:
@@ -100,7 +109,7 @@ def test_a_token_horizon_runs_until_it_is_reached(
 
 @settings(deadline=None)
 @given(SCHEDULES, BATCHES, st.integers(30, 900))
-def test_a_sample_horizon_is_never_passed(schedule: KeptTokensSchedule, batch: BatchSchedule, target: int) -> None:
+def test_a_sample_horizon_is_never_passed(schedule: Schedule, batch: BatchSchedule, target: int) -> None:
     walk = Walk(schedule, batch)
     while walk.samples + batch.at(walk.samples) <= target:
         walk.step()
@@ -110,7 +119,7 @@ def test_a_sample_horizon_is_never_passed(schedule: KeptTokensSchedule, batch: B
 
 @given(SCHEDULES, BATCHES, st.integers(0, 200))
 @settings(deadline=None)
-def test_stages_cut_at_changes_only(schedule: KeptTokensSchedule, batch: BatchSchedule, num_steps: int) -> None:
+def test_stages_cut_at_changes_only(schedule: Schedule, batch: BatchSchedule, num_steps: int) -> None:
     stages = list(plan_stages(batch, middle_layers(schedule, 4), num_steps))
     for before, after in zip(stages, stages[1:], strict=False):
         assert after.first_step == before.first_step + before.num_steps

@@ -1,10 +1,12 @@
-"""Compare random-LTD with dense training on real books: equal steps, and equal FLOPs.
+"""Compare methods with dense training on real books: random-LTD at equal steps and equal FLOPs, or every method.
 
     python tools/benchmark/real_text.py --data ../shared/data/gutenberg --jobs 2
+    python tools/benchmark/real_text.py --data ../shared/data/gutenberg --compare methods --work-dir runs/methods
 
 Trains a small vocabulary, encodes the books with the end of each held out, and runs pretrain_gpt_ltd.py for every
-variant and seed: dense, random-LTD at equal steps, and a shorter dense run planned for random-LTD's FLOPs. About eight
-CPU-minutes a run. Ctrl-C stops it, the same command goes on. Writes the report to OUTPUT.md and OUTPUT.json.
+variant and seed. By default: dense, random-LTD at equal steps, and a shorter dense run planned for random-LTD's FLOPs,
+about eight CPU-minutes a run. With --compare methods: every method at equal steps, about five. Ctrl-C stops it, the
+same command goes on. Writes the report to PREFIX.md and PREFIX.json.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from real_text.corpus import REPOSITORY, CorpusFacts, prepare
-from real_text.recipe import FULL, TINY, Recipe, RunSpec, plan_runs
+from real_text.recipe import COMPARISONS, TINY, Comparison, Recipe, RunData, RunSpec, plan_runs
 from real_text.report import summarize, to_json, to_markdown
 from real_text.runs import locked, read_result, run_all
 
@@ -34,6 +36,9 @@ from megatron.ltd.versions import cpu_model
 class RealTextConfig:
     """comparison on real text"""
 
+    compare: str = flag(
+        "equal-flops", choices=tuple(COMPARISONS), help="random-LTD at equal FLOPs too, or every method at equal steps"
+    )
     data: str = flag(
         f"{REPOSITORY.parent / 'shared' / 'data' / 'gutenberg'}",
         metavar="DIR",
@@ -43,7 +48,9 @@ class RealTextConfig:
     output_prefix: str | None = flag(
         None, metavar="PREFIX", help="writes PREFIX.md and PREFIX.json (default: report in --work-dir)"
     )
-    seeds: tuple[int, ...] = flag((1, 2, 3), metavar="N", help="seeds; every variant runs with each")
+    seeds: tuple[int, ...] = flag(
+        (), metavar="N", help="seeds; every variant runs with each (default: 1 2 3, of methods 1 2)"
+    )
     jobs: int = flag(2, metavar="N", help="runs at a time, one thread each")
     tiny: bool = flag(False, help="a toy size that takes seconds, to see that it runs; use another --work-dir")
     report_only: bool = flag(False, help="run nothing: report on the runs that are finished")
@@ -56,9 +63,18 @@ class RealTextConfig:
             raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: a seed is given twice; give each once")
 
     @property
+    def comparison(self) -> Comparison:
+        """What is compared."""
+        return COMPARISONS[self.compare]
+
+    @property
     def recipe(self) -> Recipe:
         """Sizes and rates: the comparison's, or a toy's."""
-        return TINY if self.tiny else FULL
+        return TINY if self.tiny else self.comparison.full
+
+    def plan(self, data: RunData, work: Path) -> list[RunSpec]:
+        """Every run of the comparison."""
+        return plan_runs(self.recipe, self.comparison.variants, data, self.seeds or self.comparison.seeds, work)
 
     @property
     def report_prefix(self) -> Path:
@@ -85,12 +101,12 @@ def main() -> None:
             )
         _check_recipe(config, work)
         data, corpus = prepare(config.recipe, Path(config.data), work / "data")
-        _report(config, plan_runs(config.recipe, data, config.seeds, work), corpus)
+        _report(config, config.plan(data, work), corpus)
         return
     with locked(work) as lock:
         _check_recipe(config, work)
         data, corpus = prepare(config.recipe, Path(config.data), work / "data")
-        specs = plan_runs(config.recipe, data, config.seeds, work)
+        specs = config.plan(data, work)
         try:
             run_all(specs, config.jobs, lock)
         finally:
@@ -100,10 +116,11 @@ def main() -> None:
 def _check_recipe(config: RealTextConfig, work: Path) -> None:
     """Refuse a folder that holds another comparison; remember what this one is."""
     path = work / "recipe.json"
-    wanted = json.dumps({"data": f"{Path(config.data).resolve()}", **dataclasses.asdict(config.recipe)}, indent=1)
+    what = {"compare": config.compare, "data": f"{Path(config.data).resolve()}"}
+    wanted = json.dumps({**what, **dataclasses.asdict(config.recipe)}, indent=1)
     if path.exists() and path.read_text(encoding="utf-8") != wanted:
         raise UserError(
-            f"--work-dir {config.work_dir}: holds a comparison of another size or on other --data; give another folder"
+            f"--work-dir {config.work_dir}: holds another --compare, another size or other --data; give another folder"
         )
     path.write_text(wanted, encoding="utf-8")
 
@@ -115,6 +132,7 @@ def _report(config: RealTextConfig, specs: list[RunSpec], corpus: CorpusFacts) -
         print("no run is finished: nothing to report yet")
         return
     about: dict[str, Any] = {
+        "title": config.comparison.title,
         "reading": config.reading,
         "command": shlex.join(["python", "tools/benchmark/real_text.py", *_shown_arguments()]),
         "date": time.strftime("%Y-%m-%d"),
@@ -122,6 +140,7 @@ def _report(config: RealTextConfig, specs: list[RunSpec], corpus: CorpusFacts) -
         "versions": results[0].versions,
         "jobs": config.jobs,
         "recipe": dataclasses.asdict(config.recipe),
+        "method_flags": {variant: config.recipe.method_flags(variant) for variant in config.comparison.variants},
         "corpus": dataclasses.asdict(corpus),
         "runs_planned": len(specs),
         "resumed_runs": [f"{result.variant} seed {result.seed}" for result in results if result.starts > 1],

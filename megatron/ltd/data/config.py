@@ -108,6 +108,9 @@ class DataConfig(IndexedDataConfig):
     reset_position_ids: bool = flag(False, help="positions start at 0 after every end of document")
     reset_attention_mask: bool = flag(False, help="tokens attend only within their own document")
     eod_mask_loss: bool = flag(False, help="no loss where the input token is an end of document")
+    full_validation: bool = flag(
+        False, help="an evaluation takes all validation data, each token once, instead of --eval-iters batches"
+    )
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,41 @@ class ImageDataConfig(ReadingConfig):
             )
         if any(std <= 0.0 for std in self.image_std):
             raise UserError(f"--image-std {' '.join(map(str, self.image_std))}: each must be above 0")
+
+
+@dataclass(frozen=True)
+class LabelledTextConfig(ReadingConfig):
+    """labelled sentences"""
+
+    train_data_path: str | None = flag(
+        None, metavar="FILE", help="labelled sentences, .tsv (the first line names the columns) or .jsonl"
+    )
+    valid_data_path: str | None = flag(None, metavar="FILE", help="held-out ones, all of which every evaluation takes")
+    text_column: str = flag("text", help="column of a .tsv file, or key of a .jsonl line, that holds the sentence")
+    text_pair_column: str | None = flag(
+        None, metavar="TEXT", help="the same of the second sentence, where samples are pairs"
+    )
+    label_column: str = flag("label", help="the same of the label, a word or a whole number")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train_data_path is None:
+            raise UserError("--train-data-path is missing: give a .tsv or .jsonl file of labelled sentences")
+
+
+@dataclass(frozen=True)
+class BertDataConfig(IndexedDataConfig):
+    """data"""
+
+    mask_prob: float = flag(0.15, help="share of a sample's tokens that the model must guess")
+    short_seq_prob: float = flag(0.1, help="share of samples that are cut to a random, shorter length")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.mask_prob < 1.0:
+            raise UserError(f"--mask-prob is {self.mask_prob}: it must be above 0 and below 1; BERT's is 0.15")
+        if not 0.0 <= self.short_seq_prob <= 1.0:
+            raise UserError(f"--short-seq-prob is {self.short_seq_prob}: it must be in [0, 1]; BERT's is 0.1")
 
 
 def parse_blend(flag_spelling: str, values: Sequence[str]) -> Blend:

@@ -6,6 +6,10 @@ Samples are cut from documents packed one after another; everything is drawn fro
 every restart sees the same order. As in Megatron, the order also depends on the number of samples asked for when that
 takes more than one epoch: to stop a run early, use ``--exit-interval``, not another ``--train-iters``.
 
+The whole of the validation data (``--full-validation``) is one epoch of it, in samples that overlap in one token: each
+token but the first is a label once. The last sample is padded, and so are the samples to whole global batches; what
+pads counts for no loss.
+
 Not here: reading order and microbatches (``data.microbatches``); what the files must hold (``data.indexed``).
 """
 
@@ -13,14 +17,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-from megatron.ltd.data.config import Blend, DataConfig
+from megatron.ltd.data.config import Blend, DataConfig, IndexedDataConfig
 from megatron.ltd.data.indexed import IndexedInfo, check_indexed_dataset
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.errors import UserError
@@ -28,6 +34,9 @@ from megatron.ltd.parallel.agreement import together
 from megatron.ltd.tokenizers.base import Tokenizer
 
 _CORE_SPLITS = ("train", "valid", "test")  # Megatron-Core always has three; nobody here reads the last
+SplitSamples = tuple[int | None, int | None, int | None]
+"""Wanted of each of them; None is all that there is, once."""
+_WHOLE_VALID: SplitSamples = (0, None, 0)
 
 
 @dataclass
@@ -38,15 +47,40 @@ class _Config(GPTDatasetConfig):
 
 
 class _Dataset(GPTDataset):
-    """``GPTDataset`` whose cached indices are not used for data that were made anew under the same name."""
+    """``GPTDataset`` whose cached indices are not used for data that were made anew under the same name, and whose last
+    sample, where it is padded, does not leave its loss mask to all others: core caches the first one read as it is.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        if not self.config.drop_last_partial_validation_sequence:
+            self.masks_and_position_ids_are_cacheable = False
 
     @staticmethod
     def _key_config_attributes() -> list[str]:
-        return [*GPTDataset._key_config_attributes(), "data_fingerprints"]
+        return [*GPTDataset._key_config_attributes(), "data_fingerprints", "drop_last_partial_validation_sequence"]
+
+
+class Padded:
+    """The samples of ``source``, and after them samples without loss, ``num_samples`` together."""
+
+    def __init__(self, source: SampleSource, num_samples: int) -> None:
+        assert len(source) <= num_samples, (len(source), num_samples)
+        self._source = source
+        self._num_samples = num_samples
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        if index < len(self._source):
+            return self._source[index]
+        sample = self._source[0]
+        return {**sample, "loss_mask": torch.zeros_like(sample["loss_mask"])}
 
 
 def check_sources(
-    config: DataConfig, tokenizer: Tokenizer, *, read_tokens: bool = True
+    config: IndexedDataConfig, tokenizer: Tokenizer, *, read_tokens: bool = True
 ) -> dict[str, tuple[IndexedInfo, ...]]:
     """Check every dataset that the flags name; by flag, what each of its prefixes holds (in the order given).
 
@@ -72,25 +106,87 @@ def build_datasets(
     seq_length: int,
     seed: int,
     train_samples: int,
-    valid_samples: int,
+    valid_samples: int | None,
     tokenizer: Tokenizer,
     build_on_this_rank: bool = True,
 ) -> tuple[SampleSource | None, SampleSource | None]:
     """The training and validation datasets, each with at least the samples asked for (None where that is 0).
 
+    ``valid_samples`` None asks for the whole of the validation data, once, whatever weights a blend gives its datasets.
     A sample holds ``tokens``, ``labels``, ``position_ids`` int64 and ``loss_mask`` float32, each [S] with S =
     ``seq_length`` tokens. With a process group every rank must call this, rank 0 building: it writes the index cache
     that the others read; where ``build_on_this_rank`` is False the result is (None, None). Without one, a blend
     takes no ``--data-cache-path``. Raises ``UserError`` as ``check_sources`` does, when a split that is asked for has
     no documents, and when the index cache cannot be written.
     """
-    samples = (train_samples, valid_samples, 0)
-    is_first = not _is_distributed() or torch.distributed.get_rank() == 0
-    with together():
-        sources = check_sources(config, tokenizer, read_tokens=is_first)
-        core_config = _core_config(config, sources, samples, seq_length=seq_length, seed=seed, tokenizer=tokenizer)
-        _check_splits(core_config, sources, samples)
-    builder = BlendedMegatronDatasetBuilder(_Dataset, list(samples), lambda: build_on_this_rank, core_config)
+    parts: list[SplitSamples] = [(train_samples, valid_samples, 0)]
+    if valid_samples is None:  # by itself: core takes no whole split beside a blend's weights for another
+        parts = [(train_samples, 0, 0), _WHOLE_VALID]
+    built = []
+    for samples in parts:
+        with together():
+            sources = check_sources(config, tokenizer, read_tokens=is_first_rank())
+            core_config = _core_config(config, sources, samples, seq_length, seed, tokenizer)
+            check_splits(core_config, sources, samples, number_of=lambda info: info.sequences)
+        built.append(build_splits(_Dataset, core_config, samples, build_on_this_rank=build_on_this_rank))
+    return built[0][0], built[-1][1]
+
+
+def num_whole_valid_samples(
+    config: DataConfig,
+    sources: Mapping[str, tuple[IndexedInfo, ...]],
+    *,
+    seq_length: int,
+    seed: int,
+    tokenizer: Tokenizer,
+) -> int:
+    """Samples of the whole of the validation data: of each dataset all tokens but the first are labels, S a sample.
+
+    Raises ``UserError`` where there are none.
+    """
+    core_config = _core_config(config, sources, _WHOLE_VALID, seq_length, seed, tokenizer)
+    parts = check_splits(core_config, sources, _WHOLE_VALID, number_of=lambda info: info.sequences)
+    tokens = [
+        int(IndexedDataset(info.prefix).sequence_lengths[documents.start : documents.stop].sum())
+        for _, info, documents in parts
+    ]
+    return sum(-(-(count - 1) // seq_length) for count in tokens)
+
+
+def _core_config(
+    config: DataConfig,
+    sources: Mapping[str, tuple[IndexedInfo, ...]],
+    samples: SplitSamples,
+    seq_length: int,
+    seed: int,
+    tokenizer: Tokenizer,
+) -> _Config:
+    return _Config(
+        **blend_settings(config, sources, samples),
+        random_seed=seed,
+        sequence_length=seq_length,
+        tokenizer=tokenizer,  # not core's class, and all that GPTDataset asks of one
+        reset_position_ids=config.reset_position_ids,
+        reset_attention_mask=config.reset_attention_mask,
+        eod_mask_loss=config.eod_mask_loss,
+        create_attention_mask=False,
+        drop_last_partial_validation_sequence=samples != _WHOLE_VALID,
+    )
+
+
+def build_splits(
+    dataset_class: type, core_config: Any, samples: SplitSamples, *, build_on_this_rank: bool
+) -> tuple[SampleSource | None, SampleSource | None]:
+    """Megatron-Core's builder on a checked configuration, for any of its datasets. Every rank calls this.
+
+    Raises ``UserError`` when the index cache cannot be written, or is not to be seen from here.
+    """
+    if core_config.split_matrix is not None:
+        # A split nobody reads is not built: core would index it, and never finish if it holds no documents.
+        core_config.split_matrix = [
+            bounds if wanted != 0 else None for bounds, wanted in zip(core_config.split_matrix, samples, strict=True)
+        ]
+    builder = BlendedMegatronDatasetBuilder(dataset_class, list(samples), lambda: build_on_this_rank, core_config)
     try:
         with _quiet_core():
             train, valid, _ = builder.build()
@@ -99,8 +195,9 @@ def build_datasets(
         cause = error if isinstance(error, OSError) else error.__cause__
         if not isinstance(cause, OSError):
             raise
-        where = f"--data-cache-path {config.data_cache_path}" if config.data_cache_path else "the folder of the data"
-        if isinstance(cause, FileNotFoundError) and not is_first:
+        cache = core_config.path_to_cache
+        where = f"--data-cache-path {cache}" if cache else "the folder of the data"
+        if isinstance(cause, FileNotFoundError) and not is_first_rank():
             raise UserError(
                 f"{where}: the sample indices that rank 0 wrote there are not to be seen here ({cause}); give a folder "
                 "that all nodes share with --data-cache-path"
@@ -111,77 +208,79 @@ def build_datasets(
     return train, valid
 
 
-def _core_config(
-    config: DataConfig,
-    sources: dict[str, tuple[IndexedInfo, ...]],
-    samples: Sequence[int],
-    *,
-    seq_length: int,
-    seed: int,
-    tokenizer: Tokenizer,
-) -> _Config:
-    blends = {flag: _weighted(blend, sources[flag]) for flag, blend in config.blends().items()}
+def blend_settings(
+    config: IndexedDataConfig, sources: Mapping[str, tuple[IndexedInfo, ...]], samples: SplitSamples
+) -> dict[str, Any]:
+    """What every configuration of Megatron-Core's builder says of where the data are, and what they hold."""
+    whole = samples == _WHOLE_VALID
+    blends = {flag: _weighted(blend, sources[flag], whole=whole) for flag, blend in config.blends().items()}
     blend = blends.get("--data-path")
     per_split = [
-        blends.get(f"--{name}-data-path") if wanted else None
+        blends.get(f"--{name}-data-path") if wanted != 0 else None
         for name, wanted in zip(_CORE_SPLITS, samples, strict=True)
     ]
-    core_config = _Config(
-        random_seed=seed,
-        sequence_length=seq_length,
-        blend=blend,
-        blend_per_split=None if blend else per_split,
-        split=config.split if blend else None,
-        num_dataset_builder_threads=config.num_dataset_builder_threads,
-        path_to_cache=config.data_cache_path,
-        mmap_bin_files=config.mmap_bin_files,
-        tokenizer=tokenizer,  # not core's class, and all that GPTDataset asks of one
-        reset_position_ids=config.reset_position_ids,
-        reset_attention_mask=config.reset_attention_mask,
-        eod_mask_loss=config.eod_mask_loss,
-        create_attention_mask=False,
-        data_fingerprints=tuple(info.fingerprint for infos in sources.values() for info in infos),
-    )
-    if core_config.split_matrix is not None:
-        # A split nobody reads is not built: core would index it, and never finish if it holds no documents.
-        core_config.split_matrix = [
-            bounds if wanted else None for bounds, wanted in zip(core_config.split_matrix, samples, strict=True)
-        ]
-    return core_config
+    return {
+        "blend": blend,
+        "blend_per_split": None if blend else per_split,
+        "split": config.split if blend else None,
+        "num_dataset_builder_threads": config.num_dataset_builder_threads,
+        "path_to_cache": config.data_cache_path,
+        "mmap_bin_files": config.mmap_bin_files,
+        "data_fingerprints": tuple(info.fingerprint for infos in sources.values() for info in infos),
+    }
 
 
-def _weighted(blend: Blend, infos: Sequence[IndexedInfo]) -> tuple[list[str], list[float] | None]:
+def _weighted(blend: Blend, infos: Sequence[IndexedInfo], *, whole: bool) -> tuple[list[str], list[float] | None]:
     """The blend as core wants it. Several prefixes without weights get their token counts as weights: left without,
-    core would stop after one epoch, however long the run.
+    core would stop after one epoch, however long the run, which is what ``whole`` asks for.
     """
-    weights = blend.weights
-    if weights is None and len(blend.prefixes) > 1:
+    weights = None if whole else blend.weights
+    if weights is None and not whole and len(blend.prefixes) > 1:
         weights = tuple(float(info.tokens) for info in infos)
     return list(blend.prefixes), None if weights is None else list(weights)
 
 
-def _check_splits(core_config: _Config, sources: dict[str, tuple[IndexedInfo, ...]], samples: Sequence[int]) -> None:
-    """Refuse a split that is asked for and has no documents in one of its datasets."""
+def check_splits(
+    core_config: Any,
+    sources: Mapping[str, tuple[IndexedInfo, ...]],
+    samples: SplitSamples,
+    *,
+    number_of: Callable[[IndexedInfo], int],
+) -> list[tuple[str, IndexedInfo, range]]:
+    """Refuse a split that is asked for and has no documents in one of its datasets.
+
+    ``number_of`` a dataset is what core splits it by. Returns each split that is asked for, by its name, with each of
+    its datasets and the documents that it has of it.
+    """
+    parts = []
     for number, (name, wanted) in enumerate(zip(_CORE_SPLITS, samples, strict=True)):
-        if not wanted:
+        if wanted == 0:
             continue
-        if core_config.split_matrix is None:
-            if f"--{name}-data-path" not in sources:
-                raise UserError(f"--{name}-data-path is missing: {wanted} {name} samples are asked for")
+        asked_for = f"{'all' if wanted is None else wanted} {name} samples are asked for"
+        if "--data-path" not in sources:
+            own_flag = f"--{name}-data-path"
+            if own_flag not in sources:
+                raise UserError(f"{own_flag} is missing: {asked_for}")
+            parts += [(name, info, range(number_of(info))) for info in sources[own_flag]]
             continue
         bounds = core_config.split_matrix[number]
         for info in sources["--data-path"]:
-            first, end = (round(bound * float(info.sequences)) for bound in bounds or (0.0, 0.0))
+            first, end = (round(bound * float(number_of(info))) for bound in bounds or (0.0, 0.0))
             if end <= first:
                 raise UserError(
-                    f"--split {core_config.split}: leaves none of the {info.sequences} documents of {info.prefix} for "
-                    f"{name}, and {wanted} {name} samples are asked for; give {name} a larger share, or the splits "
+                    f"--split {core_config.split}: leaves none of the {number_of(info)} documents of {info.prefix} for "
+                    f"{name}, and {asked_for}; give {name} a larger share, or the splits "
                     "data of their own with --train-data-path and its siblings"
                 )
+            parts.append((name, info, range(first, end)))
+    return parts
 
 
-def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+def is_first_rank() -> bool:
+    """Whether this process writes what all read: rank 0, or the only one."""
+    return not (torch.distributed.is_available() and torch.distributed.is_initialized()) or (
+        torch.distributed.get_rank() == 0
+    )
 
 
 @contextlib.contextmanager

@@ -20,20 +20,26 @@ from typing import Any
 import numpy
 
 from megatron.ltd.data.documents import RawChunk, parse_chunk
+from megatron.ltd.data.sentences import split_sentences
 from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
 
 _CHUNKS_PER_WORKER = 4
+LONGEST_SENTENCE_TOKENS = 512
+"""Megatron-Core makes no sample of a document that holds a longer one: what is longer counts as several."""
 
 
 @dataclass(frozen=True)
 class EncodedDocuments:
-    """One key's documents: their ids one after another (int32), and each one's number of tokens."""
+    """One key's documents: their ids one after another (int32), and of each the tokens of its sentences.
+
+    A document that is not split is one sentence.
+    """
 
     ids: numpy.ndarray[Any, numpy.dtype[numpy.int32]]
-    lengths: tuple[int, ...]
+    lengths: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class EncodeOptions:
     json_keys: tuple[str, ...]
     append_eod: bool
     skip_bad_lines: bool
+    split_sentences: bool = False
 
 
 def encode_chunk(chunk: RawChunk, options: EncodeOptions, tokenizer: Tokenizer) -> EncodedChunk:
@@ -64,16 +71,29 @@ def encode_chunk(chunk: RawChunk, options: EncodeOptions, tokenizer: Tokenizer) 
         ids: list[int] = []
         lengths = []
         for texts in parsed.texts:
-            document = tokenizer.encode(texts[place])
-            if not document:
+            sentences = _encode_document(texts[place], options, tokenizer)
+            if not sentences:
                 empty += 1
                 continue
-            if options.append_eod:
-                document.append(tokenizer.eod)
-            ids += document
-            lengths.append(len(document))
+            for sentence in sentences:
+                ids += sentence
+            lengths.append(tuple(map(len, sentences)))
         documents[key] = EncodedDocuments(numpy.array(ids, dtype=numpy.int32), tuple(lengths))
     return EncodedChunk(documents, empty, parsed.bad_lines, chunk.num_bytes)
+
+
+def _encode_document(text: str, options: EncodeOptions, tokenizer: Tokenizer) -> list[list[int]]:
+    """The ids of each sentence, none empty or longer than Megatron-Core takes; of the whole text where it is one."""
+    if options.split_sentences:
+        return [
+            ids[start : start + LONGEST_SENTENCE_TOKENS]
+            for ids in map(tokenizer.encode, split_sentences(text))
+            for start in range(0, len(ids), LONGEST_SENTENCE_TOKENS)
+        ]
+    document = tokenizer.encode(text)
+    if not document:
+        return []
+    return [[*document, tokenizer.eod] if options.append_eod else document]
 
 
 def encode_all(

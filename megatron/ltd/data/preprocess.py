@@ -2,8 +2,9 @@
 
     --input files --documents--> chunks --encode (workers)--> ids --writer--> PREFIX_<key>_document.{bin,idx,json}
 
-Flags and output are Megatron-LM's, and the .json card (``indexed.DatasetCard``) is ours. The same input gives the same
-files whatever the number of workers. torch is imported only after the arguments hold.
+With ``--split-sentences`` the output is ``PREFIX_<key>_sentence``, each document several sequences. Flags and output
+are Megatron-LM's, and the .json card (``indexed.DatasetCard``) is ours. The same input gives the same files whatever
+the number of workers. torch is imported only after the arguments hold.
 """
 
 from __future__ import annotations
@@ -43,11 +44,15 @@ class PreprocessConfig:
         "file is one document); other names are judged by their first character",
     )
     output_prefix: str | None = flag(
-        None, metavar="PREFIX", help="writes PREFIX_KEY_document.bin, .idx and .json for each of --json-keys"
+        None,
+        metavar="PREFIX",
+        help="writes PREFIX_KEY_document.bin, .idx and .json for each of --json-keys (with "
+        "--split-sentences: PREFIX_KEY_sentence)",
     )
     json_keys: tuple[str, ...] = flag(("text",), metavar="KEY", help="keys of a JSON line that hold text")
     workers: int = flag(1, metavar="N", help="processes that encode")
     append_eod: bool = flag(False, help="end each document with the tokenizer's end of document")
+    split_sentences: bool = flag(False, help="keep the sentences of each document apart, as BERT's samples need them")
     skip_bad_lines: bool = flag(False, help="leave out JSON lines that cannot be used, and count them")
     overwrite: bool = flag(False, help="replace output that is there already")
     log_interval: int = flag(
@@ -65,6 +70,11 @@ class PreprocessConfig:
             raise UserError(f"--log-interval {self.log_interval}: must be at least 0; 0 prints only the last line")
         if len(set(self.json_keys)) != len(self.json_keys):
             raise UserError(f"--json-keys {' '.join(self.json_keys)}: a key is given twice")
+        if self.split_sentences and self.append_eod:
+            raise UserError(
+                "--append-eod and --split-sentences are both on: samples of sentences hold no end of document; drop "
+                "--append-eod for BERT, or --split-sentences for GPT"
+            )
 
 
 @dataclass(frozen=True)
@@ -101,12 +111,15 @@ def preprocess(config: PreprocessConfig, tokenizer_files: TokenizerFiles) -> Pre
     (without ``--overwrite``) or cannot be written. A failure or Ctrl-C leaves no file behind and what was there intact.
     """
     started = time.monotonic()
-    prefixes = {key: f"{config.output_prefix}_{key}_document" for key in config.json_keys}
+    level = "sentence" if config.split_sentences else "document"
+    prefixes = {key: f"{config.output_prefix}_{key}_{level}" for key in config.json_keys}
     files = find_inputs(config.input)
     _check_keys(files, config.json_keys)
     _check_output(config, list(prefixes.values()))
     tokenizer = build_tokenizer(tokenizer_files)
-    options = EncodeOptions(tokenizer_files, config.json_keys, config.append_eod, config.skip_bad_lines)
+    options = EncodeOptions(
+        tokenizer_files, config.json_keys, config.append_eod, config.skip_bad_lines, config.split_sentences
+    )
     chunks = _with_progress(encode_all(read_chunks(files), options, tokenizer, config.workers), files, config)
 
     with warnings.catch_warnings():

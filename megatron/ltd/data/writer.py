@@ -32,12 +32,13 @@ class DatasetWriter:
         self.tokens = 0
 
     def add(self, documents: EncodedDocuments) -> None:
-        """Append documents, one sequence each."""
+        """Append documents, a sequence for each of their sentences."""
         ids = documents.ids.astype(self._dtype)
         self._digest.update(ids.tobytes())
         start = 0
-        for length in documents.lengths:
-            self._builder.add_document(ids[start : start + length], [length])
+        for sentences in documents.lengths:
+            length = sum(sentences)
+            self._builder.add_document(ids[start : start + length], list(sentences))
             start += length
         self.documents += len(documents.lengths)
         self.tokens += start

@@ -23,6 +23,8 @@ from megatron.ltd.models.gpt import build_chunks
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.tasks import GPT
+from megatron.ltd.tasks.base import MODEL
 from megatron.ltd.tasks.gpt import weights_identity
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
@@ -56,6 +58,9 @@ def load_model(folder: Path, tokenizer_files: TokenizerFiles, parallel: Parallel
     if checkpoint is None:
         raise UserError(f"--load {folder} holds no checkpoint: name the --save folder of a run that has saved one")
     stored = checkpoint_files.read_run(checkpoint)
+    kind = stored["identity"].get(MODEL, GPT.name)
+    if kind != GPT.name:
+        raise UserError(f"--load {folder} holds a {kind}, and only a GPT speaks: name the --save folder of a GPT's run")
     model_config = _stored(ModelConfig, stored, "model")
     tokenizer_config = _with_typed(_stored(TokenizerConfig, stored, "tokenizer"), tokenizer_files)
     tokenizer = build_tokenizer(tokenizer_config)

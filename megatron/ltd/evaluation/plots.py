@@ -79,9 +79,9 @@ def _draw(axes: Any, history: RunHistory, xs: Sequence[float], style: dict[str, 
     losses = running_mean([step["loss"] for step in history.steps], max(1, len(xs) // _SMOOTHED_SHARE))
     axes.plot(xs, losses, color=style["color"], alpha=0.35, linewidth=1.0)
     evaluated = [line for line in history.validations if line["loss"] is not None]
-    places = [history.place_of(line["iteration"]) for line in evaluated]
+    from_start = [0.0, *xs]  # an evaluation may have come before the first step
     axes.plot(
-        [xs[place] for place in places],
+        [from_start[history.place_of(line["iteration"]) + 1] for line in evaluated],
         [line["loss"] for line in evaluated],
         label=history.name,
         linewidth=1.6,

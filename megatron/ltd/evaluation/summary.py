@@ -48,6 +48,10 @@ class RunSummary:
     validation_loss: float | None
     """Mean loss a token [nat] at the last evaluation; None where the run had none."""
     perplexity: float | None
+    start_perplexity: float | None
+    """Before the first step; None where the run did not evaluate there."""
+    lowest_perplexity: float | None
+    """Of all evaluations."""
     num_steps: int
     tokens: int
     layer_tokens: int
@@ -82,11 +86,15 @@ def read_runs(config: SummaryConfig) -> list[RunHistory]:
 def summarize(history: RunHistory) -> RunSummary:
     """The figures of a run, from all of its steps."""
     last = history.steps[-1]
-    last_validation = history.validations[-1] if history.validations else {"loss": None}
+    none = {"iteration": None, "loss": None}
+    first_validation, last_validation = (history.validations or (none,))[0], (history.validations or (none,))[-1]
+    perplexities = [line["perplexity"] for line in history.validations if line.get("perplexity") is not None]
     return RunSummary(
         name=history.name,
         validation_loss=last_validation["loss"],
         perplexity=last_validation.get("perplexity"),
+        start_perplexity=first_validation.get("perplexity") if first_validation["iteration"] == 0 else None,
+        lowest_perplexity=min(perplexities, default=None),
         num_steps=last["iteration"],
         tokens=last["consumed_tokens"],
         layer_tokens=last["consumed_layer_tokens"],
@@ -106,12 +114,18 @@ def _usual_seconds(history: RunHistory) -> float:
 
 
 def summary_table(summaries: Sequence[RunSummary]) -> str:
-    """A column a run, a row a figure."""
+    """A column a run, a row a figure; of perplexities before training and the lowest where they say more."""
     dense = next((summary for summary in summaries if summary.is_dense), None)
     rows = [("", [summary.name for summary in summaries])]
     rows += [
         ("validation loss", [_decimal(summary.validation_loss, 4) for summary in summaries]),
         ("perplexity", [_decimal(summary.perplexity, 2) for summary in summaries]),
+    ]
+    if any(summary.lowest_perplexity != summary.perplexity for summary in summaries):
+        rows.append(("perplexity, lowest", [_decimal(summary.lowest_perplexity, 2) for summary in summaries]))
+    if any(summary.start_perplexity is not None for summary in summaries):
+        rows.append(("perplexity before training", [_decimal(summary.start_perplexity, 2) for summary in summaries]))
+    rows += [
         ("steps", [str(summary.num_steps) for summary in summaries]),
         ("tokens", [format_count(summary.tokens) for summary in summaries]),
         ("layer tokens", [format_count(summary.layer_tokens) for summary in summaries]),

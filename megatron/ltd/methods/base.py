@@ -97,6 +97,8 @@ class ModelFacts:
     """Equal runs that context and sequence parallelism cut the sequence in; each must keep the same number."""
     seq_length_name: str = "--seq-length"
     """What the user calls ``seq_length``."""
+    special_ids: tuple[int, ...] = ()
+    """Token ids that stand for no text, padding aside, where the tokenizer has such. Known once its files are read."""
 
 
 @dataclass(frozen=True)

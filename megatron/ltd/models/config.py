@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -223,6 +224,36 @@ class ViTConfig(LayersConfig):
             head_tokens=1,
             patch_values=self.num_channels * self.patch_dim**2,
         )
+
+
+@dataclass(frozen=True)
+class BertModelConfig(ModelConfig):
+    """model"""
+
+    seq_length: int = flag(512, help="tokens in a sample, padding included")
+    bert_binary_head: bool = flag(
+        True, name="bert-no-binary-head", help="masked tokens alone: no sentence order, no sentence types"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seq_length < 5:
+            raise UserError(
+                f"--seq-length is {self.seq_length}: a sample holds [CLS], two [SEP] and a token of either sentence; "
+                "give at least 5"
+            )
+
+    @property
+    def sentence_types(self) -> int:
+        """Rows of the embedding that tells two sentences apart; 0 where there is one."""
+        return 2 if self.bert_binary_head else 0
+
+    def identity(self, padded_vocab_size: int) -> dict[str, Any]:
+        return {**super().identity(padded_vocab_size), "--bert-no-binary-head": not self.bert_binary_head}
+
+    def shape(self, padded_vocab_size: int) -> ModelShape:
+        """An encoder whose head has a layer of its own."""
+        return dataclasses.replace(super().shape(padded_vocab_size), causal=False, head_layers=1)
 
 
 @dataclass(frozen=True)

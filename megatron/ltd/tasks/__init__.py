@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from megatron.ltd.data.config import DataConfig, ImageDataConfig
-from megatron.ltd.models.config import ModelConfig, ViTConfig
+from megatron.ltd.data.config import BertDataConfig, DataConfig, ImageDataConfig, LabelledTextConfig
+from megatron.ltd.errors import UserError
+from megatron.ltd.models.config import BertModelConfig, ModelConfig, ViTConfig
 from megatron.ltd.tasks.base import Entry, Task
-from megatron.ltd.tokenizers.config import TokenizerConfig
+from megatron.ltd.tokenizers.config import WORDPIECE_TYPES, TokenizerConfig
 
 if TYPE_CHECKING:
     from megatron.ltd.config import RunConfig
@@ -17,6 +18,38 @@ def _open_gpt(config: RunConfig) -> Task:
     from megatron.ltd.tasks.gpt import GPT
 
     return GPT(config)
+
+
+def _check_gpt(config: RunConfig) -> None:
+    """Raises ``UserError`` for evaluations that never take place."""
+    if config.data.full_validation and not config.training.eval_iters:
+        raise UserError("--full-validation is given with --eval-iters 0, which evaluates never: drop one")
+
+
+def _open_bert(config: RunConfig) -> Task:
+    from megatron.ltd.tasks.bert import BERT
+
+    return BERT(config)
+
+
+def _open_bert_classifier(config: RunConfig) -> Task:
+    from megatron.ltd.tasks.bert_classifier import BertClassification
+
+    return BertClassification(config)
+
+
+def _check_bert(config: RunConfig) -> None:
+    """Raises ``UserError`` for what BERT cannot do."""
+    if config.parallel.context_parallel_size > 1:
+        raise UserError(
+            f"--context-parallel-size is {config.parallel.context_parallel_size}: Megatron-Core's BERT numbers the "
+            "positions of a whole sample on every process; use 1, and --sequence-parallel to split activations"
+        )
+    if config.tokenizer.tokenizer_type not in (None, *WORDPIECE_TYPES):
+        raise UserError(
+            f"--tokenizer-type is {config.tokenizer.tokenizer_type}: BERT's samples need [CLS], [SEP], [MASK] and "
+            f"[PAD]; give {' or '.join(WORDPIECE_TYPES)}"
+        )
 
 
 def _open_vit(config: RunConfig) -> Task:
@@ -30,6 +63,24 @@ GPT = Entry(
     description="Pretrain a GPT on Megatron-Core: dense, or with a method that computes less.",
     parts={"model": ModelConfig, "tokenizer": TokenizerConfig, "data": DataConfig},
     open=_open_gpt,
+    check=_check_gpt,
+)
+
+BERT = Entry(
+    name="BERT",
+    description="Pretrain a BERT on Megatron-Core: dense, or with a method that computes less.",
+    parts={"model": BertModelConfig, "tokenizer": TokenizerConfig, "data": BertDataConfig},
+    open=_open_bert,
+    check=_check_bert,
+)
+
+BERT_CLASSIFIER = Entry(
+    name="BERT classifier",
+    description="Finetune a BERT on labelled sentences: dense, or with a method that computes less.",
+    parts={"model": BertModelConfig, "tokenizer": TokenizerConfig, "data": LabelledTextConfig},
+    open=_open_bert_classifier,
+    check=_check_bert,
+    weights="BERT",
 )
 
 VIT = Entry(
@@ -39,4 +90,4 @@ VIT = Entry(
     open=_open_vit,
 )
 
-TASKS = {entry.name: entry for entry in (GPT, VIT)}
+TASKS = {entry.name: entry for entry in (GPT, BERT, BERT_CLASSIFIER, VIT)}

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from megatron.ltd.accounting import ModelShape
+from megatron.ltd.errors import UserError
 
 if TYPE_CHECKING:
     from megatron.core.transformer.module import MegatronModule
@@ -20,9 +22,14 @@ if TYPE_CHECKING:
 
     from megatron.ltd.config import RunConfig
     from megatron.ltd.data.microbatches import Collate, SampleSource
+    from megatron.ltd.hugging_face.weights import ImportedModel
     from megatron.ltd.parallel.mesh import Mesh
     from megatron.ltd.sequence import SequenceShard
     from megatron.ltd.training.objective import Objective
+
+
+MODEL = "the model"
+"""Under which a checkpoint says what its weights are of, among what two runs must agree on."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,10 @@ class Entry:
     """The dataclasses of its own flags: "model" and "data", and "tokenizer" where it reads text."""
     open: Callable[[RunConfig], Task]
     """Check tokenizer and data. Raises ``UserError``."""
+    check: Callable[[RunConfig], None] | None = None
+    """Refuse flags that this task cannot do together, before anything is read. Raises ``UserError``."""
+    weights: str | None = None
+    """The task whose weights it starts from, where that is another one."""
 
 
 class Task(Protocol):
@@ -78,6 +89,11 @@ class Task(Protocol):
         return f"vocabulary {self.shape.vocab_size}"
 
     @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Token ids that stand for no text, padding aside; none where samples hold text alone."""
+        return ()
+
+    @property
     def every_layer_needs_data(self) -> bool:
         """Whether stages between the first and the last need more of a sample than its number: an attention mask."""
         ...
@@ -92,6 +108,13 @@ class Task(Protocol):
         ``stored`` is what the checkpoint says of its run: its ``identity``, ``order`` and ``config``.
         """
         return ()
+
+    def open_imported(self, folder: Path) -> ImportedModel:
+        """The Hugging Face model in ``folder``, where its shape and tokenizer are this run's. Raises ``UserError``."""
+        raise UserError(
+            f"--load {folder} holds a Hugging Face model, and this command starts from its own checkpoints only: name "
+            "the folder of one"
+        )
 
     def build_chunks(
         self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool

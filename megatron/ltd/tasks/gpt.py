@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from megatron.core.models.gpt import GPTModel
@@ -14,10 +15,13 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.ltd.accounting import ModelShape, num_parameters
 from megatron.ltd.config import RunConfig
 from megatron.ltd.data.batch import Batch, build_batch
-from megatron.ltd.data.config import DataConfig
-from megatron.ltd.data.datasets import build_datasets, check_sources
+from megatron.ltd.data.config import IndexedDataConfig
+from megatron.ltd.data.datasets import Padded, build_datasets, check_sources, num_whole_valid_samples
+from megatron.ltd.data.epochs import whole_batches
 from megatron.ltd.data.indexed import IndexedInfo
 from megatron.ltd.data.microbatches import Collate, SampleSource
+from megatron.ltd.hugging_face.config_file import MERGES, VOCABULARY
+from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.models.gpt import build_chunks
 from megatron.ltd.parallel.mesh import Mesh
@@ -25,8 +29,12 @@ from megatron.ltd.sequence import SequenceShard
 from megatron.ltd.tasks.base import Task
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
-from megatron.ltd.tokenizers.config import model_vocab_size
+from megatron.ltd.tokenizers.config import model_vocab_size, padded_vocab_size
+from megatron.ltd.tokenizers.gpt2_bpe import fingerprint
 from megatron.ltd.training.objective import CausalLM
+from megatron.ltd.training.resume import check_identity
+
+_TOKENIZER = "the fingerprint of the tokenizer (--tokenizer-type and its files)"
 
 
 class GPT(Task):
@@ -74,11 +82,42 @@ class GPT(Task):
         return self.tokenizer.vocab_size
 
     @property
+    def special_ids(self) -> tuple[int, ...]:
+        return ()
+
+    @property
     def every_layer_needs_data(self) -> bool:
         return self.config.data.reset_attention_mask
 
+    @cached_property
+    def _whole_valid_samples(self) -> int:
+        config = self.config
+        return num_whole_valid_samples(
+            config.data, self.sources, seq_length=config.model.seq_length, seed=config.training.seed,
+            tokenizer=self.tokenizer,
+        )  # fmt: skip
+
     def eval_samples(self, global_batch_samples: int) -> int:
+        """``--eval-iters`` batches, or as many as hold all validation data."""
+        if self.config.data.full_validation:
+            return whole_batches(self._whole_valid_samples, global_batch_samples)
         return self.config.training.eval_iters * global_batch_samples
+
+    def open_imported(self, folder: Path) -> ImportedModel:
+        """A Hugging Face GPT-2 whose every flag, and whose tokenizer where it lies there, are this run's."""
+        imported, config = ImportedModel.open(folder), self.config
+        vocab_size = padded_vocab_size(
+            imported.vocab_size,
+            config.tokenizer.make_vocab_size_divisible_by,
+            config.parallel.tensor_model_parallel_size,
+        )
+        described = imported.model.identity(vocab_size) | {"--norm-epsilon": imported.model.norm_epsilon}
+        vocabulary, merges = folder / VOCABULARY, folder / MERGES
+        if vocabulary.is_file() and merges.is_file():
+            described[_TOKENIZER] = fingerprint(vocabulary.read_bytes(), merges.read_bytes())[:12]
+        wanted = {**self.identity, "--norm-epsilon": config.model.norm_epsilon}
+        check_identity(folder, described, {name: wanted[name] for name in described})
+        return imported
 
     def build_chunks(self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool) -> list[GPTModel]:
         """See ``models.gpt.build_chunks``."""
@@ -95,15 +134,17 @@ class GPT(Task):
         self, train_samples: int, valid_samples: int, *, reads: bool
     ) -> tuple[SampleSource | None, SampleSource | None]:
         """See ``data.datasets.build_datasets``."""
-        return build_datasets(
+        whole = self.config.data.full_validation
+        train, valid = build_datasets(
             self.config.data,
             seq_length=self.config.model.seq_length,
             seed=self.config.training.seed,
             train_samples=train_samples,
-            valid_samples=valid_samples,
+            valid_samples=None if whole else valid_samples,
             tokenizer=self.tokenizer,
             build_on_this_rank=reads,
         )
+        return train, Padded(valid, valid_samples) if whole and valid is not None else valid
 
     def collate(self, shard: SequenceShard, *, whole_tokens: bool) -> Collate[Batch]:
         """See ``data.batch.build_batch``."""
@@ -117,13 +158,12 @@ class GPT(Task):
 
 def weights_identity(model: ModelConfig, tokenizer: Tokenizer, padded_vocab_size: int) -> dict[str, Any]:
     """What two runs must agree on to share weights, by flag: the model's shape, and the tokenizer by content."""
-    fingerprint = {"the fingerprint of the tokenizer (--tokenizer-type and its files)": tokenizer.fingerprint[:12]}
-    return fingerprint | model.identity(padded_vocab_size)
+    return {_TOKENIZER: tokenizer.fingerprint[:12]} | model.identity(padded_vocab_size)
 
 
 def data_order(config: RunConfig, sources: Mapping[str, Sequence[IndexedInfo]]) -> dict[str, Any]:
     """What decides the order of samples and the draw of kept tokens, by flag. Data count by content, not by path."""
-    data: DataConfig = config.data
+    data: IndexedDataConfig = config.data
     spelling = "--data-path" if "--data-path" in sources else "--train-data-path"
     blend = data.blends()[spelling]
     content = [[info.fingerprint for info in sources[spelling]], blend.weights, data.data_path and data.split]

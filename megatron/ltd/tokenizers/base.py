@@ -8,7 +8,8 @@ there is no ``pad`` here and no id of the text is ever masked by mistake.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from megatron.ltd.errors import UserError
@@ -52,3 +53,16 @@ def read_definition(flag: str, path: str | None, tokenizer_type: str) -> bytes:
     if not content:
         raise UserError(f"{flag} {path}: the file is empty; give a whole one")
     return content
+
+
+@contextmanager
+def needs_tokenizers(asked_for: str) -> Iterator[None]:
+    """Around an import that needs the package ``tokenizers``. Raises ``UserError`` where it is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "tokenizers":
+            raise
+        raise UserError(
+            f"{asked_for}: needs the package tokenizers, which is not installed; run pip install 'megatron-ltd[bert]'"
+        ) from None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.tokenizers.base import Tokenizer, read_definition
-from megatron.ltd.tokenizers.config import TOKENIZER_TYPES, TokenizerFiles
+from megatron.ltd.tokenizers.base import Tokenizer, needs_tokenizers, read_definition
+from megatron.ltd.tokenizers.config import TOKENIZER_TYPES, WORDPIECE_TYPES, TokenizerFiles
 
 
 def build_tokenizer(config: TokenizerFiles) -> Tokenizer:
@@ -25,6 +25,12 @@ def build_tokenizer(config: TokenizerFiles) -> Tokenizer:
 
         model = read_definition("--tokenizer-model", config.tokenizer_model, kind)
         return SentencePieceTokenizer(model, source=str(config.tokenizer_model))
+    if kind in WORDPIECE_TYPES:
+        with needs_tokenizers(f"--tokenizer-type {kind}"):
+            from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
+
+        vocabulary = read_definition("--vocab-file", config.vocab_file, kind)
+        return WordPieceTokenizer(kind, vocabulary, source=str(config.vocab_file))
     from megatron.ltd.tokenizers.gpt2_bpe import GPT2BPETokenizer
 
     vocabulary = read_definition("--vocab-file", config.vocab_file, kind)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 
-TOKENIZER_TYPES = ("GPT2BPETokenizer", "SentencePieceTokenizer", "ByteTokenizer")
+WORDPIECE_TYPES = ("BertWordPieceLowerCase", "BertWordPieceCase")
+TOKENIZER_TYPES = ("GPT2BPETokenizer", "SentencePieceTokenizer", "ByteTokenizer", *WORDPIECE_TYPES)
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,10 @@ class TokenizerFiles:
         None,
         choices=TOKENIZER_TYPES,
         help="GPT2BPETokenizer reads --vocab-file and --merge-file, SentencePieceTokenizer reads --tokenizer-model, "
-        "ByteTokenizer reads nothing: ids 0-255 are the bytes of the UTF-8 text and 256 ends a document",
+        "ByteTokenizer reads nothing: ids 0-255 are the bytes of the UTF-8 text and 256 ends a document; "
+        "BertWordPieceLowerCase and BertWordPieceCase read --vocab-file",
     )
-    vocab_file: str | None = flag(None, metavar="FILE", help="GPT-2 BPE: encoder.json (vocab.json)")
+    vocab_file: str | None = flag(None, metavar="FILE", help="GPT-2 BPE: encoder.json (vocab.json); BERT: vocab.txt")
     merge_file: str | None = flag(None, metavar="FILE", help="GPT-2 BPE: vocab.bpe (merges.txt)")
     tokenizer_model: str | None = flag(None, metavar="FILE", help="SentencePiece: the .model file")
 

@@ -38,9 +38,7 @@ class GPT2BPETokenizer(Tokenizer):
             raise UserError(f"--vocab-file {sources[0]}: has no {END_OF_TEXT} to end documents with; give GPT-2's file")
         self.eod = ids.pop(END_OF_TEXT)
         self.vocab_size = max([self.eod, *ids.values()]) + 1
-        self.fingerprint = hashlib.sha256(
-            hashlib.sha256(vocabulary).digest() + hashlib.sha256(merges).digest()
-        ).hexdigest()
+        self.fingerprint = fingerprint(vocabulary, merges)
         self._encoding = tiktoken.Encoding(
             self.name,
             pat_str=_WORDS,
@@ -55,6 +53,11 @@ class GPT2BPETokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``."""
         return self._encoding.decode(list(ids), errors="replace")
+
+
+def fingerprint(vocabulary: bytes, merges: bytes) -> str:
+    """The fingerprint of the tokenizer that these two files define."""
+    return hashlib.sha256(hashlib.sha256(vocabulary).digest() + hashlib.sha256(merges).digest()).hexdigest()
 
 
 def _read_vocabulary(content: bytes, source: str) -> dict[str, int]:
@@ -83,7 +86,7 @@ def _read_merges(content: bytes, source: str) -> list[tuple[str, str]]:
     return merges
 
 
-def _byte_alphabet() -> dict[str, int]:
+def byte_alphabet() -> dict[str, int]:
     """GPT-2's spelling of the 256 bytes: a printable Latin-1 character is itself, the others follow from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -92,7 +95,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 def _mergeable_ranks(ids: dict[str, int], merges: list[tuple[str, str]], sources: tuple[str, str]) -> dict[bytes, int]:
     """Bytes of each piece to its id. Raises ``UserError`` when the files do not describe one encoding."""
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     both = f"--vocab-file {sources[0]} and --merge-file {sources[1]}"
     order = list(alphabet) + [left + right for left, right in merges]
     if len(order) != len(ids) or set(order) != set(ids):

@@ -1,11 +1,11 @@
-"""Trains a SentencePiece vocabulary whose encoding can be undone: decode(encode(text)) == text, for source code too.
+"""Trains a vocabulary: a SentencePiece model whose encoding can be undone, or BERT's WordPiece.
 
-What makes it so: no normalisation, no space put before the text, no spaces taken away, runs of spaces and line ends as
-pieces of their own, and byte pieces for everything that has none. Training reads the documents in passages that end at
-line ends; of more text than ``--max-train-mb`` it takes evenly spaced passages. The same input and flags give the same
-model.
+With SentencePiece decode(encode(text)) == text, for source code too. What makes it so: no normalisation, no space put
+before the text, no spaces taken away, runs of spaces and line ends as pieces of their own, and byte pieces for
+everything that has none. Training reads the documents in passages that end at line ends; of more text than
+``--max-train-mb`` it takes evenly spaced passages. The same input and flags give the same vocabulary.
 
-Not here: using a model (``sentencepiece``).
+Not here: using one (``sentencepiece``, ``wordpiece``), and how WordPiece is learned (``train_wordpiece``).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sentencepiece
 from megatron.ltd.data.documents import find_inputs, parse_chunk, read_chunks
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
+from megatron.ltd.tokenizers.base import needs_tokenizers
 
 _PASSAGE_CHARACTERS = 2000
 _LONGEST_LINE_CHARACTERS = 100_000
@@ -37,9 +38,14 @@ class TrainTokenizerConfig:
     )
     json_keys: tuple[str, ...] = flag(("text",), metavar="KEY", help="keys of a JSON line that hold text")
     vocab_size: int = flag(8192, metavar="N", help="pieces, the 256 bytes and the end of document among them")
-    output_prefix: str | None = flag(None, metavar="PREFIX", help="writes PREFIX.model")
-    model_type: str = flag("bpe", choices=("bpe", "unigram"), help="how pieces are found")
-    threads: int = flag(2, metavar="N", help="threads that train")
+    output_prefix: str | None = flag(
+        None, metavar="PREFIX", help="writes PREFIX.model, or PREFIX-vocab.txt with --model-type wordpiece"
+    )
+    model_type: str = flag(
+        "bpe", choices=("bpe", "unigram", "wordpiece"), help="how pieces are found; wordpiece is BERT's vocabulary"
+    )
+    cased: bool = flag(False, help="WordPiece: keep capitals and accents, for --tokenizer-type BertWordPieceCase")
+    threads: int = flag(2, metavar="N", help="threads that train a SentencePiece model")
     max_train_mb: float = flag(256.0, metavar="N", help="train on at most about this much text [MB]")
     overwrite: bool = flag(False, help="replace a model that is there already")
 
@@ -54,6 +60,13 @@ class TrainTokenizerConfig:
             raise UserError(f"--threads {self.threads}: must be at least 1")
         if not self.max_train_mb > 0:
             raise UserError(f"--max-train-mb {self.max_train_mb}: must be above 0")
+        if self.cased and self.model_type != "wordpiece":
+            raise UserError(f"--cased belongs to --model-type wordpiece, and it is {self.model_type}: drop --cased")
+
+    @property
+    def path(self) -> Path:
+        """The file that is written."""
+        return Path(f"{self.output_prefix}{'-vocab.txt' if self.model_type == 'wordpiece' else '.model'}")
 
 
 @dataclass(frozen=True)
@@ -71,13 +84,13 @@ class TrainedTokenizer:
 
 
 def train_tokenizer(config: TrainTokenizerConfig) -> TrainedTokenizer:
-    """Train and write PREFIX.model, which appears when it is whole.
+    """Train and write PREFIX.model or PREFIX-vocab.txt, which appears when it is whole.
 
     Raises ``UserError`` for input that cannot be read, a vocabulary that the text cannot fill, or a model that exists
     (without ``--overwrite``) or cannot be written.
     """
     started = time.monotonic()
-    path = Path(f"{config.output_prefix}.model")
+    path = config.path
     if not path.parent.is_dir():
         raise UserError(f"--output-prefix {config.output_prefix}: there is no folder {path.parent}; make it first")
     if path.exists() and not config.overwrite:
@@ -85,6 +98,13 @@ def train_tokenizer(config: TrainTokenizerConfig) -> TrainedTokenizer:
             f"--output-prefix {config.output_prefix}: {path} exists; give another prefix, or --overwrite to replace it"
         )
     passages = _Passages(config)
+    learn = _wordpiece if config.model_type == "wordpiece" else _sentencepiece
+    _write(path, learn(config, passages), config)
+    return TrainedTokenizer(str(path), config.vocab_size, passages.text_bytes, time.monotonic() - started)
+
+
+def _sentencepiece(config: TrainTokenizerConfig, passages: _Passages) -> bytes:
+    """The bytes of a SentencePiece model."""
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -110,9 +130,21 @@ def train_tokenizer(config: TrainTokenizerConfig) -> TrainedTokenizer:
     except (RuntimeError, OSError) as error:
         # The library's message is "Internal: <file>(<line>) [<condition>] <what to do>".
         reason = str(error).rpartition("] ")[2].strip().rstrip(".") or "there is too little text"
-        raise UserError(f"--vocab-size {config.vocab_size}: {path} cannot be trained: {reason}") from None
-    _write(path, model.getvalue(), config)
-    return TrainedTokenizer(str(path), config.vocab_size, passages.text_bytes, time.monotonic() - started)
+        raise UserError(f"--vocab-size {config.vocab_size}: {config.path} cannot be trained: {reason}") from None
+    return model.getvalue()
+
+
+def _wordpiece(config: TrainTokenizerConfig, passages: _Passages) -> bytes:
+    """The bytes of a vocab.txt."""
+    with needs_tokenizers("--model-type wordpiece"):
+        from megatron.ltd.tokenizers.train_wordpiece import learn_wordpiece
+    pieces = learn_wordpiece(passages, config.vocab_size, cased=config.cased)
+    if len(pieces) < config.vocab_size:
+        raise UserError(
+            f"--vocab-size {config.vocab_size}: {config.path} cannot be trained: the text holds {len(pieces)} pieces; "
+            f"give at most {len(pieces)}, or more text"
+        )
+    return "".join(f"{piece}\n" for piece in pieces).encode("utf-8")
 
 
 class _Passages:
@@ -126,6 +158,7 @@ class _Passages:
         self.text_bytes = 0
 
     def __iter__(self) -> Iterator[str]:
+        self.text_bytes = 0
         for number, passage in enumerate(self._all()):
             # Keeps the share of passages in even steps: exactly where share * number passes a whole number.
             if int((number + 1) * self._share) > int(number * self._share):

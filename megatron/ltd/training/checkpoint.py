@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.training import checkpoint_files as files
 from megatron.ltd.training.optimizer_state import load_optimizer, wanted_optimizer
@@ -128,6 +129,12 @@ def load_checkpoint(
     stored_clock = loaded["opt_param_scheduler"]["num_steps"]
     state.scheduler.num_steps = stored_clock if clock_stands_at is None else clock_stands_at
     state.scheduler.step(0)
+
+
+def load_imported(imported: ImportedModel, state: TrainingState) -> None:
+    """Take the weights of another program's model into ``state``; all else starts anew. Each rank reads its share."""
+    imported.copy_into(chunk for _, chunk in _named_chunks(state.chunks))
+    state.optimizer.reload_model_params()
 
 
 def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:

@@ -62,6 +62,7 @@ class TrainingConfig:
     eval_iters: int = flag(
         100, help="global batches an evaluation averages over (labelled data: always all); 0 evaluates never"
     )
+    eval_at_start: bool = flag(False, help="evaluate before the first step too")
     check_for_nan_in_loss_and_grad: bool = flag(True, help="do not stop when the loss is not finite")
     check_for_spiky_loss: bool = flag(
         False, help="stop when the loss exceeds --spiky-loss-factor times its recent median"
@@ -83,6 +84,8 @@ class TrainingConfig:
             )
         if self.eval_iters < 0:
             raise UserError(f"--eval-iters is {self.eval_iters}: it must be 0 (never) or more")
+        if self.eval_at_start and not self.eval_iters:
+            raise UserError("--eval-at-start is given with --eval-iters 0, which evaluates never: drop one")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed is {self.seed}: it must be in [0, 2^31)")
         at_least(self, 0, "exit_duration_in_mins")
@@ -158,13 +161,17 @@ class CheckpointConfig:
     """checkpoints"""
 
     save: str | None = flag(None, metavar="DIR", help="folder to save checkpoints in")
-    load: str | None = flag(None, metavar="DIR", help="folder to continue from, or to start from with --finetune")
+    load: str | None = flag(
+        None,
+        metavar="DIR",
+        help="folder to continue from; with --finetune, to start from, ours or a Hugging Face GPT-2 in safetensors",
+    )
     save_interval: int | None = flag(None, help="steps between checkpoints (default: only at the end)")
     keep_last: int | None = flag(None, help="checkpoints to keep; older ones are removed after a save (default: all)")
     async_save: bool = flag(False, help="train on while a checkpoint is written, from a copy in memory")
     no_load_optim: bool = flag(False, help="load the weights only; the optimizer starts anew")
     finetune: bool = flag(False, help="load the weights only and start counting from step 0")
-    use_checkpoint_args: bool = flag(False, help="take the model's shape and the tokenizer from the checkpoint")
+    use_checkpoint_args: bool = flag(False, help="take the model's shape and the tokenizer from --load")
 
     def __post_init__(self) -> None:
         positive(self, "save_interval", "keep_last")

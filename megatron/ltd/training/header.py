@@ -33,9 +33,8 @@ def say_header(run: Run) -> None:
     if last_kept < shape.seq_length:
         say(
             f"warning: the run ends while layers still drop tokens (its last step keeps {last_kept} of "
-            f"{shape.seq_length}), so "
-            "the dense model is never trained as such: let the kept tokens grow to all, shorten the growth or lengthen "
-            "the run"
+            f"{shape.seq_length}), so it does not end on the dense model: let the kept tokens grow to all, shorten the "
+            "growth or lengthen the run"
         )
     run.log.run(_run_line(run, about))
 

@@ -100,7 +100,7 @@ class RunLog:
         self._write("validation", {"iteration": iteration, **measures})
         scalars = {_VALIDATION_SCALARS.get(name, f"{name} validation"): value for name, value in measures.items()}
         self._scalars(scalars, iteration)
-        shown = " | ".join(f"{name} {value:.{2 if name == 'perplexity' else 4}f}" for name, value in measures.items())
+        shown = " | ".join(_spelled(name, value) for name, value in measures.items())
         self.say(f"step {iteration:>{len(str(self._num_steps))}} | validation {shown}")
 
     def close(self) -> None:
@@ -159,6 +159,11 @@ class RunLog:
                 self._tensorboard.add_scalar(name, value, iteration)
         if self._wandb is not None:
             self._wandb.log(dict(scalars), step=iteration)
+
+
+def _spelled(name: str, value: float) -> str:
+    """A measure as a console shows it."""
+    return f"{name.replace('_', ' ')} {value:.{2 if name == 'perplexity' else 4}f}"
 
 
 def _not_finite(value: Any) -> bool:

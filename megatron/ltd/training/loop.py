@@ -7,7 +7,7 @@ while steps are left:
     count   samples and layer tokens of the plan         Progress
     clock   learning rate of the next step               scheduler, stepped by what was computed
     log     every step to metrics.jsonl                  RunLog
-    then, when due: evaluate, save, leave
+    then, when due: evaluate (also before the first step, where asked), save, leave
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ def train(run: Run) -> str | None:
     reason: str | None = None
     first_step, check_routing_every = progress.iteration, run.config.parallel.check_routing_every
     with run.exits.listening(), run.saver.settling(), batches as microbatches:
+        if run.config.training.eval_at_start and progress.iteration == 0:
+            evaluate(run)
         while progress.iteration < run.plan.num_steps and reason is None:
             started = time.perf_counter()
             samples = run.clock.batch.at(progress.consumed_samples)

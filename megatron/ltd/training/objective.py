@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from megatron.ltd.data.batch import Batch
+from megatron.ltd.data.bert_batch import BertBatch
 from megatron.ltd.training.loss import masked_loss_sum
 
 
@@ -69,6 +71,54 @@ class CausalLM(Objective):
         """A token is charged with the loss at its position: that of the token after it."""
         assert batch.tokens_BS is not None and batch.loss_mask_BS is not None, "the last stage has tokens"
         return batch.tokens_BS, outputs, batch.loss_mask_BS
+
+
+class MaskedLM(Objective):
+    """The hidden tokens of masked samples: mean over them, and with a head for it the order of two sentences.
+
+        loss = sum over samples of (sum of its n hidden tokens' losses + n * its loss of sentence order) / sum of n
+
+    A sample's order weighs as much as a hidden token of it, times their number: so the whole is one mean over hidden
+    tokens, which adds up over microbatches and ranks. Where samples hide equally many it is BERT's sum of two means.
+    """
+
+    num_sums = 6
+
+    def __init__(self, *, sentence_order: bool) -> None:
+        self.sentence_order = sentence_order
+
+    def forward(self, model: torch.nn.Module, batch: BertBatch) -> Any:
+        """Losses [B, S] and logits of sentence order [B, 2] or None on the last stage, hidden states before it."""
+        assert batch.padding_BS is not None, "masked samples say what is padding"
+        types = {"tokentype_ids": batch.types_BS} if self.sentence_order else {}
+        return model(batch.tokens_BS, ~batch.padding_BS, lm_labels=batch.labels_BS, **types)
+
+    def loss(self, batch: BertBatch, outputs: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
+        losses_BS, order_logits_B2 = outputs
+        hidden_B = batch.loss_mask_BS.sum(dim=1)
+        masked_lm, number = (losses_BS.float() * batch.loss_mask_BS).sum(), hidden_B.sum()
+        order = right = masked_lm.new_zeros(())
+        if order_logits_B2 is not None:
+            order_B = F.cross_entropy(order_logits_B2.float(), batch.is_swapped_B, reduction="none")
+            order = (hidden_B * order_B).sum()
+            right = (order_logits_B2.argmax(dim=1) == batch.is_swapped_B).sum().float()
+        samples = number.new_tensor(len(hidden_B))
+        report = torch.stack([masked_lm + order, number, masked_lm, order, right, samples]).detach()
+        return masked_lm + order, number.int(), report
+
+    def measures(self, sums: Sequence[float]) -> dict[str, float]:
+        """The loss and the exponential of its first part; with sentence order both parts, and how often it is right."""
+        total, number, masked_lm, order, right, samples = sums
+        measures = {"loss": mean(total, number), "perplexity": perplexity(mean(masked_lm, number))}
+        if self.sentence_order:
+            measures["masked_lm_loss"] = mean(masked_lm, number)
+            measures["sentence_order_loss"] = mean(order, number)
+            measures["sentence_order_accuracy"] = mean(right, samples)
+        return measures
+
+    def token_losses(self, batch: BertBatch, outputs: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
+        """A token is charged with what it cost to guess it where it was hidden."""
+        return batch.labels_BS, outputs[0], batch.loss_mask_BS
 
 
 def mean(total: float, number: float) -> float:

@@ -26,7 +26,8 @@ _UNSAID = {  # change nothing of what is computed, or are covered by identity an
     *("seed", "seq_length", "data_path", "train_data_path", "valid_data_path", "data_cache_path"),
     *("num_workers", "num_dataset_builder_threads", "mmap_bin_files"),
     *("exit_interval", "exit_duration_in_mins", "check_for_nan_in_loss_and_grad", "check_for_spiky_loss"),
-    *("spiky_loss_factor", "eval_interval", "eval_iters", "override_opt_param_scheduler"),
+    *("spiky_loss_factor", "eval_interval", "eval_iters", "full_validation", "eval_at_start"),
+    "override_opt_param_scheduler",
     *("global_batch_size", "rampup_batch_size", "min_lr"),  # the schedule's, as is what begins with lr
 }
 

@@ -25,8 +25,8 @@ from megatron.ltd.parallel.layout import check_microbatches
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.planner import RunPlan
 from megatron.ltd.sequence import SequenceShard
-from megatron.ltd.tasks.base import Task
-from megatron.ltd.training.checkpoint import Progress, TrainingState, load_checkpoint
+from megatron.ltd.tasks.base import MODEL, Task
+from megatron.ltd.training.checkpoint import Progress, TrainingState, load_checkpoint, load_imported
 from megatron.ltd.training.checkpoint_save import CheckpointSaver
 from megatron.ltd.training.clock import RunClock
 from megatron.ltd.training.log import RunLog
@@ -96,12 +96,12 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     route.install()
     with together():  # a file may be missing on one node alone
         task = config.task.open(config)
-    shape, method = task.shape, config.build_method()
+    shape, method = task.shape, config.build_method(task.special_ids)
     learned_V = method.unlearned(task.num_token_ids).to(mesh.device) if method.learns else None
-    identity = {"the model (its script)": config.task.name, **task.identity}
+    identity = {MODEL: config.task.weights or config.task.name, **task.identity}
     order = dict(task.order)
     agree({**identity, **order}, "give every node the same files")
-    start = find_start(config, identity, order, mesh)
+    start = find_start(config, identity, order, task.open_imported, mesh)
 
     global_batch_size = config.global_batch_size(mesh.data_parallel_size)
     clock = RunClock.build(shape, global_batch_size, method, config.training, config.optimizer)
@@ -228,6 +228,8 @@ def _build_state(
             stored_learned=start.stored.get("learned", False),
             new_weights=new_weights,
         )
+    elif start.imported is not None:
+        load_imported(start.imported, state)
     return state
 
 

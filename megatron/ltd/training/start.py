@@ -1,6 +1,6 @@
-"""Where a run starts: anew, from the checkpoint that it continues, or from another run's weights.
+"""Where a run starts: anew, from the checkpoint that it continues, or from other weights, ours or Hugging Face's.
 
-    --load and --save -> the newest whole checkpoint, or none -> does it belong to this run? -> Start
+    --load and --save -> the newest whole checkpoint, a Hugging Face model, or none -> does it fit this run? -> Start
 
 Every rank comes to the same answer: folders that not all nodes see alike are refused. What must agree between a run
 and its checkpoint is ``resume``'s; how a checkpoint is read, ``checkpoint``'s.
@@ -9,13 +9,15 @@ and its checkpoint is ``resume``'s; how a checkpoint is read, ``checkpoint``'s.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megatron.ltd.config import RunConfig
 from megatron.ltd.errors import UserError
+from megatron.ltd.hugging_face.config_file import is_hugging_face
+from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.parallel.agreement import agree_on_folder, together
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.planner import Clock
@@ -34,6 +36,8 @@ class Start:
     stored: Mapping[str, Any]
     progress: Progress
     notes: tuple[str, ...]
+    imported: ImportedModel | None = None
+    """The Hugging Face model whose weights are taken, instead of a checkpoint's."""
 
     @property
     def continues(self) -> bool:
@@ -74,9 +78,16 @@ class Start:
         return settle_schedule(self.checkpoint, self.stored["schedule"], schedule, asked_by)
 
 
-def find_start(config: RunConfig, identity: Mapping[str, Any], order: Mapping[str, Any], mesh: Mesh) -> Start:
+def find_start(
+    config: RunConfig,
+    identity: Mapping[str, Any],
+    order: Mapping[str, Any],
+    open_imported: Callable[[Path], ImportedModel],
+    mesh: Mesh,
+) -> Start:
     """Settle what ``--load`` and ``--save`` mean for this start, and check what is loaded. Every rank calls this.
 
+    ``open_imported`` opens a Hugging Face folder, and checks that the task can start from it.
     Raises ``UserError`` for folders that cannot be used and for a checkpoint of another run.
     """
     flags = config.checkpoint
@@ -85,6 +96,8 @@ def find_start(config: RunConfig, identity: Mapping[str, Any], order: Mapping[st
         _check_save_folder(Path(flags.save), load, flags.finetune, mesh)
     if load is not None:
         agree_on_folder(lambda: {f"what --load {load} holds": _holdings(load)}, _SHARE)
+        if is_hugging_face(load):
+            return _start_from_hugging_face(load, config, open_imported)
     checkpoint, notes = (None, []) if load is None else find_checkpoint(load, mesh)
     if checkpoint is None:
         starts_empty = flags.save is not None and load is not None and load.resolve() == Path(flags.save).resolve()
@@ -103,8 +116,29 @@ def find_start(config: RunConfig, identity: Mapping[str, Any], order: Mapping[st
     return Start(checkpoint, stored, Progress(**stored["progress"]), (*notes, *([changes] if changes else [])))
 
 
+def _start_from_hugging_face(load: Path, config: RunConfig, open_imported: Callable[[Path], ImportedModel]) -> Start:
+    """Take the weights of a Hugging Face model. Raises ``UserError`` where it is not whole, or not the run's model."""
+    flags = config.checkpoint
+    with together():
+        if not flags.finetune:
+            raise UserError(
+                f"--load {load} holds the weights of a Hugging Face model and no run to continue: add --finetune to "
+                "start from them"
+            )
+        if flags.save is not None and Path(flags.save).resolve() == load.resolve():
+            raise UserError(
+                f"--save {flags.save} is the Hugging Face folder of --load: choose a folder of the run's own"
+            )
+        imported = open_imported(load)
+    note = f"loading the weights of Hugging Face's {imported.model_type} in {load}, counting from step 0"
+    return Start(None, {}, Progress(), (note,), imported)
+
+
 def _holdings(folder: Path) -> str:
-    """What a node sees in a folder of checkpoints."""
+    """What a node sees in a folder of checkpoints, or in a Hugging Face model's."""
+    if is_hugging_face(folder):
+        files = sorted((path.name, path.stat().st_size) for path in folder.iterdir() if path.is_file())
+        return "a Hugging Face model of " + ", ".join(f"{name} ({size} bytes)" for name, size in files)
     iterations = checkpoint_files.candidates(folder)
     if not iterations:
         return "no checkpoint"

@@ -15,7 +15,7 @@ import torch
 
 from megatron.ltd.data.batch import build_batch
 from megatron.ltd.data.config import DataConfig
-from megatron.ltd.data.datasets import build_datasets
+from megatron.ltd.data.datasets import Padded, build_datasets, check_sources, num_whole_valid_samples
 from megatron.ltd.data.microbatches import SampleSource, microbatches
 from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.byte import ByteTokenizer
@@ -25,7 +25,7 @@ TEXTS = [f"document {number} says {'so ' * (number % 7)}" for number in range(40
 
 
 def build(
-    config: DataConfig, train: int = 0, valid: int = 0, seed: int = 1
+    config: DataConfig, train: int = 0, valid: int | None = 0, seed: int = 1
 ) -> tuple[SampleSource | None, SampleSource | None]:
     return build_datasets(
         config,
@@ -149,6 +149,54 @@ def test_microbatches_of_real_data(write_dataset: Callable[..., str]) -> None:
     assert batch.attention_mask is not None and batch.attention_mask.shape == (3, 1, 16, 16)
 
 
+@pytest.mark.parametrize("how", ["split", "own data", "blend of own data", "blend with a split"])
+def test_the_whole_validation_data_are_every_token_once(write_dataset: Callable[..., str], how: str) -> None:
+    """Each token of a dataset but its first is a label once, whatever the weights; training is as without it."""
+    a, b = write_dataset(TEXTS, "a"), write_dataset([text.upper() for text in TEXTS], "b")
+    config = {
+        "split": DataConfig(data_path=(a,), split="50,50,0"),
+        "own data": DataConfig(train_data_path=(b,), valid_data_path=(a,)),
+        "blend of own data": DataConfig(train_data_path=(b,), valid_data_path=("3", a, "1", b)),
+        "blend with a split": DataConfig(data_path=("3", a, "1", b), split="50,50,0"),
+    }[how]
+    held_out = TEXTS[20:] if "split" in how else TEXTS
+    texts = [held_out, [text.upper() for text in held_out]] if "blend" in how else [held_out]
+    documents = [[[*TOKENIZER.encode(text), TOKENIZER.eod] for text in part] for part in texts]
+    num_labels = [sum(map(len, part)) - 1 for part in documents]
+
+    train, valid = build(config, train=50, valid=None)
+    assert train is not None and valid is not None
+    assert len(valid) == sum(-(-labels // 16) for labels in num_labels)
+    samples = [valid[index] for index in range(len(valid))]
+    counted = Counter(int(label) for one in samples for label in one["labels"][one["loss_mask"].bool()])
+    everything = Counter(token for part in documents for document in part for token in document)
+    missing = everything - counted
+    assert not counted - everything and missing.total() == len(texts)  # each dataset's first token follows nothing
+
+    counted_ahead = num_whole_valid_samples(
+        config, check_sources(config, TOKENIZER), seq_length=16, seed=1, tokenizer=TOKENIZER
+    )
+    assert counted_ahead == len(valid)
+    batches = Padded(valid, len(valid) + 5)
+    assert len(batches) == len(valid) + 5
+    assert all(torch.equal(batches[index]["tokens"], samples[index]["tokens"]) for index in range(len(valid)))
+    assert sum(float(batches[index]["loss_mask"].sum()) for index in range(len(batches))) == sum(num_labels)
+    assert tokens_of(train, 50) == tokens_of(train_only(config, 50), 50)
+
+
+def test_a_padded_sample_read_first_is_padded_alone(write_dataset: Callable[..., str]) -> None:
+    """Megatron-Core keeps the loss mask of the first sample that is read, and would mask the others like it."""
+    config = DataConfig(train_data_path=(write_dataset(TEXTS),), valid_data_path=(write_dataset(TEXTS, "held-out"),))
+
+    def counted(first: int) -> dict[int, int]:
+        _, valid = build(config, train=1, valid=None)
+        assert valid is not None
+        return {index: int(valid[index]["loss_mask"].sum()) for index in [first, *range(len(valid))]}
+
+    (padded,) = (index for index, labels in counted(0).items() if labels < 16)
+    assert counted(padded) == counted(0)
+
+
 def test_building_is_quiet(
     write_dataset: Callable[..., str], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -167,6 +215,11 @@ def test_building_is_quiet(
         ({"data_path": ("PREFIX",), "split": "1,0,1"}, {"valid": 1}, r"--split 1,0,1: leaves none of the 3 documents"),
         ({"data_path": ("nowhere",)}, {"train": 1}, "--data-path nowhere: nowhere.idx does not exist"),
         ({"train_data_path": ("PREFIX",)}, {"train": 1, "valid": 1}, "--valid-data-path is missing: 1 valid samples"),
+        (
+            {"train_data_path": ("PREFIX",)},
+            {"train": 1, "valid": None},
+            "--valid-data-path is missing: all valid samples are",
+        ),
         (
             {"data_path": ("PREFIX",), "split": "1", "data_cache_path": "FILE"},
             {"train": 1},

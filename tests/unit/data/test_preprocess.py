@@ -54,6 +54,22 @@ def test_documents_are_their_encoded_text() -> None:
     assert IndexedDataset("out_text_document").document_indices.tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sentences_are_kept_apart(workers: int) -> None:
+    """One sequence a sentence, cut where it is longer than Megatron-Core takes; documents bound them."""
+    long = "x" * 1100
+    run(
+        write_lines("a.jsonl", {"text": f"It rains. We stay.\n{long}"}, {"text": ""}, {"text": "One."}),
+        split_sentences=True,
+        workers=workers,
+    )
+    pieces = [b"It rains.", b"We stay. " + b"x" * 503, b"x" * 512, b"x" * 85, b"One."]
+    assert documents_at("out_text_sentence") == [list(piece) for piece in pieces]
+    assert IndexedDataset("out_text_sentence").document_indices.tolist() == [0, 4, 5]
+    card = json.loads(Path("out_text_sentence.json").read_text())
+    assert (card["documents"], card["tokens"]) == (2, sum(map(len, pieces)))
+
+
 def test_without_end_of_document_nothing_is_added() -> None:
     run(write_lines("a.jsonl", {"text": "ab"}))
     assert documents_at("out_text_document") == [[97, 98]]
@@ -136,6 +152,7 @@ def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None
         ({"output_prefix": None}, "--output-prefix is missing"),
         ({"workers": 0}, "--workers 0: must be at least 1"),
         ({"log_interval": -1}, "--log-interval -1: must be at least 0"),
+        ({"append_eod": True, "split_sentences": True}, "--append-eod and --split-sentences are both on"),
         ({"json_keys": ("text", "text")}, "--json-keys text text: a key is given twice"),
         ({"json_keys": ("text", "title"), "input": ("b.txt",)}, "b.txt is plain text, a document without keys"),
         ({"output_prefix": "nowhere/out"}, "--output-prefix nowhere/out: the folder nowhere does not exist"),

@@ -17,8 +17,8 @@ from megatron.ltd.tokenizers.byte import ByteTokenizer
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(257, "uint16"), (100_000, "int32")])
 def test_tokens_are_as_wide_as_the_vocabulary_needs(vocab_size: int, dtype: str, tmp_path: Path) -> None:
     writer = DatasetWriter(str(tmp_path / "d"), vocab_size)
-    writer.add(EncodedDocuments(numpy.array([vocab_size - 1, 0, 5], numpy.int32), (2, 1)))
-    writer.add(EncodedDocuments(numpy.array([7], numpy.int32), (1,)))
+    writer.add(EncodedDocuments(numpy.array([vocab_size - 1, 0, 5], numpy.int32), ((2,), (1,))))
+    writer.add(EncodedDocuments(numpy.array([7], numpy.int32), ((1,),)))
     writer.finish(ByteTokenizer(), "text", append_eod=False)
     assert not any((tmp_path / f"d{suffix}").exists() for suffix in (".bin", ".idx", ".json"))
     writer.publish()

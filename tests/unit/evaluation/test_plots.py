@@ -15,15 +15,17 @@ from megatron.ltd.evaluation.plots import check_plot_path, loss_figure, plot_los
 
 def test_curves_hold_the_runs_figures(write_run, train) -> None:
     lines = [train(step, loss=10.0 - step, seconds=3.0, flops=10**9) for step in (1, 2, 3, 4)]
-    evaluations = [{"kind": "validation", "iteration": step, "loss": 7.0 - step, "perplexity": 1.0} for step in (2, 4)]
+    evaluations = [
+        {"kind": "validation", "iteration": step, "loss": 7.0 - step, "perplexity": 1.0} for step in (0, 2, 4)
+    ]
     history = read_history(write_run("run", *lines, *evaluations), "run")
     over_flops, over_seconds = loss_figure([history]).axes
     for axes, unit in ((over_flops, 1.0), (over_seconds, 3.0)):
         training, held_out = axes.lines
         assert list(training.get_xdata()) == [unit * step for step in (1, 2, 3, 4)]
         assert list(training.get_ydata()) == [9.0, 8.0, 7.0, 6.0]
-        assert list(held_out.get_xdata()) == [unit * step for step in (2, 4)]
-        assert list(held_out.get_ydata()) == [5.0, 3.0]
+        assert list(held_out.get_xdata()) == [unit * step for step in (0, 2, 4)]
+        assert list(held_out.get_ydata()) == [7.0, 5.0, 3.0]
     assert (over_flops.get_xlabel(), over_seconds.get_xlabel()) == ("GFLOP computed", "seconds in training steps")
 
 

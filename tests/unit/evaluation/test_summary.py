@@ -9,8 +9,8 @@ from megatron.ltd.evaluation.metrics import read_history
 from megatron.ltd.evaluation.summary import SummaryConfig, read_runs, summarize, summary_table
 
 
-def validation(iteration: int, loss: float) -> dict[str, object]:
-    return {"kind": "validation", "iteration": iteration, "loss": loss, "perplexity": 2.0}
+def validation(iteration: int, loss: float, perplexity: float | None = 2.0) -> dict[str, object]:
+    return {"kind": "validation", "iteration": iteration, "loss": loss, "perplexity": perplexity}
 
 
 @pytest.fixture
@@ -70,6 +70,19 @@ def test_table(histories) -> None:
         "saved, theoretical (FLOPs)           25.0 %         -",
         "saved, measured (usual seconds)      20.0 %         -",
     ]
+
+
+def test_perplexities_before_training_and_lowest_are_shown_where_they_say_more(write_run, train) -> None:
+    evaluated = [validation(0, 3.0, 9.5), validation(1, 1.0, 4.25), validation(2, 2.0, 5.0)]
+    folders = [
+        write_run("finetuned", train(1), train(2), *evaluated),
+        write_run("diverged", train(1), validation(0, 2.0, 9.5), validation(1, 4.0, None)),
+    ]
+    rows = summary_table([summarize(read_history(folder, folder.name)) for folder in folders]).splitlines()
+    assert [row.split() for row in rows[3:6]] == [
+        ["perplexity", "5.00", "-"], ["perplexity,", "lowest", "4.25", "9.50"],
+        ["perplexity", "before", "training", "9.50", "9.50"],
+    ]  # fmt: skip
 
 
 def test_without_a_dense_run_nothing_is_said_of_measured_savings(write_run, train) -> None:

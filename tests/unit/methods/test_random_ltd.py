@@ -89,7 +89,7 @@ def test_strata_that_the_shards_of_a_sequence_do_not_divide_are_refused() -> Non
     """Every shard keeps as many tokens as any other, or the ranks would compute on sequences of unequal length."""
     with pytest.raises(UserError, match="--ltd-strata is 2: it must be a multiple of 4, .*; use 4"):
         build(ModelFacts(6, 64, 1, sequence_runs=4), ltd_strata=2)
-    assert build(ModelFacts(6, 64, 1, sequence_runs=4), ltd_strata=8).strata == 8
+    assert build(ModelFacts(6, 64, 1, sequence_runs=4), ltd_strata=8).settings["--ltd-strata"] == 8
 
 
 @pytest.mark.parametrize("num_steps", [1, 5, 12, 20])

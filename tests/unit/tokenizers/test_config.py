@@ -55,6 +55,7 @@ def test_tokenizers_and_preprocessing_start_without_torch() -> None:
         "data.config",
         "data.corpus",
         "data.preprocess",
+        "tokenizers.train_wordpiece",
     ]
     code = f"import sys\nfor name in {names!r}: __import__('megatron.ltd.' + name)\n"
     code += "sys.exit(any(name in sys.modules for name in ('torch', 'megatron.core')))"

@@ -10,9 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 import pytest
 
@@ -67,7 +68,7 @@ def test_a_split_loses_nothing_and_holds_out_the_end() -> None:
 
 def test_the_third_variant_has_random_ltds_flops_and_its_own_schedule(tmp_path: Path) -> None:
     for size in (recipe.FULL, recipe.TINY):
-        specs = recipe.plan_runs(size, DATA, (1, 2), tmp_path)
+        specs = recipe.plan_runs(size, recipe.EQUAL_FLOPS_VARIANTS, DATA, (1, 2), tmp_path)
         assert [(spec.variant, spec.seed) for spec in specs[:4]] == [
             ("dense", 1), ("random-ltd", 1), ("dense-equal-flops", 1), ("dense", 2),
         ]  # fmt: skip
@@ -82,11 +83,42 @@ def test_the_third_variant_has_random_ltds_flops_and_its_own_schedule(tmp_path: 
             assert config.methods["random_ltd"].enabled == (spec.variant == "random-ltd")
 
 
-def test_the_full_recipe_grows_over_two_thirds_of_the_run() -> None:
-    size = recipe.FULL
-    schedule = KeptTokensSchedule(size.min_kept_tokens, size.seq_length, size.growth_steps, size.granularity)
-    assert schedule.at(0) == size.seq_length // 4
-    assert size.growth_steps / size.train_steps == pytest.approx(2 / 3, abs=0.001)
+def test_every_method_takes_as_many_steps_and_says_what_it_switches_on(tmp_path: Path) -> None:
+    """Of two seeds; constant and growing random-LTD compute as many layer tokens, to the rounding of K."""
+    comparison = recipe.COMPARISONS["methods"]
+    for size in (comparison.full, recipe.TINY):
+        specs = recipe.plan_runs(size, comparison.variants, DATA, comparison.seeds, tmp_path)
+        assert len(specs) == 2 * 9 == len({spec.folder for spec in specs})
+        configs = {spec.variant: parse_run_config(spec.flags, "") for spec in specs}
+        assert {config.training.train_iters for config in configs.values()} == {size.train_steps}
+        names = {variant: config.build_method().name for variant, config in configs.items()}
+        clocks = {variant for variant, config in configs.items() if config.optimizer.lr_clock == "samples"}
+        assert names == {
+            "dense": "dense",
+            "random-ltd": "random-LTD",
+            "random-ltd, lr by steps": "random-LTD",
+            "random-ltd constant": "random-LTD",
+            "random-ltd constant, lr by steps": "random-LTD",
+            "token-bypass": "TokenBypass",
+            "token-bypass random": "TokenBypass",
+            "layer-drop": "layer dropping",
+            "random-ltd + layer-drop": "random-LTD + layer dropping",
+        }
+        assert clocks == {"random-ltd, lr by steps", "random-ltd constant, lr by steps"}
+        growing, constant = (
+            recipe.plan_flags(next(spec.flags for spec in specs if spec.variant == variant), size.vocab_size)
+            for variant in ("random-ltd", "random-ltd constant")
+        )
+        rounding = size.train_steps * size.batch_samples * (size.num_layers - 2) / 2
+        steps = size.train_steps
+        assert abs(growing.layer_tokens(steps) - constant.layer_tokens(steps)) <= rounding
+
+
+def test_the_full_recipes_grow_over_two_thirds_of_the_run() -> None:
+    for size in (recipe.FULL, recipe.FULL_METHODS):
+        schedule = KeptTokensSchedule(size.min_kept_tokens, size.seq_length, size.growth_steps, size.granularity)
+        assert schedule.at(0) == size.seq_length // 4
+        assert size.growth_steps / size.train_steps == pytest.approx(2 / 3, abs=0.001)
 
 
 def test_means_errors_and_paired_differences() -> None:
@@ -209,28 +241,50 @@ def test_a_run_that_fails_stops_the_others_and_is_named(monkeypatch: pytest.Monk
     assert last_attempt(specs[1])["wall_seconds"] < 30 and not specs[2].folder.exists()
 
 
-@pytest.mark.slow
-def test_a_toy_comparison_keeps_finished_runs_and_reports(repository: Path, tmp_path: Path) -> None:
-    books, work = tmp_path / "books", tmp_path / "work"
+@dataclass(frozen=True)
+class Toy:
+    """A toy comparison: its command, environment and folders."""
+
+    command: list[str]
+    environment: dict[str, str]
+    page: Path
+
+    def run(self, *more: str) -> str:
+        done = subprocess.run([*self.command, *more], env=self.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return json.loads(self.page.with_suffix(".json").read_text())
+
+
+def toy(repository: Path, folder: Path, kept: list[runs.RunResult], *flags: str) -> Toy:
+    """On two books of Python's own help, where the runs in ``kept`` are finished."""
+    books, work = folder / "books", folder / "work"
     books.mkdir()
     names = sorted(topics)
     for number in (0, 1):
         (books / f"{number}.txt").write_text(
             book("\n\n".join(topics[name] for name in names[number::4])), encoding="utf-8"
         )
-    kept = [result("dense", 1, 6.5, 10.0), result("dense-equal-flops", 1, 6.75, 9.0)]
     for finished in kept:
-        folder = work / f"{finished.variant}-seed1"
-        folder.mkdir(parents=True)
-        (folder / "result.json").write_text(json.dumps(asdict(finished)))
-    command = [sys.executable, str(repository / "tools/benchmark/real_text.py"), "--tiny", "--seeds", "1"]
-    command += ["--data", str(books), "--work-dir", str(work), "--output-prefix", str(tmp_path / "page")]
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "finished random-ltd seed 1" in done.stdout and "finished dense" not in done.stdout
+        place = recipe.run_folder(work, finished.variant, finished.seed)
+        place.mkdir(parents=True)
+        (place / "result.json").write_text(json.dumps(asdict(finished)))
+    command = [sys.executable, str(repository / "tools/benchmark/real_text.py"), "--tiny", "--seeds", "1", *flags]
+    command += ["--data", str(books), "--work-dir", str(work), "--output-prefix", str(folder / "page")]
+    return Toy(command, {**os.environ, "PYTHONPATH": str(repository)}, folder / "page.md")
 
-    record = json.loads((tmp_path / "page.json").read_text())
+
+@pytest.mark.slow
+def test_a_toy_comparison_keeps_finished_runs_and_reports(repository: Path, tmp_path: Path) -> None:
+    kept = [result("dense", 1, 6.5, 10.0), result("dense-equal-flops", 1, 6.75, 9.0)]
+    comparison = toy(repository, tmp_path, kept)
+    said = comparison.run()
+    assert "finished random-ltd seed 1" in said and "finished dense" not in said
+
+    record = comparison.record
     ltd = next(run for run in record["runs"] if run["variant"] == "random-ltd")
     size = recipe.TINY
     schedule = KeptTokensSchedule(size.min_kept_tokens, size.seq_length, size.growth_steps, size.granularity)
@@ -238,14 +292,24 @@ def test_a_toy_comparison_keeps_finished_runs_and_reports(repository: Path, tmp_
     assert ltd["layer_tokens"] == size.batch_samples * kept_tokens
     assert 4.0 < ltd["validation_loss"] < 7.0 and ltd["cpu_seconds"] > 1.0
     assert record["variants"]["random-ltd"]["loss_difference"]["mean"] == pytest.approx(ltd["validation_loss"] - 6.5)
-    assert f"| {ltd['validation_loss']:.4f} |" in (tmp_path / "page.md").read_text()
+    assert f"| {ltd['validation_loss']:.4f} |" in comparison.page.read_text()
     assert record["corpus"]["held_out_tokens"] == 4 * size.batch_samples * size.seq_length
 
-    again = subprocess.run(
-        [*command, "--report-only", "--reading", "As it was."],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "As it was." in again.stdout and json.loads((tmp_path / "page.json").read_text())["runs"] == record["runs"]
+    assert "As it was." in comparison.run("--report-only", "--reading", "As it was.")
+    assert comparison.record["runs"] == record["runs"]
+
+
+@pytest.mark.slow
+def test_a_toy_of_every_method_reports_them_in_order(repository: Path, tmp_path: Path) -> None:
+    """One variant runs, the others are finished."""
+    ran = "random-ltd constant"
+    kept = [result(variant, 1, 6.5, 10.0) for variant in recipe.METHOD_VARIANTS if variant != ran]
+    comparison = toy(repository, tmp_path, kept, "--compare", "methods")
+    said = comparison.run()
+    assert f"finished {ran} seed 1" in said and said.count("finished ") == 1
+    record, page = comparison.record, comparison.page.read_text()
+    assert tuple(record["variants"]) == recipe.METHOD_VARIANTS
+    assert "- random-ltd constant: `--random-ltd --ltd-schedule constant --ltd-min-kept-tokens 22`." in page
+    assert page.startswith("# Real text: every method at equal steps\n") and "Unfinished" not in page
+    figures = next(run for run in record["runs"] if run["variant"] == ran)
+    assert figures["layer_tokens"] == 4 * 12 * (2 * 32 + 22) and figures["flops"] < figures["dense_flops"]

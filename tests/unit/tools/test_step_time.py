@@ -96,12 +96,26 @@ def test_the_command_prints_a_table_and_writes_json(
     script, output = repository / "tools" / "benchmark" / "step_time.py", tmp_path / "out.json"
     monkeypatch.syspath_prepend(str(script.parent))
     monkeypatch.setattr(
-        sys, "argv", [str(script), *TOY_FLAGS.split(), "--kept-tokens", "4", "--markdown", "--json", str(output)]
+        sys,
+        "argv",
+        [
+            str(script),
+            *TOY_FLAGS.split(),
+            "--kept-tokens",
+            "4",
+            "--executed-layers",
+            "2",
+            "--token-bypass",
+            "--markdown",
+            "--json",
+            str(output),
+        ],
     )
     runpy.run_path(str(script))["main"]()
     printed = capsys.readouterr()
     rows = [line for line in printed.out.splitlines() if line.startswith("|")]
-    assert [row.split("|")[1].strip() for row in rows[2:]] == [DENSE, "random-LTD, K = 4", *HUGGING_FACE]
+    methods = ["random-LTD, K = 4", "TokenBypass, K = 8", "layer dropping, 2 of 3 layers"]
+    assert [row.split("|")[1].strip() for row in rows[2:]] == [DENSE, *methods, *HUGGING_FACE]
     assert "round 3 of 3: dense " in printed.err
     written = json.loads(output.read_text(encoding="utf-8"))
     assert {len(seconds) for seconds in written["rounds"]["step_seconds"].values()} == {2}
@@ -109,10 +123,10 @@ def test_the_command_prints_a_table_and_writes_json(
     # by hand: one middle layer of three on 4 of 16 tokens, H 16, V 64, two samples, backward twice forward
     layer = {n: 24 * n * 16 * 16 + 4 * (n * (n + 1) // 2) * 16 for n in (4, 16)}
     head = 2 * 16 * 16 * 64
-    assert [row["flops"] for row in written["figures"][:2]] == [
-        3 * 2 * (3 * layer[16] + head),
-        3 * 2 * (2 * layer[16] + layer[4] + head),
-    ]
+    figures_of = {row["name"]: row["flops"] for row in written["figures"]}
+    assert figures_of[DENSE] == 3 * 2 * (3 * layer[16] + head)
+    assert figures_of["random-LTD, K = 4"] == 3 * 2 * (2 * layer[16] + layer[4] + head)
+    assert figures_of["layer dropping, 2 of 3 layers"] == 3 * 2 * (2 * layer[16] + head)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +136,7 @@ def test_the_command_prints_a_table_and_writes_json(
         ({"rounds": 0}, "--rounds is 0: it must be at least 1"),
         ({"threads": 0}, "--threads is 0: it must be at least 1"),
         ({"kept_tokens": (512,)}, "--kept-tokens has 512: it must be from 1 to --seq-length 512 - 1"),
+        ({"executed_layers": (12,)}, "--executed-layers has 12: it must be 1 to --num-layers 12 - 1"),
         ({"clock": "cpu"}, "--clock is cpu: "),
         ({"json": "no/such/folder/a.json"}, "--json no/such/folder/a.json: there is no folder no/such/folder"),
     ],

@@ -20,6 +20,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
         "--rampup-batch-size has 2 values: it takes three",
     ),
     (TrainingConfig, {"train_iters": 5, "eval_iters": -1}, "--eval-iters is -1"),
+    (TrainingConfig, {"train_iters": 5, "eval_iters": 0, "eval_at_start": True}, "--eval-at-start .* --eval-iters 0"),
     (TrainingConfig, {"train_iters": 5, "seed": -1}, r"--seed is -1: it must be in \[0, 2\^31\)"),
     (TrainingConfig, {"train_iters": 5, "exit_duration_in_mins": -1.0}, "--exit-duration-in-mins is -1.0"),
     (TrainingConfig, {"train_iters": 5, "check_for_spiky_loss": True, "spiky_loss_factor": 1.0}, "--spiky-loss-factor"),

@@ -102,16 +102,16 @@ def read_facts(path: Path) -> CorpusFacts:
 def _make(recipe: Recipe, source: Path, folder: Path, model: Path, data_file: Path) -> None:
     books = read_books(source)
     parts = [split_book(text) for text in books.values()]
-    train = _write_jsonl(folder / "train.jsonl", [train for train, _ in parts])
+    train = write_jsonl(folder / "train.jsonl", [train for train, _ in parts])
     tokenizer_flags = ("--tokenizer-type", "SentencePieceTokenizer", "--tokenizer-model", f"{model}")
-    _run_tool(
+    run_tool(
         "train_tokenizer.py", "--input", f"{folder / 'train.jsonl'}", "--vocab-size", f"{recipe.vocab_size}",
         "--output-prefix", f"{model.with_suffix('')}", "--overwrite",
     )  # fmt: skip
     held_out, eval_batches = cut_held_out("\n\n".join(held_out for _, held_out in parts), recipe, model)
-    valid = _write_jsonl(folder / "valid.jsonl", [held_out])
+    valid = write_jsonl(folder / "valid.jsonl", [held_out])
     for name in ("train", "valid"):
-        _run_tool(
+        run_tool(
             "preprocess_data.py", "--input", f"{folder / name}.jsonl", "--output-prefix", f"{folder / name}",
             "--append-eod", "--overwrite", *tokenizer_flags,
         )  # fmt: skip
@@ -155,13 +155,14 @@ def _read_card(prefix: Path) -> DatasetCard:
     return card
 
 
-def _write_jsonl(path: Path, texts: Sequence[str]) -> bytes:
+def write_jsonl(path: Path, texts: Sequence[str]) -> bytes:
+    """One document a line; the bytes written."""
     content = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode("utf-8")
     path.write_bytes(content)
     return content
 
 
-def _run_tool(tool: str, *flags: str) -> None:
+def run_tool(tool: str, *flags: str) -> None:
     """Run one of the product's tools; its own error line is the user's."""
     command = [sys.executable, f"{REPOSITORY / 'tools' / tool}", *flags]
     if subprocess.run(command, env=child_environment(), check=False).returncode:

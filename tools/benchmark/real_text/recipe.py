@@ -1,7 +1,8 @@
-"""What is compared: the shape, the length and the three variants, as flags of ``pretrain_gpt_ltd.py``.
+"""What is compared: the shape, the length and the variants, as flags of ``pretrain_gpt_ltd.py``.
 
     dense                 N steps
     random-ltd            N steps, layers 2..L-1 on fewer tokens, the same data in the same order
+    ...                   the other variants of ``METHOD_VARIANTS``: N steps and the same data too
     dense-equal-flops     n steps with n * (dense FLOPs a step) = random-LTD's FLOPs, to the nearest step
 
 Each variant warms up over the same share of its own run and falls to the end of its own run (cosine), on its own clock:
@@ -10,16 +11,34 @@ the short dense run is planned, not cut off. How long and how costly a run is co
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from megatron.ltd.config import RunConfig, parse_run_config
 from megatron.ltd.planner import RunPlan
+from megatron.ltd.schedules import KeptTokensSchedule
 from megatron.ltd.tokenizers.config import model_vocab_size
 from megatron.ltd.training.clock import RunClock
 
 DENSE, RANDOM_LTD, DENSE_EQUAL_FLOPS = "dense", "random-ltd", "dense-equal-flops"
-VARIANTS = (DENSE, RANDOM_LTD, DENSE_EQUAL_FLOPS)
+EQUAL_FLOPS_VARIANTS = (DENSE, RANDOM_LTD, DENSE_EQUAL_FLOPS)
+
+_PARTS = {
+    DENSE: (),
+    RANDOM_LTD: ("growing",),
+    "random-ltd, lr by steps": ("growing", "lr by steps"),
+    "random-ltd constant": ("constant",),
+    "random-ltd constant, lr by steps": ("constant", "lr by steps"),
+    "token-bypass": ("token bypass",),
+    "token-bypass random": ("token bypass", "random"),
+    "layer-drop": ("layer drop",),
+    "random-ltd + layer-drop": ("growing", "layer drop"),
+    DENSE_EQUAL_FLOPS: (),
+}
+"""What each variant switches on; the flags of each part are a recipe's."""
+
+METHOD_VARIANTS = tuple(variant for variant in _PARTS if variant != DENSE_EQUAL_FLOPS)
 
 
 @dataclass(frozen=True)
@@ -40,6 +59,7 @@ class Recipe:
     min_kept_tokens: int = 64
     granularity: int = 16
     growth_steps: int = 880
+    layer_drop_theta: float = 0.5
     save_steps: int = 220
     max_held_out_batches: int | None = None
     """At most this many global batches of held-out text; None: all of it."""
@@ -66,16 +86,36 @@ class Recipe:
         ]
 
     def method_flags(self, variant: str) -> list[str]:
-        """What switches random-LTD on; nothing for the dense variants."""
-        if variant != RANDOM_LTD:
-            return []
-        return [
-            *("--random-ltd", "--ltd-min-kept-tokens", f"{self.min_kept_tokens}"),
-            *("--ltd-granularity", f"{self.granularity}", "--ltd-growth-steps", f"{self.growth_steps}"),
-        ]
+        """What a variant switches on; nothing for the dense ones."""
+        flags = {
+            "growing": (
+                *("--random-ltd", "--ltd-min-kept-tokens", f"{self.min_kept_tokens}"),
+                *("--ltd-granularity", f"{self.granularity}", "--ltd-growth-steps", f"{self.growth_steps}"),
+            ),
+            "constant": (
+                *("--random-ltd", "--ltd-schedule", "constant"),
+                *("--ltd-min-kept-tokens", f"{self.mean_kept_tokens}"),
+            ),
+            "token bypass": ("--token-bypass",),
+            "random": ("--token-bypass-selector", "random"),
+            "layer drop": (
+                *("--layer-drop", "--layer-drop-theta", f"{self.layer_drop_theta}"),
+                *("--layer-drop-gamma", f"{100 / self.train_steps:.6f}"),
+            ),
+            "lr by steps": ("--lr-clock", "samples"),  # every step has as many samples
+        }
+        return [flag for part in _PARTS[variant] for flag in flags[part]]
+
+    @property
+    def mean_kept_tokens(self) -> int:
+        """The growing run's mean, rounded: kept at every step they are as many layer tokens."""
+        growing = KeptTokensSchedule(self.min_kept_tokens, self.seq_length, self.growth_steps, self.granularity)
+        return round(growing.total_kept_tokens(self.train_steps) / self.train_steps)
 
 
 FULL = Recipe()
+FULL_METHODS = Recipe(train_steps=900, growth_steps=600, save_steps=150)
+"""About five CPU-minutes a run: there are nine variants."""
 TINY = Recipe(
     vocab_size=512,
     num_layers=3,
@@ -91,6 +131,23 @@ TINY = Recipe(
     max_held_out_batches=4,
 )
 """Seconds, not minutes: shows that everything runs, says nothing about quality."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which variants, in the order of the tables, and at which size."""
+
+    title: str
+    variants: tuple[str, ...]
+    full: Recipe
+    seeds: tuple[int, ...]
+    """Where the user names none."""
+
+
+COMPARISONS = {
+    "equal-flops": Comparison("Real text: random-LTD against dense", EQUAL_FLOPS_VARIANTS, FULL, (1, 2, 3)),
+    "methods": Comparison("Real text: every method at equal steps", METHOD_VARIANTS, FULL_METHODS, (1, 2)),
+}
 
 
 @dataclass(frozen=True)
@@ -121,7 +178,8 @@ class RunSpec:
     planned_flops: int
     folder: Path
     flags: tuple[str, ...]
-    """Of ``pretrain_gpt_ltd.py``; it saves in ``folder``, so that starting it again goes on."""
+    """Of ``script``; it saves in ``folder``, so that starting it again goes on."""
+    script: str = "pretrain_gpt_ltd.py"
 
     @property
     def name(self) -> str:
@@ -138,7 +196,14 @@ def plan_flags(flags: tuple[str, ...], vocab_size: int) -> RunPlan:
     ).plan()
 
 
-def plan_runs(recipe: Recipe, data: RunData, seeds: tuple[int, ...], folder: Path) -> list[RunSpec]:
+def run_folder(folder: Path, variant: str, seed: int) -> Path:
+    """Where a run writes."""
+    return folder / f"{re.sub(r'[^a-z]+', '-', variant)}-seed{seed}"
+
+
+def plan_runs(
+    recipe: Recipe, variants: tuple[str, ...], data: RunData, seeds: tuple[int, ...], folder: Path
+) -> list[RunSpec]:
     """All runs, seed by seed, so that a comparison stopped half way has whole seeds."""
 
     def flags_of(variant: str, steps: int) -> tuple[str, ...]:
@@ -147,13 +212,12 @@ def plan_runs(recipe: Recipe, data: RunData, seeds: tuple[int, ...], folder: Pat
     ltd = plan_flags(flags_of(RANDOM_LTD, recipe.train_steps), recipe.vocab_size)
     dense_flops_a_step = ltd.dense_flops(1)
     equal_flops_steps = round(ltd.flops(ltd.num_steps) / dense_flops_a_step)
-    steps = {DENSE: recipe.train_steps, RANDOM_LTD: recipe.train_steps, DENSE_EQUAL_FLOPS: equal_flops_steps}
     runs = []
     for seed in seeds:
-        for variant in VARIANTS:
-            flags = flags_of(variant, steps[variant])
+        for variant in variants:
+            flags = flags_of(variant, equal_flops_steps if variant == DENSE_EQUAL_FLOPS else recipe.train_steps)
             plan = plan_flags(flags, recipe.vocab_size)
-            place = folder / f"{variant}-seed{seed}"
+            place = run_folder(folder, variant, seed)
             flags += ("--seed", f"{seed}", *_save_flags(place, recipe.save_steps))
             runs.append(RunSpec(variant, seed, plan.num_steps, plan.flops(plan.num_steps), place, flags))
     return runs

@@ -11,6 +11,7 @@ A pair shares its seed: initial weights and, at equal steps, data in the same or
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from typing import Any
 
 from megatron.ltd.format import format_count, format_flops
 
-from .recipe import DENSE, VARIANTS
+from .recipe import DENSE
 from .runs import RunResult
 
 Figure = Callable[[RunResult], float | None]
@@ -65,10 +66,8 @@ def summarize(results: Sequence[RunResult]) -> dict[str, dict[str, Any]]:
     """By variant, for those with a finished run: every figure of the tables."""
     dense = [result for result in results if result.variant == DENSE]
     summary: dict[str, dict[str, Any]] = {}
-    for variant in VARIANTS:
+    for variant in _variants(results):
         runs = sorted((result for result in results if result.variant == variant), key=lambda result: result.seed)
-        if not runs:
-            continue
         summary[variant] = {
             "seeds": [run.seed for run in runs],
             "steps": runs[0].steps,
@@ -91,6 +90,11 @@ def summarize(results: Sequence[RunResult]) -> dict[str, dict[str, Any]]:
     return summary
 
 
+def _variants(results: Sequence[RunResult]) -> list[str]:
+    """In the order of the runs."""
+    return list(dict.fromkeys(result.variant for result in results))
+
+
 def to_json(
     summary: Mapping[str, Mapping[str, Any]], results: Sequence[RunResult], about: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -107,7 +111,7 @@ def to_markdown(
 ) -> str:
     """The report as a page."""
     expected = about["runs_planned"]
-    lines = ["# Real text: random-LTD against dense", ""]
+    lines = [f"# {about['title']}", ""]
     if len(results) < expected:
         lines += [f"**Unfinished: {len(results)} of {expected} runs.**", ""]
     lines += [about["reading"] or "Reading: not written yet (`--reading`).", ""]
@@ -151,14 +155,15 @@ def to_markdown(
             if variant != DENSE
         ],
     )
-    return "\n".join([*lines, "", *_legend(), "", *_seed_table(results), "", *_facts(about), ""])
+    return "\n".join([*lines, "", *_legend(about["jobs"]), "", *_seed_table(results), "", *_facts(about), ""])
 
 
-def _legend() -> list[str]:
+def _legend(jobs: int) -> list[str]:
     return [
         "± is the standard error over seeds. CPU and wall seconds are of the whole process: start, steps, checkpoints,",
-        "one evaluation. Step time and tokens/s (raw tokens) are of training steps alone, in wall time, beside another",
-        "run.",
+        "one evaluation. Step time and tokens/s (raw tokens) are of training steps alone, in wall time"
+        + ("." if jobs == 1 else ", beside another"),
+        *([] if jobs == 1 else ["run."]),
     ]
 
 
@@ -166,20 +171,17 @@ def _seed_table(results: Sequence[RunResult]) -> list[str]:
     """Validation loss of every run: variants down, seeds across."""
     losses = {(result.variant, result.seed): f"{result.validation_loss:.4f}" for result in results}
     seeds = sorted({result.seed for result in results})
-    rows = [
-        (variant, *(losses.get((variant, seed), "-") for seed in seeds))
-        for variant in VARIANTS
-        if any((variant, seed) in losses for seed in seeds)
-    ]
+    rows = [(variant, *(losses.get((variant, seed), "-") for seed in seeds)) for variant in _variants(results)]
     return _table(("validation loss", *(f"seed {seed}" for seed in seeds)), rows)
 
 
 def _facts(about: Mapping[str, Any]) -> list[str]:
     corpus, recipe = about["corpus"], about["recipe"]
     versions = ", ".join(f"{name} {value}" for name, value in about["versions"].items())
+    at_a_time = "one run at a time" if about["jobs"] == 1 else f"{about['jobs']} runs at a time"
     page = [
         f"- Command: `{about['command']}`, {about['date']}.",
-        f"- Machine: {about['machine']}; {versions}; one thread a run, {about['jobs']} runs at a time.",
+        f"- Machine: {about['machine']}; {versions}; one thread a run, {at_a_time}.",
         f"- Data: {', '.join(corpus['books'])}; {corpus['train_tokens']:,} training tokens, evaluated on "
         f"{corpus['held_out_tokens']:,} held-out tokens (the end of every book); sha256 `{corpus['sha256']}`.",
         f"- Model: {recipe['num_layers']} layers, hidden {recipe['hidden_size']}, "
@@ -188,9 +190,8 @@ def _facts(about: Mapping[str, Any]) -> list[str]:
         f"no dropout, initial deviation {recipe['init_std']:g}.",
         f"- Training: {recipe['batch_samples']} samples a step, Adam, learning rate {recipe['lr']:g} to "
         f"{recipe['min_lr']:g} (cosine over each run's own length, warm-up {recipe['warmup_fraction']:.0%}).",
-        f"- random-LTD: layers 2 to {recipe['num_layers'] - 1}, kept tokens from {recipe['min_kept_tokens']} in steps "
-        f"of {recipe['granularity']}, full from step {recipe['growth_steps']}.",
     ]
+    page += [f"- {variant}: `{shlex.join(flags)}`." for variant, flags in about["method_flags"].items() if flags]
     if about["resumed_runs"]:
         page.append(f"- Stopped and continued, seconds added up: {', '.join(about['resumed_runs'])}.")
     return page

@@ -51,6 +51,8 @@ class RunResult:
     """Wall time inside training steps: no start, no evaluation, no checkpoint."""
     starts: int
     versions: dict[str, Any]
+    measures: dict[str, float] = field(default_factory=dict)
+    """Everything else that the last evaluation said."""
 
 
 @dataclass
@@ -124,7 +126,7 @@ def _start(spec: RunSpec, lock: int) -> _Attempt:
 
 def command_of(spec: RunSpec) -> list[str]:
     """The run's command line after ``python``."""
-    return ["pretrain_gpt_ltd.py", *spec.flags]
+    return [spec.script, *spec.flags]
 
 
 def _wait(attempt: _Attempt) -> float | None:
@@ -194,7 +196,7 @@ def collect(spec: RunSpec) -> RunResult | None:
         variant=spec.variant,
         seed=spec.seed,
         steps=spec.steps,
-        validation_loss=losses[spec.steps],
+        validation_loss=losses[spec.steps]["loss"],
         layer_tokens=steps[spec.steps]["consumed_layer_tokens"],
         tokens=steps[spec.steps]["consumed_tokens"],
         flops=flops,
@@ -204,13 +206,16 @@ def collect(spec: RunSpec) -> RunResult | None:
         training_seconds=sum(line["step_seconds"] for line in steps.values()),
         starts=starts,
         versions=about["versions"],
+        measures={
+            name: value for name, value in losses[spec.steps].items() if name not in ("kind", "iteration", "loss")
+        },
     )
 
 
-def read_metrics(path: Path) -> tuple[dict[int, dict[str, Any]], dict[int, float], dict[str, Any]]:
-    """Train lines and validation losses by iteration, the later line counting, and the last ``run`` line."""
+def read_metrics(path: Path) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]], dict[str, Any]]:
+    """Train and validation lines by iteration, the later line counting, and the last ``run`` line."""
     steps: dict[int, dict[str, Any]] = {}
-    losses: dict[int, float] = {}
+    losses: dict[int, dict[str, Any]] = {}
     about: dict[str, Any] = {}
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -220,7 +225,7 @@ def read_metrics(path: Path) -> tuple[dict[int, dict[str, Any]], dict[int, float
         if line["kind"] == "train":
             steps[line["iteration"]] = line
         elif line["kind"] == "validation":
-            losses[line["iteration"]] = line["loss"]
+            losses[line["iteration"]] = line
         else:
             about = line
     return steps, losses, about

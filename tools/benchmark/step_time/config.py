@@ -22,6 +22,10 @@ class StepTimeConfig:
     kept_tokens: tuple[int, ...] = flag(
         (), metavar="K", help="kept tokens to measure (default: a quarter, a half and three quarters of the tokens)"
     )
+    executed_layers: tuple[int, ...] = flag(
+        (), metavar="N", help="also measure layer dropping, in steps in which this many layers run"
+    )
+    token_bypass: bool = flag(False, help="also measure TokenBypass: half the tokens bypass the middle, by importance")
     rounds: int = flag(7, help="measured rounds; in each, every variant makes one step")
     warmup_rounds: int = flag(1, help="rounds before them that are not counted")
     threads: int | None = flag(None, help="threads of the CPU (default: torch's, one a core)")
@@ -62,6 +66,12 @@ class StepTimeConfig:
             if not 1 <= kept_tokens < self.seq_length:
                 raise UserError(
                     f"--kept-tokens has {kept_tokens}: it must be from 1 to --seq-length {self.seq_length} - 1; "
+                    "the dense step is measured anyway"
+                )
+        for executed_layers in self.executed_layers:
+            if not 1 <= executed_layers < self.num_layers:
+                raise UserError(
+                    f"--executed-layers has {executed_layers}: it must be 1 to --num-layers {self.num_layers} - 1; "
                     "the dense step is measured anyway"
                 )
         if self.json is not None and not Path(self.json).absolute().parent.is_dir():

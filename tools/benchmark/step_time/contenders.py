@@ -1,7 +1,7 @@
 """The models that take turns: ours, built as a run builds it, and Hugging Face's GPT-2 of the same shape.
 
 All make the same optimizer step on the same tokens: forward, loss, backward, clipping at norm 1, the project's fused
-Adam with weight decay on matrices only. Ours, dense and at every K, is one model: a plan is an argument of a step.
+Adam with weight decay on matrices only. Ours, dense and with a method, is one model: a plan is an argument of a step.
 
     ours              the Stepper of a training run: Megatron-Core's schedule, DDP and optimizer included
     Hugging Face      a plain loop around GPT2LMHeadModel, with its scaled_dot_product_attention; under --bf16 in
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -24,7 +25,9 @@ from megatron.ltd.data.batch import Batch
 from megatron.ltd.errors import UserError
 from megatron.ltd.layers import route
 from megatron.ltd.methods.base import Method, ModelFacts, Samples
+from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
+from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.gpt import build_chunks
 from megatron.ltd.models.transformer import transformer_config
@@ -57,13 +60,32 @@ def model_config(config: StepTimeConfig) -> ModelConfig:
     )
 
 
+def facts_of(config: StepTimeConfig) -> ModelFacts:
+    """What a method knows of this model."""
+    return ModelFacts(config.num_layers, config.seq_length, config.seed)
+
+
+def build_layer_drop(config: StepTimeConfig, executed_layers: int) -> LayerDrop:
+    """Layer dropping that runs ``executed_layers`` on average, every layer with one probability."""
+    flags = LayerDropConfig(
+        layer_drop=True, layer_drop_theta=executed_layers / config.num_layers, layer_drop_gamma=0.0,
+        layer_drop_direction="rising", layer_drop_by_depth="uniform",
+    )  # fmt: skip
+    return LayerDrop.build(flags, facts_of(config))
+
+
+def build_token_bypass(config: StepTimeConfig) -> TokenBypass:
+    """TokenBypass as its paper has it: half the tokens, by importance."""
+    flags = TokenBypassConfig(token_bypass=True, token_bypass_kept_tokens=config.seq_length // 2)
+    return TokenBypass.build(flags, facts_of(config))
+
+
 def build_method(config: StepTimeConfig) -> Method:
     """random-LTD on all layers but the first and the last; its schedule plays no part here."""
-    facts = ModelFacts(config.num_layers, config.seq_length, config.seed)
     flags = RandomLTDConfig(
         random_ltd=True, ltd_min_kept_tokens=config.seq_length, ltd_growth_steps=1, ltd_granularity=1
     )
-    return RandomLTD.build(flags, facts)
+    return RandomLTD.build(flags, facts_of(config))
 
 
 def plan_of(config: StepTimeConfig, kept_tokens: int) -> StepPlan:
@@ -87,8 +109,12 @@ def build_batch(config: StepTimeConfig, device: torch.device) -> Batch:
     )
 
 
-def build_ours(config: StepTimeConfig, batch: Batch, mesh: Mesh) -> Callable[[StepPlan], float]:
-    """One optimizer step of our GPT under a plan; returns the loss. Each call draws for new sample ids."""
+def build_ours(config: StepTimeConfig, batch: Batch, mesh: Mesh) -> Callable[..., float]:
+    """One optimizer step of our GPT under a plan; returns the loss. Each call draws for new sample ids.
+
+    Called with a plan, with a method other than random-LTD, and with the number of layers that run, where that varies
+    from step to step: a step is taken in which it is that.
+    """
     route.install()
     model, parallel, precision = model_config(config), ParallelConfig(), PrecisionConfig(bf16=config.bf16)
     core_config = transformer_config(model, parallel, precision, RecomputeConfig(), mesh)
@@ -98,7 +124,7 @@ def build_ours(config: StepTimeConfig, batch: Batch, mesh: Mesh) -> Callable[[St
     stepper = Stepper(
         wrapped,
         build_optimizer(wrapped, OPTIMIZER, precision, parallel),
-        build_method(config),
+        random_ltd := build_method(config),
         mesh,
         CausalLM(),
         seed=config.seed,
@@ -106,16 +132,26 @@ def build_ours(config: StepTimeConfig, batch: Batch, mesh: Mesh) -> Callable[[St
         seq_length=config.seq_length,
     )
     num_steps = 0
+    learned_V = torch.full((config.vocab_size,), 10.0, dtype=torch.float64, device=batch.tokens_BS.device)
 
-    def step(plan: StepPlan) -> float:
+    def step(plan: StepPlan, method: Method = random_ltd, executed_layers: int | None = None) -> float:
         nonlocal num_steps
+        stepper.method = method
+        if executed_layers is not None:
+            num_steps = next(n for n in itertools.count(num_steps) if _depth(method, plan, n) == executed_layers)
         sample_ids_B = batch.sample_ids_B + num_steps * config.micro_batch_size
-        microbatch = dataclasses.replace(batch, sample_ids_B=sample_ids_B)
-        result = stepper.train(iter([microbatch]), plan, num_steps, 1)
+        microbatch = dataclasses.replace(batch, sample_ids_B=sample_ids_B, whole_tokens_BS=batch.tokens_BS)
+        result = stepper.train(iter([microbatch]), plan, num_steps, 1, learned_V if method.learns else None)
         num_steps += 1
         return result.loss
 
     return step
+
+
+def _depth(method: Method, plan: StepPlan, step: int) -> int:
+    """Layers that run of the step's one microbatch."""
+    chances = enumerate(plan.keep_probability, start=1)
+    return sum(method.runs(step, 0, layer_number, probability) for layer_number, probability in chances)
 
 
 def build_hugging_face(config: StepTimeConfig, batch: Batch, activation: str) -> Callable[[], float]:

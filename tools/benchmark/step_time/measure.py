@@ -1,6 +1,6 @@
 """Taking turns: every variant makes one step a round, and is compared within the round.
 
-    round 1:  probe  dense  K=128  K=256  K=384  HF  HF fused GELU  routing     round 2: the same again ...
+    round 1:  probe  dense  K=128  K=256  K=384  (other methods)  HF  HF fused GELU     round 2: the same again ...
 
 What slows a machine for a while slows neighbours in a round alike, so ratios are taken within rounds and then their
 median; seconds are the median, the fastest and the slowest over rounds.
@@ -12,10 +12,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
-from megatron.ltd.accounting import step_flops
+from megatron.ltd.accounting import head_flops, step_flops
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh, initialize
 
@@ -33,8 +34,8 @@ class Variant:
     name: str
     step: Callable[[], object]
     flops: int
-    kept_tokens: int | None
-    """Kept tokens of the middle layers; None for a model that is not ours."""
+    kept_tokens: int | None = None
+    """Kept tokens of random-LTD's layers; None for anything else."""
     seconds: list[float] = field(default_factory=list)
     routing_seconds: list[float] = field(default_factory=list)
     """Sampling, gather and scatter alone, for those that drop."""
@@ -64,6 +65,7 @@ def measure(config: StepTimeConfig) -> Measurement:
 
 def _build(config: StepTimeConfig, mesh: Mesh) -> tuple[list[Variant], Callable[[int], object]]:
     """The contenders in their order, and the routing by itself."""
+    from . import contenders
     from .contenders import build_batch, build_hugging_face, build_ours, build_routing, model_config, plan_of
 
     shape = model_config(config).shape(config.vocab_size)
@@ -78,6 +80,18 @@ def _build(config: StepTimeConfig, mesh: Mesh) -> tuple[list[Variant], Callable[
         return Variant(name, lambda: ours(plan), flops, kept_tokens)
 
     variants = [of_ours(kept_tokens) for kept_tokens in (config.seq_length, *config.measured_kept_tokens)]
+    if config.token_bypass:
+        bypass = contenders.build_token_bypass(config)
+        flops = step_flops(shape, bypass.plan(0), config.micro_batch_size)
+        variants.append(
+            Variant(f"TokenBypass, K = {config.seq_length // 2}", lambda: ours(bypass.plan(0), bypass), flops)
+        )
+    for executed_layers in config.executed_layers:
+        drop = contenders.build_layer_drop(config, executed_layers)
+        step = partial(ours, drop.plan(0), drop, executed_layers)
+        all_run = variants[0].flops - 3 * config.micro_batch_size * head_flops(shape)
+        flops = variants[0].flops - all_run * (config.num_layers - executed_layers) // config.num_layers
+        variants.append(Variant(f"layer dropping, {executed_layers} of {config.num_layers} layers", step, flops))
     for name, activation in HUGGING_FACE.items():
         variants.append(Variant(name, build_hugging_face(config, batch, activation), variants[0].flops, None))
     return variants, build_routing(config, batch)

@@ -55,7 +55,7 @@ def figures(measurement: Measurement) -> list[Figures]:
 
 def _figures_of(variant: Variant, by_name: dict[str, Variant], probe: Sequence[float]) -> Figures:
     dense = by_name[DENSE]
-    drops = bool(variant.routing_seconds)
+    saves, routes = variant.flops < dense.flops, bool(variant.routing_seconds)
     return Figures(
         name=variant.name,
         step_seconds=median(variant.seconds),
@@ -64,10 +64,10 @@ def _figures_of(variant: Variant, by_name: dict[str, Variant], probe: Sequence[f
         flops=variant.flops,
         flops_per_second=variant.flops / median(variant.seconds),
         share_of_products=_ratio([variant.flops / seconds for seconds in variant.seconds], probe),
-        theoretical_saving=1 - variant.flops / dense.flops if drops else None,
-        realised_saving=1 - _ratio(variant.seconds, dense.seconds) if drops else None,
+        theoretical_saving=1 - variant.flops / dense.flops if saves else None,
+        realised_saving=1 - _ratio(variant.seconds, dense.seconds) if saves else None,
         times_of={name: _ratio(variant.seconds, by_name[name].seconds) for name in HUGGING_FACE},
-        routing_share=_ratio(variant.routing_seconds, variant.seconds) if drops else None,
+        routing_share=_ratio(variant.routing_seconds, variant.seconds) if routes else None,
         peak_bytes=variant.peak_bytes,
     )
 

@@ -1,7 +1,8 @@
 """random-LTD: each middle layer computes on a random subset of the tokens, growing to all of them.
 
 Layer l keeps K(t) tokens of each sample, drawn uniformly without replacement for each sample and layer; the others skip
-the layer unchanged. K grows linearly from ``--ltd-min-kept-tokens`` to the sequence length over ``--ltd-growth-steps``.
+the layer unchanged. K grows linearly from ``--ltd-min-kept-tokens`` to the sequence length over ``--ltd-growth-steps``,
+or follows another schedule (``methods.schedule_flags``).
 Yao et al., "Random-LTD: Random and Layerwise Token Dropping" (arXiv:2211.11586).
 """
 
@@ -15,11 +16,14 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 from megatron.ltd.format import format_ranges
 from megatron.ltd.methods.base import Method, ModelFacts, Samples
+from megatron.ltd.methods.schedule_flags import KINDS, ScheduleFlags
 from megatron.ltd.plan import StepPlan
-from megatron.ltd.schedules import KeptTokensSchedule
+from megatron.ltd.schedules import TokenSchedule
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_DEFAULT_KEPT_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,23 @@ class RandomLTDConfig:
     """random-LTD (random layerwise token dropping)"""
 
     random_ltd: bool = flag(False, help="compute the middle layers on a random subset of the tokens")
-    ltd_min_kept_tokens: int = flag(128, help="kept tokens of a sample at step 0")
-    ltd_growth_steps: int | None = flag(None, help="steps until every token is kept; required with --random-ltd")
-    ltd_granularity: int = flag(16, help="kept tokens are a multiple of this (on GPUs a multiple of 8 is fastest)")
+    ltd_schedule: str = flag(
+        "growing", choices=KINDS, help="how kept tokens go on: from the fewest to all, as many, back, or as stages say"
+    )
+    ltd_min_kept_tokens: int | None = flag(
+        None,
+        help="kept tokens of a sample at step 0; of a shrinking schedule, at the end; of a constant one, always "
+        f"(default: {_DEFAULT_KEPT_TOKENS})",
+    )
+    ltd_growth_steps: int | None = flag(
+        None, help="steps until every token is kept, or the fewest where they shrink; required with these two schedules"
+    )
+    ltd_granularity: int = flag(
+        16, help="kept tokens that change are a multiple of this (on GPUs a multiple of 8 is fastest)"
+    )
+    ltd_stages: tuple[str, ...] = flag(
+        (), metavar="STEP:KEPT", help="of a staged schedule: kept tokens from each of these 0-based steps on"
+    )
     ltd_layers: str | None = flag(
         None, metavar="LIST", help='layers that drop, 1-based, as "2-23" or "2,4,6-8" (default: all but first and last)'
     )
@@ -39,6 +57,21 @@ class RandomLTDConfig:
     @property
     def enabled(self) -> bool:
         return self.random_ltd
+
+    @property
+    def schedule_flags(self) -> ScheduleFlags:
+        """The schedule that is asked for, under this method's names."""
+        return ScheduleFlags(
+            prefix="--ltd",
+            kept_flag="--ltd-min-kept-tokens",
+            kind=self.ltd_schedule,
+            kept_tokens=self.ltd_min_kept_tokens,
+            default_kept_tokens=_DEFAULT_KEPT_TOKENS,
+            growth_steps=self.ltd_growth_steps,
+            granularity=self.ltd_granularity,
+            stages=self.ltd_stages,
+            strata=self.ltd_strata,
+        )
 
 
 def parse_layers(text: str, num_layers: int, allow_edge_layers: bool) -> tuple[int, ...]:
@@ -71,15 +104,15 @@ class RandomLTD(Method):
     """The schedule of kept tokens, the layers that follow it, and the draw."""
 
     facts: ModelFacts
-    schedule: KeptTokensSchedule
+    schedule: TokenSchedule
     layers: frozenset[int]
-    strata: int
+    config: RandomLTDConfig
     name: str = "random-LTD"
 
     @classmethod
     def build(cls, config: RandomLTDConfig, facts: ModelFacts) -> RandomLTD:
         """Check the flags against the model. Raises ``UserError``."""
-        if config.ltd_growth_steps is None:
+        if config.ltd_schedule == "growing" and config.ltd_growth_steps is None:
             raise UserError(
                 "--ltd-growth-steps is missing: --random-ltd needs the number of steps until every token is kept; "
                 "about 0.78 of the run saves a third of the compute"
@@ -93,33 +126,15 @@ class RandomLTD(Method):
         layers = parse_layers(
             config.ltd_layers or f"2-{facts.num_layers - 1}", facts.num_layers, config.ltd_allow_edge_layers
         )
-        schedule = KeptTokensSchedule(
-            config.ltd_min_kept_tokens, facts.seq_length, config.ltd_growth_steps, config.ltd_granularity,
-            seq_length_name=facts.seq_length_name,
-        )  # fmt: skip
-        if config.ltd_strata < 1 or facts.seq_length % config.ltd_strata or config.ltd_granularity % config.ltd_strata:
-            raise UserError(
-                f"--ltd-strata is {config.ltd_strata}: it must divide {facts.seq_length_name} {facts.seq_length} and "
-                f"--ltd-granularity {config.ltd_granularity}, so that each run of the sequence keeps a whole share"
-            )
-        if config.ltd_strata % facts.sequence_runs:
-            raise UserError(
-                f"--ltd-strata is {config.ltd_strata}: it must be a multiple of {facts.sequence_runs}, the runs that "
-                "--sequence-parallel or --context-parallel-size cut the sequence in, so that every process keeps the "
-                f"same number of tokens; use {facts.sequence_runs}"
-            )
-        return cls(facts, schedule, frozenset(layers), config.ltd_strata)
+        return cls(facts, config.schedule_flags.build(facts), frozenset(layers), config)
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """The schedule, the layers that follow it, and the strata of the draw."""
         return {
             "the method": f"{self.name} (--random-ltd)",
-            "--ltd-min-kept-tokens": self.schedule.min_kept_tokens,
-            "--ltd-growth-steps": self.schedule.growth_steps,
-            "--ltd-granularity": self.schedule.granularity,
+            **self.config.schedule_flags.settings,
             "--ltd-layers": format_ranges(sorted(self.layers)),
-            "--ltd-strata": self.strata,
         }
 
     def plan(self, step: int) -> StepPlan:
@@ -134,7 +149,7 @@ class RandomLTD(Method):
         from megatron.ltd.sampling import kept_indices  # imports torch, which plans do not need
 
         return kept_indices(
-            self.facts.seed, samples.ids_B, layer_number, self.facts.seq_length, kept_tokens, self.strata
+            self.facts.seed, samples.ids_B, layer_number, self.facts.seq_length, kept_tokens, self.config.ltd_strata
         )
 
     def _plan(self, kept_tokens: int) -> StepPlan:

@@ -1,7 +1,8 @@
 """How important each token of the vocabulary is, learned from its losses, and which tokens of a sample that keeps.
 
     importance of an id    0.995 of what it was + 0.005 of the mean loss of its tokens in the step; 10 before the first
-    kept                   the K most important tokens of a sample; where they are equal, the hash decides
+    kept                   the K most important tokens of a sample; where they are equal, the hash decides; special
+                           ones before all others, padding after them
 
 The loss of a token is the one at its position: for a causal model, that of predicting the token after it. The source is
 BERT's (Hou et al., "Token Dropping for Efficient BERT Pretraining", arXiv:2203.13240), where a token predicts itself.
@@ -36,10 +37,13 @@ def next_importance(importance_V: Tensor, loss_sums_V: Tensor, counts_V: Tensor)
     return torch.where(counts_V > 0, torch.lerp(importance_V, mean_V, _NEW_SHARE), importance_V)
 
 
-def importance_of(tokens_BS: Tensor, importance_V: Tensor, special_ids: Sequence[int]) -> Tensor:
-    """The importance of each token, float64 [B, S]; of a special one it is infinite."""
+def importance_of(
+    tokens_BS: Tensor, importance_V: Tensor, special_ids: Sequence[int], padding_BS: Tensor | None = None
+) -> Tensor:
+    """The importance of each token, float64 [B, S]; of a special one it is infinite, of padding less than any other."""
     special = torch.tensor(special_ids, dtype=tokens_BS.dtype, device=tokens_BS.device)
-    return importance_V[tokens_BS].masked_fill(torch.isin(tokens_BS, special), torch.inf)
+    importance_BS = importance_V[tokens_BS].masked_fill(torch.isin(tokens_BS, special), torch.inf)
+    return importance_BS if padding_BS is None else importance_BS.masked_fill(padding_BS, -torch.inf)
 
 
 def most_important(importance_BS: Tensor, keys_BS: Tensor, kept_tokens: int, strata: int) -> Tensor:

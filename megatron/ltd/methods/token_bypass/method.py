@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 from megatron.ltd.methods.base import Method, ModelFacts, Samples
+from megatron.ltd.methods.schedule_flags import KINDS, ScheduleFlags
 from megatron.ltd.plan import StepPlan
-from megatron.ltd.schedules import KeptTokensSchedule
+from megatron.ltd.schedules import TokenSchedule
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_SCHEDULE_FLAGS = ("--token-bypass-kept-tokens", "--token-bypass-growth-steps", "--token-bypass-granularity")
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,19 @@ class TokenBypassConfig:
     token_bypass_kept_tokens: int | None = flag(
         None, help="tokens of a sample that do not bypass it (default: half of them)"
     )
-    token_bypass_growth_steps: int | None = flag(
-        None, help="steps until every token is kept (default: kept tokens stay as many as they are)"
+    token_bypass_schedule: str | None = flag(
+        None,
+        choices=KINDS,
+        help="how kept tokens go on: from so many to all, as many, back, or as stages say (default: constant, growing "
+        "where --token-bypass-growth-steps is given)",
     )
-    token_bypass_granularity: int = flag(16, help="kept tokens grow to multiples of this")
+    token_bypass_growth_steps: int | None = flag(
+        None, help="steps until every token is kept, or the fewest where they shrink"
+    )
+    token_bypass_granularity: int = flag(16, help="kept tokens that change are a multiple of this")
+    token_bypass_stages: tuple[str, ...] = flag(
+        (), metavar="STEP:KEPT", help="of a staged schedule: kept tokens from each of these 0-based steps on"
+    )
     token_bypass_layers: str | None = flag(
         None, metavar="SPAN", help='layers of the span, 1-based, as "6-11" (default: the middle to the last but one)'
     )
@@ -51,7 +59,9 @@ class TokenBypassConfig:
     token_bypass_entry: str = flag(
         "all", choices=("all", "kept"), help="what kept tokens attend to in the span's first layer: all tokens, or kept"
     )
-    token_bypass_special_ids: tuple[int, ...] = flag((), help="ids of tokens that importance always keeps")
+    token_bypass_special_ids: tuple[int, ...] = flag(
+        (), help="ids of tokens that importance always keeps (default: the tokenizer's special ones, such as [CLS])"
+    )
     token_bypass_strata: int = flag(
         1, help="cut the sequence in this many equal runs, each keeping its share of the tokens"
     )
@@ -59,6 +69,20 @@ class TokenBypassConfig:
     @property
     def enabled(self) -> bool:
         return self.token_bypass
+
+    def schedule_flags(self, seq_length: int) -> ScheduleFlags:
+        """The schedule that is asked for; kept tokens are half of ``seq_length`` where none are given."""
+        return ScheduleFlags(
+            prefix="--token-bypass",
+            kept_flag="--token-bypass-kept-tokens",
+            kind=self.token_bypass_schedule or ("constant" if self.token_bypass_growth_steps is None else "growing"),
+            kept_tokens=self.token_bypass_kept_tokens,
+            default_kept_tokens=max(1, seq_length // 2),
+            growth_steps=self.token_bypass_growth_steps,
+            granularity=self.token_bypass_granularity,
+            stages=self.token_bypass_stages,
+            strata=self.token_bypass_strata,
+        )
 
 
 def parse_span(text: str, num_layers: int) -> range:
@@ -82,10 +106,7 @@ class TokenBypass(Method):
     """The span, how many tokens it keeps, and which."""
 
     facts: ModelFacts
-    schedule: KeptTokensSchedule | None
-    """None: as many at every step."""
-    kept_tokens: int
-    """At step 0."""
+    schedule: TokenSchedule
     span: range
     config: TokenBypassConfig
     name: str = "TokenBypass"
@@ -100,50 +121,36 @@ class TokenBypass(Method):
                 "between: use at least 3 layers"
             )
         span = parse_span(config.token_bypass_layers or f"{max(2, num_layers // 2)}-{num_layers - 1}", num_layers)
-        kept_tokens = config.token_bypass_kept_tokens
-        if kept_tokens is None:
-            kept_tokens = max(1, seq_length // 2)
-        if not 1 <= kept_tokens <= seq_length:
-            raise UserError(
-                f"--token-bypass-kept-tokens {kept_tokens}: a layer keeps 1 to {seq_length} tokens "
-                f"({facts.seq_length_name}); give such a number, {max(1, seq_length // 2)} is half"
-            )
-        schedule = None
-        if config.token_bypass_growth_steps is not None:
-            growth_steps, granularity = config.token_bypass_growth_steps, config.token_bypass_granularity
-            schedule = KeptTokensSchedule(
-                kept_tokens, seq_length, growth_steps, granularity, _SCHEDULE_FLAGS, facts.seq_length_name
-            )
-        _check_strata(config, facts, kept_tokens)
+        schedule = config.schedule_flags(seq_length).build(facts)
         if config.token_bypass_special_ids and config.token_bypass_selector != "importance":
             raise UserError(
                 f"--token-bypass-special-ids {' '.join(map(str, config.token_bypass_special_ids))} are kept by "
                 f"importance, and --token-bypass-selector is {config.token_bypass_selector}: leave one of the two out"
             )
-        return cls(facts, schedule, kept_tokens, span, config)
+        return cls(facts, schedule, span, config)
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids of tokens that importance always keeps."""
+        return self.config.token_bypass_special_ids or (self.facts.special_ids if self.learns else ())
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """The span, its schedule, and how its tokens are chosen."""
-        schedule = self.schedule
         return {
             "the method": f"{self.name} (--token-bypass)",
-            "--token-bypass-kept-tokens": self.kept_tokens,
-            "--token-bypass-growth-steps": None if schedule is None else schedule.growth_steps,
-            "--token-bypass-granularity": None if schedule is None else schedule.granularity,
+            **self.config.schedule_flags(self.facts.seq_length).settings,
             "--token-bypass-layers": f"{self.span[0]}-{self.span[-1]}",
             "--token-bypass-selector": self.config.token_bypass_selector,
             "--token-bypass-entry": self.config.token_bypass_entry,
-            "--token-bypass-special-ids": list(self.config.token_bypass_special_ids),
-            "--token-bypass-strata": self.config.token_bypass_strata,
+            "--token-bypass-special-ids": list(self.special_ids),
         }
 
     def plan(self, step: int) -> StepPlan:
-        return self._plan(self.kept_tokens if self.schedule is None else self.schedule.at(step))
+        return self._plan(self.schedule.at(step))
 
     def stages(self, num_steps: int) -> Iterator[tuple[int, int, StepPlan]]:
-        stages = [(0, num_steps, self.kept_tokens)] if self.schedule is None else self.schedule.stages(num_steps)
-        for first_step, steps, kept_tokens in stages:
+        for first_step, steps, kept_tokens in self.schedule.stages(num_steps):
             yield first_step, steps, self._plan(kept_tokens)
 
     @property
@@ -154,7 +161,7 @@ class TokenBypass(Method):
         """Every id as important as any other. Raises ``UserError`` for special ids outside the vocabulary."""
         from megatron.ltd.methods.token_bypass.importance import start_importance
 
-        outside = [number for number in self.config.token_bypass_special_ids if not 0 <= number < vocab_size]
+        outside = [number for number in self.special_ids if not 0 <= number < vocab_size]
         if outside:
             raise UserError(
                 f"--token-bypass-special-ids {outside[0]} is outside the vocabulary: ids of this tokenizer go from 0 "
@@ -176,7 +183,7 @@ class TokenBypass(Method):
         if not self.learns:
             return kept_indices(seed, samples.ids_B, self.span[0], seq_length, kept_tokens, strata)
         assert samples.tokens_BS is not None and samples.learned_V is not None, "importance is that of tokens"
-        importance_BS = importance_of(samples.tokens_BS, samples.learned_V, self.config.token_bypass_special_ids)
+        importance_BS = importance_of(samples.tokens_BS, samples.learned_V, self.special_ids, samples.padding_BS)
         keys_BS = token_keys(seed, samples.ids_B, self.span[0], seq_length)
         return most_important(importance_BS, keys_BS, kept_tokens, strata)
 
@@ -187,25 +194,3 @@ class TokenBypass(Method):
         kept = tuple(kept_tokens if layer in self.span else seq_length for layer in range(1, num_layers + 1))
         entry = {self.span[0]} if self.config.token_bypass_entry == "all" else ()
         return StepPlan(seq_length, kept, (1.0,) * num_layers, frozenset(entry))
-
-
-def _check_strata(config: TokenBypassConfig, facts: ModelFacts, kept_tokens: int) -> None:
-    """Each run of the sequence, and so each process, must keep the same whole number of tokens."""
-    strata = config.token_bypass_strata
-    grows = config.token_bypass_growth_steps is not None
-    amount, what = (
-        (config.token_bypass_granularity, "--token-bypass-granularity")
-        if grows
-        else (kept_tokens, "--token-bypass-kept-tokens")
-    )
-    if strata < 1 or facts.seq_length % strata or amount % strata:
-        raise UserError(
-            f"--token-bypass-strata is {strata}: it must divide {facts.seq_length_name} {facts.seq_length} and {what} "
-            f"{amount}, so that each run of the sequence keeps a whole share"
-        )
-    if strata % facts.sequence_runs:
-        raise UserError(
-            f"--token-bypass-strata is {strata}: it must be a multiple of {facts.sequence_runs}, the runs that "
-            "--sequence-parallel or --context-parallel-size cut the sequence in, so that every process keeps the "
-            f"same number of tokens; use {facts.sequence_runs}"
-        )

@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""Stand-ins for a GPT-2 and a text, for a machine without a network: ``tiny.py FOLDER`` writes
+
+FOLDER/weights/               a model with random weights as Hugging Face writes one: config.json, model.safetensors,
+                              and vocab.json and merges.txt of a tokenizer of 256 bytes and an end of text
+FOLDER/train.txt, valid.txt   some of Python's own documentation
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from megatron.ltd.tokenizers.gpt2_bpe import END_OF_TEXT, byte_alphabet
+
+LAYERS, HIDDEN, HEADS, POSITIONS = 4, 64, 4, 64
+TRAIN_CHARACTERS, VALID_CHARACTERS = 60_000, 15_000
+
+
+def write_text(folder: Path) -> None:
+    """Write train.txt and valid.txt."""
+    text = "\n".join(topics[name] for name in sorted(topics))
+    (folder / "train.txt").write_text(text[:TRAIN_CHARACTERS], encoding="utf-8")
+    (folder / "valid.txt").write_text(text[TRAIN_CHARACTERS:][:VALID_CHARACTERS], encoding="utf-8")
+
+
+def write_model(folder: Path) -> None:
+    """Write the model to ``folder``, which is made."""
+    vocabulary = {piece: token for token, piece in enumerate([*byte_alphabet(), END_OF_TEXT])}
+    config = {
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new",
+        "n_layer": LAYERS, "n_embd": HIDDEN, "n_head": HEADS, "n_positions": POSITIONS, "n_inner": None,
+        "vocab_size": len(vocabulary), "layer_norm_epsilon": 1e-5,
+        "attn_pdrop": 0.1, "embd_pdrop": 0.1, "resid_pdrop": 0.1,
+        "bos_token_id": vocabulary[END_OF_TEXT], "eos_token_id": vocabulary[END_OF_TEXT],
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    save_file(tensors(len(vocabulary)), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def tensors(vocab_size: int) -> dict[str, Tensor]:
+    """GPT-2's tensors by Hugging Face's names; linear weights are [in, out]."""
+    torch.manual_seed(0)
+    found = {
+        "wte.weight": 0.02 * torch.randn(vocab_size, HIDDEN),
+        "wpe.weight": 0.01 * torch.randn(POSITIONS, HIDDEN),
+        "ln_f.weight": torch.ones(HIDDEN),
+        "ln_f.bias": torch.zeros(HIDDEN),
+    }
+    shapes = {
+        "attn.c_attn": (HIDDEN, 3 * HIDDEN), "attn.c_proj": (HIDDEN, HIDDEN),
+        "mlp.c_fc": (HIDDEN, 4 * HIDDEN), "mlp.c_proj": (4 * HIDDEN, HIDDEN),
+    }  # fmt: skip
+    for layer in range(LAYERS):
+        for norm in ("ln_1", "ln_2"):
+            found |= {f"h.{layer}.{norm}.weight": torch.ones(HIDDEN), f"h.{layer}.{norm}.bias": torch.zeros(HIDDEN)}
+        for name, (inputs, outputs) in shapes.items():
+            found[f"h.{layer}.{name}.weight"] = 0.02 * torch.randn(inputs, outputs)
+            found[f"h.{layer}.{name}.bias"] = torch.zeros(outputs)
+    return {f"transformer.{name}": tensor for name, tensor in found.items()}
+
+
+if __name__ == "__main__":
+    write_model(Path(sys.argv[1]) / "weights")
+    write_text(Path(sys.argv[1]))

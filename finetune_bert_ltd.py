@@ -1,0 +1,24 @@
+#!/usr/bin/env python3
+"""Finetune a BERT on labelled sentences: dense, with random-LTD, TokenBypass or progressive layer dropping.
+
+    python finetune_bert_ltd.py --load PRETRAINED --finetune --use-checkpoint-args --vocab-file vocab.txt \\
+        --train-data-path train.tsv --valid-data-path dev.tsv --train-samples 300000 --lr 5e-5
+    torchrun --nproc-per-node 8 finetune_bert_ltd.py ...
+
+Flags are Megatron-LM's where it has them; --help lists all. See README.md and examples/bert_large/.
+"""
+
+from __future__ import annotations
+
+from megatron.ltd.config import parse_run_config
+from megatron.ltd.errors import run_command
+from megatron.ltd.tasks import BERT_CLASSIFIER
+from megatron.ltd.training.launch import launch
+
+
+def main() -> None:
+    launch(parse_run_config(None, BERT_CLASSIFIER))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,140 @@
+"""The samples of BERT's pretraining, on Megatron-Core's masked-word dataset.
+
+    sentences of a document --fill up to S - 3--> A, B --swap half of the time--> [CLS] A [SEP] B [SEP] [PAD] ...
+                            --hide 15 % of the tokens--> 80 % [MASK], 10 % another piece, 10 % as they are
+
+The tokens of a word are hidden together, and up to three words in a row. Without sentence order a sample is one run of
+sentences, [CLS] A [SEP]. As with GPT everything is drawn from ``seed`` and the number of samples that are asked for.
+
+Not here: batches (``data.bert_batch``), where data are found and how they are blended (``data.datasets``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+from megatron.core.datasets.bert_dataset import BERTMaskedWordPieceDataset, BERTMaskedWordPieceDatasetConfig
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+from megatron.ltd.data.config import BertDataConfig
+from megatron.ltd.data.datasets import blend_settings, build_splits, check_sources, check_splits, is_first_rank
+from megatron.ltd.data.encode import LONGEST_SENTENCE_TOKENS
+from megatron.ltd.data.indexed import IndexedInfo
+from megatron.ltd.data.microbatches import SampleSource
+from megatron.ltd.errors import UserError
+from megatron.ltd.parallel.agreement import together
+from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
+
+_LONGEST_RUN_OF_WORDS = 3
+
+
+@dataclass
+class _Config(BERTMaskedWordPieceDatasetConfig):
+    """Megatron-Core's configuration and what the data hold, since its cache of indices is keyed by paths alone."""
+
+    data_fingerprints: tuple[str, ...] = ()
+
+
+class _Dataset(BERTMaskedWordPieceDataset):
+    """Megatron-Core's dataset, with its samples under the names of our batches.
+
+    A token that is replaced becomes a piece of text: one that became padding would be taken for it.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        tokenizer = self.config.tokenizer
+        no_text = {tokenizer.pad, *tokenizer.special_ids}
+        self.token_lookup = [token for token in tokenizer.inv_vocab if token not in no_text]
+
+    @staticmethod
+    def _key_config_attributes() -> list[str]:
+        return [*BERTMaskedWordPieceDataset._key_config_attributes(), "data_fingerprints"]
+
+    @staticmethod
+    def build_low_level_dataset(dataset_path: str, config: _Config) -> IndexedDataset:
+        return IndexedDataset(dataset_path, mmap=config.mmap_bin_files)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """``tokens``, ``types``, ``labels`` (the tokens that were there; 0 where none was hidden) int64 [S];
+        ``loss_mask`` float32 [S], 1 where one was hidden; ``padding`` bool [S]; ``is_swapped`` bool.
+        """
+        sample = super().__getitem__(index)
+        hidden = sample["loss_mask"].astype(bool)
+        return {
+            "tokens": sample["text"],
+            "types": sample["types"],
+            "labels": numpy.where(hidden, sample["labels"], 0),
+            "loss_mask": hidden.astype(numpy.float32),
+            "padding": sample["padding_mask"] == 0,
+            "is_swapped": bool(sample["is_random"]),
+        }
+
+
+def build_bert_datasets(
+    config: BertDataConfig,
+    *,
+    sentence_order: bool,
+    seq_length: int,
+    seed: int,
+    train_samples: int,
+    valid_samples: int,
+    tokenizer: WordPieceTokenizer,
+) -> tuple[SampleSource | None, SampleSource | None]:
+    """The training and validation datasets, each with at least the samples asked for (None where that is 0).
+
+    A process group must be there, and every rank calls this: rank 0 writes the index cache that the others read.
+    Raises ``UserError`` as ``data.datasets.build_datasets`` does, and when no document of a split makes a sample.
+    """
+    samples = (train_samples, valid_samples, 0)
+    with together():
+        sources = check_sources(config, tokenizer, read_tokens=is_first_rank())
+        core_config = _Config(
+            **blend_settings(config, sources, samples),
+            random_seed=seed,
+            sequence_length=seq_length,
+            tokenizer=tokenizer,  # not core's class, and all that the dataset asks of one
+            masking_probability=config.mask_prob,
+            short_sequence_probability=config.short_seq_prob,
+            masking_max_ngram=_LONGEST_RUN_OF_WORDS,
+            masking_do_full_word=True,
+            masking_do_permutation=False,
+            masking_use_longer_ngrams=False,
+            masking_use_geometric_distribution=False,
+            classification_head=sentence_order,
+        )
+        for name, info, documents in check_splits(core_config, sources, samples, number_of=lambda info: info.documents):
+            _check_documents(name, info, documents, sentence_order=sentence_order)
+    return build_splits(_Dataset, core_config, samples, build_on_this_rank=True)
+
+
+def check_sentences(sources: Mapping[str, tuple[IndexedInfo, ...]]) -> None:
+    """Refuse data whose documents are not split: no sample of sentence order can be made of them."""
+    for spelling, infos in sources.items():
+        for info in infos:
+            if info.sequences == info.documents:
+                raise UserError(
+                    f"{spelling} {info.prefix}: none of its {info.documents} documents holds two sentences, which "
+                    "sentence order compares: run preprocess_data.py with --split-sentences, or train without it "
+                    "(--bert-no-binary-head)"
+                )
+
+
+def _check_documents(name: str, info: IndexedInfo, documents: range, *, sentence_order: bool) -> None:
+    """Refuse a split of which core would make no sample: it would look for one without end."""
+    data = IndexedDataset(info.prefix)
+    bounds = data.document_indices[documents.start : documents.stop + 1].astype(numpy.int64)
+    lengths = data.sequence_lengths
+    num_sentences = numpy.diff(bounds)
+    too_long = numpy.concatenate([[0], numpy.cumsum(lengths > LONGEST_SENTENCE_TOKENS)])
+    has_too_long = (too_long[bounds[1:]] > too_long[bounds[:-1]]) & (num_sentences > 1)
+    if not ((num_sentences >= 1 + sentence_order) & ~has_too_long).any():
+        wanted = "two sentences or more" if sentence_order else "text"
+        raise UserError(
+            f"{info.prefix}: none of its {len(documents)} documents for {name} holds {wanted}, none longer than "
+            f"{LONGEST_SENTENCE_TOKENS} tokens: run preprocess_data.py with --split-sentences on more text, or give "
+            f"{name} a larger share with --split"
+        )

@@ -1,0 +1,150 @@
+"""Labelled sentences, or pairs of them, from text files: what an encoder is finetuned on.
+
+    .jsonl, .json    one object a line: {"text": "...", "label": "positive"}
+    .tsv             a line a sample, columns apart by tabs; the first line names the columns
+
+Text is UTF-8. A label is a word or a whole number, the same kind throughout a file. Classes are the labels of the
+training data, sorted: numbers by value, words by spelling. Imports no torch. Not here: tokens (``data.sentences``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron.ltd.errors import UserError
+
+Label = str | int
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns of a TSV file, or the keys of a JSON object, are called."""
+
+    text: str = "text"
+    label: str = "label"
+    pair: str | None = None
+    """The second sentence of a pair; None where samples are single sentences."""
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """Samples in the order of the file: one or two sentences each, and the number of the class."""
+
+    sentences: tuple[tuple[str, ...], ...]
+    labels: tuple[int, ...]
+    classes: tuple[Label, ...]
+    """In the order of their numbers."""
+    fingerprint: str
+    """sha256 (hex) of the file's bytes."""
+
+
+def read_labelled(path: str, columns: Columns, *, flag: str, classes: Sequence[Label] | None = None) -> LabelledText:
+    """The samples of the file ``path``, which ``flag`` names. Raises ``UserError`` naming file and line.
+
+    ``classes`` are those that labels may have (the training data's); None takes the file's own, of which there must be
+    two or more.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{flag} {path}: cannot be read ({error.strerror}); give a file of labelled sentences"
+        ) from None
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".tsv", ".jsonl", ".json"):
+        raise UserError(f"{flag} {path}: neither .tsv nor .jsonl: convert it to one of them, and name it so")
+    rows = _json_rows if suffix != ".tsv" else _tsv_rows
+    sentences: list[tuple[str, ...]] = []
+    found: list[Label] = []
+    for number, row in rows(path, content, columns):
+        texts = [_text(path, number, row, name) for name in (columns.text, columns.pair) if name is not None]
+        sentences.append(tuple(texts))
+        found.append(_label(path, number, row, columns.label, found[0] if found else None, classes))
+    if not sentences:
+        raise UserError(f"{flag} {path}: holds no samples; give a file of labelled sentences")
+    if classes is None:
+        classes = sorted(set(found))
+        if len(classes) < 2:
+            raise UserError(f"{flag} {path}: every label is {classes[0]!r}; there must be two classes or more")
+    numbers = {label: number for number, label in enumerate(classes)}
+    labels = tuple(numbers[label] for label in found)
+    return LabelledText(tuple(sentences), labels, tuple(classes), hashlib.sha256(content).hexdigest())
+
+
+def _json_rows(path: str, content: bytes, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in _lines(path, content):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
+            raise UserError(f"{path}:{number}: not JSON ({reason}); mend the line") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: a JSON {type(row).__name__} where an object is wanted; mend the line")
+        yield number, row
+
+
+def _tsv_rows(path: str, content: bytes, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    lines = _lines(path, content)
+    names = next(lines, (1, ""))[1].split("\t")
+    wanted = [name for name in (columns.text, columns.pair, columns.label) if name is not None]
+    for name in wanted:
+        if name not in names:
+            raise UserError(
+                f'{path}:1: no column "{name}" among {", ".join(names) or "none"}: name the columns in the first line, '
+                "or say what they are called with --text-column, --text-pair-column and --label-column"
+            )
+    for number, line in lines:
+        cells = line.split("\t")
+        if not line:
+            continue
+        if len(cells) != len(names):
+            raise UserError(f"{path}:{number}: {len(cells)} columns where the first line names {len(names)}; mend it")
+        yield number, dict(zip(names, cells, strict=True))
+
+
+def _lines(path: str, content: bytes) -> Iterator[tuple[int, str]]:
+    """Numbered lines without their ends. Only line feeds end a line: a text may hold any other separator."""
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        try:
+            yield number, line.decode("utf-8").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start}; convert the file to UTF-8") from None
+
+
+def _text(path: str, number: int, row: Mapping[str, Any], name: str) -> str:
+    if name not in row:
+        raise UserError(
+            f'{path}:{number}: no "{name}" in the object: add it, or name the key with --text-column or '
+            "--text-pair-column"
+        )
+    text = row[name]
+    if not isinstance(text, str) or not text.strip():
+        what = "empty" if text is None or isinstance(text, str) else f"a {type(text).__name__}"
+        raise UserError(f'{path}:{number}: "{name}" is {what} where a sentence is wanted; mend the line')
+    return text
+
+
+def _label(
+    path: str, number: int, row: Mapping[str, Any], name: str, first: Label | None, classes: Sequence[Label] | None
+) -> Label:
+    label = row.get(name)
+    if label is None or label == "":
+        raise UserError(f'{path}:{number}: the label ("{name}") is missing: add it, or leave the sample out')
+    if isinstance(label, bool) or not isinstance(label, str | int):
+        raise UserError(
+            f'{path}:{number}: the label ("{name}") {label!r} is a {type(label).__name__}: it must be a word or whole '
+            "number"
+        )
+    if first is not None and type(label) is not type(first):
+        raise UserError(f"{path}:{number}: the label {label!r} and the first one, {first!r}, are of two kinds; use one")
+    if classes is not None and label not in classes:
+        shown = ", ".join(repr(known) for known in classes[:10]) + (", ..." if len(classes) > 10 else "")
+        raise UserError(f"{path}:{number}: the label {label!r} is unknown: the training data have {shown}")
+    return label

@@ -1,0 +1,98 @@
+"""A folder as Hugging Face writes it, seen by its config.json. No torch.
+
+    config.json                                           which model this is, and its shape
+    model.safetensors, or model.safetensors.index.json    its tensors (``weights``)
+    vocab.json, merges.txt                                GPT-2's tokenizer, where it lies there
+
+Every mistake is a ``UserError`` that names ``--load`` and the folder. Not here: what the entries of a config.json mean
+(``gpt2``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron.ltd.errors import UserError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+VOCABULARY, MERGES = "vocab.json", "merges.txt"
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def is_hugging_face(folder: Path) -> bool:
+    """Whether ``folder`` holds a Hugging Face model, or a part of one, and no checkpoint of this program."""
+    ours = any(path.is_dir() for path in folder.glob("iter_*"))
+    return not ours and any((folder / name).is_file() for name in (CONFIG, WEIGHTS, INDEX, *_PICKLED))
+
+
+def refuse_pickled(folder: Path) -> None:
+    """Refuse a folder whose weights are in a pickle and in no safetensors file. Raises ``UserError``."""
+    pickled = next((name for name in _PICKLED if (folder / name).is_file()), None)
+    if pickled is not None and not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+        raise UserError(
+            f"--load {folder} holds its weights in {pickled} only, and a pickle can run code: only safetensors are "
+            "read; save the model anew with transformers (save_pretrained writes safetensors)"
+        )
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """The entries of a folder's config.json, each asked for by name and checked as it is."""
+
+    folder: Path
+    entries: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> ConfigFile:
+        """Raises ``UserError`` where there is none, or what is there is no JSON object."""
+        path = folder / CONFIG
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(
+                f"--load {folder}: {CONFIG} cannot be read ({error.strerror}), and it says what model this is: name "
+                "a folder that holds it beside the weights"
+            ) from None
+        except ValueError as error:
+            raise UserError(f"--load {folder}: {CONFIG} is not JSON ({error}): take the folder anew") from None
+        if not isinstance(entries, dict):
+            raise UserError(f"--load {folder}: {CONFIG} is no JSON object: take the folder anew")
+        return cls(folder, entries)
+
+    @property
+    def model_type(self) -> str:
+        return str(self.entries.get("model_type"))
+
+    def size(self, name: str, default: int | None = None) -> int:
+        """An entry that counts something; ``default`` where it is absent or null, None if it must be there."""
+        value = self.entries.get(name)
+        value = default if value is None else value
+        if type(value) is not int or value < 1:
+            raise self.refusal(name, "it must be a whole number above 0")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        """An entry that is any finite number, ``default`` where it is absent."""
+        value = self.entries.get(name, default)
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise self.refusal(name, "it must be a finite number")
+        return float(value)
+
+    def switch(self, name: str, default: bool) -> bool:
+        """An entry that is true or false, ``default`` where it is absent."""
+        value = self.entries.get(name, default)
+        if type(value) is not bool:
+            raise self.refusal(name, "it must be true or false")
+        return value
+
+    def refusal(self, name: str, rule: str) -> UserError:
+        """What to raise for an entry that breaks ``rule``."""
+        value = json.dumps(self.entries[name]) if name in self.entries else "missing"
+        return UserError(f"--load {self.folder}: in {CONFIG}, {name} is {value}: {rule}")

@@ -1,0 +1,168 @@
+"""Tensors of a Hugging Face folder into a model, under any layout: each process reads what it holds a share of.
+
+    ImportedModel.open        names and shapes in all files: each tensor of ours has its counterpart, none of theirs
+                              is left over
+    ImportedModel.copy_into   tensor by tensor: read, arrange, cut this process's share, copy
+
+Only safetensors are read, by their own library: nothing in them can run. Not here: what the tensors are called and how
+they are arranged (``gpt2``), and whether the run's flags describe the same model (``training.start``).
+
+The model's vocabulary may be padded. A padding row is the mean of the true ones: its logit is the mean of theirs, so by
+Jensen's inequality p such rows beside V true ones raise the loss by at most ln(1 + p/V), whatever the text (0.0009 for
+GPT-2 padded to 50,304). Zeros would not do: GPT-2's logits lie far below 0. ``--make-vocab-size-divisible-by 1`` pads
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.hugging_face import gpt2
+from megatron.ltd.hugging_face.config_file import CONFIG, INDEX, WEIGHTS
+from megatron.ltd.hugging_face.gpt2 import Counterpart
+from megatron.ltd.hugging_face.model import described_model, read_config
+from megatron.ltd.models.config import ModelConfig
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Where a tensor lies, and what it is."""
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A Hugging Face model that can be loaded whole: its shape in our terms, and where its tensors lie."""
+
+    folder: Path
+    model_type: str
+    model: ModelConfig
+    vocab_size: int
+    """Rows of its embedding [tokens], not padded."""
+    counterparts: Mapping[str, Counterpart]
+    stored: Mapping[str, _Stored]
+    """By their names, without prefix."""
+
+    @classmethod
+    def open(cls, folder: Path) -> ImportedModel:
+        """Look at config.json and the heads of all files. Raises ``UserError`` unless all of the model is there."""
+        file = read_config(folder)
+        model, vocab_size = described_model(file), file.size("vocab_size")
+        counterparts = gpt2.counterparts(model, vocab_size)
+        stored = _without_prefix(folder, _all_tensors(folder))
+        _check_whole(folder, model, counterparts, stored)
+        return cls(folder, file.model_type, model, vocab_size, counterparts, stored)
+
+    def copy_into(self, modules: Iterable[torch.nn.Module]) -> None:
+        """Set the weights of this process's parts of a model of the same shape, as ``build_chunks`` makes them."""
+        with ExitStack() as stack, torch.no_grad():
+            files = {
+                path: stack.enter_context(safe_open(path, framework="pt"))
+                for path in sorted({tensor.path for tensor in self.stored.values()})
+            }
+
+            def read(name: str) -> Tensor:
+                return files[self.stored[name].path].get_tensor(self.stored[name].key)
+
+            for module in modules:
+                for part in nested_values(module.sharded_state_dict()):  # type: ignore[operator]
+                    if isinstance(part, ShardedTensor):  # Transformer Engine's modules hold other things too
+                        part.data.copy_(self._share(part, read))
+
+    def _share(self, part: ShardedTensor, read: Callable[[str], Tensor]) -> Tensor:
+        """What the place of ``part`` in the whole model holds."""
+        layers, place = part.global_slice()[: part.prepend_axis_num], part.global_slice()[part.prepend_axis_num :]
+        name = part.key.replace("decoder.layers.", ".".join(["decoder.layers", *map(str, layers), ""]))
+        counterpart = self.counterparts[name]
+        whole = counterpart.to_ours(read(counterpart.name))
+        rows = part.global_shape[part.prepend_axis_num]
+        if counterpart.is_vocabulary and rows > whole.shape[0]:
+            mean_1H = whole.mean(dim=0, keepdim=True, dtype=torch.float32).to(whole.dtype)
+            whole = torch.cat([whole, mean_1H.expand(rows - whole.shape[0], -1)])
+        assert tuple(whole.shape) == tuple(part.global_shape[part.prepend_axis_num :]), name
+        return whole[place]
+
+
+def _all_tensors(folder: Path) -> dict[str, _Stored]:
+    """Every tensor of ``folder`` by its key. Raises ``UserError`` where a file is missing or damaged."""
+    if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
+        names = _indexed_files(folder)
+    else:
+        names = [WEIGHTS]
+    found: dict[str, _Stored] = {}
+    for path in (folder / name for name in names):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118  # no mapping: it has nothing but keys()
+                    tensor = file.get_slice(key)
+                    found[key] = _Stored(path, key, tuple(tensor.get_shape()), tensor.get_dtype())
+        except (OSError, SafetensorError) as error:
+            what = "is missing" if not path.exists() else f"cannot be read as safetensors ({error})"
+            raise UserError(f"--load {folder}: {path.name} {what}: take the folder anew, whole") from None
+    return found
+
+
+def _indexed_files(folder: Path) -> list[str]:
+    """The files that the index names, which lie beside it."""
+    try:
+        files = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        if all(Path(name).name == name for name in files):
+            return files
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UserError(f"--load {folder}: {INDEX} is no list of files beside it: take the folder anew, whole")
+
+
+def _without_prefix(folder: Path, tensors: Mapping[str, _Stored]) -> dict[str, _Stored]:
+    names = {key: key.removeprefix(gpt2.PREFIX) for key in tensors}
+    twice = next((key for key, name in names.items() if name != key and name in tensors), None)
+    if twice is not None:
+        raise UserError(f"--load {folder} holds {twice} and {names[twice]}: one model has one of them; take it anew")
+    return {names[key]: tensor for key, tensor in tensors.items()}
+
+
+def _check_whole(
+    folder: Path, model: ModelConfig, counterparts: Mapping[str, Counterpart], stored: Mapping[str, _Stored]
+) -> None:
+    """Refuse tensors that are missing, of another shape or type than config.json says, or of no use to the model."""
+    for counterpart in counterparts.values():
+        tensor = stored.get(counterpart.name)
+        if tensor is None:
+            raise UserError(
+                f"--load {folder}: tensor {counterpart.name} is missing, which the model of {CONFIG} has: take the "
+                "folder anew, whole"
+            )
+        if tensor.shape != counterpart.shape:
+            raise UserError(
+                f"--load {folder}: tensor {counterpart.name} in {tensor.path.name} has shape {list(tensor.shape)}, "
+                f"and {CONFIG} says {list(counterpart.shape)}: take both files of one model"
+            )
+        if tensor.dtype not in _FLOATS:
+            raise UserError(
+                f"--load {folder}: tensor {counterpart.name} is of type {tensor.dtype}: only "
+                f"{', '.join(_FLOATS)} can be loaded; take a model that is not quantized"
+            )
+    used = {counterpart.name for counterpart in counterparts.values()}
+    other = next((name for name in stored if name not in used and not gpt2.is_left_out(name, model)), None)
+    if other is not None:
+        raise UserError(
+            f"--load {folder}: tensor {other} has no place in the model of {CONFIG}: take both files of one language "
+            "model"
+        )

@@ -1,0 +1,117 @@
+"""Pretraining a BERT: sentences with hidden tokens, and whether two of them were swapped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron.ltd.accounting import ModelShape, num_bert_head_parameters, num_parameters
+from megatron.ltd.config import RunConfig
+from megatron.ltd.data.bert_batch import BertBatch, build_bert_batch
+from megatron.ltd.data.bert_datasets import build_bert_datasets, check_sentences
+from megatron.ltd.data.config import BertDataConfig
+from megatron.ltd.data.datasets import check_sources
+from megatron.ltd.data.microbatches import Collate, SampleSource
+from megatron.ltd.models.bert import BertModel, build_bert_chunks
+from megatron.ltd.models.config import BertModelConfig
+from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.sequence import SequenceShard
+from megatron.ltd.tasks.base import Task
+from megatron.ltd.tasks.gpt import data_order, weights_identity
+from megatron.ltd.tokenizers.build import build_tokenizer
+from megatron.ltd.tokenizers.config import model_vocab_size
+from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
+from megatron.ltd.training.objective import MaskedLM
+
+
+class BERT(Task):
+    """The tokenizer and the data of a run, checked, and what is made of them."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.model: BertModelConfig = config.model
+        self.data: BertDataConfig = config.data
+        tokenizer = build_tokenizer(config.tokenizer)
+        assert isinstance(tokenizer, WordPieceTokenizer), "the command line admits no other"
+        self.tokenizer = tokenizer
+        self.sources = check_sources(self.data, tokenizer, read_tokens=False)
+        if self.model.bert_binary_head:
+            check_sentences(self.sources)
+        self.vocab_size = model_vocab_size(
+            config.tokenizer, tokenizer.vocab_size, config.parallel.tensor_model_parallel_size
+        )
+        self.objective = MaskedLM(sentence_order=self.model.bert_binary_head)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return weights_identity(self.model, self.tokenizer, self.vocab_size)
+
+    @property
+    def order(self) -> Mapping[str, Any]:
+        """As for GPT, and what is hidden and cut short."""
+        drawn = {"--mask-prob": self.data.mask_prob, "--short-seq-prob": self.data.short_seq_prob}
+        return data_order(self.config, self.sources) | drawn
+
+    @property
+    def fingerprints(self) -> Mapping[str, Sequence[str]]:
+        return {spelling: [info.fingerprint for info in infos] for spelling, infos in self.sources.items()}
+
+    @property
+    def shape(self) -> ModelShape:
+        return self.model.shape(self.vocab_size)
+
+    @property
+    def num_parameters(self) -> int:
+        norm_bias = self.model.normalization == "LayerNorm"
+        without_head = num_parameters(
+            self.shape,
+            tied_embeddings=self.model.tied_embeddings,
+            learned_positions=self.model.learned_positions,
+            linear_bias=self.model.add_bias_linear,
+            norm_bias=norm_bias,
+        )
+        return without_head + num_bert_head_parameters(
+            self.shape, sentence_order=self.model.bert_binary_head, norm_bias=norm_bias
+        )
+
+    @property
+    def num_token_ids(self) -> int:
+        return self.tokenizer.vocab_size
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        return self.tokenizer.special_ids
+
+    @property
+    def every_layer_needs_data(self) -> bool:
+        """Which tokens are padding."""
+        return True
+
+    def eval_samples(self, global_batch_samples: int) -> int:
+        return self.config.training.eval_iters * global_batch_samples
+
+    def build_chunks(self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool) -> list[BertModel]:
+        """See ``models.bert.build_bert_chunks``; there is a mask always."""
+        return build_bert_chunks(self.model, core_config, self.vocab_size, mesh, seed=self.config.training.seed)
+
+    def build_data(
+        self, train_samples: int, valid_samples: int, *, reads: bool
+    ) -> tuple[SampleSource | None, SampleSource | None]:
+        """See ``data.bert_datasets.build_bert_datasets``."""
+        assert reads, "every stage needs to know what is padding"
+        return build_bert_datasets(
+            self.data,
+            sentence_order=self.model.bert_binary_head,
+            seq_length=self.model.seq_length,
+            seed=self.config.training.seed,
+            train_samples=train_samples,
+            valid_samples=valid_samples,
+            tokenizer=self.tokenizer,
+        )
+
+    def collate(self, shard: SequenceShard, *, whole_tokens: bool) -> Collate[BertBatch]:
+        """See ``data.bert_batch.build_bert_batch``; samples are never sharded (no context parallelism)."""
+        return partial(build_bert_batch, whole_tokens=whole_tokens)

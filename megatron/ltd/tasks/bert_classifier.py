@@ -1,0 +1,154 @@
+"""Finetuning a BERT on labelled sentences, single ones or pairs: the class of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor, nn
+
+from megatron.ltd.accounting import ModelShape, num_classifier_parameters
+from megatron.ltd.config import RunConfig
+from megatron.ltd.data.config import LabelledTextConfig
+from megatron.ltd.data.epochs import InEpochs, Once, whole_batches
+from megatron.ltd.data.labelled_rows import LabelledRows, SentenceBatch, build_sentence_batch
+from megatron.ltd.data.labelled_text import Columns, Label, LabelledText, read_labelled
+from megatron.ltd.data.microbatches import Collate, SampleSource
+from megatron.ltd.errors import UserError
+from megatron.ltd.models import bert_classifier
+from megatron.ltd.models.config import BertModelConfig
+from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.sequence import SequenceShard
+from megatron.ltd.tasks.base import Task
+from megatron.ltd.tasks.gpt import weights_identity
+from megatron.ltd.tokenizers.build import build_tokenizer
+from megatron.ltd.tokenizers.config import model_vocab_size
+from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
+from megatron.ltd.training.classification import Classification
+
+_CLASSES = "the classes (the labels of the training data)"
+
+
+class BertClassification(Task):
+    """The tokenizer and the sentences of a run, checked. The whole validation set is evaluated, each time."""
+
+    every_layer_needs_data = True  # which tokens are padding
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.model: BertModelConfig = config.model
+        self.data: LabelledTextConfig = config.data
+        tokenizer = build_tokenizer(config.tokenizer)
+        assert isinstance(tokenizer, WordPieceTokenizer), "the command line admits no other"
+        self.tokenizer = tokenizer
+        self.train = self._read("--train-data-path", str(self.data.train_data_path), None)
+        self.classes = self.train.classes
+        self.valid: LabelledText | None = None
+        if self.data.valid_data_path is not None:
+            self.valid = self._read("--valid-data-path", self.data.valid_data_path, self.classes)
+        if self.valid is None and config.training.eval_iters:
+            raise UserError("--valid-data-path is missing: give sentences to evaluate on, or --eval-iters 0")
+        self.vocab_size = model_vocab_size(
+            config.tokenizer, tokenizer.vocab_size, config.parallel.tensor_model_parallel_size
+        )
+        self.objective = Classification(len(self.classes), self._ask)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """As in pretraining."""
+        return weights_identity(self.model, self.tokenizer, self.vocab_size)
+
+    @property
+    def order(self) -> Mapping[str, Any]:
+        """Seed, sample length, classes, and the training sentences by content."""
+        names = hashlib.sha256("\n".join(map(repr, self.classes)).encode()).hexdigest()[:6]
+        return {
+            "--seed": self.config.training.seed,
+            "--seq-length": self.model.seq_length,
+            _CLASSES: f"{len(self.classes)} ({names})",
+            "the training data (--train-data-path)": self.train.fingerprint[:12],
+        }
+
+    @property
+    def fingerprints(self) -> Mapping[str, Sequence[str]]:
+        found = {"--train-data-path": [self.train.fingerprint]}
+        return found if self.valid is None else found | {"--valid-data-path": [self.valid.fingerprint]}
+
+    @property
+    def shape(self) -> ModelShape:
+        """The encoder, and a head of two layers on one token."""
+        return dataclasses.replace(self.model.shape(len(self.classes)), head_tokens=1)
+
+    @property
+    def num_parameters(self) -> int:
+        return num_classifier_parameters(
+            self.shape,
+            vocab_size=self.vocab_size,
+            learned_positions=self.model.learned_positions,
+            sentence_types=self.model.sentence_types,
+            linear_bias=self.model.add_bias_linear,
+            norm_bias=self.model.normalization == "LayerNorm",
+        )
+
+    @property
+    def num_token_ids(self) -> int:
+        """Raises ``UserError``: no token has a loss of its own to learn from."""
+        raise UserError(
+            "--token-bypass-selector is importance: it is learned of each token's loss, and a class is the whole "
+            "sample's; use random"
+        )
+
+    @property
+    def outputs(self) -> str:
+        return f"vocabulary {self.vocab_size}, {len(self.classes)} classes"
+
+    def new_weights(self, stored: Mapping[str, Any]) -> tuple[str, ...]:
+        """The head, but where the checkpoint tells the same classes apart; and the pooler where it had none."""
+        order = stored["order"]
+        if _CLASSES in order:
+            return () if order[_CLASSES] == self.order[_CLASSES] else (bert_classifier.HEAD,)
+        heads = (bert_classifier.HEAD, bert_classifier.POOLER)
+        return heads[:1] if self.model.bert_binary_head else heads
+
+    def eval_samples(self, global_batch_samples: int) -> int:
+        """The whole validation set, whatever else --eval-iters says than 0."""
+        if self.valid is None or not self.config.training.eval_iters:
+            return 0
+        return whole_batches(len(self.valid.labels), global_batch_samples)
+
+    def build_chunks(
+        self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool
+    ) -> list[bert_classifier.BertClassifier]:
+        """See ``models.bert_classifier.build_classifier_chunks``; there is a mask always."""
+        return bert_classifier.build_classifier_chunks(
+            self.model, core_config, self.vocab_size, len(self.classes), mesh, seed=self.config.training.seed
+        )
+
+    def build_data(
+        self, train_samples: int, valid_samples: int, *, reads: bool
+    ) -> tuple[SampleSource | None, SampleSource | None]:
+        """The training sentences in epochs, and the validation sentences once."""
+        assert reads, "every stage needs to know what is padding"
+        train = InEpochs(self._rows(self.train), self.config.training.seed, train_samples)
+        if self.valid is None or not valid_samples:
+            return train, None
+        return train, Once(self._rows(self.valid), valid_samples)
+
+    def collate(self, shard: SequenceShard, *, whole_tokens: bool) -> Collate[SentenceBatch]:
+        """See ``data.labelled_rows.build_sentence_batch``; samples are never sharded (no context parallelism)."""
+        return build_sentence_batch
+
+    def _ask(self, model: nn.Module, batch: SentenceBatch) -> Tensor:
+        assert batch.padding_BS is not None, "sentences say what is padding"
+        types_BS = batch.types_BS if self.model.sentence_types else None
+        return model(batch.tokens_BS, ~batch.padding_BS, types_BS)
+
+    def _read(self, flag: str, path: str, classes: Sequence[Label] | None) -> LabelledText:
+        columns = Columns(self.data.text_column, self.data.label_column, self.data.text_pair_column)
+        return read_labelled(path, columns, flag=flag, classes=classes)
+
+    def _rows(self, labelled: LabelledText) -> LabelledRows:
+        return LabelledRows(labelled, self.tokenizer, self.model.seq_length)

@@ -1,0 +1,24 @@
+#!/usr/bin/env python3
+"""Pretrain a BERT on Megatron-Core: dense, with random-LTD, TokenBypass or progressive layer dropping.
+
+    python pretrain_bert_ltd.py --data-path PREFIX --tokenizer-type BertWordPieceLowerCase --vocab-file vocab.txt ...
+    torchrun --nproc-per-node 8 pretrain_bert_ltd.py ...
+
+Flags are Megatron-LM's where it has them; --help lists all. The data are made with preprocess_data.py
+--split-sentences. See README.md.
+"""
+
+from __future__ import annotations
+
+from megatron.ltd.config import parse_run_config
+from megatron.ltd.errors import run_command
+from megatron.ltd.tasks import BERT
+from megatron.ltd.training.launch import launch
+
+
+def main() -> None:
+    launch(parse_run_config(None, BERT))
+
+
+if __name__ == "__main__":
+    run_command(main)

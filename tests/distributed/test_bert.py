@@ -1,0 +1,45 @@
+"""A BERT on several ranks: samples, kept tokens, losses and every gradient are those of one process."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.distributed.layouts import LAYOUTS, RANDOM_LTD, RECOMPUTE
+from tests.distributed.runs import Runs, assert_same, whole
+
+pytestmark = pytest.mark.distributed
+
+IMPORTANCE = tuple("--token-bypass --token-bypass-kept-tokens 16 --token-bypass-layers 3-5".split())
+LAYER_DROP = tuple("--layer-drop --layer-drop-theta 0.4 --layer-drop-gamma 0.5".split())
+LLAMA = tuple(
+    "--position-embedding-type rope --normalization RMSNorm --swiglu --untie-embeddings-and-output-weights".split()
+)
+CHECKED = {
+    "tp2 sp, random-LTD": ("tp2 sp", RANDOM_LTD),
+    "tp2 sp, random-LTD, masked tokens alone": ("tp2 sp", (*RANDOM_LTD, "--bert-no-binary-head")),
+    "tp2 pp2, importance": ("tp2 pp2", IMPORTANCE),
+    "pp2 interleaved, RoPE, untied": ("pp2 interleaved", (*RANDOM_LTD, *LLAMA)),
+    "dp2, layer dropping": ("dp2", (*RANDOM_LTD, *LAYER_DROP)),
+    "pp2 interleaved dp2 sharded overlaps, random-LTD": ("pp2 interleaved dp2 sharded overlaps", RANDOM_LTD),
+}
+
+
+@pytest.mark.parametrize("case", CHECKED)
+def test_equals_one_process(bert_runs: Runs, case: str) -> None:
+    name, flags = CHECKED[case]
+    assert_same(bert_runs.run(LAYOUTS[name], *flags), bert_runs.reference(LAYOUTS[name].strata, *flags))
+
+
+def test_recompute_changes_nothing(bert_runs: Runs) -> None:
+    found = bert_runs.run(LAYOUTS["pp2"], *RANDOM_LTD, *RECOMPUTE["full uniform"])
+    assert_same(found, bert_runs.reference(1, *RANDOM_LTD))
+
+
+def test_these_runs_drop_tokens_and_pass_through_every_tensor(bert_runs: Runs) -> None:
+    """What the comparisons above rest on."""
+    run = bert_runs.reference(1, *RANDOM_LTD)
+    assert sorted({kept for _, _, kept in run.kept}) == [8, 16, 24]
+    for pieces in run.gradients:
+        gradients = whole(pieces)
+        assert len(gradients) == 3 + 6 * 12 + 2 + 4 + 1 + 4
+        assert all((gradient != 0.0).any() for gradient in gradients.values())

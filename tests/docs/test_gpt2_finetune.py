@@ -1,0 +1,119 @@
+"""The GPT-2 example as a user runs it, in its small version, on this interpreter's environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron.ltd.config import parse_run_config
+from tests.docs.test_readme import code_blocks
+from tests.regression.runs import metrics, snapshot
+
+pytestmark = pytest.mark.slow
+
+FOLDER = Path("examples") / "gpt2_finetune"
+
+
+def run(repository: Path, cwd: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """The script in a plain user's environment, with few threads, and this environment in place of one set up."""
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR", "LANG")}
+    return subprocess.run(
+        ["bash", str(repository / FOLDER / "run.sh"), *arguments],
+        env={**kept, "OMP_NUM_THREADS": "1", "VENV": sys.prefix, **settings},
+        cwd=cwd, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The output folder and what was printed; OUT is relative to where the user stands."""
+    home = tmp_path_factory.mktemp("home")
+    ended = run(repository, home, TINY="1", OUT="out")
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout[-2000:] + ended.stderr[-2000:]
+    return home / "out", ended.stdout
+
+
+def about(folder: Path) -> dict[str, Any]:
+    """The run's first line."""
+    return json.loads((folder / "metrics.jsonl").read_text().partition("\n")[0])
+
+
+def test_both_runs_start_from_the_weights_and_learn(finished: tuple[Path, str]) -> None:
+    out, printed = finished
+    assert printed.count(f"loading the weights of Hugging Face's gpt2 in {out / 'tiny' / 'weights'}") == 2
+    starts = []
+    for name in ("random-ltd", "dense"):
+        perplexities = {
+            step: line["perplexity"] for (kind, step), line in metrics(out / name).items() if kind != "train"
+        }
+        assert len(perplexities) >= 5 and min(perplexities) == 0
+        assert perplexities[max(perplexities)] < 0.15 * perplexities[0]
+        starts.append(perplexities[0])
+    assert starts[0] == starts[1]
+    assert re.search(rf"^perplexity before training +{starts[0]:.2f} +{starts[0]:.2f}$", printed, flags=re.MULTILINE)
+    assert (out / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_plan_is_the_recipes(finished: tuple[Path, str]) -> None:
+    """As many layer tokens in both runs as the passes over the text say; all tokens from 30 % of the steps on."""
+    out, _ = finished
+    tokens = json.loads((out / "train_text_document.json").read_text())["tokens"]
+    dense_steps = (tokens - 1) // 64 // 8
+    dense, dropped = about(out / "dense"), about(out / "random-ltd")
+    assert dense["num_steps"] == dense_steps < dropped["num_steps"]
+    ends = [
+        metrics(out / name)["train", line["num_steps"]] for name, line in (("dense", dense), ("random-ltd", dropped))
+    ]
+    layer_tokens = [end["consumed_layer_tokens"] for end in ends]
+    assert layer_tokens[0] == dense_steps * 8 * 64 * 4
+    assert layer_tokens[0] <= layer_tokens[1] < layer_tokens[0] + 8 * 64 * 4
+    kept = [line["kept_tokens"] for (kind, _), line in sorted(metrics(out / "random-ltd").items()) if kind == "train"]
+    growth = int(0.3 * dense_steps)
+    assert kept[0] == 16 and kept[growth - 1] < 64 and set(kept[growth:]) == {64}
+
+
+def test_the_same_command_again_changes_nothing(finished: tuple[Path, str], repository: Path) -> None:
+    out, _ = finished
+    checkpoints = snapshot(out / "dense" / f"iter_{about(out / 'dense')['num_steps']:07d}")
+    ended = run(repository, repository, TINY="1", OUT=str(out))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.count("there already: ") == 2 and ended.stdout.count("nothing is left to do") == 2
+    assert snapshot(out / "dense" / f"iter_{about(out / 'dense')['num_steps']:07d}") == checkpoints
+
+
+def test_what_cannot_be_is_refused(finished: tuple[Path, str], repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("words")
+    (tmp_path / "weights").mkdir()
+    text = {"TRAIN_TEXT": "text.txt", "VALID_TEXT": "text.txt"}
+    for settings, message in (
+        ({}, "WEIGHTS='' is no folder: name that of a Hugging Face GPT-2, or set TINY=1"),
+        ({"WEIGHTS": "weights", "VALID_TEXT": "text.txt"}, "TRAIN_TEXT='' is no file"),
+        ({"WEIGHTS": "weights", **text, "OUT": str(tmp_path)}, "was not made by this script: choose another OUT="),
+        ({"TINY": "1", "OUT": str(finished[0]), "SEED": "7"}, "was made with other settings"),
+        ({"WEIGHTS": "weights", **text, "OUT": "new", "VENV": "/nowhere"}, "VENV=/nowhere has no bin/python"),
+    ):
+        ended = run(repository, tmp_path, **settings)
+        assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1 and message in ended.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt", "weights"]
+
+
+def test_the_card_names_what_is_there(repository: Path, finished: tuple[Path, str]) -> None:
+    card, script = (repository / FOLDER / "README.md").read_text(), (repository / FOLDER / "run.sh").read_text()
+    paths = set(re.findall(r"[\w/]+\.(?:py|sh)\b", card)) - {"run.sh"}
+    assert len(paths) == 5 and all((repository / path).is_file() for path in paths)
+    settings = set(re.findall(r"\b([A-Z_]{3,})=", card))
+    assert settings == {"WEIGHTS", "TRAIN_TEXT", "VALID_TEXT", "TINY", "VENV"}
+    assert all(f'{name}="${{{name}:-' in script for name in settings)
+    (command,) = (block for block in code_blocks(card, "bash") if "pretrain_gpt_ltd.py" in block)
+    words = shlex.split(command.split("pretrain_gpt_ltd.py")[1].replace("\\\n", " "))
+    words[words.index("--load") + 1] = str(finished[0] / "tiny" / "weights")
+    config = parse_run_config([*words, "--ltd-min-kept-tokens", "16"])
+    assert config.model.hidden_size == 64 and config.tokenizer.tokenizer_type == "GPT2BPETokenizer"

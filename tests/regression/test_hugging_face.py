@@ -1,0 +1,284 @@
+"""Finetuning from a Hugging Face folder as a user starts it: what is loaded, what is reported, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
+from megatron.ltd.tokenizers.byte import ByteTokenizer
+from megatron.ltd.tokenizers.config import TokenizerFiles
+from megatron.ltd.tokenizers.gpt2_bpe import byte_alphabet
+from tests.reference.gpt2_folder import gpt2_config, random_plain, write_gpt2
+from tests.reference.plain_gpt import PlainConfig
+from tests.regression.runs import TINY, metrics, refusal, run_status, snapshot
+
+SHAPE = PlainConfig(
+    num_layers=3, hidden_size=16, heads=2, groups=2, head_size=8, mlp_size=48, vocab_size=257, learned_positions=16,
+    tanh_gelu=True,
+)  # fmt: skip
+TEXT = "Call me Ishmael. Some years ago, never mind how long precisely, having little or no money in my purse, " * 3
+
+
+@pytest.fixture
+def gpt2(tmp_path: Path) -> Path:
+    """A folder that Hugging Face could have written, of a model of bytes."""
+    write_gpt2(tmp_path / "gpt2", SHAPE)
+    return tmp_path / "gpt2"
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Prefix of ``TEXT``, one document: the order of several would decide what precedes what."""
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "text.txt").write_text(TEXT)
+    config = PreprocessConfig(input=(str(folder / "text.txt"),), output_prefix=str(folder / "text"))
+    return next(iter(preprocess(config, TokenizerFiles("ByteTokenizer")).cards))
+
+
+def flags(data: str, load: Path, *more: object) -> list[str]:
+    """Finetune from ``load`` on ``data``: the tiny run, but the model's shape is the folder's."""
+    typed = list(TINY)
+    for name in ("--num-layers", "--hidden-size", "--num-attention-heads", "--seq-length"):
+        position = typed.index(name)
+        del typed[position : position + 2]
+    typed += ["--train-data-path", data, "--valid-data-path", data, "--make-vocab-size-divisible-by", "1"]
+    return [*typed, "--use-checkpoint-args", "--finetune", "--load", str(load), *map(str, more)]
+
+
+def whole_loss() -> float:
+    """The plain GPT's mean loss a token over all of ``TEXT``, each token but the first once, 16 at a time."""
+    plain, ids = random_plain(SHAPE), torch.tensor(ByteTokenizer().encode(TEXT))
+    windows = [ids[start : start + 17] for start in range(0, len(ids) - 1, 16)]
+    with torch.no_grad():
+        losses = [F.cross_entropy(plain(window[:-1]), window[1:], reduction="none") for window in windows]
+    assert len(losses[-1]) < 16 and sum(map(len, losses)) == len(ids) - 1
+    return torch.cat(losses).mean().item()
+
+
+def test_finetuning_starts_from_the_folder_and_goes_on_from_its_own_checkpoint(
+    text: str, gpt2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, before = tmp_path / "out", snapshot(gpt2)
+    more = ["--full-validation", "--eval-at-start", "--save", out]
+    assert run_status(flags(text, gpt2, *more, "--exit-interval", 3)) == (0, "")
+    said = capsys.readouterr().out
+    assert f"loading the weights of Hugging Face's gpt2 in {gpt2}, counting from step 0" in said
+    assert "3 layers, hidden 16, 2 heads, 16 tokens, vocabulary 257" in said and "random-LTD" in said
+    start = metrics(out)["validation", 0]
+    assert start["loss"] == pytest.approx(whole_loss(), rel=1e-6)
+    assert start["perplexity"] == pytest.approx(math.exp(whole_loss()), rel=1e-5)
+
+    going_on = [flag for flag in flags(text, out, *more) if flag != "--finetune"]
+    assert run_status(going_on) == (0, "")
+    assert f"loading {out / 'iter_0000003'}" in capsys.readouterr().out
+    lines = metrics(out)
+    assert sorted(iteration for kind, iteration in lines if kind == "validation") == [0, 3, 6]
+    kept = [lines["train", iteration]["kept_tokens"] for iteration in range(1, 7)]
+    assert kept == sorted(kept) and (kept[0], kept[-1]) == (4, 16)
+    assert lines["validation", 6]["loss"] < start["loss"]
+    assert snapshot(gpt2) == before
+
+
+@pytest.mark.parametrize("more", [(), ("--use-distributed-optimizer",)], ids=["", "distributed optimizer"])
+def test_main_weights_of_half_precision_are_the_folders(
+    text: str, gpt2: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """Steps that change next to nothing: the optimizer's own weights would bring back those drawn at first."""
+    step = ["--lr", "1e-9", "--train-iters", 1, "--ltd-growth-steps", 1, "--lr-warmup-iters", 0, "--bf16"]
+    evaluation = ["--eval-at-start", "--full-validation", "--log-dir", tmp_path]
+    assert run_status(flags(text, gpt2, *step, *evaluation, *more)) == (0, "")
+    found = metrics(tmp_path)
+    assert found["validation", 1]["loss"] == found["validation", 0]["loss"]
+    assert found["validation", 0]["loss"] == pytest.approx(whole_loss(), rel=1e-3)
+
+
+def test_evaluating_at_the_start_changes_no_step(text: str, gpt2: Path, tmp_path: Path) -> None:
+    for name, more in {"with": ["--eval-at-start"], "without": []}.items():
+        assert run_status(flags(text, gpt2, "--log-dir", tmp_path / name, *more)) == (0, "")
+    evaluated, plain = metrics(tmp_path / "with"), metrics(tmp_path / "without")
+    assert evaluated.pop(("validation", 0)) and evaluated == plain
+
+
+def write_bpe(folder: Path) -> None:
+    """GPT-2's tokenizer files without a merge: bytes, and an end of text as id 256."""
+    vocabulary = {char: token for token, char in enumerate([*byte_alphabet(), "<|endoftext|>"])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+
+
+def test_the_folders_tokenizer_is_taken_and_another_refused(gpt2: Path, tmp_path: Path) -> None:
+    write_bpe(gpt2)
+    files = TokenizerFiles("GPT2BPETokenizer", str(gpt2 / "vocab.json"), str(gpt2 / "merges.txt"))
+    (tmp_path / "d.txt").write_text(TEXT)
+    preprocess(PreprocessConfig(input=(str(tmp_path / "d.txt"),), output_prefix=str(tmp_path / "d")), files)
+    typed = flags(str(tmp_path / "d_text_document"), gpt2, "--save", tmp_path / "out")
+    position = typed.index("--tokenizer-type")
+    del typed[position : position + 2]
+    assert run_status([*typed, "--exit-interval", "2"]) == (0, "")
+    (gpt2 / "merges.txt").write_text("#version: 0.3\n")  # other files of the same encoding are others
+    (gpt2 / "other.txt").write_text("#version: 0.2\n")
+    line = refusal([*typed, "--save", str(tmp_path / "new"), "--merge-file", str(gpt2 / "other.txt")])
+    assert "fingerprint of the tokenizer (--tokenizer-type and its files) is" in line and f"checkpoint {gpt2}" in line
+    assert not list((tmp_path / "new").iterdir())
+
+
+CONFIG: dict[str, tuple[dict[str, object], list[str]]] = {
+    "architecture": ({"model_type": "llama"}, ["holds a model of type llama", "only gpt2", "name the folder of one"]),
+    "no architecture": ({"model_type": None}, ["holds a model of type None (config.json)"]),
+    "size missing": ({"n_layer": None}, ["in config.json, n_layer is null", "whole number above 0"]),
+    "size no number": ({"n_embd": "16"}, ['in config.json, n_embd is "16"', "whole number"]),
+    "heads": ({"n_head": 3}, ["config.json describes no model (--hidden-size 16 is not a multiple of"]),
+    "activation": ({"activation_function": "relu"}, ['activation_function is "relu"', "only gelu and gelu_new"]),
+    "attention scale": ({"scale_attn_by_inverse_layer_idx": True}, ["scale_attn_by_inverse_layer_idx is true"]),
+    "cross-attention": ({"add_cross_attention": True}, ["add_cross_attention is true", "only models with false there"]),
+    "epsilon": ({"layer_norm_epsilon": "small"}, ['layer_norm_epsilon is "small"', "finite number"]),
+    "width": ({"n_inner": 64}, ["tensor h.0.mlp.c_fc.weight in model.safetensors has shape [16, 48]", "[16, 64]"]),
+    "positions": ({"n_positions": 32}, ["tensor wpe.weight", "has shape [16, 16]", "config.json says [32, 16]"]),
+    "vocabulary": ({"vocab_size": 300}, ["tensor wte.weight", "has shape [257, 16]", "config.json says [300, 16]"]),
+    "more layers": ({"n_layer": 4}, ["tensor h.3.ln_1.weight is missing, which the model of config.json has"]),
+    "untied": ({"tie_word_embeddings": False}, ["tensor lm_head.weight is missing"]),
+}
+
+
+@pytest.mark.parametrize(("entries", "fragments"), CONFIG.values(), ids=CONFIG.keys())
+def test_a_config_that_is_not_this_models(
+    entries: dict[str, object], fragments: list[str], data: str, gpt2: Path, tmp_path: Path
+) -> None:
+    (gpt2 / "config.json").write_text(json.dumps(gpt2_config(SHAPE, **entries)))
+    _assert_refused(flags(data, gpt2), fragments, gpt2, tmp_path)
+
+
+FLAGS: dict[str, tuple[list[object], list[str]]] = {
+    "layers": (["--num-layers", 4], ["--num-layers is 4 here and 3 in", "--use-checkpoint-args"]),
+    "hidden": (["--hidden-size", 32], ["--hidden-size is 32 here and 16 in"]),
+    "MLP": (["--ffn-hidden-size", 64], ["--ffn-hidden-size is 64 here and 48 in"]),
+    "heads": (["--num-attention-heads", 4], ["--num-attention-heads is 4 here and 2 in"]),
+    "positions": (["--max-position-embeddings", 32], ["--max-position-embeddings is 32 here and 16 in"]),
+    "rope": (["--position-embedding-type", "rope"], ["--position-embedding-type is rope here and learned_absolute in"]),
+    "norm": (["--normalization", "RMSNorm"], ["--normalization is RMSNorm here and LayerNorm in"]),
+    "epsilon": (["--norm-epsilon", 1e-6], ["--norm-epsilon is 1e-06 here and 1e-05 in"]),
+    "biases": (["--disable-bias-linear"], ["--disable-bias-linear is True here and False in"]),
+    "untied": (["--untie-embeddings-and-output-weights"], ["--untie-embeddings-and-output-weights is True here"]),
+    "vocabulary": (["--vocab-size", 300], ["the model's vocabulary (--vocab-size, ", "is 300 here and 257 in"]),
+}
+
+
+@pytest.mark.parametrize(("typed", "fragments"), FLAGS.values(), ids=FLAGS.keys())
+def test_flags_of_another_model(
+    typed: list[object], fragments: list[str], data: str, gpt2: Path, tmp_path: Path
+) -> None:
+    _assert_refused(flags(data, gpt2, *typed), fragments, gpt2, tmp_path)
+
+
+def test_gelu_is_checked_where_the_flags_are_typed(data: str, gpt2: Path, tmp_path: Path) -> None:
+    typed = [flag for flag in flags(data, gpt2) if flag != "--use-checkpoint-args"]
+    typed += "--num-layers 3 --hidden-size 16 --ffn-hidden-size 48 --num-attention-heads 2 --seq-length 16".split()
+    _assert_refused(typed, ["--openai-gelu is False here and True in"], gpt2, tmp_path)
+    assert run_status([*typed, "--openai-gelu", "--log-dir", str(tmp_path / "log"), "--exit-interval", "1"]) == (0, "")
+
+
+def _edit_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in changes.items():
+        if tensor is None:
+            del tensors[name]
+        else:
+            tensors[name] = tensor
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _as_pickle(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def _in_two_files_of_which_one_is_missing(folder: Path) -> None:
+    names = list(load_file(folder / "model.safetensors"))
+    weight_map = {name: f"model-{1 + number % 2:05d}-of-00002.safetensors" for number, name in enumerate(names)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+
+
+def _index(text: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "model.safetensors.index.json").write_text(text)
+        (folder / "model.safetensors").unlink()
+
+    return write
+
+
+FOLDERS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "no config": (lambda folder: (folder / "config.json").unlink(), ["config.json cannot be read (No such file"]),
+    "config no JSON": (lambda folder: (folder / "config.json").write_text("{"), ["config.json is not JSON"]),
+    "config no object": (lambda folder: (folder / "config.json").write_text("[]"), ["is no JSON object"]),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), ["model.safetensors is missing"]),
+    "pickle": (_as_pickle, ["in pytorch_model.bin only", "only safetensors are read", "save_pretrained"]),
+    "a file missing": (
+        _in_two_files_of_which_one_is_missing,
+        ["model-00002-of-00002.safetensors is missing", "take the folder anew, whole"],
+    ),
+    "index no JSON": (_index("{"), ["model.safetensors.index.json is no list of files beside it"]),
+    "index elsewhere": (_index('{"weight_map": {"wte.weight": "../../x"}}'), ["is no list of files beside it"]),
+    "not safetensors": (
+        lambda folder: (folder / "model.safetensors").write_bytes(b"PK\x03\x04" * 100),
+        ["model.safetensors cannot be read as safetensors"],
+    ),
+    "cut short": (
+        lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-8]),
+        ["model.safetensors cannot be read as safetensors"],
+    ),
+    "tensor missing": (
+        lambda folder: _edit_tensors(folder, **{"transformer.h.1.attn.c_attn.bias": None}),
+        ["tensor h.1.attn.c_attn.bias is missing"],
+    ),
+    "tensor of integers": (
+        lambda folder: _edit_tensors(folder, **{"transformer.ln_f.weight": torch.ones(16, dtype=torch.int8)}),
+        ["tensor ln_f.weight is of type I8", "not quantized"],
+    ),
+    "tensor without a place": (
+        lambda folder: _edit_tensors(folder, **{"v_head.weight": torch.ones(1, 16)}),
+        ["tensor v_head.weight has no place in the model of config.json"],
+    ),
+    "fewer layers": (
+        lambda folder: write_gpt2(folder, dataclasses.replace(SHAPE, num_layers=4), n_layer=3),
+        ["tensor h.3.", "has no place in the model of config.json"],
+    ),
+    "a name twice": (
+        lambda folder: _edit_tensors(folder, **{"ln_f.weight": torch.ones(16)}),
+        ["holds transformer.ln_f.weight and ln_f.weight"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "fragments"), FOLDERS.values(), ids=FOLDERS.keys())
+def test_a_folder_that_is_not_whole(
+    damage: Callable[[Path], object], fragments: list[str], data: str, gpt2: Path, tmp_path: Path
+) -> None:
+    damage(gpt2)
+    _assert_refused(flags(data, gpt2), fragments, gpt2, tmp_path)
+
+
+def test_a_run_cannot_continue_there_nor_be_saved_there(data: str, gpt2: Path, tmp_path: Path) -> None:
+    going_on = [flag for flag in flags(data, gpt2) if flag != "--finetune"]
+    _assert_refused(going_on, ["holds the weights of a Hugging Face model and no run", "--finetune"], gpt2, tmp_path)
+    before = snapshot(gpt2)
+    line = refusal(flags(data, gpt2, "--save", gpt2))
+    assert f"--save {gpt2} is the Hugging Face folder of --load" in line and snapshot(gpt2) == before
+
+
+def _assert_refused(typed: list[str], fragments: list[str], folder: Path, tmp_path: Path) -> None:
+    """One line that names the folder, and nothing written anywhere."""
+    before = snapshot(tmp_path)
+    line = refusal([*typed, "--save", str(tmp_path / "out")])
+    for fragment in [*fragments, str(folder)]:
+        assert fragment in line
+    assert snapshot(tmp_path) == before

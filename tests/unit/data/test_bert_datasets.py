@@ -1,0 +1,211 @@
+"""Samples of BERT's pretraining: the text that they hold, what is hidden, what is padding, and data that make none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from megatron.ltd.data.bert_batch import build_bert_batch
+from megatron.ltd.data.bert_datasets import build_bert_datasets, check_sentences
+from megatron.ltd.data.config import BertDataConfig
+from megatron.ltd.data.datasets import check_sources
+from megatron.ltd.data.encode import EncodedDocuments
+from megatron.ltd.data.microbatches import SampleSource
+from megatron.ltd.data.writer import DatasetWriter
+from megatron.ltd.errors import UserError
+from megatron.ltd.tokenizers.wordpiece import SPECIAL_PIECES, WordPieceTokenizer
+from tests.support import world
+
+WORDS = [f"{first}{second}" for first in "abcdefghij" for second in "klmnopqrst"]
+VOCABULARY = [*SPECIAL_PIECES, *WORDS, *(f"##{letter}" for letter in "uvwxyz")]
+TOKENIZER = WordPieceTokenizer("BertWordPieceCase", "".join(f"{piece}\n" for piece in VOCABULARY).encode(), "v.txt")
+PAD, CLS, SEP, MASK = TOKENIZER.pad, TOKENIZER.cls, TOKENIZER.sep, TOKENIZER.mask
+S = 48
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_a_world() -> Iterator[None]:
+    """Megatron-Core's dataset asks for this process's rank."""
+    with world():
+        yield
+
+
+def write(folder: Path, documents: list[list[list[int]]], name: str = "d") -> str:
+    """Prefix of documents of sentences of ids."""
+    prefix = str(folder / name)
+    writer = DatasetWriter(prefix, TOKENIZER.vocab_size)
+    ids = [token for document in documents for sentence in document for token in sentence]
+    lengths = tuple(tuple(map(len, document)) for document in documents)
+    writer.add(EncodedDocuments(numpy.array(ids, numpy.int32), lengths))
+    writer.finish(TOKENIZER, "text", append_eod=False)
+    writer.publish()
+    return prefix
+
+
+def sentences(seed: int, number: int) -> list[list[int]]:
+    """Sentences of 3 to 9 words, some of two pieces."""
+    draw = numpy.random.default_rng(seed)
+    words = [draw.choice(WORDS, draw.integers(3, 10)) for _ in range(number)]
+    return [TOKENIZER.encode(" ".join(word + "u" * (draw.random() < 0.3) for word in line)) for line in words]
+
+
+def build(prefix: str, samples: int = 200, *, order: bool = True, seed: int = 1, **flags: object) -> SampleSource:
+    config = BertDataConfig(data_path=(prefix,), split="1", **flags)
+    train, valid = build_bert_datasets(
+        config, sentence_order=order, seq_length=S, seed=seed, train_samples=samples, valid_samples=0,
+        tokenizer=TOKENIZER,
+    )  # fmt: skip
+    assert train is not None and valid is None
+    return train
+
+
+def restored(sample: dict) -> list[int]:
+    """The real tokens of a sample before any was hidden."""
+    tokens = numpy.where(sample["loss_mask"] == 1.0, sample["labels"], sample["tokens"])
+    return tokens[~sample["padding"]].tolist()
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[list[list[int]]]:
+    return [sentences(seed, 2 + seed % 9) for seed in range(40)]
+
+
+@pytest.fixture(scope="module")
+def prefix(documents: list[list[list[int]]], tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write(tmp_path_factory.mktemp("bert"), documents)
+
+
+def test_samples_are_two_runs_of_one_documents_sentences(prefix: str, documents: list[list[list[int]]]) -> None:
+    dataset = build(prefix)
+    texts = [" ".join(str(token) for sentence in document for token in sentence) + " " for document in documents]
+    swapped = []
+    for index in range(200):
+        sample = dataset[index]
+        tokens = restored(sample)
+        assert sample["padding"].tolist() == [False] * len(tokens) + [True] * (S - len(tokens))
+        assert tokens[0] == CLS and tokens[-1] == SEP and tokens.count(SEP) == 2
+        middle = tokens.index(SEP)
+        parts = [tokens[1:middle], tokens[middle + 1 : -1]]
+        types = [0] * (middle + 1) + [1] * (len(tokens) - middle - 1)
+        assert sample["types"].tolist() == types + [0] * (S - len(tokens))
+        swapped.append(sample["is_swapped"])
+        first, second = reversed(parts) if sample["is_swapped"] else parts
+        spelled = ["".join(f"{token} " for token in part) for part in (first, second)]
+        assert any(0 <= text.find(spelled[0]) < text.rfind(spelled[1]) for text in texts)
+    assert 60 < sum(swapped) < 140
+
+
+def test_fifteen_in_a_hundred_are_hidden_by_whole_words_and_never_a_special_token(prefix: str) -> None:
+    dataset, counts = build(prefix, 400), {"mask": 0, "kept": 0, "other": 0, "real": 0}
+    for index in range(400):
+        sample = dataset[index]
+        hidden = sample["loss_mask"] == 1.0
+        whole = numpy.array(restored(sample) + [PAD] * int(sample["padding"].sum()))
+        assert not hidden[numpy.isin(whole, (PAD, CLS, SEP))].any()
+        assert (sample["labels"][~hidden] == 0).all() and (sample["tokens"][~hidden] == whole[~hidden]).all()
+        pieces = [TOKENIZER.inv_vocab[int(token)] for token in whole]
+        for place in range(1, S):
+            if pieces[place].startswith("##") and pieces[place - 1] in WORDS:
+                assert hidden[place] == hidden[place - 1], "a word is hidden whole"
+        counts["real"] += int((~sample["padding"]).sum())
+        counts["mask"] += int((sample["tokens"][hidden] == MASK).sum())
+        counts["kept"] += int((sample["tokens"][hidden] == sample["labels"][hidden]).sum())
+        others = sample["tokens"][hidden & (sample["tokens"] != MASK) & (sample["tokens"] != whole)]
+        assert not numpy.isin(others, range(5)).any(), "what replaces a token is text"
+        counts["other"] += len(others)
+    hidden_tokens = counts["mask"] + counts["kept"] + counts["other"]
+    assert hidden_tokens / counts["real"] == pytest.approx(0.15, abs=0.02)
+    assert counts["mask"] / hidden_tokens == pytest.approx(0.8, abs=0.05)
+    assert counts["kept"] / hidden_tokens == pytest.approx(0.1, abs=0.04)
+
+
+def test_without_sentence_order_a_sample_is_one_run(prefix: str) -> None:
+    dataset = build(prefix, order=False)
+    for index in range(50):
+        sample = dataset[index]
+        tokens = restored(sample)
+        assert tokens[0] == CLS and tokens[-1] == SEP and tokens.count(SEP) == 1
+        assert not sample["types"].any() and not sample["is_swapped"]
+
+
+def test_seed_share_and_length_decide_and_nothing_else(prefix: str) -> None:
+    def tokens(**flags: object) -> list[list[int]]:
+        dataset = build(prefix, **flags)
+        return [dataset[index]["tokens"].tolist() for index in range(50)]
+
+    first = tokens()
+    assert tokens() == first == tokens(mmap_bin_files=False)
+    assert tokens(seed=2) != first != tokens(mask_prob=0.4)
+    short, full = (numpy.mean([numpy.count_nonzero(row) for row in tokens(short_seq_prob=prob)]) for prob in (1.0, 0.0))
+    assert short < 0.9 * full
+
+
+def test_data_made_anew_are_not_read_through_old_indices(tmp_path: Path) -> None:
+    prefix = write(tmp_path, [sentences(1, 4)] * 20)
+    build(prefix, 30)
+    write(tmp_path, [sentences(2, 3)])
+    allowed = {token for sentence in sentences(2, 3) for token in sentence} | {CLS, SEP}
+    dataset = build(prefix, 30)
+    assert {token for index in range(30) for token in restored(dataset[index])} <= allowed
+
+
+def test_a_batch_holds_its_samples(prefix: str) -> None:
+    dataset = build(prefix)
+    samples = [dataset[3], dataset[4]]
+    batch = build_bert_batch(samples, [3, 4], whole_tokens=True)
+    for name, dtype in (("tokens", torch.int64), ("types", torch.int64), ("labels", torch.int64),
+                        ("loss_mask", torch.float32), ("padding", torch.bool)):  # fmt: skip
+        found = getattr(batch, f"{name}_BS")
+        assert found.dtype == dtype and found.tolist() == [sample[name].tolist() for sample in samples]
+    assert batch.is_swapped_B.tolist() == [int(sample["is_swapped"]) for sample in samples]
+    assert batch.sample_ids_B.tolist() == [3, 4] and batch.whole_tokens_BS is batch.tokens_BS
+    assert build_bert_batch(samples, [3, 4]).whole_tokens_BS is None
+
+
+def test_documents_of_one_sentence_are_refused(tmp_path: Path) -> None:
+    prefix = write(tmp_path, [[[7, 8, 9]]] * 5)
+    sources = check_sources(BertDataConfig(data_path=(prefix,)), TOKENIZER)
+    with pytest.raises(UserError, match="none of its 5 documents holds two sentences, .*--split-sentences"):
+        check_sentences(sources)
+    assert build(prefix, 10, order=False)[0]["tokens"].tolist()[:5].count(SEP) == 1
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ([[[7] * 4, [8] * 4]] + [[[7] * 9]] * 9, "none of its 5 documents for valid holds two sentences or more"),
+        ([[[7] * 4, [8] * 4]] * 5 + [[[7] * 600, [8] * 4]] * 5, "none longer than 512 tokens"),
+    ],
+)
+def test_a_split_without_a_sample_is_refused(documents: list[list[list[int]]], message: str, tmp_path: Path) -> None:
+    """Megatron-Core would look for one without end."""
+    config = BertDataConfig(data_path=(write(tmp_path, documents),), split="5,5")
+    with pytest.raises(UserError, match=message):
+        build_bert_datasets(
+            config, sentence_order=True, seq_length=S, seed=1, train_samples=4, valid_samples=4, tokenizer=TOKENIZER
+        )
+
+
+def test_a_split_of_no_document_is_refused(prefix: str) -> None:
+    config = BertDataConfig(data_path=(prefix,), split="1")
+    with pytest.raises(UserError, match="--split 1: leaves none of the 40 documents of .* for valid"):
+        build_bert_datasets(
+            config, sentence_order=True, seq_length=S, seed=1, train_samples=4, valid_samples=4, tokenizer=TOKENIZER
+        )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mask_prob": 0.0}, "--mask-prob is 0.0: it must be above 0 and below 1"),
+        ({"mask_prob": 1.0}, "--mask-prob is 1.0"),
+        ({"short_seq_prob": 1.5}, r"--short-seq-prob is 1.5: it must be in \[0, 1\]"),
+    ],
+)
+def test_values_refused(values: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        BertDataConfig(**values)

@@ -1,0 +1,176 @@
+"""Weights of a Hugging Face GPT-2 in our model, against Hugging Face's own model with the same folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from megatron.ltd.data.batch import Batch
+from megatron.ltd.hugging_face.weights import ImportedModel
+from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
+from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.parallel.mesh import Mesh
+from tests.reference.gpt2_folder import gpt2_config, random_plain, write_folder, write_gpt2
+from tests.reference.names import gpt2_tensors, megatron_tensors
+from tests.reference.plain_gpt import PlainConfig
+from tests.support import VOCAB_SIZE, build_stepper, dense, random_batches, relative_error, step_gradients, world
+
+SHAPE = PlainConfig(learned_positions=16, tanh_gelu=True)  # an MLP of 40, which is not 4 x 24
+VARIANTS: dict[str, tuple[PlainConfig, dict[str, Any]]] = {
+    "GPT-2": (SHAPE, {}),
+    "exact GELU, another epsilon": (
+        PlainConfig(learned_positions=16, epsilon=1e-3), {"activation_function": "gelu"},
+    ),
+    "untied": (PlainConfig(learned_positions=16, tanh_gelu=True, tied=False), {"tie_word_embeddings": False}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    with world() as mesh:
+        yield mesh
+
+
+def imported(folder: Path, mesh: Mesh, padded_vocab_size: int = VOCAB_SIZE) -> torch.nn.Module:
+    """The product's model with the weights of ``folder``."""
+    from megatron.ltd.models.gpt import build_chunks
+    from megatron.ltd.models.transformer import transformer_config
+
+    found = ImportedModel.open(folder)
+    core_config = transformer_config(
+        found.model, ParallelConfig(device="cpu"), PrecisionConfig(), RecomputeConfig(), mesh
+    )
+    (model,) = build_chunks(found.model, core_config, padded_vocab_size, mesh, seed=3)
+    found.copy_into([model])
+    return model.eval()
+
+
+def hugging_face(folder: Path) -> torch.nn.Module:
+    """Hugging Face's model as its own library reads the folder."""
+    from transformers import GPT2LMHeadModel
+
+    return GPT2LMHeadModel.from_pretrained(folder).eval()
+
+
+def assert_weights(model: torch.nn.Module, expected: dict[str, Tensor]) -> None:
+    found = dict(model.named_parameters())
+    assert found.keys() == expected.keys()
+    assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+
+
+def mean_loss(theirs: torch.nn.Module, batches: list[Batch]) -> Tensor:
+    """Mean over the tokens of all microbatches that count, as our step has it."""
+    losses, masks = [], []
+    for batch in batches:
+        logits_BSV = theirs(batch.tokens_BS).logits
+        losses.append(F.cross_entropy(logits_BSV.mT, batch.labels_BS, reduction="none"))
+        masks.append(batch.loss_mask_BS)
+    return (torch.cat(losses) * torch.cat(masks)).sum() / torch.cat(masks).sum()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_loss_and_gradients_equal_hugging_faces(mesh: Mesh, tmp_path: Path, variant: str) -> None:
+    """The folder is written by Hugging Face's library and read by both."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config, entries = VARIANTS[variant]
+    plain = random_plain(config)
+    theirs = GPT2LMHeadModel(GPT2Config(**gpt2_config(config, **entries)))
+    missing = theirs.load_state_dict(
+        gpt2_tensors(plain.state_dict(), config) | ({} if config.tied else {"lm_head.weight": plain.head.weight}),
+        strict=False,
+    )
+    assert not missing.unexpected_keys and set(missing.missing_keys) <= {"lm_head.weight"}
+    theirs.save_pretrained(tmp_path)
+
+    ours, theirs = imported(tmp_path, mesh), hugging_face(tmp_path)
+    weights = megatron_tensors(plain.state_dict(), config)
+    assert_weights(ours, weights)
+    batches = random_batches(2, 3, 16)
+    with torch.no_grad():
+        for batch in batches:
+            found = ours(batch.tokens_BS, batch.position_ids_BS, None)
+            torch.testing.assert_close(found, theirs(batch.tokens_BS).logits, rtol=1e-5, atol=1e-5)
+
+    model = ImportedModel.open(tmp_path).model
+    stepper = build_stepper(model, mesh, dense(model), weights=dict(ours.named_parameters()), micro_batch_size=3)
+    result = stepper.train(iter(batches), stepper.method.plan(0), 0, len(batches))
+    loss = mean_loss(theirs, batches)
+    loss.backward()
+    assert result.loss == pytest.approx(loss.item(), rel=1e-6)
+    gradients = step_gradients(stepper)
+    expected = _in_our_names({name: parameter.grad for name, parameter in theirs.named_parameters()}, config)
+    assert gradients.keys() == expected.keys()
+    errors = {name: relative_error(gradients[name], expected[name]) for name in expected}
+    assert max(errors.values()) < 1e-4, errors
+
+
+def _in_our_names(theirs: dict[str, Tensor], config: PlainConfig) -> dict[str, Tensor]:
+    """Hugging Face's tensors as ours, by way of the plain GPT's separate queries, keys and values."""
+    tops = {"tokens": "wte", "positions": "wpe", "norm": "ln_f"}
+    parts = {"attention_norm": "ln_1", "mlp_norm": "ln_2", "out": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"}
+    plain: dict[str, Tensor] = {}
+    for kind in ("weight", "bias"):
+        for new, old in tops.items():
+            if f"transformer.{old}.{kind}" in theirs:
+                plain[f"{new}.{kind}"] = theirs[f"transformer.{old}.{kind}"]
+        for number in range(config.num_layers):
+            block = f"transformer.h.{number}."
+            for new, old in parts.items():
+                tensor = theirs[f"{block}{old}.{kind}"]
+                plain[f"layers.{number}.{new}.{kind}"] = tensor if tensor.ndim == 1 else tensor.T
+                if "norm" in new:
+                    plain[f"layers.{number}.{new}.{kind}"] = tensor
+            joined = theirs[f"{block}attn.c_attn.{kind}"]
+            for new, tensor in zip(("query", "key", "value"), joined.chunk(3, dim=-1), strict=True):
+                plain[f"layers.{number}.{new}.{kind}"] = tensor.T if kind == "weight" else tensor
+    if not config.tied:
+        plain["head.weight"] = theirs["lm_head.weight"]
+    return megatron_tensors(plain, config)
+
+
+def test_padding_ids_have_the_mean_logit_and_cost_next_to_nothing(mesh: Mesh, tmp_path: Path) -> None:
+    """And the loss rises by no more than the bound, which one id of the text's own would not keep."""
+    write_gpt2(tmp_path, SHAPE)
+    padded, theirs = imported(tmp_path, mesh, padded_vocab_size=48), hugging_face(tmp_path)
+    (batch,) = random_batches(1, 3, 16)
+    with torch.no_grad():
+        found_BSV = padded(batch.tokens_BS, batch.position_ids_BS, None)
+        expected_BSV = theirs(batch.tokens_BS).logits
+    torch.testing.assert_close(found_BSV[..., :32], expected_BSV, rtol=1e-5, atol=1e-5)
+    mean_BS1 = expected_BSV.mean(dim=-1, keepdim=True)
+    torch.testing.assert_close(found_BSV[..., 32:], mean_BS1.expand(-1, -1, 16), rtol=1e-4, atol=1e-5)
+    rise_BS = found_BSV.logsumexp(-1) - expected_BSV.logsumexp(-1)
+    assert rise_BS.min() > 0.0 and rise_BS.max() <= math.log(1 + 16 / 32)
+
+
+def test_a_folder_in_several_files(mesh: Mesh, tmp_path: Path) -> None:
+    write_gpt2(tmp_path / "one", SHAPE)
+    hugging_face(tmp_path / "one").save_pretrained(tmp_path / "several", max_shard_size="10KB")
+    assert len(list((tmp_path / "several").glob("*.safetensors"))) > 2
+    expected = dict(imported(tmp_path / "one", mesh).named_parameters())
+    assert_weights(imported(tmp_path / "several", mesh), expected)
+
+
+def test_a_model_without_a_head_and_an_old_one(mesh: Mesh, tmp_path: Path) -> None:
+    """Bare names, as on the hub; masks and the tied head, as older libraries stored them; and half the bits."""
+    tensors = write_gpt2(tmp_path / "plain", SHAPE)
+    expected = dict(imported(tmp_path / "plain", mesh).named_parameters())
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    masks = {f"h.{layer}.attn.bias": torch.ones(1, 1, 16, 16).tril() for layer in range(3)}
+    masks |= {f"h.{layer}.attn.masked_bias": torch.tensor(-1e4) for layer in range(3)}
+    for name, more in {"bare": {}, "old": {**masks, "lm_head.weight": bare["wte.weight"].clone()}}.items():
+        write_folder(tmp_path / name, json.loads((tmp_path / "plain" / "config.json").read_text()), {**bare, **more})
+        assert_weights(imported(tmp_path / name, mesh), expected)
+    half = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    write_folder(tmp_path / "half", json.loads((tmp_path / "plain" / "config.json").read_text()), half)
+    rounded = {name: tensor.bfloat16().float() for name, tensor in expected.items()}
+    assert_weights(imported(tmp_path / "half", mesh), rounded)

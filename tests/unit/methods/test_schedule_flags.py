@@ -1,0 +1,121 @@
+"""The schedule that flags ask for, and the flags that disagree, for both methods that drop tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.methods.base import Method, ModelFacts
+from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
+from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
+
+FACTS = ModelFacts(num_layers=4, seq_length=32, seed=1)
+Build = Callable[..., Method]
+
+
+def random_ltd(facts: ModelFacts = FACTS, **flags: Any) -> RandomLTD:
+    named = {f"ltd_{'min_' * (name == 'kept_tokens')}{name}": value for name, value in flags.items()}
+    return RandomLTD.build(RandomLTDConfig(random_ltd=True, **{"ltd_granularity": 8, **named}), facts)
+
+
+def token_bypass(facts: ModelFacts = FACTS, **flags: Any) -> TokenBypass:
+    named = {f"token_bypass_{name}": value for name, value in flags.items()}
+    return TokenBypass.build(TokenBypassConfig(token_bypass=True, **{"token_bypass_granularity": 8, **named}), facts)
+
+
+BOTH = pytest.mark.parametrize("build", [random_ltd, token_bypass])
+
+
+def kept(method: Method, num_steps: int) -> list[int]:
+    return [method.plan(step).min_kept_tokens for step in range(num_steps)]
+
+
+@BOTH
+def test_each_schedule_is_planned(build: Build) -> None:
+    assert kept(build(schedule="growing", kept_tokens=8, growth_steps=3), 5) == [8, 16, 24, 32, 32]
+    assert kept(build(schedule="shrinking", kept_tokens=8, growth_steps=3), 5) == [32, 24, 16, 8, 8]
+    assert kept(build(schedule="constant", kept_tokens=11), 3) == [11, 11, 11]
+    staged = build(schedule="staged", stages=("0:16", "2:8", "3:32"))
+    assert kept(staged, 5) == [16, 16, 8, 32, 32]
+    assert [(first, steps) for first, steps, _ in staged.stages(5)] == [(0, 2), (2, 1), (3, 2)]
+
+
+@BOTH
+def test_a_list_in_quotes_is_the_same_list(build: Build) -> None:
+    listed = build(schedule="staged", stages=("0:16", "2:8"))
+    quoted = build(schedule="staged", stages=(" 0:16  2:8",))
+    assert listed.settings == quoted.settings and kept(listed, 4) == kept(quoted, 4)
+
+
+def test_settings_tell_schedules_apart() -> None:
+    """Two runs with equal settings compute alike, and flags of no use have no say."""
+    runs = [
+        random_ltd(kept_tokens=8, growth_steps=3),
+        random_ltd(schedule="shrinking", kept_tokens=8, growth_steps=3),
+        random_ltd(schedule="constant", kept_tokens=8),
+        random_ltd(schedule="staged", stages=("0:8",)),
+        random_ltd(schedule="staged", stages=("0:8", "4:16")),
+    ]
+    settings = [dict(run.settings) for run in runs]
+    assert all(one != other for i, one in enumerate(settings) for other in settings[:i])
+    assert settings[2] == random_ltd(schedule="constant", kept_tokens=8, granularity=4).settings
+    assert settings[0] == {
+        "the method": "random-LTD (--random-ltd)", "--ltd-schedule": "growing", "--ltd-min-kept-tokens": 8,
+        "--ltd-growth-steps": 3, "--ltd-granularity": 8, "--ltd-stages": None, "--ltd-strata": 1, "--ltd-layers": "2-3",
+    }  # fmt: skip
+
+
+def test_the_default_of_random_ltd_is_the_papers() -> None:
+    assert random_ltd(ModelFacts(4, 256, 1), growth_steps=9).plan(0).min_kept_tokens == 128
+
+
+@pytest.mark.parametrize(
+    ("build", "flags", "line"),
+    [
+        (
+            random_ltd,
+            {"growth_steps": 3, "stages": ("0:8",)},
+            "--ltd-stages 0:8 says nothing to --ltd-schedule growing",
+        ),
+        (random_ltd, {"schedule": "constant", "growth_steps": 3}, "--ltd-growth-steps 3 .* growing or shrinking"),
+        (
+            random_ltd,
+            {"schedule": "staged", "stages": ("0:8",), "kept_tokens": 8},
+            "--ltd-min-kept-tokens 8 says nothing to --ltd-schedule staged: .* growing or constant or shrinking",
+        ),
+        (random_ltd, {"schedule": "shrinking"}, "--ltd-growth-steps is missing: .* until the fewest tokens are kept"),
+        (random_ltd, {"schedule": "staged"}, "--ltd-stages is missing: .* such as 0:128 1000:256"),
+        (random_ltd, {"schedule": "staged", "stages": ("0-8",)}, '--ltd-stages: "0-8" is no stage; .* 1000:256'),
+        (random_ltd, {"schedule": "staged", "stages": ("0:8", "-3:8")}, '"-3:8" is no stage'),
+        (random_ltd, {"schedule": "shrinking", "growth_steps": 0}, "--ltd-growth-steps 0: shrinking takes a number"),
+        (
+            random_ltd,
+            {"schedule": "constant", "kept_tokens": 12, "strata": 8},
+            "--ltd-strata is 8: it must divide --seq-length 32 and --ltd-min-kept-tokens 12",
+        ),
+        (
+            random_ltd,
+            {"schedule": "staged", "stages": ("0:8",), "strata": 16},
+            "--ltd-strata is 16: it must divide --seq-length 32 and --ltd-granularity 8",
+        ),
+        (token_bypass, {"stages": ("0:8",)}, "--token-bypass-stages 0:8 says nothing to --token-bypass-schedule const"),
+        (token_bypass, {"schedule": "growing"}, "--token-bypass-growth-steps is missing: .* until every token is kept"),
+        (
+            token_bypass,
+            {"schedule": "staged", "stages": ("0:12",)},
+            "--token-bypass-stages 0:12: 0:12 keeps no multiple of --token-bypass-granularity 8",
+        ),
+        (
+            token_bypass,
+            {"schedule": "constant", "growth_steps": 5},
+            "--token-bypass-growth-steps 5 says nothing to --token-bypass-schedule constant",
+        ),
+    ],
+)
+def test_flags_that_disagree_are_refused(build: Build, flags: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError, match=line) as refusal:
+        build(**flags)
+    assert "\n" not in str(refusal.value)

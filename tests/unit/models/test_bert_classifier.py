@@ -1,0 +1,139 @@
+"""A BERT with a classifier against a plain PyTorch one with the same weights: padding and dropped tokens included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from megatron.ltd.accounting import num_classifier_parameters
+from megatron.ltd.data.labelled_rows import SentenceBatch
+from megatron.ltd.methods.base import Dense, Method, ModelFacts, Samples
+from megatron.ltd.models.bert_classifier import BertClassifier, build_classifier_chunks
+from megatron.ltd.models.config import BertModelConfig, PrecisionConfig, RecomputeConfig
+from megatron.ltd.models.transformer import transformer_config
+from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.training.classification import Classification
+from megatron.ltd.training.config import OptimizerConfig
+from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
+from megatron.ltd.training.step import Stepper
+from tests.reference.plain_bert import PlainBERT, megatron_bert_tensors
+from tests.reference.plain_gpt import PlainConfig
+from tests.support import VOCAB_SIZE, load_weights, random_ltd, relative_error, small_model, step_gradients, world
+
+S, CLASSES, LAYERS = 16, 3, 5
+CONFIG = PlainConfig(num_layers=LAYERS, vocab_size=VOCAB_SIZE, learned_positions=S)
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    with world() as mesh:
+        yield mesh
+
+
+def model_config(sentence_types: bool = True) -> BertModelConfig:
+    return BertModelConfig(**{**vars(small_model(num_layers=LAYERS)), "bert_binary_head": sentence_types})
+
+
+def build(mesh: Mesh, model: BertModelConfig) -> BertClassifier:
+    config = transformer_config(model, ParallelConfig(device="cpu"), PrecisionConfig(), RecomputeConfig(), mesh)
+    (core,) = build_classifier_chunks(model, config, VOCAB_SIZE, CLASSES, mesh, seed=1)
+    return core
+
+
+def plain_classifier() -> PlainBERT:
+    plain = PlainBERT(CONFIG, sentence_order=True)
+    plain.order = nn.Linear(CONFIG.hidden_size, CLASSES)
+    nn.init.normal_(plain.order.weight, std=0.2, generator=torch.Generator().manual_seed(5))
+    return plain
+
+
+def tensors_of(plain: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the head of masked tokens."""
+    named = megatron_bert_tensors(plain, CONFIG)
+    return {name: tensor for name, tensor in named.items() if not name.startswith(("lm_head.", "output_layer."))}
+
+
+def batches() -> list[SentenceBatch]:
+    """Two samples each; the last one only fills its batch."""
+    generator, made = torch.Generator().manual_seed(3), []
+    for number in range(3):
+        lengths = torch.tensor([[4 + 5 * number], [16 - 4 * number]])
+        padding_BS = torch.arange(S) >= lengths
+        made.append(
+            SentenceBatch(
+                tokens_BS=torch.randint(1, VOCAB_SIZE, (2, S), generator=generator).masked_fill(padding_BS, 0),
+                types_BS=((torch.arange(S) >= 3) & ~padding_BS).long(),
+                padding_BS=padding_BS,
+                labels_B=torch.tensor([number % CLASSES, 2]),
+                weights_B=torch.tensor([1.0, float(number < 2)]),
+                sample_ids_B=torch.arange(2 * number, 2 * number + 2) + 1000,
+            )
+        )
+    return made
+
+
+@pytest.mark.parametrize("drops", [False, True], ids=["dense", "random-LTD"])
+def test_loss_and_every_gradient_equal_the_plain_bert(mesh: Mesh, drops: bool) -> None:
+    model = model_config()
+    method: Method = random_ltd(model, 6) if drops else Dense(ModelFacts(LAYERS, S, 7))
+    plain, core = plain_classifier(), build(mesh, model)
+    load_weights(core, tensors_of(plain.state_dict()))
+    parallel, precision = ParallelConfig(device="cpu"), PrecisionConfig()
+    chunks = wrap_chunks([core], parallel, precision)
+    optimizer = build_optimizer(chunks, OptimizerConfig(lr=1e-3, clip_grad=0.0), precision, parallel)
+    objective = Classification(CLASSES, lambda model, batch: model(batch.tokens_BS, ~batch.padding_BS, batch.types_BS))
+    stepper = Stepper(chunks, optimizer, method, mesh, objective, seed=7, micro_batch_size=2, seq_length=S)
+    plan, read = method.plan(0), batches()
+    result = stepper.train(iter(read), plan, 0, len(read))
+
+    losses = []
+    for batch in read:
+        for row in range(2):
+            real = int((~batch.padding_BS[row]).sum())
+            kept = {}
+            for layer, kept_tokens in enumerate(plan.kept_tokens, start=1):
+                if kept_tokens < S:
+                    kept_K = method.select(Samples(batch.sample_ids_B), layer, kept_tokens)[row]
+                    kept[layer] = kept_K[kept_K < real]
+            _, logits_C = plain(batch.tokens_BS[row, :real], batch.types_BS[row, :real], kept=kept)
+            if batch.weights_B[row]:
+                losses.append(F.cross_entropy(logits_C[None], batch.labels_B[row : row + 1]))
+    assert len(losses) == 5
+    expected_loss = torch.stack(losses).mean()
+    expected_loss.backward()
+    assert result.loss == pytest.approx(float(expected_loss.detach()), rel=1e-6)
+    gradients = {
+        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        for name, parameter in plain.named_parameters()
+    }
+    expected, found = tensors_of(gradients), step_gradients(stepper)
+    assert found.keys() == expected.keys()
+    errors = {name: relative_error(found[name], expected[name]) for name in expected}
+    assert max(errors.values()) < 1e-5, errors
+
+
+@pytest.mark.parametrize("sentence_types", [True, False])
+def test_parameters_are_counted_exactly(mesh: Mesh, sentence_types: bool) -> None:
+    import dataclasses
+
+    model = model_config(sentence_types)
+    shape = dataclasses.replace(model.shape(CLASSES), head_tokens=1)
+    counted = num_classifier_parameters(
+        shape, vocab_size=VOCAB_SIZE, learned_positions=S, sentence_types=model.sentence_types, linear_bias=True,
+        norm_bias=True,
+    )  # fmt: skip
+    assert counted == sum(parameter.numel() for parameter in build(mesh, model).parameters())
+
+
+def test_the_head_drops_out_in_training_alone(mesh: Mesh) -> None:
+    model = BertModelConfig(**{**vars(small_model(num_layers=LAYERS)), "hidden_dropout": 0.5})
+    head, pooled = build(mesh, model).binary_head, torch.ones(2, model.hidden_size)
+    assert head is not None
+    assert not torch.equal(head(pooled), head(pooled))
+    head.eval()
+    assert torch.equal(head(pooled), F.linear(pooled, head.weight, head.bias))

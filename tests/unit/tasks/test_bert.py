@@ -1,0 +1,155 @@
+"""BERT as a task: what it refuses, what its loss adds up to, and what its methods know of the tokenizer."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from megatron.ltd.data.bert_batch import BertBatch
+from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
+from megatron.ltd.errors import UserError
+from megatron.ltd.evaluation.load import load_model
+from megatron.ltd.methods.token_bypass.method import TokenBypass
+from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.tokenizers.config import TokenizerFiles
+from megatron.ltd.training.objective import MaskedLM
+from megatron.ltd.training.run import build_run
+from tests.support import parse, pretrain, small_sentences, world
+
+MODEL = "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32".split()
+STEPS = "--micro-batch-size 4 --train-iters 1 --lr 1e-3 --eval-iters 0".split()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bert")
+
+
+@pytest.fixture(scope="module")
+def command(folder: Path) -> list[str]:
+    prefix, vocabulary = small_sentences(folder)
+    words = ["--tokenizer-type", "BertWordPieceLowerCase", "--vocab-file", vocabulary]
+    return ["pretrain_bert_ltd.py", "--data-path", prefix, *words, *MODEL, *STEPS]
+
+
+@pytest.fixture
+def mesh() -> Iterator[Mesh]:
+    with world() as mesh:
+        yield mesh
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--context-parallel-size 2", "--context-parallel-size is 2: Megatron-Core's BERT numbers the positions"),
+        ("--tokenizer-type ByteTokenizer", "--tokenizer-type is ByteTokenizer: BERT's samples need"),
+        ("--seq-length 4", "--seq-length is 4: a sample holds .*; give at least 5"),
+        ("--mask-prob 1.5", "--mask-prob is 1.5"),
+        ("--reset-attention-mask", "--reset-attention-mask: there is no such flag"),
+    ],
+)
+def test_flags_refused(command: list[str], flags: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        parse([*command, *flags.split()])
+    assert "\n" not in str(error.value)
+
+
+def test_documents_that_are_not_split_are_refused(command: list[str], folder: Path, mesh: Mesh) -> None:
+    """And with masked tokens alone they will do."""
+    (folder / "whole.jsonl").write_text(json.dumps({"text": "the model. the tokens."}) + "\n")
+    config = PreprocessConfig(input=(str(folder / "whole.jsonl"),), output_prefix=str(folder / "w"))
+    files = TokenizerFiles("BertWordPieceLowerCase", vocab_file=command[command.index("--vocab-file") + 1])
+    (prefix,) = preprocess(config, files).cards
+    flags = [*command, "--data-path", prefix, "--split", "1", "--log-dir", str(folder / "log")]
+    with pytest.raises(UserError, match="holds two sentences, .*--split-sentences, or .*--bert-no-binary-head"):
+        build_run(parse(flags), mesh)
+    run = build_run(parse([*flags, "--bert-no-binary-head"]), mesh)
+    run.log.close()
+    assert run.task.num_parameters == sum(parameter.numel() for parameter in run.state.chunks[0].parameters())
+
+
+def test_a_gpt_does_not_go_on_as_a_bert(command: list[str], folder: Path) -> None:
+    """Nor the other way round: the script is named."""
+    pretrain(command, folder / "saved")
+    flags = ["pretrain_gpt_ltd.py", *command[1:], "--load", str(folder / "saved")]
+    with pytest.raises(UserError, match=r"the model is GPT .* BERT"):
+        pretrain(flags, folder / "gpt")
+    assert not any((folder / "gpt").iterdir())
+    with world() as mesh, pytest.raises(UserError, match="--load .*saved holds a BERT, and only a GPT speaks"):
+        load_model(folder / "saved", TokenizerFiles(), ParallelConfig(device="cpu"), mesh)
+
+
+def test_importance_keeps_the_tokenizers_special_ids_unless_told_others(
+    command: list[str], folder: Path, mesh: Mesh
+) -> None:
+    for flags, expected in (((), (1, 2, 3, 4)), (("--token-bypass-special-ids", "2", "7"), (2, 7))):
+        run = build_run(parse([*command, "--token-bypass", *flags, "--log-dir", str(folder / "special")]), mesh)
+        run.log.close()
+        assert isinstance(run.method, TokenBypass) and run.method.special_ids == expected
+        assert run.method.settings["--token-bypass-special-ids"] == list(expected)
+    with pytest.raises(UserError, match="--token-bypass-special-ids 99 is outside the vocabulary"):
+        build_run(parse([*command, "--token-bypass", "--token-bypass-special-ids", "99"]), mesh)
+
+
+def test_a_random_span_keeps_no_ids(command: list[str], folder: Path, mesh: Mesh) -> None:
+    flags = [*command, "--token-bypass", "--token-bypass-selector", "random", "--log-dir", str(folder / "random")]
+    run = build_run(parse(flags), mesh)
+    run.log.close()
+    assert run.method.settings["--token-bypass-special-ids"] == []
+
+
+def test_the_flops_of_a_step_are_an_encoders(command: list[str], folder: Path, mesh: Mesh) -> None:
+    run = build_run(parse([*command, "--log-dir", str(folder / "flops")]), mesh)
+    run.log.close()
+    hidden, vocabulary = 32, run.task.shape.vocab_size
+    layer = 2 * 32 * hidden * 4 * hidden + 4 * 32 * 32 * hidden + 2 * 2 * 32 * hidden * 4 * hidden
+    head = 2 * 32 * hidden * (hidden + vocabulary)
+    assert run.plan.flops(1) == 4 * 3 * (4 * layer + head)
+
+
+def batch_of(hidden: list[int]) -> tuple[BertBatch, torch.Tensor, torch.Tensor]:
+    """Samples that hide so many of 8 tokens each, and what a model might answer."""
+    generator = torch.Generator().manual_seed(len(hidden))
+    shape = (len(hidden), 8)
+    loss_mask_BS = (torch.arange(8) < torch.tensor(hidden)[:, None]).float()
+    tokens_BS = torch.randint(0, 9, shape, generator=generator)
+    batch = BertBatch(
+        sample_ids_B=torch.arange(len(hidden)), tokens_BS=tokens_BS, types_BS=tokens_BS, labels_BS=tokens_BS,
+        loss_mask_BS=loss_mask_BS, is_swapped_B=torch.tensor([0, 1, 1][: len(hidden)]),
+    )  # fmt: skip
+    return batch, torch.rand(shape, generator=generator), torch.randn(len(hidden), 2, generator=generator)
+
+
+def test_the_loss_adds_up_over_microbatches_and_is_berts_where_samples_hide_equally_many() -> None:
+    objective = MaskedLM(sentence_order=True)
+    batch, losses, logits = batch_of([2, 2, 2])
+    total, number, report = objective.loss(batch, (losses, logits))
+    order = F.cross_entropy(logits, batch.is_swapped_B)
+    assert float(total / number) == pytest.approx(float(losses[:, :2].mean() + order), rel=1e-6)
+    assert report.shape == (objective.num_sums,) and number.dtype == torch.int32
+
+    other = batch_of([1, 5])
+    reports = [report, objective.loss(other[0], other[1:])[2]]
+    measures = objective.measures(sum(reports).tolist())
+    masked_lm = (losses[:, :2].sum() + other[1][0, :1].sum() + other[1][1, :5].sum()) / 12
+    assert measures["masked_lm_loss"] == pytest.approx(float(masked_lm), rel=1e-6)
+    assert measures["perplexity"] == pytest.approx(math.exp(measures["masked_lm_loss"]))
+    assert measures["loss"] == pytest.approx(measures["masked_lm_loss"] + measures["sentence_order_loss"], rel=1e-6)
+    right = [(answer.argmax(1) == part.is_swapped_B).float() for part, _, answer in ((batch, 0, logits), other)]
+    assert measures["sentence_order_accuracy"] == pytest.approx(float(torch.cat(right).mean()))
+    assert next(iter(measures)) == "loss"
+
+
+def test_without_sentence_order_there_is_nothing_to_say_of_it() -> None:
+    objective = MaskedLM(sentence_order=False)
+    batch, losses, _ = batch_of([1, 3])
+    total, number, report = objective.loss(batch, (losses, None))
+    assert float(total) == pytest.approx(float(losses[0, :1].sum() + losses[1, :3].sum()), rel=1e-6) and number == 4
+    assert objective.measures(report.tolist()).keys() == {"loss", "perplexity"}

@@ -1,0 +1,156 @@
+"""Finetuning BERT on labelled sentences: where its weights come from, what it evaluates, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.training.loop import evaluate
+from megatron.ltd.training.run import Run, build_run
+from tests.support import parse, pretrain, small_sentences, world
+
+MODEL = "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32".split()
+STEPS = "--micro-batch-size 4 --train-iters 6 --lr 3e-3 --seed 5".split()
+RANDOM_LTD = "--random-ltd --ltd-min-kept-tokens 8 --ltd-granularity 8 --ltd-growth-steps 5".split()
+NUM_VALID = 19  # no whole number of batches
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("classifier")
+
+
+@pytest.fixture(scope="module")
+def pretraining(folder: Path) -> list[str]:
+    prefix, vocabulary = small_sentences(folder)
+    words = ["--tokenizer-type", "BertWordPieceLowerCase", "--vocab-file", vocabulary]
+    return ["pretrain_bert_ltd.py", "--data-path", prefix, *words, *MODEL, *STEPS, "--eval-iters", "0"]
+
+
+@pytest.fixture(scope="module")
+def command(folder: Path, pretraining: list[str]) -> list[str]:
+    """Sentences in which the class is whether they say "every"."""
+    draw = random.Random(3)
+    for name, size in (("train", 50), ("valid", NUM_VALID)):
+        words = [draw.choices(("the model", "every token", "skips", "this layer"), k=3) for _ in range(size)]
+        rows = [{"text": " ".join(row), "label": "yes" if "every token" in row else "no"} for row in words]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = pretraining[pretraining.index("--tokenizer-type") : pretraining.index("--num-layers")]
+    data = ["--train-data-path", str(folder / "train.jsonl"), "--valid-data-path", str(folder / "valid.jsonl")]
+    return ["finetune_bert_ltd.py", *data, *words, *MODEL, *STEPS]
+
+
+@contextmanager
+def built(command: list[str], folder: Path) -> Iterator[Run]:
+    with world() as mesh:
+        run = build_run(parse([*command, "--device", "cpu", "--log-dir", str(folder / "log")]), mesh)
+        try:
+            yield run
+        finally:
+            run.log.close()
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in run.state.chunks[0].module.named_parameters()}
+
+
+@pytest.mark.parametrize("heads", [(), ("--bert-no-binary-head",)], ids=["sentence order", "masked tokens alone"])
+def test_the_encoder_is_the_pretrained_one_and_the_head_is_new(
+    command: list[str], pretraining: list[str], folder: Path, tmp_path: Path, heads: tuple[str, ...]
+) -> None:
+    stored = pretrain([*pretraining, *heads], tmp_path / "pretrained").tensors(6)
+    with built([*command, *heads], tmp_path) as run:
+        fresh = weights(run)
+    with built([*command, *heads, "--load", str(tmp_path / "pretrained"), "--finetune"], tmp_path) as run:
+        loaded = weights(run)
+    anew = {name for name in loaded if torch.equal(loaded[name], fresh[name]) and "weight" in name}
+    pooler = {"pooler.dense.weight"} if heads else set()
+    assert anew == {"binary_head.weight"} | pooler
+    for name in ("embedding.word_embeddings.weight", "embedding.position_embeddings.weight"):
+        assert torch.equal(loaded[name], stored[name])
+    if not heads:
+        assert torch.equal(loaded["pooler.dense.weight"], stored["pooler.dense.weight"])
+    assert not any(name.startswith(("lm_head", "output_layer")) for name in loaded)
+
+
+def test_it_learns_with_a_method_and_goes_on_bit_for_bit(command: list[str], tmp_path: Path) -> None:
+    flags = [*command, *RANDOM_LTD, "--train-iters", "60", "--eval-interval", "60"]
+    straight = pretrain(flags, tmp_path / "straight")
+    (last,) = straight.kind("validation")
+    assert last["accuracy"] > 0.9 and last["f1"] > 0.9 and last["loss"] < 0.4
+    assert straight.column("step_flops")[0] < straight.column("dense_step_flops")[0]
+    pretrain([*flags, "--exit-interval", "25"], tmp_path / "parts")
+    resumed = pretrain([*flags, "--load", str(tmp_path / "parts")], tmp_path / "parts")
+    assert resumed.column("loss") == straight.column("loss")
+    expected, found = straight.tensors(60), resumed.tensors(60)
+    assert expected.keys() == found.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_every_held_out_sentence_is_evaluated_once(command: list[str], tmp_path: Path) -> None:
+    """By hand, one sentence at a time."""
+    with built(command, tmp_path) as run:
+        measures = evaluate(run)
+        task: Any = run.task
+        model = run.state.chunks[0].eval()
+        right, losses = 0, []
+        for row in map(task._rows(task.valid).__getitem__, range(NUM_VALID)):
+            real = ~row["padding"][None]
+            with torch.no_grad():
+                logits = model(row["tokens"][None], real, row["types"][None])
+            right += int(logits.argmax()) == row["label"]
+            losses.append(float(-logits.log_softmax(dim=1)[0, row["label"]]))
+        assert measures is not None and measures["accuracy"] == pytest.approx(right / NUM_VALID)
+        assert measures["loss"] == pytest.approx(sum(losses) / NUM_VALID, rel=1e-5)
+        assert task.num_parameters == sum(weight.numel() for weight in weights(run).values())
+
+
+def test_other_classes_start_with_a_new_head_or_not_at_all(command: list[str], folder: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    head = pretrain(command, saved).tensors(6)["binary_head.weight"]
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    for row, label in zip(rows, ("a", "b", "c"), strict=False):
+        row["label"] = label
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    other = [*command, "--train-data-path", str(tmp_path / "other.jsonl"), "--load", str(saved)]
+    with pytest.raises(UserError, match=r"the classes .* is 5 \(.*\) here and 2 \("), built(other, tmp_path):
+        pass
+    with built([*other, "--finetune"], tmp_path) as run:
+        assert weights(run)["binary_head.weight"].shape == (5, 32)
+    with built([*command, "--load", str(saved), "--finetune"], tmp_path) as run:
+        assert torch.equal(weights(run)["binary_head.weight"], head)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--token-bypass"], "--token-bypass-selector is importance: .*a class is the whole sample's; use random"),
+        (["--valid-data-path", "no.jsonl"], "--valid-data-path no.jsonl: cannot be read"),
+        (["--context-parallel-size", "2"], "--context-parallel-size is 2"),
+        (["--tokenizer-type", "ByteTokenizer"], "--tokenizer-type is ByteTokenizer"),
+        (["--label-column", "gold"], r'train.jsonl:1: the label \("gold"\) is missing'),
+    ],
+)
+def test_what_is_refused(command: list[str], tmp_path: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error, built([*command, *flags], tmp_path):
+        pass
+    assert "\n" not in str(error.value)
+
+
+def test_sentences_to_evaluate_on_are_asked_for(command: list[str], tmp_path: Path) -> None:
+    place = command.index("--valid-data-path")
+    without = command[:place] + command[place + 2 :]
+    with pytest.raises(UserError, match="--valid-data-path is missing"), built(without, tmp_path):
+        pass
+    with built([*without, "--eval-iters", "0"], tmp_path) as run:
+        assert run.valid_data is None
+    place = without.index("--train-data-path")
+    with pytest.raises(UserError, match="--train-data-path is missing"):
+        parse(without[:place] + without[place + 2 :])

@@ -1,0 +1,28 @@
+"""What a finetuned encoder has to beat: logistic regression on counts of words."""
+
+from __future__ import annotations
+
+from megatron.ltd.data.labelled_text import Columns, read_labelled
+from megatron.ltd.errors import UserError
+
+from .recipe import Data
+
+
+def bag_of_words(data: Data) -> dict[str, float]:
+    """Accuracy and F1 of scikit-learn's logistic regression on single words, all settings its own defaults."""
+    try:
+        from sklearn.feature_extraction.text import CountVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.metrics import accuracy_score, f1_score
+    except ImportError:
+        raise UserError(
+            "scikit-learn is not installed: the benchmark compares with it; pip install scikit-learn"
+        ) from None
+
+    train = read_labelled(str(data.labelled_train), Columns(), flag="--labelled")
+    valid = read_labelled(str(data.labelled_valid), Columns(), flag="--labelled", classes=train.classes)
+    words = CountVectorizer()
+    model = LogisticRegression(max_iter=1000)
+    model.fit(words.fit_transform(text for (text,) in train.sentences), train.labels)
+    given = model.predict(words.transform(text for (text,) in valid.sentences))
+    return {"accuracy": float(accuracy_score(valid.labels, given)), "f1": float(f1_score(valid.labels, given))}

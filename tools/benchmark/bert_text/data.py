@@ -1,0 +1,103 @@
+"""The books and the labelled sentences of the comparison, encoded by the product's own tools.
+
+books                 the last 5 % of each held out; WordPiece vocabulary of the training part; split in sentences
+labelled sentences    sentence_polarity: one file a class, shuffled with a fixed seed, the last 10 % held out
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from real_text.corpus import read_books, run_tool, split_book, write_jsonl
+
+from megatron.ltd.errors import UserError
+
+from .recipe import Data, Recipe
+
+HELD_OUT_FRACTION = 0.1
+_CLASSES = ("neg", "pos")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the comparison ran on, for its report."""
+
+    books: tuple[str, ...]
+    train_characters: int
+    labelled_train: int
+    labelled_valid: int
+    sha256: str
+    """Of the four JSONL files, one after the other."""
+
+
+def prepare(recipe: Recipe, books_folder: Path, labelled: Path, folder: Path) -> tuple[Data, Facts]:
+    """Make what the runs read in ``folder``, or take what is there whole. Raises ``UserError``."""
+    data = Data(
+        train_prefix=folder / "train_text_sentence",
+        valid_prefix=folder / "valid_text_sentence",
+        vocab=folder / "books-vocab.txt",
+        labelled_train=folder / "labelled_train.jsonl",
+        labelled_valid=folder / "labelled_valid.jsonl",
+    )
+    facts = folder / "facts.json"
+    if not facts.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        made = _make(recipe, books_folder, labelled, folder, data)
+        temporary = facts.with_suffix(".tmp")
+        temporary.write_text(json.dumps(asdict(made), indent=1) + "\n", encoding="utf-8")
+        temporary.replace(facts)
+    record = json.loads(facts.read_text(encoding="utf-8"))
+    return data, Facts(**{**record, "books": tuple(record["books"])})
+
+
+def read_labelled_zip(path: Path) -> list[dict[str, str]]:
+    """The sentences of sentence_polarity.zip, as published, with their class. Raises ``UserError``."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            texts = {name: archive.read(f"sentence_polarity/rt-polarity.{name}").decode("latin-1") for name in _CLASSES}
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"--labelled {path}: is no sentence_polarity.zip ({error}); give it as published") from None
+    return [
+        {"text": line.strip(), "label": name}
+        for name, text in texts.items()
+        for line in text.splitlines()
+        if line.strip()
+    ]
+
+
+def _make(recipe: Recipe, books_folder: Path, labelled: Path, folder: Path, data: Data) -> Facts:
+    books = read_books(books_folder)
+    parts = [split_book(text) for text in books.values()]
+    written = [
+        write_jsonl(folder / f"{name}.jsonl", [part[number] for part in parts])
+        for number, name in enumerate(("train", "valid"))
+    ]
+    run_tool(
+        "train_tokenizer.py", "--model-type", "wordpiece", "--input", f"{folder / 'train.jsonl'}",
+        *("--vocab-size", f"{recipe.vocab_size}", "--output-prefix", f"{folder / 'books'}", "--overwrite"),
+    )  # fmt: skip
+    for name in ("train", "valid"):
+        run_tool(
+            "preprocess_data.py", "--input", f"{folder / name}.jsonl", "--output-prefix", f"{folder / name}",
+            "--split-sentences", "--overwrite", *data.tokenizer_flags(),
+        )  # fmt: skip
+    samples = read_labelled_zip(labelled)
+    random.Random(0).shuffle(samples)
+    held_out = int(len(samples) * HELD_OUT_FRACTION)
+    labelled_parts = (samples[:-held_out], samples[-held_out:])
+    for path, rows in zip((data.labelled_train, data.labelled_valid), labelled_parts, strict=True):
+        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
+        path.write_bytes(content)
+        written.append(content)
+    return Facts(
+        books=tuple(books),
+        train_characters=sum(len(train) for train, _ in parts),
+        labelled_train=len(labelled_parts[0]),
+        labelled_valid=held_out,
+        sha256=hashlib.sha256(b"".join(written)).hexdigest(),
+    )

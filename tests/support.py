@@ -31,7 +31,7 @@ from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh, initialize
-from megatron.ltd.tasks import BERT, BERT_CLASSIFIER, GPT
+from megatron.ltd.tasks import BERT, BERT_CLASSIFIER, GPT, VIT
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.tokenizers.wordpiece import SPECIAL_PIECES
 from megatron.ltd.training.config import OptimizerConfig
@@ -40,7 +40,12 @@ from megatron.ltd.training.launch import launch
 REPOSITORY = Path(__file__).resolve().parents[1]
 VOCAB_SIZE = 32
 _WORDS = "the model keeps some of its tokens and every other token skips this layer".split()
-_TASKS = {"pretrain_gpt_ltd.py": GPT, "pretrain_bert_ltd.py": BERT, "finetune_bert_ltd.py": BERT_CLASSIFIER}
+_TASKS = {
+    "pretrain_gpt_ltd.py": GPT,
+    "pretrain_bert_ltd.py": BERT,
+    "finetune_bert_ltd.py": BERT_CLASSIFIER,
+    "finetune_vit_ltd.py": VIT,
+}
 _TIMINGS = ("step_seconds", "tokens_per_second")
 
 
@@ -105,6 +110,15 @@ def layer_drop(model: ModelConfig, keep_probability: float, seed: int = 1) -> La
         layer_drop_by_depth="uniform",
     )  # fmt: skip
     return LayerDrop.build(config, ModelFacts(model.num_layers, model.seq_length, seed))
+
+
+def sublayer_scales(method: Method, microbatch: int) -> dict[int, float]:
+    """By layer number what its sublayers' outputs are multiplied by at step 0, where the layer may be dropped."""
+    return {
+        layer: float(method.runs(0, microbatch, layer, probability)) / probability
+        for layer, probability in enumerate(method.plan(0).keep_probability, start=1)
+        if probability < 1.0
+    }
 
 
 def learned(method: Method) -> Tensor | None:

@@ -136,7 +136,8 @@ class _ListeningSource:
     def __getitem__(self, index: int) -> Any:
         sample = self.source[index]
         if sample:  # a stage in the middle of a pipeline reads no tokens
-            self.samples[index] = zlib.crc32(np.asarray(sample["tokens"]).tobytes())
+            content = sample["tokens"] if "tokens" in sample else sample["image"]
+            self.samples[index] = zlib.crc32(np.asarray(content).tobytes())
         return sample
 
 

@@ -69,6 +69,11 @@ def test_one_node(repository: Path) -> None:
         assert shown == [f"{command} --lr 1e-3 --data-path a\\ b"]
 
 
+def test_another_script(repository: Path) -> None:
+    shown = dry_run(repository, "torchrun.sh", SCRIPT="finetune_vit_ltd.py", OMP_NUM_THREADS="3", GPUS_PER_NODE="0")
+    assert shown == [CPU + ONE_NODE.format(1, repository).replace("pretrain_gpt_ltd.py", "finetune_vit_ltd.py")]
+
+
 @pytest.mark.parametrize("node_rank", [0, 1])
 def test_two_nodes_by_hand(repository: Path, node_rank: int) -> None:
     settings = {"GPUS_PER_NODE": "8", "NNODES": "2", "MASTER_ADDR": "n0", "NODE_RANK": str(node_rank)}

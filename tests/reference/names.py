@@ -12,7 +12,7 @@ from tests.reference.plain_gpt import PlainConfig
 Tensors = Mapping[str, Tensor]
 
 
-def _rename(plain: Tensors, names: Mapping[str, str], prefix: str = "", target: str = "") -> dict[str, Tensor]:
+def renamed(plain: Tensors, names: Mapping[str, str], prefix: str = "", target: str = "") -> dict[str, Tensor]:
     """Weight and bias (where there is one) of each module in ``names``."""
     return {
         f"{target}{new}.{kind}": plain[f"{prefix}{old}.{kind}"]
@@ -28,12 +28,12 @@ def megatron_tensors(plain: Tensors, config: PlainConfig) -> dict[str, Tensor]:
     The queries, key and value of a key-value head lie together: [G, (N/G + 2) D, H]. A gated MLP has the gate first.
     """
     top = {"tokens": "embedding.word_embeddings", "norm": "decoder.final_layernorm", "head": "output_layer"}
-    tensors = _rename(plain, top)
+    tensors = renamed(plain, top)
     if config.learned_positions:
-        tensors |= _rename(plain, {"positions": "embedding.position_embeddings"})
+        tensors |= renamed(plain, {"positions": "embedding.position_embeddings"})
     for number in range(config.num_layers):
         old, new = f"layers.{number}.", f"decoder.layers.{number}."
-        tensors |= _rename(
+        tensors |= renamed(
             plain,
             {
                 "attention_norm": "input_layernorm",
@@ -57,11 +57,11 @@ def megatron_tensors(plain: Tensors, config: PlainConfig) -> dict[str, Tensor]:
 def gpt2_tensors(plain: Tensors, config: PlainConfig) -> dict[str, Tensor]:
     """As Hugging Face's ``GPT2LMHeadModel`` names them; its ``Conv1D`` weights are [in, out]."""
     top = {"tokens": "transformer.wte", "positions": "transformer.wpe", "norm": "transformer.ln_f"}
-    tensors = _rename(plain, top)
+    tensors = renamed(plain, top)
     for number in range(config.num_layers):
         old, new = f"layers.{number}.", f"transformer.h.{number}."
-        tensors |= _rename(plain, {"attention_norm": "ln_1", "mlp_norm": "ln_2"}, old, new)
-        linear = _rename(plain, {"out": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"}, old, new)
+        tensors |= renamed(plain, {"attention_norm": "ln_1", "mlp_norm": "ln_2"}, old, new)
+        linear = renamed(plain, {"out": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"}, old, new)
         for kind in ("weight", "bias"):
             parts = [plain[f"{old}{part}.{kind}"] for part in ("query", "key", "value")]
             linear[f"{new}attn.c_attn.{kind}"] = torch.cat(parts)
@@ -71,7 +71,7 @@ def gpt2_tensors(plain: Tensors, config: PlainConfig) -> dict[str, Tensor]:
 
 def llama_tensors(plain: Tensors, config: PlainConfig) -> dict[str, Tensor]:
     """As Hugging Face's ``LlamaForCausalLM`` names them."""
-    tensors = _rename(plain, {"tokens": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"})
+    tensors = renamed(plain, {"tokens": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"})
     names = {
         "attention_norm": "input_layernorm",
         "mlp_norm": "post_attention_layernorm",
@@ -79,5 +79,5 @@ def llama_tensors(plain: Tensors, config: PlainConfig) -> dict[str, Tensor]:
         **{part: f"mlp.{part}_proj" for part in ("gate", "up", "down")},
     }
     for number in range(config.num_layers):
-        tensors |= _rename(plain, names, f"layers.{number}.", f"model.layers.{number}.")
+        tensors |= renamed(plain, names, f"layers.{number}.", f"model.layers.{number}.")
     return tensors

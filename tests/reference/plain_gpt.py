@@ -121,7 +121,7 @@ class PlainLayer(nn.Module):
 
 
 def draw_parameters(module: nn.Module, seed: int) -> None:
-    """Draw all parameters anew, biases and norms included."""
+    """Draw every parameter anew, biases and norms included, so that none is without influence."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():

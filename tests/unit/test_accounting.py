@@ -16,9 +16,11 @@ from megatron.ltd.accounting import (
     layer_flops,
     layer_tokens,
     num_bert_head_parameters,
+    num_image_parameters,
     num_parameters,
     step_flops,
 )
+from megatron.ltd.models.config import ViTConfig
 from megatron.ltd.plan import StepPlan
 
 SMALL = ModelShape(
@@ -181,3 +183,33 @@ def test_parameters_of_published_models(
         shape, tied_embeddings=tied, learned_positions=positions, linear_bias=linear_bias, norm_bias=norm_bias
     )
     assert counted == published
+
+
+VIT_B_16 = ViTConfig(num_layers=12, hidden_size=768, num_attention_heads=12)
+
+
+def test_vision_transformers_parameters_are_the_published_totals() -> None:
+    """ViT-B/16 and ViT-L/16 at 224 x 224 with ImageNet's 1,000 classes."""
+    large = ViTConfig(num_layers=24, hidden_size=1024, num_attention_heads=16)
+    counts = [num_image_parameters(model.shape(1000), linear_bias=True, norm_bias=True) for model in (VIT_B_16, large)]
+    assert counts == [86_567_656, 304_326_632]
+
+
+def test_vision_transformers_flops_equal_torchs_count_of_hugging_faces() -> None:
+    """Forward and backward of one image, whose pixels need no gradient: every product that torch calls."""
+    from transformers import ViTConfig as TheirConfig
+    from transformers import ViTForImageClassification
+
+    ours = ViTConfig(
+        num_layers=3, hidden_size=48, num_attention_heads=4, img_h=24, img_w=24, patch_dim=4, num_channels=2
+    )
+    theirs = ViTForImageClassification(
+        TheirConfig(
+            hidden_size=48, num_hidden_layers=3, num_attention_heads=4, intermediate_size=192, image_size=24,
+            patch_size=4, num_channels=2, num_labels=7, attn_implementation="eager",
+        )
+    )  # fmt: skip
+    with FlopCounterMode(display=False) as counter:
+        theirs(torch.randn(1, 2, 24, 24)).logits.sum().backward()
+    assert ours.seq_length == 37
+    assert dense_step_flops(ours.shape(7), 1) == counter.get_total_flops()

@@ -84,8 +84,11 @@ class FolderImages:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self._files[index]
-        with _pillow().open(path) as image:
-            pixels = np.asarray(image.convert("L" if self._num_channels == 1 else "RGB"))
+        try:
+            with _pillow().open(path) as image:
+                pixels = np.asarray(image.convert("L" if self._num_channels == 1 else "RGB"))
+        except OSError as error:
+            raise UserError(f"{path} cannot be read as an image ({error}): replace or remove it") from None
         return {"image": pixels.reshape(*pixels.shape[:2], self._num_channels), "label": label}
 
 
@@ -245,8 +248,8 @@ def _check_size(shown: str, found: tuple[int, ...], model: ViTConfig) -> None:
         height, width, channels = found
         raise UserError(
             f"{shown} holds images of {_size(found)} pixels and {channels} channel{'s' * (channels > 1)}, and the "
-            f"model takes {model.img_h} x {model.img_w} and {model.num_channels}: give --img-h {height} --img-w {width} "
-            f"--num-channels {channels} with a --patch-dim that divides them, or resize the images"
+            f"model takes {model.img_h} x {model.img_w} and {model.num_channels}: give --img-h {height} "
+            f"--img-w {width} --num-channels {channels} with a --patch-dim that divides them, or resize the images"
         )
 
 

@@ -86,14 +86,14 @@ def read_runs(config: SummaryConfig) -> list[RunHistory]:
 def summarize(history: RunHistory) -> RunSummary:
     """The figures of a run, from all of its steps."""
     last = history.steps[-1]
-    none = {"iteration": None, "loss": None, "perplexity": None}
+    none = {"iteration": None, "loss": None}
     first_validation, last_validation = (history.validations or (none,))[0], (history.validations or (none,))[-1]
     perplexities = [line["perplexity"] for line in history.validations if line.get("perplexity") is not None]
     return RunSummary(
         name=history.name,
         validation_loss=last_validation["loss"],
-        perplexity=last_validation["perplexity"],
-        start_perplexity=first_validation["perplexity"] if first_validation["iteration"] == 0 else None,
+        perplexity=last_validation.get("perplexity"),
+        start_perplexity=first_validation.get("perplexity") if first_validation["iteration"] == 0 else None,
         lowest_perplexity=min(perplexities, default=None),
         num_steps=last["iteration"],
         tokens=last["consumed_tokens"],

@@ -72,7 +72,7 @@ def check_model(parallel: ParallelConfig, model: ModelConfig | ViTConfig) -> Non
     """Refuse a model that this layout cannot hold. Raises ``UserError``."""
     for name, why in model.unfit_parallelism.items():
         value = getattr(parallel, name)
-        if value not in (1, False):
+        if value != getattr(ParallelConfig, name):  # its default
             given = "" if value is True else f" {value}"
             raise UserError(f"--{name.replace('_', '-')}{given}: {why}")
     stages = layers_per_stage(parallel, model.num_layers)

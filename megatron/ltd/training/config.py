@@ -59,7 +59,9 @@ class TrainingConfig:
     exit_interval: int | None = flag(None, help="save and leave after a step that is a multiple of this")
     exit_duration_in_mins: float | None = flag(None, help="save and leave after this many minutes")
     eval_interval: int = flag(1000, help="steps between evaluations")
-    eval_iters: int = flag(100, help="global batches an evaluation averages over; 0 evaluates never")
+    eval_iters: int = flag(
+        100, help="global batches an evaluation averages over (labelled data: always all); 0 evaluates never"
+    )
     eval_at_start: bool = flag(False, help="evaluate before the first step too")
     check_for_nan_in_loss_and_grad: bool = flag(True, help="do not stop when the loss is not finite")
     check_for_spiky_loss: bool = flag(

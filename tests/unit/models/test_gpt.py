@@ -31,6 +31,7 @@ from tests.support import (
     relative_error,
     small_model,
     step_gradients,
+    sublayer_scales,
     world,
 )
 
@@ -68,11 +69,7 @@ def plain_step(plain: PlainGPT, batches: Sequence[Batch], method: Method) -> flo
     plan = method.plan(0)
     losses, masks = [], []
     for microbatch, batch in enumerate(batches):
-        scale = {
-            layer: float(method.runs(0, microbatch, layer, probability)) / probability
-            for layer, probability in enumerate(plan.keep_probability, start=1)
-            if probability < 1.0
-        }
+        scale = sublayer_scales(method, microbatch)
         for row, sample_id in enumerate(batch.sample_ids_B):
             kept = {
                 layer: kept_indices(7, sample_id[None], layer, SEQ_LENGTH, num_kept_tokens)[0]

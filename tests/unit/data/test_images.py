@@ -1,0 +1,206 @@
+"""Images from folders, arrays and scikit-learn, and what is refused of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from megatron.ltd.data.config import ImageDataConfig
+from megatron.ltd.data.images import build_image_batch, open_images
+from megatron.ltd.errors import UserError
+from megatron.ltd.models.config import ViTConfig
+
+DIGITS = "05542a5937b2"
+"""The training part, on any machine."""
+
+
+def model(**changes: Any) -> ViTConfig:
+    return ViTConfig(**({"img_h": 4, "img_w": 6, "patch_dim": 2, "num_channels": 1} | changes))
+
+
+def pixels(number: int, channels: int = 1, height: int = 4, width: int = 6) -> np.ndarray:
+    """uint8 [H, W, C], others for each number."""
+    return np.random.RandomState(number).randint(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def write_image(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).save(path)
+
+
+def write_folder(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), channels: int = 1) -> Path:
+    """Two PNGs a class, of pixels 0, 1, 2, ... in the order of the names."""
+    for number, name in enumerate(classes):
+        for place in (0, 1):
+            write_image(folder / name / f"{place}.png", pixels(2 * number + place, channels))
+    return folder
+
+
+def write_arrays(path: Path, **changes: Any) -> Path:
+    images = np.stack([pixels(number)[..., 0] for number in range(4)])
+    arrays = {"images": images, "labels": np.array([0, 0, 1, 1])} | changes
+    np.savez(path, **{name: values for name, values in arrays.items() if values is not None})
+    return path
+
+
+def opened(train: Path, valid: Path | None = None, **changes: Any) -> Any:
+    config = ImageDataConfig(train_data_path=str(train), valid_data_path=None if valid is None else str(valid))
+    return open_images(config, model(**changes))
+
+
+def refused(train: Path, valid: Path | None = None, **changes: Any) -> str:
+    with pytest.raises(UserError) as error:
+        opened(train, valid, **changes)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_folder_holds_the_pixels_of_its_files(tmp_path: Path, channels: int) -> None:
+    images, nothing = opened(write_folder(tmp_path / "train", channels=channels), num_channels=channels)
+    assert nothing is None and images.classes == ("cat", "dog") and len(images) == 4
+    for number in range(4):
+        assert images[number]["label"] == number // 2
+        np.testing.assert_array_equal(images[number]["image"], pixels(number, channels))
+
+
+def test_arrays_and_a_folder_of_the_same_pixels_are_equal(tmp_path: Path) -> None:
+    folder, _ = opened(write_folder(tmp_path / "train"))
+    arrays, _ = opened(write_arrays(tmp_path / "train.npz"))
+    assert arrays.classes == ("0", "1")
+    for number in range(4):
+        assert folder[number]["label"] == arrays[number]["label"]
+        np.testing.assert_array_equal(folder[number]["image"], arrays[number]["image"])
+
+
+def test_colour_files_become_grey_where_the_model_takes_one_channel(tmp_path: Path) -> None:
+    images, _ = opened(write_folder(tmp_path / "train", channels=3), num_channels=1)
+    assert images[0]["image"].shape == (4, 6, 1)
+
+
+def test_a_validation_class_has_its_number_from_the_training_images(tmp_path: Path) -> None:
+    train, valid = write_folder(tmp_path / "train", ("a", "b", "c")), write_folder(tmp_path / "valid", ("c",))
+    _, images = opened(train, valid)
+    assert [images[number]["label"] for number in range(2)] == [2, 2] and len(images.classes) == 3
+
+
+def test_digits_are_cut_the_same_way_always() -> None:
+    train, valid = open_images(ImageDataConfig(data_path="digits"), model(img_h=8, img_w=8))
+    assert (len(train), len(valid)) == (1437, 360)
+    assert train.fingerprint[:12] == DIGITS and train.classes == tuple("0123456789")
+    assert min(train[0]["image"].min(), valid[0]["image"].min()) == 0.0
+    assert max(train[number]["image"].max() for number in range(50)) == 1.0
+    seen = {train[number]["image"].tobytes() for number in range(len(train))}
+    assert len(seen) == 1437 and not any(valid[number]["image"].tobytes() in seen for number in range(360))
+
+
+def test_fingerprints_follow_pixels_and_labels(tmp_path: Path) -> None:
+    prints = [
+        opened(write_arrays(tmp_path / "train.npz", **changes))[0].fingerprint
+        for changes in ({}, {}, {"labels": np.array([0, 1, 1, 1])}, {"images": np.zeros((4, 4, 6), np.uint8)})
+    ]
+    assert prints[0] == prints[1] and len(set(prints)) == 3
+
+
+def test_a_batch_is_normalised() -> None:
+    samples = [{"image": pixels(number, 3), "label": number, "weight": 1.0} for number in (0, 1)]
+    batch = build_image_batch(samples, [8, 9], mean=(0.5, 0.4, 0.3), std=(0.5,))
+    for row in (0, 1):
+        for channel, mean in enumerate((0.5, 0.4, 0.3)):
+            expected = (torch.from_numpy(pixels(row, 3)[..., channel]).double() / 255 - mean) / 0.5
+            torch.testing.assert_close(batch.images_BCHW[row, channel].double(), expected, rtol=0, atol=1e-6)
+    assert batch.sample_ids_B.tolist() == [8, 9] and batch.labels_B.tolist() == [0, 1]
+    floats = [{**sample, "image": sample["image"] / 255.0} for sample in samples]
+    torch.testing.assert_close(
+        build_image_batch(floats, [8, 9], mean=(0.5, 0.4, 0.3), std=(0.5,)).images_BCHW, batch.images_BCHW
+    )
+
+
+def test_images_of_mixed_sizes_name_the_first_odd_file(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "train")
+    write_image(folder / "dog" / "2.png", pixels(0, height=5))
+    line = refused(folder)
+    for fragment in ("--train-data-path", "dog/2.png is 5 x 6", "cat/0.png is 4 x 6", "of one size"):
+        assert fragment in line
+
+
+ARRAYS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "no labels": ({"labels": None}, ["holds no array labels", "images=..., labels=..."]),
+    "no images": ({"images": None}, ["holds no array images"]),
+    "labels of words": ({"labels": np.array(["cat", "cat", "dog", "dog"])}, ["labels is of type <U3", "number the"]),
+    "labels of floats": ({"labels": np.array([0.0, 0.5, 1.0, 1.0])}, ["labels is of type float64", "whole numbers"]),
+    "negative label": ({"labels": np.array([0, 0, -1, 1])}, ["labels[2] is -1", "numbered from 0"]),
+    "too few labels": ({"labels": np.array([0, 1, 1])}, ["labels is [3] for 4 images", "one label an image"]),
+    "one class": ({"labels": np.zeros(4, np.int64)}, ["holds 1 class", "two to tell apart"]),
+    "other size": ({"images": np.zeros((4, 6, 6), np.uint8)}, ["6 x 6 pixels", "4 x 6", "--img-h 6 --img-w 6"]),
+    "channels": ({"images": np.zeros((4, 4, 6, 3), np.uint8)}, ["3 channels", "--num-channels 3"]),
+    "flat": ({"images": np.zeros((4, 24), np.uint8)}, ["images is [4, 24]", "[N, H, W]"]),
+    "whole numbers of 64 bits": ({"images": np.zeros((4, 4, 6), np.int64)}, ["of type int64", "uint8 (0 to 255)"]),
+    "not finite": ({"images": np.full((4, 4, 6), np.nan)}, ["images[0] holds a number that is not finite"]),
+    "objects": ({"labels": np.array([0, None, 1, 1], dtype=object)}, ["cannot be read", "numpy.savez"]),
+}
+
+
+@pytest.mark.parametrize(("changes", "fragments"), ARRAYS.values(), ids=ARRAYS.keys())
+def test_arrays_that_cannot_be_used(tmp_path: Path, changes: dict[str, Any], fragments: list[str]) -> None:
+    line = refused(write_arrays(tmp_path / "train.npz", **changes))
+    for fragment in ("--train-data-path", "train.npz", *fragments):
+        assert fragment in line
+
+
+def test_labels_that_the_classes_do_not_have(tmp_path: Path) -> None:
+    train = write_arrays(tmp_path / "train.npz")
+    valid = write_arrays(tmp_path / "valid.npz", labels=np.array([0, 1, 2, 1]))
+    assert "--valid-data-path" in refused(train, valid)
+    assert "valid.npz: labels[2] is 2, and classes go from 0 to 1" in refused(train, valid)
+    assert "train.npz: labels[2] is 2, and classes go from 0 to 1" in refused(
+        write_arrays(tmp_path / "train.npz", labels=np.array([0, 1, 2, 1])), num_classes=2
+    )
+    opened(train, num_classes=3)  # no image need have a class
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "train")
+    assert "--num-classes is 3" in refused(folder, num_classes=3) and "holds 2 classes" in refused(
+        folder, num_classes=3
+    )
+    valid = write_folder(tmp_path / "valid", ("cow",))
+    assert "cow/0.png is of class cow, which the training images do not have" in refused(folder, valid)
+    assert "--num-channels 2" in refused(folder, num_channels=2)
+    write_image(folder / "3.png", pixels(0))
+    assert "3.png has no label" in refused(folder) and "sub-folder named after its class" in refused(folder)
+    (folder / "3.png").unlink()
+    whole = (folder / "cat" / "1.png").read_bytes()
+    (folder / "cat" / "1.png").write_bytes(whole[:-30])
+    images, _ = opened(folder)
+    with pytest.raises(UserError, match="1.png cannot be read as an image"):
+        images[1]
+    (folder / "cat" / "1.png").write_bytes(b"no image")
+    assert "1.png cannot be read as an image" in refused(folder)
+    (tmp_path / "empty" / "cat").mkdir(parents=True)
+    assert "holds no image" in refused(tmp_path / "empty")
+    assert "neither a folder of images nor a .npz file" in refused(tmp_path / "nothing")
+    (tmp_path / "bad.npz").write_bytes(b"nothing")
+    assert "bad.npz cannot be read" in refused(tmp_path / "bad.npz")
+
+
+FLAGS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "nothing": ({}, ["--train-data-path is missing"]),
+    "validation alone": ({"valid_data_path": "x"}, ["--train-data-path is missing"]),
+    "both": ({"data_path": "digits", "train_data_path": "x"}, ["--data-path digits", "drop it"]),
+    "unknown": ({"data_path": "faces"}, ["--data-path faces", "digits", "--train-data-path"]),
+    "zero": ({"data_path": "digits", "image_std": (0.5, 0.0)}, ["--image-std 0.5 0.0", "above 0"]),
+}
+
+
+@pytest.mark.parametrize(("flags", "fragments"), FLAGS.values(), ids=FLAGS.keys())
+def test_flags_that_do_not_fit(flags: dict[str, Any], fragments: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        ImageDataConfig(**flags)
+    for fragment in fragments:
+        assert fragment in str(error.value)

@@ -1,0 +1,271 @@
+"""The product's vision transformer against a plain PyTorch one and against Hugging Face's, with the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from megatron.ltd.accounting import num_image_parameters
+from megatron.ltd.data.images import ImageBatch
+from megatron.ltd.methods.base import Composed, Method, ModelFacts
+from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
+from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig, ViTConfig
+from megatron.ltd.models.transformer import transformer_config
+from megatron.ltd.models.vit import HEAD, build_chunks
+from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.sampling import kept_indices
+from megatron.ltd.training.classification import Classification
+from megatron.ltd.training.config import OptimizerConfig
+from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
+from megatron.ltd.training.step import Stepper
+from tests.reference.plain_gpt import PlainConfig
+from tests.reference.plain_vit import PlainViT, hugging_face_vit_tensors, megatron_vit_tensors
+from tests.support import (
+    dense,
+    layer_drop,
+    load_weights,
+    random_ltd,
+    relative_error,
+    step_gradients,
+    sublayer_scales,
+    world,
+)
+
+CHANNELS, CLASSES = 2, 5
+K = 6
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    with world() as mesh:
+        yield mesh
+
+
+def small_vit(**changes: Any) -> ViTConfig:
+    """Four layers without dropout, images of 2 x 8 x 6 in patches of 2 x 2: S = 13."""
+    settings: dict[str, Any] = {
+        "num_layers": 4, "hidden_size": 24, "ffn_hidden_size": 40, "num_attention_heads": 4, "img_h": 8, "img_w": 6,
+        "patch_dim": 2, "num_channels": CHANNELS, "attention_dropout": 0.0, "hidden_dropout": 0.0,
+    }  # fmt: skip
+    return ViTConfig(**(settings | changes))
+
+
+def build(model: ViTConfig, mesh: Mesh, seed: int = 1234, recompute: RecomputeConfig | None = None) -> torch.nn.Module:
+    parallel = ParallelConfig(device="cpu")
+    core_config = transformer_config(model, parallel, PrecisionConfig(), recompute or RecomputeConfig(), mesh)
+    (core,) = build_chunks(model, core_config, CLASSES, mesh, seed=seed)
+    return core
+
+
+def build_stepper(
+    model: ViTConfig,
+    mesh: Mesh,
+    method: Method,
+    weights: dict[str, Tensor] | None = None,
+    recompute: RecomputeConfig | None = None,
+) -> Stepper:
+    parallel, precision = ParallelConfig(device="cpu"), PrecisionConfig()
+    core = build(model, mesh, recompute=recompute)
+    if weights is not None:
+        load_weights(core, weights)
+    wrapped = wrap_chunks([core], parallel, precision)  # type: ignore[list-item]
+    optimizer = build_optimizer(wrapped, OptimizerConfig(lr=1e-3, clip_grad=0.0), precision, parallel)
+    objective = Classification(CLASSES, lambda module, batch: module(batch.images_BCHW))
+    return Stepper(wrapped, optimizer, method, mesh, objective, seed=7, micro_batch_size=2, seq_length=model.seq_length)
+
+
+def plain_vit(model: ViTConfig, seed: int = 0) -> PlainViT:
+    config = PlainConfig(
+        num_layers=model.num_layers, hidden_size=model.hidden_size, heads=model.num_attention_heads,
+        groups=model.query_groups, head_size=model.head_size, mlp_size=model.mlp_size, vocab_size=1,
+        learned_positions=model.seq_length, rotary_base=1.0, rms_norm=model.normalization == "RMSNorm",
+        swiglu=model.swiglu, tanh_gelu=model.openai_gelu, bias=model.add_bias_linear, tied=True,
+        epsilon=model.norm_epsilon,
+    )  # fmt: skip
+    return PlainViT(config, CHANNELS, model.patch_dim, CLASSES, seed)
+
+
+def random_batches(number: int, model: ViTConfig) -> list[ImageBatch]:
+    """Two images each; the last one of all has no weight."""
+    generator = torch.Generator().manual_seed(3)
+    return [
+        ImageBatch(
+            sample_ids_B=torch.tensor([2 * place, 2 * place + 1]) + 500,
+            labels_B=torch.randint(0, CLASSES, (2,), generator=generator),
+            weights_B=torch.tensor([1.0, float(place < number - 1)]),
+            images_BCHW=torch.randn(2, CHANNELS, model.img_h, model.img_w, generator=generator),
+        )
+        for place in range(number)
+    ]
+
+
+def plain_step(plain: PlainViT, batches: Sequence[ImageBatch], method: Method, shared_draw: int | None) -> float:
+    """Mean loss of the images that count; gradients stay in ``plain``. ``shared_draw``: layer that draws for all."""
+    plan = method.plan(0)
+    losses, weights = [], []
+    for microbatch, batch in enumerate(batches):
+        scale = sublayer_scales(method, microbatch)
+        for row, sample_id in enumerate(batch.sample_ids_B):
+            kept = {
+                layer: kept_indices(7, sample_id[None], shared_draw or layer, plan.seq_length, amount)[0]
+                for layer, amount in enumerate(plan.kept_tokens, start=1)
+                if amount < plan.seq_length
+            }
+            logits_C = plain(batch.images_BCHW[row], kept=kept, entry_layers=plan.entry_layers, scale=scale)
+            losses.append(logits_C.logsumexp(-1) - logits_C[batch.labels_B[row]])
+            weights.append(batch.weights_B[row])
+    weight = torch.stack(weights)
+    loss = (torch.stack(losses) * weight).sum() / weight.sum()
+    loss.backward()
+    return loss.item()
+
+
+def bypass(model: ViTConfig, entry: str) -> TokenBypass:
+    config = TokenBypassConfig(
+        token_bypass=True, token_bypass_kept_tokens=K, token_bypass_layers="2-3", token_bypass_selector="random",
+        token_bypass_entry=entry,
+    )  # fmt: skip
+    return TokenBypass.build(config, ModelFacts(model.num_layers, model.seq_length, 7))
+
+
+METHODS: dict[str, Callable[[Any], Method]] = {
+    "dense": dense,
+    "random-LTD": lambda model: random_ltd(model, K),
+    "TokenBypass, entry attends to all": lambda model: bypass(model, "all"),
+    "TokenBypass": lambda model: bypass(model, "kept"),
+    "layer dropping": lambda model: layer_drop(model, 0.6),
+    "random-LTD + layer dropping": lambda model: Composed(random_ltd(model, K), layer_drop(model, 0.6)),
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as in the paper": {},
+    "RMSNorm, SwiGLU, no biases": {"normalization": "RMSNorm", "swiglu": True, "add_bias_linear": False},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_loss_and_every_gradient_equal_the_plain_vit(mesh: Mesh, variant: str, name: str) -> None:
+    model = small_vit(**VARIANTS[variant])
+    method, plain = METHODS[name](model), plain_vit(model)
+    plan = method.plan(0)
+    assert (min(plan.kept_tokens) == K) == (name not in ("dense", "layer dropping"))
+    stepper = build_stepper(model, mesh, method, megatron_vit_tensors(plain.state_dict(), plain, CHANNELS))
+    batches = random_batches(3, model)
+
+    result = stepper.train(iter(batches), plan, 0, len(batches))
+    expected_loss = plain_step(plain, batches, method, shared_draw=2 if "TokenBypass" in name else None)
+
+    assert result.loss == pytest.approx(expected_loss, rel=1e-6)
+    gradients = {
+        name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+        for name, tensor in plain.named_parameters()
+    }
+    expected = megatron_vit_tensors(gradients, plain, CHANNELS)
+    found = step_gradients(stepper)
+    assert found.keys() == expected.keys()
+    whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+    assert result.grad_norm == pytest.approx(whole.item(), rel=1e-5)
+    errors = {name: relative_error(found[name], expected[name]) for name in expected}
+    assert max(errors.values()) < 1e-5, errors
+
+
+RECOMPUTE = {
+    "full": RecomputeConfig("full", "uniform", 1),
+    "selective": RecomputeConfig("selective"),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+def test_recompute_changes_no_gradient(mesh: Mesh, recompute: str, name: str) -> None:
+    """Dropout included, to rounding: a replayed layer sums the gradients of its biases in another order."""
+    model = small_vit(attention_dropout=0.1, hidden_dropout=0.1)
+    method, batches = METHODS[name](model), random_batches(3, model)
+    losses, gradients = [], []
+    for config in (None, RECOMPUTE[recompute]):
+        stepper = build_stepper(model, mesh, method, recompute=config)
+        losses.append(stepper.train(iter(batches), method.plan(0), 0, 3).loss)
+        gradients.append(step_gradients(stepper))
+    assert losses[0] == losses[1]
+    expected, found = gradients
+    whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+    for key in expected:  # a key's bias has no influence, so its gradient is rounding: measured against the whole
+        assert (found[key] - expected[key]).norm() < 1e-6 * max(expected[key].norm(), 1e-2 * whole), key
+
+
+def test_the_class_token_is_drawn_like_any_other() -> None:
+    model = small_vit()
+    first = [
+        kept_indices(7, torch.tensor([sample]), layer, model.seq_length, K)[0, 0].item()
+        for sample in range(50)
+        for layer in (2, 3)
+    ]
+    assert {place == 0 for place in first} == {True, False}
+
+
+def test_logits_and_gradients_equal_hugging_face(mesh: Mesh) -> None:
+    """Both compute with the same leaf tensors, so that autograd brings each one's gradients back to those."""
+    from transformers import ViTConfig as TheirConfig
+    from transformers import ViTForImageClassification
+
+    model = small_vit(img_h=8, img_w=8, norm_epsilon=1e-6)
+    plain = plain_vit(model)
+    theirs = ViTForImageClassification(
+        TheirConfig(
+            hidden_size=24, num_hidden_layers=4, num_attention_heads=4, intermediate_size=40, image_size=8,
+            patch_size=2, num_channels=CHANNELS, num_labels=CLASSES, hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0, layer_norm_eps=1e-6,
+        )
+    )  # fmt: skip
+    (batch,) = random_batches(1, model)
+    logits, gradients = [], []
+    for network, names in ((build(model, mesh), megatron_vit_tensors), (theirs, hugging_face_vit_tensors)):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in plain.state_dict().items()}
+        tensors = names(leaves, plain, CHANNELS)
+        assert tensors.keys() == dict(network.named_parameters()).keys()
+        output = functional_call(network, tensors, (batch.images_BCHW,))
+        logits_BC = output if isinstance(output, Tensor) else output.logits
+        F.cross_entropy(logits_BC, batch.labels_B).backward()
+        logits.append(logits_BC.detach())
+        gradients.append({name: leaf.grad for name, leaf in leaves.items()})
+    assert (logits[0] - logits[1]).abs().max() < 1e-5 * logits[1].abs().max()
+    found, expected = gradients
+    whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+    for name in expected:  # a key's bias has no influence, so its gradient is rounding: measured against the whole
+        assert (found[name] - expected[name]).norm() < 1e-5 * max(expected[name].norm(), 1e-2 * whole), name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parameters_are_counted_exactly(mesh: Mesh, variant: str) -> None:
+    model = small_vit(**VARIANTS[variant])
+    counted = num_image_parameters(
+        model.shape(CLASSES), linear_bias=model.add_bias_linear, norm_bias=model.normalization == "LayerNorm"
+    )
+    assert counted == sum(parameter.numel() for parameter in build(model, mesh).parameters())
+
+
+def test_initial_weights_are_those_of_the_seed(mesh: Mesh) -> None:
+    model = small_vit(hidden_size=96, num_attention_heads=4, init_method_std=0.05)
+    first, again, other = (dict(build(model, mesh, seed).named_parameters()) for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    for name in ("conv1.weight", "class_token", "position_embeddings.weight", f"{HEAD}weight"):
+        assert first[name].std().item() == pytest.approx(0.05, rel=0.25), name
+        assert not torch.equal(first[name], other[name])
+    assert not first["conv1.bias"].any() and not first[f"{HEAD}bias"].any()
+
+
+def test_dropout_follows_the_positions(mesh: Mesh) -> None:
+    core = build(small_vit(hidden_dropout=0.5), mesh)
+    images = random_batches(1, small_vit())[0].images_BCHW
+    assert isinstance(core.ln_pre, torch.nn.Dropout) and core.ln_pre.p == 0.5
+    torch.manual_seed(0)
+    assert not torch.equal(core(images), core(images))
+    core.eval()
+    assert torch.equal(core(images), core(images))

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from megatron.ltd.training import checkpoint_files
-from tests.distributed.launched import Launched, torchrun, two_ranks
+from tests.launched.launched import Launched, torchrun, two_ranks
 from tests.regression.runs import metrics, tiny_flags
 from tests.support import REPOSITORY
 

@@ -115,7 +115,7 @@ common=(
     --save-interval $(((steps + 4) / 5)) --keep-last 1
 )
 
-# The vocabulary of Hugging Face's weights is not padded, so that perplexities are theirs to the last digit.
+# The vocabulary of Hugging Face's weights is not padded, so that perplexities are those of the weights.
 [[ ! -f "$WEIGHTS/config.json" ]] || common+=(--make-vocab-size-divisible-by 1)
 
 # train NAME FLAGS...: from the weights at first, and then from where the run was stopped.

@@ -146,11 +146,13 @@ def num_whole_valid_samples(
     """
     core_config = _core_config(config, sources, _WHOLE_VALID, seq_length, seed, tokenizer)
     parts = check_splits(core_config, sources, _WHOLE_VALID, number_of=lambda info: info.sequences)
-    tokens = [
-        int(IndexedDataset(info.prefix).sequence_lengths[documents.start : documents.stop].sum())
-        for _, info, documents in parts
-    ]
-    return sum(-(-(count - 1) // seq_length) for count in tokens)
+    return sum(-(-(_num_tokens(info.prefix, documents) - 1) // seq_length) for _, info, documents in parts)
+
+
+def _num_tokens(prefix: str, documents: range) -> int:
+    """Tokens of some documents of a dataset."""
+    dataset = IndexedDataset(prefix)  # has a name until the end: what it gives out lies in memory that goes with it
+    return int(dataset.sequence_lengths[documents.start : documents.stop].sum())
 
 
 def _core_config(

@@ -20,7 +20,7 @@ from megatron.ltd.accounting import (
     num_parameters,
     step_flops,
 )
-from megatron.ltd.models.config import ViTConfig
+from megatron.ltd.models.encoder_config import ViTConfig
 from megatron.ltd.plan import StepPlan
 
 SMALL = ModelShape(

@@ -26,7 +26,7 @@ from torch import Tensor
 from megatron.ltd.data.config import ImageDataConfig
 from megatron.ltd.data.epochs import LabelledBatch, stacked_labels
 from megatron.ltd.errors import UserError
-from megatron.ltd.models.config import ViTConfig
+from megatron.ltd.models.encoder_config import ViTConfig
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 _DIGITS_TRAIN_IMAGES = 1437

@@ -22,7 +22,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from megatron.ltd.layers.norm import Norm
-from megatron.ltd.models.config import BertModelConfig
+from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.models.transformer import build_stages
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.parallel.random import seed_weights

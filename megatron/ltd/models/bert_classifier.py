@@ -17,7 +17,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 from megatron.ltd.models.bert import BertModel
-from megatron.ltd.models.config import BertModelConfig
+from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.models.transformer import build_stages
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.parallel.random import seed_weights

@@ -22,7 +22,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
-from megatron.ltd.models.config import ViTConfig
+from megatron.ltd.models.encoder_config import ViTConfig
 from megatron.ltd.models.transformer import build_stages
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.parallel.random import seed_weights

@@ -18,7 +18,8 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.parallel.config import PIPELINE_FLAGS, ParallelConfig
 
 if TYPE_CHECKING:
-    from megatron.ltd.models.config import ModelConfig, ViTConfig
+    from megatron.ltd.models.config import ModelConfig
+    from megatron.ltd.models.encoder_config import ViTConfig
 
 
 def num_runs(context_size: int, tensor_size: int) -> int:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from megatron.ltd.data.config import BertDataConfig, DataConfig, ImageDataConfig, LabelledTextConfig
 from megatron.ltd.errors import UserError
-from megatron.ltd.models.config import BertModelConfig, ModelConfig, ViTConfig
+from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.models.encoder_config import BertModelConfig, ViTConfig
 from megatron.ltd.tasks.base import Entry, Task
 from megatron.ltd.tokenizers.config import WORDPIECE_TYPES, TokenizerConfig
 

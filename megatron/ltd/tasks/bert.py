@@ -16,7 +16,7 @@ from megatron.ltd.data.config import BertDataConfig
 from megatron.ltd.data.datasets import check_sources
 from megatron.ltd.data.microbatches import Collate, SampleSource
 from megatron.ltd.models.bert import BertModel, build_bert_chunks
-from megatron.ltd.models.config import BertModelConfig
+from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.sequence import SequenceShard
 from megatron.ltd.tasks.base import Task

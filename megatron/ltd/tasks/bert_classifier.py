@@ -19,7 +19,7 @@ from megatron.ltd.data.labelled_text import Columns, Label, LabelledText, read_l
 from megatron.ltd.data.microbatches import Collate, SampleSource
 from megatron.ltd.errors import UserError
 from megatron.ltd.models import bert_classifier
-from megatron.ltd.models.config import BertModelConfig
+from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.sequence import SequenceShard
 from megatron.ltd.tasks.base import Task

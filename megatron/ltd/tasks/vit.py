@@ -17,7 +17,7 @@ from megatron.ltd.data.images import ImageBatch, build_image_batch, open_images
 from megatron.ltd.data.microbatches import Collate, SampleSource
 from megatron.ltd.errors import UserError
 from megatron.ltd.models import vit
-from megatron.ltd.models.config import ViTConfig
+from megatron.ltd.models.encoder_config import ViTConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.sequence import SequenceShard
 from megatron.ltd.tasks.base import Task

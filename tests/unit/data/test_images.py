@@ -13,7 +13,7 @@ from PIL import Image
 from megatron.ltd.data.config import ImageDataConfig
 from megatron.ltd.data.images import build_image_batch, open_images
 from megatron.ltd.errors import UserError
-from megatron.ltd.models.config import ViTConfig
+from megatron.ltd.models.encoder_config import ViTConfig
 
 DIGITS = "05542a5937b2"
 """The training part, on any machine."""

@@ -13,7 +13,8 @@ from megatron.ltd.accounting import num_classifier_parameters
 from megatron.ltd.data.labelled_rows import SentenceBatch
 from megatron.ltd.methods.base import Dense, Method, ModelFacts, Samples
 from megatron.ltd.models.bert_classifier import BertClassifier, build_classifier_chunks
-from megatron.ltd.models.config import BertModelConfig, PrecisionConfig, RecomputeConfig
+from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
+from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh

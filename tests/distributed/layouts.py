@@ -114,7 +114,7 @@ RANDOM_LTD = tuple("--random-ltd --ltd-min-kept-tokens 8 --ltd-growth-steps 6 --
 """Layers 2 to 5 of six keep 8, 8, 16, 16 and 24 of 32 tokens."""
 
 
-_SIX_LAYERS = (
+SIX_LAYERS = (
     *"--num-layers 6 --hidden-size 32 --num-attention-heads 4 --seq-length 32 --seed 5".split(),
     *"--make-vocab-size-divisible-by 8 --init-method-std 0.1 --attention-dropout 0 --hidden-dropout 0".split(),
     *f"--train-iters {NUM_STEPS} --global-batch-size {GLOBAL_BATCH_SIZE} --clip-grad 0.2 --adam-eps 1e-4".split(),
@@ -128,10 +128,10 @@ def run_flags(data: str) -> tuple[str, ...]:
     Weights are large enough for attention to be far from uniform, and the clipping is in force. Adam's epsilon is far
     above the rounding of gradients: without RoPE those of the keys' biases are nothing else, and Adam would blow it up.
     """
-    return ("--train-data-path", data, "--valid-data-path", data, "--tokenizer-type", "ByteTokenizer", *_SIX_LAYERS)
+    return ("--train-data-path", data, "--valid-data-path", data, "--tokenizer-type", "ByteTokenizer", *SIX_LAYERS)
 
 
 def bert_command(data: str, vocabulary: str) -> tuple[str, ...]:
     """The same of a BERT, whose samples hide unequal numbers of tokens and end in padding."""
     words = ("--tokenizer-type", "BertWordPieceLowerCase", "--vocab-file", vocabulary)
-    return ("pretrain_bert_ltd.py", "--train-data-path", data, "--valid-data-path", data, *words, *_SIX_LAYERS)
+    return ("pretrain_bert_ltd.py", "--train-data-path", data, "--valid-data-path", data, *words, *SIX_LAYERS)

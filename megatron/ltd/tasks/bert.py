@@ -65,6 +65,7 @@ class BERT(Task):
 
     @property
     def num_parameters(self) -> int:
+        """Encoder, embeddings and both heads."""
         norm_bias = self.model.normalization == "LayerNorm"
         without_head = num_parameters(
             self.shape,

@@ -84,6 +84,7 @@ class BertClassification(Task):
 
     @property
     def num_parameters(self) -> int:
+        """Encoder, embeddings, pooler and head."""
         return num_classifier_parameters(
             self.shape,
             vocab_size=self.vocab_size,

@@ -68,6 +68,7 @@ class GPT(Task):
 
     @property
     def num_parameters(self) -> int:
+        """Layers, embeddings and output layer."""
         model: ModelConfig = self.config.model
         return num_parameters(
             self.shape,

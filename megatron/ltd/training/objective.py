@@ -94,6 +94,7 @@ class MaskedLM(Objective):
         return model(batch.tokens_BS, ~batch.padding_BS, lm_labels=batch.labels_BS, **types)
 
     def loss(self, batch: BertBatch, outputs: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the formula above; the report ends with the parts that ``measures`` tells apart."""
         losses_BS, order_logits_B2 = outputs
         hidden_B = batch.loss_mask_BS.sum(dim=1)
         masked_lm, number = (losses_BS.float() * batch.loss_mask_BS).sum(), hidden_B.sum()

@@ -13,7 +13,7 @@ from setuptools.config.pyprojecttoml import read_configuration
 from megatron.ltd.config import parse_run_config
 from megatron.ltd.data.preprocess import PreprocessConfig
 from megatron.ltd.flags import add_flags, read_flags
-from megatron.ltd.tasks import BERT
+from megatron.ltd.tasks import BERT, BERT_CLASSIFIER
 from megatron.ltd.tokenizers.config import TokenizerFiles, padded_vocab_size
 from megatron.ltd.tokenizers.train import TrainTokenizerConfig
 from megatron.ltd.training.clock import RunClock
@@ -94,6 +94,13 @@ def test_the_commands_for_bert_parse_and_fit_together(repository: Path) -> None:
     shape = config.model.shape(padded_vocab_size(30522, config.tokenizer.make_vocab_size_divisible_by, 1))
     clock = RunClock.build(shape, config.global_batch_size(8), config.build_method(), config.training, config.optimizer)
     assert clock.plan().num_steps == 100_000
+
+    (block,) = (block for block in code_blocks(text, "bash") if "finetune_bert_ltd.py" in block)
+    flags = shlex.split(block.split("finetune_bert_ltd.py")[1].replace("\\\n", " "))
+    flags.remove("--use-checkpoint-args")  # there is no checkpoint here
+    tuned = parse_run_config(flags, BERT_CLASSIFIER)
+    assert tuned.checkpoint.load == config.checkpoint.save and tuned.checkpoint.finetune
+    assert tuned.model.max_position_embeddings == config.model.seq_length
 
 
 def _parsed(block: str, script: str, *config_classes: type) -> argparse.Namespace:

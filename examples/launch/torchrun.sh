@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train on this node, alone or as one of several: torchrun with settings that suit this project.
 #
-#     bash examples/launch/torchrun.sh --data-path corpus_text_document ...        flags of pretrain_gpt_ltd.py
+#     bash examples/launch/torchrun.sh --data-path corpus_text_document ...        flags of pretrain_gpt_ltd.py, or of SCRIPT
 #     DRY_RUN=1 bash examples/launch/torchrun.sh ...                               show the command, start nothing
 #
 # Settings are environment variables, listed below and in README.md of this folder. SIGTERM, Ctrl-C and a closed

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train a vision transformer with random-LTD: a small one on digits, or ViT-B/16 on your images.
 #
-#     bash examples/vit/run.sh                                  digits: a minute or two on a CPU, set-up included or not
+#     bash examples/vit/run.sh                                  digits: a minute or two on a CPU, after the set-up
 #     METHOD=dense bash examples/vit/run.sh                     the same without a method
 #     TRAIN=images/train VALID=images/valid LOAD=checkpoints/pretrained bash examples/vit/run.sh         ViT-B/16
 #     DRY_RUN=1 TRAIN=... bash examples/vit/run.sh              show the command, start nothing

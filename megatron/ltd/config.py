@@ -127,7 +127,7 @@ def parse_run_config(arguments: Sequence[str] | None, task: Entry = GPT) -> RunC
         folder = Path(namespace.load)
         stored = described_flags(folder) if is_hugging_face(folder) else stored_config(folder)
         for part in {"model", "tokenizer"} & task.parts.keys():
-            for name, value in stored[part].items():
+            for name, value in _as_flags(stored[part]).items():
                 if not hasattr(namespace, name):
                     setattr(namespace, name, value)
     classes = {**dict.fromkeys(TASK_PARTS), **task.parts, **PARTS}
@@ -137,3 +137,10 @@ def parse_run_config(arguments: Sequence[str] | None, task: Entry = GPT) -> RunC
     }
     methods: dict[str, Any] = {name: read_flags(namespace, entry.config_class) for name, entry in METHODS.items()}
     return RunConfig(task=task, **parts, methods=methods)
+
+
+def _as_flags(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A part of a checkpoint's settings as flags that mean the same beside another ``--seq-length``."""
+    if stored.get("max_position_embeddings", 0) is None:  # as many as its samples had tokens
+        return {**stored, "max_position_embeddings": stored["seq_length"]}
+    return dict(stored)

@@ -165,7 +165,7 @@ def add_flags(parser: argparse.ArgumentParser, config_class: type) -> None:
             options.update(type=reader, choices=choices, metavar=metavar)
             if several:
                 options["nargs"] = "+"
-            default_text = "" if field.default in (None, ()) else f" (default: {field.default})"
+            default_text = "" if field.default in (None, ()) else f" (default: {shown(field.default)})"
         options["help"] = (field.metadata["help"] + default_text).replace("%", "%%")
         group.add_argument(flag_name(config_class, field.name), **options)
 

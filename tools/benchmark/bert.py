@@ -78,8 +78,9 @@ def main() -> None:
     if config.output_prefix is not None and not prefix.parent.is_dir():
         raise UserError(f"--output-prefix {config.output_prefix}: there is no folder {prefix.parent}; make it first")
     with locked(work) as lock:
-        _check_recipe(config, work)
+        recipe = _check_recipe(config, work)
         data, facts = prepare(config.recipe, Path(config.data), Path(config.labelled), work / "data")
+        (work / "recipe.json").write_text(recipe, encoding="utf-8")
         specs = pretraining(config.recipe, data, config.seeds, work)
         run_all(specs, config.jobs, lock)
         specs += (tuned := finetuning(config.recipe, data, config.seeds, work))
@@ -88,14 +89,14 @@ def main() -> None:
         _report(config, prefix, specs, results, bag_of_words(data), facts)
 
 
-def _check_recipe(config: BertConfig, work: Path) -> None:
-    """Refuse a folder that holds another comparison; remember what this one is."""
+def _check_recipe(config: BertConfig, work: Path) -> str:
+    """Refuse a folder that holds another comparison; what this one is, to be kept there."""
     path = work / "recipe.json"
     sources = {"data": f"{Path(config.data).resolve()}", "labelled": f"{Path(config.labelled).resolve()}"}
     wanted = json.dumps({**sources, **dataclasses.asdict(config.recipe)}, indent=1)
     if path.exists() and path.read_text(encoding="utf-8") != wanted:
         raise UserError(f"--work-dir {config.work_dir}: holds another size or other data; give another folder")
-    path.write_text(wanted, encoding="utf-8")
+    return wanted
 
 
 def _report(

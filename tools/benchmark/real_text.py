@@ -104,8 +104,9 @@ def main() -> None:
         _report(config, config.plan(data, work), corpus)
         return
     with locked(work) as lock:
-        _check_recipe(config, work)
+        recipe = _check_recipe(config, work)
         data, corpus = prepare(config.recipe, Path(config.data), work / "data")
+        (work / "recipe.json").write_text(recipe, encoding="utf-8")
         specs = config.plan(data, work)
         try:
             run_all(specs, config.jobs, lock)
@@ -113,8 +114,8 @@ def main() -> None:
             _report(config, specs, corpus)
 
 
-def _check_recipe(config: RealTextConfig, work: Path) -> None:
-    """Refuse a folder that holds another comparison; remember what this one is."""
+def _check_recipe(config: RealTextConfig, work: Path) -> str:
+    """Refuse a folder that holds another comparison; what this one is, to be kept there."""
     path = work / "recipe.json"
     what = {"compare": config.compare, "data": f"{Path(config.data).resolve()}"}
     wanted = json.dumps({**what, **dataclasses.asdict(config.recipe)}, indent=1)
@@ -122,7 +123,7 @@ def _check_recipe(config: RealTextConfig, work: Path) -> None:
         raise UserError(
             f"--work-dir {config.work_dir}: holds another --compare, another size or other --data; give another folder"
         )
-    path.write_text(wanted, encoding="utf-8")
+    return wanted
 
 
 def _report(config: RealTextConfig, specs: list[RunSpec], corpus: CorpusFacts) -> None:

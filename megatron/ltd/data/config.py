@@ -163,6 +163,8 @@ class LabelledTextConfig(ReadingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.label_column in (self.text_column, self.text_pair_column):
+            raise UserError(f"--label-column {self.label_column} is a column of sentences too: name another for each")
         if self.train_data_path is None:
             raise UserError("--train-data-path is missing: give a .tsv or .jsonl file of labelled sentences")
 

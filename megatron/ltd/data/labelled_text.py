@@ -91,13 +91,15 @@ def _json_rows(path: str, content: bytes, columns: Columns) -> Iterator[tuple[in
 
 
 def _tsv_rows(path: str, content: bytes, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    if not content.strip():
+        return
     lines = _lines(path, content)
     names = next(lines, (1, ""))[1].split("\t")
     wanted = [name for name in (columns.text, columns.pair, columns.label) if name is not None]
     for name in wanted:
         if name not in names:
             raise UserError(
-                f'{path}:1: no column "{name}" among {", ".join(names) or "none"}: name the columns in the first line, '
+                f'{path}:1: no column "{name}" among {", ".join(names)}: name the columns in the first line, '
                 "or say what they are called with --text-column, --text-pair-column and --label-column"
             )
     for number, line in lines:
@@ -105,7 +107,9 @@ def _tsv_rows(path: str, content: bytes, columns: Columns) -> Iterator[tuple[int
         if not line:
             continue
         if len(cells) != len(names):
-            raise UserError(f"{path}:{number}: {len(cells)} columns where the first line names {len(names)}; mend it")
+            raise UserError(
+                f"{path}:{number}: {len(cells)} of the {len(names)} columns that the first line names; mend it"
+            )
         yield number, dict(zip(names, cells, strict=True))
 
 

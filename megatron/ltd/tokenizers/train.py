@@ -37,7 +37,7 @@ class TrainTokenizerConfig:
         (), metavar="FILE", help="text files or quoted patterns: JSON lines (.jsonl, .json) or plain text (.txt)"
     )
     json_keys: tuple[str, ...] = flag(("text",), metavar="KEY", help="keys of a JSON line that hold text")
-    vocab_size: int = flag(8192, metavar="N", help="pieces, the 256 bytes and the end of document among them")
+    vocab_size: int = flag(8192, metavar="N", help="pieces, bytes and special ones among them")
     output_prefix: str | None = flag(
         None, metavar="PREFIX", help="writes PREFIX.model, or PREFIX-vocab.txt with --model-type wordpiece"
     )

@@ -22,6 +22,7 @@ from megatron.ltd.tokenizers.base import Tokenizer
 
 PADDING, UNKNOWN, CLASS, SEPARATOR, MASK = SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUES = "##"
+_LONGEST_SHOWN = 40
 
 
 class WordPieceTokenizer(Tokenizer):
@@ -74,7 +75,8 @@ def _read_vocabulary(content: bytes, source: str) -> dict[str, int]:
     for number, line in enumerate(lines):
         piece = line.removesuffix("\r")
         if not piece or piece in ids:
-            what = f'holds "{piece}" again' if piece else "is empty"
+            shown = piece if len(piece) <= _LONGEST_SHOWN else f"{piece[:_LONGEST_SHOWN]}..."
+            what = f'holds "{shown}" again' if piece else "is empty"
             raise UserError(f"{file}:{number + 1}: {what}, and each line is a piece of its own; give BERT's vocab.txt")
         ids[piece] = number
     missing = [piece for piece in SPECIAL_PIECES if piece not in ids]

@@ -19,6 +19,7 @@ from typing import Any
 from megatron.ltd.config import RunConfig
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag_name, shown
+from megatron.ltd.tasks.base import MODEL
 
 _FREE_PARTS = ("model", "data", "training", "optimizer", "precision")
 _UNSAID = {  # change nothing of what is computed, or are covered by identity and order
@@ -34,6 +35,11 @@ _UNSAID = {  # change nothing of what is computed, or are covered by identity an
 
 def check_identity(checkpoint: Path, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another model or tokenizer, naming the first flag that differs and both values."""
+    if stored.get(MODEL) != identity[MODEL]:
+        raise UserError(
+            f"{MODEL} is {identity[MODEL]} here and {stored.get(MODEL)} in checkpoint {checkpoint}: name the folder of "
+            "another run with --load, or use the script that wrote this one"
+        )
     _check_equal(
         checkpoint,
         stored,
@@ -44,6 +50,11 @@ def check_identity(checkpoint: Path, stored: Mapping[str, Any], identity: Mappin
 
 def check_order(checkpoint: Path, stored: Mapping[str, Any], order: Mapping[str, Any]) -> None:
     """Refuse to continue over other data or with other draws, naming the first flag that differs and both values."""
+    if stored.keys() != order.keys():
+        raise UserError(
+            f"checkpoint {checkpoint} is of a run that trained otherwise, on data of another kind: add --finetune to "
+            "take its weights and count from step 0"
+        )
     _check_equal(
         checkpoint,
         stored,

@@ -134,6 +134,9 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     flops_left = plan.flops(plan.num_steps) - plan.flops(min(iteration, plan.num_steps))
     with together():
         log = RunLog(config.logging, _log_folder(config), mesh.is_first, iteration, plan.num_steps, flops_left)
+    pretrained = config.task.weights
+    if pretrained is not None and start.checkpoint is None:
+        log.say(f"starting from initial weights: name those of a pretrained {pretrained} with --load and --finetune")
     anew = [f"starting anew, not from the checkpoint: {', '.join(new_weights)}"] if new_weights else []
     for note in (*start.notes, *anew, *([taken] if taken else [])):
         log.say(note)

@@ -60,8 +60,8 @@ GOOD = '{"text": "x", "label": "a"}\n{"text": "y", "label": "b"}\n'
         ("no.jsonl", GOOD + '{"text": "z", "label": 7}', r":3: the label 7 and the first one, 'a', are of two kinds"),
         ("no.jsonl", b'{"text": "\xff", "label": "a"}', r":1: not UTF-8 at byte 10"),
         ("no.tsv", "text\nx", r':1: no column "label" among text'),
-        ("no.tsv", "", r':1: no column "text"'),
-        ("no.tsv", "text\tlabel\nx\ta\ny", r":3: 1 columns where the first line names 2"),
+        ("no.tsv", "", "holds no samples"),
+        ("no.tsv", "text\tlabel\nx\ta\ny", r":3: 1 of the 2 columns that the first line names"),
         ("no.tsv", "text\tlabel\nx\t", r":2: the label .* is missing"),
     ],
 )

@@ -128,6 +128,27 @@ def test_other_classes_start_with_a_new_head_or_not_at_all(command: list[str], f
         assert torch.equal(weights(run)["binary_head.weight"], head)
 
 
+def test_a_shorter_length_keeps_the_pretrained_positions(
+    command: list[str], pretraining: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As --use-checkpoint-args takes them, though neither run has named them. From nothing is said aloud."""
+    pretrain(pretraining, tmp_path / "pretrained")
+    place = command.index("--num-layers")
+    flags = [*command[:place], *STEPS, "--load", str(tmp_path / "pretrained"), "--use-checkpoint-args"]
+    with built([*flags, "--finetune", "--seq-length", "16"], tmp_path) as run:
+        assert weights(run)["embedding.position_embeddings.weight"].shape == (32, 32)
+        assert run.task.shape.seq_length == 16
+    assert "initial weights" not in capsys.readouterr().out
+    with (
+        pytest.raises(UserError, match="is of a run that trained otherwise, on data of another kind: add --finetune"),
+        built(flags, tmp_path),
+    ):
+        pass
+    with built(command, tmp_path):
+        pass
+    assert "starting from initial weights: name those of a pretrained BERT with --load" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -135,6 +156,7 @@ def test_other_classes_start_with_a_new_head_or_not_at_all(command: list[str], f
         (["--valid-data-path", "no.jsonl"], "--valid-data-path no.jsonl: cannot be read"),
         (["--context-parallel-size", "2"], "--context-parallel-size is 2"),
         (["--tokenizer-type", "ByteTokenizer"], "--tokenizer-type is ByteTokenizer"),
+        (["--label-column", "text"], "--label-column text is a column of sentences too"),
         (["--label-column", "gold"], r'train.jsonl:1: the label \("gold"\) is missing'),
     ],
 )

@@ -73,7 +73,7 @@ def lost_contact(said: str) -> list[str]:
 def kill_inside_a_save(run: Launched, save: Path, rank: int) -> None:
     """Kill a rank a few steps on, see the other end in time and with one line, and torchrun start both again."""
     logged = steps(save)
-    run.wait_for(lambda: steps(save) >= logged + 4 and is_saving(save))
+    run.wait_for(lambda: steps(save) >= logged + 4 and is_saving(save) and bool(checkpoint_files.candidates(save)))
     lines, loads = len(lost_contact(run.said)), run.said.count("loading ")
     victim, other = run.rank(rank), run.rank(1 - rank)
     victim.kill()

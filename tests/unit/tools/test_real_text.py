@@ -89,7 +89,7 @@ def test_every_method_takes_as_many_steps_and_says_what_it_switches_on(tmp_path:
     for size in (comparison.full, recipe.TINY):
         specs = recipe.plan_runs(size, comparison.variants, DATA, comparison.seeds, tmp_path)
         assert len(specs) == 2 * 9 == len({spec.folder for spec in specs})
-        configs = {spec.variant: parse_run_config(spec.flags, "") for spec in specs}
+        configs = {spec.variant: parse_run_config(spec.flags) for spec in specs}
         assert {config.training.train_iters for config in configs.values()} == {size.train_steps}
         names = {variant: config.build_method().name for variant, config in configs.items()}
         clocks = {variant for variant, config in configs.items() if config.optimizer.lr_clock == "samples"}

@@ -127,7 +127,7 @@ def parse_run_config(arguments: Sequence[str] | None, task: Entry = GPT) -> RunC
         folder = Path(namespace.load)
         stored = described_flags(folder) if is_hugging_face(folder) else stored_config(folder)
         for part in {"model", "tokenizer"} & task.parts.keys():
-            for name, value in _as_flags(stored[part]).items():
+            for name, value in _as_flags(stored.get(part, {})).items():
                 if not hasattr(namespace, name):
                     setattr(namespace, name, value)
     classes = {**dict.fromkeys(TASK_PARTS), **task.parts, **PARTS}

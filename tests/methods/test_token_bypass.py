@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.support import pretrain
@@ -41,3 +42,19 @@ def test_finetuning_learns_anew(flags: list[str], folder: Path) -> None:
     ).tensors(1)["method.learned"]
     moved = tuned[tuned != 10.0]
     assert (started < 9.95).any() and (moved > 9.95).all() and len(moved) > 10
+
+
+def test_an_entry_layer_that_comes_later_has_its_mask(
+    flags: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the first steps keep every token: kernels that would ignore a mask tensor are not taken all the same."""
+    from megatron.ltd.tasks import gpt
+
+    asked, build = [], gpt.build_chunks
+    monkeypatch.setattr(
+        gpt, "build_chunks", lambda *given, **how: asked.append(how["explicit_mask"]) or build(*given, **how)
+    )
+    staged = "--token-bypass-schedule staged --token-bypass-stages 0:32 1:16 --token-bypass-layers 2-3"
+    for method in (["--token-bypass", *staged.split()], []):
+        pretrain([*flags, *method, "--train-iters", "2"], folder / str(len(method)))
+    assert asked == [True, False]

@@ -81,6 +81,9 @@ def test_use_checkpoint_args(tmp_path: Path) -> None:
     config = parse_run_config(flags)
     assert (config.model.num_layers, config.model.hidden_size, config.model.num_attention_heads) == (5, 48, 3)
     assert config.tokenizer.tokenizer_type == "ByteTokenizer" and config.optimizer.weight_decay == 0.01
+    _stored(tmp_path / "images", {"model": {"num_layers": 3}})  # of a task that reads no text
+    flags = [*NEEDED, "--load", str(tmp_path / "images"), "--use-checkpoint-args"]
+    assert parse_run_config(flags).model.num_layers == 3
     with pytest.raises(UserError, match="holds no checkpoint to take --use-checkpoint-args from"):
         parse_run_config([*NEEDED, "--load", str(tmp_path / "other"), "--use-checkpoint-args"])
 

@@ -5,7 +5,8 @@
     digits                   scikit-learn's 1,797 of 8 x 8 pixels: 1,437 to train on, 360 to evaluate on
 
 Pixels of 8 bits become numbers between 0 and 1; floats are taken as they are. All images have one size. They are read
-from folders as they are needed, and arrays are held in memory. Whatever is wrong is found before a run starts.
+from folders as they are needed, and arrays are held in memory. Whatever is wrong is found before a run starts, but
+for pixels of a file that cannot be read.
 
 Shapes: N images, C channels, H height, W width. Not here: in which order images are read (``data.epochs``).
 """

@@ -4,7 +4,8 @@
     .tsv             a line a sample, columns apart by tabs; the first line names the columns
 
 Text is UTF-8. A label is a word or a whole number, the same kind throughout a file. Classes are the labels of the
-training data, sorted: numbers by value, words by spelling. Imports no torch. Not here: tokens (``data.sentences``).
+training data, sorted: words, which all labels of a .tsv are, by spelling, and numbers by value. Imports no
+torch. Not here: tokens (``data.labelled_rows``).
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ def _json_rows(path: str, content: bytes, columns: Columns) -> Iterator[tuple[in
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep"
+        except (ValueError, RecursionError) as error:
+            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else f"{error}"
             raise UserError(f"{path}:{number}: not JSON ({reason}); mend the line") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: a JSON {type(row).__name__} where an object is wanted; mend the line")
@@ -132,6 +133,8 @@ def _text(path: str, number: int, row: Mapping[str, Any], name: str) -> str:
     if not isinstance(text, str) or not text.strip():
         what = "empty" if text is None or isinstance(text, str) else f"a {type(text).__name__}"
         raise UserError(f'{path}:{number}: "{name}" is {what} where a sentence is wanted; mend the line')
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f'{path}:{number}: "{name}" is no Unicode text (half a surrogate pair); mend the line')
     return text
 
 

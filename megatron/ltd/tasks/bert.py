@@ -20,6 +20,7 @@ from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.sequence import SequenceShard
 from megatron.ltd.tasks.base import Task
+from megatron.ltd.tasks.bert_classifier import CLASSES
 from megatron.ltd.tasks.gpt import data_order, weights_identity
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import model_vocab_size
@@ -90,6 +91,14 @@ class BERT(Task):
     def every_layer_needs_data(self) -> bool:
         """Which tokens are padding."""
         return True
+
+    def new_weights(self, stored: Mapping[str, Any]) -> tuple[str, ...]:
+        """The heads, where the checkpoint is a classifier's, which has none of them."""
+        if CLASSES not in stored["order"]:
+            return ()
+        heads = ("lm_head.", "binary_head.", "output_layer.bias", "output_layer._extra_state")
+        # Tied, the output matrix is the embedding, which is there: also a last stage of several takes its copy.
+        return heads if self.model.tied_embeddings else (*heads, "output_layer.weight")
 
     def eval_samples(self, global_batch_samples: int) -> int:
         return self.config.training.eval_iters * global_batch_samples

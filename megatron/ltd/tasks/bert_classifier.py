@@ -29,7 +29,8 @@ from megatron.ltd.tokenizers.config import model_vocab_size
 from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
 from megatron.ltd.training.classification import Classification
 
-_CLASSES = "the classes (the labels of the training data)"
+CLASSES = "the classes (the labels of the training data)"
+"""Under which a checkpoint says what its classifier tells apart."""
 
 
 class BertClassification(Task):
@@ -68,8 +69,11 @@ class BertClassification(Task):
         return {
             "--seed": self.config.training.seed,
             "--seq-length": self.model.seq_length,
-            _CLASSES: f"{len(self.classes)} ({names})",
+            CLASSES: f"{len(self.classes)} ({names})",
             "the training data (--train-data-path)": self.train.fingerprint[:12],
+            "the columns (--text-column, --label-column, --text-pair-column)": ", ".join(
+                map(str, dataclasses.astuple(self._columns))
+            ),
         }
 
     @property
@@ -109,8 +113,8 @@ class BertClassification(Task):
     def new_weights(self, stored: Mapping[str, Any]) -> tuple[str, ...]:
         """The head, but where the checkpoint tells the same classes apart; and the pooler where it had none."""
         order = stored["order"]
-        if _CLASSES in order:
-            return () if order[_CLASSES] == self.order[_CLASSES] else (bert_classifier.HEAD,)
+        if CLASSES in order:
+            return () if order[CLASSES] == self.order[CLASSES] else (bert_classifier.HEAD,)
         heads = (bert_classifier.HEAD, bert_classifier.POOLER)
         return heads[:1] if self.model.bert_binary_head else heads
 
@@ -142,14 +146,17 @@ class BertClassification(Task):
         """See ``data.labelled_rows.build_sentence_batch``; samples are never sharded (no context parallelism)."""
         return build_sentence_batch
 
+    @property
+    def _columns(self) -> Columns:
+        return Columns(self.data.text_column, self.data.label_column, self.data.text_pair_column)
+
     def _ask(self, model: nn.Module, batch: SentenceBatch) -> Tensor:
         assert batch.padding_BS is not None, "sentences say what is padding"
         types_BS = batch.types_BS if self.model.sentence_types else None
         return model(batch.tokens_BS, ~batch.padding_BS, types_BS)
 
     def _read(self, flag: str, path: str, classes: Sequence[Label] | None) -> LabelledText:
-        columns = Columns(self.data.text_column, self.data.label_column, self.data.text_pair_column)
-        return read_labelled(path, columns, flag=flag, classes=classes)
+        return read_labelled(path, self._columns, flag=flag, classes=classes)
 
     def _rows(self, labelled: LabelledText) -> LabelledRows:
         return LabelledRows(labelled, self.tokenizer, self.model.seq_length)

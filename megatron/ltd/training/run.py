@@ -100,7 +100,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     learned_V = method.unlearned(task.num_token_ids).to(mesh.device) if method.learns else None
     identity = {MODEL: config.task.weights or config.task.name, **task.identity}
     order = dict(task.order)
-    agree({**identity, **order}, "give every node the same files")
+    agree({**identity, **order, **task.fingerprints}, "give every node the same files")
     start = find_start(config, identity, order, task.open_imported, mesh)
 
     global_batch_size = config.global_batch_size(mesh.data_parallel_size)
@@ -115,7 +115,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
 
     train_data, valid_data = _build_data(task, plan, clock, start, mesh, every_stage=method.learns)
     clock_stands_at = start.clock_stands_at(config, consumed)
-    enters = bool(method.plan(0).entry_layers)
+    enters = any(stage.plan.entry_layers for stage in plan.stages)
     new_weights = task.new_weights(start.stored) if start.checkpoint is not None and config.checkpoint.finetune else ()
     state = _build_state(
         config, task, schedule, start, clock_stands_at, mesh, learned_V, entry=enters, new_weights=new_weights

@@ -58,6 +58,8 @@ GOOD = '{"text": "x", "label": "a"}\n{"text": "y", "label": "b"}\n'
         ("no.jsonl", GOOD + '{"text": "z", "label": 1.5}', r":3: the label .* 1.5 is a float"),
         ("no.jsonl", GOOD + '{"text": "z", "label": true}', r":3: the label .* True is a bool"),
         ("no.jsonl", GOOD + '{"text": "z", "label": 7}', r":3: the label 7 and the first one, 'a', are of two kinds"),
+        ("no.jsonl", GOOD + '{"text": "\\ud800", "label": "a"}', r':3: "text" is no Unicode text'),
+        ("no.jsonl", GOOD + '{"text": "z", "label": ' + "7" * 5000 + "}", r":3: not JSON"),
         ("no.jsonl", b'{"text": "\xff", "label": "a"}', r":1: not UTF-8 at byte 10"),
         ("no.tsv", "text\nx", r':1: no column "label" among text'),
         ("no.tsv", "", "holds no samples"),

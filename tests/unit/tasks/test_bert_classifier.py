@@ -128,6 +128,36 @@ def test_other_classes_start_with_a_new_head_or_not_at_all(command: list[str], f
         assert torch.equal(weights(run)["binary_head.weight"], head)
 
 
+@pytest.mark.parametrize("flags", [(), ("--untie-embeddings-and-output-weights",)], ids=["tied", "untied"])
+def test_pretraining_goes_on_from_a_classifiers_encoder(
+    command: list[str], pretraining: list[str], tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    """With new heads: the classifier has none of them."""
+    pretrain([*command, *flags], tmp_path / "tuned")
+    with built([*pretraining, *flags], tmp_path) as run:
+        fresh = weights(run)
+    with built([*pretraining, *flags, "--load", str(tmp_path / "tuned"), "--finetune"], tmp_path) as run:
+        loaded = weights(run)
+    anew = {name for name in loaded if torch.equal(loaded[name], fresh[name]) and "norm" not in name}
+    anew = {name for name in anew if name.endswith("weight")}
+    output = {"output_layer.weight"} if flags else set()
+    assert anew == {"lm_head.dense.weight", "binary_head.weight"} | output
+
+
+def test_other_columns_are_other_data(command: list[str], folder: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps({**row, "other": row["text"]}) + "\n" for row in rows))
+    flags = [*command, "--train-data-path", str(tmp_path / "two.jsonl"), "--eval-iters", "0"]
+    place = flags.index("--valid-data-path")
+    flags = flags[:place] + flags[place + 2 :]
+    pretrain(flags, tmp_path / "saved")
+    with (
+        pytest.raises(UserError, match=r"the columns .* is other, label, None here and text, label, None in check"),
+        built([*flags, "--text-column", "other", "--load", str(tmp_path / "saved")], tmp_path),
+    ):
+        pass
+
+
 def test_a_shorter_length_keeps_the_pretrained_positions(
     command: list[str], pretraining: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,9 +35,9 @@ _UNSAID = {  # change nothing of what is computed, or are covered by identity an
 
 def check_identity(checkpoint: Path, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another model or tokenizer, naming the first flag that differs and both values."""
-    if stored.get(MODEL) != identity[MODEL]:
+    if stored.get(MODEL) != identity.get(MODEL):
         raise UserError(
-            f"{MODEL} is {identity[MODEL]} here and {stored.get(MODEL)} in checkpoint {checkpoint}: name the folder of "
+            f"{MODEL} is {identity.get(MODEL)} here and {stored.get(MODEL)} in checkpoint {checkpoint}: name the folder of "
             "another run with --load, or use the script that wrote this one"
         )
     _check_equal(

@@ -37,8 +37,8 @@ def check_identity(checkpoint: Path, stored: Mapping[str, Any], identity: Mappin
     """Refuse a checkpoint of another model or tokenizer, naming the first flag that differs and both values."""
     if stored.get(MODEL) != identity.get(MODEL):
         raise UserError(
-            f"{MODEL} is {identity.get(MODEL)} here and {stored.get(MODEL)} in checkpoint {checkpoint}: name the folder of "
-            "another run with --load, or use the script that wrote this one"
+            f"{MODEL} is {identity.get(MODEL)} here and {stored.get(MODEL)} in checkpoint {checkpoint}: name another "
+            "run's folder with --load, or use the script that wrote this one"
         )
     _check_equal(
         checkpoint,

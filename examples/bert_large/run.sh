@@ -185,8 +185,6 @@ if wants finetune; then
     [[ "${DRY_RUN:-0}" == 1 ]] || stage "finetune on labelled sentences, dense"
     rows=1000
     [[ ! -f "$TRAIN" ]] || rows="$(wc -l <"$TRAIN" | tr -d ' ')"
-    from=(--load "$OUT/pretrained" --finetune)
-    [[ ! -f "$OUT/finetuned/latest_checkpointed_iteration.txt" ]] || from=(--load "$OUT/finetuned")
     columns=(--text-column "$TEXT_COLUMN" --label-column "$LABEL_COLUMN")
     [[ -z "$PAIR_COLUMN" ]] || columns+=(--text-pair-column "$PAIR_COLUMN")
     run finetune_bert_ltd.py "${model[@]}" "${tokenizer[@]}" --seq-length "$FINETUNE_SEQ_LENGTH" "${columns[@]}" \
@@ -195,7 +193,8 @@ if wants finetune; then
         --global-batch-size "$FINETUNE_BATCH" --train-samples $((EPOCHS * rows)) \
         --lr "$FINETUNE_LR" --lr-decay-style linear --lr-warmup-fraction 0.065 --weight-decay 0.1 \
         --eval-interval 100 --log-interval 10 \
-        --save "$OUT/finetuned" "${from[@]}" --save-interval 500 --keep-last 1 "$@"
+        --save "$OUT/finetuned" --load "$OUT/finetuned" --pretrained-checkpoint "$OUT/pretrained" \
+        --save-interval 500 --keep-last 1 "$@"
 fi
 
 [[ "${DRY_RUN:-0}" == 1 ]] || printf '\n%s\n' "the checkpoints and logs are in $OUT"

@@ -120,10 +120,9 @@ common=(
 
 # train NAME FLAGS...: from the weights at first, and then from where the run was stopped.
 train() {
-    local folder="$OUT/$1" from=(--load "$WEIGHTS" --finetune)
+    local folder="$OUT/$1"
     shift
-    [[ ! -f "$folder/latest_checkpointed_iteration.txt" ]] || from=(--load "$folder")
-    "$python" pretrain_gpt_ltd.py "${common[@]}" --save "$folder" "${from[@]}" "$@"
+    "$python" pretrain_gpt_ltd.py "${common[@]}" --save "$folder" --load "$folder" --pretrained-checkpoint "$WEIGHTS" "$@"
 }
 
 stage "finetune with random-LTD"

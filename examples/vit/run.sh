@@ -76,9 +76,5 @@ else
         --eval-interval 10000 --save-interval 10000 --use-distributed-optimizer "${common[@]}"
     )
 fi
-if [[ -f "$OUT/latest_checkpointed_iteration.txt" ]]; then
-    flags+=(--load "$OUT") # goes on where it was stopped
-elif [[ -n "$LOAD" ]]; then
-    flags+=(--load "$LOAD" --finetune)
-fi
-SCRIPT=finetune_vit_ltd.py exec bash "$root/examples/launch/torchrun.sh" "${flags[@]}" --save "$OUT"
+[[ -z "$LOAD" ]] || flags+=(--pretrained-checkpoint "$LOAD")
+SCRIPT=finetune_vit_ltd.py exec bash "$root/examples/launch/torchrun.sh" "${flags[@]}" --save "$OUT" --load "$OUT"

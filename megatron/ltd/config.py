@@ -6,6 +6,7 @@ parts. No torch here: a wrong flag is answered before anything heavy is imported
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import check_model, sequence_runs
 from megatron.ltd.tasks import GPT
 from megatron.ltd.tasks.base import Entry
-from megatron.ltd.training.checkpoint_files import stored_config
+from megatron.ltd.training.checkpoint_files import candidates, stored_config
 from megatron.ltd.training.config import CheckpointConfig, LoggingConfig, OptimizerConfig, TrainingConfig
 
 TASK_PARTS = ("model", "tokenizer", "data")
@@ -123,6 +124,7 @@ def parse_run_config(arguments: Sequence[str] | None, task: Entry = GPT) -> RunC
     replace the defaults; a flag that was typed still wins.
     """
     namespace = build_parser(task).parse_args(arguments)
+    _settle_pretrained(namespace)
     if getattr(namespace, "use_checkpoint_args", False) and hasattr(namespace, "load"):
         folder = Path(namespace.load)
         stored = described_flags(folder) if is_hugging_face(folder) else stored_config(folder)
@@ -137,6 +139,23 @@ def parse_run_config(arguments: Sequence[str] | None, task: Entry = GPT) -> RunC
     }
     methods: dict[str, Any] = {name: read_flags(namespace, entry.config_class) for name, entry in METHODS.items()}
     return RunConfig(task=task, **parts, methods=methods)
+
+
+def _settle_pretrained(flags: argparse.Namespace) -> None:
+    """Where ``--load`` holds no checkpoint yet, take ``--pretrained-checkpoint`` in its place, for its weights alone.
+
+    Nodes that see the folder differently then have other flags, and are told so when they meet.
+    """
+    if not hasattr(flags, "pretrained_checkpoint"):
+        return
+    if not hasattr(flags, "load") or hasattr(flags, "finetune"):
+        what = "with --finetune" if hasattr(flags, "finetune") else "without --load"
+        raise UserError(
+            f"--pretrained-checkpoint {flags.pretrained_checkpoint} is given {what}: give it with the folder of --save "
+            "as --load, and without --finetune"
+        )
+    if not candidates(Path(flags.load)):
+        flags.load, flags.finetune = flags.pretrained_checkpoint, True
 
 
 def _as_flags(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,6 +88,19 @@ def test_use_checkpoint_args(tmp_path: Path) -> None:
         parse_run_config([*NEEDED, "--load", str(tmp_path / "other"), "--use-checkpoint-args"])
 
 
+def test_pretrained_checkpoint_holds_until_the_run_has_its_own(tmp_path: Path) -> None:
+    pretrained, own = str(tmp_path / "pretrained"), str(tmp_path / "own")
+    flags = [*NEEDED, "--save", own, "--load", own, "--pretrained-checkpoint", pretrained]
+    config = parse_run_config(flags).checkpoint
+    assert (config.load, config.finetune) == (pretrained, True)
+    _stored(tmp_path / "own", {"model": {}})
+    config = parse_run_config(flags).checkpoint
+    assert (config.load, config.finetune) == (own, False)
+    for wrong, said in (([*flags, "--finetune"], "with --finetune"), ([*NEEDED, *flags[-2:]], "without --load")):
+        with pytest.raises(UserError, match=f"--pretrained-checkpoint {pretrained} is given {said}: give it with the"):
+            parse_run_config(wrong)
+
+
 def test_reading_the_command_line_imports_no_torch(repository: Path) -> None:
     """So that --help and a mistyped flag are answered at once."""
     code = (

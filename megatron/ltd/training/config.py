@@ -166,6 +166,12 @@ class CheckpointConfig:
         metavar="DIR",
         help="folder to continue from; with --finetune, to start from, ours or a Hugging Face GPT-2 in safetensors",
     )
+    pretrained_checkpoint: str | None = flag(
+        None,
+        metavar="DIR",
+        help="while --load holds no checkpoint, start from this folder as --load and --finetune would: the same "
+        "command starts a finetuning run and goes on with it",
+    )
     save_interval: int | None = flag(None, help="steps between checkpoints (default: only at the end)")
     keep_last: int | None = flag(None, help="checkpoints to keep; older ones are removed after a save (default: all)")
     async_save: bool = flag(False, help="train on while a checkpoint is written, from a copy in memory")

@@ -94,6 +94,20 @@ def test_it_learns_with_a_method_and_goes_on_bit_for_bit(command: list[str], tmp
     assert expected.keys() == found.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_one_command_starts_from_the_pretrained_and_goes_on(
+    command: list[str], pretraining: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a launcher that restarts it would give it: equal to the run that nothing stops."""
+    pretrain(pretraining, tmp_path / "pretrained")
+    weights_of = ["--pretrained-checkpoint", str(tmp_path / "pretrained")]
+    straight = pretrain([*command, "--load", str(tmp_path / "pretrained"), "--finetune"], tmp_path / "straight")
+    parts = [*command, "--exit-interval", "4", "--load", str(tmp_path / "parts"), *weights_of]
+    for _ in range(2):
+        found = pretrain(parts, tmp_path / "parts")
+    assert "starting anew" in capsys.readouterr().out
+    assert found.column("loss") == straight.column("loss") and len(found.column("loss")) == 6
+
+
 def test_every_held_out_sentence_is_evaluated_once(command: list[str], tmp_path: Path) -> None:
     """By hand, one sentence at a time."""
     with built(command, tmp_path) as run:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_text.baseline import bag_of_words
+from bert_text.baseline import bag_of_words, token_frequencies
 from bert_text.data import Facts, prepare
 from bert_text.recipe import FULL, TINY, VARIANTS, Recipe, finetuning, pretraining
 from bert_text.report import to_markdown
@@ -86,7 +86,8 @@ def main() -> None:
         specs += (tuned := finetuning(config.recipe, data, config.seeds, work))
         run_all(tuned, config.jobs, lock)
         results = [result for result in map(read_result, specs) if result is not None]
-        _report(config, prefix, specs, results, bag_of_words(data), facts)
+        baselines = bag_of_words(data) | {"masked_lm_loss": token_frequencies(data, config.recipe.vocab_size)}
+        _report(config, prefix, specs, results, baselines, facts)
 
 
 def _check_recipe(config: BertConfig, work: Path) -> str:
@@ -109,14 +110,15 @@ def _report(
 ) -> None:
     """Write PREFIX.md and PREFIX.json, and print the page."""
     first_losses = {spec.variant: read_metrics(spec.folder / "metrics.jsonl")[0][1]["loss"] for spec in reversed(specs)}
-    about: dict[str, Any] = {"reading": config.reading, "facts": _facts(config, results, facts)}
+    frequencies = f"- Guessed by the frequencies of tokens alone, held-out text costs {baseline['masked_lm_loss']:.3f}."
+    about: dict[str, Any] = {"reading": config.reading, "facts": [frequencies, *_facts(config, results, facts)]}
     page = to_markdown(results, baseline, first_losses, about)
     prefix.with_name(f"{prefix.name}.md").write_text(page, encoding="utf-8")
     record = {
         **about,
         "recipe": dataclasses.asdict(config.recipe),
         "data": dataclasses.asdict(facts),
-        "bag_of_words": baseline,
+        "baselines": baseline,
         "first_losses": first_losses,
         "runs": [dataclasses.asdict(result) for result in results],
     }

@@ -1,11 +1,27 @@
-"""What a finetuned encoder has to beat: logistic regression on counts of words."""
+"""What the models have to beat: the frequencies of tokens, and logistic regression on counts of words."""
 
 from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron.ltd.data.labelled_text import Columns, read_labelled
 from megatron.ltd.errors import UserError
 
 from .recipe import Data
+
+
+def token_frequencies(data: Data, vocab_size: int) -> float:
+    """Mean loss of a held-out token that is guessed by how often it stands in the training text, plus one, alone."""
+
+    def counts(prefix: Path) -> np.ndarray:
+        sentences = IndexedDataset(str(prefix))
+        return sum(np.bincount(sentence, minlength=vocab_size) for sentence in sentences)
+
+    trained, held_out = counts(data.train_prefix) + 1, counts(data.valid_prefix)
+    return float(-(held_out * np.log(trained / trained.sum())).sum() / held_out.sum())
 
 
 def bag_of_words(data: Data) -> dict[str, float]:

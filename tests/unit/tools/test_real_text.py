@@ -249,10 +249,11 @@ class Toy:
     environment: dict[str, str]
     page: Path
 
-    def run(self, *more: str) -> str:
+    def run(self, *more: str, status: int = 0) -> str:
+        """What it prints; of a refusal, its line."""
         done = subprocess.run([*self.command, *more], env=self.environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert done.returncode == status, done.stderr
+        return done.stderr if status else done.stdout
 
     @property
     def record(self) -> dict[str, Any]:
@@ -313,3 +314,5 @@ def test_a_toy_of_every_method_reports_them_in_order(repository: Path, tmp_path:
     assert page.startswith("# Real text: every method at equal steps\n") and "Unfinished" not in page
     figures = next(run for run in record["runs"] if run["variant"] == ran)
     assert figures["layer_tokens"] == 4 * 12 * (2 * 32 + 22) and figures["flops"] < figures["dense_flops"]
+    refusal = comparison.run("--compare", "equal-flops", status=2)
+    assert "holds another --compare" in refusal and refusal.count("\n") == 1

@@ -134,11 +134,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     flops_left = plan.flops(plan.num_steps) - plan.flops(min(iteration, plan.num_steps))
     with together():
         log = RunLog(config.logging, _log_folder(config), mesh.is_first, iteration, plan.num_steps, flops_left)
-    pretrained = config.task.weights
-    if pretrained is not None and start.checkpoint is None:
-        log.say(f"starting from initial weights: name those of a pretrained {pretrained} with --load and --finetune")
-    anew = [f"starting anew, not from the checkpoint: {', '.join(new_weights)}"] if new_weights else []
-    for note in (*start.notes, *anew, *([taken] if taken else [])):
+    for note in _notes(config, start, new_weights, taken):
         log.say(note)
     record = {
         "schedule": clock.settings(schedule), "identity": identity, "order": order, "config": config.to_dict(),
@@ -152,6 +148,18 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
         config, mesh, task, method, clock, plan, state, stepper, train_data, valid_data, log, saver, exits,
         record,
     )  # fmt: skip
+
+
+def _notes(config: RunConfig, start: Start, new_weights: tuple[str, ...], taken: str | None) -> list[str]:
+    """What is said of where the run starts."""
+    notes, pretrained = list(start.notes), config.task.weights
+    if pretrained is not None and start.checkpoint is None:
+        notes.append(
+            f"starting from initial weights: name those of a pretrained {pretrained} with --load and --finetune"
+        )
+    if new_weights:
+        notes.append(f"starting anew, not from the checkpoint: {', '.join(new_weights)}")
+    return notes if taken is None else [*notes, taken]
 
 
 def versions(mesh: Mesh) -> dict[str, Any]:

@@ -114,6 +114,6 @@ def test_the_card_names_what_is_there(repository: Path, finished: tuple[Path, st
     assert all(f'{name}="${{{name}:-' in script for name in settings)
     (command,) = (block for block in code_blocks(card, "bash") if "pretrain_gpt_ltd.py" in block)
     words = shlex.split(command.split("pretrain_gpt_ltd.py")[1].replace("\\\n", " "))
-    words[words.index("--load") + 1] = str(finished[0] / "tiny" / "weights")
+    words[words.index("--pretrained-checkpoint") + 1] = str(finished[0] / "tiny" / "weights")
     config = parse_run_config([*words, "--ltd-min-kept-tokens", "16"])
     assert config.model.hidden_size == 64 and config.tokenizer.tokenizer_type == "GPT2BPETokenizer"

@@ -9,8 +9,9 @@ sample that keeps padding, and no softmax is empty. Real tokens compute as if th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from megatron.core.models.bert import bert_lm_head
@@ -29,6 +30,9 @@ from megatron.ltd.parallel.random import seed_weights
 
 # The head's norm is no part of a spec, and core's own refuses sequence parallelism.
 bert_lm_head.LNImpl = Norm
+
+
+Model = TypeVar("Model", bound=CoreBertModel)
 
 
 class BertModel(CoreBertModel):
@@ -82,11 +86,17 @@ def padding_mask(padding_BS: Tensor) -> Tensor:
 
 
 def build_bert_chunks(
-    model: BertModelConfig, config: TransformerConfig, padded_vocab_size: int, mesh: Mesh, *, seed: int
-) -> list[BertModel]:
-    """This process's part of the model on the run's device; see ``models.gpt.build_chunks``."""
+    kind: Callable[..., Model],
+    model: BertModelConfig,
+    config: TransformerConfig,
+    padded_vocab_size: int,
+    mesh: Mesh,
+    *,
+    seed: int,
+) -> list[Model]:
+    """This process's part of a model of this ``kind`` on the run's device; see ``models.gpt.build_chunks``."""
     make = partial(
-        BertModel,
+        kind,
         num_tokentypes=model.sentence_types,
         vocab_size=padded_vocab_size,
         max_sequence_length=model.learned_positions or model.seq_length,

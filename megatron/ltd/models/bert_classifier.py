@@ -7,19 +7,14 @@ Parameters of the encoder and the pooler carry their names of pretraining, so th
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
-from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 from megatron.ltd.models.bert import BertModel
-from megatron.ltd.models.encoder_config import BertModelConfig
-from megatron.ltd.models.transformer import build_stages
-from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.parallel.random import seed_weights
 
 HEAD, POOLER = "binary_head.", "pooler."
@@ -31,7 +26,7 @@ class BertClassifier(BertModel):
 
     def __init__(self, config: TransformerConfig, *, num_classes: int, weights_seed: int, **options: Any) -> None:
         heads = {"add_binary_head": True, "share_embeddings_and_output_weights": False}
-        super().__init__(config, weights_seed=weights_seed, **heads, **options)
+        super().__init__(config, weights_seed=weights_seed, **(options | heads))
         if self.post_process:
             self.lm_head, self.output_layer = _NoHead(), _NoLogits()
             seed_weights(weights_seed, config.num_layers + 2)
@@ -74,27 +69,3 @@ class _NoLogits(nn.Module):
 
     def forward(self, hidden_states: Tensor, weight: Tensor | None = None) -> tuple[Tensor, None]:
         return hidden_states, None
-
-
-def build_classifier_chunks(
-    model: BertModelConfig,
-    config: TransformerConfig,
-    padded_vocab_size: int,
-    num_classes: int,
-    mesh: Mesh,
-    *,
-    seed: int,
-) -> list[BertClassifier]:
-    """This process's part of the model on the run's device; see ``models.gpt.build_chunks``."""
-    make = partial(
-        BertClassifier,
-        num_tokentypes=model.sentence_types,
-        vocab_size=padded_vocab_size,
-        max_sequence_length=model.learned_positions or model.seq_length,
-        position_embedding_type=model.position_embedding_type,
-        rotary_percent=model.rotary_percent,
-        rotary_base=model.rotary_base,
-        num_classes=num_classes,
-        weights_seed=seed,
-    )
-    return build_stages(make, model, config, mesh, seed=seed, mask_type=AttnMaskType.padding, explicit_mask=True)

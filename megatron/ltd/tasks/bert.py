@@ -22,9 +22,8 @@ from megatron.ltd.sequence import SequenceShard
 from megatron.ltd.tasks.base import Task
 from megatron.ltd.tasks.bert_classifier import CLASSES
 from megatron.ltd.tasks.gpt import data_order, weights_identity
-from megatron.ltd.tokenizers.build import build_tokenizer
+from megatron.ltd.tokenizers.build import build_wordpiece
 from megatron.ltd.tokenizers.config import model_vocab_size
-from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
 from megatron.ltd.training.objective import MaskedLM
 
 
@@ -35,14 +34,12 @@ class BERT(Task):
         self.config = config
         self.model: BertModelConfig = config.model
         self.data: BertDataConfig = config.data
-        tokenizer = build_tokenizer(config.tokenizer)
-        assert isinstance(tokenizer, WordPieceTokenizer), "the command line admits no other"
-        self.tokenizer = tokenizer
-        self.sources = check_sources(self.data, tokenizer, read_tokens=False)
+        self.tokenizer = build_wordpiece(config.tokenizer)
+        self.sources = check_sources(self.data, self.tokenizer, read_tokens=False)
         if self.model.bert_binary_head:
             check_sentences(self.sources)
         self.vocab_size = model_vocab_size(
-            config.tokenizer, tokenizer.vocab_size, config.parallel.tensor_model_parallel_size
+            config.tokenizer, self.tokenizer.vocab_size, config.parallel.tensor_model_parallel_size
         )
         self.objective = MaskedLM(sentence_order=self.model.bert_binary_head)
 
@@ -105,7 +102,9 @@ class BERT(Task):
 
     def build_chunks(self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool) -> list[BertModel]:
         """See ``models.bert.build_bert_chunks``; there is a mask always."""
-        return build_bert_chunks(self.model, core_config, self.vocab_size, mesh, seed=self.config.training.seed)
+        return build_bert_chunks(
+            BertModel, self.model, core_config, self.vocab_size, mesh, seed=self.config.training.seed
+        )
 
     def build_data(
         self, train_samples: int, valid_samples: int, *, reads: bool

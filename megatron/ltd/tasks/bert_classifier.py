@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -19,14 +20,14 @@ from megatron.ltd.data.labelled_text import Columns, Label, LabelledText, read_l
 from megatron.ltd.data.microbatches import Collate, SampleSource
 from megatron.ltd.errors import UserError
 from megatron.ltd.models import bert_classifier
+from megatron.ltd.models.bert import build_bert_chunks
 from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.sequence import SequenceShard
 from megatron.ltd.tasks.base import Task
 from megatron.ltd.tasks.gpt import weights_identity
-from megatron.ltd.tokenizers.build import build_tokenizer
+from megatron.ltd.tokenizers.build import build_wordpiece
 from megatron.ltd.tokenizers.config import model_vocab_size
-from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
 from megatron.ltd.training.classification import Classification
 
 CLASSES = "the classes (the labels of the training data)"
@@ -42,9 +43,7 @@ class BertClassification(Task):
         self.config = config
         self.model: BertModelConfig = config.model
         self.data: LabelledTextConfig = config.data
-        tokenizer = build_tokenizer(config.tokenizer)
-        assert isinstance(tokenizer, WordPieceTokenizer), "the command line admits no other"
-        self.tokenizer = tokenizer
+        self.tokenizer = build_wordpiece(config.tokenizer)
         self.train = self._read("--train-data-path", str(self.data.train_data_path), None)
         self.classes = self.train.classes
         self.valid: LabelledText | None = None
@@ -53,7 +52,7 @@ class BertClassification(Task):
         if self.valid is None and config.training.eval_iters:
             raise UserError("--valid-data-path is missing: give sentences to evaluate on, or --eval-iters 0")
         self.vocab_size = model_vocab_size(
-            config.tokenizer, tokenizer.vocab_size, config.parallel.tensor_model_parallel_size
+            config.tokenizer, self.tokenizer.vocab_size, config.parallel.tensor_model_parallel_size
         )
         self.objective = Classification(len(self.classes), self._ask)
 
@@ -127,10 +126,9 @@ class BertClassification(Task):
     def build_chunks(
         self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool
     ) -> list[bert_classifier.BertClassifier]:
-        """See ``models.bert_classifier.build_classifier_chunks``; there is a mask always."""
-        return bert_classifier.build_classifier_chunks(
-            self.model, core_config, self.vocab_size, len(self.classes), mesh, seed=self.config.training.seed
-        )
+        """See ``models.bert.build_bert_chunks``; there is a mask always."""
+        kind = partial(bert_classifier.BertClassifier, num_classes=len(self.classes))
+        return build_bert_chunks(kind, self.model, core_config, self.vocab_size, mesh, seed=self.config.training.seed)
 
     def build_data(
         self, train_samples: int, valid_samples: int, *, reads: bool

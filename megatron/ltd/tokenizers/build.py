@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.base import Tokenizer, needs_tokenizers, read_definition
 from megatron.ltd.tokenizers.config import TOKENIZER_TYPES, WORDPIECE_TYPES, TokenizerFiles
+
+if TYPE_CHECKING:
+    from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
 
 
 def build_tokenizer(config: TokenizerFiles) -> Tokenizer:
@@ -36,3 +41,14 @@ def build_tokenizer(config: TokenizerFiles) -> Tokenizer:
     vocabulary = read_definition("--vocab-file", config.vocab_file, kind)
     merges = read_definition("--merge-file", config.merge_file, kind)
     return GPT2BPETokenizer(vocabulary, merges, sources=(str(config.vocab_file), str(config.merge_file)))
+
+
+def build_wordpiece(config: TokenizerFiles) -> WordPieceTokenizer:
+    """The tokenizer of a task whose command line admits WordPiece alone. Raises ``UserError`` as the other."""
+    if config.tokenizer_type is None:
+        raise UserError(f"--tokenizer-type is missing: give {' or '.join(WORDPIECE_TYPES)}")
+    tokenizer = build_tokenizer(config)
+    from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
+
+    assert isinstance(tokenizer, WordPieceTokenizer), "the command line admits no other"
+    return tokenizer

@@ -13,7 +13,7 @@ from torch import Tensor
 from megatron.ltd.data.bert_batch import BertBatch
 from megatron.ltd.methods.base import Composed, Dense, Method, ModelFacts, Samples
 from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
-from megatron.ltd.models.bert import build_bert_chunks, padding_mask
+from megatron.ltd.models.bert import BertModel, build_bert_chunks, padding_mask
 from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.models.transformer import transformer_config
@@ -98,7 +98,7 @@ def masked_batches(num_batches: int) -> list[BertBatch]:
 def build_stepper(model: BertModelConfig, mesh: Mesh, method: Method, weights: dict[str, Tensor]) -> Stepper:
     parallel, precision = ParallelConfig(device="cpu"), PrecisionConfig()
     core_config = transformer_config(model, parallel, precision, RecomputeConfig(), mesh)
-    (core,) = build_bert_chunks(model, core_config, VOCAB_SIZE, mesh, seed=1)
+    (core,) = build_bert_chunks(BertModel, model, core_config, VOCAB_SIZE, mesh, seed=1)
     load_weights(core, weights)
     chunks = wrap_chunks([core], parallel, precision)
     optimizer = build_optimizer(chunks, OptimizerConfig(lr=1e-3, clip_grad=0.0), precision, parallel)
@@ -237,7 +237,7 @@ def test_parameters_are_counted_exactly(mesh: Mesh, variant: str) -> None:
 
     model = small_bert(**VARIANTS[variant])
     core_config = transformer_config(model, ParallelConfig(device="cpu"), PrecisionConfig(), RecomputeConfig(), mesh)
-    (core,) = build_bert_chunks(model, core_config, VOCAB_SIZE, mesh, seed=1)
+    (core,) = build_bert_chunks(BertModel, model, core_config, VOCAB_SIZE, mesh, seed=1)
     shape, norm_bias = model.shape(VOCAB_SIZE), model.normalization == "LayerNorm"
     counted = num_parameters(
         shape, tied_embeddings=model.tied_embeddings, learned_positions=model.learned_positions,

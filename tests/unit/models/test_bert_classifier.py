@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from megatron.ltd.accounting import num_classifier_parameters
 from megatron.ltd.data.labelled_rows import SentenceBatch
 from megatron.ltd.methods.base import Dense, Method, ModelFacts, Samples
-from megatron.ltd.models.bert_classifier import BertClassifier, build_classifier_chunks
+from megatron.ltd.models.bert import build_bert_chunks
+from megatron.ltd.models.bert_classifier import BertClassifier
 from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.models.transformer import transformer_config
@@ -42,7 +44,8 @@ def model_config(sentence_types: bool = True) -> BertModelConfig:
 
 def build(mesh: Mesh, model: BertModelConfig) -> BertClassifier:
     config = transformer_config(model, ParallelConfig(device="cpu"), PrecisionConfig(), RecomputeConfig(), mesh)
-    (core,) = build_classifier_chunks(model, config, VOCAB_SIZE, CLASSES, mesh, seed=1)
+    kind = partial(BertClassifier, num_classes=CLASSES)
+    (core,) = build_bert_chunks(kind, model, config, VOCAB_SIZE, mesh, seed=1)
     return core
 
 

@@ -61,6 +61,14 @@ def test_flags_refused(command: list[str], flags: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_missing_tokenizer_is_asked_for_among_those_that_will_do(command: list[str], mesh: Mesh) -> None:
+    place = command.index("--tokenizer-type")
+    with pytest.raises(
+        UserError, match="--tokenizer-type is missing: give BertWordPieceLowerCase or BertWordPieceCase"
+    ):
+        build_run(parse(command[:place] + command[place + 2 :]), mesh)
+
+
 def test_documents_that_are_not_split_are_refused(command: list[str], folder: Path, mesh: Mesh) -> None:
     """And with masked tokens alone they will do."""
     (folder / "whole.jsonl").write_text(json.dumps({"text": "the model. the tokens."}) + "\n")

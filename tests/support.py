@@ -97,10 +97,10 @@ def small_model(**changes: Any) -> ModelConfig:
 
 def random_ltd(model: ModelConfig, kept_tokens: int, seed: int = 7, **flags: Any) -> RandomLTD:
     """random-LTD that keeps ``kept_tokens`` at step 0 and everything from step 10 on."""
-    config = RandomLTDConfig(
-        random_ltd=True, ltd_min_kept_tokens=kept_tokens, ltd_growth_steps=10, ltd_granularity=1, **flags
+    settings = {"ltd_min_kept_tokens": kept_tokens, "ltd_growth_steps": 10, "ltd_granularity": 1, **flags}
+    return RandomLTD.build(
+        RandomLTDConfig(random_ltd=True, **settings), ModelFacts(model.num_layers, model.seq_length, seed)
     )
-    return RandomLTD.build(config, ModelFacts(model.num_layers, model.seq_length, seed))
 
 
 def layer_drop(model: ModelConfig, keep_probability: float, seed: int = 1) -> LayerDrop:

@@ -92,6 +92,14 @@ def test_strata_that_the_shards_of_a_sequence_do_not_divide_are_refused() -> Non
     assert build(ModelFacts(6, 64, 1, sequence_runs=4), ltd_strata=8).settings["--ltd-strata"] == 8
 
 
+def test_blocks_are_drawn_and_named() -> None:
+    ids = torch.tensor([5, 900])
+    method = build(ltd_block_size=4, ltd_strata=2)
+    assert torch.equal(method.select(Samples(ids), 3, 24), kept_indices(11, ids, 3, 64, 24, strata=2, block_size=4))
+    assert method.name == "random-LTD in blocks of 4" and build().name == "random-LTD"
+    assert method.settings["the method"] == build().settings["the method"]
+
+
 @pytest.mark.parametrize("num_steps", [1, 5, 12, 20])
 def test_stages_are_the_plans_of_every_step(num_steps: int) -> None:
     method = build(ltd_layers="2,5")

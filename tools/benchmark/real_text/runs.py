@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -72,8 +72,12 @@ def read_result(spec: RunSpec) -> RunResult | None:
         return None
 
 
-def run_all(specs: Sequence[RunSpec], jobs: int, lock: int) -> None:
+def run_all(
+    specs: Sequence[RunSpec], jobs: int, lock: int, finished: Callable[[RunSpec], None] = lambda spec: None
+) -> None:
     """Run what is not finished, ``jobs`` at a time. ``lock`` is an open file that every child inherits.
+
+    ``finished`` is called with each run that ends well.
 
     Raises ``RunStopped`` when a run fails, ``KeyboardInterrupt`` when asked to stop; the other runs were told to save.
     """
@@ -93,6 +97,8 @@ def run_all(specs: Sequence[RunSpec], jobs: int, lock: int) -> None:
                     continue
                 running.remove(attempt)
                 through = _finish(attempt, cpu_seconds)
+                if through:
+                    finished(attempt.spec)
                 progress.say(f"{'finished' if through else 'left'} {attempt.spec.name}")
                 if not through and not stop and failure is None:
                     failure = _failure(attempt)

@@ -16,7 +16,7 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 from megatron.ltd.format import format_ranges
 from megatron.ltd.methods.base import Method, ModelFacts, Samples
-from megatron.ltd.methods.schedule_flags import KINDS, ScheduleFlags
+from megatron.ltd.methods.schedule_flags import KINDS, ScheduleFlags, in_blocks
 from megatron.ltd.plan import StepPlan
 from megatron.ltd.schedules import TokenSchedule
 
@@ -48,6 +48,12 @@ class RandomLTDConfig:
     ltd_stages: tuple[str, ...] = flag(
         (), metavar="STEP:KEPT", help="of a staged schedule: kept tokens from each of these 0-based steps on"
     )
+    ltd_block_size: int = flag(
+        1, help="draw blocks of this many neighbouring tokens (1: single tokens, as in the paper)"
+    )
+    ltd_block_shift: bool = flag(
+        False, help="shift the grid of blocks by an offset of its own for each sample and layer"
+    )
     ltd_layers: str | None = flag(
         None, metavar="LIST", help='layers that drop, 1-based, as "2-23" or "2,4,6-8" (default: all but first and last)'
     )
@@ -76,6 +82,7 @@ class RandomLTDConfig:
             granularity=self.ltd_granularity,
             stages=self.ltd_stages,
             strata=self.ltd_strata,
+            block_size=self.ltd_block_size,
         )
 
 
@@ -112,7 +119,6 @@ class RandomLTD(Method):
     schedule: TokenSchedule
     layers: frozenset[int]
     config: RandomLTDConfig
-    name: str = "random-LTD"
 
     @classmethod
     def build(cls, config: RandomLTDConfig, facts: ModelFacts) -> RandomLTD:
@@ -134,10 +140,15 @@ class RandomLTD(Method):
         return cls(facts, config.schedule_flags.build(facts), frozenset(layers), config)
 
     @property
+    def name(self) -> str:
+        """With the size of the blocks, where tokens come in such."""
+        return f"random-LTD{in_blocks(self.config.ltd_block_size)}"
+
+    @property
     def settings(self) -> Mapping[str, Any]:
-        """The schedule, the layers that follow it, and the strata of the draw."""
+        """The schedule, the layers that follow it, and the strata and blocks of the draw."""
         return {
-            "the method": f"{self.name} (--random-ltd)",
+            "the method": "random-LTD (--random-ltd)",
             **self.config.schedule_flags.settings,
             "--ltd-layers": format_ranges(sorted(self.layers)),
         }
@@ -154,7 +165,14 @@ class RandomLTD(Method):
         from megatron.ltd.sampling import kept_indices  # imports torch, which plans do not need
 
         return kept_indices(
-            self.facts.seed, samples.ids_B, layer_number, self.facts.seq_length, kept_tokens, self.config.ltd_strata
+            self.facts.seed,
+            samples.ids_B,
+            layer_number,
+            self.facts.seq_length,
+            kept_tokens,
+            self.config.ltd_strata,
+            self.config.ltd_block_size,
+            self.config.ltd_block_shift,
         )
 
     def _plan(self, kept_tokens: int) -> StepPlan:

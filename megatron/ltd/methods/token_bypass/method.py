@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 from megatron.ltd.methods.base import Method, ModelFacts, Samples
-from megatron.ltd.methods.schedule_flags import KINDS, ScheduleFlags
+from megatron.ltd.methods.schedule_flags import KINDS, ScheduleFlags, in_blocks
 from megatron.ltd.plan import StepPlan
 from megatron.ltd.schedules import TokenSchedule
 
@@ -62,6 +62,9 @@ class TokenBypassConfig:
     token_bypass_special_ids: tuple[int, ...] = flag(
         (), help="ids of tokens that importance always keeps (default: the tokenizer's special ones, such as [CLS])"
     )
+    token_bypass_block_size: int = flag(
+        1, help="random selector: draw blocks of this many neighbouring tokens (1: single tokens)"
+    )
     token_bypass_strata: int = flag(
         1, help="cut the sequence in this many equal runs, each keeping its share of the tokens"
     )
@@ -87,6 +90,7 @@ class TokenBypassConfig:
             granularity=self.token_bypass_granularity,
             stages=self.token_bypass_stages,
             strata=self.token_bypass_strata,
+            block_size=self.token_bypass_block_size,
         )
 
 
@@ -114,7 +118,6 @@ class TokenBypass(Method):
     schedule: TokenSchedule
     span: range
     config: TokenBypassConfig
-    name: str = "TokenBypass"
 
     @classmethod
     def build(cls, config: TokenBypassConfig, facts: ModelFacts) -> TokenBypass:
@@ -132,7 +135,17 @@ class TokenBypass(Method):
                 f"--token-bypass-special-ids {' '.join(map(str, config.token_bypass_special_ids))} are kept by "
                 f"importance, and --token-bypass-selector is {config.token_bypass_selector}: leave one of the two out"
             )
+        if config.token_bypass_block_size > 1 and config.token_bypass_selector != "random":
+            raise UserError(
+                f"--token-bypass-block-size {config.token_bypass_block_size}: importance is that of single tokens; add "
+                "--token-bypass-selector random, or leave the block size out"
+            )
         return cls(facts, schedule, span, config)
+
+    @property
+    def name(self) -> str:
+        """With the size of the blocks, where tokens come in such."""
+        return f"TokenBypass{in_blocks(self.config.token_bypass_block_size)}"
 
     @property
     def special_ids(self) -> tuple[int, ...]:
@@ -143,7 +156,7 @@ class TokenBypass(Method):
     def settings(self) -> Mapping[str, Any]:
         """The span, its schedule, and how its tokens are chosen."""
         return {
-            "the method": f"{self.name} (--token-bypass)",
+            "the method": "TokenBypass (--token-bypass)",
             **self.config.schedule_flags(self.facts.seq_length).settings,
             "--token-bypass-layers": f"{self.span[0]}-{self.span[-1]}",
             "--token-bypass-selector": self.config.token_bypass_selector,
@@ -186,7 +199,8 @@ class TokenBypass(Method):
 
         seed, seq_length, strata = self.facts.seed, self.facts.seq_length, self.config.token_bypass_strata
         if not self.learns:
-            return kept_indices(seed, samples.ids_B, self.span[0], seq_length, kept_tokens, strata)
+            block_size = self.config.token_bypass_block_size
+            return kept_indices(seed, samples.ids_B, self.span[0], seq_length, kept_tokens, strata, block_size)
         assert samples.tokens_BS is not None and samples.learned_V is not None, "importance is that of tokens"
         importance_BS = importance_of(samples.tokens_BS, samples.learned_V, self.special_ids, samples.padding_BS)
         keys_BS = token_keys(seed, samples.ids_B, self.span[0], seq_length)

@@ -1,1 +1,1 @@
-"""The parts of ``tools/benchmark/evidence.py``: the plan of the runs, their records, and the report."""
+"""The parts of ``tools/benchmark/evidence.py``: the plan of the runs, their records, figures, picture and page."""

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from real_text.runs import RunResult
+from common.runs import RunResult
 
 from megatron.ltd.versions import cpu_model
 

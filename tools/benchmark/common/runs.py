@@ -1,4 +1,4 @@
-"""Running the comparison: some runs at a time, each a process of its own, to the end or until someone stops it.
+"""Training runs: some at a time, each a process of its own, to the end or until they are asked to stop.
 
     RUN/metrics.jsonl     every step, by the run itself       RUN/console.log    what it printed
     RUN/attempts.jsonl    one line a start and one an end: CPU and wall seconds of the process
@@ -28,7 +28,7 @@ from megatron.ltd.errors import RunStopped, UserError
 
 from .corpus import REPOSITORY, child_environment
 from .progress import ProgressLine
-from .recipe import RunSpec
+from .spec import RunSpec
 
 _POLL_SECONDS = 0.5
 

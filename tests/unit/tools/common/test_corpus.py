@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from common import corpus
 
 from megatron.ltd.errors import UserError
-from tests.unit.tools.real_text.made_up import book
-from tools.benchmark.real_text import corpus
+from tests.unit.tools.common.made_up import book
 
 
 def test_frames_of_both_spellings_are_cut_off() -> None:

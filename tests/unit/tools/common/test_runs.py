@@ -1,4 +1,4 @@
-"""Runs of the comparison on real text: what they left, how they are stopped, and how far they are."""
+"""Runs of a benchmark: what they leave behind, how they are stopped, and their progress."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from common import progress, runs, spec
 
 from megatron.ltd.errors import RunStopped, UserError
-from tools.benchmark.real_text import progress, recipe, runs
 
 
 def test_a_continued_run_counts_its_later_lines_and_all_its_starts(tmp_path: Path) -> None:
-    spec = recipe.RunSpec("dense", 1, 3, 30, tmp_path, ())
+    run = spec.RunSpec("dense", 1, 3, 30, tmp_path, ())
     about = {"kind": "run", "versions": {"torch": "2"}}
 
     def train(step: int, seconds: float) -> dict[str, object]:
@@ -29,19 +29,19 @@ def test_a_continued_run_counts_its_later_lines_and_all_its_starts(tmp_path: Pat
     lines = [about, train(1, 1.0), train(2, 9.0), about, train(2, 1.0), train(3, 1.0)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text)
-    assert runs.collect(spec) is None  # not evaluated yet
+    assert runs.collect(run) is None  # not evaluated yet
     (tmp_path / "metrics.jsonl").write_text(
         text + json.dumps({"kind": "validation", "iteration": 3, "loss": 1.5}) + "\n"
     )
     start, end = {"event": "start"}, {"event": "end", "cpu_seconds": 4.0, "wall_seconds": 5.0}
     for attempts, cpu_seconds in (([start, end, start, end], 8.0), ([start, start, end], None)):
         (tmp_path / "attempts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in attempts))
-        found = runs.collect(spec)
+        found = runs.collect(run)
         assert found is not None and (found.cpu_seconds, found.starts) == (cpu_seconds, 2)
         assert (found.training_seconds, found.flops, found.dense_flops) == (3.0, 30, 60)
         assert (found.validation_loss, found.layer_tokens, found.tokens) == (1.5, 15, 21)
     with pytest.raises(AssertionError, match="computed 30 FLOPs, planned 31"):
-        runs.collect(replace(spec, planned_flops=31))
+        runs.collect(replace(run, planned_flops=31))
 
 
 def test_the_newest_step_is_read_from_the_end_of_a_growing_file(tmp_path: Path) -> None:
@@ -69,21 +69,21 @@ PATIENT = (
 )
 
 
-def specs_running(monkeypatch: pytest.MonkeyPatch, folder: Path, **scripts: str) -> list[recipe.RunSpec]:
+def specs_running(monkeypatch: pytest.MonkeyPatch, folder: Path, **scripts: str) -> list[spec.RunSpec]:
     """Runs that are Python scripts, by variant."""
-    monkeypatch.setattr(runs, "command_of", lambda spec: ["-c", scripts[spec.variant]])
-    return [recipe.RunSpec(name, 1, 3, 30, folder / name, ()) for name in scripts]
+    monkeypatch.setattr(runs, "command_of", lambda run: ["-c", scripts[run.variant]])
+    return [spec.RunSpec(name, 1, 3, 30, folder / name, ()) for name in scripts]
 
 
-def last_attempt(spec: recipe.RunSpec) -> dict[str, float]:
-    return json.loads((spec.folder / "attempts.jsonl").read_text().splitlines()[-1])
+def last_attempt(run: spec.RunSpec) -> dict[str, float]:
+    return json.loads((run.folder / "attempts.jsonl").read_text().splitlines()[-1])
 
 
 def test_a_signal_stops_all_runs_gently_and_starts_no_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     specs = specs_running(monkeypatch, tmp_path, a=PATIENT, b=PATIENT, c=PATIENT)
 
     def stop_when_both_listen() -> None:
-        logs = [spec.folder / "console.log" for spec in specs[:2]]
+        logs = [run.folder / "console.log" for run in specs[:2]]
         while not all(log.exists() and log.stat().st_size for log in logs):
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -93,8 +93,8 @@ def test_a_signal_stops_all_runs_gently_and_starts_no_more(monkeypatch: pytest.M
     with runs.locked(tmp_path) as lock, pytest.raises(KeyboardInterrupt):
         runs.run_all(specs, 2, lock)
     thread.join()
-    for spec in specs[:2]:
-        end = last_attempt(spec)
+    for run in specs[:2]:
+        end = last_attempt(run)
         assert end["event"] == "end" and end["status"] == 0 and end["wall_seconds"] < 30
     assert not specs[2].folder.exists()
 

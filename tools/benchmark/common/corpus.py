@@ -1,4 +1,4 @@
-"""The books of the comparison: Project Gutenberg's frame cut off, the end of every book held out, encoded.
+"""Books as training data: Project Gutenberg's frame cut off, the end of every book held out, encoded.
 
     book   |header| text ............................................. | last 5 % |footer|
                     train.jsonl, one document a book                     valid.jsonl, one document
@@ -15,7 +15,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,8 +23,6 @@ from megatron.ltd.data.indexed import DatasetCard
 from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
-
-from .recipe import Recipe, RunData
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 HELD_OUT_FRACTION = 0.05
@@ -34,8 +32,39 @@ _END = re.compile(r"^\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """How text becomes tokens, and how much of the held-out part is used."""
+
+    vocab_size: int | None
+    """Pieces of a SentencePiece vocabulary learned from the training text; None: bytes."""
+    seq_length: int
+    batch_samples: int
+    max_held_out_batches: int | None = None
+    """At most this many global batches of held-out text; None: all of it."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What the runs read: prefixes of indexed tokens and the tokenizer, and how many batches an evaluation takes."""
+
+    train_prefix: Path
+    valid_prefix: Path
+    tokenizer: tuple[str, ...]
+    """The tokenizer's flags."""
+    eval_batches: int
+
+    def flags(self) -> list[str]:
+        """As flags of ``pretrain_gpt_ltd.py``."""
+        return [
+            *("--train-data-path", f"{self.train_prefix}", "--valid-data-path", f"{self.valid_prefix}"),
+            *self.tokenizer,
+            *("--eval-iters", f"{self.eval_batches}"),
+        ]
+
+
+@dataclass(frozen=True)
 class CorpusFacts:
-    """What the comparison ran on, for its report."""
+    """What runs read, for a report."""
 
     books: tuple[str, ...]
     train_characters: int
@@ -58,11 +87,11 @@ def strip_frame(text: str, name: str) -> str:
     return text[start.end() : end.start()].strip()
 
 
-def read_books(folder: Path) -> dict[str, str]:
-    """Books by file name, sorted, without frame, line ends as newline. Raises ``UserError``."""
-    paths = sorted(folder.glob("*.txt"))
+def read_books(folder: Path, name: str | None = None) -> dict[str, str]:
+    """Books by file name, sorted, or the one named; without frame, line ends as newline. Raises ``UserError``."""
+    paths = sorted(folder.glob(name or "*.txt"))
     if not paths:
-        raise UserError(f"--data {folder}: holds no .txt files; give a folder of Project Gutenberg books")
+        raise UserError(f"--data {folder}: holds no {name or '.txt files'}; give a folder of Project Gutenberg books")
     books = {}
     for path in paths:
         try:
@@ -81,16 +110,30 @@ def split_book(text: str) -> tuple[str, str]:
     return text[:cut], text[cut:]
 
 
-def prepare(recipe: Recipe, source: Path, folder: Path) -> tuple[RunData, CorpusFacts]:
-    """Make what the runs read in ``folder``, or take what is there whole. Raises ``UserError`` for bad books."""
+def prepare(encoding: Encoding, source: Path, folder: Path, book: str | None = None) -> tuple[RunData, CorpusFacts]:
+    """Make what the runs read in ``folder``, or take what is there whole: all books of ``source``, or the one named.
+
+    Raises ``UserError`` for bad books.
+    """
     data_file = folder / "corpus.json"
     prefixes = {name: folder / f"{name}_text_document" for name in ("train", "valid")}
-    model = folder / "tokenizer.model"
     if not data_file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _make(recipe, source, folder, model, data_file)
+        _make(encoding, read_books(source, book), folder, data_file)
     facts = read_facts(data_file)
-    return RunData(prefixes["train"], prefixes["valid"], model, facts.eval_batches), facts
+    tokenizer = _tokenizer_flags(_tokenizer_files(encoding, folder))
+    return RunData(prefixes["train"], prefixes["valid"], tokenizer, facts.eval_batches), facts
+
+
+def _tokenizer_files(encoding: Encoding, folder: Path) -> TokenizerFiles:
+    if encoding.vocab_size is None:
+        return TokenizerFiles("ByteTokenizer")
+    return TokenizerFiles("SentencePieceTokenizer", tokenizer_model=f"{folder / 'tokenizer.model'}")
+
+
+def _tokenizer_flags(files: TokenizerFiles) -> tuple[str, ...]:
+    model = () if files.tokenizer_model is None else ("--tokenizer-model", files.tokenizer_model)
+    return ("--tokenizer-type", f"{files.tokenizer_type}", *model)
 
 
 def read_facts(path: Path) -> CorpusFacts:
@@ -99,30 +142,30 @@ def read_facts(path: Path) -> CorpusFacts:
     return CorpusFacts(**{**record, "books": tuple(record["books"])})
 
 
-def _make(recipe: Recipe, source: Path, folder: Path, model: Path, data_file: Path) -> None:
-    books = read_books(source)
+def _make(encoding: Encoding, books: Mapping[str, str], folder: Path, data_file: Path) -> None:
     parts = [split_book(text) for text in books.values()]
     train = write_jsonl(folder / "train.jsonl", [train for train, _ in parts])
-    tokenizer_flags = ("--tokenizer-type", "SentencePieceTokenizer", "--tokenizer-model", f"{model}")
-    run_tool(
-        "train_tokenizer.py", "--input", f"{folder / 'train.jsonl'}", "--vocab-size", f"{recipe.vocab_size}",
-        "--output-prefix", f"{model.with_suffix('')}", "--overwrite",
-    )  # fmt: skip
-    held_out, eval_batches = cut_held_out("\n\n".join(held_out for _, held_out in parts), recipe, model)
+    if encoding.vocab_size is not None:
+        run_tool(
+            "train_tokenizer.py", "--input", f"{folder / 'train.jsonl'}", "--vocab-size", f"{encoding.vocab_size}",
+            "--output-prefix", f"{folder / 'tokenizer'}", "--overwrite",
+        )  # fmt: skip
+    files = _tokenizer_files(encoding, folder)
+    held_out, eval_batches = cut_held_out("\n\n".join(held_out for _, held_out in parts), encoding, files)
     valid = write_jsonl(folder / "valid.jsonl", [held_out])
     for name in ("train", "valid"):
         run_tool(
             "preprocess_data.py", "--input", f"{folder / name}.jsonl", "--output-prefix", f"{folder / name}",
-            "--append-eod", "--overwrite", *tokenizer_flags,
+            "--append-eod", "--overwrite", *_tokenizer_flags(files),
         )  # fmt: skip
     train_card, valid_card = (_read_card(folder / f"{name}_text_document") for name in ("train", "valid"))
-    samples = (valid_card.tokens - 1) // recipe.seq_length
-    assert samples == eval_batches * recipe.batch_samples, (samples, eval_batches, recipe.batch_samples)
+    samples = (valid_card.tokens - 1) // encoding.seq_length
+    assert samples == eval_batches * encoding.batch_samples, (samples, eval_batches, encoding.batch_samples)
     facts = CorpusFacts(
         books=tuple(books),
         train_characters=sum(len(train) for train, _ in parts),
         train_tokens=train_card.tokens,
-        held_out_tokens=samples * recipe.seq_length,
+        held_out_tokens=samples * encoding.seq_length,
         eval_batches=eval_batches,
         sha256=hashlib.sha256(train + valid).hexdigest(),
     )
@@ -131,19 +174,19 @@ def _make(recipe: Recipe, source: Path, folder: Path, model: Path, data_file: Pa
     temporary.replace(data_file)
 
 
-def cut_held_out(text: str, recipe: Recipe, model: Path) -> tuple[str, int]:
+def cut_held_out(text: str, encoding: Encoding, files: TokenizerFiles) -> tuple[str, int]:
     """``text`` cut to whole global batches, and how many those are.
 
     Half a sample of slack stays at the end, so that encoding the cut text anew, which may join its last pieces
     otherwise, cannot change the number of samples.
     """
-    tokenizer = build_tokenizer(TokenizerFiles("SentencePieceTokenizer", tokenizer_model=f"{model}"))
+    tokenizer = build_tokenizer(files)
     ids = tokenizer.encode(text)
-    slack = recipe.seq_length // 2
-    batch_tokens = recipe.batch_samples * recipe.seq_length
+    slack = encoding.seq_length // 2
+    batch_tokens = encoding.batch_samples * encoding.seq_length
     batches = (len(ids) - 1 - slack) // batch_tokens
-    if recipe.max_held_out_batches is not None:
-        batches = min(batches, recipe.max_held_out_batches)
+    if encoding.max_held_out_batches is not None:
+        batches = min(batches, encoding.max_held_out_batches)
     if batches < 1:
         raise UserError(f"--data: {len(ids)} held-out tokens do not fill one batch of {batch_tokens}; give more books")
     return tokenizer.decode(ids[: batches * batch_tokens + 1 + slack]), batches

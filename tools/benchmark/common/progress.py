@@ -1,4 +1,4 @@
-"""How far a comparison is: one line for the whole and every run at work.
+"""Progress of a benchmark: one line for the whole and every run at work.
 
 On a terminal the line is rewritten twice a second, elsewhere it is printed once a minute. Time left comes from planned
 FLOPs: steps of random-LTD grow, so steps left would say too little.
@@ -16,14 +16,14 @@ from typing import Any
 
 from megatron.ltd.format import format_seconds
 
-from .recipe import RunSpec
+from .spec import RunSpec
 
 _LINE_SECONDS = 60.0
 _TAIL_BYTES = 8192
 
 
 class ProgressLine:
-    """Shows progress of ``specs``, all the runs of the comparison. A context manager: leaves the terminal clean."""
+    """Shows progress of ``specs``, all the runs of a benchmark. A context manager: leaves the terminal clean."""
 
     def __init__(self, specs: Sequence[RunSpec]) -> None:
         self._specs = specs

@@ -76,7 +76,6 @@ def kept_indices(
     kept_tokens: int,
     strata: int = 1,
     block_size: int = 1,
-    shifted: bool = False,
 ) -> Tensor:
     """Positions that layer ``layer_number`` keeps of each sample: uniform without replacement, ascending, distinct.
 
@@ -92,8 +91,6 @@ def kept_indices(
         strata: n, cut the sequence into n equal runs and keep K / n of each, so that gathering is local when the
             sequence is split over n ranks.
         block_size: N, draw blocks of N neighbouring tokens, K / N of the S / N blocks. 1 draws single tokens.
-        shifted: move each run's grid of blocks by an offset from 0 to N - 1 of its own for each sample and layer;
-            the block that leaves the run at its end comes back at its start.
 
     Returns:
         int64 [B, K] on the device of ``sample_ids``.
@@ -111,43 +108,23 @@ def kept_indices(
     keys = token_keys(seed, sample_ids, layer_number, num_blocks).view(batch * strata, num_blocks // strata)
     winners = torch.topk(keys, kept_tokens // block_size // strata, dim=1, largest=False, sorted=False).values
     kept_blocks = winners.bitwise_and_(_position_mask(num_blocks)).sort(dim=1).values.view(batch, -1)
-    if block_size == 1:
-        return kept_blocks
-    kept_BK = _block_positions(kept_blocks, block_size)
-    return _shift(kept_BK, seed, sample_ids, layer_number, seq_length, strata, block_size) if shifted else kept_BK
+    return kept_blocks if block_size == 1 else _positions(kept_blocks, block_size)
 
 
-def _block_positions(blocks: Tensor, block_size: int) -> Tensor:
-    """The positions of each row's blocks: [B, number of blocks] to [B, K]."""
-    within_N = torch.arange(block_size, dtype=torch.int64, device=blocks.device)
-    return (blocks[:, :, None] * block_size + within_N).flatten(1)
-
-
-def _shift(
-    kept_BK: Tensor, seed: int, sample_ids: Tensor, layer_number: int, seq_length: int, strata: int, block_size: int
-) -> Tensor:
-    """Move the kept positions of every run by the sample's offset, around the run's end, ascending again."""
-    run_length = seq_length // strata
-    # The hash of position S, which no block has.
-    end_1 = torch.full((1,), seq_length, dtype=torch.int64, device=sample_ids.device)
-    offset_B1 = _hash(seed, sample_ids, layer_number, end_1).bitwise_and_(_MASK_64 >> 1).remainder_(block_size)
-    start_BK = kept_BK // run_length * run_length
-    return (kept_BK - start_BK).add_(offset_B1).remainder_(run_length).add_(start_BK).sort(dim=1).values
+def _positions(kept_blocks: Tensor, block_size: int) -> Tensor:
+    """The positions of each row's blocks: [B, K / N] to [B, K]."""
+    within_N = torch.arange(block_size, dtype=torch.int64, device=kept_blocks.device)
+    return (kept_blocks[:, :, None] * block_size + within_N).flatten(1)
 
 
 def token_keys(seed: int, sample_ids: Tensor, layer_number: int, seq_length: int) -> Tensor:
     """A uniform key for each token, int64 [B, S], distinct in each row; arguments as for ``kept_indices``."""
     positions_S = torch.arange(seq_length, dtype=torch.int64, device=sample_ids.device)
-    keys_BS = _hash(seed, sample_ids, layer_number, positions_S)
-    # The position in the low bits makes keys distinct and lets the winners say where they are.
-    return keys_BS.bitwise_and_(~_position_mask(seq_length)).bitwise_or_(positions_S)
-
-
-def _hash(seed: int, sample_ids: Tensor, layer_number: int, positions_S: Tensor) -> Tensor:
-    """64 random bits for each sample and position: int64 [B, S]."""
     layer_state = _finalise_int(_finalise_int(seed) + layer_number * _STEP)
     states_B = _finalise_((sample_ids * _signed(_STEP)).add_(_signed(layer_state)))
-    return _finalise_(states_B[:, None] + (positions_S + 1).mul_(_signed(_STEP)))
+    keys_BS = _finalise_(states_B[:, None] + (positions_S + 1).mul_(_signed(_STEP)))
+    # The position in the low bits makes keys distinct and lets the winners say where they are.
+    return keys_BS.bitwise_and_(~_position_mask(seq_length)).bitwise_or_(positions_S)
 
 
 def _position_mask(seq_length: int) -> int:

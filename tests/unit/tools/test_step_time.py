@@ -64,7 +64,9 @@ def test_all_contenders_learn_from_the_same_start() -> None:
         ours = contenders.build_ours(TOY, batch, mesh)
         losses = {
             "dense": [ours(contenders.plan_of(TOY, 16)) for _ in range(4)],
-            "dropping": [ours(contenders.plan_of(TOY, 8)) for _ in range(4)],
+            "dropping": [
+                ours(contenders.plan_of(TOY, 8), contenders.build_random_ltd(TOY, block_size=4)) for _ in range(4)
+            ],
         }
         for name, activation in HUGGING_FACE.items():
             step = contenders.build_hugging_face(TOY, batch, activation)

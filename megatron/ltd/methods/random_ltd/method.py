@@ -51,9 +51,6 @@ class RandomLTDConfig:
     ltd_block_size: int = flag(
         1, help="draw blocks of this many neighbouring tokens (1: single tokens, as in the paper)"
     )
-    ltd_block_shift: bool = flag(
-        False, help="shift the grid of blocks by an offset of its own for each sample and layer"
-    )
     ltd_layers: str | None = flag(
         None, metavar="LIST", help='layers that drop, 1-based, as "2-23" or "2,4,6-8" (default: all but first and last)'
     )
@@ -164,16 +161,9 @@ class RandomLTD(Method):
         """A draw of its own for each sample and layer."""
         from megatron.ltd.sampling import kept_indices  # imports torch, which plans do not need
 
-        return kept_indices(
-            self.facts.seed,
-            samples.ids_B,
-            layer_number,
-            self.facts.seq_length,
-            kept_tokens,
-            self.config.ltd_strata,
-            self.config.ltd_block_size,
-            self.config.ltd_block_shift,
-        )
+        seed, seq_length, config = self.facts.seed, self.facts.seq_length, self.config
+        strata, block_size = config.ltd_strata, config.ltd_block_size
+        return kept_indices(seed, samples.ids_B, layer_number, seq_length, kept_tokens, strata, block_size)
 
     def _plan(self, kept_tokens: int) -> StepPlan:
         num_layers, seq_length = self.facts.num_layers, self.facts.seq_length

@@ -67,9 +67,9 @@ def test_records_are_of_the_plan_and_of_its_flags(runs: list[Run], repository: P
 
 
 def test_what_the_plan_has_not_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--part Z: the plan has no such part; give some of A B"):
-        planned_runs(PLAN, ["Z"])
     plan = tmp_path / "plan.yaml"
     plan.write_text("- {part: A, setting: s256, arms: [none-such], seeds: [1]}\n")
+    with pytest.raises(UserError, match="--part Z: the plan has no such part; give some of A"):
+        planned_runs(plan, ["Z"])
     with pytest.raises(UserError, match=r"none-such.flags: cannot be read"):
         _ = planned_runs(plan)[0].flags

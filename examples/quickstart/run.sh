@@ -137,6 +137,7 @@ stage "train with random-LTD in blocks of $BLOCK_SIZE tokens"
 train random-ltd "$STEPS" "${random_ltd[@]}"
 
 stage "plan a dense run that takes as many FLOPs"
+rm -f "$OUT/plan.json"
 "$python" pretrain_gpt_ltd.py "${common[@]}" "${random_ltd[@]}" --train-iters "$STEPS" \
     --plan --plan-json "$OUT/plan.json" | grep -e "^FLOPs" -e "^equivalent dense tokens"
 dense_steps="$("$python" -c 'import json, sys

@@ -79,7 +79,7 @@ class BERT(Task):
         """The heads, where the checkpoint is a classifier's, which has none of them."""
         if CLASSES not in stored["order"]:
             return ()
-        heads = ("lm_head.", "binary_head.", "output_layer.bias", "output_layer._extra_state")
+        heads = ("lm_head.", "binary_head.", "output_layer.bias")
         # Tied, the output matrix is the embedding, which is there: also a last stage of several takes its copy.
         return heads if self.model.tied_embeddings else (*heads, "output_layer.weight")
 

@@ -14,7 +14,7 @@ import logging
 import pickle
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import unwrap_model
 from torch import Tensor
+from torch.distributed.checkpoint import Metadata
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron.ltd.errors import UserError
@@ -36,7 +37,7 @@ from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.training import checkpoint_files as files
 from megatron.ltd.training.optimizer_state import load_optimizer, wanted_optimizer
-from megatron.ltd.training.safe_metadata import UnsafeCheckpoint, check_metadata, weights_only_loading
+from megatron.ltd.training.safe_metadata import UnsafeCheckpoint, read_metadata, tensors_only
 
 
 @dataclass
@@ -77,7 +78,7 @@ def find_checkpoint(folder: Path, mesh: Mesh | None) -> tuple[Path | None, list[
         else:
             damage = first_of_all_ranks(files.find_damage(path, mesh.rank, mesh.world_size), mesh)
         if damage is None:
-            _refuse_unsafe(path)
+            described(path)
             return path, notes
         damages.append(f"checkpoint {path} is damaged: {damage}")
         notes.append(f"{damages[-1]}; it is passed over")
@@ -109,10 +110,7 @@ def load_checkpoint(
     where the checkpoint holds anything but tensors and plain values. Every rank calls this.
     """
     assert weights_only or not new_weights, "the optimizer's state belongs to all weights"
-    weights = {
-        name: {key: value for key, value in part.items() if not key.startswith(new_weights)}
-        for name, part in model_state(state.chunks).items()
-    }
+    weights = {name: _asked_for(part, new_weights) for name, part in model_state(state.chunks).items()}
     wanted: dict[str, Any] = dict(weights)
     if not weights_only:
         if stored_learned:
@@ -121,8 +119,7 @@ def load_checkpoint(
         wanted["optimizer"] = wanted_optimizer(state.optimizer, weights, stored_in_half=stored_in_half)
     loaded = _read(checkpoint, wanted)
     for name, chunk in _named_chunks(state.chunks):
-        kept = {key: value for key, value in chunk.state_dict().items() if key.startswith(new_weights)}
-        chunk.load_state_dict(kept | loaded[name])
+        _put(chunk, weights[name], loaded[name], new_weights)
     if weights_only:
         state.optimizer.reload_model_params()
         state.scheduler.step(clock_stands_at or 0)
@@ -145,12 +142,34 @@ def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
 
     Raises ``UserError`` where the checkpoint holds anything but tensors and plain values. Every rank calls this.
     """
-    model.load_state_dict(_read(checkpoint, {"model": model.sharded_state_dict()})["model"])  # type: ignore[operator]
+    weights = _asked_for(model.sharded_state_dict())  # type: ignore[operator]
+    _put(model, weights, _read(checkpoint, {"model": weights})["model"])
+
+
+def _stays(key: str, new_weights: tuple[str, ...]) -> bool:
+    """Whether a part of a module's state is left as it is: new weights, and what is no tensor.
+
+    Transformer Engine unpickles the latter without restriction. Other than in FP8, which we do not train in, it is
+    empty.
+    """
+    return key.startswith(new_weights) or key.endswith("_extra_state")
+
+
+def _asked_for(state: Mapping[str, Any], new_weights: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if not _stays(key, new_weights)}
+
+
+def _put(
+    module: torch.nn.Module, asked_for: Iterable[str], loaded: Mapping[str, Any], new_weights: tuple[str, ...] = ()
+) -> None:
+    """Load what was asked for into a module, and no more: a checkpoint can hold things under other names."""
+    own = {key: value for key, value in module.state_dict().items() if _stays(key, new_weights)}
+    module.load_state_dict(own | {key: loaded[key] for key in asked_for})
 
 
 def _read(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """What ``wanted`` describes, out of ``checkpoint``. Raises ``UserError`` for more than tensors and plain values."""
-    with weights_only_loading(), quiet_core():
+    with tensors_only(described(checkpoint)), quiet_core():
         try:
             return dist_checkpointing.load(wanted, str(checkpoint))
         except (pickle.UnpicklingError, CheckpointException) as error:
@@ -193,11 +212,14 @@ def learned_state(learned_V: Tensor | None) -> dict[str, Any]:
     return {"method": {"learned": ShardedTensor.from_rank_offsets("method.learned", learned_V, replica_id=replica)}}
 
 
-def _refuse_unsafe(path: Path) -> None:
+def described(checkpoint: Path) -> Metadata:
+    """Which tensors ``checkpoint`` holds, and where. Raises ``UserError`` where its description holds more, or less."""
     try:
-        check_metadata(path)
+        return read_metadata(checkpoint)
     except UnsafeCheckpoint as error:
-        raise UserError(f"checkpoint {path} is not loaded: {error}; take one from a source that you trust") from None
+        raise UserError(
+            f"checkpoint {checkpoint} is not loaded: {error}; take one from a source that you trust"
+        ) from None
 
 
 def first_of_all_ranks(message: str | None, mesh: Mesh) -> str | None:

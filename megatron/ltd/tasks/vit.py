@@ -73,7 +73,7 @@ class ViT(Task):
 
     def new_weights(self, stored: Mapping[str, Any]) -> tuple[str, ...]:
         """The head, where the checkpoint tells other classes apart."""
-        return () if stored["order"][_CLASSES] == self.order[_CLASSES] else (vit.HEAD,)
+        return () if stored["order"].get(_CLASSES) == self.order[_CLASSES] else (vit.HEAD,)
 
     def eval_samples(self, global_batch_samples: int) -> int:
         """The whole validation set, whatever else --eval-iters says than 0."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import FlagParser, add_flags, flag_name, flag_values, read_flags
+from megatron.ltd.flags import FlagParser, add_flags, flag_name, flag_values, from_record, read_flags
 from megatron.ltd.hugging_face.config_file import is_hugging_face
 from megatron.ltd.hugging_face.model import described_flags
 from megatron.ltd.methods import METHODS
@@ -161,7 +161,9 @@ def parse_run_config(arguments: Sequence[str] | None, task: Entry = GPT) -> RunC
         folder = Path(namespace.load)
         stored = described_flags(folder) if is_hugging_face(folder) else stored_config(folder)
         for part in {"model", "tokenizer"} & task.parts.keys():
-            for name, value in _as_flags(stored.get(part, {})).items():
+            if stored.get(part):
+                from_record(stored[part], task.parts[part], f"--load {folder}", part)
+            for name, value in _as_flags(stored.get(part) or {}).items():
                 if not hasattr(namespace, name):
                     setattr(namespace, name, value)
     classes = {**dict.fromkeys(TASK_PARTS), **task.parts, **PARTS}

@@ -20,6 +20,7 @@ import argparse
 import dataclasses
 import difflib
 import math
+import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -206,3 +207,36 @@ def read_flags(namespace: argparse.Namespace, config_class: type[Config]) -> Con
             value = getattr(namespace, field.name)
             values[field.name] = tuple(value) if isinstance(value, list) else value
     return config_class(**values)
+
+
+def from_record(values: typing.Mapping[str, Any], config_class: type[Config], source: str, part: str) -> Config:
+    """The dataclass that values out of a file are the fields of. Raises ``UserError`` for others."""
+    annotations = typing.get_type_hints(config_class)
+    fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    for name, value in values.items():
+        if name not in fields:
+            raise UserError(
+                f"{source} holds the {part} setting {name}, which this version does not know: use the version that "
+                "wrote it, or a newer one"
+            )
+        choices = fields[name].metadata.get("choices")
+        if not _is_of(value, annotations[name]) or (choices is not None and value not in (*choices, None)):
+            raise UserError(
+                f"{source} holds a value of the {part} setting {name} that is none: take one that this program wrote"
+            )
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING:
+            raise UserError(f"{source} holds no {part} setting {name}: take one that this program wrote")
+    return config_class(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _is_of(value: Any, annotation: Any) -> bool:
+    """Whether a value out of JSON is one of a field with this type."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_of(value, argument) for argument in arguments)
+    if origin is tuple:
+        return type(value) is list and all(any(_is_of(item, kind) for kind in arguments) for item in value)
+    if annotation is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return type(value) is (type(None) if annotation is None else annotation)

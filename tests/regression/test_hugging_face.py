@@ -150,6 +150,13 @@ CONFIG: dict[str, tuple[dict[str, object], list[str]]] = {
     "positions": ({"n_positions": 32}, ["tensor wpe.weight", "has shape [16, 16]", "config.json says [32, 16]"]),
     "vocabulary": ({"vocab_size": 300}, ["tensor wte.weight", "has shape [257, 16]", "config.json says [300, 16]"]),
     "more layers": ({"n_layer": 4}, ["tensor h.3.ln_1.weight is missing, which the model of config.json has"]),
+    "layers beyond the file": ({"n_layer": 60_000}, ["the model of config.json has", "its weights have", "bytes"]),
+    "layers beyond memory": ({"n_layer": 10**9}, ["has 1,000,000,000 layers, more than any model"]),
+    "layers beyond numbers": ({"n_layer": 10**300}, ["in config.json, n_layer is 1000", "and below 2,147,483,648"]),
+    "width beyond memory": ({"n_embd": 1 << 30, "n_head": 1}, ["the model of config.json has", "its weights have"]),
+    "vocabulary beyond memory": ({"vocab_size": 1 << 30}, ["the model of config.json has", "its weights have"]),
+    "positions beyond memory": ({"n_positions": 1 << 30}, ["the model of config.json has", "its weights have"]),
+    "epsilon of digits": ({"layer_norm_epsilon": 10**400}, ["layer_norm_epsilon is 1000", "finite number"]),
     "untied": ({"tie_word_embeddings": False}, ["tensor lm_head.weight is missing"]),
 }
 
@@ -227,6 +234,12 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), ["config.json cannot be read (No such file"]),
     "config no JSON": (lambda folder: (folder / "config.json").write_text("{"), ["config.json is not JSON"]),
     "config no object": (lambda folder: (folder / "config.json").write_text("[]"), ["is no JSON object"]),
+    "config deep": (lambda folder: (folder / "config.json").write_text("[" * 100_000), ["config.json is not JSON"]),
+    "config of digits": (
+        lambda folder: (folder / "config.json").write_text('{"n_layer": ' + "1" * 10_000 + "}"),
+        ["config.json is not JSON"],
+    ),
+    "index deep": (_index("[" * 100_000), ["model.safetensors.index.json is no list of files beside it"]),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), ["model.safetensors is missing"]),
     "pickle": (_as_pickle, ["in pytorch_model.bin only", "only safetensors are read", "save_pretrained"]),
     "a file missing": (

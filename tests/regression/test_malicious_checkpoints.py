@@ -58,7 +58,8 @@ def _byte_item(checkpoint: Path, mark: Path, name: str = "_extra_state") -> None
     """Something that is no tensor, saved among the tensors: appended to their file, and pointed to."""
     metadata = _read_metadata(checkpoint)
     buffer = io.BytesIO()
-    torch.save(Payload(mark), buffer)
+    longest = max(place.length for place in metadata.storage_data.values())
+    torch.save([Payload(mark), torch.zeros(longest)], buffer)  # as many bytes as a tensor that it is in place of
     changed = 0
     for index, place in metadata.storage_data.items():
         if name in index.fqn:

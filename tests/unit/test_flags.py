@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import FlagParser, add_flags, field_id, flag, flag_name, flag_values, read_flags, shown
+from megatron.ltd.flags import (
+    FlagParser,
+    add_flags,
+    field_id,
+    flag,
+    flag_name,
+    flag_values,
+    from_record,
+    read_flags,
+    shown,
+)
 
 
 @dataclass(frozen=True)
@@ -135,3 +147,41 @@ def test_help_shows_titles_defaults_and_percent_signs(capsys: pytest.CaptureFixt
     assert caught.value.code == 0
     assert "\nkitchen:\n" in said and "Only the first line" not in said
     assert "cooks, 50 % of them asleep (default: 2)" in said
+
+
+@pytest.mark.parametrize("config", [Kitchen(), Kitchen(3, 1.0, "pie", 4, ("a", "b"), False, False, True)])
+def test_a_record_is_what_it_was_written_of(config: Kitchen) -> None:
+    assert from_record(json.loads(json.dumps(dataclasses.asdict(config))), Kitchen, "x", "y") == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_cooks": "2"}, "x holds a value of the y setting num_cooks that is none"),
+        ({"num_cooks": True}, "setting num_cooks"),
+        ({"num_cooks": 2.0}, "setting num_cooks"),
+        ({"num_cooks": None}, "setting num_cooks"),
+        ({"heat": True}, "setting heat"),
+        ({"heat": float("nan")}, "setting heat"),
+        ({"heat": float("inf")}, "setting heat"),
+        ({"heat": 10**400}, "setting heat"),
+        ({"dish": "tea"}, "setting dish"),
+        ({"guests": [1]}, "setting guests"),
+        ({"spices": "salt"}, "setting spices"),
+        ({"spices": [1]}, "setting spices"),
+        ({"salt": 0}, "setting salt"),
+        ({"rooms": 1}, "x holds the y setting rooms, which this version does not know"),
+    ],
+)
+def test_other_records_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        from_record(values, Kitchen, "x", "y")
+
+
+def test_a_record_without_what_has_no_default_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Table:
+        legs: int
+
+    with pytest.raises(UserError, match="x holds no y setting legs"):
+        from_record({}, Table, "x", "y")

@@ -74,7 +74,7 @@ def load_model(folder: Path, tokenizer_files: TokenizerFiles, parallel: Parallel
     checkpoint, notes = find_checkpoint(folder, mesh)
     if checkpoint is None:
         raise UserError(f"--load {folder} holds no checkpoint: name the --save folder of a run that has saved one")
-    stored = checkpoint_files.read_run(checkpoint)
+    stored = checkpoint_files.read_run_to_use(checkpoint)
     kind = stored["identity"].get(MODEL, GPT.id)
     if kind != GPT.id:
         raise UserError(

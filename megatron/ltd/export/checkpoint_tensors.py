@@ -4,12 +4,11 @@
                                                   = boxes that several ranks wrote, read where they overlap it
 
 Megatron-Core stores a tensor of all layers under one name, in the boxes that ranks held of it. torch's own reader opens
-the files, and loads nothing but tensors (``safe_metadata``); what to read of which box is planned here.
+the files, and loads nothing but tensors (``checkpoint_read``); what to read of which box is planned here.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,7 @@ from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMe
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.training.checkpoint import described
-from megatron.ltd.training.safe_metadata import tensors_only
+from megatron.ltd.training.checkpoint_read import described, reading
 
 _LAYER = re.compile(r"(decoder\.layers\.)(\d+)\.(.+)")
 
@@ -94,14 +92,8 @@ class CheckpointTensors:
             )
         if num_values != target.numel():
             raise self._refusal(f"of {name} it holds {num_values} values of {target.numel()}")
-        try:
-            with tensors_only(self._metadata):
-                self._reader.read_data(LoadPlan(items), _Into(target)).wait()
-        except pickle.UnpicklingError:
-            raise UserError(
-                f"checkpoint {self._checkpoint} is not loaded: it holds something other than tensors and plain values "
-                f"as {name}; take one from a source that you trust"
-            ) from None
+        with reading(self._checkpoint, self._metadata):
+            self._reader.read_data(LoadPlan(items), _Into(target)).wait()
         return target.view(shape)
 
     def _entry(self, name: str) -> tuple[str, TensorStorageMetadata, int | None]:

@@ -124,7 +124,7 @@ def export_checkpoint(config: ExportConfig, typed: TokenizerFiles) -> Exported:
 
 def _describe(load: Path, checkpoint: Path, config: ExportConfig, typed: TokenizerFiles) -> _Source:
     """Check all that can be checked before something is written. Raises ``UserError``."""
-    record = checkpoint_files.read_run(checkpoint)
+    record = checkpoint_files.read_run_to_use(checkpoint)
     kind = record["identity"].get(MODEL, GPT.id)
     if kind != GPT.id:
         raise UserError(

@@ -10,34 +10,27 @@ Nothing random is stored: kept tokens, data order and dropout are functions of t
 
 from __future__ import annotations
 
-import logging
-import pickle
-import re
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import unwrap_model
 from torch import Tensor
-from torch.distributed.checkpoint import Metadata
-from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.training import checkpoint_files as files
+from megatron.ltd.training.checkpoint_read import described, read, read_plain, refusal
 from megatron.ltd.training.optimizer_state import load_optimizer, wanted_optimizer
-from megatron.ltd.training.safe_metadata import UnsafeCheckpoint, read_metadata, tensors_only
 
 
 @dataclass
@@ -115,20 +108,44 @@ def load_checkpoint(
     if not weights_only:
         if stored_learned:
             wanted |= learned_state(state.learned_V)
-        wanted["opt_param_scheduler"] = state.scheduler.state_dict()
         wanted["optimizer"] = wanted_optimizer(state.optimizer, weights, stored_in_half=stored_in_half)
-    loaded = _read(checkpoint, wanted)
+    loaded = read(checkpoint, wanted)
     for name, chunk in _named_chunks(state.chunks):
         _put(chunk, weights[name], loaded[name], new_weights)
     if weights_only:
         state.optimizer.reload_model_params()
         state.scheduler.step(clock_stands_at or 0)
         return
-    load_optimizer(state.optimizer, loaded["optimizer"])
+    plain = read_plain(checkpoint)
+    stored = {
+        "step": _stored_count(checkpoint, plain, "optimizer", "step"),
+        "grad_scaler": _stored_scaler(checkpoint, plain["optimizer"].get("grad_scaler")),
+    }
+    load_optimizer(state.optimizer, {**loaded["optimizer"], **stored})
     state.learned_V = loaded.get("method", {}).get("learned", state.learned_V)
-    stored_clock = loaded["opt_param_scheduler"]["num_steps"]
+    stored_clock = _stored_count(checkpoint, plain, "opt_param_scheduler", "num_steps")
     state.scheduler.num_steps = stored_clock if clock_stands_at is None else clock_stands_at
     state.scheduler.step(0)
+
+
+def _stored_count(checkpoint: Path, plain: Mapping[str, Any], part: str, name: str) -> int:
+    """A plain value of the checkpoint that counts something. Raises ``UserError`` for anything else in its place."""
+    values = plain.get(part)
+    count = values.get(name) if isinstance(values, dict) else None
+    if type(count) is not int or not 0 <= count < 1 << 63:
+        raise refusal(checkpoint, f"its {part} holds no count {name}")
+    return count
+
+
+def _stored_scaler(checkpoint: Path, scaler: Any) -> dict[str, Any] | None:
+    """The state of Megatron-Core's loss scaler; a constant one's is empty. Raises ``UserError`` for anything else."""
+    if not scaler:
+        return None
+    match scaler:
+        case {"scale": Tensor() as scale, "growth_tracker": int(), "hysteresis_tracker": int()}:
+            if scale.shape == (1,) and scale.dtype == torch.float32 and 0 < scale.item() < math.inf:
+                return scaler
+    raise refusal(checkpoint, "its loss scaler has no scale above 0")
 
 
 def load_imported(imported: ImportedModel, state: TrainingState) -> None:
@@ -143,7 +160,7 @@ def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
     Raises ``UserError`` where the checkpoint holds anything but tensors and plain values. Every rank calls this.
     """
     weights = _asked_for(model.sharded_state_dict())  # type: ignore[operator]
-    _put(model, weights, _read(checkpoint, {"model": weights})["model"])
+    _put(model, weights, read(checkpoint, {"model": weights})["model"])
 
 
 def _stays(key: str, new_weights: tuple[str, ...]) -> bool:
@@ -167,32 +184,6 @@ def _put(
     module.load_state_dict(own | {key: loaded[key] for key in asked_for})
 
 
-def _read(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``wanted`` describes, out of ``checkpoint``. Raises ``UserError`` for more than tensors and plain values."""
-    with tensors_only(described(checkpoint)), quiet_core():
-        try:
-            return dist_checkpointing.load(wanted, str(checkpoint))
-        except (pickle.UnpicklingError, CheckpointException) as error:
-            if not _is_refusal(error):
-                raise
-            raise UserError(
-                f"checkpoint {checkpoint} is not loaded: it holds something other than tensors and plain values "
-                f"({_refused(error)}); take one from a source that you trust"
-            ) from None
-
-
-def _is_refusal(error: BaseException) -> bool:
-    """Whether torch's ``weights_only`` has refused something, on any rank; a disk may have failed instead."""
-    failures = getattr(error, "failures", {0: (error, None)})
-    return any(isinstance(failure, pickle.UnpicklingError) for failure, _ in failures.values())
-
-
-def _refused(error: BaseException) -> str:
-    """The global that torch's ``weights_only`` would not load, out of its long explanation."""
-    found = re.search(r"(?:GLOBAL|[Gg]lobal:?) ([\w.]+)", str(error))
-    return found.group(1) if found else type(error).__name__
-
-
 def _named_chunks(chunks: list[DistributedDataParallel]) -> list[tuple[str, torch.nn.Module]]:
     """The modules behind the wrappers, by their part of the checkpoint; names within are the whole model's."""
     names = ["model"] if len(chunks) == 1 else [f"model{number}" for number in range(len(chunks))]
@@ -212,35 +203,8 @@ def learned_state(learned_V: Tensor | None) -> dict[str, Any]:
     return {"method": {"learned": ShardedTensor.from_rank_offsets("method.learned", learned_V, replica_id=replica)}}
 
 
-def described(checkpoint: Path) -> Metadata:
-    """Which tensors ``checkpoint`` holds, and where. Raises ``UserError`` where its description holds more, or less."""
-    try:
-        return read_metadata(checkpoint)
-    except UnsafeCheckpoint as error:
-        raise UserError(
-            f"checkpoint {checkpoint} is not loaded: {error}; take one from a source that you trust"
-        ) from None
-
-
 def first_of_all_ranks(message: str | None, mesh: Mesh) -> str | None:
     """One rank's message for all of them: the lowest rank's that has one."""
     messages: list[str | None] = [None] * mesh.world_size
     dist.all_gather_object(messages, message)
     return next((found for found in messages if found is not None), None)
-
-
-@contextmanager
-def quiet_core() -> Iterator[None]:
-    """Silence what Megatron-Core's use of torch's checkpoint interface warns about: nothing a user could change.
-
-    Its log lines too: what fails is also raised.
-    """
-    logger = logging.getLogger("megatron.core.dist_checkpointing")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        logger.setLevel(level)

@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from megatron.ltd.training.checkpoint_files import METADATA
+from megatron.ltd.training.described_places import check_places
 from megatron.ltd.training.inert_pickle import Made, Name, Refused, read_inert
 
 _METADATA = "torch.distributed.checkpoint.metadata"
@@ -66,10 +67,12 @@ def read_metadata(checkpoint: Path) -> Metadata:
     try:
         described = read_inert((checkpoint / METADATA).read_bytes(), _check_name, _check_made)
         fields = _fields(described, "Metadata")
-        return Metadata(
-            {_typed(key, str): _entry(value) for key, value in _typed(fields["state_dict_metadata"], dict).items()},
-            storage_data={_index(key): _place(value) for key, value in _typed(fields["storage_data"], dict).items()},
-        )
+        entries = {
+            _typed(key, str): _entry(value) for key, value in _typed(fields["state_dict_metadata"], dict).items()
+        }
+        places = {_index(key): _place(value) for key, value in _typed(fields["storage_data"], dict).items()}
+        check_places(checkpoint, entries, places)
+        return Metadata(entries, storage_data=places)
     except (OSError, Refused) as error:
         raise UnsafeCheckpoint(f"its {METADATA} cannot be read ({error})") from None
     except KeyError as error:

@@ -36,7 +36,7 @@ def description() -> dcp.Metadata:
             "extra": dcp.BytesStorageMetadata(),
         },
         planner_data={"a": ("b", 1, None, True)},
-        storage_data={**places, dcp.MetadataIndex("extra"): _StorageInfo("__1_0.distcp", 0, 1 << 40)},
+        storage_data={**places, dcp.MetadataIndex("extra"): _StorageInfo("__1_0.distcp", 0, 1000)},
         storage_meta=dcp.StorageMeta(checkpoint_id=Path("/somewhere"), save_id="1"),
     )
     metadata.all_local_plans = [SavePlan([WriteItem(dcp.MetadataIndex("extra"), WriteItemType.BYTE_IO)])]
@@ -45,6 +45,8 @@ def description() -> dcp.Metadata:
 
 def read(folder: Path, content: bytes) -> dcp.Metadata:
     (folder / ".metadata").write_bytes(content)
+    for name, size in (("__0_0.distcp", 200), ("__1_0.distcp", 1000)):
+        (folder / name).write_bytes(bytes(size))
     return read_metadata(folder)
 
 
@@ -53,9 +55,6 @@ def test_descriptions_are_what_torch_unpickles(protocol: int, tmp_path: Path) ->
     found, expected = read(tmp_path, pickle.dumps(description(), protocol)), description()
     assert found.state_dict_metadata == expected.state_dict_metadata
     assert found.storage_data == expected.storage_data
-
-
-GETATTR = "c{}\ngetattr\n(ctorch.distributed.checkpoint.metadata\n_MEM_FORMAT_ENCODING\nVTORCH_CONTIGUOUS_FORMAT\ntR"
 
 
 class _Member:

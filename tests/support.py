@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from megatron.ltd.tasks import BERT, BERT_CLASSIFIER, GPT, VIT
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.tokenizers.wordpiece import SPECIAL_PIECES
 from megatron.ltd.training.config import OptimizerConfig
+from megatron.ltd.training.words import name_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VOCAB_SIZE = 32
@@ -76,6 +78,14 @@ def small_sentences(folder: Path) -> tuple[str, str]:
     config = PreprocessConfig(input=(str(source),), output_prefix=str(folder / "s"), split_sentences=True)
     cards = preprocess(config, TokenizerFiles("BertWordPieceLowerCase", vocab_file=str(vocabulary))).cards
     return next(iter(cards)), str(vocabulary)
+
+
+def assert_differs(line: str, setting: str, here: str, there: str) -> None:
+    """Check that one line names the setting with this id or spelling, then its value here, then the other value."""
+    assert "\n" not in line
+    said = [name_of(setting), here, there]
+    pattern = ".*".join(rf"(?<![\w.]){re.escape(words)}(?![\w]|\.\w)" for words in said)
+    assert re.search(pattern, line), f"{line!r} does not say {said}"
 
 
 @contextmanager

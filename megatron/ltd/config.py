@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import FlagParser, add_flags, flag_name, flag_values, read_flags
+from megatron.ltd.flags import FlagParser, add_flags, flag_name, flag_values, from_record, read_flags
 from megatron.ltd.hugging_face.config_file import is_hugging_face
 from megatron.ltd.hugging_face.model import described_flags
 from megatron.ltd.methods import METHODS
@@ -119,10 +119,14 @@ class RunConfig:
             )
         return size
 
-    def flag_values(self) -> dict[str, Any]:
-        """Every flag by its spelling: its value, or for a switch whether it is given."""
+    def shared_flags(self) -> dict[str, Any]:
+        """The flags that every process must be given alike, by spelling: all but those that affect nothing."""
         configs = [*self.parts.values(), *self.methods.values()]
-        return {spelling: value for config in configs for spelling, value in flag_values(config).items()}
+        return {
+            spelling: value
+            for config in configs
+            for spelling, value in flag_values(config, but_affecting="nothing").items()
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, for metrics.jsonl and checkpoints."""
@@ -130,11 +134,15 @@ class RunConfig:
         return parts | {"methods": {name: dataclasses.asdict(config) for name, config in self.methods.items()}}
 
 
+def flag_classes(task: Entry) -> list[type]:
+    """The classes of all flags of the command that trains ``task``: its parts, those of every run, and every method."""
+    return [*task.parts.values(), *PARTS.values(), *(entry.config_class for entry in METHODS.values()), PlanConfig]
+
+
 def build_parser(task: Entry = GPT) -> FlagParser:
-    """The command line of ``task``: its parts, those that every run has, and every method."""
+    """The command line of ``task``."""
     parser = FlagParser(task.description)
-    methods = [entry.config_class for entry in METHODS.values()]
-    for config_class in [*task.parts.values(), *PARTS.values(), *methods, PlanConfig]:
+    for config_class in flag_classes(task):
         add_flags(parser, config_class)
     return parser
 
@@ -153,7 +161,9 @@ def parse_run_config(arguments: Sequence[str] | None, task: Entry = GPT) -> RunC
         folder = Path(namespace.load)
         stored = described_flags(folder) if is_hugging_face(folder) else stored_config(folder)
         for part in {"model", "tokenizer"} & task.parts.keys():
-            for name, value in _as_flags(stored.get(part, {})).items():
+            if stored.get(part):
+                from_record(stored[part], task.parts[part], f"--load {folder}", part)
+            for name, value in _as_flags(stored.get(part) or {}).items():
                 if not hasattr(namespace, name):
                     setattr(namespace, name, value)
     classes = {**dict.fromkeys(TASK_PARTS), **task.parts, **PARTS}

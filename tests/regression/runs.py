@@ -20,8 +20,11 @@ from megatron.ltd.config import parse_run_config
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import run_command
 from megatron.ltd.launch import launch
+from megatron.ltd.tasks import GPT
+from megatron.ltd.tasks.base import Entry
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.training import checkpoint_files
+from tests.support import small_sentences
 
 TINY = [
     "--device", "cpu", "--tokenizer-type", "ByteTokenizer", "--num-layers", "3",
@@ -46,13 +49,22 @@ def tiny_flags(data: str, *more: object) -> list[str]:
     return [*TINY, "--train-data-path", data, "--valid-data-path", data, *map(str, more)]
 
 
-def run_status(flags: Sequence[str], program: Any = None) -> tuple[int, str]:
-    """Run ``pretrain_gpt_ltd.py`` (or ``program`` on its parsed flags); its exit status and its standard error."""
+def bert_flags(folder: Path, *data: str) -> list[str]:
+    """The flags of one step of a small BERT on ``data``, else on sentences that are written to ``folder``."""
+    prefix, vocabulary = small_sentences(folder)
+    words = ["--tokenizer-type", "BertWordPieceLowerCase", "--vocab-file", vocabulary]
+    model = "--device cpu --num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32".split()
+    steps = "--micro-batch-size 2 --train-iters 1 --lr 1e-3 --eval-iters 0".split()
+    return [*(data or ("--data-path", prefix)), *words, *model, *steps]
+
+
+def run_status(flags: Sequence[str], program: Any = None, task: Entry = GPT) -> tuple[int, str]:
+    """Run the task's script (or ``program`` on its parsed flags); its exit status and its standard error."""
     stderr = io.StringIO()
     try:
         with redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["pretrain_gpt_ltd.py"])
-            run_command(lambda: (program or launch)(parse_run_config(flags)))
+            run_command(lambda: (program or launch)(parse_run_config(flags, task)))
     except SystemExit as end:
         return int(end.code or 0), stderr.getvalue()
     return 0, stderr.getvalue()

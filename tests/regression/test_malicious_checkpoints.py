@@ -4,27 +4,23 @@ wrote it."""
 from __future__ import annotations
 
 import io
-import os
+import json
 import pickle
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from torch.distributed.checkpoint.planner import WriteItemType
 
-from tests.regression.runs import refusal, reseal, tiny_flags
-from tests.regression.tools import tool_refusal
-
-
-class Payload:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.mark),)
+from megatron.ltd.tasks import BERT, BERT_CLASSIFIER, VIT
+from tests.regression.runs import bert_flags, refusal, reseal, run_status, tiny_flags
+from tests.regression.tools import tool_refusal, tool_status
+from tests.support_pickles import Payload, altered_enumeration
+from tests.support_vit import vit_flags
 
 
 def _read_metadata(checkpoint: Path) -> Any:
@@ -47,6 +43,12 @@ def _attribute_chain(checkpoint: Path, mark: Path) -> None:
     (checkpoint / ".metadata").write_bytes(chain)
 
 
+def _altered_enumeration(checkpoint: Path, mark: Path) -> None:
+    metadata = _read_metadata(checkpoint)
+    metadata.all_local_plans = None  # they hold the enumeration that is altered
+    (checkpoint / ".metadata").write_bytes(altered_enumeration(mark, pickle.dumps(metadata)))
+
+
 def _common(checkpoint: Path, mark: Path) -> None:
     common = torch.load(checkpoint / "common.pt")
     torch.save({**common, "innocent": Payload(mark)}, checkpoint / "common.pt")
@@ -56,7 +58,8 @@ def _byte_item(checkpoint: Path, mark: Path, name: str = "_extra_state") -> None
     """Something that is no tensor, saved among the tensors: appended to their file, and pointed to."""
     metadata = _read_metadata(checkpoint)
     buffer = io.BytesIO()
-    torch.save(Payload(mark), buffer)
+    longest = max(place.length for place in metadata.storage_data.values())
+    torch.save([Payload(mark), torch.zeros(longest)], buffer)  # as many bytes as a tensor that it is in place of
     changed = 0
     for index, place in metadata.storage_data.items():
         if name in index.fqn:
@@ -68,7 +71,82 @@ def _byte_item(checkpoint: Path, mark: Path, name: str = "_extra_state") -> None
     (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
 
 
-@pytest.mark.parametrize("hide", [_metadata, _inside_metadata, _attribute_chain, _common, _byte_item])
+def _tensor(checkpoint: Path, mark: Path) -> None:
+    _byte_item(checkpoint, mark, "word_embeddings")
+
+
+def _load(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    return run_status(tiny_flags(data, "--load", run, "--log-dir", folder))
+
+
+def _finetune(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    return run_status(tiny_flags(data, "--load", run, "--finetune", "--log-dir", folder))
+
+
+def _weights_alone(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    return run_status(tiny_flags(data, "--load", run, "--no-load-optim", "--log-dir", folder))
+
+
+def _bert(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    return run_status([*bert_flags(folder), "--load", str(run), "--log-dir", str(folder)], task=BERT)
+
+
+def _bert_classifier(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": "the model", "label": label}) + "\n" for label in ("yes", "no")))
+    own = ("--save", str(folder / "own"), "--load", str(folder / "own"), "--pretrained-checkpoint", str(run))
+    flags = bert_flags(folder, "--train-data-path", str(rows), "--valid-data-path", str(rows))
+    return run_status([*flags, *own], task=BERT_CLASSIFIER)
+
+
+def _vit(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    return run_status([*vit_flags(folder), "--device", "cpu", "--load", str(run), "--log-dir", str(folder)], task=VIT)
+
+
+def _generate(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    return tool_status("generate_text.py", "--load", run, "--prompt", "a", "--device", "cpu")
+
+
+def _export(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    return tool_status("export_hf.py", "--load", run, "--output", folder / "exported", "--no-tokenizer")
+
+
+def _evaluate(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    (folder / "lambada_openai").mkdir()
+    (folder / "lambada_openai" / "test.jsonl").write_text(json.dumps({"text": "the model keeps some tokens"}) + "\n")
+    return tool_status(
+        "evaluate.py", "--load", run, "--task-data", folder, "--tasks", "lambada_openai", "--device", "cpu"
+    )
+
+
+COMMANDS = [
+    _load, _finetune, _weights_alone, _bert, _bert_classifier, _vit, _generate, _export,
+    pytest.param(_evaluate, marks=pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs the extra eval")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_runs_code_that_a_description_holds(
+    command: Callable[[Path, str, Path], tuple[int, str]], data: str, trained: Path, tmp_path: Path
+) -> None:
+    """The description passes a check that unpickles it with stand-ins, and runs when it is unpickled again."""
+    checkpoint, mark = trained / "iter_0000006", tmp_path / "the payload ran"
+    _altered_enumeration(checkpoint, mark)
+    reseal(checkpoint)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    members = dict(WriteItemType.__members__)
+    status, said = command(trained, data, folder)
+    assert not mark.exists() and WriteItemType.__members__ == members
+    (line,) = said.splitlines()
+    assert status == 2 and f"checkpoint {checkpoint} is not loaded" in line and "a source that you trust" in line
+    assert not (folder / "exported").exists()
+
+
+HIDDEN = [_metadata, _inside_metadata, _attribute_chain, _common, _tensor]
+
+
+@pytest.mark.parametrize("hide", HIDDEN)
 def test_code_in_a_checkpoint_does_not_run(
     hide: Callable[[Path, Path], None], data: str, trained: Path, tmp_path: Path
 ) -> None:
@@ -77,12 +155,8 @@ def test_code_in_a_checkpoint_does_not_run(
     reseal(checkpoint)
     line = refusal(tiny_flags(data, "--load", trained, "--log-dir", tmp_path))
     assert f"checkpoint {checkpoint} is not loaded" in line and "a source that you trust" in line
-    assert ("__globals__" if hide is _attribute_chain else "mkdir") in line
+    assert ("an attribute" if hide is _attribute_chain else "mkdir") in line
     assert not mark.exists()
-
-
-def _tensor(checkpoint: Path, mark: Path) -> None:
-    _byte_item(checkpoint, mark, "word_embeddings")
 
 
 @pytest.mark.parametrize("hide", [_metadata, _inside_metadata, _attribute_chain, _tensor])
@@ -97,22 +171,28 @@ def test_code_in_a_checkpoint_is_not_exported(
     assert not mark.exists() and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", [_load, _finetune, _generate])
+def test_extra_states_do_not_reach_the_modules(
+    command: Callable[[Path, str, Path], tuple[int, str]],
+    data: str,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Transformer Engine's modules unpickle theirs, from a tensor's bytes too, whoever put it there."""
+    checkpoint, mark, seen = trained / "iter_0000006", tmp_path / "the payload ran", []
+    _byte_item(checkpoint, mark, "_extra_state")
+    common = torch.load(checkpoint / "common.pt")
+    hidden = torch.tensor(list(pickle.dumps(Payload(mark))), dtype=torch.uint8)
+    names = [f"decoder.layers.{layer}.mlp.linear_fc1._extra_state" for layer in range(3)]
+    torch.save({**common, "model": dict.fromkeys(names, hidden)}, checkpoint / "common.pt")
+    reseal(checkpoint)
+    monkeypatch.setattr(ColumnParallelLinear, "set_extra_state", lambda module, state: seen.append(state))
+    status, said = command(trained, data, tmp_path)
+    assert (status, said) == (0, "") and seen and set(seen) == {None} and not mark.exists()
+
+
 def test_the_payload_would_run(tmp_path: Path) -> None:
-    """Else the tests above could not fail."""
+    """Else the tests above could not fail. For ``altered_enumeration`` see ``tests.unit.training``."""
     pickle.loads(pickle.dumps(Payload(tmp_path / "mark")))
     assert (tmp_path / "mark").exists()
-
-
-def test_the_environment_is_left_as_it_was(data: str, straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from megatron.ltd.training.safe_metadata import weights_only_loading
-
-    for before in (None, "0"):
-        if before is None:
-            monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
-        else:
-            monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", before)
-        with weights_only_loading(), pytest.raises(pickle.UnpicklingError):
-            buffer = io.BytesIO()
-            torch.save(Payload(straight / "never"), buffer)
-            torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)
-        assert os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD") == before

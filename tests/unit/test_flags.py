@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import FlagParser, add_flags, flag, flag_name, flag_values, read_flags, shown
+from megatron.ltd.flags import (
+    FlagParser,
+    add_flags,
+    field_id,
+    flag,
+    flag_name,
+    flag_values,
+    from_record,
+    read_flags,
+    shown,
+)
 
 
 @dataclass(frozen=True)
@@ -60,12 +72,28 @@ def test_a_flag_sets_its_field_alone(arguments: Sequence[str], field: str, value
     assert type(getattr(parsed, field)) is type(value)
 
 
+def test_the_id_of_a_flag_is_its_field() -> None:
+    assert field_id("--num-cooks") == "num_cooks"
+
+
 def test_flag_values() -> None:
     """By spelling; of a switch whether it is given, whichever way it switches."""
     untyped = {"--num-cooks": 2, "--heat": 0.5, "--dish": "soup", "--guests": None, "--spices": ()}
     assert flag_values(parse()) == untyped | {"--no-salt": False, "--shut-window": False, "--lid": False}
     typed = flag_values(parse("--no-salt", "--lid", "--guests", "7"))
     assert typed == untyped | {"--no-salt": True, "--shut-window": False, "--lid": True, "--guests": 7}
+
+
+def test_flag_values_without_those_that_affect_something() -> None:
+    @dataclass(frozen=True)
+    class Hall:
+        """hall"""
+
+        seats: int = flag(2, help="seats", affects="model")
+        curtain: bool = flag(False, help="curtain", affects="nothing")
+        stage: str = flag("oak", help="stage")
+
+    assert flag_values(Hall(), but_affecting="nothing") == {"--seats": 2, "--stage": "oak"}
 
 
 @pytest.mark.parametrize(
@@ -119,3 +147,41 @@ def test_help_shows_titles_defaults_and_percent_signs(capsys: pytest.CaptureFixt
     assert caught.value.code == 0
     assert "\nkitchen:\n" in said and "Only the first line" not in said
     assert "cooks, 50 % of them asleep (default: 2)" in said
+
+
+@pytest.mark.parametrize("config", [Kitchen(), Kitchen(3, 1.0, "pie", 4, ("a", "b"), False, False, True)])
+def test_a_record_is_what_it_was_written_of(config: Kitchen) -> None:
+    assert from_record(json.loads(json.dumps(dataclasses.asdict(config))), Kitchen, "x", "y") == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_cooks": "2"}, "x holds a value of the y setting num_cooks that is none"),
+        ({"num_cooks": True}, "setting num_cooks"),
+        ({"num_cooks": 2.0}, "setting num_cooks"),
+        ({"num_cooks": None}, "setting num_cooks"),
+        ({"heat": True}, "setting heat"),
+        ({"heat": float("nan")}, "setting heat"),
+        ({"heat": float("inf")}, "setting heat"),
+        ({"heat": 10**400}, "setting heat"),
+        ({"dish": "tea"}, "setting dish"),
+        ({"guests": [1]}, "setting guests"),
+        ({"spices": "salt"}, "setting spices"),
+        ({"spices": [1]}, "setting spices"),
+        ({"salt": 0}, "setting salt"),
+        ({"rooms": 1}, "x holds the y setting rooms, which this version does not know"),
+    ],
+)
+def test_other_records_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        from_record(values, Kitchen, "x", "y")
+
+
+def test_a_record_without_what_has_no_default_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Table:
+        legs: int
+
+    with pytest.raises(UserError, match="x holds no y setting legs"):
+        from_record({}, Table, "x", "y")

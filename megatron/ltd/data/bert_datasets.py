@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy
@@ -20,8 +21,10 @@ from megatron.core.datasets.bert_dataset import BERTMaskedWordPieceDataset, BERT
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron.ltd.data.config import BertDataConfig
-from megatron.ltd.data.datasets import blend_settings, build_splits, check_sources, check_splits, is_first_rank
+from megatron.ltd.data.core_builder import build_splits, cache_folder, is_first_rank
+from megatron.ltd.data.datasets import blend_settings, check_sources, check_splits
 from megatron.ltd.data.encode import LONGEST_SENTENCE_TOKENS
+from megatron.ltd.data.index_cache import is_bert_index, remove_unless
 from megatron.ltd.data.indexed import IndexedInfo
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.errors import UserError
@@ -49,6 +52,20 @@ class _Dataset(BERTMaskedWordPieceDataset):
         tokenizer = self.config.tokenizer
         no_text = {tokenizer.pad, *tokenizer.special_ids}
         self.token_lookup = [token for token in tokenizer.inv_vocab if token not in no_text]
+
+    def _build_sample_index(self, sequence_length: int, min_sentences_per_sample: int) -> Any:
+        """Megatron-Core's array, out of the cache or built. What it would find there and is not right is removed."""
+        if is_first_rank():
+            bounds = self.dataset.document_indices[self.indices[0] : self.indices[-1] + 2].astype(numpy.int64)
+            remove_unless(
+                partial(
+                    is_bert_index, document_bounds=bounds, seq_length=sequence_length, num_samples=self.num_samples
+                ),
+                cache_folder(self),
+                f"{self.unique_description_hash}-{type(self).__name__}",
+                ("sample_index",),
+            )
+        return super()._build_sample_index(sequence_length, min_sentences_per_sample)
 
     @staticmethod
     def _key_config_attributes() -> list[str]:

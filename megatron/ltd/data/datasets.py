@@ -15,18 +15,18 @@ Not here: reading order and microbatches (``data.microbatches``); what the files
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron.ltd.data.config import Blend, DataConfig, IndexedDataConfig
+from megatron.ltd.data.core_builder import SplitSamples, build_splits, cache_folder, is_first_rank
+from megatron.ltd.data.index_cache import is_gpt_index, remove_unless
 from megatron.ltd.data.indexed import IndexedInfo, check_indexed_dataset
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.errors import UserError
@@ -34,8 +34,6 @@ from megatron.ltd.parallel.agreement import together
 from megatron.ltd.tokenizers.base import Tokenizer
 
 _CORE_SPLITS = ("train", "valid", "test")  # Megatron-Core always has three; nobody here reads the last
-SplitSamples = tuple[int | None, int | None, int | None]
-"""Wanted of each of them; None is all that there is, once."""
 _WHOLE_VALID: SplitSamples = (0, None, 0)
 
 
@@ -55,6 +53,23 @@ class _Dataset(GPTDataset):
         super().__init__(*arguments, **named)
         if not self.config.drop_last_partial_validation_sequence:
             self.masks_and_position_ids_are_cacheable = False
+
+    def _build_document_sample_shuffle_indices(self) -> Any:
+        """Megatron-Core's arrays, out of the cache or built. What it would find there and is not right is removed."""
+        if is_first_rank():
+            remove_unless(
+                partial(
+                    is_gpt_index,
+                    documents=self.indices,
+                    lengths=self.dataset.sequence_lengths,
+                    seq_length=self.config.sequence_length,
+                    num_samples=self.num_samples,
+                ),
+                cache_folder(self),
+                f"{self.unique_description_hash}-{type(self).__name__}-{self.index_split.name}",
+                ("document_index", "sample_index", "shuffle_index"),
+            )
+        return super()._build_document_sample_shuffle_indices()
 
     @staticmethod
     def _key_config_attributes() -> list[str]:
@@ -176,40 +191,6 @@ def _core_config(
     )
 
 
-def build_splits(
-    dataset_class: type, core_config: Any, samples: SplitSamples, *, build_on_this_rank: bool
-) -> tuple[SampleSource | None, SampleSource | None]:
-    """Megatron-Core's builder on a checked configuration, for any of its datasets. Every rank calls this.
-
-    Raises ``UserError`` when the index cache cannot be written, or is not to be seen from here.
-    """
-    if core_config.split_matrix is not None:
-        # A split nobody reads is not built: core would index it, and never finish if it holds no documents.
-        core_config.split_matrix = [
-            bounds if wanted != 0 else None for bounds, wanted in zip(core_config.split_matrix, samples, strict=True)
-        ]
-    builder = BlendedMegatronDatasetBuilder(dataset_class, list(samples), lambda: build_on_this_rank, core_config)
-    try:
-        with _quiet_core():
-            train, valid, _ = builder.build()
-    except Exception as error:
-        # Under a process group the builder wraps the OSError of a failed write.
-        cause = error if isinstance(error, OSError) else error.__cause__
-        if not isinstance(cause, OSError):
-            raise
-        cache = core_config.path_to_cache
-        where = f"--data-cache-path {cache}" if cache else "the folder of the data"
-        if isinstance(cause, FileNotFoundError) and not is_first_rank():
-            raise UserError(
-                f"{where}: the sample indices that rank 0 wrote there are not to be seen here ({cause}); give a folder "
-                "that all nodes share with --data-cache-path"
-            ) from None
-        raise UserError(
-            f"{where}: sample indices cannot be kept there ({cause}); give a writable folder with --data-cache-path"
-        ) from None
-    return train, valid
-
-
 def blend_settings(
     config: IndexedDataConfig, sources: Mapping[str, tuple[IndexedInfo, ...]], samples: SplitSamples
 ) -> dict[str, Any]:
@@ -276,22 +257,3 @@ def check_splits(
                 )
             parts.append((name, info, range(first, end)))
     return parts
-
-
-def is_first_rank() -> bool:
-    """Whether this process writes what all read: rank 0, or the only one."""
-    return not (torch.distributed.is_available() and torch.distributed.is_initialized()) or (
-        torch.distributed.get_rank() == 0
-    )
-
-
-@contextlib.contextmanager
-def _quiet_core() -> Iterator[None]:
-    """Silence what core's dataset modules log below an error: their internals, once per rank and dataset."""
-    logger = logging.getLogger("megatron.core.datasets")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

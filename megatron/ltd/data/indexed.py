@@ -25,6 +25,7 @@ from typing import Any
 import numpy
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.json_text import parse_json
 
 INDEX_MAGIC = b"MMIDIDX\x00\x00"
 INDEX_HEADER = struct.Struct("<9sQBQQ")
@@ -57,7 +58,7 @@ class DatasetCard:
     def read(cls, path: Path) -> DatasetCard | None:
         """The card at ``path``; None when there is none (data made elsewhere). ``UserError`` when it cannot be read."""
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = parse_json(path.read_text(encoding="utf-8"))
             names = [field.name for field in dataclasses.fields(cls)]
             return cls(**{name: fields[name] for name in names if name in fields or name != "shard"})
         except FileNotFoundError:

@@ -10,11 +10,14 @@ N texts, V vocabulary.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from megatron.ltd.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,9 @@ class Sampler:
         return cls(temperature, top_k, top_p, torch.Generator().manual_seed(seed))
 
     def pick(self, logits_V: Tensor) -> int:
-        """A token id. ``logits_V`` holds ids that may be picked and no others."""
+        """A token id. ``logits_V`` holds ids that may be picked and no others. Raises ``UserError`` for no numbers."""
         logits_V = logits_V.float().cpu()
+        _check_finite(logits_V.max().item())
         if self.temperature == 0.0:
             return int(logits_V.argmax())
         logits_V = logits_V / self.temperature
@@ -48,10 +52,22 @@ class Sampler:
 
 
 def pick_all(samplers: Sequence[Sampler], logits_NV: Tensor) -> list[int]:
-    """The next token of each text, by its own sampler."""
+    """The next token of each text, by its own sampler. Raises ``UserError`` where the logits are no numbers."""
     if all(sampler.temperature == 0.0 for sampler in samplers):
-        return logits_NV.argmax(dim=1).tolist()
+        largest_N, tokens_N = logits_NV.max(dim=1)
+        for largest in largest_N.tolist():
+            _check_finite(largest)
+        return tokens_N.tolist()
     return [sampler.pick(logits_V) for sampler, logits_V in zip(samplers, logits_NV.cpu(), strict=True)]
+
+
+def _check_finite(largest_logit: float) -> None:
+    """A NaN among logits is their largest."""
+    if not math.isfinite(largest_logit):
+        raise UserError(
+            f"the model of --load gives {largest_logit} for its likeliest token: its weights are damaged, or its "
+            "training went wrong; take another checkpoint"
+        )
 
 
 def text_seed(seed: int, tokens: Sequence[int], draw: int) -> int:

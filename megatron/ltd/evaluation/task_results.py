@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.json_text import parse_json
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _result_files(path: Path, flag: str) -> list[Path]:
 
 def _read(path: Path, flag: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(
             f"{flag} {path}: no whole JSON ({error.msg} at line {error.lineno}); give a result file of "

@@ -4,13 +4,11 @@
                                                   = boxes that several ranks wrote, read where they overlap it
 
 Megatron-Core stores a tensor of all layers under one name, in the boxes that ranks held of it. torch's own reader opens
-the files, and loads nothing but tensors; what to read of which box is planned here. ``.metadata`` has been checked
-before (``find_checkpoint``).
+the files, and loads nothing but tensors (``checkpoint_read``); what to read of which box is planned here.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMe
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.training.checkpoint_read import described, reading
 
 _LAYER = re.compile(r"(decoder\.layers\.)(\d+)\.(.+)")
 
@@ -55,9 +54,9 @@ class CheckpointTensors:
     def __init__(self, checkpoint: Path) -> None:
         self._checkpoint = checkpoint
         self._reader = FileSystemReader(checkpoint)
-        metadata = self._reader.read_metadata()
-        self._reader.set_up_storage_reader(metadata, is_coordinator=True)
-        self._entries = metadata.state_dict_metadata
+        self._metadata = described(checkpoint)
+        self._reader.set_up_storage_reader(self._metadata, is_coordinator=True)
+        self._entries = self._metadata.state_dict_metadata
 
     def dtype(self, name: str) -> torch.dtype:
         """The type that a tensor is stored in."""
@@ -93,13 +92,8 @@ class CheckpointTensors:
             )
         if num_values != target.numel():
             raise self._refusal(f"of {name} it holds {num_values} values of {target.numel()}")
-        try:
+        with reading(self._checkpoint, self._metadata):
             self._reader.read_data(LoadPlan(items), _Into(target)).wait()
-        except pickle.UnpicklingError:
-            raise UserError(
-                f"checkpoint {self._checkpoint} is not loaded: it holds something other than tensors and plain values "
-                f"as {name}; take one from a source that you trust"
-            ) from None
         return target.view(shape)
 
     def _entry(self, name: str) -> tuple[str, TensorStorageMetadata, int | None]:

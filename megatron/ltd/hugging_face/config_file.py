@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.json_text import parse_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 VOCABULARY, MERGES, SENTENCEPIECE = "vocab.json", "merges.txt", "tokenizer.model"
+_SIZE_LIMIT = 1 << 31
+_LONGEST_SHOWN = 100
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -54,7 +57,7 @@ class ConfigFile:
         """Raises ``UserError`` where there is none, or what is there is no JSON object."""
         path = folder / CONFIG
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
+            entries = parse_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(
                 f"--load {folder}: {CONFIG} cannot be read ({error.strerror}), and it says what model this is: name "
@@ -74,16 +77,20 @@ class ConfigFile:
         """An entry that counts something; ``default`` where it is absent or null, None if it must be there."""
         value = self.entries.get(name)
         value = default if value is None else value
-        if type(value) is not int or value < 1:
-            raise self.refusal(name, "it must be a whole number above 0")
+        if type(value) is not int or not 0 < value < _SIZE_LIMIT:
+            raise self.refusal(name, f"it must be a whole number above 0 and below {_SIZE_LIMIT:,}")
         return value
 
     def number(self, name: str, default: float) -> float:
         """An entry that is any finite number, ``default`` where it is absent."""
         value = self.entries.get(name, default)
-        if type(value) not in (int, float) or not math.isfinite(value):
+        try:
+            number = float(value) if type(value) in (int, float) else math.nan
+        except OverflowError:  # a whole number of hundreds of digits
+            number = math.inf
+        if not math.isfinite(number):
             raise self.refusal(name, "it must be a finite number")
-        return float(value)
+        return number
 
     def switch(self, name: str, default: bool) -> bool:
         """An entry that is true or false, ``default`` where it is absent."""
@@ -104,5 +111,10 @@ class ConfigFile:
 
     def refusal(self, name: str, rule: str) -> UserError:
         """What to raise for an entry that breaks ``rule``."""
-        value = json.dumps(self.entries[name]) if name in self.entries else "missing"
+        try:
+            value = json.dumps(self.entries[name]) if name in self.entries else "missing"
+        except RecursionError:
+            value = "values in values"
+        if len(value) > _LONGEST_SHOWN:
+            value = f"{value[:_LONGEST_SHOWN]}..."
         return UserError(f"--load {self.folder}: in {CONFIG}, {name} is {value}: {rule}")

@@ -20,6 +20,9 @@ from megatron.ltd.hugging_face.gpt2 import GPT2
 from megatron.ltd.hugging_face.llama import LLAMA
 from megatron.ltd.models.config import ModelConfig
 
+_FEWEST_BYTES = 2
+"""That a value is stored in."""
+_SMALL_BYTES, _MOST_BYTES, _MOST_LAYERS = 1 << 26, 1 << 44, 1 << 16
 ARCHITECTURES: Mapping[str, Architecture] = {found.model_type: found for found in (GPT2, LLAMA)}
 
 
@@ -57,12 +60,34 @@ def described_tokenizer(folder: Path) -> dict[str, Any]:
 
 
 def described_model(architecture: Architecture, file: ConfigFile) -> ModelConfig:
-    """The model of a config.json. Raises ``UserError`` where that describes none."""
+    """The model of a config.json. Raises ``UserError`` where that describes none, or one larger than the weights."""
     flags = architecture.model_flags(file)
     try:
-        return ModelConfig(**flags)
+        model = ModelConfig(**flags)
     except UserError as error:
         raise UserError(f"--load {file.folder}: {CONFIG} describes no model ({error}): take the folder anew") from None
+    _check_size(model, file)
+    return model
+
+
+def _check_size(model: ModelConfig, file: ConfigFile) -> None:
+    """Compare the largest matrices with the files, before anything as large as the model is made.
+
+    What is small is let through, as are files that are missing: reading them says more of what is wrong.
+    """
+    if model.num_layers > _MOST_LAYERS:
+        raise UserError(
+            f"--load {file.folder}: the model of {CONFIG} has {model.num_layers:,} layers, more than any model: take "
+            "the folder anew"
+        )
+    num_values = model.num_layers * 2 * model.hidden_size * model.mlp_size
+    num_values += (file.size("vocab_size") + model.learned_positions) * model.hidden_size
+    num_bytes = sum(path.stat().st_size for path in file.folder.glob("*.safetensors")) or _MOST_BYTES
+    if num_values * _FEWEST_BYTES > max(num_bytes, _SMALL_BYTES):
+        raise UserError(
+            f"--load {file.folder}: the model of {CONFIG} has {num_values:,} values and more, and its weights have "
+            f"{num_bytes:,} bytes: take both files of one model"
+        )
 
 
 def architecture_of(model: ModelConfig) -> Architecture:

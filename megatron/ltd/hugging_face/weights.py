@@ -16,7 +16,6 @@ nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.hugging_face.architecture import Architecture, Counterpart
 from megatron.ltd.hugging_face.config_file import CONFIG, INDEX, WEIGHTS
 from megatron.ltd.hugging_face.model import described_model, read_config
+from megatron.ltd.json_text import parse_json
 from megatron.ltd.models.config import ModelConfig
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -168,7 +168,7 @@ def _all_tensors(folder: Path) -> dict[str, _Stored]:
 def _indexed_files(folder: Path) -> list[str]:
     """The files that the index names, which lie beside it."""
     try:
-        files = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        files = sorted(set(parse_json((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
         if all(Path(name).name == name for name in files):
             return files
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

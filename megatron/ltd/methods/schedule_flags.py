@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.flags import field_id
 from megatron.ltd.methods.base import ModelFacts
 from megatron.ltd.schedules import KeptTokensSchedule, TokenSchedule
 from megatron.ltd.token_schedules import ConstantSchedule, ShrinkingSchedule, StagedSchedule
@@ -57,9 +58,9 @@ class ScheduleFlags:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """By flag, what decides the schedule, the strata and the blocks; None for what it has no use for."""
+        """By id, what decides the schedule, the strata and the blocks; None for what it has no use for."""
         kept_tokens = self.default_kept_tokens if self.kept_tokens is None else self.kept_tokens
-        return {
+        by_flag = {
             self._flag("schedule"): self.kind,
             self.kept_flag: None if self.kind == "staged" else kept_tokens,
             self._flag("growth-steps"): self.growth_steps,
@@ -68,6 +69,7 @@ class ScheduleFlags:
             self._flag("strata"): self.strata,
             self._flag("block-size"): self.block_size if self.block_size > 1 else None,
         }
+        return {field_id(spelling): value for spelling, value in by_flag.items()}
 
     @property
     def _listed(self) -> list[str]:

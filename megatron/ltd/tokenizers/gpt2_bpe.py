@@ -13,12 +13,12 @@ Not here: reading the files (``base.read_definition``).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 
 import tiktoken
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.json_text import parse_json
 from megatron.ltd.tokenizers.base import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
@@ -62,7 +62,7 @@ def fingerprint(vocabulary: bytes, merges: bytes) -> str:
 
 def _read_vocabulary(content: bytes, source: str) -> dict[str, int]:
     try:
-        ids = json.loads(content)
+        ids = parse_json(content)
     except ValueError as error:
         raise UserError(f"--vocab-file {source}: is not JSON ({error}); give GPT-2's encoder.json") from None
     if not isinstance(ids, dict) or not all(type(token) is int and token >= 0 for token in ids.values()):

@@ -10,33 +10,27 @@ Nothing random is stored: kept tokens, data order and dropout are functions of t
 
 from __future__ import annotations
 
-import logging
-import pickle
-import re
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import unwrap_model
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.training import checkpoint_files as files
+from megatron.ltd.training.checkpoint_read import described, read, read_plain, refusal
 from megatron.ltd.training.optimizer_state import load_optimizer, wanted_optimizer
-from megatron.ltd.training.safe_metadata import UnsafeCheckpoint, check_metadata, weights_only_loading
 
 
 @dataclass
@@ -77,7 +71,7 @@ def find_checkpoint(folder: Path, mesh: Mesh | None) -> tuple[Path | None, list[
         else:
             damage = first_of_all_ranks(files.find_damage(path, mesh.rank, mesh.world_size), mesh)
         if damage is None:
-            _refuse_unsafe(path)
+            described(path)
             return path, notes
         damages.append(f"checkpoint {path} is damaged: {damage}")
         notes.append(f"{damages[-1]}; it is passed over")
@@ -109,29 +103,49 @@ def load_checkpoint(
     where the checkpoint holds anything but tensors and plain values. Every rank calls this.
     """
     assert weights_only or not new_weights, "the optimizer's state belongs to all weights"
-    weights = {
-        name: {key: value for key, value in part.items() if not key.startswith(new_weights)}
-        for name, part in model_state(state.chunks).items()
-    }
+    weights = {name: _asked_for(part, new_weights) for name, part in model_state(state.chunks).items()}
     wanted: dict[str, Any] = dict(weights)
     if not weights_only:
         if stored_learned:
             wanted |= learned_state(state.learned_V)
-        wanted["opt_param_scheduler"] = state.scheduler.state_dict()
         wanted["optimizer"] = wanted_optimizer(state.optimizer, weights, stored_in_half=stored_in_half)
-    loaded = _read(checkpoint, wanted)
+    loaded = read(checkpoint, wanted)
     for name, chunk in _named_chunks(state.chunks):
-        kept = {key: value for key, value in chunk.state_dict().items() if key.startswith(new_weights)}
-        chunk.load_state_dict(kept | loaded[name])
+        _put(chunk, weights[name], loaded[name], new_weights)
     if weights_only:
         state.optimizer.reload_model_params()
         state.scheduler.step(clock_stands_at or 0)
         return
-    load_optimizer(state.optimizer, loaded["optimizer"])
+    plain = read_plain(checkpoint)
+    stored = {
+        "step": _stored_count(checkpoint, plain, "optimizer", "step"),
+        "grad_scaler": _stored_scaler(checkpoint, plain["optimizer"].get("grad_scaler")),
+    }
+    load_optimizer(state.optimizer, {**loaded["optimizer"], **stored})
     state.learned_V = loaded.get("method", {}).get("learned", state.learned_V)
-    stored_clock = loaded["opt_param_scheduler"]["num_steps"]
+    stored_clock = _stored_count(checkpoint, plain, "opt_param_scheduler", "num_steps")
     state.scheduler.num_steps = stored_clock if clock_stands_at is None else clock_stands_at
     state.scheduler.step(0)
+
+
+def _stored_count(checkpoint: Path, plain: Mapping[str, Any], part: str, name: str) -> int:
+    """A plain value of the checkpoint that counts something. Raises ``UserError`` for anything else in its place."""
+    values = plain.get(part)
+    count = values.get(name) if isinstance(values, dict) else None
+    if type(count) is not int or not 0 <= count < 1 << 63:
+        raise refusal(checkpoint, f"its {part} holds no count {name}")
+    return count
+
+
+def _stored_scaler(checkpoint: Path, scaler: Any) -> dict[str, Any] | None:
+    """The state of Megatron-Core's loss scaler; a constant one's is empty. Raises ``UserError`` for anything else."""
+    if not scaler:
+        return None
+    match scaler:
+        case {"scale": Tensor() as scale, "growth_tracker": int(), "hysteresis_tracker": int()}:
+            if scale.shape == (1,) and scale.dtype == torch.float32 and 0 < scale.item() < math.inf:
+                return scaler
+    raise refusal(checkpoint, "its loss scaler has no scale above 0")
 
 
 def load_imported(imported: ImportedModel, state: TrainingState) -> None:
@@ -145,33 +159,29 @@ def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
 
     Raises ``UserError`` where the checkpoint holds anything but tensors and plain values. Every rank calls this.
     """
-    model.load_state_dict(_read(checkpoint, {"model": model.sharded_state_dict()})["model"])  # type: ignore[operator]
+    weights = _asked_for(model.sharded_state_dict())  # type: ignore[operator]
+    _put(model, weights, read(checkpoint, {"model": weights})["model"])
 
 
-def _read(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``wanted`` describes, out of ``checkpoint``. Raises ``UserError`` for more than tensors and plain values."""
-    with weights_only_loading(), quiet_core():
-        try:
-            return dist_checkpointing.load(wanted, str(checkpoint))
-        except (pickle.UnpicklingError, CheckpointException) as error:
-            if not _is_refusal(error):
-                raise
-            raise UserError(
-                f"checkpoint {checkpoint} is not loaded: it holds something other than tensors and plain values "
-                f"({_refused(error)}); take one from a source that you trust"
-            ) from None
+def _stays(key: str, new_weights: tuple[str, ...]) -> bool:
+    """Whether a part of a module's state is left as it is: new weights, and what is no tensor.
+
+    Transformer Engine unpickles the latter without restriction. Other than in FP8, which we do not train in, it is
+    empty.
+    """
+    return key.startswith(new_weights) or key.endswith("_extra_state")
 
 
-def _is_refusal(error: BaseException) -> bool:
-    """Whether torch's ``weights_only`` has refused something, on any rank; a disk may have failed instead."""
-    failures = getattr(error, "failures", {0: (error, None)})
-    return any(isinstance(failure, pickle.UnpicklingError) for failure, _ in failures.values())
+def _asked_for(state: Mapping[str, Any], new_weights: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if not _stays(key, new_weights)}
 
 
-def _refused(error: BaseException) -> str:
-    """The global that torch's ``weights_only`` would not load, out of its long explanation."""
-    found = re.search(r"(?:GLOBAL|[Gg]lobal:?) ([\w.]+)", str(error))
-    return found.group(1) if found else type(error).__name__
+def _put(
+    module: torch.nn.Module, asked_for: Iterable[str], loaded: Mapping[str, Any], new_weights: tuple[str, ...] = ()
+) -> None:
+    """Load what was asked for into a module, and no more: a checkpoint can hold things under other names."""
+    own = {key: value for key, value in module.state_dict().items() if _stays(key, new_weights)}
+    module.load_state_dict(own | {key: loaded[key] for key in asked_for})
 
 
 def _named_chunks(chunks: list[DistributedDataParallel]) -> list[tuple[str, torch.nn.Module]]:
@@ -193,32 +203,8 @@ def learned_state(learned_V: Tensor | None) -> dict[str, Any]:
     return {"method": {"learned": ShardedTensor.from_rank_offsets("method.learned", learned_V, replica_id=replica)}}
 
 
-def _refuse_unsafe(path: Path) -> None:
-    try:
-        check_metadata(path)
-    except UnsafeCheckpoint as error:
-        raise UserError(f"checkpoint {path} is not loaded: {error}; take one from a source that you trust") from None
-
-
 def first_of_all_ranks(message: str | None, mesh: Mesh) -> str | None:
     """One rank's message for all of them: the lowest rank's that has one."""
     messages: list[str | None] = [None] * mesh.world_size
     dist.all_gather_object(messages, message)
     return next((found for found in messages if found is not None), None)
-
-
-@contextmanager
-def quiet_core() -> Iterator[None]:
-    """Silence what Megatron-Core's use of torch's checkpoint interface warns about: nothing a user could change.
-
-    Its log lines too: what fails is also raised.
-    """
-    logger = logging.getLogger("megatron.core.dist_checkpointing")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        logger.setLevel(level)

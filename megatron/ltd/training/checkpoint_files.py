@@ -4,8 +4,8 @@
              iter_0000200.<random>.partial/       being written, or left by a run that was killed while writing
              latest_checkpointed_iteration.txt    the last whole one, written last
 
-``run.json`` says in plain text what the run was: its progress, learning-rate schedule, identity (what a continuing run
-must agree on) and flags.
+``run.json`` says by stable ids what the run was: its progress, learning-rate schedule, identity (what a continuing run
+must agree on) and flags (``run_format``).
 
 A checkpoint is written under its ``.partial`` name, listed in its ``manifest.json`` (size and CRC-32 of every file),
 renamed, and only then named by the tracker. A kill at any moment leaves the tracker pointing at a whole checkpoint;
@@ -25,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.json_text import parse_json
+from megatron.ltd.training.run_format import FORMAT_VERSION, from_format_1
+from megatron.ltd.training.stored_sizes import complaint_about_run, complaint_about_settings
 
 TRACKER = "latest_checkpointed_iteration.txt"
 MANIFEST = "manifest.json"
@@ -115,28 +118,53 @@ def write_manifest(folder: Path, files: dict[str, dict[str, int]]) -> None:
 def read_manifest(folder: Path) -> dict[str, dict[str, int]] | None:
     """The files that the checkpoint in ``folder`` should hold; None without a readable manifest."""
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
+        files = parse_json((folder / MANIFEST).read_text())["files"]
         listed = {name: {"bytes": int(entry["bytes"]), "crc32": int(entry["crc32"])} for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError):
         return None
     return listed if {METADATA, RUN} <= listed.keys() else None
 
 
 def write_run(folder: Path, record: Mapping[str, Any]) -> None:
     """Describe the run in the checkpoint at ``folder``."""
-    (folder / RUN).write_text(json.dumps(record, indent=1))
+    (folder / RUN).write_text(json.dumps({"format_version": FORMAT_VERSION, **record}, indent=1))
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What ``write_run`` wrote. Raises ``UserError`` where it is missing or not readable."""
+    """What ``write_run`` wrote, this version's or an older one's. Raises ``UserError`` where it cannot be read."""
     try:
-        record = json.loads((folder / RUN).read_text())
+        record = parse_json((folder / RUN).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / RUN} cannot be read ({error}): restore the checkpoint from a copy") from None
     missing = [part for part in _RUN_PARTS if not isinstance(record, dict) or not isinstance(record.get(part), dict)]
     if missing:
         raise UserError(f"{folder / RUN} says nothing of {missing[0]}: load a checkpoint that this program wrote")
+    version = record.get("format_version", 1)
+    if version == 1:
+        try:
+            return from_format_1(record)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            raise UserError(
+                f"{folder / RUN} holds settings in a form that no version wrote: restore the checkpoint from a copy"
+            ) from None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{folder / RUN} has format_version {version}, and this version reads up to {FORMAT_VERSION}: use the "
+            "version of megatron-ltd that wrote it, or a newer one"
+        )
     return record
+
+
+def read_run_to_use(folder: Path) -> dict[str, Any]:
+    """``read_run`` of a checkpoint whose tensors are to be loaded. Raises ``UserError`` where the two do not fit."""
+    record = read_run(folder)
+    _refuse(folder, complaint_about_run(folder, record))
+    return record
+
+
+def _refuse(folder: Path, complaint: str | None) -> None:
+    if complaint is not None:
+        raise UserError(f"{folder / RUN} cannot be used: {complaint}; load a checkpoint that this program wrote")
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
@@ -144,7 +172,9 @@ def stored_config(folder: Path) -> dict[str, Any]:
     for path in (checkpoint_path(folder, iteration) for iteration in candidates(folder)):
         listed = read_manifest(path)
         if listed is not None and _file_damage(path, RUN, listed[RUN]) is None:
-            return read_run(path)["config"]
+            config = read_run(path)["config"]
+            _refuse(path, complaint_about_settings(path, config))
+            return config
     raise UserError(f"--load {folder} holds no checkpoint to take --use-checkpoint-args from: name a folder that does")
 
 

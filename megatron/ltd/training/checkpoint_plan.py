@@ -26,10 +26,9 @@ from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSys
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
 from megatron.ltd.training import checkpoint_files as files
-from megatron.ltd.training.checkpoint import TrainingState, learned_state, model_state, quiet_core
+from megatron.ltd.training.checkpoint import TrainingState, learned_state, model_state
+from megatron.ltd.training.checkpoint_read import FORMAT, quiet_core
 from megatron.ltd.training.optimizer_state import SHARDING, stored_optimizer
-
-_FORMAT = ("torch_dist", 1)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class RankPlan:
             sharded, common = save_preprocess(_content(state), check_layout)
             # Results come back through the writer's pipe: Megatron-Core need not start a process that collects them.
             filesystem_async._results_queue = queue.SimpleQueue()
-            strategy = _Strategy(*_FORMAT, thread_count=1)
+            strategy = _Strategy(*FORMAT, thread_count=1)
             request = strategy.async_save(sharded, partial)
             self._buckets = [] if request.preload_fn is None else request.preload_fn()
         self._writer, self._index = strategy.writer, strategy.index
@@ -71,7 +70,7 @@ class RankPlan:
         names, results = [], []
         if self._common is not None:
             get_default_save_common_strategy().save_common(self._common, self._partial)
-            save_config(CheckpointingConfig(*_FORMAT), str(self._partial))
+            save_config(CheckpointingConfig(*FORMAT), str(self._partial))
             names += [COMMON_STATE_FNAME, CONFIG_FNAME]
         for bucket in self._buckets:
             results += self._write_bucket(bucket)

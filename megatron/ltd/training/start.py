@@ -61,7 +61,7 @@ class Start:
         """Where the learning rate's clock starts; None to take it from the checkpoint."""
         unit = config.optimizer.lr_clock
         if config.checkpoint.no_load_optim or (
-            self.continues and self.stored["config"]["optimizer"]["lr_clock"] != unit
+            self.continues and (self.stored["config"].get("optimizer") or {}).get("lr_clock") != unit
         ):
             return consumed[unit]  # type: ignore[index]
         return None
@@ -105,7 +105,7 @@ def find_start(
             raise UserError(f"--load {load} holds no checkpoint: name a folder that does, or drop --load to start anew")
         return Start(None, {}, Progress(), ())
     with together():
-        stored = checkpoint_files.read_run(checkpoint)
+        stored = checkpoint_files.read_run_to_use(checkpoint)
         check_identity(checkpoint, stored["identity"], identity)
         if flags.finetune:
             notes.append(f"loading {checkpoint}, weights only, counting from step 0")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.sampler import Sampler, pick_all
 
 
@@ -37,3 +39,12 @@ def test_each_text_has_its_own_sampler() -> None:
     logits_NV = torch.tensor([[0.0, 3.0, 1.0], [2.0, 0.0, 1.0]])
     greedy, drawing = Sampler.build(0, 0.0), Sampler.build(0, 1.0, top_k=1)
     assert pick_all([greedy, greedy], logits_NV) == pick_all([greedy, drawing], logits_NV) == [1, 0]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_are_refused(value: float, temperature: float) -> None:
+    logits_NV = torch.zeros(2, 4)
+    logits_NV[1, 2] = value
+    with pytest.raises(UserError, match=f"gives {value} for its likeliest token"):
+        pick_all([Sampler.build(0, temperature), Sampler.build(1, temperature)], logits_NV)

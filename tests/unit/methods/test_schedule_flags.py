@@ -63,11 +63,11 @@ def test_settings_tell_schedules_apart() -> None:
     assert all(one != other for i, one in enumerate(settings) for other in settings[:i])
     assert settings[2] == random_ltd(schedule="constant", kept_tokens=8, granularity=4).settings
     assert settings[0] == {
-        "the method": "random-LTD (--random-ltd)", "--ltd-schedule": "growing", "--ltd-min-kept-tokens": 8,
-        "--ltd-growth-steps": 3, "--ltd-granularity": 8, "--ltd-stages": None, "--ltd-strata": 1, "--ltd-layers": "2-3",
-        "--ltd-block-size": None,
+        "method": "random_ltd", "ltd_schedule": "growing", "ltd_min_kept_tokens": 8, "ltd_growth_steps": 3,
+        "ltd_granularity": 8, "ltd_stages": None, "ltd_strata": 1, "ltd_layers": "2-3", "ltd_block_size": None,
+        "ltd_block_shift": None,
     }  # fmt: skip
-    assert random_ltd(kept_tokens=8, growth_steps=3, block_size=4).settings == {**settings[0], "--ltd-block-size": 4}
+    assert random_ltd(kept_tokens=8, growth_steps=3, block_size=4).settings == {**settings[0], "ltd_block_size": 4}
 
 
 def test_the_default_of_random_ltd_is_the_papers() -> None:

@@ -42,7 +42,7 @@ def test_the_default_is_the_papers() -> None:
 
 @pytest.mark.parametrize(("num_layers", "span"), [(3, "2-2"), (4, "2-3"), (5, "2-4"), (24, "12-23")])
 def test_the_default_span(num_layers: int, span: str) -> None:
-    assert build(ModelFacts(num_layers, S, 7)).settings["--token-bypass-layers"] == span
+    assert build(ModelFacts(num_layers, S, 7)).settings["token_bypass_layers"] == span
 
 
 def test_growing_plans_are_the_stages() -> None:

@@ -73,6 +73,8 @@ def test_a_changed_file_is_read_again(small: tuple[Path, ByteLevelBPETokenizer],
     ("name", "content", "message"),
     [
         ("encoder.json", "not json", "--vocab-file .*encoder.json: is not JSON"),
+        ("encoder.json", "[" * 100_000, "--vocab-file .*encoder.json: is not JSON"),
+        ("encoder.json", '{"a": ' + "1" * 10_000 + "}", "--vocab-file .*encoder.json: is not JSON"),
         ("encoder.json", '["a"]', "is not an object of piece to id"),
         ("encoder.json", '{"a": 0}', r"has no <\|endoftext\|> to end documents"),
         ("encoder.json", '{"a": 0, "<|endoftext|>": 1}', "do not belong together"),

@@ -26,6 +26,7 @@ from megatron.ltd.evaluation.local_tasks.catalog import installed_names, read_sp
 from megatron.ltd.evaluation.local_tasks.shapes import SHAPES, ShapeError, check_record
 from megatron.ltd.evaluation.local_tasks.squad_metrics import stand_in_for_squad_metrics
 from megatron.ltd.evaluation.paper_tasks import PAPER_GROUP, PAPER_TASKS, PAPER_TASKS_BY_NAME
+from megatron.ltd.json_text import parse_json
 
 LAYOUT = "DIR/<task>/<split>.jsonl"
 _PREPARE = "tools/prepare_tasks.py writes it from published files"
@@ -184,7 +185,7 @@ def _check_file(name: str, path: Path) -> None:
 def _check_line(name: str, path: Path, number: int, line: str) -> None:
     try:
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except json.JSONDecodeError as error:
             raise ShapeError(f"expected a JSON object, found what is no JSON ({error.msg})") from None
         if not isinstance(record, dict):

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron.ltd.evaluation.local_tasks.shapes import ShapeError
+from megatron.ltd.json_text import parse_json
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,6 @@ def _decode(name: str, content: bytes) -> RawText:
 
 def _parse(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise ShapeError(f"{place}: expected JSON, found none ({error.msg} at column {error.colno})") from None

@@ -9,7 +9,6 @@ Inside a stage every step is alike, so that what the plan expects after any step
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.metrics import RunHistory
 from megatron.ltd.evaluation.report.stages import Row, shared_rows, span
 from megatron.ltd.format import format_count, format_flops, format_seconds
+from megatron.ltd.json_text import parse_json
 from megatron.ltd.planning.table import format_rate
 
 HEADER = (
@@ -117,7 +117,7 @@ def read_plan(path: Path) -> PlanFile:
     """The plan in a file. Raises ``UserError``."""
     fix = "name a file that --plan-json wrote"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--plan {path} cannot be read ({error.strerror}): {fix}") from None
     except ValueError:

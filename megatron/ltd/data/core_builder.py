@@ -1,0 +1,113 @@
+"""Megatron-Core's builder of datasets, which keeps their indices beside the data or in ``--data-cache-path``.
+
+Rank 0 builds what the others then read. What it finds in the cache is checked first (``data.index_cache``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core.datasets import blended_dataset, blended_megatron_dataset_builder
+from megatron.core.datasets.megatron_dataset import MegatronDataset
+
+from megatron.ltd.data.index_cache import is_blend_index, numbers_only, remove_unless
+from megatron.ltd.data.microbatches import SampleSource
+from megatron.ltd.errors import UserError
+
+SplitSamples = tuple[int | None, int | None, int | None]
+"""Wanted of training, validation and test, which Megatron-Core always has; None is all that there is, once."""
+
+
+class BlendedDataset(blended_dataset.BlendedDataset):
+    """Megatron-Core's, by whose name its indices are kept. They are used only where they fit its datasets."""
+
+    def _build_indices(self) -> Any:
+        """Megatron-Core's arrays, out of the cache or built. What it would find there and is not right is removed."""
+        cache = self.config.path_to_cache
+        if cache and is_first_rank():
+            sizes = [len(dataset) for dataset in self.datasets]
+            num_samples = sum(self.weights) if self.size is None else self.size
+            remove_unless(
+                partial(is_blend_index, sizes=sizes, num_samples=num_samples),
+                Path(cache),
+                f"{self.unique_description_hash}-{type(self).__name__}-{self.split.name}",
+                ("dataset_index", "dataset_sample_index"),
+            )
+        return super()._build_indices()
+
+
+def build_splits(
+    dataset_class: type, core_config: Any, samples: SplitSamples, *, build_on_this_rank: bool
+) -> tuple[SampleSource | None, SampleSource | None]:
+    """Megatron-Core's builder on a checked configuration, for any of its datasets. Every rank calls this.
+
+    Raises ``UserError`` when the index cache cannot be written, or is not to be seen from here.
+    """
+    if core_config.split_matrix is not None:
+        # A split nobody reads is not built: core would index it, and never finish if it holds no documents.
+        core_config.split_matrix = [
+            bounds if wanted != 0 else None for bounds, wanted in zip(core_config.split_matrix, samples, strict=True)
+        ]
+    builder = blended_megatron_dataset_builder.BlendedMegatronDatasetBuilder(
+        dataset_class, list(samples), lambda: build_on_this_rank, core_config
+    )
+    try:
+        with _quiet_core(), _own_blend(), numbers_only():
+            train, valid, _ = builder.build()
+    except Exception as error:
+        # Under a process group the builder wraps the OSError of a failed write.
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        cache = core_config.path_to_cache
+        where = f"--data-cache-path {cache}" if cache else "the folder of the data"
+        if isinstance(cause, FileNotFoundError) and not is_first_rank():
+            raise UserError(
+                f"{where}: the sample indices that rank 0 wrote there are not to be seen here ({cause}); give a folder "
+                "that all nodes share with --data-cache-path"
+            ) from None
+        raise UserError(
+            f"{where}: sample indices cannot be kept there ({cause}); give a writable folder with --data-cache-path"
+        ) from None
+    return train, valid
+
+
+def cache_folder(dataset: MegatronDataset) -> Path:
+    """Where Megatron-Core keeps the indices of ``dataset``."""
+    beside = Path(dataset.dataset.path_prefix, "cache", f"{type(dataset).__name__}_indices")
+    return Path(dataset.config.path_to_cache or beside)
+
+
+def is_first_rank() -> bool:
+    """Whether this process writes what all read: rank 0, or the only one."""
+    return not (torch.distributed.is_available() and torch.distributed.is_initialized()) or (
+        torch.distributed.get_rank() == 0
+    )
+
+
+@contextlib.contextmanager
+def _own_blend() -> Iterator[None]:
+    """Within the block Megatron-Core's builder blends with our class."""
+    blended_megatron_dataset_builder.BlendedDataset = BlendedDataset
+    try:
+        yield
+    finally:
+        blended_megatron_dataset_builder.BlendedDataset = blended_dataset.BlendedDataset
+
+
+@contextlib.contextmanager
+def _quiet_core() -> Iterator[None]:
+    """Silence what core's dataset modules log below an error: their internals, once per rank and dataset."""
+    logger = logging.getLogger("megatron.core.datasets")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,147 @@
+"""The indices that Megatron-Core keeps of its datasets (``.npy``), used only where they are what it would build.
+
+Whoever can write to the folder of the data, or to ``--data-cache-path``, can put a file there, and Megatron-Core reads
+them with pickles allowed and believes their numbers. Here they are read as numbers and nothing else
+(``numbers_only``), and the process that would build them checks them first: it removes those that do not fit the data,
+so that they are built anew (``remove_unless``). A file that is changed between that check and its use can spoil an
+index or end the run, and runs no code.
+
+    GPT    document index  [D * epochs]  every document once for each epoch
+           sample index    [N + 1, 2]    document, by its place in the document index, and token in it, where sample n
+                                         begins: at token n * S of the documents one after another
+           shuffle index   [N]           every sample once
+    BERT   sample index    [N, 3]        first and end sentence, within a document; tokens to fill
+    blend  dataset index, sample index   [N] each: a sample of a dataset
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+_Index = NDArray[np.integer[Any]]
+_ROWS = 1 << 20
+"""That are checked at a time."""
+
+
+@contextmanager
+def numbers_only() -> Iterator[None]:
+    """Within the block ``numpy.load`` maps arrays of numbers, whatever else its callers would take.
+
+    It raises ``OSError`` for anything else.
+    """
+    load = np.load
+    np.load = lambda path, **_: _numbers(path)
+    try:
+        yield
+    finally:
+        np.load = load
+
+
+def _numbers(path: Path) -> _Index:
+    try:
+        return open_memmap(path, mode="r")
+    except ValueError as error:
+        raise OSError(f"{path} holds no array of numbers: {error}") from None
+
+
+def remove_unless(is_right: Callable[..., bool], folder: Path, stem: str, names: Sequence[str]) -> None:
+    """Remove the files of one index, where they do not hold what is right: ``<stem>-<name>.npy`` and a description.
+
+    ``is_right`` is asked of the arrays. Files that are missing, links, or no arrays are not right. What is left of them
+    is removed too, as Megatron-Core would write through a link. Raises ``OSError`` where that fails.
+    """
+    text = folder / f"{stem}-description.txt"
+    paths = [folder / f"{stem}-{name}.npy" for name in names]
+    try:
+        whole = all(path.is_file() and not path.is_symlink() for path in (text, *paths))
+        if whole and is_right(*map(_numbers, paths)):
+            return
+    except Exception:  # a file made by hand can fail in any way
+        pass
+    for path in (text, *paths):
+        path.unlink(missing_ok=True)
+
+
+def is_gpt_index(
+    document: _Index,
+    sample: _Index,
+    shuffle: _Index,
+    *,
+    documents: _Index,
+    lengths: _Index,
+    seq_length: int,
+    num_samples: int | None,
+) -> bool:
+    """Whether these are the indices of at least ``num_samples`` samples of ``documents``.
+
+    ``lengths``: tokens of every document of the data. ``documents`` is a range of them.
+    """
+    if not (document.dtype == np.int32 and document.ndim == 1 and len(document) % len(documents) == 0):
+        return False
+    if not (sample.dtype in (np.int32, np.int64) and sample.ndim == 2 and sample.shape[1] == 2):
+        return False
+    if not _is_permutation(shuffle, len(sample) - 1) or len(shuffle) < (num_samples or 1):
+        return False
+    if not _within(document, documents[0], documents[-1] + 1):
+        return False
+    times = np.bincount(document - documents[0], minlength=len(documents))
+    return bool((times == len(document) // len(documents)).all()) and _follow_each_other(
+        sample, lengths[document], seq_length
+    )
+
+
+def _follow_each_other(sample: _Index, lengths: _Index, seq_length: int) -> bool:
+    """Whether sample n begins at token n * S, and the end at the last token at most, of documents of these lengths."""
+    starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    for first in range(0, len(sample), _ROWS):
+        document, token = np.asarray(sample[first : first + _ROWS], dtype=np.int64).T
+        if not (_within(document, 0, len(lengths)) and (token >= 0).all() and (token <= lengths[document]).all()):
+            return False
+        expected = np.arange(first, first + len(document), dtype=np.int64) * seq_length
+        if not (starts[document] + token == np.minimum(expected, starts[-1] - 1)).all():
+            return False
+    return True
+
+
+def is_bert_index(sample: _Index, *, document_bounds: _Index, seq_length: int, num_samples: int | None) -> bool:
+    """Whether these are at least ``num_samples`` samples, each of sentences between two neighbours of the bounds."""
+    if not (sample.dtype in (np.uint32, np.uint64) and sample.ndim == 2 and sample.shape[1] == 3):
+        return False
+    if len(sample) < (num_samples or 1):
+        return False
+    for first in range(0, len(sample), _ROWS):
+        start, end, num_tokens = np.asarray(sample[first : first + _ROWS], dtype=np.int64).T
+        inside = _within(start, document_bounds[0], document_bounds[-1]) and _within(num_tokens, 1, seq_length + 1)
+        if not inside:
+            return False
+        document_end = document_bounds[np.searchsorted(document_bounds, start, side="right")]
+        if not ((start < end) & (end <= document_end)).all():
+            return False
+    return True
+
+
+def is_blend_index(dataset: _Index, sample: _Index, *, sizes: Sequence[int], num_samples: int) -> bool:
+    """Whether these name ``num_samples`` samples of datasets of these sizes."""
+    if not (dataset.dtype == np.int16 and sample.dtype == np.int64 and dataset.shape == sample.shape == (num_samples,)):
+        return False
+    ends = np.asarray(sizes)
+    return _within(dataset, 0, len(ends)) and bool(((sample >= 0) & (sample < ends[dataset])).all())
+
+
+def _within(values: _Index, first: int, end: int) -> bool:
+    return len(values) > 0 and bool(values.min() >= first) and bool(values.max() < end)
+
+
+def _is_permutation(values: _Index, count: int) -> bool:
+    if values.dtype not in (np.uint32, np.int64) or values.shape != (count,) or not _within(values, 0, count):
+        return False
+    seen = np.zeros(count, dtype=bool)
+    seen[values] = True
+    return bool(seen.all())

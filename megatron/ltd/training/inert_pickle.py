@@ -1,0 +1,168 @@
+"""A pickle read without making or calling anything that it names.
+
+    bytes  ->  opcodes (pickletools)  ->  None, bool, int, str, tuple, list, dict, and:
+
+    Name("torch", "Size")                     where the pickle names a class or a function
+    Made(Name("torch", "Size"), ((3, 4),))    where it would call one, and the state that it would give the result
+
+The caller makes what it needs of those, by rules of its own. ``pickle`` itself is not used: nothing is imported, called
+or given an attribute here, and memory and time grow with the number of bytes alone. Opcodes that a description of
+tensors has no use for are refused.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+_T = TypeVar("_T")
+
+
+class Refused(Exception):
+    """The pickle holds what the caller does not expect; the message says what."""
+
+
+class Name(NamedTuple):
+    """A class or a function that the pickle names."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(eq=False, slots=True)
+class Made:
+    """What the pickle would make: what it would call, with which arguments, and the state of the result."""
+
+    maker: Name
+    arguments: tuple[Any, ...]
+    state: Any = None
+
+
+def read_inert(data: bytes, check_name: Callable[[Name], None], check_made: Callable[[Made], None]) -> Any:
+    """The object that the pickle ``data`` describes, of the types above.
+
+    ``check_name`` and ``check_made`` see all that it names and would call, and raise ``Refused`` for what they do not
+    expect. Raises ``Refused`` for anything else than a pickle of the opcodes below.
+    """
+    machine = _Machine(check_name, check_made)
+    try:
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name == "STOP":
+                break
+            if opcode.name not in _OPERATIONS:
+                raise Refused(f"it holds the opcode {opcode.name}, which describes no tensor")
+            _OPERATIONS[opcode.name](machine, argument)
+        (result,) = machine.pop(1)
+    except (ValueError, LookupError) as error:  # what genops and a machine without the values raise
+        raise Refused(f"it is no whole pickle ({type(error).__name__})") from None
+    return result
+
+
+class _Machine:
+    """The stack machine that a pickle is a program of."""
+
+    def __init__(self, check_name: Callable[[Name], None], check_made: Callable[[Made], None]) -> None:
+        self._check_name, self._check_made = check_name, check_made
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
+
+    def push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def pop(self, count: int) -> list[Any]:
+        """The last ``count`` values."""
+        if count > len(self._stack):
+            raise LookupError
+        return [self._stack.pop() for _ in range(count)][::-1]
+
+    def pop_marked(self) -> list[Any]:
+        """The values since the last mark."""
+        return self.pop(max(0, len(self._stack) - self._marks.pop()))
+
+    def mark(self) -> None:
+        self._marks.append(len(self._stack))
+
+    def put(self, number: int | None) -> None:
+        """Remember the last value, under the next number where none is given."""
+        self._memo[len(self._memo) if number is None else number] = self._stack[-1]
+
+    def get(self, number: int) -> None:
+        self.push(self._memo[number])
+
+    def last(self, kind: type[_T]) -> _T:
+        """The last value, which must be of this type."""
+        value = self._stack[-1]
+        if type(value) is not kind:
+            raise Refused(f"it changes an object of type {type(value).__name__}, which describes no tensor")
+        return value
+
+    def extend(self, values: list[Any]) -> None:
+        self.last(list).extend(values)
+
+    def set_items(self, items: list[Any]) -> None:
+        target = self.last(dict)
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(key) not in (str, Made):  # nested tuples can take for ever to hash
+                raise Refused(f"it has a key of type {type(key).__name__}, which describes no tensor")
+            target[key] = value
+
+    def name(self, module: Any, name: Any) -> None:
+        if type(module) is not str or type(name) is not str:
+            raise Refused("it names a function by something else than text")
+        found = Name("builtins" if module == "__builtin__" else module, name)  # protocol 2 says it as Python 2 did
+        self._check_name(found)
+        self.push(found)
+
+    def make(self, maker: Any, arguments: Any) -> None:
+        if type(maker) is not Name or type(arguments) is not tuple:
+            raise Refused("it calls something that is no class, which describes no tensor")
+        made = Made(maker, arguments)
+        self._check_made(made)
+        self.push(made)
+
+    def set_state(self, state: Any) -> None:
+        self.last(Made).state = state
+
+
+_OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
+    "PROTO": lambda machine, _: None,
+    "FRAME": lambda machine, _: None,
+    "NONE": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    "BININT": _Machine.push,
+    "BININT1": _Machine.push,
+    "BININT2": _Machine.push,
+    "LONG1": _Machine.push,
+    "UNICODE": _Machine.push,
+    "BINUNICODE": _Machine.push,
+    "SHORT_BINUNICODE": _Machine.push,
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "MARK": lambda machine, _: machine.mark(),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_marked())),
+    "TUPLE1": lambda machine, _: machine.push(tuple(machine.pop(1))),
+    "TUPLE2": lambda machine, _: machine.push(tuple(machine.pop(2))),
+    "TUPLE3": lambda machine, _: machine.push(tuple(machine.pop(3))),
+    "APPEND": lambda machine, _: machine.extend(machine.pop(1)),
+    "APPENDS": lambda machine, _: machine.extend(machine.pop_marked()),
+    "SETITEM": lambda machine, _: machine.set_items(machine.pop(2)),
+    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_marked()),
+    "MEMOIZE": _Machine.put,
+    "BINPUT": _Machine.put,
+    "LONG_BINPUT": _Machine.put,
+    "BINGET": _Machine.get,
+    "LONG_BINGET": _Machine.get,
+    "GLOBAL": lambda machine, argument: machine.name(*argument.split(" ", 1)),
+    "STACK_GLOBAL": lambda machine, _: machine.name(*machine.pop(2)),
+    "REDUCE": lambda machine, _: machine.make(*machine.pop(2)),
+    "NEWOBJ": lambda machine, _: machine.make(*machine.pop(2)),
+    "BUILD": lambda machine, _: machine.set_state(*machine.pop(1)),
+}

@@ -1,0 +1,43 @@
+"""A pickle in place of a cached sample index does not run: the index is built anew, and the run is as without it."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.tasks import BERT, GPT
+from megatron.ltd.tasks.base import Entry
+from tests.regression.runs import bert_flags, metrics, run_status, tiny_flags, write_data
+from tests.support_pickles import Payload
+
+
+def _beside_the_data(folder: Path) -> list[str]:
+    return tiny_flags(write_data(folder))
+
+
+def _of_its_own(folder: Path) -> list[str]:
+    blend = ["--train-data-path", write_data(folder, "b"), write_data(folder, "c", "other words ")]
+    return [*tiny_flags(write_data(folder)), *blend, "--data-cache-path", str(folder / "cache")]
+
+
+@pytest.mark.parametrize(
+    ("flags", "task"), [(_beside_the_data, GPT), (_of_its_own, GPT), (bert_flags, BERT)], ids=["gpt", "blend", "bert"]
+)
+def test_no_command_runs_code_of_a_cached_index(
+    flags: Callable[[Path], list[str]], task: Entry, tmp_path: Path
+) -> None:
+    mark, log = tmp_path / "the payload ran", tmp_path / "log"
+    command = [*flags(tmp_path), "--log-dir", str(log)]
+    assert run_status(command, task=task) == (0, "")
+    expected = metrics(log)
+    shutil.rmtree(log)
+    indices = list(tmp_path.rglob("*_index.npy"))
+    assert indices
+    for path in indices:
+        path.write_bytes(pickle.dumps(Payload(mark)))
+    ended = run_status(command, task=task)
+    assert not mark.exists() and ended == (0, "") and metrics(log) == expected

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.training.words import name_of
+from megatron.ltd.words import name_of
 from tests.regression.runs import metrics, refusal, reseal, run_status, snapshot, tiny_flags, write_data
 from tests.support import assert_differs
 

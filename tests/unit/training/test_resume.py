@@ -11,7 +11,7 @@ import pytest
 from megatron.ltd.config import parse_run_config
 from megatron.ltd.errors import UserError
 from megatron.ltd.training.resume import changed_settings, check_identity, check_order, settle_schedule
-from megatron.ltd.training.words import name_of
+from megatron.ltd.words import name_of
 from tests.support import assert_differs
 
 CHECKPOINT = Path("runs/iter_0000100")

@@ -11,9 +11,9 @@ import pytest
 
 from megatron.ltd.methods import METHODS
 from megatron.ltd.training.run_format import from_format_1
-from megatron.ltd.training.words import in_words, method_title, name_of, value_of
+from megatron.ltd.words import in_words, method_title, name_of, value_of
 
-RECORDS = Path(__file__).parents[2] / "reference" / "run_records_format_1.jsonl"
+RECORDS = Path(__file__).parents[1] / "reference" / "run_records_format_1.jsonl"
 
 
 @pytest.mark.parametrize(

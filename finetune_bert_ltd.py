@@ -6,7 +6,7 @@
         --train-samples 300000 --lr 5e-5
     torchrun --nproc-per-node 8 finetune_bert_ltd.py ...
 
-Flags are Megatron-LM's where it has them; --help lists all. See README.md and examples/bert_large/.
+Flags are Megatron-LM's where it has them; --help lists all. See docs/bert.md and examples/bert_large/.
 """
 
 from __future__ import annotations

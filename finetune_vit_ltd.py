@@ -5,7 +5,7 @@
     python finetune_vit_ltd.py --train-data-path FOLDER --valid-data-path FOLDER --num-layers ... --random-ltd ...
     torchrun --nproc-per-node 8 finetune_vit_ltd.py ...
 
-Flags are Megatron-LM's where it has them; --help lists all. See README.md and examples/vit/.
+Flags are Megatron-LM's where it has them; --help lists all. See docs/training.md and examples/vit/.
 """
 
 from __future__ import annotations

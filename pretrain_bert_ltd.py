@@ -5,7 +5,7 @@
     torchrun --nproc-per-node 8 pretrain_bert_ltd.py ...
 
 Flags are Megatron-LM's where it has them; --help lists all. The data are made with preprocess_data.py
---split-sentences. See README.md.
+--split-sentences. See docs/bert.md.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python pretrain_gpt_ltd.py --data-path PREFIX --tokenizer-type ... --num-layers ... --random-ltd ...
     torchrun --nproc-per-node 8 pretrain_gpt_ltd.py ...
 
-Flags are Megatron-LM's where it has them; --help lists all. See README.md and examples/quickstart/.
+Flags are Megatron-LM's where it has them; --help lists all. See docs/training.md and examples/quickstart/.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 
 from megatron.ltd.config import parse_run_config
 from megatron.ltd.tasks import BERT, BERT_CLASSIFIER
-from tests.docs.test_readme import code_blocks
+from tests.docs.documents import code_blocks
 from tests.regression.runs import metrics, snapshot
 
 pytestmark = pytest.mark.slow

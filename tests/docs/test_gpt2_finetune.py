@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from megatron.ltd.config import parse_run_config
-from tests.docs.test_readme import code_blocks
+from tests.docs.documents import code_blocks
 from tests.regression.runs import metrics, snapshot
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,8 @@ import pytest
 
 from megatron.ltd.config import RunConfig, parse_run_config
 from megatron.ltd.training.clock import RunClock
+from tests.docs.documents import code_blocks
 from tests.docs.gpt3_scripts import RECIPE, SHARED, SIZES, VARIANTS, readme, run, steps_until, training_command
-from tests.docs.test_readme import code_blocks
 
 
 @pytest.mark.parametrize("method", ["random_ltd", "random_ltd_blocks", "dense"])

@@ -21,7 +21,7 @@ import pytest
 from torch.distributed.run import get_args_parser
 
 from megatron.ltd.config import parse_run_config
-from tests.docs.test_readme import code_blocks
+from tests.docs.documents import code_blocks
 from tests.regression.runs import metrics, tiny_flags, write_data
 
 FOLDER = Path("examples") / "launch"

@@ -1,4 +1,4 @@
-"""README's table of what works with what: each cell is a test that the suite runs, and none is missing."""
+"""The tables of docs/tested-layouts.md: each cell is a test that the suite runs, and none is missing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.distributed.layouts import LAYOUT_CASES, LAYOUTS, RECOMPUTE, RECOMPUTE_CASES, RECOMPUTED_LAYOUTS, VARIANTS
 from tests.distributed.test_moving import PAIRS
 
+PAGE = "docs/tested-layouts.md"
 LAYOUT_TESTS, MOVING_TESTS = "tests/distributed/test_layouts.py", "tests/distributed/test_moving.py"
 WORDS = {
     "tp2": "tensor 2",
@@ -23,7 +24,7 @@ WORDS = {
 
 
 def cell(path: str, test: str) -> str:
-    return f'[✓]({path} "{test}")'
+    return f'[✓](../{path} "{test}")'
 
 
 def in_words(name: str) -> str:
@@ -63,15 +64,15 @@ def recompute_table() -> list[str]:
 
 
 def test_the_table_is_that_of_the_tests(repository: Path) -> None:
-    text = (repository / "README.md").read_text(encoding="utf-8")
+    text = (repository / PAGE).read_text(encoding="utf-8")
     for table in (layout_table(), recompute_table()):
         expected = "\n".join(table)
-        assert expected in text, f"README.md must hold:\n{expected}"
+        assert expected in text, f"{PAGE} must hold:\n{expected}"
 
 
 def test_the_tests_that_it_names_are_there(repository: Path) -> None:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", LAYOUT_TESTS, MOVING_TESTS]
     collected = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout.splitlines()
     links = [link.split('"') for row in [*layout_table(), *recompute_table()] for link in row.split("](")[1:]]
-    named = {f"{path.strip()}::{test}" for path, test, _ in links}
+    named = {f"{path.strip().removeprefix('../')}::{test}" for path, test, _ in links}
     assert named and not named - set(collected)

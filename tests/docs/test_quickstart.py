@@ -18,6 +18,7 @@ import pytest
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import initialize
 from megatron.ltd.tokenizers.config import TokenizerFiles
+from tests.docs.documents import code_blocks
 
 pytestmark = pytest.mark.slow
 
@@ -140,6 +141,22 @@ def test_a_second_run_skips_what_is_finished(quickstart: tuple[Path, str], repos
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.count("there already: ") == 4 and result.stdout.count("finished already: ") == 3
     assert (out / "dense" / "metrics.jsonl").read_bytes() == before
+
+
+def in_form(line: str) -> str:
+    """A line of output with its numbers, their units of size and the width of its columns taken out."""
+    numbers = re.sub(r"\d[\d.]*(?:e-\d+)?(?::\d\d)*", "#", line)
+    return " ".join(re.sub(r"# [KMGT]\b", "#", numbers).split())
+
+
+def test_the_front_page_shows_what_is_printed(quickstart: tuple[Path, str], repository: Path) -> None:
+    """Line by line in the form; the plan, which does not depend on the machine, exactly."""
+    (block,) = code_blocks((repository / "README.md").read_text(encoding="utf-8"), "text")
+    shown, printed = block.splitlines(), quickstart[1].splitlines()
+    assert len(shown) == 10
+    assert {in_form(line) for line in shown} <= {in_form(line) for line in printed}
+    first_losses = next(place for place, line in enumerate(shown) if line.startswith("step "))
+    assert set(shown[:first_losses]) <= set(printed)
 
 
 def test_the_card_names_what_is_there(repository: Path) -> None:

@@ -49,14 +49,6 @@ def test_a_continued_run_agrees_with_its_checkpoint(
     assert snapshot(straight) == before
 
 
-def test_shifted_blocks_are_another_draw(data: str, tmp_path: Path) -> None:
-    flags = tiny_flags(data, "--load", tmp_path, "--save", tmp_path, "--ltd-block-size", 4)
-    assert run_status([*flags, "--exit-interval", "2"])[0] == 0
-    line = refusal([*flags, "--ltd-block-shift"])
-    assert_differs(line, "ltd_block_shift", "given", "not given")
-    assert SCHEDULE in line
-
-
 def test_a_checkpoint_of_format_1_continues_as_any_other(
     data: str, straight: Path, trained: Path, repository: Path
 ) -> None:

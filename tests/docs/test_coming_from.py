@@ -1,0 +1,59 @@
+"""The pages for users of other programs: every flag that they name is there, or is not, as they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.config import build_parser
+from megatron.ltd.tasks import BERT, GPT, VIT
+from tests.docs.documents import FLAG, section, table_rows
+
+
+@pytest.fixture(scope="module")
+def training_flags() -> set[str]:
+    """Of the commands that pretrain a GPT or a BERT or train a vision transformer."""
+    parsers = [build_parser(task) for task in (GPT, BERT, VIT)]
+    return {flag for parser in parsers for flag in parser._option_string_actions if flag.startswith("--")}
+
+
+@pytest.fixture(scope="module")
+def megatron_lm(repository: Path) -> str:
+    return (repository / "docs" / "coming-from-megatron-lm.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("title", ["Same name, same meaning", "Same name, with a difference", "New flags"])
+def test_flags_that_are_said_to_be_there_are(megatron_lm: str, training_flags: set[str], title: str) -> None:
+    named = set(FLAG.findall(section(megatron_lm, title)))
+    assert len(named) >= 7
+    assert not {name for name in named if not any(flag.startswith(name) for flag in training_flags)}
+    assert not {name for name in named if not name.endswith("-") and name not in training_flags}
+
+
+def test_flags_of_another_name(megatron_lm: str, training_flags: set[str]) -> None:
+    rows = table_rows(section(megatron_lm, "Another name"))
+    theirs, ours = (set(FLAG.findall(" ".join(cells))) for cells in zip(*rows, strict=True))
+    assert len(rows) == len(theirs) and not theirs & training_flags
+    assert ours <= training_flags
+
+
+def test_flags_that_are_said_to_be_missing_are(megatron_lm: str, training_flags: set[str]) -> None:
+    named = set(FLAG.findall(section(megatron_lm, "Not available")))
+    assert len(named) >= 15 and not named & training_flags
+
+
+def test_every_training_flag_is_on_the_page_for_megatron_lm(megatron_lm: str, training_flags: set[str]) -> None:
+    """Those of images apart, whose meaning Megatron-LM does not have."""
+    named = set(FLAG.findall(megatron_lm))
+    prefixes = tuple(name for name in named if name.endswith("-"))
+    images = {"--image-mean", "--image-std"}
+    assert not {flag for flag in training_flags - named - images - {"--help"} if not flag.startswith(prefixes)}
+
+
+def test_flags_of_the_page_for_deepspeed(repository: Path, training_flags: set[str]) -> None:
+    text = (repository / "docs" / "coming-from-deepspeed.md").read_text(encoding="utf-8")
+    named = set(FLAG.findall(text))
+    assert len(named) >= 30 and named <= training_flags
+    methods = {flag for flag in training_flags if flag.startswith(("--ltd-min", "--ltd-growth", "--ltd-gran"))}
+    assert methods <= named

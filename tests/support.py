@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from megatron.ltd.tasks import BERT, BERT_CLASSIFIER, GPT, VIT
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.tokenizers.wordpiece import SPECIAL_PIECES
 from megatron.ltd.training.config import OptimizerConfig
+from megatron.ltd.training.words import name_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VOCAB_SIZE = 32
@@ -78,6 +80,14 @@ def small_sentences(folder: Path) -> tuple[str, str]:
     return next(iter(cards)), str(vocabulary)
 
 
+def assert_differs(line: str, setting: str, here: str, there: str) -> None:
+    """Check that one line names the setting with this id or spelling, then its value here, then the other value."""
+    assert "\n" not in line
+    said = [name_of(setting), here, there]
+    pattern = ".*".join(rf"(?<![\w.]){re.escape(words)}(?![\w]|\.\w)" for words in said)
+    assert re.search(pattern, line), f"{line!r} does not say {said}"
+
+
 @contextmanager
 def world() -> Iterator[Mesh]:
     """This process as a world of one, on the CPU."""
@@ -97,10 +107,10 @@ def small_model(**changes: Any) -> ModelConfig:
 
 def random_ltd(model: ModelConfig, kept_tokens: int, seed: int = 7, **flags: Any) -> RandomLTD:
     """random-LTD that keeps ``kept_tokens`` at step 0 and everything from step 10 on."""
-    config = RandomLTDConfig(
-        random_ltd=True, ltd_min_kept_tokens=kept_tokens, ltd_growth_steps=10, ltd_granularity=1, **flags
+    settings = {"ltd_min_kept_tokens": kept_tokens, "ltd_growth_steps": 10, "ltd_granularity": 1, **flags}
+    return RandomLTD.build(
+        RandomLTDConfig(random_ltd=True, **settings), ModelFacts(model.num_layers, model.seq_length, seed)
     )
-    return RandomLTD.build(config, ModelFacts(model.num_layers, model.seq_length, seed))
 
 
 def layer_drop(model: ModelConfig, keep_probability: float, seed: int = 1) -> LayerDrop:

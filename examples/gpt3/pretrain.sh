@@ -21,7 +21,7 @@ pretrain() {
     )
     [[ "$method" == dense ]] || flags+=(
         --random-ltd --ltd-layers "$LTD_LAYERS" --ltd-min-kept-tokens "$MIN_KEPT_TOKENS"
-        --ltd-granularity "$GRANULARITY" --ltd-growth-steps "$GROWTH_STEPS"
+        --ltd-granularity "$GRANULARITY" --ltd-growth-steps "$GROWTH_STEPS" --ltd-block-size "$BLOCK_SIZE"
     )
     flags+=("$@")
     [[ "$DRY_RUN" != 1 ]] || show_plan
@@ -31,6 +31,7 @@ pretrain() {
     settings+=" TRAIN_TOKENS=$((BILLIONS * BILLION))"
     [[ "$method" == dense ]] || settings+=" LTD_LAYERS=$LTD_LAYERS MIN_KEPT_TOKENS=$MIN_KEPT_TOKENS"
     [[ "$method" == dense ]] || settings+=" GRANULARITY=$GRANULARITY GROWTH_STEPS=$GROWTH_STEPS"
+    [[ "$method" == dense || "$BLOCK_SIZE" == 1 ]] || settings+=" BLOCK_SIZE=$BLOCK_SIZE"
     ! is_first_node || OUT="$folder" check_out "$settings"
     use_python logging eval
     check_flags

@@ -56,7 +56,8 @@ SEED="${SEED:-1234}"
 SPLIT="${SPLIT:-949,50,1}"                   # shares of the documents for training, validation and, unread, testing
 LTD_LAYERS="${LTD_LAYERS:-2-23}"             # random-LTD: all layers but the first and the last,
 MIN_KEPT_TOKENS="${MIN_KEPT_TOKENS:-128}"    # kept tokens of these at the first step,
-GRANULARITY="${GRANULARITY:-16}"             # and in steps of this until they keep all, after GROWTH_STEPS
+GRANULARITY="${GRANULARITY:-16}"             # and in steps of this until they keep all, after GROWTH_STEPS;
+BLOCK_SIZE="${BLOCK_SIZE:-1}"                # neighbouring tokens that are kept or dropped together; 1: single tokens
 
 # How it is computed: for nodes of eight GPUs with 80 GB each. None of this changes what is learned.
 PRECISION="${PRECISION:-bf16}"               # or fp16, as published; fp32

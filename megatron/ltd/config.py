@@ -119,10 +119,14 @@ class RunConfig:
             )
         return size
 
-    def flag_values(self) -> dict[str, Any]:
-        """Every flag by its spelling: its value, or for a switch whether it is given."""
+    def shared_flags(self) -> dict[str, Any]:
+        """The flags that every process must be given alike, by spelling: all but those that affect nothing."""
         configs = [*self.parts.values(), *self.methods.values()]
-        return {spelling: value for config in configs for spelling, value in flag_values(config).items()}
+        return {
+            spelling: value
+            for config in configs
+            for spelling, value in flag_values(config, but_affecting="nothing").items()
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, for metrics.jsonl and checkpoints."""
@@ -130,11 +134,15 @@ class RunConfig:
         return parts | {"methods": {name: dataclasses.asdict(config) for name, config in self.methods.items()}}
 
 
+def flag_classes(task: Entry) -> list[type]:
+    """The classes of all flags of the command that trains ``task``: its parts, those of every run, and every method."""
+    return [*task.parts.values(), *PARTS.values(), *(entry.config_class for entry in METHODS.values()), PlanConfig]
+
+
 def build_parser(task: Entry = GPT) -> FlagParser:
-    """The command line of ``task``: its parts, those that every run has, and every method."""
+    """The command line of ``task``."""
     parser = FlagParser(task.description)
-    methods = [entry.config_class for entry in METHODS.values()]
-    for config_class in [*task.parts.values(), *PARTS.values(), *methods, PlanConfig]:
+    for config_class in flag_classes(task):
         add_flags(parser, config_class)
     return parser
 

@@ -25,11 +25,27 @@ import types
 import typing
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from megatron.ltd.errors import UserError
 
 Config = TypeVar("Config")
+
+Affects = Literal["model", "order", "schedule", "numbers", "execution", "session", "nothing"]
+"""What of a training run another value of a flag changes.
+
+    model      what the weights are: a run and its checkpoint must agree, always
+    order      which sample comes when, and what is drawn for it: they must agree unless --finetune
+    schedule   kept tokens, batch and learning rate over the run: they must agree, or the flags' are taken whole
+    numbers    what else changes the result, such as weight decay or the length: may change, and is reported
+    execution  how the same is computed, and how it is evaluated and checked: layout, kernels, recompute
+    session    what one start loads, saves and prints, and when it leaves
+    nothing    nothing that another process notices, so that it may differ between processes: caches, log folders
+
+A flag that changes several of these states the first. Three lists are made from it: what a continued run reports
+(``training.resume``), what all processes must be given alike (``RunConfig.shared_flags``), and which changes the report
+of a run mentions (``evaluation.report.notes``).
+"""
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -68,6 +84,7 @@ def flag(
     default: Any,
     *,
     help: str,
+    affects: Affects | None = None,
     name: str | None = None,
     choices: Sequence[str] | None = None,
     metavar: str | None = None,
@@ -76,11 +93,21 @@ def flag(
 
     ``name`` is the flag without dashes; by default the field's name with dashes for underscores, and for a switch that
     is on by default that name after ``no-``. The type comes from the annotation: ``int``, ``float``, ``str``, ``bool``,
-    ``X | None`` or ``tuple[X, ...]`` (several values after one flag).
+    ``X | None`` or ``tuple[X, ...]`` (several values after one flag). ``affects`` is stated by every flag of a command
+    that trains, see ``Affects``; for the flags of other commands it is None.
     """
-    return dataclasses.field(
-        default=default, metadata={"help": help, "name": name, "choices": choices, "metavar": metavar}
-    )
+    metadata = {"help": help, "affects": affects, "name": name, "choices": choices, "metavar": metavar}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def flag_fields(config_class: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a config, or of its class, that are flags."""
+    return [field for field in dataclasses.fields(config_class) if "help" in field.metadata]
+
+
+def field_id(spelling: str) -> str:
+    """The name of the field behind a flag without a spelling of its own: ``"--ltd-strata"`` -> ``"ltd_strata"``."""
+    return spelling.removeprefix("--").replace("-", "_")
 
 
 def flag_name(config_class: type, field_name: str) -> str:
@@ -92,12 +119,15 @@ def flag_name(config_class: type, field_name: str) -> str:
     return f"--no-{dashed}" if field.default is True else f"--{dashed}"
 
 
-def flag_values(config: object) -> dict[str, Any]:
-    """Every flag of a config by its spelling: its value, or for a switch whether it is given."""
+def flag_values(config: object, but_affecting: Affects | None = None) -> dict[str, Any]:
+    """Every flag of a config by its spelling: its value, or for a switch whether it is given.
+
+    Those that affect ``but_affecting`` are left out.
+    """
     return {
         flag_name(type(config), field.name): _as_typed(field.default, getattr(config, field.name))
-        for field in dataclasses.fields(config)  # type: ignore[arg-type]
-        if "help" in field.metadata
+        for field in flag_fields(config)
+        if but_affecting is None or field.metadata["affects"] != but_affecting
     }
 
 
@@ -150,9 +180,7 @@ def add_flags(parser: argparse.ArgumentParser, config_class: type) -> None:
     title = (config_class.__doc__ or config_class.__name__).strip().splitlines()[0]
     group = parser.add_argument_group(title)
     annotations = typing.get_type_hints(config_class)
-    for field in dataclasses.fields(config_class):
-        if "help" not in field.metadata:
-            continue
+    for field in flag_fields(config_class):
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
         value_type, several = _value_type(annotations[field.name])
         if value_type is bool:

@@ -21,7 +21,7 @@ def launch(config: RunConfig) -> None:
     from megatron.ltd.parallel.mesh import initialize
 
     with (
-        initialize(config.parallel, agree_on=config.flag_values()) as mesh,
+        initialize(config.parallel, agree_on=config.shared_flags()) as mesh,
         keeping_contact(mesh, lambda: how_to_continue(config.checkpoint.save)),
     ):
         from megatron.ltd.training.header import say_header

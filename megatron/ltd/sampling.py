@@ -5,21 +5,22 @@
     keys           .8  .1  .5  .9  .3  .7  .2  .6    K = 3   ->   kept 1 4 6
 
     strata = 2:    [.8  .1  .5  .9][.3  .7  .2  .6]  K = 4   ->   kept 1 2 | 4 6     (K / 2 from each half)
+    blocks of 2:    0 0   1 1   2 2   3 3             positions in blocks of neighbours
+                    .8    .1    .5    .9              K = 4   ->   kept 2 3 | 4 5     (one key a block)
 
-Ranking independent uniform keys draws uniformly without replacement. The keys come from a counter-based hash and not
+Ranking independent uniform keys draws uniformly without replacement, tokens or blocks of tokens alike, and every token
+is kept with the same probability K / S. The keys come from a counter-based hash and not
 from a random number generator: there is no state to save, order, fork or synchronise, so every tensor-, context- and
 pipeline-parallel rank, a recomputed layer and a resumed run get the same tokens, while each sample, layer and epoch
 gets its own. What is done with the kept tokens is ``routing``'s business.
 
-Shapes: B micro-batch, S sequence, K kept tokens, n strata.
+Shapes: B micro-batch, S sequence, K kept tokens, n strata, N tokens of a block.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-from megatron.ltd.errors import UserError
 
 _MASK_64 = (1 << 64) - 1
 
@@ -68,7 +69,13 @@ def uniform(seed: int, *place: int) -> float:
 
 
 def kept_indices(
-    seed: int, sample_ids: Tensor, layer_number: int, seq_length: int, kept_tokens: int, strata: int = 1
+    seed: int,
+    sample_ids: Tensor,
+    layer_number: int,
+    seq_length: int,
+    kept_tokens: int,
+    strata: int = 1,
+    block_size: int = 1,
 ) -> Tensor:
     """Positions that layer ``layer_number`` keeps of each sample: uniform without replacement, ascending, distinct.
 
@@ -83,26 +90,31 @@ def kept_indices(
         kept_tokens: K, from 1 to S.
         strata: n, cut the sequence into n equal runs and keep K / n of each, so that gathering is local when the
             sequence is split over n ranks.
+        block_size: N, draw blocks of N neighbouring tokens, K / N of the S / N blocks. 1 draws single tokens.
 
     Returns:
         int64 [B, K] on the device of ``sample_ids``.
-
-    Raises:
-        UserError: ``strata`` that does not divide ``seq_length`` or ``kept_tokens``.
     """
     assert 1 <= kept_tokens <= seq_length, f"{kept_tokens} kept tokens of {seq_length}"
     assert sample_ids.dtype == torch.int64, f"sample ids are int64, not {sample_ids.dtype}"
-    if strata < 1 or seq_length % strata or kept_tokens % strata:
-        raise UserError(
-            f"--ltd-strata {strata} must be 1 or more and divide --seq-length {seq_length} and the {kept_tokens} kept "
-            "tokens: give a divisor of --seq-length and of --ltd-granularity"
-        )
     batch = sample_ids.shape[0]
     if kept_tokens == seq_length:
         return torch.arange(seq_length, dtype=torch.int64, device=sample_ids.device).repeat(batch, 1)
-    keys = token_keys(seed, sample_ids, layer_number, seq_length).view(batch * strata, seq_length // strata)
-    winners = torch.topk(keys, kept_tokens // strata, dim=1, largest=False, sorted=False).values
-    return winners.bitwise_and_(_position_mask(seq_length)).sort(dim=1).values.view(batch, kept_tokens)
+    assert strata >= 1 and block_size >= 1, f"{strata} strata, blocks of {block_size}"
+    assert seq_length % (strata * block_size) == 0 == kept_tokens % (strata * block_size), (
+        f"{strata} strata and blocks of {block_size} do not divide {kept_tokens} of {seq_length} tokens"
+    )
+    num_blocks = seq_length // block_size
+    keys = token_keys(seed, sample_ids, layer_number, num_blocks).view(batch * strata, num_blocks // strata)
+    winners = torch.topk(keys, kept_tokens // block_size // strata, dim=1, largest=False, sorted=False).values
+    kept_blocks = winners.bitwise_and_(_position_mask(num_blocks)).sort(dim=1).values.view(batch, -1)
+    return kept_blocks if block_size == 1 else _positions(kept_blocks, block_size)
+
+
+def _positions(kept_blocks: Tensor, block_size: int) -> Tensor:
+    """The positions of each row's blocks: [B, K / N] to [B, K]."""
+    within_N = torch.arange(block_size, dtype=torch.int64, device=kept_blocks.device)
+    return (kept_blocks[:, :, None] * block_size + within_N).flatten(1)
 
 
 def token_keys(seed: int, sample_ids: Tensor, layer_number: int, seq_length: int) -> Tensor:

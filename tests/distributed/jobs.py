@@ -72,7 +72,7 @@ class Record:
 def train_and_record(command: Sequence[str]) -> Record:
     """Train a whole run as the command line does, and record it."""
     config = parse(command)
-    with initialize(config.parallel, agree_on=config.flag_values()) as mesh:
+    with initialize(config.parallel, agree_on=config.shared_flags()) as mesh:
         run = build_run(config, mesh)
         try:
             record = Record(weights(run))

@@ -76,38 +76,40 @@ _LLAMA = (
     "--position-embedding-type rope --normalization RMSNorm --swiglu --disable-bias-linear "
     "--untie-embeddings-and-output-weights --group-query-attention --num-query-groups 2"
 )
+_DOCUMENT_MASKS = ("--reset-attention-mask", "--reset-position-ids", "--eod-mask-loss")
 VARIANTS = {
     "dense": ("--ltd-min-kept-tokens", "32"),
     "learned positions": (),
     "RoPE": tuple(_LLAMA.split()),
-    "document masks": ("--reset-attention-mask", "--reset-position-ids", "--eod-mask-loss"),
+    "document masks": _DOCUMENT_MASKS,
+    "blocks": (*_LLAMA.split(), *_DOCUMENT_MASKS, "--ltd-block-size", "2"),
     "layer dropping": tuple("--layer-drop --layer-drop-theta 0.4 --layer-drop-gamma 0.5".split()),
 }
 """What tells a sample's tokens their place, with random-LTD; "dense" keeps every token.
 
-The loss masks of "document masks" hold unequal numbers of ones; "layer dropping" comes with random-LTD, and its gates
-are the same as every layout computes as many samples at a time; "RoPE" is Llama's layer with an output matrix of its
-own, the others are GPT-2's.
+The loss masks of "document masks" hold unequal numbers of ones; "blocks" keeps pairs of neighbours of such samples;
+"layer dropping" comes with random-LTD, and its gates are the same as every layout computes as many samples at a time;
+"RoPE" and "blocks" are Llama's layer with an output matrix of its own, the others are GPT-2's.
 """
 
 
-_EVERYWHERE = ("learned positions", "RoPE", "document masks")
+_EVERYWHERE = ("learned positions", "RoPE", "document masks", "blocks")
 _SAMPLE = ("pp2 interleaved dp2 sharded overlaps", "tp2 sp pp2 dp2")
 _COMBINED = ("cp2 tp2 sp", "dp2 sharded overlaps", "cp2 dp2")
 LAYOUT_CASES = [
     (name, variant)
     for name in LAYOUTS
     for variant in VARIANTS
-    if (variant in _EVERYWHERE if name not in _COMBINED else variant == "document masks") or name in _SAMPLE
+    if (variant in _EVERYWHERE if name not in _COMBINED else variant in ("document masks", "blocks")) or name in _SAMPLE
 ]
 """What is compared with one process: the variants of random-LTD on every layout, or the hardest of them where all it is
-made of is there by itself; the other variants where all kinds meet."""
+made of is there by itself, also in blocks; the other variants where all kinds meet."""
 RECOMPUTE_CASES = [
     (name, mode, variant)
     for name in RECOMPUTED_LAYOUTS
     for mode in RECOMPUTE
     for variant in VARIANTS
-    if variant == "document masks" or (name == "one process" and variant in _EVERYWHERE)
+    if variant in ("document masks", "blocks") or (name == "one process" and variant in _EVERYWHERE)
 ]
 
 RANDOM_LTD = tuple("--random-ltd --ltd-min-kept-tokens 8 --ltd-growth-steps 6 --ltd-granularity 8".split())

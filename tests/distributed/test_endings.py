@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron.ltd.training.words import name_of
 from tests.distributed.ending_jobs import end_of, end_with_another_draw
 from tests.distributed.layouts import RANDOM_LTD, run_flags
 from tests.distributed.pool import Pool
@@ -65,7 +66,7 @@ def test_data_that_differ(pool: Pool, nodes: list[str], tmp_path: Path) -> None:
     card = Path(nodes[1]) / "d.json"
     card.unlink()  # without it the fingerprint is the file's own
     line = the_line(pool.run(end_of, [flags("d", tmp_path)] * 2, nodes, world_size=2))
-    assert line.startswith("the training data (--data-path") and line.endswith("give every node the same files")
+    assert line.startswith(name_of("train_data_fingerprint")) and line.endswith("give every node the same files")
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,15 @@ CHECKED = {
 FULL_RECOMPUTE = tuple("--recompute-granularity full --recompute-method uniform --recompute-num-layers 1".split())
 
 
-def bypass(strata: int) -> tuple[str, ...]:
-    """Layers 3 to 5 of six keep 8, 8, 16, 16 and 24 of 32 tokens; of these the blanks, id 32, always."""
+BLANKS = "--token-bypass-special-ids 32"
+RANDOM_PAIRS = "--token-bypass-selector random --token-bypass-block-size 2"
+
+
+def bypass(strata: int, choice: str = BLANKS) -> tuple[str, ...]:
+    """Layers 3 to 5 of six keep 8, 8, 16, 16 and 24 of 32 tokens: by importance the blanks, id 32, always."""
     flags = (
         "--token-bypass --token-bypass-kept-tokens 8 --token-bypass-growth-steps 6 --token-bypass-granularity 8 "
-        f"--token-bypass-special-ids 32 --token-bypass-strata {strata}"
+        f"{choice} --token-bypass-strata {strata}"
     )
     return tuple(flags.split())
 
@@ -46,6 +50,18 @@ def test_equals_one_process(bypass_runs: Runs, name: str) -> None:
     layout, variant = LAYOUTS[name], VARIANTS[CHECKED[name]]
     found = bypass_runs.run(layout, *bypass(layout.strata), *variant)
     assert_same(found, reference(bypass_runs, layout.strata, *variant))
+
+
+@pytest.mark.parametrize("name", ["tp2 sp", "pp2", "cp2", "dp2"])
+def test_random_blocks_equal_one_process(bypass_runs: Runs, name: str) -> None:
+    """Pairs of neighbours, the same of a sample in all layers of the span."""
+    layout = LAYOUTS[name]
+    flags = (*bypass(layout.strata, RANDOM_PAIRS), *VARIANTS["document masks"])
+    expected = bypass_runs.run(one_process(layout.strata), *flags)
+    assert {layer for _, layer, _ in expected.kept} == {3, 4, 5} and expected.learned is None
+    for kept in expected.kept.values():
+        assert kept[1::2] == tuple(even + 1 for even in kept[::2]) and not any(even % 2 for even in kept[::2])
+    assert_same(bypass_runs.run(layout, *flags), expected)
 
 
 def test_recompute_changes_nothing(bypass_runs: Runs) -> None:

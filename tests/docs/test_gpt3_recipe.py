@@ -16,7 +16,7 @@ from tests.docs.gpt3_scripts import RECIPE, SHARED, SIZES, VARIANTS, readme, run
 from tests.docs.test_readme import code_blocks
 
 
-@pytest.mark.parametrize("method", ["random_ltd", "dense"])
+@pytest.mark.parametrize("method", ["random_ltd", "random_ltd_blocks", "dense"])
 @pytest.mark.parametrize(("size", "variant"), RECIPE)
 def test_every_number_of_the_recipe_is_in_the_command(
     repository: Path, tmp_path: Path, size: str, variant: str, method: str
@@ -27,7 +27,8 @@ def test_every_number_of_the_recipe_is_in_the_command(
     check_shape(config, size)
     check_training(config, int(variant[:-1]) * 10**9, lr)
     random_ltd = config.methods["random_ltd"]
-    assert random_ltd.random_ltd == (method == "random_ltd")
+    assert random_ltd.random_ltd == (method != "dense")
+    assert random_ltd.ltd_block_size == (16 if method == "random_ltd_blocks" else 1)
     if random_ltd.random_ltd:
         kept = (random_ltd.ltd_layers, random_ltd.ltd_min_kept_tokens, random_ltd.ltd_granularity)
         assert kept == ("2-23", 128, 16) and random_ltd.ltd_growth_steps == growth_steps

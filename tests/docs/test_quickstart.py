@@ -22,6 +22,8 @@ from megatron.ltd.tokenizers.config import TokenizerFiles
 pytestmark = pytest.mark.slow
 
 STEPS = 30
+EQUAL_FLOPS_STEPS = 26
+RUNS = ("random-ltd", "dense-equal-flops", "dense")
 
 
 def environment(out: Path, **settings: str) -> dict[str, str]:
@@ -61,11 +63,11 @@ def test_table_agrees_with_the_logs(quickstart: tuple[Path, str]) -> None:
     for line in printed.partition("== compare")[2].splitlines():
         label, *cells = re.split(r"\s{2,}", line.strip())
         rows[label] = cells
-    assert re.search(r"^ +random-LTD +dense$", printed, flags=re.MULTILINE)
+    assert re.search(r"^ +random-LTD +dense, same FLOPs +dense, same steps$", printed, flags=re.MULTILINE)
     seconds_a_token = []
-    for column, name in enumerate(("random-ltd", "dense")):
+    for column, name in enumerate(RUNS):
         steps, last_validation = lines_of(out / name, "train"), lines_of(out / name, "validation")[-1]
-        assert len(steps) == STEPS and last_validation["iteration"] == STEPS
+        assert len(steps) == last_validation["iteration"] == (STEPS if column != 1 else EQUAL_FLOPS_STEPS)
         assert float(rows["validation loss"][column]) == pytest.approx(last_validation["loss"], abs=6e-5)
         assert number(rows["layer tokens"][column]) == pytest.approx(steps[-1]["consumed_layer_tokens"], rel=1e-3)
         assert number(rows["tokens"][column]) == pytest.approx(steps[-1]["consumed_tokens"], rel=1e-3)
@@ -86,9 +88,18 @@ def test_table_agrees_with_the_logs(quickstart: tuple[Path, str]) -> None:
     assert rows["saved, theoretical (FLOPs)"][1] == rows["saved, measured (usual seconds)"][1] == "-"
 
 
-def test_both_runs_learn(quickstart: tuple[Path, str]) -> None:
+def test_dense_takes_the_flops_of_random_ltd(quickstart: tuple[Path, str]) -> None:
+    """To half of a dense step."""
+    out, printed = quickstart
+    dropped, short = (lines_of(out / name, "train") for name in RUNS[:2])
+    missing = sum(step["step_flops"] for step in dropped) - sum(step["step_flops"] for step in short)
+    assert abs(missing) <= short[0]["step_flops"] / 2
+    assert f"{EQUAL_FLOPS_STEPS} dense steps take as many FLOPs as {STEPS} with random-LTD" in printed
+
+
+def test_all_runs_learn(quickstart: tuple[Path, str]) -> None:
     out, _ = quickstart
-    for name in ("random-ltd", "dense"):
+    for name in RUNS:
         losses = [line["loss"] for line in lines_of(out / name, "validation")]
         assert losses[-1] < losses[0] and losses[-1] < 6.6  # ln 1024 = 6.93 is where an untrained model stands
 
@@ -96,6 +107,7 @@ def test_both_runs_learn(quickstart: tuple[Path, str]) -> None:
 def test_random_ltd_drops_and_ends_dense(quickstart: tuple[Path, str]) -> None:
     kept = [step["kept_tokens"] for step in lines_of(quickstart[0] / "random-ltd", "train")]
     assert kept == sorted(kept) and (kept[0], kept[-1]) == (32, 128)
+    assert lines_of(quickstart[0] / "random-ltd", "run")[0]["method"] == "random-LTD in blocks of 16"
 
 
 def test_figure_and_sample(quickstart: tuple[Path, str]) -> None:
@@ -107,7 +119,7 @@ def test_figure_and_sample(quickstart: tuple[Path, str]) -> None:
 
 
 def test_the_checkpoint_is_an_ordinary_dense_one(quickstart: tuple[Path, str]) -> None:
-    """Both runs' checkpoints load, and hold the same names."""
+    """The checkpoints of equally long runs load, and hold the same names."""
     out, _ = quickstart
     parallel = ParallelConfig(device="cpu")
     with initialize(parallel) as mesh:
@@ -126,7 +138,7 @@ def test_a_second_run_skips_what_is_finished(quickstart: tuple[Path, str], repos
     before = (out / "dense" / "metrics.jsonl").read_bytes()
     result = run(repository, repository, environment(out))
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.count("there already: ") == 4 and result.stdout.count("finished already: ") == 2
+    assert result.stdout.count("there already: ") == 4 and result.stdout.count("finished already: ") == 3
     assert (out / "dense" / "metrics.jsonl").read_bytes() == before
 
 

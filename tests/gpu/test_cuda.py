@@ -32,9 +32,8 @@ def without_stand_ins() -> None:
 
 def test_cuda_draws_the_tokens_that_the_cpu_draws() -> None:
     ids = torch.arange(1000, 1064)
-    for layer_number, kept, strata in ((2, 128, 1), (17, 1024, 4)):
-        drawn = kept_indices(1234, ids.cuda(), layer_number, 2048, kept, strata)
-        assert torch.equal(drawn.cpu(), kept_indices(1234, ids, layer_number, 2048, kept, strata))
+    for draw in ((2, 2048, 128, 1, 1), (17, 2048, 1024, 4, 1), (2, 2048, 128, 1, 16), (17, 2048, 1024, 4, 16)):
+        assert torch.equal(kept_indices(1234, ids.cuda(), *draw).cpu(), kept_indices(1234, ids, *draw))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

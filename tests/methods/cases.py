@@ -45,12 +45,29 @@ def _token_bypass(kept_tokens: int, selector: str) -> tuple[str, ...]:
     return tuple(flags.split())
 
 
+_BLOCKS = ("--ltd-block-size", "4")
+_BYPASS_BLOCKS = ("--token-bypass-block-size", "4")
+
 CASES = {
     "random_ltd": MethodCase(
         method="random_ltd",
         dropping=("--random-ltd", *_random_ltd(8, 10)),
         full=("--random-ltd", *_random_ltd(32, 10)),
         off=_random_ltd(8, 10),
+        changes=(4, 7, 10),
+    ),
+    "random_ltd, blocks": MethodCase(
+        method="random_ltd",
+        dropping=("--random-ltd", *_random_ltd(8, 10), *_BLOCKS),
+        full=("--random-ltd", *_random_ltd(32, 10), *_BLOCKS),
+        off=(*_random_ltd(8, 10), *_BLOCKS),
+        changes=(4, 7, 10),
+    ),
+    "token_bypass, random blocks": MethodCase(
+        method="token_bypass",
+        dropping=("--token-bypass", *_token_bypass(8, "random"), *_BYPASS_BLOCKS),
+        full=("--token-bypass", *_token_bypass(32, "random"), *_BYPASS_BLOCKS),
+        off=(*_token_bypass(8, "random"), *_BYPASS_BLOCKS),
         changes=(4, 7, 10),
     ),
     "token_bypass, random": MethodCase(

@@ -60,6 +60,22 @@ def test_other_schedules_are_followed_and_resumed(
     assert resumed.kind("train") == straight.kind("train")
 
 
+def test_blocks_draw_other_tokens_at_equal_cost(
+    flags: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sizes that divide the granularity of 4; the header and the log's first line name them."""
+    runs = [
+        pretrain([*flags, *FLAGS, "--ltd-block-size", size, "--exit-interval", "2"], folder / size) for size in "124"
+    ]
+    assert len({run.column("consumed_layer_tokens")[-1] for run in runs}) == 1
+    assert len({run.column("loss")[0] for run in runs}) == 3
+    starts = [run.kind("run")[0] for run in runs]
+    assert [start["method"] for start in starts] == ["random_ltd"] * 3
+    assert [start["method_settings"]["ltd_block_size"] for start in starts] == [None, 2, 4]
+    said = capsys.readouterr().out
+    assert "random-LTD in blocks of 2\n" in said and "random-LTD in blocks of 4\n" in said
+
+
 def test_strata_draw_other_tokens_at_equal_cost(flags: list[str], folder: Path) -> None:
     runs = [
         pretrain([*flags, *FLAGS, "--ltd-strata", strata, "--exit-interval", "2"], folder / strata) for strata in "124"

@@ -5,76 +5,102 @@ overwritten.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from megatron.ltd.training.words import name_of
 from tests.regression.runs import metrics, refusal, reseal, run_status, snapshot, tiny_flags, write_data
+from tests.support import assert_differs
 
+WEIGHTS, ORDER, SCHEDULE = "--use-checkpoint-args", "--finetune", "--override-opt-param-scheduler"
 CONTINUED = {
-    "layers": (["--num-layers", 4], ["--num-layers is 4 here and 3 in checkpoint", "--use-checkpoint-args"]),
-    "width": (["--hidden-size", 32], ["--hidden-size is 32 here and 16 in checkpoint"]),
-    "vocabulary": (["--vocab-size", 500], ["--vocab-size", "is 512 here and 384 in checkpoint"]),
-    "seed": (["--seed", 7], ["--seed is 7 here and 1234 in checkpoint", "--finetune"]),
-    "learning rate": (["--lr", 2e-3], ["--lr is 0.002 here and 0.001", "--override-opt-param-scheduler"]),
-    "decay style": (["--lr-decay-style", "linear"], ["--lr-decay-style is linear here and cosine"]),
-    "clock": (["--lr-clock", "samples"], ["--lr-clock is samples here and layer-tokens"]),
-    "batch": (
-        ["--global-batch-size", 2],
-        ["--global-batch-size is 2 here and 4 in checkpoint", "iter_0000006", "--override-opt-param-scheduler"],
-    ),
-    "ramp": (
-        ["--rampup-batch-size", 2, 2, 8],
-        ["--rampup-batch-size is 2 2 8 here and not given in checkpoint", "--override-opt-param-scheduler"],
-    ),
-    "kept tokens": (["--ltd-min-kept-tokens", 8], ["--ltd-min-kept-tokens is 8 here and 4 in checkpoint"]),
-    "growth": (["--ltd-growth-steps", 9], ["--ltd-growth-steps is 9 here and 5 in checkpoint"]),
-    "schedule": (["--ltd-schedule", "shrinking"], ["--ltd-schedule is shrinking here and growing in checkpoint"]),
-    "granularity": (["--ltd-granularity", 2], ["--ltd-granularity is 2 here and 4 in checkpoint"]),
-    "strata": (["--ltd-strata", 2], ["--ltd-strata is 2 here and 1 in checkpoint"]),
-    "layers that drop": (
-        ["--ltd-layers", "1-2", "--ltd-allow-edge-layers"],
-        ["--ltd-layers is 1-2 here and 2 in checkpoint"],
-    ),
-    "length": (["--train-iters", 8], ["the length of the run) is", "--override-opt-param-scheduler"]),
+    "layers": (["--num-layers", 4], "num_layers", "4", "3", WEIGHTS),
+    "width": (["--hidden-size", 32], "hidden_size", "32", "16", WEIGHTS),
+    "vocabulary": (["--vocab-size", 500], "padded_vocab_size", "512", "384", WEIGHTS),
+    "biases": (["--disable-bias-linear"], "add_bias_linear", "given", "not given", WEIGHTS),
+    "seed": (["--seed", 7], "seed", "7", "1234", ORDER),
+    "learning rate": (["--lr", 2e-3], "lr", "0.002", "0.001", SCHEDULE),
+    "decay style": (["--lr-decay-style", "linear"], "lr_decay_style", "linear", "cosine", SCHEDULE),
+    "clock": (["--lr-clock", "samples"], "lr_clock", "samples", "layer-tokens", SCHEDULE),
+    "batch": (["--global-batch-size", 2], "global_batch_size", "2", "4", SCHEDULE),
+    "ramp": (["--rampup-batch-size", 2, 2, 8], "rampup_batch_size", "2 2 8", "not given", SCHEDULE),
+    "kept tokens": (["--ltd-min-kept-tokens", 8], "ltd_min_kept_tokens", "8", "4", SCHEDULE),
+    "growth": (["--ltd-growth-steps", 9], "ltd_growth_steps", "9", "5", SCHEDULE),
+    "schedule": (["--ltd-schedule", "shrinking"], "ltd_schedule", "shrinking", "growing", SCHEDULE),
+    "granularity": (["--ltd-granularity", 2], "ltd_granularity", "2", "4", SCHEDULE),
+    "strata": (["--ltd-strata", 2], "ltd_strata", "2", "1", SCHEDULE),
+    "blocks": (["--ltd-block-size", 2], "ltd_block_size", "2", "not given", SCHEDULE),
+    "layers that drop": (["--ltd-layers", "1-2", "--ltd-allow-edge-layers"], "ltd_layers", "1-2", "2", SCHEDULE),
+    "length": (["--train-iters", 8], "lr_decay_length", "1360", "976", SCHEDULE),
 }
 
 
-@pytest.mark.parametrize(("flags", "fragments"), CONTINUED.values(), ids=CONTINUED.keys())
+@pytest.mark.parametrize(("flags", "setting", "here", "there", "fix"), CONTINUED.values(), ids=CONTINUED.keys())
 def test_a_continued_run_agrees_with_its_checkpoint(
-    flags: list[object], fragments: list[str], data: str, straight: Path
+    flags: list[object], setting: str, here: str, there: str, fix: str, data: str, straight: Path
 ) -> None:
     before = snapshot(straight)
     line = refusal(tiny_flags(data, "--save", straight, "--load", straight, *flags))
-    for fragment in fragments:
-        assert fragment in line
+    assert_differs(line, setting, here, there)
+    assert str(straight / "iter_0000006") in line and fix in line
     assert snapshot(straight) == before
+
+
+def test_shifted_blocks_are_another_draw(data: str, tmp_path: Path) -> None:
+    flags = tiny_flags(data, "--load", tmp_path, "--save", tmp_path, "--ltd-block-size", 4)
+    assert run_status([*flags, "--exit-interval", "2"])[0] == 0
+    line = refusal([*flags, "--ltd-block-shift"])
+    assert_differs(line, "ltd_block_shift", "given", "not given")
+    assert SCHEDULE in line
+
+
+def test_a_checkpoint_of_format_1_continues_as_any_other(
+    data: str, straight: Path, trained: Path, repository: Path
+) -> None:
+    """Its description is that of the same run at the same step as written by a version that had no ids."""
+    shutil.rmtree(trained / "iter_0000006")
+    (trained / "latest_checkpointed_iteration.txt").write_text("4")
+    records = (repository / "tests" / "reference" / "run_records_format_1.jsonl").read_text().splitlines()
+    record = next(line["record"] for line in map(json.loads, records) if line["name"] == "gpt")
+    (trained / "iter_0000004" / "run.json").write_text(json.dumps(record))
+    reseal(trained / "iter_0000004")
+    flags = tiny_flags(data, "--save", trained, "--load", trained)
+    line = refusal([*flags, "--untie-embeddings-and-output-weights"])
+    assert_differs(line, "tied_embeddings", "given", "not given")
+    line = refusal([*flags, "--ltd-growth-steps", "9"])
+    assert_differs(line, "ltd_growth_steps", "9", "5")
+    assert run_status(flags) == (0, "")
+    assert metrics(trained) == metrics(straight)
+    stored = json.loads((trained / "iter_0000006" / "run.json").read_text())
+    assert stored["schedule"] == json.loads((straight / "iter_0000006" / "run.json").read_text())["schedule"]
 
 
 def test_another_sample_length_is_another_order(data: str, trained: Path) -> None:
     flags = tiny_flags(data, "--save", trained / "rope", "--position-embedding-type", "rope")
     assert run_status([*flags, "--exit-interval", "2"])[0] == 0
     line = refusal([*flags, "--load", str(trained / "rope"), "--seq-length", "32"])
-    assert "--seq-length is 32 here and 16 in checkpoint" in line
+    assert_differs(line, "seq_length", "32", "16")
 
 
 def test_other_data_are_another_order(straight: Path, tmp_path: Path) -> None:
     other = write_data(tmp_path, "other", "dolor sit amet ")
     line = refusal(tiny_flags(other, "--load", straight, "--log-dir", tmp_path))
-    assert "the training data (--data-path" in line and "--finetune" in line
+    stored = json.loads((straight / "iter_0000006" / "run.json").read_text())["order"]
+    assert name_of("train_data_fingerprint") in line and stored["train_data_fingerprint"] in line and ORDER in line
 
 
 def test_another_tokenizer_than_the_checkpoints(data: str, trained: Path) -> None:
     for checkpoint in trained.glob("iter_*"):
         record = json.loads((checkpoint / "run.json").read_text())
-        record["identity"] = {
-            name: "0123456789ab" if "tokenizer" in name else value for name, value in record["identity"].items()
-        }
+        fingerprint = record["identity"]["tokenizer_fingerprint"]
+        record["identity"]["tokenizer_fingerprint"] = "0123456789ab"
         (checkpoint / "run.json").write_text(json.dumps(record))
         reseal(checkpoint)
     line = refusal(tiny_flags(data, "--save", trained, "--load", trained))
-    assert "fingerprint of the tokenizer (--tokenizer-type" in line and "0123456789ab in checkpoint" in line
+    assert_differs(line, "tokenizer_fingerprint", fingerprint, "0123456789ab")
 
 
 def _flip_byte(checkpoint: Path) -> str:

@@ -75,7 +75,10 @@ def test_what_cannot_be_is_refused_in_one_line(repository: Path, tmp_path: Path,
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("script", ["pretrain_dense.sh", "pretrain_random_ltd.sh", "prepare_data.sh", "evaluate.sh"])
+@pytest.mark.parametrize(
+    "script",
+    ["pretrain_dense.sh", "pretrain_random_ltd.sh", "pretrain_random_ltd_blocks.sh", "prepare_data.sh", "evaluate.sh"],
+)
 def test_help_is_the_comment_that_a_script_opens_with(repository: Path, tmp_path: Path, script: str) -> None:
     ended = run(repository, tmp_path, f"gpt3_350m/{script}", "--help")
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 import pytest
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import FlagParser, add_flags, flag, flag_name, flag_values, from_record, read_flags, shown
+from megatron.ltd.flags import (
+    FlagParser,
+    add_flags,
+    field_id,
+    flag,
+    flag_name,
+    flag_values,
+    from_record,
+    read_flags,
+    shown,
+)
 
 
 @dataclass(frozen=True)
@@ -62,12 +72,28 @@ def test_a_flag_sets_its_field_alone(arguments: Sequence[str], field: str, value
     assert type(getattr(parsed, field)) is type(value)
 
 
+def test_the_id_of_a_flag_is_its_field() -> None:
+    assert field_id("--num-cooks") == "num_cooks"
+
+
 def test_flag_values() -> None:
     """By spelling; of a switch whether it is given, whichever way it switches."""
     untyped = {"--num-cooks": 2, "--heat": 0.5, "--dish": "soup", "--guests": None, "--spices": ()}
     assert flag_values(parse()) == untyped | {"--no-salt": False, "--shut-window": False, "--lid": False}
     typed = flag_values(parse("--no-salt", "--lid", "--guests", "7"))
     assert typed == untyped | {"--no-salt": True, "--shut-window": False, "--lid": True, "--guests": 7}
+
+
+def test_flag_values_without_those_that_affect_something() -> None:
+    @dataclass(frozen=True)
+    class Hall:
+        """hall"""
+
+        seats: int = flag(2, help="seats", affects="model")
+        curtain: bool = flag(False, help="curtain", affects="nothing")
+        stage: str = flag("oak", help="stage")
+
+    assert flag_values(Hall(), but_affecting="nothing") == {"--seats": 2, "--stage": "oak"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.sampling import kept_indices
 
 MODULUS = 2**64
@@ -29,8 +28,13 @@ def splitmix64(state: int) -> int:
 
 
 def plain_kept_indices(
-    seed: int, sample_id: int, layer_number: int, seq_length: int, kept_tokens: int, strata: int
+    seed: int, sample_id: int, layer_number: int, seq_length: int, kept_tokens: int, strata: int, block_size: int = 1
 ) -> list[int]:
+    if block_size > 1:
+        blocks = plain_kept_indices(
+            seed, sample_id, layer_number, seq_length // block_size, kept_tokens // block_size, strata
+        )
+        return [position for block in blocks for position in range(block * block_size, (block + 1) * block_size)]
     step = 0x9E3779B97F4A7C15
     state = splitmix64(splitmix64(splitmix64(seed) + layer_number * step) + sample_id * step)
     low_bits = 1
@@ -76,15 +80,16 @@ def subset_numbers(kept_BK: Tensor, seq_length: int) -> Tensor:
     run=st.integers(1, 33),
     kept_run=st.integers(1, 33),
     strata=st.integers(1, 4),
+    block_size=st.integers(1, 5),
 )
 def test_equals_a_second_implementation(
-    seed: int, sample_ids: list[int], layer_number: int, run: int, kept_run: int, strata: int
+    seed: int, sample_ids: list[int], layer_number: int, run: int, kept_run: int, strata: int, block_size: int
 ) -> None:
-    seq_length, kept_tokens = run * strata, min(run, kept_run) * strata
-    kept_BK = kept_indices(seed, torch.tensor(sample_ids), layer_number, seq_length, kept_tokens, strata)
-    expected = [
-        plain_kept_indices(seed, sample_id, layer_number, seq_length, kept_tokens, strata) for sample_id in sample_ids
-    ]
+    """``run`` and ``kept_run`` count the blocks of a stratum."""
+    seq_length, kept_tokens = run * strata * block_size, min(run, kept_run) * strata * block_size
+    draw = (layer_number, seq_length, kept_tokens, strata, block_size)
+    kept_BK = kept_indices(seed, torch.tensor(sample_ids), *draw)
+    expected = [plain_kept_indices(seed, sample_id, *draw) for sample_id in sample_ids]
     assert kept_BK.dtype == torch.int64
     assert kept_BK.tolist() == expected
     assert (kept_BK.diff(dim=1) > 0).all(), "ascending and distinct"
@@ -93,12 +98,14 @@ def test_equals_a_second_implementation(
 
 GOLDEN = [[1, 3, 7, 9, 12, 14], [0, 1, 2, 5, 6, 14], [3, 4, 8, 10, 14, 15]]
 GOLDEN_STRATA = [[46, 85, 318, 425, 1057, 1472, 1511, 1771]]
+GOLDEN_BLOCKS = [[4, 5, 6, 7, 28, 29, 30, 31], [4, 5, 6, 7, 20, 21, 22, 23]]
 
 
 def test_values_that_must_never_change() -> None:
     """A run that resumes under a later version must draw what it drew before."""
     assert kept_indices(1234, torch.tensor([0, 1, 2**40]), 2, 16, 6).tolist() == GOLDEN
     assert kept_indices(0, torch.tensor([7]), 23, 2048, 8, strata=2).tolist() == GOLDEN_STRATA
+    assert kept_indices(1234, torch.tensor([0, 1]), 2, 32, 8, block_size=4).tolist() == GOLDEN_BLOCKS
 
 
 @pytest.mark.parametrize(("seq_length", "kept_tokens"), [(8, 3), (8, 5), (7, 1)])
@@ -200,16 +207,40 @@ def test_the_sample_ids_stay_as_they_are() -> None:
     assert torch.equal(sample_ids, torch.arange(4))
 
 
-@pytest.mark.parametrize(("seq_length", "kept_tokens", "strata"), [(64, 16, 0), (64, 16, 3), (64, 18, 4), (66, 16, 4)])
-def test_bad_strata_are_refused(seq_length: int, kept_tokens: int, strata: int) -> None:
-    with pytest.raises(UserError, match=f"--ltd-strata {strata} must"):
-        kept_indices(1, torch.arange(2), 2, seq_length, kept_tokens, strata)
+@pytest.mark.parametrize(
+    ("kept_tokens", "strata", "block_size"), [(16, 0, 1), (16, 3, 1), (18, 4, 1), (16, 1, 0), (24, 1, 16), (16, 2, 16)]
+)
+def test_shares_that_do_not_divide_are_mistakes(kept_tokens: int, strata: int, block_size: int) -> None:
+    """Flags are checked where a method is built (``ScheduleFlags``); here it would be a mistake of ours."""
+    with pytest.raises(AssertionError):
+        kept_indices(1, torch.arange(2), 2, 64, kept_tokens, strata, block_size)
+
+
+@pytest.mark.parametrize("strata", [1, 4])
+def test_every_token_is_kept_as_often_in_blocks(strata: int) -> None:
+    draws, seq_length, kept_tokens, block_size = 20_000, 256, 64, 8
+    kept_BK = kept_indices(1, torch.arange(draws), 2, seq_length, kept_tokens, strata, block_size)
+    counts = torch.bincount(kept_BK.flatten(), minlength=seq_length)
+    blocks = counts.view(-1, block_size)
+    assert (blocks == blocks[:, :1]).all(), "all of a block's tokens or none of them"
+    share, num_blocks = kept_tokens / seq_length, seq_length // block_size
+    spread = draws * share * (1 - share) / (1 - strata / num_blocks)
+    assert_chi_square(((blocks[:, 0] - draws * share) ** 2).sum().item() / spread, num_blocks - strata)
+
+
+def test_the_first_of_a_block_has_its_left_neighbour_as_often_as_the_draw_of_blocks_says() -> None:
+    """Of 8 blocks 4 are kept: the block to the left is kept with probability 3 / 7; inside a block it always is."""
+    kept_BK = kept_indices(3, torch.arange(50_000), 2, 32, 16, block_size=4)
+    chosen_BS = torch.zeros(50_000, 32).scatter_(1, kept_BK, 1.0)
+    with_left_S = (chosen_BS[:, 1:] * chosen_BS[:, :-1]).sum(0) / chosen_BS[:, 1:].sum(0)
+    for position, share in enumerate(with_left_S.tolist(), start=1):
+        assert share == (pytest.approx(3 / 7, abs=0.015) if position % 4 == 0 else 1.0)
 
 
 @pytest.mark.gpu
 def test_a_gpu_draws_what_a_cpu_draws() -> None:
     sample_ids = torch.arange(1000, 1008)
-    for strata in (1, 4):
-        on_gpu = kept_indices(9, sample_ids.cuda(), 5, 2048, 512, strata)
+    for strata, block_size in ((1, 1), (4, 1), (1, 16), (4, 16)):
+        on_gpu = kept_indices(9, sample_ids.cuda(), 5, 2048, 512, strata, block_size)
         assert on_gpu.is_cuda
-        assert torch.equal(on_gpu.cpu(), kept_indices(9, sample_ids, 5, 2048, 512, strata))
+        assert torch.equal(on_gpu.cpu(), kept_indices(9, sample_ids, 5, 2048, 512, strata, block_size))

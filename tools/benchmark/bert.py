@@ -26,9 +26,9 @@ from bert_text.baseline import bag_of_words, token_frequencies
 from bert_text.data import Facts, prepare
 from bert_text.recipe import FULL, TINY, VARIANTS, Recipe, finetuning, pretraining
 from bert_text.report import to_markdown
-from real_text.corpus import REPOSITORY
-from real_text.recipe import RunSpec
-from real_text.runs import RunResult, locked, read_metrics, read_result, run_all
+from common.corpus import REPOSITORY
+from common.runs import RunResult, locked, read_metrics, read_result, run_all
+from common.spec import RunSpec
 
 from megatron.ltd.errors import UserError, run_command
 from megatron.ltd.flags import add_flags, flag, read_flags

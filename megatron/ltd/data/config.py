@@ -35,7 +35,10 @@ class ReadingConfig:
     """reading"""
 
     num_workers: int | None = flag(
-        None, metavar="N", help="processes that read data on each rank; by default 0 on CPU and 2 on GPU"
+        None,
+        affects="nothing",
+        metavar="N",
+        help="processes that read data on each rank; by default 0 on CPU and 2 on GPU",
     )
 
     def __post_init__(self) -> None:
@@ -54,22 +57,35 @@ class IndexedDataConfig(ReadingConfig):
     """indexed data"""
 
     data_path: tuple[str, ...] = flag(
-        (), metavar="PREFIX", help="PREFIX, or WEIGHT PREFIX WEIGHT PREFIX ...: split by --split"
+        (), affects="order", metavar="PREFIX", help="PREFIX, or WEIGHT PREFIX WEIGHT PREFIX ...: split by --split"
     )
     split: str = flag(
         "969,30,1",
+        affects="order",
         metavar="T,V,T",
         help="shares of the documents of --data-path for training and validation; the third is left unread",
     )
     train_data_path: tuple[str, ...] = flag(
-        (), metavar="PREFIX", help="training data of its own, like --data-path; instead of --data-path and --split"
+        (),
+        affects="order",
+        metavar="PREFIX",
+        help="training data of its own, like --data-path; instead of --data-path and --split",
     )
-    valid_data_path: tuple[str, ...] = flag((), metavar="PREFIX", help="validation data, beside --train-data-path")
+    valid_data_path: tuple[str, ...] = flag(
+        (), affects="execution", metavar="PREFIX", help="validation data, beside --train-data-path"
+    )
     data_cache_path: str | None = flag(
-        None, metavar="DIR", help="where sample indices are kept; by default PREFIX/cache, beside the data"
+        None,
+        affects="nothing",
+        metavar="DIR",
+        help="where sample indices are kept; by default PREFIX/cache, beside the data",
     )
-    num_dataset_builder_threads: int = flag(1, metavar="N", help="threads that build the indices of a blend's datasets")
-    mmap_bin_files: bool = flag(True, name="no-mmap-bin-files", help="read .bin files instead of mapping them")
+    num_dataset_builder_threads: int = flag(
+        1, affects="nothing", metavar="N", help="threads that build the indices of a blend's datasets"
+    )
+    mmap_bin_files: bool = flag(
+        True, affects="nothing", name="no-mmap-bin-files", help="read .bin files instead of mapping them"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,11 +122,13 @@ class IndexedDataConfig(ReadingConfig):
 class DataConfig(IndexedDataConfig):
     """data"""
 
-    reset_position_ids: bool = flag(False, help="positions start at 0 after every end of document")
-    reset_attention_mask: bool = flag(False, help="tokens attend only within their own document")
-    eod_mask_loss: bool = flag(False, help="no loss where the input token is an end of document")
+    reset_position_ids: bool = flag(False, affects="numbers", help="positions start at 0 after every end of document")
+    reset_attention_mask: bool = flag(False, affects="numbers", help="tokens attend only within their own document")
+    eod_mask_loss: bool = flag(False, affects="numbers", help="no loss where the input token is an end of document")
     full_validation: bool = flag(
-        False, help="an evaluation takes all validation data, each token once, instead of --eval-iters batches"
+        False,
+        affects="execution",
+        help="an evaluation takes all validation data, each token once, instead of --eval-iters batches",
     )
 
 
@@ -119,16 +137,24 @@ class ImageDataConfig(ReadingConfig):
     """images"""
 
     data_path: str | None = flag(
-        None, metavar="NAME", help="images that come with a library: digits, scikit-learn's 1,797 of 8 x 8 pixels"
+        None,
+        affects="order",
+        metavar="NAME",
+        help="images that come with a library: digits, scikit-learn's 1,797 of 8 x 8 pixels",
     )
     train_data_path: str | None = flag(
-        None, metavar="PATH", help="a folder with one sub-folder a class, or a .npz file of images and labels"
+        None,
+        affects="order",
+        metavar="PATH",
+        help="a folder with one sub-folder a class, or a .npz file of images and labels",
     )
-    valid_data_path: str | None = flag(None, metavar="PATH", help="images to evaluate on, beside --train-data-path")
+    valid_data_path: str | None = flag(
+        None, affects="execution", metavar="PATH", help="images to evaluate on, beside --train-data-path"
+    )
     image_mean: tuple[float, ...] = flag(
-        (0.5,), help="subtracted from pixels between 0 and 1: one for all channels, or one each"
+        (0.5,), affects="numbers", help="subtracted from pixels between 0 and 1: one for all channels, or one each"
     )
-    image_std: tuple[float, ...] = flag((0.5,), help="what they are then divided by")
+    image_std: tuple[float, ...] = flag((0.5,), affects="numbers", help="what they are then divided by")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -156,14 +182,21 @@ class LabelledTextConfig(ReadingConfig):
     """labelled sentences"""
 
     train_data_path: str | None = flag(
-        None, metavar="FILE", help="labelled sentences, .tsv (the first line names the columns) or .jsonl"
+        None,
+        affects="order",
+        metavar="FILE",
+        help="labelled sentences, .tsv (the first line names the columns) or .jsonl",
     )
-    valid_data_path: str | None = flag(None, metavar="FILE", help="held-out ones, all of which every evaluation takes")
-    text_column: str = flag("text", help="column of a .tsv file, or key of a .jsonl line, that holds the sentence")
+    valid_data_path: str | None = flag(
+        None, affects="execution", metavar="FILE", help="held-out ones, all of which every evaluation takes"
+    )
+    text_column: str = flag(
+        "text", affects="order", help="column of a .tsv file, or key of a .jsonl line, that holds the sentence"
+    )
     text_pair_column: str | None = flag(
-        None, metavar="TEXT", help="the same of the second sentence, where samples are pairs"
+        None, affects="order", metavar="TEXT", help="the same of the second sentence, where samples are pairs"
     )
-    label_column: str = flag("label", help="the same of the label, a word or a whole number")
+    label_column: str = flag("label", affects="order", help="the same of the label, a word or a whole number")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -182,8 +215,8 @@ class LabelledTextConfig(ReadingConfig):
 class BertDataConfig(IndexedDataConfig):
     """data"""
 
-    mask_prob: float = flag(0.15, help="share of a sample's tokens that the model must guess")
-    short_seq_prob: float = flag(0.1, help="share of samples that are cut to a random, shorter length")
+    mask_prob: float = flag(0.15, affects="order", help="share of a sample's tokens that the model must guess")
+    short_seq_prob: float = flag(0.1, affects="order", help="share of samples that are cut to a random, shorter length")
 
     def __post_init__(self) -> None:
         super().__post_init__()

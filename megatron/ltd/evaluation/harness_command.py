@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.harness_args import NAME, HarnessArgs
-from megatron.ltd.flags import FlagParser, add_flags, flag, flag_name
+from megatron.ltd.flags import FlagParser, add_flags, flag, flag_name, flag_values
 from megatron.ltd.hugging_face.config_file import is_hugging_face
 from megatron.ltd.training import checkpoint_files
 
@@ -221,7 +221,7 @@ def _run(args: HarnessArgs, command: argparse.Namespace) -> None:
     from megatron.ltd.parallel.mesh import initialize
 
     with (
-        initialize(args.parallel, agree_on=_as_flags(args)) as mesh,
+        initialize(args.parallel, agree_on=flag_values(args)) as mesh,
         keeping_contact(mesh, lambda: "start the evaluation again"),
     ):
         from megatron.ltd.evaluation.harness import HarnessModel
@@ -233,13 +233,6 @@ def _run(args: HarnessArgs, command: argparse.Namespace) -> None:
         command.model = HarnessModel.of(loaded, args)
         with contextlib.nullcontext() if mesh.is_first else _silent(command):
             command.func(command)
-
-
-def _as_flags(args: HarnessArgs) -> dict[str, Any]:
-    """What the processes of an evaluation must have in common, by spelling."""
-    values = dataclasses.asdict(args)
-    return {flag_name(HarnessArgs, field.name): values[field.name] for field in dataclasses.fields(args)
-            if "help" in field.metadata}  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ from megatron.ltd.tokenizers.config import (
 )
 from megatron.ltd.training import checkpoint_files
 from megatron.ltd.training.checkpoint import find_checkpoint, load_weights
+from megatron.ltd.training.words import value_of
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,12 @@ def load_model(folder: Path, tokenizer_files: TokenizerFiles, parallel: Parallel
     if checkpoint is None:
         raise UserError(f"--load {folder} holds no checkpoint: name the --save folder of a run that has saved one")
     stored = checkpoint_files.read_run_to_use(checkpoint)
-    kind = stored["identity"].get(MODEL, GPT.name)
-    if kind != GPT.name:
-        raise UserError(f"--load {folder} holds a {kind}, and only a GPT speaks: name the --save folder of a GPT's run")
+    kind = stored["identity"].get(MODEL, GPT.id)
+    if kind != GPT.id:
+        raise UserError(
+            f"--load {folder} holds a {value_of(MODEL, kind)}, and only a GPT speaks: name the --save folder of a "
+            "GPT's run"
+        )
     model_config = stored_part(ModelConfig, stored, "model")
     tokenizer_config = with_typed(stored_part(TokenizerConfig, stored, "tokenizer"), tokenizer_files)
     tokenizer = _tokenizer(tokenizer_config, tokenizer_files, checkpoint)

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.flags import from_record
 from megatron.ltd.tokenizers.config import TokenizerConfig, TokenizerFiles
 from megatron.ltd.training.checkpoint_files import RUN
+from megatron.ltd.training.resume import check_equal
 
 Config = TypeVar("Config")
 
@@ -26,12 +26,7 @@ def stored_part(config_class: type[Config], stored: Mapping[str, Any], part: str
 
 def check_tokenizer(checkpoint: Path, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Refuse ids that mean something else than in training. The model's shape is the checkpoint's own: it is equal."""
-    for spelling, value in identity.items():
-        if stored.get(spelling) != value:
-            raise UserError(
-                f"{spelling} is {value} here and {stored.get(spelling)} in checkpoint {checkpoint}: name the files "
-                "of the tokenizer that the model was trained with"
-            )
+    check_equal(checkpoint, stored, identity, "name the files of the tokenizer that the model was trained with")
 
 
 def with_typed(stored: TokenizerConfig, typed: TokenizerFiles) -> TokenizerConfig:

@@ -131,7 +131,7 @@ def _record(
     return {
         "progress": dataclasses.asdict(Progress()),
         "schedule": {},
-        "identity": {MODEL: GPT.name, **weights_identity(model, tokenizer, padded)},
+        "identity": {MODEL: GPT.id, **weights_identity(model, tokenizer, padded)},
         "order": {},
         "config": {name: dataclasses.asdict(part) for name, part in parts.items()},
         "learned": False,

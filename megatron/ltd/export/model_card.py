@@ -12,13 +12,11 @@ from typing import Any
 
 from megatron.ltd.evaluation.metrics import METRICS, RunHistory, read_history
 from megatron.ltd.evaluation.summary import summarize
-from megatron.ltd.flags import shown
 from megatron.ltd.format import format_count, format_flops
 from megatron.ltd.hugging_face.architecture import Architecture
+from megatron.ltd.methods.base import METHOD
 from megatron.ltd.models.config import ModelConfig
-
-_DATA = "the training data (--data-path with --split, or --train-data-path)"
-_METHOD = "the method"
+from megatron.ltd.training.words import in_words, value_of
 
 
 def read_steps(folder: Path, iteration: int) -> RunHistory | None:
@@ -79,9 +77,11 @@ def _training_rows(record: Mapping[str, Any], history: RunHistory | None) -> dic
     progress, schedule = record["progress"], record["schedule"]
     seq_length = record["config"]["model"]["seq_length"]
     tokens = progress["consumed_samples"] * seq_length
-    settings = {key: shown(value) for key, value in schedule.items() if key != _METHOD and value not in (None, [], ())}
+    settings = in_words(
+        {setting: value for setting, value in schedule.items() if setting != METHOD and value not in (None, [], ())}
+    )
     rows = {
-        "method": str(schedule.get(_METHOD, "none: the weights were imported")),
+        "method": value_of(METHOD, schedule[METHOD]) if METHOD in schedule else "none: the weights were imported",
         "steps": str(progress["iteration"]),
         "tokens": f"{tokens:,}",
         "layer tokens": f"{progress['consumed_layer_tokens']:,}",
@@ -98,7 +98,7 @@ def _training_rows(record: Mapping[str, Any], history: RunHistory | None) -> dic
             )
     dropout = record["config"]["model"]
     rows["dropout"] = f"attention {dropout['attention_dropout']}, hidden {dropout['hidden_dropout']}"
-    rows["data, fingerprint"] = str(record["order"].get(_DATA, "not known"))
+    rows["data, fingerprint"] = str(record["order"].get("train_data_fingerprint", "not known"))
     return rows | {key: f"`{value}`" for key, value in settings.items()}
 
 

@@ -42,6 +42,7 @@ from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerConfig, TokenizerFiles, model_vocab_size, unpadded_vocab_size
 from megatron.ltd.training import checkpoint_files
 from megatron.ltd.training.checkpoint import find_checkpoint
+from megatron.ltd.training.words import value_of
 
 _EMBEDDING = "embedding.word_embeddings.weight"
 
@@ -124,10 +125,11 @@ def export_checkpoint(config: ExportConfig, typed: TokenizerFiles) -> Exported:
 def _describe(load: Path, checkpoint: Path, config: ExportConfig, typed: TokenizerFiles) -> _Source:
     """Check all that can be checked before something is written. Raises ``UserError``."""
     record = checkpoint_files.read_run_to_use(checkpoint)
-    kind = record["identity"].get(MODEL, GPT.name)
-    if kind != GPT.name:
+    kind = record["identity"].get(MODEL, GPT.id)
+    if kind != GPT.id:
         raise UserError(
-            f"--load {load} holds a {kind}, and only a GPT can be exported: name the --save folder of a GPT's run"
+            f"--load {load} holds a {value_of(MODEL, kind)}, and only a GPT can be exported: name the --save folder of "
+            "a GPT's run"
         )
     model = stored_part(ModelConfig, record, "model")
     try:

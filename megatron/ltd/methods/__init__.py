@@ -6,9 +6,16 @@ from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
 
 METHODS: dict[str, Entry] = {
-    "random_ltd": Entry("routing", "--random-ltd", RandomLTDConfig, RandomLTD.build, "ltd_growth_steps"),
-    "token_bypass": Entry(
-        "routing", "--token-bypass", TokenBypassConfig, TokenBypass.build, "token_bypass_growth_steps"
+    "random_ltd": Entry(
+        "routing", RandomLTD.title, "--random-ltd", RandomLTDConfig, RandomLTD.build, "ltd_growth_steps"
     ),
-    "layer_drop": Entry("depth", "--layer-drop", LayerDropConfig, LayerDrop.build),
+    "token_bypass": Entry(
+        "routing",
+        TokenBypass.title,
+        "--token-bypass",
+        TokenBypassConfig,
+        TokenBypass.build,
+        "token_bypass_growth_steps",
+    ),  # fmt: skip
+    "layer_drop": Entry("depth", LayerDrop.name, "--layer-drop", LayerDropConfig, LayerDrop.build),
 }

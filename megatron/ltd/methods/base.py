@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+METHOD = "method"
+"""The id of the setting that says which methods a run has: "dense", a name in the registry, or two joined by "+"."""
+
+
 @dataclass(frozen=True)
 class Samples:
     """The samples of a microbatch, as a method that chooses among their tokens sees them."""
@@ -45,7 +49,11 @@ class Method(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """By flag, what decides its plan and its draw, "the method" first: equal for two runs that compute alike."""
+        """By id, what decides its plan and its draw, ``METHOD`` first: equal for two runs that compute alike.
+
+        Where a flag says it the id is the flag's field. None is a setting of no use, and equal to one that is missing:
+        what a new flag adds must be None where it is not used, so that older checkpoints continue.
+        """
         ...
 
     def plan(self, step: int) -> StepPlan:
@@ -110,7 +118,7 @@ class Dense(Method):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return {"the method": self.name}
+        return {METHOD: self.name}
 
     def plan(self, step: int) -> StepPlan:
         return StepPlan.dense(self.facts.seq_length, self.facts.num_layers)
@@ -132,8 +140,8 @@ class Composed(Method):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        names = " + ".join(str(method.settings["the method"]) for method in (self.routing, self.depth))
-        return {**self.routing.settings, **self.depth.settings, "the method": names}
+        methods = "+".join(str(method.settings[METHOD]) for method in (self.routing, self.depth))
+        return {**self.routing.settings, **self.depth.settings, METHOD: methods}
 
     def plan(self, step: int) -> StepPlan:
         return _both(self.routing.plan(step), self.depth.plan(step))
@@ -182,6 +190,8 @@ class Entry:
 
     kind: Kind
     """What it drops: tokens ("routing") or layers ("depth"). A run has at most one of each."""
+    title: str
+    """What a screen calls it; files hold its name in the registry."""
     flag: str
     """The switch that turns it on."""
     config_class: type

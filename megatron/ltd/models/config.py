@@ -20,25 +20,32 @@ class LayersConfig:
     seq_length_name: ClassVar[str] = "--seq-length"
     """What a user calls the number of a sample's tokens."""
 
-    num_layers: int = flag(24, help="transformer layers")
-    hidden_size: int = flag(1024, help="width of the hidden states")
+    num_layers: int = flag(24, affects="model", help="transformer layers")
+    hidden_size: int = flag(1024, affects="model", help="width of the hidden states")
     ffn_hidden_size: int | None = flag(
-        None, help="width of the MLP (default: 4 x hidden; with --swiglu 8/3, to a multiple of 64)"
+        None, affects="model", help="width of the MLP (default: 4 x hidden; with --swiglu 8/3, to a multiple of 64)"
     )
-    num_attention_heads: int = flag(16, help="attention heads")
-    group_query_attention: bool = flag(False, help="share key and value heads (see --num-query-groups)")
-    num_query_groups: int = flag(1, help="key-value heads with --group-query-attention")
-    kv_channels: int | None = flag(None, help="size of a head (default: hidden / heads)")
-    normalization: str = flag("LayerNorm", choices=("LayerNorm", "RMSNorm"), help="norm before attention and MLP")
-    norm_epsilon: float = flag(1e-5, help="epsilon of the norms")
-    swiglu: bool = flag(False, help="gated SiLU in the MLP instead of GELU")
-    openai_gelu: bool = flag(False, help="GELU's tanh approximation, as in GPT-2")
-    add_bias_linear: bool = flag(True, name="disable-bias-linear", help="no biases in the linear layers")
-    attention_dropout: float = flag(0.1, help="dropout of attention weights")
-    hidden_dropout: float = flag(0.1, help="dropout of hidden states")
-    init_method_std: float = flag(0.02, help="standard deviation of the initial weights")
+    num_attention_heads: int = flag(16, affects="model", help="attention heads")
+    group_query_attention: bool = flag(
+        False, affects="model", help="share key and value heads (see --num-query-groups)"
+    )
+    num_query_groups: int = flag(1, affects="model", help="key-value heads with --group-query-attention")
+    kv_channels: int | None = flag(None, affects="model", help="size of a head (default: hidden / heads)")
+    normalization: str = flag(
+        "LayerNorm", affects="model", choices=("LayerNorm", "RMSNorm"), help="norm before attention and MLP"
+    )
+    norm_epsilon: float = flag(1e-5, affects="numbers", help="epsilon of the norms")
+    swiglu: bool = flag(False, affects="model", help="gated SiLU in the MLP instead of GELU")
+    openai_gelu: bool = flag(False, affects="model", help="GELU's tanh approximation, as in GPT-2")
+    add_bias_linear: bool = flag(
+        True, affects="model", name="disable-bias-linear", help="no biases in the linear layers"
+    )
+    attention_dropout: float = flag(0.1, affects="numbers", help="dropout of attention weights")
+    hidden_dropout: float = flag(0.1, affects="numbers", help="dropout of hidden states")
+    init_method_std: float = flag(0.02, affects="numbers", help="standard deviation of the initial weights")
     transformer_impl: str = flag(
         "auto",
+        affects="execution",
         choices=("auto", "local", "transformer_engine"),
         help="kernels of the layers; auto takes Transformer Engine on CUDA where it is installed",
     )
@@ -97,18 +104,18 @@ class LayersConfig:
         return int(4 * self.hidden_size * 2 / 3 / 64) * 64 if self.swiglu else 4 * self.hidden_size
 
     def layers_identity(self) -> dict[str, Any]:
-        """What two runs must agree on to share the weights of layers, by flag."""
+        """What two runs must agree on to share the weights of layers, by id."""
         return {
-            "--num-layers": self.num_layers,
-            "--hidden-size": self.hidden_size,
-            "--ffn-hidden-size": self.mlp_size,
-            "--num-attention-heads": self.num_attention_heads,
-            "--num-query-groups": self.query_groups,
-            "--kv-channels": self.head_size,
-            "--normalization": self.normalization,
-            "--swiglu": self.swiglu,
-            "--openai-gelu": self.openai_gelu,
-            "--disable-bias-linear": not self.add_bias_linear,
+            "num_layers": self.num_layers,
+            "hidden_size": self.hidden_size,
+            "ffn_hidden_size": self.mlp_size,
+            "num_attention_heads": self.num_attention_heads,
+            "num_query_groups": self.query_groups,
+            "kv_channels": self.head_size,
+            "normalization": self.normalization,
+            "swiglu": self.swiglu,
+            "openai_gelu": self.openai_gelu,
+            "add_bias_linear": self.add_bias_linear,
         }
 
     def layers_shape(self) -> dict[str, Any]:
@@ -128,15 +135,21 @@ class LayersConfig:
 class ModelConfig(LayersConfig):
     """model"""
 
-    seq_length: int = flag(1024, help="tokens in a sample")
-    max_position_embeddings: int | None = flag(None, help="learned positions (default: --seq-length)")
+    seq_length: int = flag(1024, affects="order", help="tokens in a sample")
+    max_position_embeddings: int | None = flag(None, affects="model", help="learned positions (default: --seq-length)")
     position_embedding_type: str = flag(
-        "learned_absolute", choices=("learned_absolute", "rope", "none"), help="how the model knows where a token is"
+        "learned_absolute",
+        affects="model",
+        choices=("learned_absolute", "rope", "none"),
+        help="how the model knows where a token is",
     )
-    rotary_base: int = flag(10000, help="base period of RoPE")
-    rotary_percent: float = flag(1.0, help="share of each head that RoPE turns")
+    rotary_base: int = flag(10000, affects="model", help="base period of RoPE")
+    rotary_percent: float = flag(1.0, affects="model", help="share of each head that RoPE turns")
     tied_embeddings: bool = flag(
-        True, name="untie-embeddings-and-output-weights", help="an output matrix of its own instead of the embedding's"
+        True,
+        affects="model",
+        name="untie-embeddings-and-output-weights",
+        help="an output matrix of its own instead of the embedding's",
     )
 
     def __post_init__(self) -> None:
@@ -158,15 +171,15 @@ class ModelConfig(LayersConfig):
         return self.max_position_embeddings if self.max_position_embeddings is not None else self.seq_length
 
     def identity(self, padded_vocab_size: int) -> dict[str, Any]:
-        """What two runs must agree on to share weights, by flag."""
+        """What two runs must agree on to share weights, by id."""
         return {
             **self.layers_identity(),
-            "--position-embedding-type": self.position_embedding_type,
-            "--max-position-embeddings": self.learned_positions,
-            "--rotary-base": self.rotary_base,
-            "--rotary-percent": self.rotary_percent,
-            "--untie-embeddings-and-output-weights": not self.tied_embeddings,
-            "the model's vocabulary (--vocab-size, --make-vocab-size-divisible-by)": padded_vocab_size,
+            "position_embedding_type": self.position_embedding_type,
+            "max_position_embeddings": self.learned_positions,
+            "rotary_base": self.rotary_base,
+            "rotary_percent": self.rotary_percent,
+            "tied_embeddings": self.tied_embeddings,
+            "padded_vocab_size": padded_vocab_size,
         }
 
     def shape(self, padded_vocab_size: int) -> ModelShape:
@@ -178,13 +191,13 @@ class ModelConfig(LayersConfig):
 class PrecisionConfig:
     """precision"""
 
-    bf16: bool = flag(False, help="compute in bfloat16, keep fp32 main weights")
-    fp16: bool = flag(False, help="compute in float16 with loss scaling, keep fp32 main weights")
-    loss_scale: float | None = flag(None, help="constant loss scale for --fp16 (default: dynamic)")
-    initial_loss_scale: float = flag(2.0**32, help="where dynamic loss scaling starts")
-    min_loss_scale: float = flag(1.0, help="where dynamic loss scaling stops falling")
-    loss_scale_window: int = flag(1000, help="steps without overflow before the loss scale doubles")
-    hysteresis: int = flag(2, help="overflows before the loss scale halves")
+    bf16: bool = flag(False, affects="numbers", help="compute in bfloat16, keep fp32 main weights")
+    fp16: bool = flag(False, affects="numbers", help="compute in float16 with loss scaling, keep fp32 main weights")
+    loss_scale: float | None = flag(None, affects="numbers", help="constant loss scale for --fp16 (default: dynamic)")
+    initial_loss_scale: float = flag(2.0**32, affects="numbers", help="where dynamic loss scaling starts")
+    min_loss_scale: float = flag(1.0, affects="numbers", help="where dynamic loss scaling stops falling")
+    loss_scale_window: int = flag(1000, affects="numbers", help="steps without overflow before the loss scale doubles")
+    hysteresis: int = flag(2, affects="numbers", help="overflows before the loss scale halves")
 
     def __post_init__(self) -> None:
         if self.bf16 and self.fp16:
@@ -201,12 +214,17 @@ class RecomputeConfig:
     """activation recompute"""
 
     recompute_granularity: str | None = flag(
-        None, choices=("full", "selective"), help="what the backward pass recomputes"
+        None, affects="execution", choices=("full", "selective"), help="what the backward pass recomputes"
     )
-    recompute_method: str | None = flag(None, choices=("uniform", "block"), help="how full recompute groups the layers")
-    recompute_num_layers: int | None = flag(None, help="layers a group (uniform) or layers recomputed (block)")
+    recompute_method: str | None = flag(
+        None, affects="execution", choices=("uniform", "block"), help="how full recompute groups the layers"
+    )
+    recompute_num_layers: int | None = flag(
+        None, affects="execution", help="layers a group (uniform) or layers recomputed (block)"
+    )
     recompute_modules: tuple[str, ...] = flag(
         (),
+        affects="execution",
         choices=("core_attn", "mlp", "layernorm"),
         help="parts that selective recompute drops (default: core_attn; layernorm needs Transformer Engine)",
     )

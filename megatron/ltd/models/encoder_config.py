@@ -21,9 +21,12 @@ from megatron.ltd.models.config import LayersConfig, ModelConfig
 class BertModelConfig(ModelConfig):
     """model"""
 
-    seq_length: int = flag(512, help="tokens in a sample, padding included")
+    seq_length: int = flag(512, affects="order", help="tokens in a sample, padding included")
     bert_binary_head: bool = flag(
-        True, name="bert-no-binary-head", help="masked tokens alone: no sentence order, no sentence types"
+        True,
+        affects="model",
+        name="bert-no-binary-head",
+        help="masked tokens alone: no sentence order, no sentence types",
     )
 
     def __post_init__(self) -> None:
@@ -40,7 +43,7 @@ class BertModelConfig(ModelConfig):
         return 2 if self.bert_binary_head else 0
 
     def identity(self, padded_vocab_size: int) -> dict[str, Any]:
-        return {**super().identity(padded_vocab_size), "--bert-no-binary-head": not self.bert_binary_head}
+        return {**super().identity(padded_vocab_size), "bert_binary_head": self.bert_binary_head}
 
     def shape(self, padded_vocab_size: int) -> ModelShape:
         """An encoder whose head has a layer of its own."""
@@ -51,11 +54,13 @@ class BertModelConfig(ModelConfig):
 class ViTConfig(LayersConfig):
     """vision transformer"""
 
-    img_h: int = flag(224, help="height of the images in pixels")
-    img_w: int = flag(224, help="width of the images in pixels")
-    patch_dim: int = flag(16, help="edge of a patch in pixels; each is a token, and [CLS] is one more")
-    num_channels: int = flag(3, help="channels of the images: 1 for grey, 3 for colour")
-    num_classes: int | None = flag(None, help="classes to tell apart (default: those of the training data)")
+    img_h: int = flag(224, affects="model", help="height of the images in pixels")
+    img_w: int = flag(224, affects="model", help="width of the images in pixels")
+    patch_dim: int = flag(16, affects="model", help="edge of a patch in pixels; each is a token, and [CLS] is one more")
+    num_channels: int = flag(3, affects="model", help="channels of the images: 1 for grey, 3 for colour")
+    num_classes: int | None = flag(
+        None, affects="order", help="classes to tell apart (default: those of the training data)"
+    )
 
     unfit_parallelism: ClassVar[Mapping[str, str]] = {
         "pipeline_model_parallel_size": "the vision transformer is one stage; use tensor and data parallelism",
@@ -82,13 +87,13 @@ class ViTConfig(LayersConfig):
         return (self.img_h // self.patch_dim) * (self.img_w // self.patch_dim) + 1
 
     def identity(self) -> dict[str, Any]:
-        """What two runs must agree on to share weights, by flag; the head is another matter."""
+        """What two runs must agree on to share weights, by id; the head is another matter."""
         return {
             **self.layers_identity(),
-            "--img-h": self.img_h,
-            "--img-w": self.img_w,
-            "--patch-dim": self.patch_dim,
-            "--num-channels": self.num_channels,
+            "img_h": self.img_h,
+            "img_w": self.img_w,
+            "patch_dim": self.patch_dim,
+            "num_channels": self.num_channels,
         }
 
     def shape(self, num_classes: int) -> ModelShape:

@@ -5,8 +5,8 @@ makes, answered on all of them.
     together, agree               files that one node lacks or holds otherwise: over the process group, later
 
 What is compared are facts: names and values of plain types. The first that differs is named with both values and the
-ranks that hold them, on every rank, so that each ends with the same line. Flags that may differ from node to node
-because they change nothing of what is computed are not compared: ``LOCAL_FLAGS``.
+ranks that hold them, on every rank, so that each ends with the same line. Flags that may differ from node to node are
+left out by the caller (``RunConfig.shared_flags``).
 
 Not here: processes that die later (they break the connection, and the others end by that).
 """
@@ -28,12 +28,6 @@ from megatron.ltd.errors import RunStopped, UserError
 from megatron.ltd.flags import shown
 from megatron.ltd.format import format_ranges
 from megatron.ltd.parallel.rendezvous import store_of_this_start
-
-LOCAL_FLAGS = frozenset(
-    "--log-dir --tensorboard-dir --wandb-project --wandb-exp-name --no-progress --num-workers "
-    "--num-dataset-builder-threads --no-mmap-bin-files --data-cache-path".split()
-)
-"""Flags that may differ between processes: where logs and caches lie, and how data are read."""
 
 _LAST_WORD_SECONDS = 15.0  # how long the first rank stays for the others to read why the run ends
 _FOLDER_SECONDS = 60.0  # how long a network file system may show a node an older state of a folder

@@ -19,32 +19,50 @@ class ParallelConfig:
     """parallelism and device"""
 
     device: str = flag(
-        "auto", choices=("auto", "cuda", "cpu"), help="where to compute; auto takes CUDA where there is one"
+        "auto",
+        affects="execution",
+        choices=("auto", "cuda", "cpu"),
+        help="where to compute; auto takes CUDA where there is one",
     )
-    tensor_model_parallel_size: int = flag(1, help="processes that share each layer")
-    sequence_parallel: bool = flag(False, help="split norms and dropout over the tensor-parallel processes too")
-    context_parallel_size: int = flag(1, help="processes that share each sample's sequence")
-    pipeline_model_parallel_size: int = flag(1, help="pipeline stages")
+    tensor_model_parallel_size: int = flag(1, affects="execution", help="processes that share each layer")
+    sequence_parallel: bool = flag(
+        False, affects="execution", help="split norms and dropout over the tensor-parallel processes too"
+    )
+    context_parallel_size: int = flag(1, affects="execution", help="processes that share each sample's sequence")
+    pipeline_model_parallel_size: int = flag(1, affects="execution", help="pipeline stages")
     num_layers_per_virtual_pipeline_stage: int | None = flag(
-        None, help="interleave the pipeline: layers of each of the several chunks that a process holds"
+        None,
+        affects="execution",
+        help="interleave the pipeline: layers of each of the several chunks that a process holds",
     )
     decoder_first_pipeline_num_layers: int | None = flag(
-        None, help="layers of the first stage; the stages without a number share the rest equally"
+        None, affects="execution", help="layers of the first stage; the stages without a number share the rest equally"
     )
-    decoder_last_pipeline_num_layers: int | None = flag(None, help="layers of the last stage")
+    decoder_last_pipeline_num_layers: int | None = flag(None, affects="execution", help="layers of the last stage")
     use_cpu_initialization: bool = flag(
-        False, help="draw initial weights on the CPU: then they are the same under every tensor-parallel layout"
+        False,
+        affects="numbers",
+        help="draw initial weights on the CPU: then they are the same under every tensor-parallel layout",
     )
-    use_distributed_optimizer: bool = flag(False, help="shard the optimizer's state over data-parallel processes")
-    overlap_grad_reduce: bool = flag(False, help="reduce gradients while the backward pass runs")
+    use_distributed_optimizer: bool = flag(
+        False, affects="execution", help="shard the optimizer's state over data-parallel processes"
+    )
+    overlap_grad_reduce: bool = flag(False, affects="execution", help="reduce gradients while the backward pass runs")
     ddp_bucket_size: int | None = flag(
         None,
+        affects="execution",
         help="parameters reduced and gathered at a time where that overlaps (default: 40 million or more)",
     )
-    overlap_param_gather: bool = flag(False, help="gather updated weights while the forward pass runs")
-    distributed_timeout_minutes: float = flag(10.0, help="minutes a collective may take before the run ends")
+    overlap_param_gather: bool = flag(
+        False, affects="execution", help="gather updated weights while the forward pass runs"
+    )
+    distributed_timeout_minutes: float = flag(
+        10.0, affects="execution", help="minutes a collective may take before the run ends"
+    )
     check_routing_every: int = flag(
-        1000, help="steps between checks that all processes keep the same tokens; 0 checks at the start only"
+        1000,
+        affects="execution",
+        help="steps between checks that all processes keep the same tokens; 0 checks at the start only",
     )
 
     def __post_init__(self) -> None:

@@ -139,8 +139,7 @@ class _World:
                 raise
             problem = str(error)
         if self.size > 1:
-            compared = {name: value for name, value in flags.items() if name not in agreement.LOCAL_FLAGS}
-            agreement.agree_over_store(self.store, self.rank, self.size, facts | compared, problem, timeout)
+            agreement.agree_over_store(self.store, self.rank, self.size, {**facts, **flags}, problem, timeout)
         assert device is not None
         return device
 

@@ -34,30 +34,43 @@ them. All but the V100's are as torchtitan and nanochat quote them (``get_peak_f
 class PlanConfig:
     """planning"""
 
-    plan: bool = flag(False, help="print what the run will compute, save, hold and take, and end: nothing is started")
-    plan_json: str | None = flag(None, metavar="FILE", help="also write the plan to this new file")
+    plan: bool = flag(
+        False,
+        affects="nothing",
+        help="print what the run will compute, save, hold and take, and end: nothing is started",
+    )
+    plan_json: str | None = flag(None, affects="nothing", metavar="FILE", help="also write the plan to this new file")
     plan_gpus: int | None = flag(
-        None, help="processes that the run will have, one a GPU (default: as many as hold one copy of the model)"
+        None,
+        affects="nothing",
+        help="processes that the run will have, one a GPU (default: as many as hold one copy of the model)",
     )
     plan_gpu: str | None = flag(
-        None, choices=tuple(PEAK_TFLOPS), help="kind of GPU, for its published dense peak in bfloat16 or float16"
+        None,
+        affects="nothing",
+        choices=tuple(PEAK_TFLOPS),
+        help="kind of GPU, for its published dense peak in bfloat16 or float16",
     )
-    plan_peak_tflops: float | None = flag(None, help="peak of one GPU in 10^12 FLOPs a second, instead of --plan-gpu")
+    plan_peak_tflops: float | None = flag(
+        None, affects="nothing", help="peak of one GPU in 10^12 FLOPs a second, instead of --plan-gpu"
+    )
     plan_mfu: float | None = flag(
-        None, help="share of the peak that useful FLOPs reach (recompute is not useful), such as 0.4"
+        None, affects="nothing", help="share of the peak that useful FLOPs reach (recompute is not useful), such as 0.4"
     )
     plan_step_seconds: float | None = flag(
         None,
+        affects="nothing",
         help="instead of --plan-mfu: measured seconds of a step of the same run without a method, on --plan-gpus and "
         "at the full --global-batch-size; steps that compute less are taken to be faster in proportion to their FLOPs",
     )
     plan_target_saving: float | None = flag(
         None,
+        affects="nothing",
         help="find the shortest growth that saves this share of the layer tokens, such as 0.333; the length of the run "
         "is held as its flag says",
     )
     plan_gpu_hours: float | None = flag(
-        None, help="find the tokens that this many GPU-hours pay for; instead of a length of the run"
+        None, affects="nothing", help="find the tokens that this many GPU-hours pay for; instead of a length of the run"
     )
 
     def __post_init__(self) -> None:

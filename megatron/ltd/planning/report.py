@@ -12,13 +12,17 @@ from fractions import Fraction
 from typing import Any
 
 from megatron.ltd.accounting import dense_step_flops, layer_tokens, step_flops
+from megatron.ltd.flags import field_id
 from megatron.ltd.format import format_flops, format_ranges, format_seconds
+from megatron.ltd.methods.base import METHOD
 from megatron.ltd.parameters import ModelSizes
 from megatron.ltd.planner import RunPlan, Stage
 from megatron.ltd.planning.duration import Speed
 from megatron.ltd.planning.layout import Layout
 from megatron.ltd.planning.memory import StageMemory
 from megatron.ltd.planning.table import LearningRate, stage_table
+from megatron.ltd.tasks.base import Entry
+from megatron.ltd.training.run_format import FORMAT_VERSION
 
 _LABEL_WIDTH = 25
 _GIB = 2**30
@@ -28,25 +32,34 @@ _GIB = 2**30
 class Answer:
     """What a plan was asked to find: the flags that do it."""
 
-    question: str
+    asked: Mapping[str, float]
+    """The flag that asks, and its value."""
     flags: Mapping[str, int]
     about: str
 
     def lines(self) -> Iterator[str]:
         """The answer, and what it does."""
         flags = " or ".join(f"{name} {value}" for name, value in self.flags.items())
-        yield _line("answer", flags, self.question)
+        yield _line("answer", flags, " ".join(f"{name} {value:g}" for name, value in self.asked.items()))
         yield _line("", self.about)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, by id."""
+        asked, found = (
+            {field_id(spelling): value for spelling, value in flags.items()} for flags in (self.asked, self.flags)
+        )
+        return {"asked": asked, "found": found}
 
 
 @dataclass(frozen=True)
 class Forecast:
     """A run as it will be. ``rate`` is the learning rate by step; ``memory`` that of each pipeline stage."""
 
-    task: str
+    task: Entry
     method: str
+    """What the method is called."""
     settings: Mapping[str, Any]
-    """By flag, what decides the method's plan and draw."""
+    """By id, what decides the method's plan and draw."""
     sizes: ModelSizes
     plan: RunPlan
     rate: LearningRate
@@ -67,8 +80,8 @@ class Forecast:
         """The whole report."""
         shape = self.sizes.shape
         model = (
-            f"{self.task}, {shape.num_layers} layers, hidden {shape.hidden_size}, {shape.num_attention_heads} heads, "
-            f"{shape.seq_length} tokens, {self.sizes.outputs}"
+            f"{self.task.name}, {shape.num_layers} layers, hidden {shape.hidden_size}, "
+            f"{shape.num_attention_heads} heads, {shape.seq_length} tokens, {self.sizes.outputs}"
         )
         lines = [
             _line("model", model),
@@ -137,14 +150,15 @@ class Forecast:
         flops, dense_flops = plan.flops(steps), plan.dense_flops(steps)
         answer = self.answer
         return {
-            "task": self.task,
-            "method": self.method,
+            "format_version": FORMAT_VERSION,
+            "task": self.task.id,
+            "method": self.settings[METHOD],
             "method_settings": dict(self.settings),
             "model": dataclasses.asdict(self.sizes.shape),
             "parameters": self.sizes.num_parameters,
             "layout": self.layout.to_dict(),
             "precision": self.dtype,
-            "answer": None if answer is None else {"question": answer.question, "flags": dict(answer.flags)},
+            "answer": None if answer is None else answer.to_dict(),
             "stages": [self._stage(stage) for stage in plan.stages],
             "totals": {
                 "steps": steps,

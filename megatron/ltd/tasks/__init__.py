@@ -107,6 +107,7 @@ def _vit_sizes(config: RunConfig) -> ModelSizes:
 
 
 GPT = Entry(
+    id="gpt",
     name="GPT",
     description="Pretrain a GPT on Megatron-Core: dense, or with a method that computes less.",
     parts={"model": ModelConfig, "tokenizer": TokenizerConfig, "data": DataConfig, "scores": TaskScoresConfig},
@@ -116,6 +117,7 @@ GPT = Entry(
 )
 
 BERT = Entry(
+    id="bert",
     name="BERT",
     description="Pretrain a BERT on Megatron-Core: dense, or with a method that computes less.",
     parts={"model": BertModelConfig, "tokenizer": TokenizerConfig, "data": BertDataConfig},
@@ -125,16 +127,18 @@ BERT = Entry(
 )
 
 BERT_CLASSIFIER = Entry(
+    id="bert_classifier",
     name="BERT classifier",
     description="Finetune a BERT on labelled sentences: dense, or with a method that computes less.",
     parts={"model": BertModelConfig, "tokenizer": TokenizerConfig, "data": LabelledTextConfig},
     open=_open_bert_classifier,
     sizes=_classifier_sizes,
     check=_check_bert,
-    weights="BERT",
+    weights=BERT.id,
 )
 
 VIT = Entry(
+    id="vit",
     name="ViT",
     description="Finetune a vision transformer on Megatron-Core: dense, or with a method that computes less.",
     parts={"model": ViTConfig, "data": ImageDataConfig},
@@ -143,4 +147,4 @@ VIT = Entry(
     check=_check_vit,
 )
 
-TASKS = {entry.name: entry for entry in (GPT, BERT, BERT_CLASSIFIER, VIT)}
+TASKS = {entry.id: entry for entry in (GPT, BERT, BERT_CLASSIFIER, VIT)}

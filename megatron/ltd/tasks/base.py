@@ -8,6 +8,7 @@ Parallelism, methods, schedules, optimizer, checkpoints and the loop know no tas
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +30,32 @@ if TYPE_CHECKING:
     from megatron.ltd.training.objective import Objective
 
 
-MODEL = "the model"
-"""Under which a checkpoint says what its weights are of, among what two runs must agree on."""
+MODEL = "model"
+"""The id under which a checkpoint says which task its weights are of, among what two runs must agree on."""
+
+CLASS_COUNT = "class_count"
+"""The id under which a checkpoint says how many classes its model tells apart."""
+_CLASS_NAMES = "class_names_fingerprint"
+
+
+def class_order(names: Sequence[str]) -> dict[str, Any]:
+    """The classes of the training data, by id, for ``Task.order``; ``names`` tell them apart."""
+    return {CLASS_COUNT: len(names), _CLASS_NAMES: hashlib.sha256("\n".join(names).encode()).hexdigest()[:6]}
+
+
+def same_classes(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two ``Task.order`` are of the same classes."""
+    return all(first.get(setting) == second.get(setting) for setting in (CLASS_COUNT, _CLASS_NAMES))
 
 
 @dataclass(frozen=True)
 class Entry:
     """One task on the command line."""
 
+    id: str
+    """What files call it."""
     name: str
+    """What a screen calls it."""
     description: str
     parts: Mapping[str, type]
     """The dataclasses of its own flags: "model" and "data", and "tokenizer" where it reads text."""
@@ -48,7 +66,7 @@ class Entry:
     check: Callable[[RunConfig], None] | None = None
     """Refuse flags that this task cannot do together, before anything is read. Raises ``UserError``."""
     weights: str | None = None
-    """The task whose weights it starts from, where that is another one."""
+    """The id of the task whose weights it starts from, where that is another one."""
 
 
 class Task(Protocol):
@@ -58,17 +76,17 @@ class Task(Protocol):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """By flag, what two runs must agree on to share weights."""
+        """By id, what two runs must agree on to share weights."""
         ...
 
     @property
     def order(self) -> Mapping[str, Any]:
-        """By flag, what decides which sample comes when, and which of its tokens are kept."""
+        """By id, what decides which sample comes when, and which of its tokens are kept."""
         ...
 
     @property
     def fingerprints(self) -> Mapping[str, Sequence[str]]:
-        """By flag, the content of the data, for the log."""
+        """By id, the content of the data, for the log."""
         ...
 
     @property

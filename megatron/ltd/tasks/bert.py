@@ -14,13 +14,13 @@ from megatron.ltd.data.bert_datasets import build_bert_datasets, check_sentences
 from megatron.ltd.data.config import BertDataConfig
 from megatron.ltd.data.datasets import check_sources
 from megatron.ltd.data.microbatches import Collate, SampleSource
+from megatron.ltd.flags import field_id
 from megatron.ltd.models.bert import BertModel, build_bert_chunks
 from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.parameters import ModelSizes
 from megatron.ltd.sequence import SequenceShard
-from megatron.ltd.tasks.base import Task
-from megatron.ltd.tasks.bert_classifier import CLASSES
+from megatron.ltd.tasks.base import CLASS_COUNT, Task
 from megatron.ltd.tasks.gpt import data_order, weights_identity
 from megatron.ltd.tasks.sizes import bert_sizes
 from megatron.ltd.tokenizers.build import build_wordpiece
@@ -51,12 +51,12 @@ class BERT(Task):
     @property
     def order(self) -> Mapping[str, Any]:
         """As for GPT, and what is hidden and cut short."""
-        drawn = {"--mask-prob": self.data.mask_prob, "--short-seq-prob": self.data.short_seq_prob}
+        drawn = {"mask_prob": self.data.mask_prob, "short_seq_prob": self.data.short_seq_prob}
         return data_order(self.config, self.sources) | drawn
 
     @property
     def fingerprints(self) -> Mapping[str, Sequence[str]]:
-        return {spelling: [info.fingerprint for info in infos] for spelling, infos in self.sources.items()}
+        return {field_id(spelling): [info.fingerprint for info in infos] for spelling, infos in self.sources.items()}
 
     @property
     def sizes(self) -> ModelSizes:
@@ -77,7 +77,7 @@ class BERT(Task):
 
     def new_weights(self, stored: Mapping[str, Any]) -> tuple[str, ...]:
         """The heads, where the checkpoint is a classifier's, which has none of them."""
-        if CLASSES not in stored["order"]:
+        if CLASS_COUNT not in stored["order"]:
             return ()
         heads = ("lm_head.", "binary_head.", "output_layer.bias")
         # Tied, the output matrix is the embedding, which is there: also a last stage of several takes its copy.

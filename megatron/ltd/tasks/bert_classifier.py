@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -24,15 +22,12 @@ from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.parameters import ModelSizes
 from megatron.ltd.sequence import SequenceShard
-from megatron.ltd.tasks.base import Task
+from megatron.ltd.tasks.base import CLASS_COUNT, Task, class_order, same_classes
 from megatron.ltd.tasks.gpt import weights_identity
 from megatron.ltd.tasks.sizes import classifier_sizes
 from megatron.ltd.tokenizers.build import build_wordpiece
 from megatron.ltd.tokenizers.config import model_vocab_size
 from megatron.ltd.training.classification import Classification
-
-CLASSES = "the classes (the labels of the training data)"
-"""Under which a checkpoint says what its classifier tells apart."""
 
 
 class BertClassification(Task):
@@ -65,21 +60,20 @@ class BertClassification(Task):
     @property
     def order(self) -> Mapping[str, Any]:
         """Seed, sample length, classes, and the training sentences by content."""
-        names = hashlib.sha256("\n".join(map(repr, self.classes)).encode()).hexdigest()[:6]
         return {
-            "--seed": self.config.training.seed,
-            "--seq-length": self.model.seq_length,
-            CLASSES: f"{len(self.classes)} ({names})",
-            "the training data (--train-data-path)": self.train.fingerprint[:12],
-            "the columns (--text-column, --label-column, --text-pair-column)": ", ".join(
-                map(str, dataclasses.astuple(self.data.columns))
-            ),
+            "seed": self.config.training.seed,
+            "seq_length": self.model.seq_length,
+            **class_order(list(map(repr, self.classes))),
+            "train_data_fingerprint": self.train.fingerprint[:12],
+            "text_column": self.data.text_column,
+            "label_column": self.data.label_column,
+            "text_pair_column": self.data.text_pair_column,
         }
 
     @property
     def fingerprints(self) -> Mapping[str, Sequence[str]]:
-        found = {"--train-data-path": [self.train.fingerprint]}
-        return found if self.valid is None else found | {"--valid-data-path": [self.valid.fingerprint]}
+        found = {"train_data_path": [self.train.fingerprint]}
+        return found if self.valid is None else found | {"valid_data_path": [self.valid.fingerprint]}
 
     @property
     def sizes(self) -> ModelSizes:
@@ -95,9 +89,8 @@ class BertClassification(Task):
 
     def new_weights(self, stored: Mapping[str, Any]) -> tuple[str, ...]:
         """The head, but where the checkpoint tells the same classes apart; and the pooler where it had none."""
-        order = stored["order"]
-        if CLASSES in order:
-            return () if order[CLASSES] == self.order[CLASSES] else (bert_classifier.HEAD,)
+        if CLASS_COUNT in stored["order"]:
+            return () if same_classes(stored["order"], self.order) else (bert_classifier.HEAD,)
         heads = (bert_classifier.HEAD, bert_classifier.POOLER)
         return heads[:1] if self.model.bert_binary_head else heads
 

@@ -19,6 +19,7 @@ from megatron.ltd.data.datasets import Padded, build_datasets, check_sources, nu
 from megatron.ltd.data.epochs import whole_batches
 from megatron.ltd.data.indexed import IndexedInfo
 from megatron.ltd.data.microbatches import Collate, SampleSource
+from megatron.ltd.flags import field_id
 from megatron.ltd.hugging_face.model import described_tokenizer
 from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.models.config import ModelConfig
@@ -34,7 +35,7 @@ from megatron.ltd.tokenizers.config import TokenizerFiles, model_vocab_size, pad
 from megatron.ltd.training.objective import CausalLM
 from megatron.ltd.training.resume import check_identity
 
-TOKENIZER = "the fingerprint of the tokenizer (--tokenizer-type and its files)"
+TOKENIZER = "tokenizer_fingerprint"
 
 
 class GPT(Task):
@@ -60,7 +61,7 @@ class GPT(Task):
 
     @property
     def fingerprints(self) -> Mapping[str, Sequence[str]]:
-        return {spelling: [info.fingerprint for info in infos] for spelling, infos in self.sources.items()}
+        return {field_id(spelling): [info.fingerprint for info in infos] for spelling, infos in self.sources.items()}
 
     @property
     def sizes(self) -> ModelSizes:
@@ -100,11 +101,11 @@ class GPT(Task):
             config.tokenizer.make_vocab_size_divisible_by,
             config.parallel.tensor_model_parallel_size,
         )
-        described = imported.model.identity(vocab_size) | {"--norm-epsilon": imported.model.norm_epsilon}
+        described = imported.model.identity(vocab_size) | {"norm_epsilon": imported.model.norm_epsilon}
         files = described_tokenizer(folder)
         if files:
             described[TOKENIZER] = build_tokenizer(TokenizerFiles(**files)).fingerprint[:12]
-        wanted = {**self.identity, "--norm-epsilon": config.model.norm_epsilon}
+        wanted = {**self.identity, "norm_epsilon": config.model.norm_epsilon}
         check_identity(folder, described, {name: wanted[name] for name in described})
         return imported
 
@@ -146,20 +147,18 @@ class GPT(Task):
 
 
 def weights_identity(model: ModelConfig, tokenizer: Tokenizer, padded_vocab_size: int) -> dict[str, Any]:
-    """What two runs must agree on to share weights, by flag: the model's shape, and the tokenizer by content."""
+    """What two runs must agree on to share weights, by id: the model's shape, and the tokenizer by content."""
     return {TOKENIZER: tokenizer.fingerprint[:12]} | model.identity(padded_vocab_size)
 
 
 def data_order(config: RunConfig, sources: Mapping[str, Sequence[IndexedInfo]]) -> dict[str, Any]:
-    """What decides the order of samples and the draw of kept tokens, by flag. Data count by content, not by path."""
+    """What decides the order of samples and the draw of kept tokens, by id. Data count by content, not by path."""
     data: IndexedDataConfig = config.data
     spelling = "--data-path" if "--data-path" in sources else "--train-data-path"
     blend = data.blends()[spelling]
     content = [[info.fingerprint for info in sources[spelling]], blend.weights, data.data_path and data.split]
     return {
-        "--seed": config.training.seed,
-        "--seq-length": config.model.seq_length,
-        "the training data (--data-path with --split, or --train-data-path)": hashlib.sha256(
-            json.dumps(content).encode()
-        ).hexdigest()[:12],
+        "seed": config.training.seed,
+        "seq_length": config.model.seq_length,
+        "train_data_fingerprint": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12],
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -20,11 +19,9 @@ from megatron.ltd.models.encoder_config import ViTConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.parameters import ModelSizes
 from megatron.ltd.sequence import SequenceShard
-from megatron.ltd.tasks.base import Task
+from megatron.ltd.tasks.base import Task, class_order, same_classes
 from megatron.ltd.tasks.sizes import vit_sizes
 from megatron.ltd.training.classification import Classification
-
-_CLASSES = "the classes (of the training images, or --num-classes)"
 
 
 class ViT(Task):
@@ -50,17 +47,16 @@ class ViT(Task):
     @property
     def order(self) -> Mapping[str, Any]:
         """Seed, classes, and the training images by content."""
-        names = hashlib.sha256("\n".join(self.classes).encode()).hexdigest()[:6]
         return {
-            "--seed": self.config.training.seed,
-            _CLASSES: f"{len(self.classes)} ({names})",
-            "the training images (--data-path, or --train-data-path)": self.train_images.fingerprint[:12],
+            "seed": self.config.training.seed,
+            **class_order(self.classes),
+            "train_data_fingerprint": self.train_images.fingerprint[:12],
         }
 
     @property
     def fingerprints(self) -> Mapping[str, Sequence[str]]:
-        found = {"training": [self.train_images.fingerprint]}
-        return found if self.valid_images is None else found | {"validation": [self.valid_images.fingerprint]}
+        found = {"train_images": [self.train_images.fingerprint]}
+        return found if self.valid_images is None else found | {"valid_images": [self.valid_images.fingerprint]}
 
     @property
     def sizes(self) -> ModelSizes:
@@ -73,7 +69,7 @@ class ViT(Task):
 
     def new_weights(self, stored: Mapping[str, Any]) -> tuple[str, ...]:
         """The head, where the checkpoint tells other classes apart."""
-        return () if stored["order"].get(_CLASSES) == self.order[_CLASSES] else (vit.HEAD,)
+        return () if same_classes(stored["order"], self.order) else (vit.HEAD,)
 
     def eval_samples(self, global_batch_samples: int) -> int:
         """The whole validation set, whatever else --eval-iters says than 0."""

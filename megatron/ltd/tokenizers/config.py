@@ -28,14 +28,17 @@ class TokenizerFiles:
 
     tokenizer_type: str | None = flag(
         None,
+        affects="model",
         choices=TOKENIZER_TYPES,
         help="GPT2BPETokenizer reads --vocab-file and --merge-file, SentencePieceTokenizer reads --tokenizer-model, "
         "ByteTokenizer reads nothing: ids 0-255 are the bytes of the UTF-8 text and 256 ends a document; "
         "BertWordPieceLowerCase and BertWordPieceCase read --vocab-file",
     )
-    vocab_file: str | None = flag(None, metavar="FILE", help="GPT-2 BPE: encoder.json (vocab.json); BERT: vocab.txt")
-    merge_file: str | None = flag(None, metavar="FILE", help="GPT-2 BPE: vocab.bpe (merges.txt)")
-    tokenizer_model: str | None = flag(None, metavar="FILE", help="SentencePiece: the .model file")
+    vocab_file: str | None = flag(
+        None, affects="model", metavar="FILE", help="GPT-2 BPE: encoder.json (vocab.json); BERT: vocab.txt"
+    )
+    merge_file: str | None = flag(None, affects="model", metavar="FILE", help="GPT-2 BPE: vocab.bpe (merges.txt)")
+    tokenizer_model: str | None = flag(None, affects="model", metavar="FILE", help="SentencePiece: the .model file")
 
     def __post_init__(self) -> None:
         if self.tokenizer_type is not None and self.tokenizer_type not in TOKENIZER_TYPES:
@@ -48,11 +51,15 @@ class TokenizerConfig(TokenizerFiles):
 
     vocab_size: int | None = flag(
         None,
+        affects="model",
         metavar="N",
         help="build the model for at least this many tokens, before padding; by default the tokenizer's own number",
     )
     make_vocab_size_divisible_by: int = flag(
-        128, metavar="N", help="pad the model's vocabulary to a multiple of this (and of the tensor-parallel size)"
+        128,
+        affects="model",
+        metavar="N",
+        help="pad the model's vocabulary to a multiple of this (and of the tensor-parallel size)",
     )
 
     def __post_init__(self) -> None:

@@ -4,8 +4,8 @@
              iter_0000200.<random>.partial/       being written, or left by a run that was killed while writing
              latest_checkpointed_iteration.txt    the last whole one, written last
 
-``run.json`` says in plain text what the run was: its progress, learning-rate schedule, identity (what a continuing run
-must agree on) and flags.
+``run.json`` says by stable ids what the run was: its progress, learning-rate schedule, identity (what a continuing run
+must agree on) and flags (``run_format``).
 
 A checkpoint is written under its ``.partial`` name, listed in its ``manifest.json`` (size and CRC-32 of every file),
 renamed, and only then named by the tracker. A kill at any moment leaves the tracker pointing at a whole checkpoint;
@@ -26,6 +26,7 @@ from typing import Any
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.json_text import parse_json
+from megatron.ltd.training.run_format import FORMAT_VERSION, from_format_1
 from megatron.ltd.training.stored_sizes import complaint_about_run, complaint_about_settings
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -126,11 +127,11 @@ def read_manifest(folder: Path) -> dict[str, dict[str, int]] | None:
 
 def write_run(folder: Path, record: Mapping[str, Any]) -> None:
     """Describe the run in the checkpoint at ``folder``."""
-    (folder / RUN).write_text(json.dumps(record, indent=1))
+    (folder / RUN).write_text(json.dumps({"format_version": FORMAT_VERSION, **record}, indent=1))
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What ``write_run`` wrote. Raises ``UserError`` where it is missing or not readable."""
+    """What ``write_run`` wrote, this version's or an older one's. Raises ``UserError`` where it cannot be read."""
     try:
         record = parse_json((folder / RUN).read_text())
     except (OSError, ValueError) as error:
@@ -138,6 +139,22 @@ def read_run(folder: Path) -> dict[str, Any]:
     missing = [part for part in _RUN_PARTS if not isinstance(record, dict) or not isinstance(record.get(part), dict)]
     if missing:
         raise UserError(f"{folder / RUN} says nothing of {missing[0]}: load a checkpoint that this program wrote")
+    version = record.get("format_version", 1)
+    if type(version) is not int:
+        raise UserError(f"{folder / RUN} has a format_version that is no number: restore the checkpoint from a copy")
+    if version == 1:
+        try:
+            return from_format_1(record)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            raise UserError(
+                f"{folder / RUN} holds settings of format_version 1 that are none: load a checkpoint that this program "
+                "wrote"
+            ) from None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{folder / RUN} has format_version {version}, and this version reads up to {FORMAT_VERSION}: use the "
+            "version of megatron-ltd that wrote it, or a newer one"
+        )
     return record
 
 

@@ -26,16 +26,17 @@ from megatron.ltd.plan import StepPlan
 from megatron.ltd.planner import Clock, RunPlan, plan_run, plan_run_until
 from megatron.ltd.training.config import OptimizerConfig, TrainingConfig
 
-SCHEDULE_FLAGS = {
-    "init_lr": "--lr-warmup-init",
-    "max_lr": "--lr",
-    "min_lr": "--min-lr",
-    "lr_warmup_steps": "the warm-up on the learning rate's clock (--lr-warmup-*)",
-    "lr_decay_steps": "the decay on the learning rate's clock (--lr-decay-*, or the length of the run)",
-    "lr_decay_style": "--lr-decay-style",
-    "wsd_decay_steps": "the final decay on the learning rate's clock (--lr-wsd-decay-*)",
-    "lr_wsd_decay_style": "--lr-wsd-decay-style",
+SCHEDULE_IDS = {
+    "init_lr": "lr_warmup_init",
+    "max_lr": "lr",
+    "min_lr": "min_lr",
+    "lr_warmup_steps": "lr_warmup_length",
+    "lr_decay_steps": "lr_decay_length",
+    "lr_decay_style": "lr_decay_style",
+    "wsd_decay_steps": "lr_wsd_decay_length",
+    "lr_wsd_decay_style": "lr_wsd_decay_style",
 }
+"""By argument of ``OptimizerParamScheduler``, the id under which a checkpoint holds it. Lengths are on the clock."""
 
 
 @dataclass(frozen=True)
@@ -131,16 +132,16 @@ class RunClock:
         }
 
     def settings(self, schedule: Mapping[str, Any]) -> dict[str, Any]:
-        """By flag, all that decides how kept tokens, batch and learning rate go on; ``schedule`` as the one above.
+        """By id, all that decides how kept tokens, batch and learning rate go on; ``schedule`` as the one above.
 
         Two runs that agree here do the same from any step on, however their flags were spelled.
         """
         batch = {
-            "--global-batch-size": self.batch.global_batch_samples,
-            "--rampup-batch-size": list(self.training.rampup_batch_size),
+            "global_batch_size": self.batch.global_batch_samples,
+            "rampup_batch_size": list(self.training.rampup_batch_size),
         }
-        rate = {SCHEDULE_FLAGS[name]: value for name, value in schedule.items()}
-        return {**self.method.settings, **batch, "--lr-clock": self.unit, **rate}
+        rate = {SCHEDULE_IDS[name]: value for name, value in schedule.items()}
+        return {**self.method.settings, **batch, "lr_clock": self.unit, **rate}
 
     def _horizon(self, name: str, ahead: int) -> int | None:
         """Where ``--<name>-iters``, ``-samples`` or ``-tokens`` falls on the clock; None where none is given."""

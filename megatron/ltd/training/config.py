@@ -45,29 +45,40 @@ def in_range(config: object, *names: str) -> None:
 class TrainingConfig:
     """training"""
 
-    micro_batch_size: int = flag(1, help="samples that a process computes at a time")
-    global_batch_size: int | None = flag(None, help="samples a step (default: one micro-batch a process)")
+    micro_batch_size: int = flag(1, affects="numbers", help="samples that a process computes at a time")
+    global_batch_size: int | None = flag(
+        None, affects="schedule", help="samples a step (default: one micro-batch a process)"
+    )
     rampup_batch_size: tuple[int, ...] = flag(
-        (), metavar="N", help="START INCREMENT SAMPLES: grow the global batch from START by INCREMENT over SAMPLES"
+        (),
+        affects="schedule",
+        metavar="N",
+        help="START INCREMENT SAMPLES: grow the global batch from START by INCREMENT over SAMPLES",
     )
-    train_iters: int | None = flag(None, help="length of the run in steps")
-    train_samples: int | None = flag(None, help="length of the run in samples")
+    train_iters: int | None = flag(None, affects="numbers", help="length of the run in steps")
+    train_samples: int | None = flag(None, affects="numbers", help="length of the run in samples")
     train_tokens: int | None = flag(
-        None, help="length of the run in tokens on its clock (layer tokens / layers with a method)"
+        None, affects="numbers", help="length of the run in tokens on its clock (layer tokens / layers with a method)"
     )
-    seed: int = flag(1234, help="seed of weights, data order, dropout and kept tokens")
-    exit_interval: int | None = flag(None, help="save and leave after a step that is a multiple of this")
-    exit_duration_in_mins: float | None = flag(None, help="save and leave after this many minutes")
-    eval_interval: int = flag(1000, help="steps between evaluations")
+    seed: int = flag(1234, affects="order", help="seed of weights, data order, dropout and kept tokens")
+    exit_interval: int | None = flag(
+        None, affects="session", help="save and leave after a step that is a multiple of this"
+    )
+    exit_duration_in_mins: float | None = flag(None, affects="session", help="save and leave after this many minutes")
+    eval_interval: int = flag(1000, affects="execution", help="steps between evaluations")
     eval_iters: int = flag(
-        100, help="global batches an evaluation averages over (labelled data: always all); 0 evaluates never"
+        100,
+        affects="execution",
+        help="global batches an evaluation averages over (labelled data: always all); 0 evaluates never",
     )
-    eval_at_start: bool = flag(False, help="evaluate before the first step too")
-    check_for_nan_in_loss_and_grad: bool = flag(True, help="do not stop when the loss is not finite")
+    eval_at_start: bool = flag(False, affects="execution", help="evaluate before the first step too")
+    check_for_nan_in_loss_and_grad: bool = flag(
+        True, affects="execution", help="do not stop when the loss is not finite"
+    )
     check_for_spiky_loss: bool = flag(
-        False, help="stop when the loss exceeds --spiky-loss-factor times its recent median"
+        False, affects="execution", help="stop when the loss exceeds --spiky-loss-factor times its recent median"
     )
-    spiky_loss_factor: float = flag(3.0, help="what --check-for-spiky-loss calls a spike")
+    spiky_loss_factor: float = flag(3.0, affects="execution", help="what --check-for-spiky-loss calls a spike")
 
     def __post_init__(self) -> None:
         positive(
@@ -97,37 +108,47 @@ class TrainingConfig:
 class OptimizerConfig:
     """optimizer and learning rate"""
 
-    lr: float | None = flag(None, help="peak learning rate; required")
-    min_lr: float = flag(0.0, help="learning rate at the end of the decay")
+    lr: float | None = flag(None, affects="schedule", help="peak learning rate; required")
+    min_lr: float = flag(0.0, affects="schedule", help="learning rate at the end of the decay")
     lr_decay_style: str = flag(
-        "linear", choices=("constant", "linear", "cosine", "inverse-square-root", "WSD"), help="shape of the decay"
+        "linear",
+        affects="schedule",
+        choices=("constant", "linear", "cosine", "inverse-square-root", "WSD"),
+        help="shape of the decay",
     )
     lr_clock: str = flag(
-        "layer-tokens", choices=("layer-tokens", "tokens", "samples"),
+        "layer-tokens", affects="schedule", choices=("layer-tokens", "tokens", "samples"),
         help="what the learning rate and --train-tokens count; layer tokens equal tokens in a dense run",
     )  # fmt: skip
-    lr_decay_iters: int | None = flag(None, help="steps to decay over (default: the whole run)")
-    lr_decay_samples: int | None = flag(None, help="samples to decay over")
-    lr_decay_tokens: int | None = flag(None, help="tokens on the run's clock to decay over")
-    lr_warmup_iters: int | None = flag(None, help="steps to warm up over (default: no warm-up)")
-    lr_warmup_samples: int | None = flag(None, help="samples to warm up over")
-    lr_warmup_tokens: int | None = flag(None, help="tokens on the run's clock to warm up over")
-    lr_warmup_fraction: float | None = flag(None, help="share of the decay's length to warm up over")
-    lr_warmup_init: float = flag(0.0, help="learning rate where warm-up starts")
+    lr_decay_iters: int | None = flag(None, affects="schedule", help="steps to decay over (default: the whole run)")
+    lr_decay_samples: int | None = flag(None, affects="schedule", help="samples to decay over")
+    lr_decay_tokens: int | None = flag(None, affects="schedule", help="tokens on the run's clock to decay over")
+    lr_warmup_iters: int | None = flag(None, affects="schedule", help="steps to warm up over (default: no warm-up)")
+    lr_warmup_samples: int | None = flag(None, affects="schedule", help="samples to warm up over")
+    lr_warmup_tokens: int | None = flag(None, affects="schedule", help="tokens on the run's clock to warm up over")
+    lr_warmup_fraction: float | None = flag(
+        None, affects="schedule", help="share of the decay's length to warm up over"
+    )
+    lr_warmup_init: float = flag(0.0, affects="schedule", help="learning rate where warm-up starts")
     lr_wsd_decay_style: str = flag(
-        "exponential", choices=("linear", "cosine", "exponential", "minus_sqrt"), help="shape of WSD's final decay"
+        "exponential",
+        affects="schedule",
+        choices=("linear", "cosine", "exponential", "minus_sqrt"),
+        help="shape of WSD's final decay",
     )
-    lr_wsd_decay_iters: int | None = flag(None, help="steps of WSD's final decay")
-    lr_wsd_decay_samples: int | None = flag(None, help="samples of WSD's final decay")
-    lr_wsd_decay_tokens: int | None = flag(None, help="tokens on the run's clock of WSD's final decay")
+    lr_wsd_decay_iters: int | None = flag(None, affects="schedule", help="steps of WSD's final decay")
+    lr_wsd_decay_samples: int | None = flag(None, affects="schedule", help="samples of WSD's final decay")
+    lr_wsd_decay_tokens: int | None = flag(
+        None, affects="schedule", help="tokens on the run's clock of WSD's final decay"
+    )
     override_opt_param_scheduler: bool = flag(
-        False, help="on --load, take the schedule from these flags, not the checkpoint"
+        False, affects="session", help="on --load, take the schedule from these flags, not the checkpoint"
     )
-    weight_decay: float = flag(0.01, help="decoupled weight decay; biases and norms have none")
-    adam_beta1: float = flag(0.9, help="Adam's first decay")
-    adam_beta2: float = flag(0.999, help="Adam's second decay")
-    adam_eps: float = flag(1e-8, help="Adam's epsilon")
-    clip_grad: float = flag(1.0, help="largest norm of the gradient; 0 clips never")
+    weight_decay: float = flag(0.01, affects="numbers", help="decoupled weight decay; biases and norms have none")
+    adam_beta1: float = flag(0.9, affects="numbers", help="Adam's first decay")
+    adam_beta2: float = flag(0.999, affects="numbers", help="Adam's second decay")
+    adam_eps: float = flag(1e-8, affects="numbers", help="Adam's epsilon")
+    clip_grad: float = flag(1.0, affects="numbers", help="largest norm of the gradient; 0 clips never")
 
     def __post_init__(self) -> None:
         if self.lr is None:
@@ -160,24 +181,34 @@ class OptimizerConfig:
 class CheckpointConfig:
     """checkpoints"""
 
-    save: str | None = flag(None, metavar="DIR", help="folder to save checkpoints in")
+    save: str | None = flag(None, affects="session", metavar="DIR", help="folder to save checkpoints in")
     load: str | None = flag(
         None,
+        affects="session",
         metavar="DIR",
         help="folder to continue from; with --finetune, to start from, ours or Hugging Face's (GPT-2, Llama)",
     )
     pretrained_checkpoint: str | None = flag(
         None,
+        affects="session",
         metavar="DIR",
         help="while --load holds no checkpoint, start from this folder as --load and --finetune would: the same "
         "command starts a finetuning run and goes on with it",
     )
-    save_interval: int | None = flag(None, help="steps between checkpoints (default: only at the end)")
-    keep_last: int | None = flag(None, help="checkpoints to keep; older ones are removed after a save (default: all)")
-    async_save: bool = flag(False, help="train on while a checkpoint is written, from a copy in memory")
-    no_load_optim: bool = flag(False, help="load the weights only; the optimizer starts anew")
-    finetune: bool = flag(False, help="load the weights only and start counting from step 0")
-    use_checkpoint_args: bool = flag(False, help="take the model's shape and the tokenizer from --load")
+    save_interval: int | None = flag(
+        None, affects="session", help="steps between checkpoints (default: only at the end)"
+    )
+    keep_last: int | None = flag(
+        None, affects="session", help="checkpoints to keep; older ones are removed after a save (default: all)"
+    )
+    async_save: bool = flag(
+        False, affects="session", help="train on while a checkpoint is written, from a copy in memory"
+    )
+    no_load_optim: bool = flag(False, affects="session", help="load the weights only; the optimizer starts anew")
+    finetune: bool = flag(False, affects="session", help="load the weights only and start counting from step 0")
+    use_checkpoint_args: bool = flag(
+        False, affects="session", help="take the model's shape and the tokenizer from --load"
+    )
 
     def __post_init__(self) -> None:
         positive(self, "save_interval", "keep_last")
@@ -196,14 +227,16 @@ class CheckpointConfig:
 class LoggingConfig:
     """logging"""
 
-    log_interval: int = flag(100, help="steps between console lines; metrics.jsonl holds every step")
+    log_interval: int = flag(100, affects="session", help="steps between console lines; metrics.jsonl holds every step")
     log_dir: str | None = flag(
-        None, metavar="DIR", help="folder of metrics.jsonl (default: --save, else runs/<start time>)"
+        None, affects="nothing", metavar="DIR", help="folder of metrics.jsonl (default: --save, else runs/<start time>)"
     )
-    tensorboard_dir: str | None = flag(None, metavar="DIR", help="also write TensorBoard events here")
-    wandb_project: str | None = flag(None, help="also log to this Weights & Biases project")
-    wandb_exp_name: str | None = flag(None, help="name of the Weights & Biases run")
-    progress: bool = flag(True, help="no progress bar on a terminal")
+    tensorboard_dir: str | None = flag(
+        None, affects="nothing", metavar="DIR", help="also write TensorBoard events here"
+    )
+    wandb_project: str | None = flag(None, affects="nothing", help="also log to this Weights & Biases project")
+    wandb_exp_name: str | None = flag(None, affects="nothing", help="name of the Weights & Biases run")
+    progress: bool = flag(True, affects="nothing", help="no progress bar on a terminal")
 
     def __post_init__(self) -> None:
         positive(self, "log_interval")

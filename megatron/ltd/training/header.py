@@ -6,10 +6,12 @@ from functools import partial
 from typing import Any
 
 from megatron.ltd.format import format_count
+from megatron.ltd.methods.base import METHOD
 from megatron.ltd.planning.table import LearningRate, stage_table
-from megatron.ltd.training.clock import SCHEDULE_FLAGS
+from megatron.ltd.training.clock import SCHEDULE_IDS
 from megatron.ltd.training.plan_ahead import rate_at, warnings_of
 from megatron.ltd.training.run import Run, versions
+from megatron.ltd.training.run_format import FORMAT_VERSION
 
 
 def say_header(run: Run) -> None:
@@ -40,7 +42,7 @@ def _rate(run: Run) -> LearningRate:
     """The learning rate by step, from where the scheduler stands; of steps before that, as if the flags were theirs."""
     scheduler, done = run.state.scheduler, min(run.progress.iteration, run.plan.num_steps)
     ahead = scheduler.num_steps - run.plan.clock(done, run.clock.unit)
-    schedule = {name: getattr(scheduler, name) for name in SCHEDULE_FLAGS}
+    schedule = {name: getattr(scheduler, name) for name in SCHEDULE_IDS}
     return partial(rate_at, run.clock, run.plan, schedule, ahead=ahead)
 
 
@@ -60,10 +62,12 @@ def _layout(run: Run) -> str:
 
 def _run_line(run: Run, about: dict[str, Any]) -> dict[str, Any]:
     return {
+        "format_version": FORMAT_VERSION,
         "config": run.config.to_dict(),
         "versions": about,
         "data": dict(run.task.fingerprints),
-        "method": run.method.name,
+        "method": run.method.settings[METHOD],
+        "method_settings": dict(run.method.settings),
         "num_steps": run.plan.num_steps,
         "resumed_at": run.progress.iteration,
     }

@@ -64,7 +64,7 @@ def plan_ahead(config: RunConfig, num_started: int = 1) -> Forecast:
         clock, answer = _affordable_length(clock, config.planning.plan_gpu_hours, speed)
     plan, schedule = clock.plan(), clock.schedule()
     return Forecast(
-        task=config.task.name,
+        task=config.task,
         method=clock.method.name,
         settings=clock.method.settings,
         sizes=sizes,
@@ -123,6 +123,7 @@ def _train_tokens(clock: RunClock, plan: RunPlan) -> int:
 def _least_growth(config: RunConfig, shape: ModelShape, layout: Layout) -> tuple[RunClock, Answer]:
     """The run with the growth that ``--plan-target-saving`` asks for."""
     wish = config.planning.plan_target_saving
+    assert wish is not None, "asked for"
     tokens, clock = config.training.train_tokens, _clock(config, shape, layout)
     horizon = clock.from_tokens(tokens) if tokens is not None and clock.unit == "layer-tokens" else None
     question = f"--plan-target-saving {wish:g}"
@@ -144,7 +145,7 @@ def _least_growth(config: RunConfig, shape: ModelShape, layout: Layout) -> tuple
         f"the least of all: saves {float(saved(plan)):.6f} of the layer tokens, and is {share:.4f} of "
         f"{plan.num_steps:,} steps"
     )
-    return clock, Answer(question, {config.growth_flag: growth_steps}, about)
+    return clock, Answer({"--plan-target-saving": wish}, {config.growth_flag: growth_steps}, about)
 
 
 def _affordable_length(clock: RunClock, gpu_hours: float, speed: Speed) -> tuple[RunClock, Answer]:
@@ -156,7 +157,9 @@ def _affordable_length(clock: RunClock, gpu_hours: float, speed: Speed) -> tuple
     steps = plan.num_steps
     settled = dataclasses.replace(clock, training=dataclasses.replace(clock.training, train_iters=steps))
     about = f"the most of all: costs {speed.gpu_hours(plan.flops(steps)):,.2f} GPU-hours"
-    return settled, Answer(question, {"--train-tokens": _train_tokens(clock, plan), "--train-iters": steps}, about)
+    return settled, Answer(
+        {"--plan-gpu-hours": gpu_hours}, {"--train-tokens": _train_tokens(clock, plan), "--train-iters": steps}, about
+    )
 
 
 def _check_new(path: Path) -> None:

@@ -4,43 +4,33 @@ identity   the model's shape and the tokenizer        always the same, also with
 order      seed, sample length, training data         the same unless --finetune: they decide which sample comes when
                                                       and which of its tokens are kept
 schedule   method, batch, learning rate               the same, or all of it taken from the flags when told so
-the rest   weight decay, dropout, precision, ...      free to change, and said aloud
+numbers    weight decay, dropout, precision, ...      free to change, and reported
 
-Micro-batch size and parallel layout are nobody's business: a run is the same under all of them.
+What a flag belongs to is its own affair (``flags.Affects``). What it does not change may differ without a word: a run
+is the same under all parallel layouts. Settings are compared by id; ``words`` says what a message calls them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from megatron.ltd.config import RunConfig
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag_name, shown
+from megatron.ltd.flags import flag_fields
 from megatron.ltd.tasks.base import MODEL
-
-_FREE_PARTS = ("model", "data", "training", "optimizer", "precision")
-_UNSAID = {  # change nothing of what is computed, or are covered by identity and order
-    "transformer_impl",
-    *("seed", "seq_length", "data_path", "train_data_path", "valid_data_path", "data_cache_path"),
-    *("num_workers", "num_dataset_builder_threads", "mmap_bin_files"),
-    *("exit_interval", "exit_duration_in_mins", "check_for_nan_in_loss_and_grad", "check_for_spiky_loss"),
-    *("spiky_loss_factor", "eval_interval", "eval_iters", "full_validation", "eval_at_start"),
-    "override_opt_param_scheduler",
-    *("global_batch_size", "rampup_batch_size", "min_lr"),  # the schedule's, as is what begins with lr
-}
+from megatron.ltd.training.words import name_of, value_of
 
 
 def check_identity(checkpoint: Path, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another model or tokenizer, naming the first flag that differs and both values."""
+    """Refuse a checkpoint of another model or tokenizer, naming the first setting that differs and both values."""
     if stored.get(MODEL) != identity.get(MODEL):
-        raise UserError(
-            f"{MODEL} is {identity.get(MODEL)} here and {stored.get(MODEL)} in checkpoint {checkpoint}: name another "
-            "run's folder with --load, or use the script that wrote this one"
-        )
-    _check_equal(
+        raise _differs(
+            MODEL, checkpoint, stored, identity,
+            "name another run's folder with --load, or use the script that wrote this one",
+        )  # fmt: skip
+    check_equal(
         checkpoint,
         stored,
         identity,
@@ -49,13 +39,13 @@ def check_identity(checkpoint: Path, stored: Mapping[str, Any], identity: Mappin
 
 
 def check_order(checkpoint: Path, stored: Mapping[str, Any], order: Mapping[str, Any]) -> None:
-    """Refuse to continue over other data or with other draws, naming the first flag that differs and both values."""
+    """Refuse to continue over other data or with other draws, naming the first setting that differs and both values."""
     if stored.keys() != order.keys():
         raise UserError(
             f"checkpoint {checkpoint} is of a run that trained otherwise, on data of another kind: add --finetune to "
             "take its weights and count from step 0"
         )
-    _check_equal(
+    check_equal(
         checkpoint,
         stored,
         order,
@@ -63,49 +53,68 @@ def check_order(checkpoint: Path, stored: Mapping[str, Any], order: Mapping[str,
     )
 
 
+def check_equal(checkpoint: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], fix: str) -> None:
+    """Refuse the first setting of ``wanted`` that ``checkpoint`` does not have, or has another value of."""
+    for setting, value in wanted.items():
+        if stored.get(setting) != value:
+            raise _differs(setting, checkpoint, stored, wanted, fix)
+
+
 def settle_schedule(
     checkpoint: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], asked_by: str | None
 ) -> str | None:
     """Keep the schedule that the run was started with, or take the one ``wanted`` whole where a flag asks for it.
 
-    Both are ``RunClock.settings``; ``asked_by`` is that flag, or None. Returns a line that names everything taken
-    otherwise than before, or None. Raises ``UserError`` naming the first setting that differs, and both values.
+    Both are ``RunClock.settings``; ``asked_by`` is that flag, or None. A setting that one of them lacks is one of no
+    use. Returns a line that names everything taken otherwise than before, or None. Raises ``UserError`` naming the
+    first setting that differs, and both values.
     """
     changes = [
-        (spelling, shown(wanted.get(spelling)), shown(stored.get(spelling)))
-        for spelling in dict.fromkeys([*wanted, *stored])
-        if shown(wanted.get(spelling)) != shown(stored.get(spelling))
+        setting
+        for setting in dict.fromkeys([*wanted, *stored])
+        if _plain(wanted.get(setting)) != _plain(stored.get(setting))
     ]
     if not changes:
         return None
     if asked_by is None:
-        spelling, now, before = changes[0]
-        raise UserError(
-            f"{spelling} is {now} here and {before} in checkpoint {checkpoint}, whose schedule the run would leave: "
-            "use the flags that it was started with, or add --override-opt-param-scheduler to take method, batch and "
-            "learning rate from these"
-        )
-    listed = ", ".join(f"{spelling} {now} (was {before})" for spelling, now, before in changes)
+        raise _differs(
+            changes[0], checkpoint, stored, wanted,
+            "use the flags that the run was started with, or add --override-opt-param-scheduler to take method, batch "
+            "and learning rate from these",
+        )  # fmt: skip
+    listed = ", ".join(_change(setting, stored.get(setting), wanted.get(setting)) for setting in changes)
     return f"takes method, batch and learning rate from these flags ({asked_by}): {listed}"
 
 
-def _check_equal(checkpoint: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], fix: str) -> None:
-    for spelling, value in wanted.items():
-        if stored.get(spelling) != value:
-            raise UserError(f"{spelling} is {value} here and {stored.get(spelling)} in checkpoint {checkpoint}: {fix}")
-
-
 def changed_settings(stored: Mapping[str, Any], config: RunConfig) -> str | None:
-    """One line naming every free flag that this run sets otherwise than the checkpoint's run did, or None."""
-    now = config.to_dict()
+    """One line naming every flag that this run sets otherwise than the checkpoint's run did and is free to; or None.
+
+    These are the flags that affect the numbers; one that an older checkpoint does not know is not named.
+    """
     changes = [
-        f"{flag_name(type(getattr(config, part)), name)} {now[part][name]} (was {before})"
-        for part in _FREE_PARTS
-        for name, before in stored.get(part, {}).items()
-        if name in now[part] and _is_free(name) and json.dumps(now[part][name]) != json.dumps(before)
+        _change(field.name, stored[part][field.name], getattr(flags, field.name))
+        for part, flags in config.parts.items()
+        for field in flag_fields(flags)
+        if field.metadata["affects"] == "numbers"
+        and field.name in stored.get(part, {})
+        and _plain(stored[part][field.name]) != _plain(getattr(flags, field.name))
     ]
     return f"continues with other flags than before: {', '.join(changes)}" if changes else None
 
 
-def _is_free(name: str) -> bool:
-    return name not in _UNSAID and not name.startswith("lr")
+def _plain(value: Any) -> Any:
+    """A value to compare: lists have been through JSON, and what is not given may be missing."""
+    if isinstance(value, (list, tuple)):
+        return [*value] or None
+    return None if value is False else value
+
+
+def _change(setting: str, before: Any, now: Any) -> str:
+    return f"{name_of(setting)} {value_of(setting, now)} (was {value_of(setting, before)})"
+
+
+def _differs(
+    setting: str, checkpoint: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], fix: str
+) -> UserError:
+    here, there = (value_of(setting, settings.get(setting)) for settings in (wanted, stored))
+    return UserError(f"{name_of(setting)} is {here} here and {there} in checkpoint {checkpoint}: {fix}")

@@ -34,6 +34,7 @@ from megatron.ltd.training.optimizer import build_optimizer, whole_weights, wrap
 from megatron.ltd.training.signals import ExitRequests
 from megatron.ltd.training.start import Start, find_start
 from megatron.ltd.training.step import Stepper
+from megatron.ltd.training.words import in_words, value_of
 from megatron.ltd.versions import installed_versions
 
 
@@ -98,9 +99,9 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
         task = config.task.open(config)
     shape, method = task.shape, config.build_method(task.special_ids)
     learned_V = method.unlearned(task.num_token_ids).to(mesh.device) if method.learns else None
-    identity = {MODEL: config.task.weights or config.task.name, **task.identity}
+    identity = {MODEL: config.task.weights or config.task.id, **task.identity}
     order = dict(task.order)
-    agree({**identity, **order, **task.fingerprints}, "give every node the same files")
+    agree(in_words({**identity, **order, **task.fingerprints}), "give every node the same files")
     start = find_start(config, identity, order, task.open_imported, mesh)
 
     global_batch_size = config.global_batch_size(mesh.data_parallel_size)
@@ -155,7 +156,8 @@ def _notes(config: RunConfig, start: Start, new_weights: tuple[str, ...], taken:
     notes, pretrained = list(start.notes), config.task.weights
     if pretrained is not None and start.checkpoint is None:
         notes.append(
-            f"starting from initial weights: name those of a pretrained {pretrained} with --load and --finetune"
+            f"starting from initial weights: name those of a pretrained {value_of(MODEL, pretrained)} with --load and "
+            "--finetune"
         )
     if new_weights:
         notes.append(f"starting anew, not from the checkpoint: {', '.join(new_weights)}")

@@ -22,12 +22,20 @@ class TaskScoresConfig:
     """tasks scored during training"""
 
     eval_tasks: tuple[str, ...] = flag(
-        (), metavar="TASK", help="lm-eval tasks to score as the run goes on, such as lambada_openai"
+        (),
+        affects="execution",
+        metavar="TASK",
+        help="lm-eval tasks to score as the run goes on, such as lambada_openai",
     )
-    eval_tasks_interval: int | None = flag(None, help="steps between scorings; needed with --eval-tasks")
-    eval_tasks_limit: int | None = flag(None, help="examples of each task to score, its first ones (default: all)")
+    eval_tasks_interval: int | None = flag(
+        None, affects="execution", help="steps between scorings; needed with --eval-tasks"
+    )
+    eval_tasks_limit: int | None = flag(
+        None, affects="execution", help="examples of each task to score, its first ones (default: all)"
+    )
     eval_tasks_data: str | None = flag(
         None,
+        affects="execution",
         metavar="DIR",
         help="local copies of the tasks' data, for machines without internet: see tools/evaluate.py",
     )

@@ -163,7 +163,7 @@ def test_the_model_card_says_what_the_run_was(case: Case) -> None:
         sum(line[name] for line in lines if line["kind"] == "train") for name in ("step_flops", "dense_step_flops")
     )
     record = json.loads((case.run / "iter_0000004" / "run.json").read_text())
-    (fingerprint,) = (value for name, value in record["order"].items() if "training data" in name)
+    fingerprint = record["order"]["train_data_fingerprint"]
     for row in (
         "| method | random-LTD (--random-ltd) |",
         "| steps | 4 |",

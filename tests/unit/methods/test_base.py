@@ -53,8 +53,8 @@ def test_a_routing_and_a_depth_method_compose() -> None:
     assert [both.plan(step) for step in range(30)] == walked
     assert [plan for _, steps, plan in both.stages(30) for _ in range(steps)] == walked
     assert all(before[2] != after[2] for before, after in itertools.pairwise(both.stages(30)))
-    assert both.settings["the method"] == "random-LTD (--random-ltd) + layer dropping (--layer-drop)"
-    assert {"--ltd-growth-steps", "--layer-drop-gamma"} <= both.settings.keys()
+    assert both.settings["method"] == "random_ltd+layer_drop"
+    assert {"ltd_growth_steps", "layer_drop_gamma"} <= both.settings.keys()
     ids = torch.tensor([3, 9])
     assert torch.equal(both.select(Samples(ids), 2, 4), routing.select(Samples(ids), 2, 4))
     assert [both.runs(n, 0, 3, 0.5) for n in range(20)] == [dropping.runs(n, 0, 3, 0.5) for n in range(20)]

@@ -89,7 +89,15 @@ def test_strata_that_the_shards_of_a_sequence_do_not_divide_are_refused() -> Non
     """Every shard keeps as many tokens as any other, or the ranks would compute on sequences of unequal length."""
     with pytest.raises(UserError, match="--ltd-strata is 2: it must be a multiple of 4, .*; use 4"):
         build(ModelFacts(6, 64, 1, sequence_runs=4), ltd_strata=2)
-    assert build(ModelFacts(6, 64, 1, sequence_runs=4), ltd_strata=8).settings["--ltd-strata"] == 8
+    assert build(ModelFacts(6, 64, 1, sequence_runs=4), ltd_strata=8).settings["ltd_strata"] == 8
+
+
+def test_blocks_are_drawn_and_named() -> None:
+    ids = torch.tensor([5, 900])
+    method = build(ltd_block_size=4, ltd_strata=2)
+    assert torch.equal(method.select(Samples(ids), 3, 24), kept_indices(11, ids, 3, 64, 24, strata=2, block_size=4))
+    assert method.name == "random-LTD in blocks of 4" and build().name == "random-LTD"
+    assert method.settings["method"] == build().settings["method"] == "random_ltd"
 
 
 @pytest.mark.parametrize("num_steps", [1, 5, 12, 20])

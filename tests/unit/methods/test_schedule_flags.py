@@ -63,9 +63,11 @@ def test_settings_tell_schedules_apart() -> None:
     assert all(one != other for i, one in enumerate(settings) for other in settings[:i])
     assert settings[2] == random_ltd(schedule="constant", kept_tokens=8, granularity=4).settings
     assert settings[0] == {
-        "the method": "random-LTD (--random-ltd)", "--ltd-schedule": "growing", "--ltd-min-kept-tokens": 8,
-        "--ltd-growth-steps": 3, "--ltd-granularity": 8, "--ltd-stages": None, "--ltd-strata": 1, "--ltd-layers": "2-3",
+        "method": "random_ltd", "ltd_schedule": "growing", "ltd_min_kept_tokens": 8, "ltd_growth_steps": 3,
+        "ltd_granularity": 8, "ltd_stages": None, "ltd_strata": 1, "ltd_layers": "2-3", "ltd_block_size": None,
+        "ltd_block_shift": None,
     }  # fmt: skip
+    assert random_ltd(kept_tokens=8, growth_steps=3, block_size=4).settings == {**settings[0], "ltd_block_size": 4}
 
 
 def test_the_default_of_random_ltd_is_the_papers() -> None:
@@ -100,6 +102,46 @@ def test_the_default_of_random_ltd_is_the_papers() -> None:
             random_ltd,
             {"schedule": "staged", "stages": ("0:8",), "strata": 16},
             "--ltd-strata is 16: it must divide --seq-length 32 and --ltd-granularity 8",
+        ),
+        (
+            random_ltd,
+            {"growth_steps": 3, "kept_tokens": 8, "block_size": 0},
+            "--ltd-block-size 0: a block has at least one token; give 1",
+        ),
+        (
+            random_ltd,
+            {"growth_steps": 3, "kept_tokens": 8, "block_size": 5},
+            "--ltd-block-size 5 does not divide --seq-length 32; give 4 or 8",
+        ),
+        (
+            random_ltd,
+            {"growth_steps": 3, "kept_tokens": 8, "block_size": 64},
+            "--ltd-block-size 64 does not divide .* 32; give 32",
+        ),
+        (
+            random_ltd,
+            {"growth_steps": 3, "kept_tokens": 8, "granularity": 4, "block_size": 8},
+            "--ltd-granularity 4 is not a multiple of --ltd-block-size 8: .* give --ltd-granularity 8, or a block size",
+        ),
+        (
+            random_ltd,
+            {"schedule": "constant", "kept_tokens": 20, "block_size": 8},
+            "--ltd-min-kept-tokens 20 is not a multiple of --ltd-block-size 8: .* --ltd-min-kept-tokens 16 or 24, or",
+        ),
+        (
+            random_ltd,
+            {"growth_steps": 3, "kept_tokens": 8, "block_size": 4, "strata": 4},
+            "--ltd-block-size 4 and --ltd-strata 4: .* so 16 must divide --seq-length 32 and --ltd-granularity 8; give",
+        ),
+        (
+            token_bypass,
+            {"block_size": 3, "selector": "random"},
+            "--token-bypass-block-size 3 does not divide --seq-length 32; give 2 or 4",
+        ),
+        (
+            token_bypass,
+            {"block_size": 4},
+            "--token-bypass-block-size 4: importance is that of single tokens; add --tok",
         ),
         (token_bypass, {"stages": ("0:8",)}, "--token-bypass-stages 0:8 says nothing to --token-bypass-schedule const"),
         (token_bypass, {"schedule": "growing"}, "--token-bypass-growth-steps is missing: .* until every token is kept"),

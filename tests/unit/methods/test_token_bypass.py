@@ -42,7 +42,7 @@ def test_the_default_is_the_papers() -> None:
 
 @pytest.mark.parametrize(("num_layers", "span"), [(3, "2-2"), (4, "2-3"), (5, "2-4"), (24, "12-23")])
 def test_the_default_span(num_layers: int, span: str) -> None:
-    assert build(ModelFacts(num_layers, S, 7)).settings["--token-bypass-layers"] == span
+    assert build(ModelFacts(num_layers, S, 7)).settings["token_bypass_layers"] == span
 
 
 def test_growing_plans_are_the_stages() -> None:
@@ -57,6 +57,9 @@ def test_the_span_shares_a_random_draw() -> None:
     method = build(selector="random", layers="4-8", strata=2)
     kept = [method.select(Samples(IDS), layer, 16) for layer in range(4, 9)]
     assert all(torch.equal(found, kept_indices(7, IDS, 4, S, 16, strata=2)) for found in kept)
+    blocks = build(selector="random", layers="4-8", block_size=4)
+    assert torch.equal(blocks.select(Samples(IDS), 6, 16), kept_indices(7, IDS, 4, S, 16, block_size=4))
+    assert blocks.name == "TokenBypass in blocks of 4"
 
 
 @pytest.mark.parametrize(

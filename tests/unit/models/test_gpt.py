@@ -64,15 +64,18 @@ def plain_config(model: ModelConfig) -> PlainConfig:
     )
 
 
-def plain_step(plain: PlainGPT, batches: Sequence[Batch], method: Method) -> float:
-    """Loss of a step over ``batches`` by the formula in training/loss.py; gradients are left in ``plain``."""
+def plain_step(plain: PlainGPT, batches: Sequence[Batch], method: Method, blocks: int = 1) -> float:
+    """Loss of a step over ``batches`` by the formula in training/loss.py; gradients are left in ``plain``.
+
+    ``blocks`` is the size of the blocks that random-LTD keeps.
+    """
     plan = method.plan(0)
     losses, masks = [], []
     for microbatch, batch in enumerate(batches):
         scale = sublayer_scales(method, microbatch)
         for row, sample_id in enumerate(batch.sample_ids_B):
             kept = {
-                layer: kept_indices(7, sample_id[None], layer, SEQ_LENGTH, num_kept_tokens)[0]
+                layer: kept_indices(7, sample_id[None], layer, SEQ_LENGTH, num_kept_tokens, block_size=blocks)[0]
                 for layer, num_kept_tokens in enumerate(plan.kept_tokens, start=1)
                 if num_kept_tokens < SEQ_LENGTH
             }
@@ -116,6 +119,7 @@ VARIANTS = {
 METHODS: dict[str, Callable[[ModelConfig], Method]] = {
     "dense": dense,
     "random-LTD": lambda model: random_ltd(model, 6),
+    "random-LTD in blocks of 4": lambda model: random_ltd(model, 8, ltd_block_size=4, ltd_granularity=4),
     "layer dropping": lambda model: layer_drop(model, 0.6),
     "random-LTD + layer dropping": lambda model: Composed(random_ltd(model, 6), layer_drop(model, 0.6)),
 }
@@ -150,7 +154,7 @@ def test_loss_and_every_gradient_equal_the_plain_gpt(mesh: Mesh, variant: str, n
     batches = random_batches(3, 2, SEQ_LENGTH, documents=documents)
 
     result = stepper.train(iter(batches), method.plan(0), 0, len(batches))
-    expected_loss = plain_step(plain, batches, method)
+    expected_loss = plain_step(plain, batches, method, blocks=4 if "blocks of 4" in name else 1)
 
     assert result.loss == pytest.approx(expected_loss, rel=1e-6)
     expected = megatron_tensors(plain_gradients(plain), config)

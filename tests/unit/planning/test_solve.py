@@ -25,7 +25,7 @@ def by_trying(plan_of: Callable[[int], RunPlan], saving: Fraction, most: int) ->
     return next((growth for growth, plan in plans if ends_dense(plan) and saved(plan) >= saving), None)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(BATCHES, st.integers(2, 60), st.sampled_from([1, 4, 16]), st.fractions(0, Fraction(1, 2), max_denominator=500))
 def test_the_least_growth_at_a_number_of_steps(
     batch: BatchSchedule, num_steps: int, granularity: int, saving: Fraction
@@ -38,7 +38,7 @@ def test_the_least_growth_at_a_number_of_steps(
     _assert_least(plan_of, saving, None, most=num_steps)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(BATCHES, st.integers(1, 25), st.sampled_from([1, 4, 16]), st.fractions(0, Fraction(1, 2), max_denominator=500))
 def test_the_least_growth_at_a_number_of_layer_tokens(
     batch: BatchSchedule, dense_steps: int, granularity: int, saving: Fraction
@@ -112,7 +112,6 @@ def test_a_third_of_the_published_model_takes_three_quarters_of_the_run(granular
 
 
 @given(BATCHES, st.integers(0, 60), st.integers(0, 40))
-@settings(deadline=None)
 def test_the_longest_run_that_so_many_flops_pay_for(batch: BatchSchedule, growth: int, num_steps: int) -> None:
     stages = middle_layers(KeptTokensSchedule(16, 64, growth, 16), 4)
     longer = plan_run(SHAPE, batch, stages, num_steps + 1)

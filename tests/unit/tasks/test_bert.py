@@ -21,7 +21,7 @@ from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.training.objective import MaskedLM
 from megatron.ltd.training.run import build_run
-from tests.support import parse, pretrain, small_sentences, world
+from tests.support import assert_differs, parse, pretrain, small_sentences, world
 
 MODEL = "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32".split()
 STEPS = "--micro-batch-size 4 --train-iters 1 --lr 1e-3 --eval-iters 0".split()
@@ -87,8 +87,9 @@ def test_a_gpt_does_not_go_on_as_a_bert(command: list[str], folder: Path) -> Non
     """Nor the other way round: the script is named."""
     pretrain(command, folder / "saved")
     flags = ["pretrain_gpt_ltd.py", *command[1:], "--load", str(folder / "saved")]
-    with pytest.raises(UserError, match=r"the model is GPT .* BERT"):
+    with pytest.raises(UserError) as caught:
         pretrain(flags, folder / "gpt")
+    assert_differs(str(caught.value), "model", "GPT", "BERT")
     assert not any((folder / "gpt").iterdir())
     with world() as mesh, pytest.raises(UserError, match="--load .*saved holds a BERT, and only a GPT speaks"):
         load_model(folder / "saved", TokenizerFiles(), ParallelConfig(device="cpu"), mesh)
@@ -101,7 +102,7 @@ def test_importance_keeps_the_tokenizers_special_ids_unless_told_others(
         run = build_run(parse([*command, "--token-bypass", *flags, "--log-dir", str(folder / "special")]), mesh)
         run.log.close()
         assert isinstance(run.method, TokenBypass) and run.method.special_ids == expected
-        assert run.method.settings["--token-bypass-special-ids"] == list(expected)
+        assert run.method.settings["token_bypass_special_ids"] == list(expected)
     with pytest.raises(UserError, match="--token-bypass-special-ids 99 is outside the vocabulary"):
         build_run(parse([*command, "--token-bypass", "--token-bypass-special-ids", "99"]), mesh)
 
@@ -110,7 +111,7 @@ def test_a_random_span_keeps_no_ids(command: list[str], folder: Path, mesh: Mesh
     flags = [*command, "--token-bypass", "--token-bypass-selector", "random", "--log-dir", str(folder / "random")]
     run = build_run(parse(flags), mesh)
     run.log.close()
-    assert run.method.settings["--token-bypass-special-ids"] == []
+    assert run.method.settings["token_bypass_special_ids"] == []
 
 
 def test_the_flops_of_a_step_are_an_encoders(command: list[str], folder: Path, mesh: Mesh) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -10,19 +9,11 @@ import sys
 import zipfile
 from pathlib import Path
 from pydoc_data.topics import topics
-from types import ModuleType
 
 import pytest
+from bert_text import baseline, data, recipe
 
 from megatron.ltd.errors import UserError
-
-
-@pytest.fixture
-def modules(repository: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
-    """The parts of the tool, as the script imports them."""
-    monkeypatch.syspath_prepend(str(repository / "tools" / "benchmark"))
-    names = ("bert_text.recipe", "bert_text.data", "bert_text.baseline", "bert_text.report", "real_text.runs")
-    return {name: importlib.import_module(name) for name in names}
 
 
 @pytest.fixture
@@ -40,26 +31,25 @@ def sources(tmp_path: Path) -> list[str]:
     return ["--data", str(books), "--labelled", str(tmp_path / "labelled.zip")]
 
 
-def test_methods_differ_in_their_flags_alone(modules: dict[str, ModuleType]) -> None:
-    recipe = modules["bert_text.recipe"]
+def test_methods_differ_in_their_flags_alone() -> None:
     flags = {variant: recipe.FULL.method_flags(variant) for variant in recipe.VARIANTS}
     assert flags["dense"] == [] and "--token-bypass" in flags["token-bypass"]
     assert flags["random-ltd + layer-drop"] == flags["random-ltd"] + flags["layer-drop"]
 
 
-def test_a_bag_of_words_tells_words_apart(modules: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_a_bag_of_words_tells_words_apart(tmp_path: Path) -> None:
     rows = [{"text": f"{word} {n}", "label": word} for n in range(8) for word in ("dull", "bright")]
     for name in ("train", "valid"):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     places = [tmp_path / name for name in ("a", "b", "c", "train.jsonl", "valid.jsonl")]
-    found = modules["bert_text.baseline"].bag_of_words(modules["bert_text.recipe"].Data(*places))
+    found = baseline.bag_of_words(recipe.Data(*places))
     assert found == {"accuracy": 1.0, "f1": 1.0}
 
 
-def test_another_archive_is_refused(modules: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_another_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "no.zip").write_text("no")
     with pytest.raises(UserError, match=r"--labelled .*no\.zip: is no sentence_polarity\.zip"):
-        modules["bert_text.data"].read_labelled_zip(tmp_path / "no.zip")
+        data.read_labelled_zip(tmp_path / "no.zip")
 
 
 @pytest.mark.slow

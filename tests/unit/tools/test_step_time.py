@@ -27,10 +27,8 @@ TOY_FLAGS = (
 )
 
 
-def variant(
-    name: str, flops: int, seconds: list[float], kept_tokens: int | None = None, routing: tuple[float, ...] = ()
-) -> Variant:
-    return Variant(name, lambda: None, flops, kept_tokens, seconds, list(routing))
+def variant(name: str, flops: int, seconds: list[float], routing: tuple[float, ...] = ()) -> Variant:
+    return Variant(name, lambda: None, flops, seconds=seconds, routing_seconds=list(routing))
 
 
 def test_ratios_are_taken_within_rounds() -> None:
@@ -38,8 +36,8 @@ def test_ratios_are_taken_within_rounds() -> None:
     plain, fused = HUGGING_FACE
     measurement = Measurement(
         [
-            variant(DENSE, 100, [2.0, 6.0, 2.0], 512),
-            variant("K", 60, [1.0, 3.0, 1.0], 256, routing=(0.02, 0.06, 0.02)),
+            variant(DENSE, 100, [2.0, 6.0, 2.0]),
+            variant("K", 60, [1.0, 3.0, 1.0], routing=(0.02, 0.06, 0.02)),
             variant(plain, 100, [4.0, 12.0, 4.0]),
             variant(fused, 100, [2.5, 7.5, 2.5]),
         ],
@@ -66,7 +64,9 @@ def test_all_contenders_learn_from_the_same_start() -> None:
         ours = contenders.build_ours(TOY, batch, mesh)
         losses = {
             "dense": [ours(contenders.plan_of(TOY, 16)) for _ in range(4)],
-            "dropping": [ours(contenders.plan_of(TOY, 8)) for _ in range(4)],
+            "dropping": [
+                ours(contenders.plan_of(TOY, 8), contenders.build_random_ltd(TOY, block_size=4)) for _ in range(4)
+            ],
         }
         for name, activation in HUGGING_FACE.items():
             step = contenders.build_hugging_face(TOY, batch, activation)
@@ -84,10 +84,12 @@ def test_routing_alone_gives_every_token_its_gradient_back() -> None:
     torch.manual_seed(0)
     batch = contenders.build_batch(TOY, torch.device("cpu"))
     torch.manual_seed(7)
-    grads = contenders.build_routing(TOY, batch)(8)
+    route_all = contenders.build_routing(TOY, batch)
     torch.manual_seed(7)
     torch.randn(16, 2, 16)  # the hidden states, drawn first
-    assert torch.equal(grads, torch.randn(16, 2, 16))
+    grads = torch.randn(16, 2, 16)
+    for block_size in (1, 4):
+        assert torch.equal(route_all(contenders.build_random_ltd(TOY, block_size), 8), grads)
 
 
 def test_the_command_prints_a_table_and_writes_json(
@@ -103,6 +105,9 @@ def test_the_command_prints_a_table_and_writes_json(
             *TOY_FLAGS.split(),
             "--kept-tokens",
             "4",
+            "--block-sizes",
+            "1",
+            "2",
             "--executed-layers",
             "2",
             "--token-bypass",
@@ -114,7 +119,12 @@ def test_the_command_prints_a_table_and_writes_json(
     runpy.run_path(str(script))["main"]()
     printed = capsys.readouterr()
     rows = [line for line in printed.out.splitlines() if line.startswith("|")]
-    methods = ["random-LTD, K = 4", "TokenBypass, K = 8", "layer dropping, 2 of 3 layers"]
+    methods = [
+        "random-LTD, K = 4",
+        "random-LTD in blocks of 2, K = 4",
+        "TokenBypass, K = 8",
+        "layer dropping, 2 of 3 layers",
+    ]
     assert [row.split("|")[1].strip() for row in rows[2:]] == [DENSE, *methods, *HUGGING_FACE]
     assert "round 3 of 3: dense " in printed.err
     written = json.loads(output.read_text(encoding="utf-8"))
@@ -137,6 +147,7 @@ def test_the_command_prints_a_table_and_writes_json(
         ({"threads": 0}, "--threads is 0: it must be at least 1"),
         ({"kept_tokens": (512,)}, "--kept-tokens has 512: it must be from 1 to --seq-length 512 - 1"),
         ({"executed_layers": (12,)}, "--executed-layers has 12: it must be 1 to --num-layers 12 - 1"),
+        ({"block_sizes": (3,)}, "--block-sizes has 3: it must be 1 or more and divide --seq-length"),
         ({"clock": "cpu"}, "--clock is cpu: "),
         ({"json": "no/such/folder/a.json"}, "--json no/such/folder/a.json: there is no folder no/such/folder"),
     ],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.training import checkpoint_files as files
+from megatron.ltd.training.run_format import FORMAT_VERSION
 
 RECORD = {name: {"key": name} for name in ("progress", "schedule", "identity", "order", "config")}
 
@@ -24,7 +26,8 @@ def write(folder: Path, iteration: int) -> Path:
 def test_a_published_checkpoint_is_whole_and_current(tmp_path: Path) -> None:
     path = write(tmp_path, 5)
     assert path == tmp_path / "iter_0000005" and files.read_tracker(tmp_path) == 5
-    assert files.find_damage(path) is None and files.read_run(path) == RECORD
+    assert files.find_damage(path) is None
+    assert files.read_run(path) == RECORD | {"format_version": FORMAT_VERSION}
     assert files.tracker_complaint(tmp_path) is None
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["iter_0000005", files.TRACKER]
 
@@ -137,6 +140,15 @@ def test_how_to_continue(tmp_path: Path) -> None:
 def test_a_run_file_that_says_too_little(content: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UserError, match=r"run\.json (cannot be read|says nothing of)"):
+        files.read_run(tmp_path)
+
+
+def test_a_run_file_says_its_format_and_a_later_one_is_refused(tmp_path: Path) -> None:
+    files.write_run(tmp_path, RECORD)
+    stored = json.loads((tmp_path / "run.json").read_text())
+    assert stored == files.read_run(tmp_path) == RECORD | {"format_version": FORMAT_VERSION}
+    (tmp_path / "run.json").write_text(json.dumps(stored | {"format_version": FORMAT_VERSION + 1}))
+    with pytest.raises(UserError, match=rf"^\S*run\.json .*\b{FORMAT_VERSION + 1}\b.*\b{FORMAT_VERSION}\b[^\n]*$"):
         files.read_run(tmp_path)
 
 

@@ -123,7 +123,7 @@ def test_settings_are_what_the_run_does_not_how_it_is_spelled() -> None:
     samples = clock(LTD, {"train_samples": 30 * BATCH}, lr_decay_samples=30 * BATCH)
     assert iters.settings(iters.schedule()) == samples.settings(samples.schedule())
     settings = iters.settings(iters.schedule())
-    assert settings["the method"] == "random-LTD (--random-ltd)" and settings["--ltd-layers"] == "2-3"
-    assert settings["--global-batch-size"] == BATCH and settings["--lr"] == 1e-3
+    assert settings["method"] == "random_ltd" and settings["ltd_layers"] == "2-3"
+    assert settings["global_batch_size"] == BATCH and settings["lr"] == 1e-3
     dense = clock(Dense(FACTS), {"train_iters": 30})
-    assert dense.settings(dense.schedule())["the method"] == "dense"
+    assert dense.settings(dense.schedule())["method"] == "dense"

@@ -13,7 +13,7 @@ import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from real_text.corpus import read_books, run_tool, split_book, write_jsonl
+from common.corpus import read_books, run_tool, split_book, write_jsonl
 
 from megatron.ltd.errors import UserError
 

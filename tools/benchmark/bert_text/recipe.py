@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from real_text.recipe import RunSpec
+from common.spec import RunSpec
 
 from megatron.ltd.config import parse_run_config
 from megatron.ltd.tasks import BERT, BERT_CLASSIFIER

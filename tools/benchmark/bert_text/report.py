@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from real_text.report import Estimate, estimate
-from real_text.runs import RunResult
+from common.estimate import Estimate, estimate
+from common.runs import RunResult
 
 from megatron.ltd.format import format_count, format_flops
 

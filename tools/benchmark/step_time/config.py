@@ -22,6 +22,9 @@ class StepTimeConfig:
     kept_tokens: tuple[int, ...] = flag(
         (), metavar="K", help="kept tokens to measure (default: a quarter, a half and three quarters of the tokens)"
     )
+    block_sizes: tuple[int, ...] = flag(
+        (1,), metavar="N", help="measure random-LTD in blocks of these many neighbouring tokens (1: single tokens)"
+    )
     executed_layers: tuple[int, ...] = flag(
         (), metavar="N", help="also measure layer dropping, in steps in which this many layers run"
     )
@@ -67,6 +70,15 @@ class StepTimeConfig:
                 raise UserError(
                     f"--kept-tokens has {kept_tokens}: it must be from 1 to --seq-length {self.seq_length} - 1; "
                     "the dense step is measured anyway"
+                )
+        for block_size in self.block_sizes:
+            wrong = [
+                kept for kept in (*self.measured_kept_tokens, self.seq_length) if block_size < 1 or kept % block_size
+            ]
+            if wrong:
+                raise UserError(
+                    f"--block-sizes has {block_size}: it must be 1 or more and divide --seq-length and every number of "
+                    f"kept tokens, {wrong[0]} among them"
                 )
         for executed_layers in self.executed_layers:
             if not 1 <= executed_layers < self.num_layers:

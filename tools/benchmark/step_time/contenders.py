@@ -24,7 +24,7 @@ from torch import Tensor
 from megatron.ltd.data.batch import Batch
 from megatron.ltd.errors import UserError
 from megatron.ltd.layers import route
-from megatron.ltd.methods.base import Method, ModelFacts, Samples
+from megatron.ltd.methods.base import Dense, Method, ModelFacts, Samples
 from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
@@ -80,11 +80,12 @@ def build_token_bypass(config: StepTimeConfig) -> TokenBypass:
     return TokenBypass.build(flags, facts_of(config))
 
 
-def build_method(config: StepTimeConfig) -> Method:
+def build_random_ltd(config: StepTimeConfig, block_size: int) -> Method:
     """random-LTD on all layers but the first and the last; its schedule plays no part here."""
     flags = RandomLTDConfig(
-        random_ltd=True, ltd_min_kept_tokens=config.seq_length, ltd_growth_steps=1, ltd_granularity=1
-    )
+        random_ltd=True, ltd_min_kept_tokens=config.seq_length, ltd_growth_steps=1, ltd_granularity=block_size,
+        ltd_block_size=block_size,
+    )  # fmt: skip
     return RandomLTD.build(flags, facts_of(config))
 
 
@@ -112,7 +113,7 @@ def build_batch(config: StepTimeConfig, device: torch.device) -> Batch:
 def build_ours(config: StepTimeConfig, batch: Batch, mesh: Mesh) -> Callable[..., float]:
     """One optimizer step of our GPT under a plan; returns the loss. Each call draws for new sample ids.
 
-    Called with a plan, with a method other than random-LTD, and with the number of layers that run, where that varies
+    Called with a plan, with the method that makes it, and with the number of layers that run, where that varies
     from step to step: a step is taken in which it is that.
     """
     route.install()
@@ -124,7 +125,7 @@ def build_ours(config: StepTimeConfig, batch: Batch, mesh: Mesh) -> Callable[...
     stepper = Stepper(
         wrapped,
         build_optimizer(wrapped, OPTIMIZER, precision, parallel),
-        random_ltd := build_method(config),
+        dense := Dense(facts_of(config)),
         mesh,
         CausalLM(),
         seed=config.seed,
@@ -134,7 +135,7 @@ def build_ours(config: StepTimeConfig, batch: Batch, mesh: Mesh) -> Callable[...
     num_steps = 0
     learned_V = torch.full((config.vocab_size,), 10.0, dtype=torch.float64, device=batch.tokens_BS.device)
 
-    def step(plan: StepPlan, method: Method = random_ltd, executed_layers: int | None = None) -> float:
+    def step(plan: StepPlan, method: Method = dense, executed_layers: int | None = None) -> float:
         nonlocal num_steps
         stepper.method = method
         if executed_layers is not None:
@@ -208,18 +209,17 @@ def build_hugging_face(config: StepTimeConfig, batch: Batch, activation: str) ->
     return step
 
 
-def build_routing(config: StepTimeConfig, batch: Batch) -> Callable[[int], Tensor]:
-    """Sampling, gather and scatter of one step by themselves, forward and backward, through all routed layers.
+def build_routing(config: StepTimeConfig, batch: Batch) -> Callable[[Method, int], Tensor]:
+    """Sampling, gather and scatter of a method's step by themselves, forward and backward, through all routed layers.
 
     Where a layer would compute there is nothing: what it is given it returns.
     """
-    method = build_method(config)
     dtype = torch.bfloat16 if config.bf16 else torch.float32
     size = (config.seq_length, config.micro_batch_size, config.hidden_size)
     hidden_SBH = torch.randn(size, device=batch.tokens_BS.device, dtype=dtype, requires_grad=True)
     grad_SBH = torch.randn_like(hidden_SBH)
 
-    def route_all(kept_tokens: int) -> Tensor:
+    def route_all(method: Method, kept_tokens: int) -> Tensor:
         flowing_SBH: Tensor = hidden_SBH
         for layer_number in range(2, config.num_layers):
             kept_BK = method.select(Samples(batch.sample_ids_B), layer_number, kept_tokens)

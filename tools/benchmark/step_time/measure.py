@@ -34,11 +34,11 @@ class Variant:
     name: str
     step: Callable[[], object]
     flops: int
-    kept_tokens: int | None = None
-    """Kept tokens of random-LTD's layers; None for anything else."""
+    routing: Callable[[], object] | None = None
+    """Sampling, gather and scatter of a step by themselves, for random-LTD."""
     seconds: list[float] = field(default_factory=list)
     routing_seconds: list[float] = field(default_factory=list)
-    """Sampling, gather and scatter alone, for those that drop."""
+    """Of ``routing``."""
     peak_bytes: int = 0
     """Most that a step held beyond what was there before it; 0 where the device does not tell."""
 
@@ -58,13 +58,13 @@ def measure(config: StepTimeConfig) -> Measurement:
         torch.set_num_threads(config.threads)
     try:
         with initialize(ParallelConfig(device=config.device)) as mesh:
-            return _Rounds(config, mesh.device, *_build(config, mesh)).run()
+            return _Rounds(config, mesh.device, _build(config, mesh)).run()
     finally:
         torch.set_num_threads(threads_before)
 
 
-def _build(config: StepTimeConfig, mesh: Mesh) -> tuple[list[Variant], Callable[[int], object]]:
-    """The contenders in their order, and the routing by itself."""
+def _build(config: StepTimeConfig, mesh: Mesh) -> list[Variant]:
+    """The contenders in their order."""
     from . import contenders
     from .contenders import build_batch, build_hugging_face, build_ours, build_routing, model_config, plan_of
 
@@ -73,13 +73,17 @@ def _build(config: StepTimeConfig, mesh: Mesh) -> tuple[list[Variant], Callable[
     batch = build_batch(config, mesh.device)
     ours = build_ours(config, batch, mesh)
 
-    def of_ours(kept_tokens: int) -> Variant:
-        plan = plan_of(config, kept_tokens)
-        name = DENSE if kept_tokens == config.seq_length else f"random-LTD, K = {kept_tokens}"
-        flops = step_flops(shape, plan, config.micro_batch_size)
-        return Variant(name, lambda: ours(plan), flops, kept_tokens)
+    routing = build_routing(config, batch)
 
-    variants = [of_ours(kept_tokens) for kept_tokens in (config.seq_length, *config.measured_kept_tokens)]
+    def dropping(kept_tokens: int, block_size: int) -> Variant:
+        plan, method = plan_of(config, kept_tokens), contenders.build_random_ltd(config, block_size)
+        flops = step_flops(shape, plan, config.micro_batch_size)
+        step, route_all = partial(ours, plan, method), partial(routing, method, kept_tokens)
+        return Variant(f"{method.name}, K = {kept_tokens}", step, flops, route_all)
+
+    dense = plan_of(config, config.seq_length)
+    variants = [Variant(DENSE, lambda: ours(dense), step_flops(shape, dense, config.micro_batch_size))]
+    variants += [dropping(kept, size) for kept in config.measured_kept_tokens for size in config.block_sizes]
     if config.token_bypass:
         bypass = contenders.build_token_bypass(config)
         flops = step_flops(shape, bypass.plan(0), config.micro_batch_size)
@@ -93,8 +97,8 @@ def _build(config: StepTimeConfig, mesh: Mesh) -> tuple[list[Variant], Callable[
         flops = variants[0].flops - all_run * (config.num_layers - executed_layers) // config.num_layers
         variants.append(Variant(f"layer dropping, {executed_layers} of {config.num_layers} layers", step, flops))
     for name, activation in HUGGING_FACE.items():
-        variants.append(Variant(name, build_hugging_face(config, batch, activation), variants[0].flops, None))
-    return variants, build_routing(config, batch)
+        variants.append(Variant(name, build_hugging_face(config, batch, activation), variants[0].flops))
+    return variants
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,6 @@ class _Rounds:
     config: StepTimeConfig
     device: torch.device
     variants: list[Variant]
-    routing: Callable[[int], object]
 
     def run(self) -> Measurement:
         from .contenders import build_probe
@@ -130,12 +133,10 @@ class _Rounds:
         seconds = self._seconds(variant.step)
         if on_gpu:
             variant.peak_bytes = max(variant.peak_bytes, torch.cuda.max_memory_allocated(self.device) - held_bytes)
-        drops = variant.kept_tokens is not None and variant.kept_tokens < self.config.seq_length
-        routing_seconds = self._seconds(lambda: self.routing(variant.kept_tokens)) if drops else 0.0  # type: ignore[arg-type]
+        routing_seconds = [] if variant.routing is None else [self._seconds(variant.routing)]
         if counted:
             variant.seconds.append(seconds)
-            if drops:
-                variant.routing_seconds.append(routing_seconds)
+            variant.routing_seconds += routing_seconds
 
     def _seconds(self, work: Callable[[], object]) -> float:
         """What ``work`` takes on the chosen clock, a GPU's queue included."""

@@ -28,6 +28,7 @@ from megatron.ltd.evaluation.report.stages import stage_rows
 from megatron.ltd.evaluation.summary import summarize
 from megatron.ltd.flags import shown
 from megatron.ltd.format import format_count, format_flops, format_seconds
+from megatron.ltd.training.words import method_title, name_of
 
 _ENDS_ARE_SHOWN = element("p", text("Of several stages in a row both ends are shown."), of_class="faint")
 
@@ -47,7 +48,7 @@ def _head(history: RunHistory, plan: PlanFile | None) -> Markup:
     about = history.about
     model = about.get("config", {}).get("model", {})
     facts = [
-        about.get("method"),
+        method_title(about["method"]) if "method" in about else None,
         f"{model['num_layers']} layers, hidden {model['hidden_size']}" if "hidden_size" in model else None,
         _dates(history),
     ]
@@ -143,7 +144,7 @@ def _default(setting: Setting) -> str:
 
 def _provenance(history: RunHistory) -> Markup:
     rows = [(name, shown(value)) for name, value in _pairs(history.about.get("versions"))]
-    rows += [(f"data of {name}", shown(value)) for name, value in _pairs(history.about.get("data"))]
+    rows += [(f"data of {name_of(name)}", shown(value)) for name, value in _pairs(history.about.get("data"))]
     return section("Versions and data", table(("", ""), rows, words=True)) if rows else Markup("")
 
 

@@ -10,8 +10,8 @@ from megatron.ltd.evaluation.report.settings import settings
 from megatron.ltd.format import format_ranges
 
 _NAMED = 8
-_UNSAID_PARTS = ("checkpoint", "logging")  # these and the flags below change nothing of what is computed
-_UNSAID = ("--exit-interval", "--exit-duration-in-mins", "--override-opt-param-scheduler")
+_OF_ONE_START = ("session", "nothing")
+"""What flags affect that a resumed run may set otherwise without being another run."""
 
 
 def notes(history: RunHistory) -> list[str]:
@@ -50,7 +50,7 @@ def _changed_flags(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[
     old = {
         setting.flag: setting.value
         for setting in settings(before.get("config", {}))
-        if setting.part not in _UNSAID_PARTS and setting.flag not in _UNSAID
+        if setting.affects not in _OF_ONE_START
     }
     return [
         f"{setting.flag} {setting.spelled(old[setting.flag])}, then {setting.spelled(setting.value)}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron.ltd.config import PARTS
-from megatron.ltd.flags import flag_name, shown
+from megatron.ltd.flags import Affects, flag_fields, flag_name, shown
 from megatron.ltd.methods import METHODS
 from megatron.ltd.tasks import TASKS
 
@@ -21,12 +21,16 @@ from megatron.ltd.tasks import TASKS
 class Setting:
     """One flag of a run."""
 
-    part: str
-    """Of the settings: "model", "training", ... or the name of a method."""
     flag: str
     value: Any
     default: Any
-    is_known: bool = True
+    affects: Affects | None
+    """What of the run it changes; None where this version does not know the flag."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this version has the flag."""
+        return self.affects is not None
 
     @property
     def is_changed(self) -> bool:
@@ -50,20 +54,20 @@ def _settings(config: Mapping[str, Any]) -> Iterator[Setting]:
         if part == "methods":
             for name, method_values in values.items():
                 entry = METHODS.get(name)
-                yield from _of_part(name, entry.config_class if entry else None, method_values)
+                yield from _of_part(entry.config_class if entry else None, method_values)
         elif isinstance(values, Mapping):
-            yield from _of_part(part, classes.get(part), values)
+            yield from _of_part(classes.get(part), values)
 
 
-def _of_part(part: str, config_class: type | None, values: Mapping[str, Any]) -> Iterator[Setting]:
-    fields = {} if config_class is None else {field.name: field for field in dataclasses.fields(config_class)}
+def _of_part(config_class: type | None, values: Mapping[str, Any]) -> Iterator[Setting]:
+    fields = {} if config_class is None else {field.name: field for field in flag_fields(config_class)}
     for name, value in values.items():
         field = fields.get(name)
-        if field is None or "help" not in field.metadata:
-            yield Setting(part, name, value, None, is_known=False)
+        if config_class is None or field is None:
+            yield Setting(name, value, None, None)
         else:
             default = list(field.default) if isinstance(field.default, tuple) else field.default
-            yield Setting(part, flag_name(config_class, name), value, default)  # type: ignore[arg-type]
+            yield Setting(flag_name(config_class, name), value, default, field.metadata["affects"])
 
 
 def _task_parts(config: Mapping[str, Any]) -> Mapping[str, type]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
-from megatron.ltd.methods.base import Method, ModelFacts
+from megatron.ltd.methods.base import METHOD, Method, ModelFacts
 from megatron.ltd.plan import StepPlan
 from megatron.ltd.schedules import KeepProbabilitySchedule, keep_probabilities
 
@@ -29,16 +29,22 @@ _UNIT = 1000
 class LayerDropConfig:
     """progressive layer dropping"""
 
-    layer_drop: bool = flag(False, help="skip layers now and then, deeper ones more often")
-    layer_drop_theta: float = flag(0.5, help="the smallest keep probability of the deepest layer")
+    layer_drop: bool = flag(False, affects="schedule", help="skip layers now and then, deeper ones more often")
+    layer_drop_theta: float = flag(0.5, affects="schedule", help="the smallest keep probability of the deepest layer")
     layer_drop_gamma: float | None = flag(
-        None, help="how fast theta moves, per step; required with --layer-drop; the paper has 100 / steps of the run"
+        None,
+        affects="schedule",
+        help="how fast theta moves, per step; required with --layer-drop; the paper has 100 / steps of the run",
     )
     layer_drop_direction: str = flag(
-        "falling", choices=("falling", "rising"), help="theta falls from 1 (the paper) or rises to 1 (dropping early)"
+        "falling",
+        affects="schedule",
+        choices=("falling", "rising"),
+        help="theta falls from 1 (the paper) or rises to 1 (dropping early)",
     )
     layer_drop_by_depth: str = flag(
         "linear",
+        affects="schedule",
         choices=("linear", "uniform", "exponential"),
         help="keep probability of layer l of L: 1 - l/L (1 - theta) (the paper), theta, or theta^(l/L)",
     )
@@ -73,11 +79,11 @@ class LayerDrop(Method):
     @property
     def settings(self) -> Mapping[str, Any]:
         return {
-            "the method": f"{self.name} (--layer-drop)",
-            "--layer-drop-theta": self.schedule.theta,
-            "--layer-drop-gamma": self.schedule.gamma,
-            "--layer-drop-direction": "rising" if self.schedule.rising else "falling",
-            "--layer-drop-by-depth": self.by_depth,
+            METHOD: "layer_drop",
+            "layer_drop_theta": self.schedule.theta,
+            "layer_drop_gamma": self.schedule.gamma,
+            "layer_drop_direction": "rising" if self.schedule.rising else "falling",
+            "layer_drop_by_depth": self.by_depth,
         }
 
     def plan(self, step: int) -> StepPlan:

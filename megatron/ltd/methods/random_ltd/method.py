@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 from megatron.ltd.format import format_ranges
-from megatron.ltd.methods.base import Method, ModelFacts, Samples
-from megatron.ltd.methods.schedule_flags import KINDS, ScheduleFlags
+from megatron.ltd.methods.base import METHOD, Method, ModelFacts, Samples
+from megatron.ltd.methods.schedule_flags import KINDS, ScheduleFlags, in_blocks
 from megatron.ltd.plan import StepPlan
 from megatron.ltd.schedules import TokenSchedule
 
@@ -30,29 +30,52 @@ _DEFAULT_KEPT_TOKENS = 128
 class RandomLTDConfig:
     """random-LTD (random layerwise token dropping)"""
 
-    random_ltd: bool = flag(False, help="compute the middle layers on a random subset of the tokens")
+    random_ltd: bool = flag(
+        False, affects="schedule", help="compute the middle layers on a random subset of the tokens"
+    )
     ltd_schedule: str = flag(
-        "growing", choices=KINDS, help="how kept tokens go on: from the fewest to all, as many, back, or as stages say"
+        "growing",
+        affects="schedule",
+        choices=KINDS,
+        help="how kept tokens go on: from the fewest to all, as many, back, or as stages say",
     )
     ltd_min_kept_tokens: int | None = flag(
         None,
+        affects="schedule",
         help="kept tokens of a sample at step 0; of a shrinking schedule, at the end; of a constant one, always "
         f"(default: {_DEFAULT_KEPT_TOKENS})",
     )
     ltd_growth_steps: int | None = flag(
-        None, help="steps until every token is kept, or the fewest where they shrink; required with these two schedules"
+        None,
+        affects="schedule",
+        help="steps until every token is kept, or the fewest where they shrink; required with these two schedules",
     )
     ltd_granularity: int = flag(
-        16, help="kept tokens that change are a multiple of this (on GPUs a multiple of 8 is fastest)"
+        16,
+        affects="schedule",
+        help="kept tokens that change are a multiple of this (on GPUs a multiple of 8 is fastest)",
     )
     ltd_stages: tuple[str, ...] = flag(
-        (), metavar="STEP:KEPT", help="of a staged schedule: kept tokens from each of these 0-based steps on"
+        (),
+        affects="schedule",
+        metavar="STEP:KEPT",
+        help="of a staged schedule: kept tokens from each of these 0-based steps on",
+    )
+    ltd_block_size: int = flag(
+        1, affects="schedule", help="draw blocks of this many neighbouring tokens (1: single tokens, as in the paper)"
     )
     ltd_layers: str | None = flag(
-        None, metavar="LIST", help='layers that drop, 1-based, as "2-23" or "2,4,6-8" (default: all but first and last)'
+        None,
+        affects="schedule",
+        metavar="LIST",
+        help='layers that drop, 1-based, as "2-23" or "2,4,6-8" (default: all but first and last)',
     )
-    ltd_allow_edge_layers: bool = flag(False, help="let --ltd-layers name the first and the last layer")
-    ltd_strata: int = flag(1, help="cut the sequence in this many equal runs, each keeping its share of the tokens")
+    ltd_allow_edge_layers: bool = flag(
+        False, affects="schedule", help="let --ltd-layers name the first and the last layer"
+    )
+    ltd_strata: int = flag(
+        1, affects="schedule", help="cut the sequence in this many equal runs, each keeping its share of the tokens"
+    )
 
     @property
     def enabled(self) -> bool:
@@ -76,6 +99,7 @@ class RandomLTDConfig:
             granularity=self.ltd_granularity,
             stages=self.ltd_stages,
             strata=self.ltd_strata,
+            block_size=self.ltd_block_size,
         )
 
 
@@ -108,11 +132,12 @@ def parse_layers(text: str, num_layers: int, allow_edge_layers: bool) -> tuple[i
 class RandomLTD(Method):
     """The schedule of kept tokens, the layers that follow it, and the draw."""
 
+    title: ClassVar[str] = "random-LTD"
+
     facts: ModelFacts
     schedule: TokenSchedule
     layers: frozenset[int]
     config: RandomLTDConfig
-    name: str = "random-LTD"
 
     @classmethod
     def build(cls, config: RandomLTDConfig, facts: ModelFacts) -> RandomLTD:
@@ -134,12 +159,17 @@ class RandomLTD(Method):
         return cls(facts, config.schedule_flags.build(facts), frozenset(layers), config)
 
     @property
+    def name(self) -> str:
+        """With the size of the blocks, where tokens come in such."""
+        return f"{self.title}{in_blocks(self.config.ltd_block_size)}"
+
+    @property
     def settings(self) -> Mapping[str, Any]:
-        """The schedule, the layers that follow it, and the strata of the draw."""
+        """The schedule, the layers that follow it, and the strata and blocks of the draw."""
         return {
-            "the method": f"{self.name} (--random-ltd)",
+            METHOD: "random_ltd",
             **self.config.schedule_flags.settings,
-            "--ltd-layers": format_ranges(sorted(self.layers)),
+            "ltd_layers": format_ranges(sorted(self.layers)),
         }
 
     def plan(self, step: int) -> StepPlan:
@@ -153,9 +183,9 @@ class RandomLTD(Method):
         """A draw of its own for each sample and layer."""
         from megatron.ltd.sampling import kept_indices  # imports torch, which plans do not need
 
-        return kept_indices(
-            self.facts.seed, samples.ids_B, layer_number, self.facts.seq_length, kept_tokens, self.config.ltd_strata
-        )
+        seed, seq_length, config = self.facts.seed, self.facts.seq_length, self.config
+        strata, block_size = config.ltd_strata, config.ltd_block_size
+        return kept_indices(seed, samples.ids_B, layer_number, seq_length, kept_tokens, strata, block_size)
 
     def _plan(self, kept_tokens: int) -> StepPlan:
         num_layers, seq_length = self.facts.num_layers, self.facts.seq_length

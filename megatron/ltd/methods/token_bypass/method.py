@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
-from megatron.ltd.methods.base import Method, ModelFacts, Samples
-from megatron.ltd.methods.schedule_flags import KINDS, ScheduleFlags
+from megatron.ltd.methods.base import METHOD, Method, ModelFacts, Samples
+from megatron.ltd.methods.schedule_flags import KINDS, ScheduleFlags, in_blocks
 from megatron.ltd.plan import StepPlan
 from megatron.ltd.schedules import TokenSchedule
 
@@ -31,39 +31,55 @@ if TYPE_CHECKING:
 class TokenBypassConfig:
     """TokenBypass (tokens that bypass the middle layers)"""
 
-    token_bypass: bool = flag(False, help="let the less important tokens bypass a span of layers")
+    token_bypass: bool = flag(False, affects="schedule", help="let the less important tokens bypass a span of layers")
     token_bypass_kept_tokens: int | None = flag(
-        None, help="tokens of a sample that do not bypass it (default: half of them)"
+        None, affects="schedule", help="tokens of a sample that do not bypass it (default: half of them)"
     )
     token_bypass_schedule: str | None = flag(
         None,
+        affects="schedule",
         choices=KINDS,
         help="how kept tokens go on: from so many to all, as many, back, or as stages say (default: constant, growing "
         "where --token-bypass-growth-steps is given)",
     )
     token_bypass_growth_steps: int | None = flag(
-        None, help="steps until every token is kept, or the fewest where they shrink"
+        None, affects="schedule", help="steps until every token is kept, or the fewest where they shrink"
     )
-    token_bypass_granularity: int = flag(16, help="kept tokens that change are a multiple of this")
+    token_bypass_granularity: int = flag(16, affects="schedule", help="kept tokens that change are a multiple of this")
     token_bypass_stages: tuple[str, ...] = flag(
-        (), metavar="STEP:KEPT", help="of a staged schedule: kept tokens from each of these 0-based steps on"
+        (),
+        affects="schedule",
+        metavar="STEP:KEPT",
+        help="of a staged schedule: kept tokens from each of these 0-based steps on",
     )
     token_bypass_layers: str | None = flag(
-        None, metavar="SPAN", help='layers of the span, 1-based, as "6-11" (default: the middle to the last but one)'
+        None,
+        affects="schedule",
+        metavar="SPAN",
+        help='layers of the span, 1-based, as "6-11" (default: the middle to the last but one)',
     )
     token_bypass_selector: str = flag(
         "importance",
+        affects="schedule",
         choices=("importance", "random"),
         help="keep the tokens whose ids had the largest losses, or a random draw",
     )
     token_bypass_entry: str = flag(
-        "all", choices=("all", "kept"), help="what kept tokens attend to in the span's first layer: all tokens, or kept"
+        "all",
+        affects="schedule",
+        choices=("all", "kept"),
+        help="what kept tokens attend to in the span's first layer: all tokens, or kept",
     )
     token_bypass_special_ids: tuple[int, ...] = flag(
-        (), help="ids of tokens that importance always keeps (default: the tokenizer's special ones, such as [CLS])"
+        (),
+        affects="schedule",
+        help="ids of tokens that importance always keeps (default: the tokenizer's special ones, such as [CLS])",
+    )
+    token_bypass_block_size: int = flag(
+        1, affects="schedule", help="random selector: draw blocks of this many neighbouring tokens (1: single tokens)"
     )
     token_bypass_strata: int = flag(
-        1, help="cut the sequence in this many equal runs, each keeping its share of the tokens"
+        1, affects="schedule", help="cut the sequence in this many equal runs, each keeping its share of the tokens"
     )
 
     @property
@@ -87,6 +103,7 @@ class TokenBypassConfig:
             granularity=self.token_bypass_granularity,
             stages=self.token_bypass_stages,
             strata=self.token_bypass_strata,
+            block_size=self.token_bypass_block_size,
         )
 
 
@@ -110,11 +127,12 @@ def parse_span(text: str, num_layers: int) -> range:
 class TokenBypass(Method):
     """The span, how many tokens it keeps, and which."""
 
+    title: ClassVar[str] = "TokenBypass"
+
     facts: ModelFacts
     schedule: TokenSchedule
     span: range
     config: TokenBypassConfig
-    name: str = "TokenBypass"
 
     @classmethod
     def build(cls, config: TokenBypassConfig, facts: ModelFacts) -> TokenBypass:
@@ -132,7 +150,17 @@ class TokenBypass(Method):
                 f"--token-bypass-special-ids {' '.join(map(str, config.token_bypass_special_ids))} are kept by "
                 f"importance, and --token-bypass-selector is {config.token_bypass_selector}: leave one of the two out"
             )
+        if config.token_bypass_block_size > 1 and config.token_bypass_selector != "random":
+            raise UserError(
+                f"--token-bypass-block-size {config.token_bypass_block_size}: importance is that of single tokens; add "
+                "--token-bypass-selector random, or leave the block size out"
+            )
         return cls(facts, schedule, span, config)
+
+    @property
+    def name(self) -> str:
+        """With the size of the blocks, where tokens come in such."""
+        return f"{self.title}{in_blocks(self.config.token_bypass_block_size)}"
 
     @property
     def special_ids(self) -> tuple[int, ...]:
@@ -143,12 +171,12 @@ class TokenBypass(Method):
     def settings(self) -> Mapping[str, Any]:
         """The span, its schedule, and how its tokens are chosen."""
         return {
-            "the method": f"{self.name} (--token-bypass)",
+            METHOD: "token_bypass",
             **self.config.schedule_flags(self.facts.seq_length).settings,
-            "--token-bypass-layers": f"{self.span[0]}-{self.span[-1]}",
-            "--token-bypass-selector": self.config.token_bypass_selector,
-            "--token-bypass-entry": self.config.token_bypass_entry,
-            "--token-bypass-special-ids": list(self.special_ids),
+            "token_bypass_layers": f"{self.span[0]}-{self.span[-1]}",
+            "token_bypass_selector": self.config.token_bypass_selector,
+            "token_bypass_entry": self.config.token_bypass_entry,
+            "token_bypass_special_ids": list(self.special_ids),
         }
 
     def plan(self, step: int) -> StepPlan:
@@ -186,7 +214,8 @@ class TokenBypass(Method):
 
         seed, seq_length, strata = self.facts.seed, self.facts.seq_length, self.config.token_bypass_strata
         if not self.learns:
-            return kept_indices(seed, samples.ids_B, self.span[0], seq_length, kept_tokens, strata)
+            block_size = self.config.token_bypass_block_size
+            return kept_indices(seed, samples.ids_B, self.span[0], seq_length, kept_tokens, strata, block_size)
         assert samples.tokens_BS is not None and samples.learned_V is not None, "importance is that of tokens"
         importance_BS = importance_of(samples.tokens_BS, samples.learned_V, self.special_ids, samples.padding_BS)
         keys_BS = token_keys(seed, samples.ids_B, self.span[0], seq_length)

@@ -1,0 +1,141 @@
+"""What each flag of a command that trains affects, against what checkpoints hold and what runs compare and report."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+import pytest
+
+from megatron.ltd.accounting import ModelShape
+from megatron.ltd.config import build_parser, flag_classes, parse_run_config
+from megatron.ltd.flags import Affects, flag_fields
+from megatron.ltd.methods import METHODS
+from megatron.ltd.methods.base import Dense, ModelFacts
+from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.models.encoder_config import BertModelConfig, ViTConfig
+from megatron.ltd.tasks import TASKS
+from megatron.ltd.training.clock import RunClock
+from megatron.ltd.training.config import OptimizerConfig, TrainingConfig
+
+AFFECTS: dict[str, dict[str, Affects | None]] = {
+    task: {field.name: field.metadata["affects"] for part in flag_classes(entry) for field in flag_fields(part)}
+    for task, entry in TASKS.items()
+}
+"""By task and field."""
+
+
+def fields(task: str, *affects: Affects) -> set[str]:
+    return {name for name, found in AFFECTS[task].items() if found in affects}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_flag_says_what_it_affects(task: str) -> None:
+    assert {name for name, found in AFFECTS[task].items() if found not in get_args(Affects)} == set()
+    typed = {action.dest for action in build_parser(TASKS[task])._actions} - {"help"}
+    assert AFFECTS[task].keys() == typed and len(typed) > 90
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_field_is_the_id_of_one_flag(task: str) -> None:
+    """Also across tasks, whose checkpoints share the words."""
+    spelled = {action.dest: action.option_strings for action in build_parser(TASKS[task])._actions}
+    for other in TASKS.values():
+        for action in build_parser(other)._actions:
+            assert spelled.get(action.dest, action.option_strings) == action.option_strings
+
+
+OF_THE_VOCABULARY = {
+    "tokenizer_type", "vocab_file", "merge_file", "tokenizer_model",  # the tokenizer's fingerprint
+    "vocab_size", "make_vocab_size_divisible_by",  # the padded vocabulary
+}  # fmt: skip
+IDENTITIES: dict[str, dict[str, Any]] = {
+    "gpt": ModelConfig().identity(128),
+    "bert": BertModelConfig().identity(128),
+    "bert_classifier": BertModelConfig().identity(128),
+    "vit": ViTConfig().identity(),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_affects_the_model_is_in_its_identity(task: str) -> None:
+    """As it is, or by what is made of it."""
+    covered = {"group_query_attention"} | (OF_THE_VOCABULARY if task != "vit" else set())  # the former: query groups
+    assert fields(task, "model") - covered == IDENTITIES[task].keys() - {"padded_vocab_size"}
+
+
+def test_what_affects_the_order() -> None:
+    """Held by ``Task.order``: paths by content, the classes by count and names; see the tests of the tasks."""
+    data = {"seed", "seq_length", "data_path", "split", "train_data_path"}
+    assert fields("gpt", "order") == data
+    assert fields("bert", "order") == data | {"mask_prob", "short_seq_prob"}
+    columns = {"text_column", "label_column", "text_pair_column"}
+    assert fields("bert_classifier", "order") == {"seed", "seq_length", "train_data_path"} | columns
+    assert fields("vit", "order") == {"seed", "data_path", "train_data_path", "num_classes"}
+
+
+FACTS = ModelFacts(num_layers=6, seq_length=64, seed=1)
+NEEDED = {
+    "random_ltd": {"ltd_growth_steps": 5, "ltd_min_kept_tokens": 16},
+    "token_bypass": {},
+    "layer_drop": {"layer_drop_gamma": 0.1},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_affects_a_methods_schedule_is_in_its_settings(method: str) -> None:
+    """So that a continued run that changes it is told. The switch is the method itself."""
+    entry = METHODS[method]
+    switch, permits = entry.flag.removeprefix("--").replace("-", "_"), {"ltd_allow_edge_layers"}
+    names = {field.name for field in flag_fields(entry.config_class)}
+    assert {AFFECTS["gpt"][name] for name in names} == {"schedule"}
+    settings = entry.build(entry.config_class(**{switch: True}, **NEEDED[method]), FACTS).settings
+    assert names - {switch} - permits == settings.keys() - {"method"}
+    assert settings["method"] == method
+
+
+def test_what_else_affects_the_schedule_is_in_the_clocks_settings() -> None:
+    """As it is, or as a length on the learning rate's clock."""
+    shape = ModelShape(
+        num_layers=6, hidden_size=8, ffn_hidden_size=32, num_attention_heads=2, num_query_groups=2, kv_channels=4,
+        gated_mlp=False, vocab_size=64, seq_length=64,
+    )  # fmt: skip
+    clock = RunClock.build(shape, 4, Dense(FACTS), TrainingConfig(train_iters=4), OptimizerConfig(lr=1e-3))
+    held = clock.settings(clock.schedule()).keys() - {"method"}
+    units = ("iters", "samples", "tokens", "fraction")
+    lengths = {f"lr_{part}_length" for part in ("warmup", "decay", "wsd_decay")}
+    of_methods = {field.name for entry in METHODS.values() for field in flag_fields(entry.config_class)}
+    wanted = fields("gpt", "schedule") - of_methods
+    horizons = {name for name in wanted if name.rpartition("_")[2] in units}
+    assert {f"{name.rpartition('_')[0]}_length" for name in horizons} == lengths <= held
+    assert wanted - horizons == held - lengths
+
+
+def test_what_a_continued_run_reports() -> None:
+    """Of the parts of a GPT's run, all that changes its figures but is neither model, order nor schedule."""
+    assert fields("gpt", "numbers") == {
+        "norm_epsilon", "attention_dropout", "hidden_dropout", "init_method_std", "use_cpu_initialization",
+        "reset_position_ids", "reset_attention_mask", "eod_mask_loss", "micro_batch_size", "train_iters",
+        "train_samples", "train_tokens", "weight_decay", "adam_beta1", "adam_beta2", "adam_eps", "clip_grad", "bf16",
+        "fp16", "loss_scale", "initial_loss_scale", "min_loss_scale", "loss_scale_window", "hysteresis",
+    }  # fmt: skip
+    assert fields("vit", "numbers") - fields("gpt", "numbers") == {"image_mean", "image_std"}
+
+
+def test_what_belongs_to_one_start() -> None:
+    """The report of a run does not mention it after a resume."""
+    of_plans = {name for name in AFFECTS["gpt"] if name.startswith("plan")}
+    assert fields("gpt", "session", "nothing") - of_plans == {
+        "save", "load", "pretrained_checkpoint", "save_interval", "keep_last", "async_save", "no_load_optim",
+        "finetune", "use_checkpoint_args", "override_opt_param_scheduler", "exit_interval", "exit_duration_in_mins",
+        "log_interval", "log_dir", "tensorboard_dir", "wandb_project", "wandb_exp_name", "progress", "num_workers",
+        "num_dataset_builder_threads", "mmap_bin_files", "data_cache_path",
+    }  # fmt: skip
+
+
+def test_a_stored_config_has_the_ids_of_its_flags() -> None:
+    config = parse_run_config(["--lr", "1e-3", "--train-iters", "3"])
+    stored = json.loads(json.dumps(config.to_dict()))
+    parts = [part for name, part in stored.items() if name != "methods"] + [*stored["methods"].values()]
+    of_plans = {name for name in AFFECTS["gpt"] if name.startswith("plan")}
+    assert {name for part in parts for name in part} == AFFECTS["gpt"].keys() - of_plans

@@ -1,0 +1,88 @@
+"""The evidence from books to page and picture, with toy models."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+from evidence.plan import PLAN, planned_runs
+from evidence.records import read_records
+from evidence.report import to_markdown
+from evidence.summary import by_setting
+
+from tests.unit.tools.common.made_up import book
+from tests.unit.tools.evidence.made_up import dense, dense_loss, record
+
+TOY_PLAN = """\
+- {part: A, setting: s256, arms: [dense, single, blocks16, dense@blocks16], seeds: [1, 2]}
+- {part: C, setting: gpt2, arms: [dense], seeds: [1]}
+"""
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two books of Python's own help."""
+    folder, names = tmp_path_factory.mktemp("books"), sorted(topics)
+    for number in (0, 1):
+        text = "\n\n".join(topics[name] for name in names[number::2])
+        (folder / f"{number}.txt").write_text(book(text), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_quick_run_from_books_to_page(repository: Path, tmp_path: Path, books: Path) -> None:
+    """A record for each run, a page and a picture; what has a record is not run again."""
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(TOY_PLAN)
+    command = [sys.executable, str(repository / "tools/benchmark/evidence.py"), "--quick", "--data", str(books)]
+    command += ["--plan", str(plan), "--work-dir", str(tmp_path / "work")]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+
+    def run(*more: str, status: int = 0) -> str:
+        done = subprocess.run([*command, *more], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        return done.stdout if status == 0 else done.stderr
+
+    said = run("--part", "A")
+    assert said.count("finished ") == 4
+    records = read_records(tmp_path / "work/evidence.jsonl")
+    by_arm = {record.arm: record for record in records.values()}
+    assert by_arm.keys() == {"dense", "single", "blocks16", "dense@blocks16"}
+    assert by_arm["single"].flops == by_arm["blocks16"].flops < by_arm["dense"].flops
+    assert by_arm["single"].loss != by_arm["blocks16"].loss and 4.0 < by_arm["dense"].loss < 7.0
+    page = (tmp_path / "work/evidence.md").read_text()
+    assert f"| blocks16 | 0.003 | 1 | {by_arm['blocks16'].loss:.4f} |" in page and "4 of 4 planned runs" in page
+    assert (tmp_path / "work/evidence.png").read_bytes().startswith(b"\x89PNG")
+
+    said = run("--part", "A", "--report-only")
+    assert "finished " not in said and read_records(tmp_path / "work/evidence.jsonl") == records
+    refusal = run("--part", "Z", status=2)
+    assert "--part Z: the plan has no such part; give some of A C" in refusal and refusal.count("\n") == 1
+
+
+def test_the_page_says_what_pays_and_with_which_certainty() -> None:
+    shares = ((1.0, "dense"), (0.8, "dense@blocks16"), (0.5, "dense*0.5"))
+    records = [dense(seed, share, name) for seed in (1, 2, 3) for share, name in shares]
+    for seed, noise in ((1, 0.0), (2, 1e-3), (3, -1e-3)):
+        records.append(record("blocks16", seed, dense_loss(0.95, seed) + noise, cost=0.8))
+        records.append(record("single", seed, dense_loss(0.7, seed) - noise, cost=0.8))
+        records.append(record("constant", seed, dense_loss(0.8, seed) + 40 * noise, cost=0.8))
+    page = to_markdown(by_setting(records), records, "Read.", Path("evidence.png"), 12)
+    rows = {line.split(" | ")[0].lstrip("| "): line.rstrip(" |").split(" | ")[-1] for line in page.splitlines()}
+    assert rows["blocks16"] == "yes" and rows["single"] == "no" and rows["constant"].endswith("within the noise")
+    assert "| blocks16 - single | -0.1527 ± 0.0012 | < 0.0001 |" in page
+
+
+def test_the_committed_page_is_what_the_records_say(repository: Path) -> None:
+    """The same tables, made anew, but for the line that counts the plan."""
+    results = repository / "tools/benchmark/results"
+    found = read_records(results / "evidence.jsonl")
+    planned = list({run.key: run for run in planned_runs(PLAN)}.values())
+    records = [found[run.key] for run in planned if run.key in found]
+    reading = (repository / "tools/benchmark/evidence/reading.md").read_text(encoding="utf-8")
+    page = to_markdown(by_setting(records), records, reading, Path("evidence.png"), len(planned))
+    assert page == (results / "evidence.md").read_text(encoding="utf-8")

@@ -1,0 +1,75 @@
+"""The plan of the evidence: every run is a run of the product, and every record is a run of the plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from evidence.plan import PLAN, Run, arm_flags, planned_runs, quick
+from evidence.records import read_records
+
+from megatron.ltd.config import parse_run_config
+from megatron.ltd.errors import UserError
+
+DATA = ("--data-path", "none", "--tokenizer-type", "ByteTokenizer")
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[Run]:
+    return list({run.key: run for run in planned_runs(PLAN)}.values())
+
+
+def test_shares_are_those_of_the_sequence_and_of_the_steps() -> None:
+    flags = arm_flags("blocks16", 256, 900)
+    assert flags[flags.index("--ltd-min-kept-tokens") + 1] == "64"
+    assert flags[flags.index("--ltd-growth-steps") + 1] == "600"
+    assert arm_flags("dense", 256, 900) == ()
+    assert arm_flags("layer-drop", 256, 900)[-1] == "0.111111"
+
+
+def test_every_run_is_one_of_the_product_and_has_a_name_of_its_own(runs: list[Run]) -> None:
+    assert len({run.name for run in runs}) == len(runs)
+    for run in {(run.setting.name, run.arm): run for run in runs}.values():
+        config = parse_run_config((*DATA, *run.flags))
+        assert config.training.train_iters == run.plan.num_steps == run.steps
+        assert (config.build_method().name == "dense") == run.arm.startswith("dense")
+
+
+def test_shorter_dense_runs_take_the_flops_of_their_arm(runs: list[Run]) -> None:
+    arms = {(run.setting.name, run.arm): run for run in runs}
+    shorter = [run for run in arms.values() if "@" in run.arm]
+    assert shorter
+    for run in shorter:
+        arm = arms[run.setting.name, run.arm.partition("@")[2]]
+        missing = arm.plan.flops(arm.steps) - run.plan.flops(run.steps)
+        assert abs(missing) <= run.plan.dense_flops(1) / 2
+
+
+def test_quick_runs_are_toys_of_every_arm(runs: list[Run]) -> None:
+    toys = quick(runs)
+    assert {(toy.setting.name, toy.arm) for toy in toys} == {(run.setting.name, run.arm) for run in runs}
+    for toy in toys:
+        assert toy.plan.num_steps == toy.steps <= 12 and toy.plan.shape.hidden_size == 32
+        assert parse_run_config((*DATA, *toy.flags)).model.seq_length == toy.setting.seq_length
+
+
+def test_records_are_of_the_plan_and_of_its_flags(runs: list[Run], repository: Path) -> None:
+    """What a key stands for does not drift, and neither do the FLOPs that the figures rest on."""
+    by_key = {run.key: run for run in runs}
+    records = read_records(repository / "tools/benchmark/results/evidence.jsonl")
+    assert records
+    for key, record in records.items():
+        run = by_key[key]
+        assert (record.setting, record.arm, record.lr, record.seed) == (run.setting.name, run.arm, run.lr, run.seed)
+        assert record.flags == " ".join(run.flags)
+        assert (record.steps, record.dense_flops) == (run.steps, run.plan.dense_flops(run.steps))
+        assert record.flops == run.plan.flops(run.steps) and record.layer_tokens == run.plan.layer_tokens(run.steps)
+
+
+def test_what_the_plan_has_not_is_refused(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("- {part: A, setting: s256, arms: [none-such], seeds: [1]}\n")
+    with pytest.raises(UserError, match="--part Z: the plan has no such part; give some of A"):
+        planned_runs(plan, ["Z"])
+    with pytest.raises(UserError, match=r"none-such.flags: cannot be read"):
+        _ = planned_runs(plan)[0].flags

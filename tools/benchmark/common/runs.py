@@ -1,0 +1,266 @@
+"""Training runs: some at a time, each a process of its own, to the end or until they are asked to stop.
+
+    RUN/metrics.jsonl     every step, by the run itself       RUN/console.log    what it printed
+    RUN/attempts.jsonl    one line a start and one an end: CPU and wall seconds of the process
+    RUN/result.json       figures of a finished run; what is there is not run again
+
+Ctrl-C or SIGTERM asks the running processes to save and leave; starting again goes on from there. Wall time is
+disturbed by the neighbouring run, so what a run costs is the CPU time of its process (``os.wait4``: children included).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from megatron.ltd.errors import RunStopped, UserError
+
+from .corpus import REPOSITORY, child_environment
+from .progress import ProgressLine
+from .spec import RunSpec
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Figures of a finished run. Seconds are of all its starts together; None where a start was killed unmeasured."""
+
+    variant: str
+    seed: int
+    steps: int
+    validation_loss: float
+    layer_tokens: int
+    tokens: int
+    flops: int
+    dense_flops: int
+    cpu_seconds: float | None
+    wall_seconds: float | None
+    training_seconds: float
+    """Wall time inside training steps: no start, no evaluation, no checkpoint."""
+    starts: int
+    versions: dict[str, Any]
+    measures: dict[str, float] = field(default_factory=dict)
+    """Everything else that the last evaluation said."""
+
+
+@dataclass
+class _Attempt:
+    """A running process of a run."""
+
+    spec: RunSpec
+    process: subprocess.Popen[bytes]
+    started: float = field(default_factory=time.monotonic)
+
+
+def read_result(spec: RunSpec) -> RunResult | None:
+    """What a finished run reached; None for one that is not finished."""
+    try:
+        return RunResult(**json.loads((spec.folder / "result.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+
+
+def run_all(
+    specs: Sequence[RunSpec], jobs: int, lock: int, finished: Callable[[RunSpec], None] = lambda spec: None
+) -> None:
+    """Run what is not finished, ``jobs`` at a time. ``lock`` is an open file that every child inherits.
+
+    ``finished`` is called with each run that ends well.
+
+    Raises ``RunStopped`` when a run fails, ``KeyboardInterrupt`` when asked to stop; the other runs were told to save.
+    """
+    waiting = [spec for spec in specs if read_result(spec) is None]
+    running: list[_Attempt] = []
+    failure: str | None = None
+    leaving = False
+    with _stop_requests() as stop, ProgressLine(specs) as progress:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(_start(waiting.pop(0), lock))
+            progress.show([attempt.spec for attempt in running])
+            time.sleep(_POLL_SECONDS)
+            for attempt in list(running):
+                cpu_seconds = _wait(attempt)
+                if cpu_seconds is None:
+                    continue
+                running.remove(attempt)
+                through = _finish(attempt, cpu_seconds)
+                if through:
+                    finished(attempt.spec)
+                progress.say(f"{'finished' if through else 'left'} {attempt.spec.name}")
+                if not through and not stop and failure is None:
+                    failure = _failure(attempt)
+            if not leaving and (stop or failure is not None):
+                leaving, waiting = True, []
+                for attempt in running:
+                    attempt.process.terminate()
+    if failure is not None:
+        raise RunStopped(failure)
+    if stop:
+        raise KeyboardInterrupt
+
+
+def _start(spec: RunSpec, lock: int) -> _Attempt:
+    """Start or continue a run in a session of its own: a terminal's Ctrl-C reaches us alone, and we ask it to save."""
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    _record_attempt(spec, {"event": "start", "command": " ".join(command_of(spec))})
+    with (spec.folder / "console.log").open("ab") as console:
+        process = subprocess.Popen(
+            [sys.executable, *command_of(spec)],
+            cwd=REPOSITORY,
+            env=child_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(lock,),
+        )
+    return _Attempt(spec, process)
+
+
+def command_of(spec: RunSpec) -> list[str]:
+    """The run's command line after ``python``."""
+    return [spec.script, *spec.flags]
+
+
+def _wait(attempt: _Attempt) -> float | None:
+    """CPU seconds of a process that has ended; None while it runs."""
+    process_id, status, usage = os.wait4(attempt.process.pid, os.WNOHANG)
+    if process_id == 0:
+        return None
+    attempt.process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _finish(attempt: _Attempt, cpu_seconds: float) -> bool:
+    """Record how a process ended, and its result if the run is through; says whether it is."""
+    spec, status = attempt.spec, attempt.process.returncode
+    wall_seconds = time.monotonic() - attempt.started
+    _record_attempt(spec, {"event": "end", "status": status, "cpu_seconds": cpu_seconds, "wall_seconds": wall_seconds})
+    # The request to leave can reach a run that is through and about to end; its figures are whole all the same.
+    result = collect(spec) if status in (0, -signal.SIGTERM) else None
+    if result is None:
+        return False
+    temporary = spec.folder / "result.json.tmp"
+    temporary.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+    temporary.replace(spec.folder / "result.json")
+    return True
+
+
+def _failure(attempt: _Attempt) -> str:
+    """One line about a run that ended before its last step."""
+    return (
+        f"{attempt.spec.name} ended with status {attempt.process.returncode} before its last step: see "
+        f"{attempt.spec.folder / 'console.log'}; starting again goes on with it"
+    )
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that holds every SIGINT and SIGTERM that has come."""
+    requests: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if not requests:
+            print("\nstopping: the running processes save and leave", file=sys.stderr, flush=True)
+        requests.append(number)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def collect(spec: RunSpec) -> RunResult | None:
+    """The figures of a run from what it wrote; None while its last step and evaluation are missing.
+
+    Checked against the plan: a run that computed something else is a bug, not a result.
+    """
+    steps, losses, about = read_metrics(spec.folder / "metrics.jsonl")
+    if spec.steps not in steps or spec.steps not in losses:
+        return None
+    assert sorted(steps) == list(range(1, spec.steps + 1)), f"{spec.name}: steps are missing in metrics.jsonl"
+    flops = sum(line["step_flops"] for line in steps.values())
+    assert flops == spec.planned_flops, f"{spec.name}: computed {flops} FLOPs, planned {spec.planned_flops}"
+    starts, ends = _read_attempts(spec)
+    measured = starts == len(ends)
+    return RunResult(
+        variant=spec.variant,
+        seed=spec.seed,
+        steps=spec.steps,
+        validation_loss=losses[spec.steps]["loss"],
+        layer_tokens=steps[spec.steps]["consumed_layer_tokens"],
+        tokens=steps[spec.steps]["consumed_tokens"],
+        flops=flops,
+        dense_flops=sum(line["dense_step_flops"] for line in steps.values()),
+        cpu_seconds=sum(end["cpu_seconds"] for end in ends) if measured else None,
+        wall_seconds=sum(end["wall_seconds"] for end in ends) if measured else None,
+        training_seconds=sum(line["step_seconds"] for line in steps.values()),
+        starts=starts,
+        versions=about["versions"],
+        measures={
+            name: value for name, value in losses[spec.steps].items() if name not in ("kind", "iteration", "loss")
+        },
+    )
+
+
+def read_metrics(path: Path) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]], dict[str, Any]]:
+    """Train and validation lines by iteration, the later line counting, and the last ``run`` line."""
+    steps: dict[int, dict[str, Any]] = {}
+    losses: dict[int, dict[str, Any]] = {}
+    about: dict[str, Any] = {}
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:  # the last line of a run that is writing it, or was killed while it did
+            continue
+        if line["kind"] == "train":
+            steps[line["iteration"]] = line
+        elif line["kind"] == "validation":
+            losses[line["iteration"]] = line
+        else:
+            about = line
+    return steps, losses, about
+
+
+def _record_attempt(spec: RunSpec, record: dict[str, Any]) -> None:
+    with (spec.folder / "attempts.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _read_attempts(spec: RunSpec) -> tuple[int, list[dict[str, Any]]]:
+    """How often a run was started, and the ends that were measured."""
+    records = [json.loads(line) for line in (spec.folder / "attempts.jsonl").read_text(encoding="utf-8").splitlines()]
+    return (
+        sum(record["event"] == "start" for record in records),
+        [record for record in records if record["event"] == "end"],
+    )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Hold ``folder`` for this command and its children: a child that outlives us keeps it. Raises ``UserError``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"--work-dir {folder}: another comparison, or a run that it left, is at work there; wait for it, "
+                "stop it, or give another folder"
+            ) from None
+        yield file.fileno()

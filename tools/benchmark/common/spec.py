@@ -1,0 +1,40 @@
+"""A training run as data: its command line, where it writes, and what it will compute by the product's own planner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron.ltd.config import RunConfig, parse_run_config
+from megatron.ltd.planner import RunPlan
+from megatron.ltd.tokenizers.config import model_vocab_size
+from megatron.ltd.training.clock import RunClock
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run of a benchmark."""
+
+    variant: str
+    seed: int
+    steps: int
+    planned_flops: int
+    folder: Path
+    """It saves there, so that starting it again continues it."""
+    flags: tuple[str, ...]
+    """Of ``script``."""
+    script: str = "pretrain_gpt_ltd.py"
+
+    @property
+    def name(self) -> str:
+        """For progress lines: ``"random-ltd seed 2"``."""
+        return f"{self.variant} seed {self.seed}"
+
+
+def plan_flags(flags: tuple[str, ...], vocab_size: int) -> RunPlan:
+    """The plan of a GPT run with these flags, as the training loop will follow it."""
+    config: RunConfig = parse_run_config(flags)
+    shape = config.model.shape(model_vocab_size(config.tokenizer, vocab_size, 1))
+    return RunClock.build(
+        shape, config.global_batch_size(1), config.build_method(), config.training, config.optimizer
+    ).plan()

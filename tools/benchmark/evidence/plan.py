@@ -1,0 +1,185 @@
+"""Which runs there are: ``plan.yaml`` names settings and arms, small files of flags; here they become command lines.
+
+    settings/NAME.yaml    model, data, steps, learning rate
+    arms/NAME.flags       what an arm adds; S/4 and T*2/3 are shares of the sequence and of the steps, 100/T a rate
+
+A run is known by its flags, without folders: ``Run.key``. A record with that key counts as the run, so that adding runs
+to the plan makes only those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from common.spec import plan_flags
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.planner import RunPlan
+from megatron.ltd.tokenizers.byte import ByteTokenizer
+
+HERE = Path(__file__).resolve().parent
+PLAN, READING = HERE / "plan.yaml", HERE / "reading.md"
+DENSE = "dense"
+_TOY_FLAGS = tuple("--hidden-size 32 --num-attention-heads 2 --micro-batch-size 2 --global-batch-size 2".split())
+_RATE = re.compile(r"(\d+)/T")
+_SHARE = re.compile(r"([ST])(?:\*(\d+))?(?:/(\d+))?")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model, its data and the length of its runs."""
+
+    name: str
+    title: str
+    corpus: str
+    """Which text: "books" for all of the folder, or the name of one of its files."""
+    vocab_size: int | None
+    """None: bytes."""
+    steps: int
+    lr: float
+    flags: tuple[str, ...]
+
+    @property
+    def vocabulary(self) -> str:
+        """In words."""
+        return "bytes" if self.vocab_size is None else f"SentencePiece vocabulary of {self.vocab_size}"
+
+    @cached_property
+    def seq_length(self) -> int:
+        """Tokens of a sample."""
+        return self._number("--seq-length")
+
+    @cached_property
+    def batch_samples(self) -> int:
+        """Samples of a step."""
+        return self._number("--global-batch-size")
+
+    def _number(self, flag: str) -> int:
+        """The value of a flag; of one that stands twice the later."""
+        return int(self.flags[len(self.flags) - self.flags[::-1].index(flag)])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: everything that decides its numbers, but for the data's folder."""
+
+    part: str
+    setting: Setting
+    arm: str
+    steps: int
+    lr: float
+    seed: int
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Of ``pretrain_gpt_ltd.py``, without data and folders."""
+        return (
+            *self.setting.flags,
+            *("--device", "cpu", "--train-iters", f"{self.steps}", "--seed", f"{self.seed}"),
+            *("--lr", f"{self.lr:g}", "--min-lr", f"{self.lr / 10:g}"),
+            *arm_flags(self.arm.split("@")[0].split("*")[0], self.setting.seq_length, self.steps),
+        )
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits of what decides the run's numbers."""
+        what = json.dumps([self.setting.corpus, self.setting.vocab_size, *self.flags])
+        return hashlib.sha256(what.encode()).hexdigest()[:12]
+
+    @cached_property
+    def plan(self) -> RunPlan:
+        """What it will compute."""
+        placeholders = ("--data-path", "none", "--tokenizer-type", "ByteTokenizer")
+        return plan_flags((*placeholders, *self.flags), self.setting.vocab_size or ByteTokenizer().vocab_size)
+
+    @property
+    def name(self) -> str:
+        """For progress lines and folders."""
+        return f"{self.setting.name}-{self.arm}-lr{self.lr:g}-seed{self.seed}"
+
+
+@cache
+def read_setting(name: str, folder: Path = HERE) -> Setting:
+    """The setting of ``settings/NAME.yaml``."""
+    content: dict[str, Any] = yaml.safe_load(_read(folder / "settings" / f"{name}.yaml"))
+    return Setting(name, **{**content, "flags": tuple(shlex.split(content["flags"]))})
+
+
+@cache
+def arm_flags(name: str, seq_length: int, steps: int, folder: Path = HERE) -> tuple[str, ...]:
+    """The flags of ``arms/NAME.flags``, its shares computed, rounded down."""
+
+    def value(word: str) -> str:
+        rate = _RATE.fullmatch(word)
+        if rate is not None:
+            return f"{int(rate[1]) / steps:.6f}"
+        return ":".join(share(part) for part in word.split(":"))
+
+    def share(word: str) -> str:
+        match = _SHARE.fullmatch(word)
+        if match is None:
+            return word
+        whole = seq_length if match[1] == "S" else steps
+        return f"{whole * int(match[2] or 1) // int(match[3] or 1)}"
+
+    return tuple(map(value, shlex.split(_read(folder / "arms" / f"{name}.flags"), comments=True)))
+
+
+def planned_runs(plan: Path, parts: Sequence[str] = ()) -> list[Run]:
+    """The runs of the plan, in its order; only those of ``parts`` where some are named. Raises ``UserError``."""
+    entries = yaml.safe_load(_read(plan))
+    known = dict.fromkeys(entry["part"] for entry in entries)
+    for part in parts:
+        if part not in known:
+            raise UserError(f"--part {part}: the plan has no such part; give some of {' '.join(known)}")
+    return [run for entry in entries if not parts or entry["part"] in parts for run in _runs_of(entry)]
+
+
+def quick(runs: Sequence[Run]) -> list[Run]:
+    """A toy of every arm in every setting: one seed, one learning rate, sequences as long, a few steps."""
+    first: dict[tuple[str, str], Run] = {}
+    for run in runs:
+        first.setdefault((run.setting.name, run.arm), run)
+    return [_toy(run) for run in first.values()]
+
+
+def _toy(run: Run) -> Run:
+    vocab_size = None if run.setting.vocab_size is None else 512
+    setting = replace(run.setting, steps=12, vocab_size=vocab_size, flags=(*run.setting.flags, *_TOY_FLAGS))
+    lr = setting.lr
+    return Run(run.part, setting, run.arm, _steps(setting, run.arm, lr), lr, 1)
+
+
+def _runs_of(entry: dict[str, Any]) -> Iterator[Run]:
+    chosen = read_setting(entry["setting"])
+    for seed in entry["seeds"]:
+        for arm in entry["arms"]:
+            for lr in entry.get("lr", [chosen.lr]):
+                yield Run(entry["part"], chosen, arm, _steps(chosen, arm, lr), lr, seed)
+
+
+def _steps(chosen: Setting, arm: str, lr: float) -> int:
+    """The setting's steps; of a dense run at an arm's FLOPs as many as come nearest to those."""
+    base, at, other = arm.partition("@")
+    if at:
+        assert base == DENSE, f"{arm}: only dense runs are planned for another arm's FLOPs"
+        plan = Run("", chosen, other, chosen.steps, lr, 1).plan
+        return round(plan.flops(plan.num_steps) / plan.dense_flops(1))
+    _, times, share = arm.partition("*")
+    return round(chosen.steps * float(share)) if times else chosen.steps
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); see plan.yaml for what names it") from None

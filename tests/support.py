@@ -37,7 +37,7 @@ from megatron.ltd.tasks import BERT, BERT_CLASSIFIER, GPT, VIT
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.tokenizers.wordpiece import SPECIAL_PIECES
 from megatron.ltd.training.config import OptimizerConfig
-from megatron.ltd.training.words import name_of
+from megatron.ltd.words import name_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VOCAB_SIZE = 32

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.training.words import name_of
+from megatron.ltd.words import name_of
 from tests.distributed.ending_jobs import end_of, end_with_another_draw
 from tests.distributed.layouts import RANDOM_LTD, run_flags
 from tests.distributed.pool import Pool

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.training.words import name_of
+from megatron.ltd.words import name_of
 from tests.regression.runs import metrics, refusal, reseal, run_status, snapshot, tiny_flags, write_data
 from tests.support import assert_differs
 
@@ -47,14 +47,6 @@ def test_a_continued_run_agrees_with_its_checkpoint(
     assert_differs(line, setting, here, there)
     assert str(straight / "iter_0000006") in line and fix in line
     assert snapshot(straight) == before
-
-
-def test_shifted_blocks_are_another_draw(data: str, tmp_path: Path) -> None:
-    flags = tiny_flags(data, "--load", tmp_path, "--save", tmp_path, "--ltd-block-size", 4)
-    assert run_status([*flags, "--exit-interval", "2"])[0] == 0
-    line = refusal([*flags, "--ltd-block-shift"])
-    assert_differs(line, "ltd_block_shift", "given", "not given")
-    assert SCHEDULE in line
 
 
 def test_a_checkpoint_of_format_1_continues_as_any_other(

@@ -17,7 +17,7 @@ from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.tokenizers.byte import ByteTokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.tokenizers.gpt2_bpe import byte_alphabet
-from megatron.ltd.training.words import name_of
+from megatron.ltd.words import name_of
 from tests.reference.gpt2_folder import gpt2_config, random_plain, write_gpt2
 from tests.reference.plain_gpt import PlainConfig
 from tests.regression.runs import TINY, metrics, refusal, run_status, snapshot

@@ -41,7 +41,7 @@ from megatron.ltd.tokenizers.config import (
 )
 from megatron.ltd.training import checkpoint_files
 from megatron.ltd.training.checkpoint import find_checkpoint, load_weights
-from megatron.ltd.training.words import value_of
+from megatron.ltd.words import value_of
 
 
 @dataclass(frozen=True)

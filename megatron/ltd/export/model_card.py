@@ -16,7 +16,7 @@ from megatron.ltd.format import format_count, format_flops
 from megatron.ltd.hugging_face.architecture import Architecture
 from megatron.ltd.methods.base import METHOD
 from megatron.ltd.models.config import ModelConfig
-from megatron.ltd.training.words import in_words, value_of
+from megatron.ltd.words import in_words, value_of
 
 
 def read_steps(folder: Path, iteration: int) -> RunHistory | None:

@@ -42,7 +42,7 @@ from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerConfig, TokenizerFiles, model_vocab_size, unpadded_vocab_size
 from megatron.ltd.training import checkpoint_files
 from megatron.ltd.training.checkpoint import find_checkpoint
-from megatron.ltd.training.words import value_of
+from megatron.ltd.words import value_of
 
 _EMBEDDING = "embedding.word_embeddings.weight"
 

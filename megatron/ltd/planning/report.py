@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megatron.ltd.accounting import dense_step_flops, layer_tokens, step_flops
 from megatron.ltd.flags import field_id
@@ -21,8 +21,9 @@ from megatron.ltd.planning.duration import Speed
 from megatron.ltd.planning.layout import Layout
 from megatron.ltd.planning.memory import StageMemory
 from megatron.ltd.planning.table import LearningRate, stage_table
-from megatron.ltd.tasks.base import Entry
-from megatron.ltd.training.run_format import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    from megatron.ltd.tasks.base import Entry
 
 _LABEL_WIDTH = 25
 _GIB = 2**30
@@ -150,7 +151,6 @@ class Forecast:
         flops, dense_flops = plan.flops(steps), plan.dense_flops(steps)
         answer = self.answer
         return {
-            "format_version": FORMAT_VERSION,
             "task": self.task.id,
             "method": self.settings[METHOD],
             "method_settings": dict(self.settings),

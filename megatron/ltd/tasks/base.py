@@ -130,8 +130,11 @@ class Task(Protocol):
         """
         return ()
 
-    def open_imported(self, folder: Path) -> ImportedModel:
-        """The Hugging Face model in ``folder``, where its shape and tokenizer are this run's. Raises ``UserError``."""
+    def open_imported(self, folder: Path) -> tuple[ImportedModel, Mapping[str, Any], Mapping[str, Any]]:
+        """The Hugging Face model in ``folder``, and what of it, by id, must equal which settings of this run.
+
+        Raises ``UserError`` where the task cannot start from such a model.
+        """
         raise UserError(
             f"--load {folder} holds a Hugging Face model, and this command starts from its own checkpoints only: name "
             "the folder of one"

@@ -33,7 +33,6 @@ from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles, model_vocab_size, padded_vocab_size
 from megatron.ltd.training.objective import CausalLM
-from megatron.ltd.training.resume import check_identity
 
 TOKENIZER = "tokenizer_fingerprint"
 
@@ -93,8 +92,8 @@ class GPT(Task):
             return whole_batches(self._whole_valid_samples, global_batch_samples)
         return self.config.training.eval_iters * global_batch_samples
 
-    def open_imported(self, folder: Path) -> ImportedModel:
-        """A Hugging Face model whose every flag, and whose tokenizer where it lies there, are this run's."""
+    def open_imported(self, folder: Path) -> tuple[ImportedModel, Mapping[str, Any], Mapping[str, Any]]:
+        """See ``Task``. The tokenizer is compared where its files are in the folder."""
         imported, config = ImportedModel.open(folder), self.config
         vocab_size = padded_vocab_size(
             imported.vocab_size,
@@ -106,8 +105,7 @@ class GPT(Task):
         if files:
             described[TOKENIZER] = build_tokenizer(TokenizerFiles(**files)).fingerprint[:12]
         wanted = {**self.identity, "norm_epsilon": config.model.norm_epsilon}
-        check_identity(folder, described, {name: wanted[name] for name in described})
-        return imported
+        return imported, described, {name: wanted[name] for name in described}
 
     def build_chunks(self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool) -> list[GPTModel]:
         """See ``models.gpt.build_chunks``."""

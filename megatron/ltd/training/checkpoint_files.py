@@ -140,12 +140,15 @@ def read_run(folder: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{folder / RUN} says nothing of {missing[0]}: load a checkpoint that this program wrote")
     version = record.get("format_version", 1)
+    if type(version) is not int:
+        raise UserError(f"{folder / RUN} has a format_version that is no number: restore the checkpoint from a copy")
     if version == 1:
         try:
             return from_format_1(record)
         except (AttributeError, LookupError, TypeError, ValueError):
             raise UserError(
-                f"{folder / RUN} holds settings in a form that no version wrote: restore the checkpoint from a copy"
+                f"{folder / RUN} holds settings of format_version 1 that are none: load a checkpoint that this program "
+                "wrote"
             ) from None
     if version != FORMAT_VERSION:
         raise UserError(

@@ -28,6 +28,7 @@ from megatron.ltd.planning.report import Answer, Forecast
 from megatron.ltd.planning.solve import OutOfReach, ends_dense, least_growth, plan_within, saved
 from megatron.ltd.training.clock import RunClock
 from megatron.ltd.training.learning_rate import learning_rate
+from megatron.ltd.training.run_format import FORMAT_VERSION
 
 
 def say_plan(config: RunConfig) -> None:
@@ -42,7 +43,8 @@ def say_plan(config: RunConfig) -> None:
         _check_new(target)
     forecast = plan_ahead(config, int(os.environ.get("WORLD_SIZE", "1")))
     if target is not None:
-        _write_new(target, json.dumps(forecast.to_dict(), indent=1) + "\n")
+        content = {"format_version": FORMAT_VERSION, **forecast.to_dict()}
+        _write_new(target, json.dumps(content, indent=1) + "\n")
     print(forecast.text())
     for line in warnings_of(forecast.plan):
         print(line)

@@ -20,7 +20,7 @@ from megatron.ltd.config import RunConfig
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag_fields
 from megatron.ltd.tasks.base import MODEL
-from megatron.ltd.training.words import name_of, value_of
+from megatron.ltd.words import name_of, value_of
 
 
 def check_identity(checkpoint: Path, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

@@ -34,8 +34,8 @@ from megatron.ltd.training.optimizer import build_optimizer, whole_weights, wrap
 from megatron.ltd.training.signals import ExitRequests
 from megatron.ltd.training.start import Start, find_start
 from megatron.ltd.training.step import Stepper
-from megatron.ltd.training.words import in_words, value_of
 from megatron.ltd.versions import installed_versions
+from megatron.ltd.words import in_words, value_of
 
 
 @dataclass

@@ -1,7 +1,7 @@
-"""The format of ``run.json``, and a reader of the one before it. No torch.
+"""The format of ``run.json``, the log's first line and plan files, and a reader of the first format. No torch.
 
-2    settings by id, see ``training.words``
-1    without "format_version"; settings by flag spelling or by a sentence
+format_version 2    settings by id, see ``words``
+none                format 1: settings by the spelling of a flag, or by a sentence
 """
 
 from __future__ import annotations

@@ -25,6 +25,8 @@ from megatron.ltd.training import checkpoint_files
 from megatron.ltd.training.checkpoint import Progress, find_checkpoint, first_of_all_ranks
 from megatron.ltd.training.resume import changed_settings, check_identity, check_order, settle_schedule
 
+OpenImported = Callable[[Path], tuple[ImportedModel, Mapping[str, Any], Mapping[str, Any]]]
+"""``Task.open_imported``."""
 _SHARE = "name a folder that all nodes share"
 
 
@@ -82,12 +84,12 @@ def find_start(
     config: RunConfig,
     identity: Mapping[str, Any],
     order: Mapping[str, Any],
-    open_imported: Callable[[Path], ImportedModel],
+    open_imported: OpenImported,
     mesh: Mesh,
 ) -> Start:
     """Settle what ``--load`` and ``--save`` mean for this start, and check what is loaded. Every rank calls this.
 
-    ``open_imported`` opens a Hugging Face folder, and checks that the task can start from it.
+    ``open_imported`` opens a Hugging Face folder: see ``Task``.
     Raises ``UserError`` for folders that cannot be used and for a checkpoint of another run.
     """
     flags = config.checkpoint
@@ -116,7 +118,7 @@ def find_start(
     return Start(checkpoint, stored, Progress(**stored["progress"]), (*notes, *([changes] if changes else [])))
 
 
-def _start_from_hugging_face(load: Path, config: RunConfig, open_imported: Callable[[Path], ImportedModel]) -> Start:
+def _start_from_hugging_face(load: Path, config: RunConfig, open_imported: OpenImported) -> Start:
     """Take the weights of a Hugging Face model. Raises ``UserError`` where it is not whole, or not the run's model."""
     flags = config.checkpoint
     with together():
@@ -129,7 +131,8 @@ def _start_from_hugging_face(load: Path, config: RunConfig, open_imported: Calla
             raise UserError(
                 f"--save {flags.save} is the Hugging Face folder of --load: choose a folder of the run's own"
             )
-        imported = open_imported(load)
+        imported, described, wanted = open_imported(load)
+        check_identity(load, described, wanted)
     note = f"loading the weights of Hugging Face's {imported.architecture.model_type} in {load}, counting from step 0"
     return Start(None, {}, Progress(), (note,), imported)
 

@@ -65,7 +65,6 @@ def test_settings_tell_schedules_apart() -> None:
     assert settings[0] == {
         "method": "random_ltd", "ltd_schedule": "growing", "ltd_min_kept_tokens": 8, "ltd_growth_steps": 3,
         "ltd_granularity": 8, "ltd_stages": None, "ltd_strata": 1, "ltd_layers": "2-3", "ltd_block_size": None,
-        "ltd_block_shift": None,
     }  # fmt: skip
     assert random_ltd(kept_tokens=8, growth_steps=3, block_size=4).settings == {**settings[0], "ltd_block_size": 4}
 

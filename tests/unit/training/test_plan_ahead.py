@@ -18,6 +18,7 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.launch import launch
 from megatron.ltd.planning.report import Forecast
 from megatron.ltd.training.plan_ahead import plan_ahead
+from megatron.ltd.training.run_format import FORMAT_VERSION
 from tests.support import parse, pretrain, small_dataset
 
 RECIPE = (
@@ -203,7 +204,7 @@ def test_a_plan_imports_no_torch_and_writes_its_file_alone(repository: Path, tmp
     text = plan_in_a_process(repository, tmp_path, flags)
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
     stored = json.loads((tmp_path / "plan.json").read_text())
-    assert stored == json.loads(json.dumps(forecast(GROWTH).to_dict()))
+    assert stored == json.loads(json.dumps({"format_version": FORMAT_VERSION, **forecast(GROWTH).to_dict()}))
     for number in (stored["totals"]["layer_tokens"], stored["totals"]["equivalent_dense_tokens"], stored["parameters"]):
         assert f"{number:,}" in text
     assert all(len(line) <= 120 for line in text.splitlines()), max(text.splitlines(), key=len)

@@ -11,7 +11,7 @@ import pytest
 from megatron.ltd.config import parse_run_config
 from megatron.ltd.errors import UserError
 from megatron.ltd.training.resume import changed_settings, check_identity, check_order, settle_schedule
-from megatron.ltd.training.words import name_of
+from megatron.ltd.words import name_of
 from tests.support import assert_differs
 
 CHECKPOINT = Path("runs/iter_0000100")
@@ -40,7 +40,7 @@ def test_a_setting_that_an_older_checkpoint_lacks_is_one_of_no_use(neutral: obje
         ({**STORED, "lr": 2e-3}, "lr", "0.002", "0.001"),
         ({**STORED, "global_batch_size": 4, "lr": 2e-3}, "global_batch_size", "4", "8"),
         ({**STORED, "ltd_growth_steps": 60}, "ltd_growth_steps", "60", "50"),
-        ({**STORED, "ltd_block_shift": True}, "ltd_block_shift", "given", "not given"),
+        ({**STORED, "ltd_block_size": 16}, "ltd_block_size", "16", "not given"),
         ({**STORED, "of_tomorrow": 1}, "of_tomorrow", "1", "not given"),
         ({"method": "dense", "global_batch_size": 4, "lr": 1e-3}, "method", "dense", "random-LTD (--random-ltd)"),
     ],

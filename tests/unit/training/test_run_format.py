@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from megatron.ltd.errors import UserError
 from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import ModelFacts, build_method
 from megatron.ltd.models.config import ModelConfig
@@ -113,3 +114,29 @@ def test_the_methods_are_what_this_version_says_of_the_same_flags(name: str, tmp
     others = {*SCHEDULE_IDS.values(), "global_batch_size", "rampup_batch_size", "lr_clock"}
     stored = {setting: value for setting, value in record["schedule"].items() if setting not in others}
     assert settings == stored | {setting: None for setting in settings.keys() - stored.keys()}
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("order", "the classes (of --train-data-path)", 3),
+        ("order", "the classes (of --train-data-path)", "three (0)"),
+        ("order", "the columns (of --train-data-path)", "a"),
+        ("schedule", "the method", 1),
+        ("schedule", "the method", ["dense"]),
+        ("identity", "the model", None),
+    ],
+)
+def test_settings_that_are_none_are_refused(part: str, name: str, value: Any, tmp_path: Path) -> None:
+    record = json.loads(json.dumps(RECORDS["gpt"]))
+    record[part][name] = value
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=f"{tmp_path}/run.json holds settings of format_version 1 that are none"):
+        checkpoint_files.read_run(tmp_path)
+
+
+@pytest.mark.parametrize("version", [None, "2", 2.0, [2], True])
+def test_a_version_that_is_no_number_is_refused(version: Any, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(RECORDS["gpt"] | {"format_version": version}))
+    with pytest.raises(UserError, match="has a format_version that is no number"):
+        checkpoint_files.read_run(tmp_path)

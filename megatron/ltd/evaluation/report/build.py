@@ -28,7 +28,7 @@ from megatron.ltd.evaluation.report.stages import stage_rows
 from megatron.ltd.evaluation.summary import summarize
 from megatron.ltd.flags import shown
 from megatron.ltd.format import format_count, format_flops, format_seconds
-from megatron.ltd.training.words import method_title, name_of
+from megatron.ltd.words import method_title, name_of
 
 _ENDS_ARE_SHOWN = element("p", text("Of several stages in a row both ends are shown."), of_class="faint")
 

@@ -11,9 +11,9 @@ import pytest
 
 from megatron.ltd.methods import METHODS
 from megatron.ltd.training.run_format import from_format_1
-from megatron.ltd.training.words import in_words, method_title, name_of, value_of
+from megatron.ltd.words import in_words, method_title, name_of, value_of
 
-RECORDS = Path(__file__).parents[2] / "reference" / "run_records_format_1.jsonl"
+RECORDS = Path(__file__).parents[1] / "reference" / "run_records_format_1.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ RECORDS = Path(__file__).parents[2] / "reference" / "run_records_format_1.jsonl"
         ("add_bias_linear", True, "--disable-bias-linear", "not given"),
         ("tied_embeddings", None, "--untie-embeddings-and-output-weights", "not given"),
         ("swiglu", True, "--swiglu", "given"),
-        ("ltd_block_shift", None, "--ltd-block-shift", "not given"),
+        ("ltd_block_size", None, "--ltd-block-size", "not given"),
         ("rampup_batch_size", [2, 2, 8], "--rampup-batch-size", "2 2 8"),
         ("bert_binary_head", False, "--bert-no-binary-head", "given"),
         ("img_h", 32, "--img-h", "32"),

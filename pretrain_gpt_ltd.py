@@ -9,7 +9,7 @@ Flags are Megatron-LM's where it has them; --help lists all. See docs/training.m
 
 from __future__ import annotations
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.errors import run_command
 from megatron.ltd.launch import launch
 from megatron.ltd.tasks import GPT

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron.ltd.config import RunConfig, parse_run_config
+from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.config import RunConfig
 from megatron.ltd.data.batch import Batch, document_mask
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.launch import launch
@@ -33,10 +34,10 @@ from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh, initialize
+from megatron.ltd.plan.config import OptimizerConfig
 from megatron.ltd.tasks import BERT, BERT_CLASSIFIER, GPT, VIT
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.tokenizers.wordpiece import SPECIAL_PIECES
-from megatron.ltd.training.config import OptimizerConfig
 from megatron.ltd.words import name_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]

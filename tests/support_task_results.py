@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from megatron.ltd.evaluation.task_table import CompareConfig, Comparison, compare
+from megatron.ltd.reports.task_table import CompareConfig, Comparison, compare
 
 Write = Callable[..., Path]
 """``write_results("run", piqa=task(acc=(0.5, 0.05)))``: the folder of a result file that it wrote."""

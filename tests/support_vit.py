@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.errors import run_command
 from megatron.ltd.launch import launch
 from megatron.ltd.tasks import VIT

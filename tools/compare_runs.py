@@ -3,7 +3,7 @@
     python tools/compare_runs.py --results runs/dense/scores runs/random-ltd/scores --names dense random-LTD
 
 reads the newest result file in each folder, and older ones of the same model for tasks that it lacks. The work is in
-``megatron.ltd.evaluation.task_table``.
+``megatron.ltd.reports.task_table``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron.ltd.errors import UserError, run_command
-from megatron.ltd.evaluation.task_table import CompareConfig, compare
-from megatron.ltd.evaluation.task_table_text import latex_table, markdown_table
 from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.reports.task_table import CompareConfig, compare
+from megatron.ltd.reports.task_table_text import latex_table, markdown_table
 
 
 def main() -> None:

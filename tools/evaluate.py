@@ -13,8 +13,8 @@ from __future__ import annotations
 import sys
 
 from megatron.ltd.errors import run_command
-from megatron.ltd.evaluation.harness_command import evaluate
-from megatron.ltd.processes import hear_signals
+from megatron.ltd.evaluation.lm_eval.harness_command import evaluate
+from megatron.ltd.parallel.signals import hear_signals
 
 if __name__ == "__main__":
     hear_signals()

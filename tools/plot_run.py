@@ -2,7 +2,7 @@
 
     python tools/plot_run.py --runs runs/random-ltd runs/dense --x tokens flops --output runs/curves.svg
 
-The work is in ``megatron.ltd.evaluation.figures``.
+The work is in ``megatron.ltd.reports.figures``.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron.ltd.errors import run_command
-from megatron.ltd.evaluation.figures.config import PlotConfig
-from megatron.ltd.evaluation.figures.draw import check_matplotlib, draw, save
-from megatron.ltd.evaluation.figures.panels import panels_of
-from megatron.ltd.evaluation.runs import read_runs
 from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.reports.figures.config import PlotConfig
+from megatron.ltd.reports.figures.draw import check_matplotlib, draw, save
+from megatron.ltd.reports.figures.panels import panels_of
+from megatron.ltd.reports.runs import read_runs
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python tools/report.py --run runs/random-ltd --plan plan.json --scores results --output report.html
 
-The page holds everything it shows and loads nothing. The work is in ``megatron.ltd.evaluation.report``.
+The page holds everything it shows and loads nothing. The work is in ``megatron.ltd.reports.page``.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron.ltd.errors import run_command
-from megatron.ltd.evaluation.figures.draw import check_matplotlib
-from megatron.ltd.evaluation.metrics import read_history
-from megatron.ltd.evaluation.output import write_output
-from megatron.ltd.evaluation.report.build import report
-from megatron.ltd.evaluation.report.config import ReportConfig
-from megatron.ltd.evaluation.report.plan_file import read_plan
-from megatron.ltd.evaluation.report.scores import read_scores
 from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.reports.figures.draw import check_matplotlib
+from megatron.ltd.reports.metrics import read_history
+from megatron.ltd.reports.output import write_output
+from megatron.ltd.reports.page.build import report
+from megatron.ltd.reports.page.config import ReportConfig
+from megatron.ltd.reports.page.plan_file import read_plan
+from megatron.ltd.reports.page.scores import read_scores
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python tools/summarize_runs.py --runs runs/random-ltd runs/dense --plot runs/loss.png
 
-The work is in ``megatron.ltd.evaluation.summary`` and ``megatron.ltd.evaluation.figures``. tools/plot_run.py draws more
+The work is in ``megatron.ltd.reports.summary`` and ``megatron.ltd.reports.figures``. tools/plot_run.py draws more
 than losses.
 """
 
@@ -11,12 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron.ltd.errors import run_command
-from megatron.ltd.evaluation.figures.config import FORMATS
-from megatron.ltd.evaluation.figures.draw import check_matplotlib, draw_losses, save
-from megatron.ltd.evaluation.output import check_output
-from megatron.ltd.evaluation.runs import read_runs
-from megatron.ltd.evaluation.summary import SummaryConfig, summarize, summary_table
 from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.reports.figures.config import FORMATS
+from megatron.ltd.reports.figures.draw import check_matplotlib, draw_losses, save
+from megatron.ltd.reports.output import check_output
+from megatron.ltd.reports.runs import read_runs
+from megatron.ltd.reports.summary import SummaryConfig, summarize, summary_table
 
 
 def main() -> None:

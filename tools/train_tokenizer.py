@@ -3,14 +3,14 @@
     python tools/train_tokenizer.py --input data/corpus/train.jsonl --vocab-size 8192 --output-prefix data/python
 
 writes data/python.model; with --model-type wordpiece, data/python-vocab.txt. The work is in
-``megatron.ltd.tokenizers.train``.
+``megatron.ltd.data.train_tokenizer``.
 """
 
 from __future__ import annotations
 
+from megatron.ltd.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from megatron.ltd.errors import run_command
 from megatron.ltd.flags import FlagParser, add_flags, read_flags
-from megatron.ltd.tokenizers.train import TrainTokenizerConfig, train_tokenizer
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 from megatron.ltd.data.sentences import split_sentences
-from megatron.ltd.tokenizers.train import TrainTokenizerConfig, train_tokenizer
+from megatron.ltd.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 
 _VOCAB_SIZE = 1000
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from megatron.ltd.config import RunConfig
-from megatron.ltd.training.checkpoint_files import how_to_continue
-from megatron.ltd.training.plan_ahead import say_plan
+from typing import TYPE_CHECKING
+
+from megatron.ltd.checkpoint.files import how_to_continue
+
+if TYPE_CHECKING:
+    from megatron.ltd.config import RunConfig
+from megatron.ltd.forecast.forecast import say_plan
 
 
 def launch(config: RunConfig) -> None:
@@ -14,7 +18,7 @@ def launch(config: RunConfig) -> None:
         return
     scores = config.scores is not None and bool(config.scores.eval_tasks)
     if scores:
-        from megatron.ltd.evaluation.during_training import build_scorer, find_tasks
+        from megatron.ltd.evaluation.lm_eval.during_training import build_scorer, find_tasks
 
         tasks = find_tasks(config.scores, config.parallel)
     from megatron.ltd.parallel.contact import keeping_contact
@@ -24,9 +28,9 @@ def launch(config: RunConfig) -> None:
         initialize(config.parallel, agree_on=config.shared_flags()) as mesh,
         keeping_contact(mesh, lambda: how_to_continue(config.checkpoint.save)),
     ):
+        from megatron.ltd.training.build import build_run
         from megatron.ltd.training.header import say_header
         from megatron.ltd.training.loop import train
-        from megatron.ltd.training.run import build_run
         from megatron.ltd.training.signals import INTERRUPTED
 
         run = build_run(config, mesh)

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from megatron.ltd.checkpoint.run_format import MODEL
 from megatron.ltd.config import flag_classes
 from megatron.ltd.flags import flag_fields, flag_name, shown
 from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import METHOD
 from megatron.ltd.tasks import TASKS
-from megatron.ltd.tasks.base import MODEL
 
 _DERIVED = {
     MODEL: "the model",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 from torch import Tensor
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.errors import RunStopped, UserError
 from megatron.ltd.launch import launch
 from megatron.ltd.methods.base import Samples

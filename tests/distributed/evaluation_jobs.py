@@ -15,7 +15,7 @@ from megatron.ltd.tokenizers.config import TokenizerFiles
 
 def evaluate_command(flags: Sequence[str]) -> str:
     """``tools/evaluate.py`` with these flags; what it printed."""
-    from megatron.ltd.evaluation.harness_command import evaluate
+    from megatron.ltd.evaluation.lm_eval.harness_command import evaluate
 
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from megatron.ltd.methods.base import Method, Samples
 from megatron.ltd.parallel.mesh import initialize
+from megatron.ltd.training.build import Run, build_run
 from megatron.ltd.training.loop import train
 from megatron.ltd.training.optimizer import whole_weights
-from megatron.ltd.training.run import Run, build_run
 from tests.support import parse
 
 

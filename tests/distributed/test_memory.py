@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from megatron.ltd.training.plan_ahead import plan_ahead
+from megatron.ltd.forecast.forecast import plan_ahead
 from tests.distributed.pool import Pool
 from tests.support import parse
 

@@ -27,7 +27,7 @@ import torch
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.decoding import generate
-from megatron.ltd.evaluation.harness_command import evaluate
+from megatron.ltd.evaluation.lm_eval.harness_command import evaluate
 from megatron.ltd.evaluation.load import load_model
 from megatron.ltd.evaluation.local_tasks.prepare import PrepareConfig, prepare
 from megatron.ltd.evaluation.sampler import Sampler

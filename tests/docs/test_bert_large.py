@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.tasks import BERT, BERT_CLASSIFIER
 from tests.docs.documents import code_blocks
 from tests.regression.runs import metrics, snapshot

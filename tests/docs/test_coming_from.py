@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.config import build_parser
+from megatron.ltd.arguments import build_parser
 from megatron.ltd.tasks import BERT, GPT, VIT
 from tests.docs.documents import FLAG, section, table_rows
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
 from tests.docs.documents import code_blocks
 from tests.regression.runs import metrics, snapshot
 

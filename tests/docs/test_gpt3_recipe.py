@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.config import RunConfig, parse_run_config
-from megatron.ltd.training.clock import RunClock
+from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.config import RunConfig
+from megatron.ltd.plan.clock import RunClock
 from tests.docs.documents import code_blocks
 from tests.docs.gpt3_scripts import RECIPE, SHARED, SIZES, VARIANTS, readme, run, steps_until, training_command
 

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from torch.distributed.run import get_args_parser
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
 from tests.docs.documents import code_blocks
 from tests.regression.runs import metrics, tiny_flags, write_data
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.data.merge import MergeConfig
 from megatron.ltd.data.preprocess import PreprocessConfig
+from megatron.ltd.data.train_tokenizer import TrainTokenizerConfig
 from megatron.ltd.flags import add_flags, read_flags
 from megatron.ltd.launch import launch
+from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.tasks import BERT, BERT_CLASSIFIER
 from megatron.ltd.tokenizers.config import TokenizerFiles, padded_vocab_size
-from megatron.ltd.tokenizers.train import TrainTokenizerConfig
-from megatron.ltd.training.clock import RunClock
 from tests.docs.documents import code_blocks
 
 

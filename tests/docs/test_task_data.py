@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from megatron.ltd.evaluation.lm_eval.paper_tasks import PAPER_TASKS
 from megatron.ltd.evaluation.local_tasks.catalog import read_splits, task_file
 from megatron.ltd.evaluation.local_tasks.prepare import PrepareConfig
 from megatron.ltd.evaluation.local_tasks.raw_tasks import RAW_TASKS
-from megatron.ltd.evaluation.paper_tasks import PAPER_TASKS
 from megatron.ltd.flags import FlagParser, add_flags, read_flags
 
 pytest.importorskip("lm_eval")

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from finetune_vit_ltd import DIGITS, DIGITS_RANDOM_LTD
-from megatron.ltd.config import RunConfig, parse_run_config
+from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.config import RunConfig
+from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.tasks import VIT
-from megatron.ltd.training.clock import RunClock
 
 FOLDER = Path("examples") / "vit"
 

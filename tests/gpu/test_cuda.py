@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.launch import launch
 from megatron.ltd.parallel import cpu_backend
-from megatron.ltd.routing import flat_rows, gather_tokens, merge_tokens, scatter_tokens, split_tokens
-from megatron.ltd.sampling import kept_indices
+from megatron.ltd.routing.gather_scatter import flat_rows, gather_tokens, merge_tokens, scatter_tokens, split_tokens
+from megatron.ltd.routing.sampling import kept_indices
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -114,7 +114,7 @@ def test_bfloat16_on_cuda_ends_where_fp32_does(data: Path, tmp_path: Path) -> No
 
 def test_the_plan_foresees_the_peak_of_a_cuda_run(data: Path, tmp_path: Path) -> None:
     """What torch's allocator gave out, CUDA's own memory aside; wide enough for activations to be most of it."""
-    from megatron.ltd.training.plan_ahead import plan_ahead
+    from megatron.ltd.forecast.forecast import plan_ahead
 
     shape = "--device cuda --bf16 --hidden-size 512 --num-attention-heads 8 --eval-iters 0 --micro-batch-size 8"
     config = parse_run_config([*_flags(data, tmp_path), *shape.split()])

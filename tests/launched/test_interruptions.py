@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from megatron.ltd.training import checkpoint_files
+from megatron.ltd.checkpoint import files as checkpoint_files
 from tests.launched.launched import Launched, torchrun, two_ranks
 from tests.regression.runs import metrics, tiny_flags
 from tests.support import REPOSITORY

@@ -66,7 +66,7 @@ def test_dropping_differs_from_dense_and_keeps_its_parameters(flags: list[str], 
 
 @on_every_model
 def test_state_dict_keys_equal_the_dense_models(flags: list[str], case: MethodCase, folder: Path) -> None:
-    from megatron.ltd.training.run import build_run
+    from megatron.ltd.training.build import build_run
 
     keys = []
     for method_flags in ((), case.dropping):
@@ -80,8 +80,8 @@ def test_state_dict_keys_equal_the_dense_models(flags: list[str], case: MethodCa
 @on_every_model
 def test_evaluation_keeps_everything(flags: list[str], case: MethodCase, folder: Path) -> None:
     """The validation loss that a dropping run logs is that of a dense run around the same weights."""
+    from megatron.ltd.training.build import build_run
     from megatron.ltd.training.loop import evaluate
-    from megatron.ltd.training.run import build_run
 
     dropping = pretrain([*flags, *case.dropping, "--exit-interval", "6"], folder / "dropping")
     assert dropping.column("step_flops")[-1] < dropping.column("dense_step_flops")[-1]

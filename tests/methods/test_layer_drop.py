@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
 from tests.support import pretrain
 
 FLAGS = "--layer-drop --layer-drop-theta 0.4 --layer-drop-gamma 0.3".split()

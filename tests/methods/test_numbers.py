@@ -44,7 +44,7 @@ def mesh() -> Iterator[Mesh]:
 @pytest.fixture(params=CASES)
 def method(request: pytest.FixtureRequest) -> Method:
     """Every registered method, dropping at step 0, built from its flags for ``MODEL``."""
-    from megatron.ltd.config import parse_run_config
+    from megatron.ltd.arguments import parse_run_config
 
     flags = "--num-layers 4 --seq-length 32 --train-iters 1 --lr 1e-3 --data-path x --tokenizer-type ByteTokenizer"
     case = CASES[request.param]

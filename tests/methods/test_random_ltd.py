@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.schedules import KeptTokensSchedule
+from megatron.ltd.schedules.kept_tokens import KeptTokensSchedule
 from tests.support import pretrain
 
 FLAGS = "--random-ltd --ltd-min-kept-tokens 8 --ltd-growth-steps 10 --ltd-granularity 4".split()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.errors import UserError
 from megatron.ltd.tasks import VIT
 from tests.methods.cases import CASES, MethodCase
@@ -89,8 +89,8 @@ def test_evaluation_keeps_everything(
     flags: list[str], name: str, straight: dict[str, Finished], tmp_path: Path
 ) -> None:
     """What a dropping run measured at its end is what a dense run measures of the same weights."""
+    from megatron.ltd.training.build import build_run
     from megatron.ltd.training.loop import evaluate
-    from megatron.ltd.training.run import build_run
 
     run = straight[name]
     dense_flags = [*flags, "--load", str(run.folder), "--finetune", "--log-dir", str(tmp_path)]
@@ -141,7 +141,7 @@ def test_importance_has_no_vocabulary_to_learn_of(flags: list[str], tmp_path: Pa
 
 def test_other_classes_start_with_a_new_head(flags: list[str], dense: Finished, tmp_path: Path) -> None:
     """``--finetune`` takes all other weights, the same classes take the head too, and a plain resume refuses."""
-    from megatron.ltd.training.run import build_run
+    from megatron.ltd.training.build import build_run
 
     before = {key: value for key, value in dense.tensors(NUM_STEPS).items() if not key.startswith("optimizer")}
     heads = {}

@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.checkpoint import files as checkpoint_files
+from megatron.ltd.config import Entry
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import run_command
 from megatron.ltd.launch import launch
 from megatron.ltd.tasks import GPT
-from megatron.ltd.tasks.base import Entry
 from megatron.ltd.tokenizers.config import TokenizerFiles
-from megatron.ltd.training import checkpoint_files
 from tests.support import small_sentences
 
 TINY = [

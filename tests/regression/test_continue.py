@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.training.run import Run, build_run
+from megatron.ltd.training.build import Run, build_run
 from tests.regression.runs import metrics, refusal, run_status, tiny_flags
 from tests.support import assert_differs, world
 

@@ -14,9 +14,9 @@ import pytest
 
 pytest.importorskip("lm_eval")
 
+from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.errors import UserError, run_command
-from megatron.ltd.evaluation.harness_command import evaluate
-from megatron.ltd.training import checkpoint_files
+from megatron.ltd.evaluation.lm_eval.harness_command import evaluate
 from tests.regression.runs import reseal, snapshot
 
 PASSAGES = ("the model keeps some of its tokens", "every other token skips this layer", "kept tokens stay in order")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from megatron.ltd.training import checkpoint_files
+from megatron.ltd.checkpoint import files as checkpoint_files
 from tests.reference.gpt2_folder import write_gpt2
 from tests.reference.llama_folder import LLAMA, llama_config, write_llama
 from tests.reference.plain_gpt import PlainConfig

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from megatron.ltd.training import checkpoint_files
+from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.training.step import Stepper
 from tests.regression.processes import started, steps_logged, wait_for
 from tests.regression.runs import metrics, run_status, snapshot, tiny_flags

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from megatron.ltd.errors import run_command
-from megatron.ltd.evaluation.metrics import read_history
-from megatron.ltd.evaluation.report.plan_file import read_plan
-from megatron.ltd.evaluation.report.stages import stage_rows
 from megatron.ltd.format import format_count, format_flops
+from megatron.ltd.reports.metrics import read_history
+from megatron.ltd.reports.page.plan_file import read_plan
+from megatron.ltd.reports.page.stages import stage_rows
 from tests.regression.runs import run_status, snapshot, tiny_flags
-from tests.unit.evaluation.report.pages import Page
+from tests.unit.reports.page.pages import Page
 from tools import plot_run, report, summarize_runs
 
 TOOLS: dict[str, Callable[[], None]] = {

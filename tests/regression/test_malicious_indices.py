@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from megatron.ltd.config import Entry
 from megatron.ltd.tasks import BERT, GPT
-from megatron.ltd.tasks.base import Entry
 from tests.regression.runs import bert_flags, metrics, run_status, tiny_flags, write_data
 from tests.support_pickles import Payload
 

@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from megatron.ltd.training import checkpoint_files
-from megatron.ltd.training.checkpoint_plan import RankPlan
+from megatron.ltd.checkpoint import files as checkpoint_files
+from megatron.ltd.checkpoint.rank_shard import RankPlan
 from tests.regression.processes import patched_script, started, steps_logged, wait_for
 from tests.regression.runs import metrics, run_status, tiny_flags
 
@@ -180,7 +180,7 @@ def test_leaving_at_once_leaves_no_writer(data: str, tmp_path: Path, monkeypatch
 
 
 _SLOW_WRITER = """
-from megatron.ltd.training.checkpoint_plan import RankPlan
+from megatron.ltd.checkpoint.rank_shard import RankPlan
 write = RankPlan.write_files
 def slow(plan):
     time.sleep({seconds})

@@ -7,16 +7,17 @@ from typing import Any, get_args
 
 import pytest
 
-from megatron.ltd.accounting import ModelShape
-from megatron.ltd.config import build_parser, flag_classes, parse_run_config
+from megatron.ltd.arguments import build_parser, parse_run_config
+from megatron.ltd.config import flag_classes
 from megatron.ltd.flags import Affects, flag_fields
 from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Dense, ModelFacts
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.models.encoder_config import BertModelConfig, ViTConfig
+from megatron.ltd.plan.accounting import ModelShape
+from megatron.ltd.plan.clock import RunClock
+from megatron.ltd.plan.config import OptimizerConfig, TrainingConfig
 from megatron.ltd.tasks import TASKS
-from megatron.ltd.training.clock import RunClock
-from megatron.ltd.training.config import OptimizerConfig, TrainingConfig
 
 AFFECTS: dict[str, dict[str, Affects | None]] = {
     task: {field.name: field.metadata["affects"] for part in flag_classes(entry) for field in flag_fields(part)}

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.config import PARTS, TASK_PARTS, build_parser, parse_run_config
+from megatron.ltd.arguments import build_parser, parse_run_config
+from megatron.ltd.checkpoint import files as checkpoint_files
+from megatron.ltd.config import PARTS, TASK_PARTS
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag_name
-from megatron.ltd.planning.config import PlanConfig
-from megatron.ltd.training import checkpoint_files
+from megatron.ltd.forecast.config import PlanConfig
 
 NEEDED = ["--lr", "1e-3", "--train-iters", "10"]
 
@@ -114,7 +115,7 @@ def test_reading_the_command_line_imports_no_torch(repository: Path) -> None:
     """So that --help and a mistyped flag are answered at once."""
     code = (
         "import sys\n"
-        "from megatron.ltd.config import parse_run_config\n"
+        "from megatron.ltd.arguments import parse_run_config\n"
         f"parse_run_config({NEEDED!r})\n"
         "heavy = {'torch', 'megatron.core', 'transformers', 'sentencepiece'} & sys.modules.keys()\n"
         "assert not heavy, heavy"

@@ -98,7 +98,13 @@ def test_both_halves_of_the_namespace_are_found_from_anywhere(tmp_path: Path, re
 
 @pytest.mark.parametrize(
     "module",
-    ["megatron.ltd", "megatron.ltd.flags", "megatron.ltd.schedules", "megatron.ltd.accounting", "megatron.ltd.config"],
+    [
+        "megatron.ltd",
+        "megatron.ltd.flags",
+        "megatron.ltd.schedules.kept_tokens",
+        "megatron.ltd.plan.accounting",
+        "megatron.ltd.config",
+    ],
 )
 def test_what_reads_flags_and_counts_imports_no_torch(module: str) -> None:
     code = f"import sys, {module}; print([name for name in ('torch', 'megatron.core') if name in sys.modules])"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from megatron.ltd.checkpoint.run_format import from_format_1
 from megatron.ltd.methods import METHODS
-from megatron.ltd.training.run_format import from_format_1
 from megatron.ltd.words import in_words, method_title, name_of, value_of
 
 RECORDS = Path(__file__).parents[1] / "reference" / "run_records_format_1.jsonl"

@@ -31,9 +31,9 @@ sys.path.insert(0, str(ROOT))
 
 from finetune_vit_ltd import DIGITS, DIGITS_RANDOM_LTD  # noqa: E402
 from megatron.ltd.errors import UserError, run_command  # noqa: E402
-from megatron.ltd.evaluation.metrics import read_history  # noqa: E402
-from megatron.ltd.evaluation.summary import summarize  # noqa: E402
 from megatron.ltd.flags import add_flags, flag, read_flags  # noqa: E402
+from megatron.ltd.reports.metrics import read_history  # noqa: E402
+from megatron.ltd.reports.summary import summarize  # noqa: E402
 from megatron.ltd.versions import cpu_model  # noqa: E402
 
 METHODS = {"dense": "", "random-LTD": DIGITS_RANDOM_LTD}

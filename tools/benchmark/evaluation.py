@@ -159,8 +159,8 @@ def contenders(config: EvaluationBenchmarkConfig, folder: Path) -> Iterator[dict
     with initialize(ParallelConfig(device=config.device)) as mesh:
         from lm_eval.models.huggingface import HFLM
 
-        from megatron.ltd.evaluation.harness import HarnessModel
-        from megatron.ltd.evaluation.harness_args import HarnessArgs
+        from megatron.ltd.evaluation.lm_eval.harness import HarnessModel
+        from megatron.ltd.evaluation.lm_eval.harness_args import HarnessArgs
         from megatron.ltd.evaluation.load import load_model
 
         args = HarnessArgs(pretrained=str(folder), device=config.device)

@@ -6,7 +6,7 @@
 Each case is a run of ``pretrain_gpt_ltd.py`` of two steps in this process. Every allocation of torch's, the insides of
 kernels included, is recorded by its profiler while model, optimizer and steps are made, and the most that was alive at
 a time is compared with the plan of the same flags. Nothing is sampled: no other process, and no memory of Python's or
-of libraries, comes into it. GPU kernels and their allocator are another matter; see ``megatron.ltd.planning.memory``.
+of libraries, comes into it. GPU kernels and their allocator are another matter; see ``megatron.ltd.forecast.memory``.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from megatron.ltd.config import RunConfig, parse_run_config  # noqa: E402
+from megatron.ltd.arguments import parse_run_config  # noqa: E402
+from megatron.ltd.config import RunConfig  # noqa: E402
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess  # noqa: E402
 from megatron.ltd.errors import run_command  # noqa: E402
+from megatron.ltd.forecast.forecast import plan_ahead  # noqa: E402
 from megatron.ltd.launch import launch  # noqa: E402
 from megatron.ltd.tokenizers.config import TokenizerFiles  # noqa: E402
-from megatron.ltd.training.plan_ahead import plan_ahead  # noqa: E402
 from megatron.ltd.versions import cpu_model  # noqa: E402
 
 _SHAPE = "--num-layers 4 --hidden-size 64 --num-attention-heads 4 --seq-length 256 --micro-batch-size 2"

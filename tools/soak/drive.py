@@ -19,8 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.errors import RunStopped
-from megatron.ltd.training import checkpoint_files
 
 from .config import SoakConfig
 from .processes import SCRIPT

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from megatron.ltd.data.microbatches import Microbatch
-from megatron.ltd.sequence import SequenceShard
+from megatron.ltd.routing.sequence_shard import SequenceShard
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from megatron.ltd.processes import starting_deaf_processes
+from megatron.ltd.parallel.signals import starting_deaf_processes
 
 
 class SampleSource(Protocol):

@@ -31,7 +31,7 @@ from megatron.ltd.layers.attention import FusedAttention
 from megatron.ltd.layers.key_value_cache import KeyValueCache
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.routing import RotaryEmbedding, gather_rotary
+from megatron.ltd.routing.gather_scatter import RotaryEmbedding, gather_rotary
 
 _LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Logits of a rank that exist at a time, in fp32: 16 MiB, which stay in a CPU's caches, and 256 MiB."""

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from megatron.core.models.gpt import GPTModel
 
+from megatron.ltd.checkpoint import files as checkpoint_files
+from megatron.ltd.checkpoint.load import find_checkpoint, load_weights
+from megatron.ltd.checkpoint.run_format import MODEL
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.causal_lm import CausalLM
 from megatron.ltd.evaluation.stored import check_tokenizer, stored_part, with_typed
@@ -28,7 +31,6 @@ from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import check_model
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.tasks import GPT
-from megatron.ltd.tasks.base import MODEL
 from megatron.ltd.tasks.gpt import weights_identity
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
@@ -39,8 +41,6 @@ from megatron.ltd.tokenizers.config import (
     padded_vocab_size,
     unpadded_vocab_size,
 )
-from megatron.ltd.training import checkpoint_files
-from megatron.ltd.training.checkpoint import find_checkpoint, load_weights
 from megatron.ltd.words import value_of
 
 

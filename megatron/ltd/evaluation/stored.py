@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from megatron.ltd.checkpoint.compatibility import check_equal
+from megatron.ltd.checkpoint.files import RUN
 from megatron.ltd.flags import from_record
 from megatron.ltd.tokenizers.config import TokenizerConfig, TokenizerFiles
-from megatron.ltd.training.checkpoint_files import RUN
-from megatron.ltd.training.resume import check_equal
 
 Config = TypeVar("Config")
 

@@ -20,8 +20,8 @@ from torch.distributed.checkpoint import FileSystemReader, LoadPlan, LoadPlanner
 from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
+from megatron.ltd.checkpoint.read import described, reading
 from megatron.ltd.errors import UserError
-from megatron.ltd.training.checkpoint_read import described, reading
 
 _LAYER = re.compile(r"(decoder\.layers\.)(\d+)\.(.+)")
 

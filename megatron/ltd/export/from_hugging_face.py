@@ -16,6 +16,9 @@ from typing import Any
 
 import torch
 
+from megatron.ltd.checkpoint import files as checkpoint_files
+from megatron.ltd.checkpoint.load import Progress
+from megatron.ltd.checkpoint.run_format import MODEL
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.stored import with_typed
 from megatron.ltd.export.config import ImportConfig, check_free
@@ -26,13 +29,10 @@ from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.tasks import GPT
-from megatron.ltd.tasks.base import MODEL
 from megatron.ltd.tasks.gpt import weights_identity
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerConfig, TokenizerFiles, padded_vocab_size
-from megatron.ltd.training import checkpoint_files
-from megatron.ltd.training.checkpoint import Progress
 
 _DTYPES = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron.ltd.evaluation.metrics import METRICS, RunHistory, read_history
-from megatron.ltd.evaluation.summary import summarize
 from megatron.ltd.format import format_count, format_flops
 from megatron.ltd.hugging_face.architecture import Architecture
 from megatron.ltd.methods.base import METHOD
 from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.reports.metrics import METRICS, RunHistory, read_history
+from megatron.ltd.reports.summary import summarize
 from megatron.ltd.words import in_words, value_of
 
 

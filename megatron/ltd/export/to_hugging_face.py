@@ -22,6 +22,9 @@ from typing import Any
 
 import torch
 
+from megatron.ltd.checkpoint import files as checkpoint_files
+from megatron.ltd.checkpoint.load import find_checkpoint
+from megatron.ltd.checkpoint.run_format import MODEL
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.stored import check_tokenizer, stored_part, with_typed
 from megatron.ltd.export.checkpoint_tensors import CheckpointTensors
@@ -35,13 +38,10 @@ from megatron.ltd.hugging_face.shards import WrittenWeights, write_weights
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.tasks import GPT
-from megatron.ltd.tasks.base import MODEL
 from megatron.ltd.tasks.gpt import weights_identity
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerConfig, TokenizerFiles, model_vocab_size, unpadded_vocab_size
-from megatron.ltd.training import checkpoint_files
-from megatron.ltd.training.checkpoint import find_checkpoint
 from megatron.ltd.words import value_of
 
 _EMBEDDING = "embedding.word_embeddings.weight"

@@ -23,15 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from megatron.ltd.hugging_face.architecture import (
-    HEAD,
-    SAME,
-    Architecture,
-    Arrangement,
-    Counterpart,
-    Heads,
-    Joined,
-)
+from megatron.ltd.hugging_face.architecture import HEAD, SAME, Architecture, Arrangement, Counterpart, Heads, Joined
 from megatron.ltd.hugging_face.config_file import ConfigFile
 from megatron.ltd.models.config import ModelConfig
 

@@ -8,14 +8,7 @@ from typing import Any
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.hugging_face.architecture import Architecture
-from megatron.ltd.hugging_face.config_file import (
-    CONFIG,
-    MERGES,
-    SENTENCEPIECE,
-    VOCABULARY,
-    ConfigFile,
-    refuse_pickled,
-)
+from megatron.ltd.hugging_face.config_file import CONFIG, MERGES, SENTENCEPIECE, VOCABULARY, ConfigFile, refuse_pickled
 from megatron.ltd.hugging_face.gpt2 import GPT2
 from megatron.ltd.hugging_face.llama import LLAMA
 from megatron.ltd.models.config import ModelConfig

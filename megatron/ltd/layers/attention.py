@@ -32,7 +32,7 @@ from torch.distributed import ProcessGroup
 
 from megatron.ltd.layers.causal_blocks import causal_attention, gains_from_blocks
 from megatron.ltd.layers.key_value_cache import current_cache
-from megatron.ltd.routing import gather_tokens
+from megatron.ltd.routing.gather_scatter import gather_tokens
 
 
 class RoutedSelfAttention(SelfAttention):

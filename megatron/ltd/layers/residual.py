@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from torch import Tensor
 
-from megatron.ltd.routing import gather_tokens
+from megatron.ltd.routing.gather_scatter import gather_tokens
 
 XWithBias = tuple[Tensor, Tensor | None]
 

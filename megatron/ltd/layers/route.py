@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from megatron.ltd.methods.base import Method, Samples
-from megatron.ltd.plan import StepPlan
+from megatron.ltd.schedules.step_plan import StepPlan
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from megatron.ltd.layers.route import current_route
 from megatron.ltd.parallel.random import seed_weights
-from megatron.ltd.routing import (
+from megatron.ltd.routing.gather_scatter import (
     RotaryEmbedding,
     entry_mask,
     flat_rows,
@@ -44,7 +44,7 @@ from megatron.ltd.routing import (
     scatter_tokens,
     split_tokens,
 )
-from megatron.ltd.sequence import SequenceShard
+from megatron.ltd.routing.sequence_shard import SequenceShard
 
 
 class RoutedTransformerLayer(TransformerLayer):

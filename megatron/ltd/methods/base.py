@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.plan import StepPlan
+from megatron.ltd.schedules.step_plan import StepPlan
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -21,8 +21,13 @@ from typing import Any
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import field_id
 from megatron.ltd.methods.base import ModelFacts
-from megatron.ltd.schedules import KeptTokensSchedule, TokenSchedule
-from megatron.ltd.token_schedules import ConstantSchedule, ShrinkingSchedule, StagedSchedule
+from megatron.ltd.schedules.kept_tokens import (
+    ConstantSchedule,
+    KeptTokensSchedule,
+    ShrinkingSchedule,
+    StagedSchedule,
+    TokenSchedule,
+)
 
 KINDS = ("growing", "constant", "shrinking", "staged")
 

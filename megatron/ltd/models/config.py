@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from megatron.ltd.accounting import ModelShape
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
+from megatron.ltd.plan.accounting import ModelShape
 
 
 @dataclass(frozen=True)

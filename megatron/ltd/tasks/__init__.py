@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from megatron.ltd.config import Entry
 from megatron.ltd.data.config import BertDataConfig, DataConfig, ImageDataConfig, LabelledTextConfig
 from megatron.ltd.errors import UserError
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.models.encoder_config import BertModelConfig, ViTConfig
-from megatron.ltd.parameters import ModelSizes
-from megatron.ltd.tasks.base import Entry, Task
+from megatron.ltd.plan.parameters import ModelSizes
+from megatron.ltd.tasks.base import Task
 from megatron.ltd.tasks.sizes import bert_sizes, classifier_sizes, gpt_sizes, vit_sizes
 from megatron.ltd.tokenizers.build import planned_vocab_size
 from megatron.ltd.tokenizers.config import WORDPIECE_TYPES, TokenizerConfig

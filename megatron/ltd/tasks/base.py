@@ -1,7 +1,7 @@
 """What a run trains: everything in which pretraining a GPT differs from pretraining a BERT or finetuning a ViT.
 
-    Entry   a task on the command line: its name, its flags, how to open it; no torch
-    Task    an opened one: its data are checked; it builds the model, reads samples, makes microbatches, judges outputs
+A ``Task`` is open: its data are checked; it builds the model, reads samples, makes microbatches, judges outputs. What
+opens it is its ``config.Entry``.
 
 Parallelism, methods, schedules, optimizer, checkpoints and the loop know no task, so that each has all of them.
 """
@@ -9,29 +9,24 @@ Parallelism, methods, schedules, optimizer, checkpoints and the loop know no tas
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from megatron.ltd.accounting import ModelShape
 from megatron.ltd.errors import UserError
-from megatron.ltd.parameters import ModelSizes
+from megatron.ltd.plan.accounting import ModelShape
+from megatron.ltd.plan.parameters import ModelSizes
 
 if TYPE_CHECKING:
     from megatron.core.transformer.module import MegatronModule
     from megatron.core.transformer.transformer_config import TransformerConfig
 
-    from megatron.ltd.config import RunConfig
     from megatron.ltd.data.microbatches import Collate, SampleSource
     from megatron.ltd.hugging_face.weights import ImportedModel
     from megatron.ltd.parallel.mesh import Mesh
-    from megatron.ltd.sequence import SequenceShard
+    from megatron.ltd.routing.sequence_shard import SequenceShard
     from megatron.ltd.training.objective import Objective
 
-
-MODEL = "model"
-"""The id under which a checkpoint says which task its weights are of, among what two runs must agree on."""
 
 CLASS_COUNT = "class_count"
 """The id under which a checkpoint says how many classes its model tells apart."""
@@ -46,27 +41,6 @@ def class_order(names: Sequence[str]) -> dict[str, Any]:
 def same_classes(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two ``Task.order`` are of the same classes."""
     return all(first.get(setting) == second.get(setting) for setting in (CLASS_COUNT, _CLASS_NAMES))
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One task on the command line."""
-
-    id: str
-    """What files call it."""
-    name: str
-    """What a screen calls it."""
-    description: str
-    parts: Mapping[str, type]
-    """The dataclasses of its own flags: "model" and "data", and "tokenizer" where it reads text."""
-    open: Callable[[RunConfig], Task]
-    """Check tokenizer and data. Raises ``UserError``."""
-    sizes: Callable[[RunConfig], ModelSizes]
-    """How large the model will be, from flags alone where they say it: data need not be there. Raises ``UserError``."""
-    check: Callable[[RunConfig], None] | None = None
-    """Refuse flags that this task cannot do together, before anything is read. Raises ``UserError``."""
-    weights: str | None = None
-    """The id of the task whose weights it starts from, where that is another one."""
 
 
 class Task(Protocol):

@@ -18,8 +18,8 @@ from megatron.ltd.flags import field_id
 from megatron.ltd.models.bert import BertModel, build_bert_chunks
 from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.parameters import ModelSizes
-from megatron.ltd.sequence import SequenceShard
+from megatron.ltd.plan.parameters import ModelSizes
+from megatron.ltd.routing.sequence_shard import SequenceShard
 from megatron.ltd.tasks.base import CLASS_COUNT, Task
 from megatron.ltd.tasks.gpt import data_order, weights_identity
 from megatron.ltd.tasks.sizes import bert_sizes

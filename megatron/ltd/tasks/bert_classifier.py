@@ -20,8 +20,8 @@ from megatron.ltd.models import bert_classifier
 from megatron.ltd.models.bert import build_bert_chunks
 from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.parameters import ModelSizes
-from megatron.ltd.sequence import SequenceShard
+from megatron.ltd.plan.parameters import ModelSizes
+from megatron.ltd.routing.sequence_shard import SequenceShard
 from megatron.ltd.tasks.base import CLASS_COUNT, Task, class_order, same_classes
 from megatron.ltd.tasks.gpt import weights_identity
 from megatron.ltd.tasks.sizes import classifier_sizes

@@ -25,8 +25,8 @@ from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.models.gpt import build_chunks
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.parameters import ModelSizes
-from megatron.ltd.sequence import SequenceShard
+from megatron.ltd.plan.parameters import ModelSizes
+from megatron.ltd.routing.sequence_shard import SequenceShard
 from megatron.ltd.tasks.base import Task
 from megatron.ltd.tasks.sizes import gpt_sizes
 from megatron.ltd.tokenizers.base import Tokenizer

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 
-from megatron.ltd.accounting import (
+from megatron.ltd.models.config import LayersConfig, ModelConfig
+from megatron.ltd.models.encoder_config import BertModelConfig, ViTConfig
+from megatron.ltd.plan.accounting import (
     ModelShape,
     num_bert_head_parameters,
     num_classifier_parameters,
     num_image_parameters,
     num_parameters,
 )
-from megatron.ltd.models.config import LayersConfig, ModelConfig
-from megatron.ltd.models.encoder_config import BertModelConfig, ViTConfig
-from megatron.ltd.parameters import ModelParameters, ModelSizes, Parameters, layer_parameters, norm_parameters
+from megatron.ltd.plan.parameters import ModelParameters, ModelSizes, Parameters, layer_parameters, norm_parameters
 
 
 def gpt_sizes(model: ModelConfig, vocab_size: int) -> ModelSizes:

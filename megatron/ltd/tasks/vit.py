@@ -17,8 +17,8 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.models import vit
 from megatron.ltd.models.encoder_config import ViTConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.parameters import ModelSizes
-from megatron.ltd.sequence import SequenceShard
+from megatron.ltd.plan.parameters import ModelSizes
+from megatron.ltd.routing.sequence_shard import SequenceShard
 from megatron.ltd.tasks.base import Task, class_order, same_classes
 from megatron.ltd.tasks.sizes import vit_sizes
 from megatron.ltd.training.classification import Classification

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from megatron.ltd.checkpoint.run_format import FORMAT_VERSION
+from megatron.ltd.forecast.forecast import rate_at, warnings_of
 from megatron.ltd.format import format_count
 from megatron.ltd.methods.base import METHOD
-from megatron.ltd.planning.table import LearningRate, stage_table
-from megatron.ltd.training.clock import SCHEDULE_IDS
-from megatron.ltd.training.plan_ahead import rate_at, warnings_of
-from megatron.ltd.training.run import Run, versions
-from megatron.ltd.training.run_format import FORMAT_VERSION
+from megatron.ltd.plan.clock import SCHEDULE_IDS
+from megatron.ltd.plan.table import LearningRate, stage_table
+from megatron.ltd.training.build import Run, versions
 
 
 def say_header(run: Run) -> None:

@@ -17,8 +17,8 @@ from megatron.core.transformer.module import Float16Module, MegatronModule
 from megatron.ltd.layers.routed_layer import RoutedTransformerLayer
 from megatron.ltd.models.config import PrecisionConfig
 from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.plan.config import OptimizerConfig
 from megatron.ltd.training.adam import FusedAdam
-from megatron.ltd.training.config import OptimizerConfig
 
 # Modules of Megatron-Core that pick an Adam when imported; without Transformer Engine or Apex they fall back to
 # torch's.

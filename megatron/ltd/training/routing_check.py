@@ -17,12 +17,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron.ltd.checkpoint.load import Progress
 from megatron.ltd.format import format_ranges
 from megatron.ltd.layers.route import Route
 from megatron.ltd.methods.base import Method, Samples
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.plan import StepPlan
-from megatron.ltd.training.checkpoint import Progress
+from megatron.ltd.schedules.step_plan import StepPlan
 
 _NUM_SAMPLES = 4
 

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from megatron.ltd.parallel.contact import lost_contact
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.training.config import TrainingConfig
+from megatron.ltd.plan.config import TrainingConfig
 
 _REASONS = (
     "", "--exit-duration-in-mins is over", "the launcher has ended", "SIGTERM arrived", "Ctrl-C was pressed"

@@ -28,7 +28,7 @@ from megatron.ltd.layers.route import Route, use_route
 from megatron.ltd.methods.base import Method, Samples
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.parallel.random import seed_step
-from megatron.ltd.plan import StepPlan
+from megatron.ltd.schedules.step_plan import StepPlan
 from megatron.ltd.training.loss import add_by_token
 from megatron.ltd.training.objective import Objective
 

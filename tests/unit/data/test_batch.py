@@ -14,7 +14,7 @@ from megatron.core.datasets.gpt_dataset import _get_ltor_masks_and_position_ids
 
 from megatron.ltd.data.batch import Batch, build_batch, document_mask
 from megatron.ltd.data.microbatches import NoTokens, microbatches
-from megatron.ltd.sequence import SequenceShard
+from megatron.ltd.routing.sequence_shard import SequenceShard
 
 SEQUENCE = 4
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.sampling_config import SamplingConfig

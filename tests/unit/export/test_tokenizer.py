@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from megatron.ltd.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from megatron.ltd.errors import UserError
 from megatron.ltd.export.config import ExportConfig, ImportConfig
 from megatron.ltd.export.from_hugging_face import import_model
 from megatron.ltd.export.to_hugging_face import export_checkpoint
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
-from megatron.ltd.tokenizers.train import TrainTokenizerConfig, train_tokenizer
 from tests.reference.gpt2_folder import write_gpt2
 from tests.reference.llama_folder import LLAMA, write_llama
 from tests.reference.plain_gpt import PlainConfig

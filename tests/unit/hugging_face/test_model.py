@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.errors import UserError
 from megatron.ltd.hugging_face.config_file import is_hugging_face
 from megatron.ltd.hugging_face.model import described_flags

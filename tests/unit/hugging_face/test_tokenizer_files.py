@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
+from megatron.ltd.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from megatron.ltd.errors import UserError
 from megatron.ltd.hugging_face.model import described_tokenizer
 from megatron.ltd.hugging_face.tokenizer_files import check_tokenizer, write_tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
-from megatron.ltd.tokenizers.train import TrainTokenizerConfig, train_tokenizer
 
 SAMPLE = """def fade(x, *, by=0.5):
 \t'''Spaces   in a row, a tab, and “quotes”: naïve café, 東京, 🙂.'''

@@ -10,7 +10,7 @@ import torch
 from megatron.ltd.layers import route as routes
 from megatron.ltd.layers.route import Route, current_route, use_route
 from megatron.ltd.methods.base import Samples
-from megatron.ltd.sampling import kept_indices
+from megatron.ltd.routing.sampling import kept_indices
 from tests.support import random_ltd, small_model, world
 
 MODEL = small_model()

@@ -14,7 +14,7 @@ from megatron.ltd.methods.base import Dense, ModelFacts, Samples, build_method
 from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
-from megatron.ltd.plan import StepPlan
+from megatron.ltd.schedules.step_plan import StepPlan
 from tests.methods.cases import CASES
 
 FACTS = ModelFacts(num_layers=3, seq_length=8, seed=1)

@@ -15,7 +15,7 @@ from megatron.ltd.layers.route import Route, use_route
 from megatron.ltd.methods.base import ModelFacts, Samples
 from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.plan import StepPlan
+from megatron.ltd.schedules.step_plan import StepPlan
 from tests.support import build_core_model, small_model, world
 
 FACTS = ModelFacts(num_layers=6, seq_length=16, seed=11)

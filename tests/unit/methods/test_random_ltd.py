@@ -10,7 +10,7 @@ import torch
 from megatron.ltd.errors import UserError
 from megatron.ltd.methods.base import ModelFacts, Samples
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig, parse_layers
-from megatron.ltd.sampling import kept_indices
+from megatron.ltd.routing.sampling import kept_indices
 
 FACTS = ModelFacts(num_layers=6, seq_length=64, seed=11)
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from megatron.ltd.accounting import ModelShape, layer_flops, step_flops
 from megatron.ltd.errors import UserError
 from megatron.ltd.methods.base import ModelFacts, Samples
 from megatron.ltd.methods.token_bypass.importance import (
@@ -18,8 +17,9 @@ from megatron.ltd.methods.token_bypass.importance import (
     start_importance,
 )
 from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
-from megatron.ltd.plan import StepPlan
-from megatron.ltd.sampling import kept_indices
+from megatron.ltd.plan.accounting import ModelShape, layer_flops, step_flops
+from megatron.ltd.routing.sampling import kept_indices
+from megatron.ltd.schedules.step_plan import StepPlan
 
 S = 32
 FACTS = ModelFacts(num_layers=12, seq_length=S, seed=7)

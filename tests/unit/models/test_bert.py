@@ -19,8 +19,8 @@ from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.routing import entry_mask, gather_mask
-from megatron.ltd.training.config import OptimizerConfig
+from megatron.ltd.plan.config import OptimizerConfig
+from megatron.ltd.routing.gather_scatter import entry_mask, gather_mask
 from megatron.ltd.training.objective import MaskedLM
 from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
 from megatron.ltd.training.step import Stepper
@@ -233,7 +233,7 @@ def test_what_padding_holds_has_no_influence(mesh: Mesh) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameters_are_counted_exactly(mesh: Mesh, variant: str) -> None:
-    from megatron.ltd.accounting import num_bert_head_parameters, num_parameters
+    from megatron.ltd.plan.accounting import num_bert_head_parameters, num_parameters
 
     model = small_bert(**VARIANTS[variant])
     core_config = transformer_config(model, ParallelConfig(device="cpu"), PrecisionConfig(), RecomputeConfig(), mesh)

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megatron.ltd.accounting import num_classifier_parameters
 from megatron.ltd.data.labelled_rows import SentenceBatch
 from megatron.ltd.methods.base import Dense, Method, ModelFacts, Samples
 from megatron.ltd.models.bert import build_bert_chunks
@@ -20,8 +19,9 @@ from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.plan.accounting import num_classifier_parameters
+from megatron.ltd.plan.config import OptimizerConfig
 from megatron.ltd.training.classification import Classification
-from megatron.ltd.training.config import OptimizerConfig
 from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
 from megatron.ltd.training.step import Stepper
 from tests.reference.plain_bert import PlainBERT, megatron_bert_tensors

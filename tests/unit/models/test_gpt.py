@@ -16,7 +16,7 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.methods.base import Composed, Method, Samples
 from megatron.ltd.models.config import ModelConfig, RecomputeConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.sampling import kept_indices
+from megatron.ltd.routing.sampling import kept_indices
 from tests.reference.names import gpt2_tensors, llama_tensors, megatron_tensors
 from tests.reference.plain_gpt import PlainConfig, PlainGPT
 from tests.support import (

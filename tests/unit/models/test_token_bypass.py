@@ -13,7 +13,7 @@ from megatron.ltd.data.batch import Batch
 from megatron.ltd.methods.base import ModelFacts, Samples
 from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.sampling import kept_indices
+from megatron.ltd.routing.sampling import kept_indices
 from tests.reference.names import megatron_tensors
 from tests.reference.plain_gpt import PlainConfig, PlainGPT
 from tests.support import (

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from megatron.ltd.accounting import num_image_parameters
 from megatron.ltd.data.images import ImageBatch
 from megatron.ltd.methods.base import Composed, Method, ModelFacts
 from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
@@ -21,9 +20,10 @@ from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.models.vit import HEAD, build_chunks
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.sampling import kept_indices
+from megatron.ltd.plan.accounting import num_image_parameters
+from megatron.ltd.plan.config import OptimizerConfig
+from megatron.ltd.routing.sampling import kept_indices
 from megatron.ltd.training.classification import Classification
-from megatron.ltd.training.config import OptimizerConfig
 from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
 from megatron.ltd.training.step import Stepper
 from tests.reference.plain_gpt import PlainConfig

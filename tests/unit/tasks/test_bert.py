@@ -19,8 +19,8 @@ from megatron.ltd.methods.token_bypass.method import TokenBypass
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.tokenizers.config import TokenizerFiles
+from megatron.ltd.training.build import build_run
 from megatron.ltd.training.objective import MaskedLM
-from megatron.ltd.training.run import build_run
 from tests.support import assert_differs, parse, pretrain, small_sentences, world
 
 MODEL = "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32".split()

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.training.build import Run, build_run
 from megatron.ltd.training.loop import evaluate
-from megatron.ltd.training.run import Run, build_run
 from tests.support import assert_differs, parse, pretrain, small_sentences, world
 
 MODEL = "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32".split()

@@ -9,7 +9,7 @@ import pytest
 
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.models.encoder_config import BertModelConfig, ViTConfig
-from megatron.ltd.parameters import ModelParameters, ModelSizes, Parameters
+from megatron.ltd.plan.parameters import ModelParameters, ModelSizes, Parameters
 from megatron.ltd.tasks.sizes import bert_sizes, classifier_sizes, gpt_sizes, vit_sizes
 
 SHAPE = {"num_layers": 3, "hidden_size": 24, "ffn_hidden_size": 40, "num_attention_heads": 4}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from megatron.ltd.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
-from megatron.ltd.tokenizers.train import TrainTokenizerConfig, train_tokenizer
 from megatron.ltd.tokenizers.wordpiece import SPECIAL_PIECES, WordPieceTokenizer
 
 TEXTS = [
@@ -79,7 +79,7 @@ def test_same_text_same_vocabulary(folder: Path) -> None:
 
     train_tokenizer(config(folder, "again"))
     code = (
-        "from megatron.ltd.tokenizers.train import *;"
+        "from megatron.ltd.data.train_tokenizer import *;"
         f"train_tokenizer(TrainTokenizerConfig(input=({str(folder / 't.txt')!r},), vocab_size=500,"
         f"model_type='wordpiece', output_prefix={str(folder / 'other')!r}))"
     )

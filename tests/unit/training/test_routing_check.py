@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from megatron.ltd.checkpoint.load import Progress
 from megatron.ltd.layers.route import Route
 from megatron.ltd.methods.base import ModelFacts, Samples
 from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.plan import StepPlan
+from megatron.ltd.schedules.step_plan import StepPlan
 from megatron.ltd.training import routing_check
-from megatron.ltd.training.checkpoint import Progress
 from megatron.ltd.training.routing_check import layer_digests, routing_problem
 from tests.support import layer_drop, random_ltd, small_model, world
 

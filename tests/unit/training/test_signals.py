@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.training.config import TrainingConfig
+from megatron.ltd.plan.config import TrainingConfig
 from megatron.ltd.training.signals import INTERRUPTED, ExitRequests
 from tests.support import world
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.errors import UserError
 from megatron.ltd.parallel.mesh import initialize
+from megatron.ltd.training.build import build_run
 from megatron.ltd.training.loop import train
-from megatron.ltd.training.run import build_run
 from megatron.ltd.training.task_scores import TaskScoresConfig
 from tests.support import small_dataset
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from common.spec import RunSpec
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.config import Entry
+from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.tasks import BERT, BERT_CLASSIFIER
-from megatron.ltd.tasks.base import Entry
-from megatron.ltd.training.clock import RunClock
 
 DENSE, FROM_SCRATCH = "dense", "no pretraining"
 VARIANTS = (DENSE, "random-ltd", "token-bypass", "layer-drop", "random-ltd + layer-drop")

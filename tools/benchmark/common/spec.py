@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron.ltd.config import RunConfig, parse_run_config
-from megatron.ltd.planner import RunPlan
+from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.config import RunConfig
+from megatron.ltd.plan.clock import RunClock
+from megatron.ltd.plan.run_plan import RunPlan
 from megatron.ltd.tokenizers.config import model_vocab_size
-from megatron.ltd.training.clock import RunClock
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import yaml
 from common.spec import plan_flags
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.planner import RunPlan
+from megatron.ltd.plan.run_plan import RunPlan
 from megatron.ltd.tokenizers.byte import ByteTokenizer
 
 HERE = Path(__file__).resolve().parent

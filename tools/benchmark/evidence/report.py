@@ -15,7 +15,7 @@ from .summary import ArmSummary, SettingSummary
 
 _LEGEND = """\
 - **loss**: held-out loss at the end, nats a token. ± is the standard error over seeds; differences are paired by seed.
-- **cost**: FLOPs over those of the dense run of as many steps (theory, `megatron/ltd/accounting.py`).
+- **cost**: FLOPs over those of the dense run of as many steps (theory, `megatron/ltd/plan/accounting.py`).
 - **vs dense**: loss minus that of dense after as many steps, dense at its own best learning rate; **p** is two-sided,
   Student's t over the paired differences. **vs dense at equal FLOPs** is the same against dense runs planned for the
   arm's FLOPs, from warm-up to the end of the cosine.

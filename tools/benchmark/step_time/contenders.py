@@ -33,10 +33,10 @@ from megatron.ltd.models.gpt import build_chunks
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.plan import StepPlan
-from megatron.ltd.routing import flat_rows, merge_tokens, split_tokens
+from megatron.ltd.plan.config import OptimizerConfig
+from megatron.ltd.routing.gather_scatter import flat_rows, merge_tokens, split_tokens
+from megatron.ltd.schedules.step_plan import StepPlan
 from megatron.ltd.training.adam import FusedAdam
-from megatron.ltd.training.config import OptimizerConfig
 from megatron.ltd.training.objective import CausalLM
 from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
 from megatron.ltd.training.step import Stepper

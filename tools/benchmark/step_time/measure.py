@@ -16,9 +16,9 @@ from functools import partial
 
 import torch
 
-from megatron.ltd.accounting import head_flops, step_flops
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh, initialize
+from megatron.ltd.plan.accounting import head_flops, step_flops
 
 from .config import StepTimeConfig
 

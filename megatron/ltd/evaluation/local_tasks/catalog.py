@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.evaluation.paper_tasks import PAPER_TASKS_BY_NAME
+from megatron.ltd.evaluation.lm_eval.paper_tasks import PAPER_TASKS_BY_NAME
 
 _NAME = re.compile(r"""^["']?(task|group)["']?:[ \t]*["']?([^\s"'#\[]+)""", re.MULTILINE)
 _SPLIT = re.compile(r"""^["']?(training|validation|test|fewshot)_split["']?:[ \t]*["']?([^\s"'#,]*)""", re.MULTILINE)

@@ -22,10 +22,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.evaluation.lm_eval.paper_tasks import PAPER_GROUP, PAPER_TASKS, PAPER_TASKS_BY_NAME
 from megatron.ltd.evaluation.local_tasks.catalog import installed_names, read_splits, task_file
 from megatron.ltd.evaluation.local_tasks.shapes import SHAPES, ShapeError, check_record
 from megatron.ltd.evaluation.local_tasks.squad_metrics import stand_in_for_squad_metrics
-from megatron.ltd.evaluation.paper_tasks import PAPER_GROUP, PAPER_TASKS, PAPER_TASKS_BY_NAME
 from megatron.ltd.json_text import parse_json
 
 LAYOUT = "DIR/<task>/<split>.jsonl"

@@ -18,8 +18,8 @@ from typing import Any
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 from megatron.ltd.methods.base import METHOD, Method, ModelFacts
-from megatron.ltd.plan import StepPlan
-from megatron.ltd.schedules import KeepProbabilitySchedule, keep_probabilities
+from megatron.ltd.schedules.keep_probability import KeepProbabilitySchedule, keep_probabilities
+from megatron.ltd.schedules.step_plan import StepPlan
 
 _UNIT = 1000
 """theta is rounded to thousandths, so that a run is a few hundred stages of equal steps, which can be planned."""
@@ -98,7 +98,7 @@ class LayerDrop(Method):
             first_step = end_step
 
     def runs(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
-        from megatron.ltd.sampling import uniform  # imports torch, which plans do not need
+        from megatron.ltd.routing.sampling import uniform  # imports torch, which plans do not need
 
         return uniform(self.facts.seed, step, microbatch, layer_number) < keep_probability
 

@@ -17,8 +17,8 @@ from megatron.ltd.flags import flag
 from megatron.ltd.format import format_ranges
 from megatron.ltd.methods.base import METHOD, Method, ModelFacts, Samples
 from megatron.ltd.methods.schedule_flags import KINDS, ScheduleFlags, in_blocks
-from megatron.ltd.plan import StepPlan
-from megatron.ltd.schedules import TokenSchedule
+from megatron.ltd.schedules.kept_tokens import TokenSchedule
+from megatron.ltd.schedules.step_plan import StepPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -181,7 +181,7 @@ class RandomLTD(Method):
 
     def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
         """A draw of its own for each sample and layer."""
-        from megatron.ltd.sampling import kept_indices  # imports torch, which plans do not need
+        from megatron.ltd.routing.sampling import kept_indices  # imports torch, which plans do not need
 
         seed, seq_length, config = self.facts.seed, self.facts.seq_length, self.config
         strata, block_size = config.ltd_strata, config.ltd_block_size

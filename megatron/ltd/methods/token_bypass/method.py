@@ -20,8 +20,8 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 from megatron.ltd.methods.base import METHOD, Method, ModelFacts, Samples
 from megatron.ltd.methods.schedule_flags import KINDS, ScheduleFlags, in_blocks
-from megatron.ltd.plan import StepPlan
-from megatron.ltd.schedules import TokenSchedule
+from megatron.ltd.schedules.kept_tokens import TokenSchedule
+from megatron.ltd.schedules.step_plan import StepPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,7 +210,7 @@ class TokenBypass(Method):
     def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
         """The most important tokens, or one draw for the span: the same in each of its layers."""
         from megatron.ltd.methods.token_bypass.importance import importance_of, most_important
-        from megatron.ltd.sampling import kept_indices, token_keys  # import torch, which plans do not need
+        from megatron.ltd.routing.sampling import kept_indices, token_keys  # import torch, which plans do not need
 
         seed, seq_length, strata = self.facts.seed, self.facts.seq_length, self.config.token_bypass_strata
         if not self.learns:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.evaluation.lm_eval.paper_tasks import PAPER_TASKS
 from megatron.ltd.evaluation.local_tasks import catalog
-from megatron.ltd.evaluation.paper_tasks import PAPER_TASKS
 
 pytest.importorskip("lm_eval")
 FOLDERS = ("glue", "super_glue", "arc", "anli", "race", "truthfulqa", "paloma", "kbl/knowledge", "mmlu/default")

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from megatron.ltd.evaluation.lm_eval.paper_tasks import PAPER_GROUP, PAPER_TASKS
 from megatron.ltd.evaluation.local_tasks import task_folder
 from megatron.ltd.evaluation.local_tasks.prepare import PrepareConfig, prepare
-from megatron.ltd.evaluation.paper_tasks import PAPER_GROUP, PAPER_TASKS
-from megatron.ltd.evaluation.task_table import CompareConfig, compare
 from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.reports.task_table import CompareConfig, compare
 from tests.unit.evaluation.local_tasks.published import PUBLISHED
 
 lm_eval = pytest.importorskip("lm_eval")

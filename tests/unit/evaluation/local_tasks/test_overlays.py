@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.evaluation.lm_eval.paper_tasks import PAPER_GROUP
 from megatron.ltd.evaluation.local_tasks import check_tasks, task_folder, write_overlays
 from megatron.ltd.evaluation.local_tasks.catalog import tasks_folder
-from megatron.ltd.evaluation.paper_tasks import PAPER_GROUP
 
 pytest.importorskip("lm_eval")
 LAMBADA = {"text": "one two"}

@@ -6,11 +6,7 @@ import importlib
 
 import pytest
 
-from megatron.ltd.evaluation.local_tasks.squad_metrics import (
-    compute_exact,
-    compute_f1,
-    stand_in_for_squad_metrics,
-)
+from megatron.ltd.evaluation.local_tasks.squad_metrics import compute_exact, compute_f1, stand_in_for_squad_metrics
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from evidence.plan import PLAN, Run, arm_flags, planned_runs, quick
 from evidence.records import read_records
 
-from megatron.ltd.config import parse_run_config
+from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.errors import UserError
 
 DATA = ("--data-path", "none", "--tokenizer-type", "ByteTokenizer")

@@ -1,0 +1,78 @@
+"""The command line: flags of every part of a run, read into one ``RunConfig``. No torch here."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron.ltd.checkpoint.files import candidates, stored_config
+from megatron.ltd.config import PARTS, TASK_PARTS, Entry, RunConfig, flag_classes
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import FlagParser, add_flags, from_record, read_flags
+from megatron.ltd.forecast.config import PlanConfig, leave_open
+from megatron.ltd.hugging_face.config_file import is_hugging_face
+from megatron.ltd.hugging_face.model import described_flags
+from megatron.ltd.methods import METHODS
+from megatron.ltd.tasks import GPT
+
+
+def build_parser(task: Entry = GPT) -> FlagParser:
+    """The command line of ``task``."""
+    parser = FlagParser(task.description)
+    for config_class in flag_classes(task):
+        add_flags(parser, config_class)
+    return parser
+
+
+def parse_run_config(arguments: Sequence[str] | None, task: Entry = GPT) -> RunConfig:
+    """Read the command line. Raises ``UserError`` for values that no run can have.
+
+    With ``--use-checkpoint-args`` the model's shape and the tokenizer of the checkpoint, or of the Hugging Face folder,
+    replace the defaults; a flag that was typed still wins.
+    """
+    namespace = build_parser(task).parse_args(arguments)
+    planning = read_flags(namespace, PlanConfig)
+    leave_open(namespace, planning)
+    _settle_pretrained(namespace)
+    if getattr(namespace, "use_checkpoint_args", False) and hasattr(namespace, "load"):
+        folder = Path(namespace.load)
+        stored = described_flags(folder) if is_hugging_face(folder) else stored_config(folder)
+        for part in {"model", "tokenizer"} & task.parts.keys():
+            if stored.get(part):
+                from_record(stored[part], task.parts[part], f"--load {folder}", part)
+            for name, value in _as_flags(stored.get(part) or {}).items():
+                if not hasattr(namespace, name):
+                    setattr(namespace, name, value)
+    classes = {**dict.fromkeys(TASK_PARTS), **task.parts, **PARTS}
+    parts: dict[str, Any] = {
+        name: None if config_class is None else read_flags(namespace, config_class)
+        for name, config_class in classes.items()
+    }
+    methods: dict[str, Any] = {name: read_flags(namespace, entry.config_class) for name, entry in METHODS.items()}
+    return RunConfig(task=task, **parts, methods=methods, planning=planning)
+
+
+def _settle_pretrained(flags: argparse.Namespace) -> None:
+    """Where ``--load`` holds no checkpoint yet, take ``--pretrained-checkpoint`` in its place, for its weights alone.
+
+    Nodes that see the folder differently then have other flags, and are told so when they meet.
+    """
+    if not hasattr(flags, "pretrained_checkpoint"):
+        return
+    if not hasattr(flags, "load") or hasattr(flags, "finetune"):
+        what = "with --finetune" if hasattr(flags, "finetune") else "without --load"
+        raise UserError(
+            f"--pretrained-checkpoint {flags.pretrained_checkpoint} is given {what}: give it with the folder of --save "
+            "as --load, and without --finetune"
+        )
+    if not candidates(Path(flags.load)):
+        flags.load, flags.finetune = flags.pretrained_checkpoint, True
+
+
+def _as_flags(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A part of a checkpoint's settings as flags that mean the same beside another ``--seq-length``."""
+    if stored.get("max_position_embeddings", 0) is None:  # as many as its samples had tokens
+        return {**stored, "max_position_embeddings": stored["seq_length"]}
+    return dict(stored)

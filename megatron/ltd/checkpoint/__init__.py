@@ -1,0 +1,1 @@
+"""Checkpoints: files, saving, loading, and what a continued run must agree on."""

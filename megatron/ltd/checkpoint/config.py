@@ -1,0 +1,55 @@
+"""Where checkpoints are saved and loaded: flags only, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import flag
+from megatron.ltd.plan.config import positive
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """checkpoints"""
+
+    save: str | None = flag(None, affects="session", metavar="DIR", help="folder to save checkpoints in")
+    load: str | None = flag(
+        None,
+        affects="session",
+        metavar="DIR",
+        help="folder to continue from; with --finetune, to start from, ours or Hugging Face's (GPT-2, Llama)",
+    )
+    pretrained_checkpoint: str | None = flag(
+        None,
+        affects="session",
+        metavar="DIR",
+        help="while --load holds no checkpoint, start from this folder as --load and --finetune would: the same "
+        "command starts a finetuning run and goes on with it",
+    )
+    save_interval: int | None = flag(
+        None, affects="session", help="steps between checkpoints (default: only at the end)"
+    )
+    keep_last: int | None = flag(
+        None, affects="session", help="checkpoints to keep; older ones are removed after a save (default: all)"
+    )
+    async_save: bool = flag(
+        False, affects="session", help="train on while a checkpoint is written, from a copy in memory"
+    )
+    no_load_optim: bool = flag(False, affects="session", help="load the weights only; the optimizer starts anew")
+    finetune: bool = flag(False, affects="session", help="load the weights only and start counting from step 0")
+    use_checkpoint_args: bool = flag(
+        False, affects="session", help="take the model's shape and the tokenizer from --load"
+    )
+
+    def __post_init__(self) -> None:
+        positive(self, "save_interval", "keep_last")
+        if self.keep_last is not None and self.save is None:
+            raise UserError(f"--keep-last {self.keep_last} is given without --save: name the folder to save in")
+        if self.save_interval is not None and self.save is None:
+            raise UserError(f"--save-interval {self.save_interval} is given without --save: name the folder to save in")
+        if self.async_save and self.save is None:
+            raise UserError("--async-save is given without --save: name the folder to save in")
+        for name in ("no_load_optim", "finetune", "use_checkpoint_args"):
+            if getattr(self, name) and self.load is None:
+                raise UserError(f"--{name.replace('_', '-')} is given without --load: name the folder to load from")

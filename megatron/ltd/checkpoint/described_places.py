@@ -1,0 +1,63 @@
+"""Whether the numbers in a checkpoint's description fit each other, and the files beside it.
+
+    tensor [4, 6] = boxes that fill it, each with a place   ->   bytes 100 to 400 of __0_0.distcp, which has as many
+
+What a tensor takes in memory is thus no more than its file has.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex, TensorStorageMetadata
+
+from megatron.ltd.checkpoint.inert_pickle import Refused
+
+
+def check_places(
+    checkpoint: Path,
+    entries: Mapping[str, TensorStorageMetadata | BytesStorageMetadata],
+    places: Mapping[MetadataIndex, _StorageInfo],
+) -> None:
+    """Raise ``Refused`` where a tensor is not filled by its boxes, or a box not in a file of ``checkpoint``."""
+    sizes = {name: _file_size(checkpoint, name) for name in {place.relative_path for place in places.values()}}
+    for index, place in places.items():
+        if not 0 <= place.offset <= place.offset + place.length <= sizes[place.relative_path]:
+            raise Refused(f"it places {index.fqn} where {place.relative_path} has nothing")
+    for name, entry in entries.items():
+        if isinstance(entry, TensorStorageMetadata):
+            _check_boxes(name, entry, places)
+
+
+def _file_size(checkpoint: Path, name: str) -> int:
+    """Size [bytes] of a file of ``checkpoint``, which lies in that folder itself."""
+    if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
+        raise Refused("it places tensors outside of the checkpoint's folder")
+    found = os.stat(checkpoint / name)
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused(f"it places tensors in {name}, which is no file")
+    return found.st_size
+
+
+def _check_boxes(name: str, entry: TensorStorageMetadata, places: Mapping[MetadataIndex, _StorageInfo]) -> None:
+    filled, begins = 0, []
+    for box in entry.chunks:
+        ends = [start + length for start, length in zip(box.offsets, box.sizes, strict=False)]
+        if not len(box.offsets) == len(box.sizes) == len(entry.size) or any(
+            end > length for end, length in zip(ends, entry.size, strict=True)
+        ):
+            raise Refused(f"it gives {name} a part that lies outside of it")
+        place = places.get(MetadataIndex(name, box.offsets))
+        num_values = math.prod(box.sizes)
+        if place is None or place.length < num_values * entry.properties.dtype.itemsize:
+            raise Refused(f"it gives {name} more values than its file has")
+        filled += num_values
+        if num_values:
+            begins.append(box.offsets)
+    if filled != math.prod(entry.size) or len(set(begins)) != len(begins):
+        raise Refused(f"it gives {name} parts that do not fill it")

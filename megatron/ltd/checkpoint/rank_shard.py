@@ -1,0 +1,112 @@
+"""What a rank writes of a checkpoint: its share of a sharded state, in Megatron-Core's format ``torch_dist``.
+
+    __<rank>_0.distcp   the rank's tensors          rank 0 also:  common.pt       what is not sharded
+                                                                  metadata.json   the format's name
+                                                                  .metadata       which tensor lies where, at the end
+
+Megatron-Core lays out the plan, collects the tensors and writes them. When, and in which process, is not decided here.
+"""
+
+from __future__ import annotations
+
+import queue
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.dist_checkpointing.core import CONFIG_FNAME, CheckpointingConfig, save_config
+from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
+from megatron.core.dist_checkpointing.serialization import get_default_save_common_strategy
+from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+
+from megatron.ltd.checkpoint import files
+from megatron.ltd.checkpoint.load import TrainingState, learned_state, model_state
+from megatron.ltd.checkpoint.optimizer_state import SHARDING, stored_optimizer
+from megatron.ltd.checkpoint.read import FORMAT, quiet_core
+
+
+@dataclass(frozen=True)
+class Written:
+    """A rank's share: where in its files each tensor lies, and size and checksum of each file."""
+
+    results: list[Any]
+    files: dict[str, dict[str, int]]
+
+
+class _Strategy(TorchDistSaveShardedStrategy):
+    """Megatron-Core's way to write a sharded state, up to the point where something is written."""
+
+    def _get_save_and_finalize_callbacks(self, writer: FileSystemWriterAsync, planned: Any) -> Any:
+        self.writer, self.index = writer, planned[1]
+        return super()._get_save_and_finalize_callbacks(writer, planned)
+
+
+class RankPlan:
+    """What this rank writes of ``state``. Made on all ranks together; nothing is written yet.
+
+    Tensors stay those of ``state`` where it lies on the CPU: what must not change is the writer's affair.
+    """
+
+    def __init__(self, partial: Path, state: TrainingState, *, check_layout: bool) -> None:
+        self._partial = partial
+        with quiet_core():
+            sharded, common = save_preprocess(_content(state), check_layout)
+            # Results come back through the writer's pipe: Megatron-Core need not start a process that collects them.
+            filesystem_async._results_queue = queue.SimpleQueue()
+            strategy = _Strategy(*FORMAT, thread_count=1)
+            request = strategy.async_save(sharded, partial)
+            self._buckets = [] if request.preload_fn is None else request.preload_fn()
+        self._writer, self._index = strategy.writer, strategy.index
+        self._common = dict_list_map_outplace(_on_cpu, common) if dist.get_rank() == 0 else None
+
+    def write_files(self) -> Written:
+        """Write this rank's files. The part that may run in another process."""
+        names, results = [], []
+        if self._common is not None:
+            get_default_save_common_strategy().save_common(self._common, self._partial)
+            save_config(CheckpointingConfig(*FORMAT), str(self._partial))
+            names += [COMMON_STATE_FNAME, CONFIG_FNAME]
+        for bucket in self._buckets:
+            results += self._write_bucket(bucket)
+            names.append(bucket[1])
+        return Written(results, files.written_checksums(self._partial, names))
+
+    def _write_bucket(self, bucket: Any) -> list[Any]:
+        """Write one file of tensors; where in it each lies."""
+        transforms = [self._writer.transforms] if hasattr(self._writer, "transforms") else []
+        running: queue.Queue[int] = queue.Queue()
+        running.put(0)
+        written: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        with quiet_core():
+            FileSystemWriterAsync.write_preloaded_data(transforms, 0, bucket, written, running, use_fsync=True)
+        outcome = written.get()[1]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def write_index(self, results: list[list[Any]]) -> None:
+        """Write, on rank 0, where all ranks' tensors lie."""
+        self._writer.finish(self._index, results)
+
+
+def _content(state: TrainingState) -> dict[str, Any]:
+    weights = model_state(state.chunks)
+    return {
+        "checkpoint_version": 3.0,
+        "iteration": state.progress.iteration,
+        **weights,
+        "optimizer": stored_optimizer(state.optimizer, weights),
+        "opt_param_scheduler": state.scheduler.state_dict(),
+        **learned_state(state.learned_V),
+        "content_metadata": SHARDING,
+    }
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, torch.Tensor) else value

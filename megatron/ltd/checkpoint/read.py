@@ -1,0 +1,148 @@
+"""What a checkpoint's files hold, read for a model that says what it wants of them.
+
+Nothing in the files is trusted: the description of the tensors is checked against the files (``safe_metadata``) and
+against what is wanted, and only tensors and plain values are loaded. Every mistake in them is a ``UserError``.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, maybe_load_config
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME, TorchCommonLoadStrategy
+from torch.distributed.checkpoint import Metadata
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from megatron.ltd.checkpoint.safe_metadata import UnsafeCheckpoint, read_metadata, tensors_only
+from megatron.ltd.errors import RunStopped, UserError
+
+FORMAT = ("torch_dist", 1)
+_MACHINES_FAULT = (OSError, torch.OutOfMemoryError, torch.distributed.DistError)
+
+
+def read(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors that ``wanted`` describes, out of ``checkpoint``. Every rank calls this.
+
+    Raises ``UserError`` where the checkpoint holds more than tensors and plain values, or other tensors.
+    """
+    metadata = described(checkpoint)
+    _check_format(checkpoint)
+    _check_wanted(checkpoint, wanted, metadata)
+    with reading(checkpoint, metadata), quiet_core():
+        return dist_checkpointing.load(wanted, str(checkpoint), common_strategy=_NoPlainValues())
+
+
+@contextmanager
+def reading(checkpoint: Path, metadata: Metadata) -> Iterator[None]:
+    """Within the block ``checkpoint`` is read, as ``tensors_only`` says; what its files do to the reader is refused."""
+    try:
+        with tensors_only(metadata):
+            yield
+    except (Exception, CheckpointException) as error:
+        failures = [failure for failure, _ in getattr(error, "failures", {0: (error, None)}).values()]
+        for failure in failures:
+            if isinstance(failure, RunStopped) or not isinstance(failure, Exception):  # Ctrl-C, which torch wraps
+                raise failure from None
+        if any(_is_of_the_machine(failure) for failure in failures):
+            raise
+        raise refusal(checkpoint, _what_failed(failures[0])) from None
+
+
+def _is_of_the_machine(failure: BaseException) -> bool:
+    """Whether the machine has failed, and not the checkpoint."""
+    return isinstance(failure, _MACHINES_FAULT) and not isinstance(failure, FileNotFoundError)
+
+
+class _NoPlainValues(TorchCommonLoadStrategy):
+    """Megatron-Core would mix plain values with the tensors, whatever they are called."""
+
+    def load_common(self, checkpoint_dir: str | Path) -> dict[str, Any]:
+        """None: see ``read_plain``."""
+        return {}
+
+
+def read_plain(checkpoint: Path) -> dict[str, Any]:
+    """What ``checkpoint`` holds beside tensors. Raises ``UserError`` where that is more than plain values."""
+    with reading(checkpoint, Metadata({})):
+        values = torch.load(checkpoint / COMMON_STATE_FNAME, map_location="cpu", weights_only=True)
+    if not isinstance(values, dict):
+        raise refusal(checkpoint, f"its {COMMON_STATE_FNAME} holds no values by name")
+    return values
+
+
+def refusal(checkpoint: Path, what: str) -> UserError:
+    """What to raise for a checkpoint whose files hold ``what``."""
+    return UserError(f"checkpoint {checkpoint} is not loaded: {what}; take one from a source that you trust")
+
+
+def described(checkpoint: Path) -> Metadata:
+    """Which tensors ``checkpoint`` holds, and where. Raises ``UserError`` where its description holds more, or less."""
+    try:
+        return read_metadata(checkpoint)
+    except UnsafeCheckpoint as error:
+        raise refusal(checkpoint, str(error)) from None
+
+
+def _check_format(checkpoint: Path) -> None:
+    """Megatron-Core reads other formats in other ways."""
+    try:
+        found = maybe_load_config(str(checkpoint))
+    except (ValueError, TypeError, RecursionError):
+        found = None
+    if found != CheckpointingConfig(*FORMAT):
+        raise refusal(checkpoint, f"its metadata.json does not say that it is in the format {FORMAT[0]}")
+
+
+def _check_wanted(checkpoint: Path, wanted: Mapping[str, Any], metadata: Metadata) -> None:
+    for part in nested_values(wanted):
+        built = nested_values(part.build()) if isinstance(part, ShardedTensorFactory) else [part]
+        for tensor in built:
+            if isinstance(tensor, ShardedTensor):
+                _check_tensor(checkpoint, tensor, metadata.state_dict_metadata.get(tensor.key))
+
+
+def _check_tensor(checkpoint: Path, tensor: ShardedTensor, entry: Any) -> None:
+    if not isinstance(entry, TensorStorageMetadata):
+        raise refusal(checkpoint, f"it holds no tensor {tensor.key}, which the model has")
+    shape, wanted = tuple(entry.size), tuple(tensor.global_shape)
+    if len(shape) != len(wanted) or (shape != wanted and not tensor.allow_shape_mismatch):
+        raise refusal(checkpoint, f"its tensor {tensor.key} has shape {list(shape)}, and the model's {list(wanted)}")
+
+
+def _what_failed(error: BaseException) -> str:
+    if not isinstance(error, pickle.UnpicklingError):
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        return f"its files do not hold what they describe ({what})"
+    # the global that torch's weights_only would not load, out of its long explanation
+    found = re.search(r"(?:GLOBAL|[Gg]lobal:?) ([\w.]+)", str(error))
+    named = found.group(1) if found else type(error).__name__
+    return f"it holds something other than tensors and plain values ({named})"
+
+
+@contextmanager
+def quiet_core() -> Iterator[None]:
+    """Silence what Megatron-Core's use of torch's checkpoint interface warns about: nothing a user could change.
+
+    Its log lines too: what fails is also raised.
+    """
+    logger = logging.getLogger("megatron.core.dist_checkpointing")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,176 @@
+"""Reading a checkpoint must not run code that it carries.
+
+    .metadata   unpickled by torch's distributed checkpoint with everything allowed: not by us. ``read_metadata`` reads
+                it with ``inert_pickle`` and builds torch's description anew, out of names, shapes and places alone.
+    the rest    read by torch as tensors and plain values. ``tensors_only`` holds all loads inside Megatron-Core to
+                that, and gives them the description that ``read_metadata`` has built.
+
+A check before a second reading by ``pickle`` would not do: the two can be made to see different things.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from megatron.core.msc_utils import MultiStorageClientFeature
+from torch.distributed.checkpoint import FileSystemReader, Metadata
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+
+from megatron.ltd.checkpoint.described_places import check_places
+from megatron.ltd.checkpoint.files import METADATA
+from megatron.ltd.checkpoint.inert_pickle import Made, Name, Refused, read_inert
+
+_METADATA = "torch.distributed.checkpoint.metadata"
+_MEMORY_FORMATS = Name(_METADATA, "_MEM_FORMAT_ENCODING")
+_GETATTR = Name("builtins", "getattr")
+_FORCE, _FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+_T = TypeVar("_T")
+_DTYPES = {Name("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+
+_KNOWN = {
+    "torch": {"Size"},
+    "torch.serialization": {"_get_layout"},
+    _METADATA: {
+        "Metadata", "MetadataIndex", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata",
+        "TensorProperties", "StorageMeta", "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.distributed.checkpoint.planner": {
+        "SavePlan", "WriteItem", "WriteItemType", "TensorWriteData", "BytesIOWriteData",
+    },
+    "pathlib": {"PosixPath"},
+    "pathlib._local": {"PosixPath"},  # Python 3.13
+}  # fmt: skip
+
+
+class UnsafeCheckpoint(Exception):
+    """The description of a checkpoint's tensors holds something else, or cannot be read."""
+
+
+def read_metadata(checkpoint: Path) -> Metadata:
+    """What torch's distributed checkpoint takes for the ``.metadata`` of ``checkpoint``; no code of the file's runs.
+
+    Raises ``UnsafeCheckpoint`` where the file holds anything but a description of tensors.
+    """
+    try:
+        described = read_inert((checkpoint / METADATA).read_bytes(), _check_name, _check_made)
+        fields = _fields(described, "Metadata")
+        entries = {
+            _typed(key, str): _entry(value) for key, value in _typed(fields["state_dict_metadata"], dict).items()
+        }
+        places = {_index(key): _place(value) for key, value in _typed(fields["storage_data"], dict).items()}
+        check_places(checkpoint, entries, places)
+        return Metadata(entries, storage_data=places)
+    except (OSError, Refused) as error:
+        raise UnsafeCheckpoint(f"its {METADATA} cannot be read ({error})") from None
+    except KeyError as error:
+        raise UnsafeCheckpoint(f"its {METADATA} cannot be read (it gives no {error.args[0]})") from None
+
+
+def _check_name(name: Name) -> None:
+    if name not in _DTYPES and name != _GETATTR and name.name not in _KNOWN.get(name.module, ()):
+        raise Refused(f"it names {name}, which describes no tensor")
+
+
+def _check_made(made: Made) -> None:
+    """Some Pythons pickle the members of enumerations with getattr, which else would lead everywhere."""
+    if made.maker == _GETATTR and made.arguments[:1] != (_MEMORY_FORMATS,):
+        raise Refused("it asks for an attribute of something else than an enumeration, which describes no tensor")
+
+
+def _entry(value: Any) -> TensorStorageMetadata | BytesStorageMetadata:
+    if type(value) is Made and value.maker == Name(_METADATA, "BytesStorageMetadata"):
+        return BytesStorageMetadata()
+    fields = _fields(value, "TensorStorageMetadata")
+    properties = _typed(_state(fields["properties"], "TensorProperties"), tuple)
+    dtype = next((_DTYPES.get(part) for part in properties[:1] if type(part) is Name), None)
+    if dtype is None:
+        raise Refused("it gives a tensor no type")
+    chunks = [_chunk(chunk) for chunk in _typed(fields["chunks"], list)]
+    return TensorStorageMetadata(TensorProperties(dtype=dtype), _size(fields["size"]), chunks)
+
+
+def _chunk(value: Any) -> ChunkStorageMetadata:
+    fields = _fields(value, "ChunkStorageMetadata")
+    return ChunkStorageMetadata(_size(fields["offsets"]), _size(fields["sizes"]))
+
+
+def _index(value: Any) -> MetadataIndex:
+    """A tensor's name, and where in it a chunk begins; its place in the list of chunks is a hint that we leave out."""
+    fields = _fields(value, "MetadataIndex")
+    offset = fields.get("offset")
+    return MetadataIndex(_typed(fields["fqn"], str), None if offset is None else _size(offset))
+
+
+def _place(value: Any) -> _StorageInfo:
+    """Which bytes of which file; files are not compressed (``transform_descriptors``)."""
+    fields = _fields(value, "_StorageInfo", "torch.distributed.checkpoint.filesystem")
+    if fields.get("transform_descriptors"):
+        raise Refused("it says that tensors are compressed")
+    return _StorageInfo(
+        _typed(fields["relative_path"], str), _typed(fields["offset"], int), _typed(fields["length"], int)
+    )
+
+
+def _size(value: Any) -> torch.Size:
+    if type(value) is not Made or value.maker != Name("torch", "Size") or len(value.arguments) != 1:
+        raise Refused("it holds something else than a shape")
+    lengths = [_typed(length, int) for length in _typed(value.arguments[0], tuple)]
+    if any(not 0 <= length < 1 << 63 for length in lengths):
+        raise Refused("it gives a shape with a length that is negative or beyond 64 bits")
+    return torch.Size(lengths)
+
+
+def _state(value: Any, name: str, module: str = _METADATA) -> Any:
+    """The state of an object that is made of the class ``name``."""
+    if type(value) is not Made or value.maker != Name(module, name):
+        raise Refused(f"it holds something else than a {name}")
+    return value.state
+
+
+def _fields(value: Any, name: str, module: str = _METADATA) -> dict[str, Any]:
+    """The fields of an object of the class ``name``."""
+    return _typed(_state(value, name, module), dict)
+
+
+def _typed(value: Any, kind: type[_T]) -> _T:
+    if type(value) is not kind:
+        raise Refused(f"it holds a {type(value).__name__} in place of a {kind.__name__}")
+    return value
+
+
+@contextmanager
+def tensors_only(metadata: Metadata) -> Iterator[None]:
+    """Within the block all that torch and Megatron-Core load is tensors and plain values, placed as ``metadata`` says.
+
+    ``torch.load`` is held to ``weights_only`` with torch's own list of what that allows, and a ``.metadata`` is not
+    opened. Raises ``pickle.UnpicklingError`` for anything else.
+    """
+    allowed, storage_client = torch.serialization.get_safe_globals(), MultiStorageClientFeature.is_enabled()
+    read = FileSystemReader.read_metadata
+    environment = {name: os.environ.pop(name, None) for name in (_FORCE, _FORCE_NOT)}
+    try:
+        os.environ[_FORCE] = "1"
+        torch.serialization.clear_safe_globals()
+        MultiStorageClientFeature.disable()  # has a reader of its own
+        FileSystemReader.read_metadata = lambda *_, **__: metadata  # type: ignore[method-assign]
+        yield
+    finally:
+        FileSystemReader.read_metadata = read  # type: ignore[method-assign]
+        if storage_client:
+            MultiStorageClientFeature.enable()
+        torch.serialization.add_safe_globals(allowed)
+        del os.environ[_FORCE]
+        os.environ.update({name: value for name, value in environment.items() if value is not None})

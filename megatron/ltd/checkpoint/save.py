@@ -1,0 +1,199 @@
+"""Saving a run, while training waits or goes on.
+
+    start    folder -> what this rank writes (checkpoint_plan) -> a process that writes it (checkpoint_writer)
+    ...      files and their checksums, on every rank
+    finish   outcomes exchanged -> .metadata, run.json, manifest -> name, tracker (checkpoint_files)
+
+With ``asynchronous`` training goes on between start and finish; without, it waits there. There is no other difference.
+Until the last act the checkpoint before stays current. What any rank's disk refuses ends the run on every rank.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from megatron.ltd.checkpoint import files
+from megatron.ltd.checkpoint.load import TrainingState, first_of_all_ranks
+from megatron.ltd.checkpoint.rank_shard import RankPlan, Written
+from megatron.ltd.checkpoint.writer import Outcome, Writer, first_line
+from megatron.ltd.errors import RunStopped
+from megatron.ltd.parallel.mesh import Mesh
+
+_WAIT_SECONDS = 1.0
+
+
+@dataclass
+class _Pending:
+    """A checkpoint between start and finish."""
+
+    iteration: int
+    partial: Path
+    path: Path
+    record: Mapping[str, Any]
+    plan: RankPlan
+    """Kept to the end for what it holds too: memory that a GPU was copied into is not copied on write."""
+    writer: Writer
+    started: float
+    waited_seconds: float = 0.0
+
+
+class CheckpointSaver:
+    """Saves the checkpoints of a run in ``folder``, one at a time; without a folder every call does nothing.
+
+    Every rank makes every call, and each raises ``RunStopped``, on every rank, where a checkpoint cannot be written, as
+    on a full disk.
+    """
+
+    def __init__(
+        self, folder: Path | None, mesh: Mesh, *, keep_last: int | None, asynchronous: bool, say: Callable[[str], None]
+    ) -> None:
+        self._folder = folder
+        self._mesh = mesh
+        self._keep_last = keep_last
+        self._asynchronous = asynchronous
+        self._say = say
+        self._pending: _Pending | None = None
+        self._layout_checked = False
+
+    def save(self, state: TrainingState, record: Mapping[str, Any]) -> None:
+        """Save ``state`` as it is now. ``record`` goes to ``run.json``, with the progress added."""
+        if self._folder is None:
+            return
+        self.finish()
+        self._pending = self._start(self._folder, state, record)
+        if not self._asynchronous:
+            self.finish()
+
+    def poll(self) -> None:
+        """Publish the pending checkpoint if all of it is written."""
+        if self._pending is not None:
+            polled = time.perf_counter()
+            is_written = self._is_written(0.0)
+            self._pending.waited_seconds += time.perf_counter() - polled
+            if is_written:
+                self.finish()
+
+    def finish(self) -> None:
+        """Wait until the pending checkpoint is written, and publish it."""
+        pending = self._pending
+        if pending is None:
+            return
+        waiting_since = time.perf_counter()
+        while not self._is_written(_WAIT_SECONDS):
+            pass
+        self._pending = None
+        self._publish(pending)
+        now = time.perf_counter()
+        waited = pending.waited_seconds + now - waiting_since
+        aside = f", training waited {waited:.1f} s" if self._asynchronous else ""
+        self._say(f"saved {pending.path} in {now - pending.started:.1f} s{aside}")
+
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """Leave nothing pending behind: finish it at the end of the block, give it up where that fails."""
+        try:
+            yield
+        except BaseException:
+            if self._pending is not None:
+                self._pending.writer.kill()
+                self._pending = None
+            raise
+        self.finish()
+
+    def _start(self, folder: Path, state: TrainingState, record: Mapping[str, Any]) -> _Pending:
+        started = time.perf_counter()
+        iteration = state.progress.iteration
+        partial = self._make_partial(folder, iteration)
+        plan = RankPlan(partial, state, check_layout=not self._layout_checked)
+        self._layout_checked = True  # it stays as it is within a run
+        pending = _Pending(
+            iteration=iteration,
+            partial=partial,
+            path=files.checkpoint_path(folder, iteration),
+            record={"progress": asdict(state.progress), **record},
+            plan=plan,
+            writer=Writer(plan.write_files),
+            started=started,
+        )
+        pending.waited_seconds = time.perf_counter() - started
+        return pending
+
+    def _make_partial(self, folder: Path, iteration: int) -> Path:
+        """The folder that rank 0 makes, once every rank sees it."""
+        made: list[Path | None] = [None]
+        failure = None
+        if self._mesh.is_first:
+            try:
+                made = [files.start_partial(folder, iteration)]
+            except OSError as error:
+                failure = first_line(error)
+        dist.broadcast_object_list(made, src=0)
+        partial = made[0]
+        if partial is not None and not partial.is_dir():
+            failure = f"it does not see {partial}, which rank 0 made: --save must be one folder for all processes"
+        self._stop_on_any(failure, folder, iteration)
+        assert partial is not None
+        return partial
+
+    def _is_written(self, seconds: float) -> bool:
+        """Whether all ranks' writers are done, after about ``seconds`` at most.
+
+        Asking in turns keeps a long write from running into the time limit of a collective.
+        """
+        assert self._pending is not None
+        is_written = torch.tensor(int(self._pending.writer.wait(seconds)), device=self._mesh.device)
+        dist.all_reduce(is_written, op=dist.ReduceOp.MIN)
+        return bool(is_written)
+
+    def _publish(self, pending: _Pending) -> None:
+        """Exchange what the writers say, and give the checkpoint its name."""
+        folder, outcome = pending.path.parent, pending.writer.outcome()
+        try:
+            self._stop_on_any(outcome.failure, folder, pending.iteration)
+            outcomes: list[Outcome] | None = [outcome] * self._mesh.world_size if self._mesh.is_first else None
+            dist.gather_object(outcome, outcomes, dst=0)
+            failure = None if outcomes is None else self._seal(pending, [found.value for found in outcomes])
+            self._stop_on_any(failure, folder, pending.iteration)
+        except RunStopped:
+            if self._mesh.is_first:
+                files.remove_partial(pending.partial)
+            raise
+
+    def _seal(self, pending: _Pending, written: list[Written]) -> str | None:
+        """Rank 0's part of the end: the files about all ranks, the name, the tracker."""
+        try:
+            pending.plan.write_index([share.results for share in written])
+            files.write_run(pending.partial, pending.record)
+            manifest = {name: entry for share in written for name, entry in share.files.items()}
+            manifest |= files.written_checksums(pending.partial, (files.METADATA, files.RUN))
+            files.write_manifest(pending.partial, manifest)
+            files.publish(pending.partial, pending.iteration)
+        except OSError as error:
+            return first_line(error)
+        for complaint in files.remove_old(pending.path.parent, self._keep_last):
+            self._say(complaint)
+        return None
+
+    def _stop_on_any(self, failure: str | None, folder: Path, iteration: int) -> None:
+        """Raise on every rank where any rank has a ``failure``."""
+        if failure is not None and self._mesh.world_size > 1:
+            failure = f"rank {self._mesh.rank}: {failure}"
+        failure = first_of_all_ranks(failure, self._mesh)
+        if failure is None:
+            return
+        current = files.read_tracker(folder)
+        last = (
+            "there is none before it" if current is None else f"{files.checkpoint_path(folder, current)} stays the last"
+        )
+        raise RunStopped(
+            f"the checkpoint of iteration {iteration} could not be written to --save {folder} ({failure}); "
+            f"{last}. Free space there or mend what failed, then continue with --load"
+        )

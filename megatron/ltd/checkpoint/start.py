@@ -1,0 +1,174 @@
+"""Where a run starts: anew, from the checkpoint that it continues, or from other weights, ours or Hugging Face's.
+
+    --load and --save -> the newest whole checkpoint, a Hugging Face model, or none -> does it fit this run? -> Start
+
+Every rank comes to the same answer: folders that not all nodes see alike are refused. What must agree between a run
+and its checkpoint is ``resume``'s; how a checkpoint is read, ``checkpoint``'s.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megatron.ltd.checkpoint import files as checkpoint_files
+from megatron.ltd.checkpoint.compatibility import changed_settings, check_identity, check_order, settle_schedule
+from megatron.ltd.checkpoint.load import Progress, find_checkpoint, first_of_all_ranks
+from megatron.ltd.errors import UserError
+from megatron.ltd.hugging_face.config_file import is_hugging_face
+from megatron.ltd.hugging_face.weights import ImportedModel
+from megatron.ltd.parallel.agreement import agree_on_folder, together
+from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.plan.run_plan import Clock
+
+if TYPE_CHECKING:
+    from megatron.ltd.config import RunConfig
+
+OpenImported = Callable[[Path], tuple[ImportedModel, Mapping[str, Any], Mapping[str, Any]]]
+"""``Task.open_imported``."""
+_SHARE = "name a folder that all nodes share"
+
+
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint that is loaded, if any, what that says, and what is to be told about it."""
+
+    checkpoint: Path | None
+    stored: Mapping[str, Any]
+    progress: Progress
+    notes: tuple[str, ...]
+    imported: ImportedModel | None = None
+    """The Hugging Face model whose weights are taken, instead of a checkpoint's."""
+
+    @property
+    def continues(self) -> bool:
+        return self.checkpoint is not None and self.progress.iteration > 0
+
+    @property
+    def stored_in_half(self) -> bool:
+        """Whether the checkpoint's run computed in bf16 or fp16, and so kept main weights in fp32."""
+        precision = self.stored["config"]["precision"]
+        return precision["bf16"] or precision["fp16"]
+
+    def consumed(self, seq_length: int) -> dict[Clock, int]:
+        """What the run has computed so far, in every unit of the clock."""
+        return {
+            "layer-tokens": self.progress.consumed_layer_tokens,
+            "tokens": self.progress.consumed_samples * seq_length,
+            "samples": self.progress.consumed_samples,
+        }
+
+    def clock_stands_at(self, config: RunConfig, consumed: Mapping[Clock, int]) -> int | None:
+        """Where the learning rate's clock starts; None to take it from the checkpoint."""
+        unit = config.optimizer.lr_clock
+        if config.checkpoint.no_load_optim or (
+            self.continues and (self.stored["config"].get("optimizer") or {}).get("lr_clock") != unit
+        ):
+            return consumed[unit]  # type: ignore[index]
+        return None
+
+    def settle(self, config: RunConfig, schedule: Mapping[str, Any]) -> str | None:
+        """Hold a continued run to the checkpoint's schedule unless the flags' is asked for; a line where that differs.
+
+        Without the optimizer's state its schedule is not the checkpoint's either: then too the flags' is taken.
+        """
+        if self.checkpoint is None or not self.continues:
+            return None
+        asked_by = "--override-opt-param-scheduler" if config.optimizer.override_opt_param_scheduler else None
+        asked_by = asked_by or ("--no-load-optim" if config.checkpoint.no_load_optim else None)
+        return settle_schedule(self.checkpoint, self.stored["schedule"], schedule, asked_by)
+
+
+def find_start(
+    config: RunConfig,
+    identity: Mapping[str, Any],
+    order: Mapping[str, Any],
+    open_imported: OpenImported,
+    mesh: Mesh,
+) -> Start:
+    """Settle what ``--load`` and ``--save`` mean for this start, and check what is loaded. Every rank calls this.
+
+    ``open_imported`` opens a Hugging Face folder: see ``Task``.
+    Raises ``UserError`` for folders that cannot be used and for a checkpoint of another run.
+    """
+    flags = config.checkpoint
+    load = None if flags.load is None else Path(flags.load)
+    if flags.save is not None:
+        _check_save_folder(Path(flags.save), load, flags.finetune, mesh)
+    if load is not None:
+        agree_on_folder(lambda: {f"what --load {load} holds": _holdings(load)}, _SHARE)
+        if is_hugging_face(load):
+            return _start_from_hugging_face(load, config, open_imported)
+    checkpoint, notes = (None, []) if load is None else find_checkpoint(load, mesh)
+    if checkpoint is None:
+        starts_empty = flags.save is not None and load is not None and load.resolve() == Path(flags.save).resolve()
+        if load is not None and (not starts_empty or flags.finetune or flags.no_load_optim):
+            raise UserError(f"--load {load} holds no checkpoint: name a folder that does, or drop --load to start anew")
+        return Start(None, {}, Progress(), ())
+    with together():
+        stored = checkpoint_files.read_run_to_use(checkpoint)
+        check_identity(checkpoint, stored["identity"], identity)
+        if flags.finetune:
+            notes.append(f"loading {checkpoint}, weights only, counting from step 0")
+            return Start(checkpoint, stored, Progress(), tuple(notes))
+        check_order(checkpoint, stored["order"], order)
+    notes.append(f"loading {checkpoint}" + (", weights only" if flags.no_load_optim else ""))
+    changes = changed_settings(stored["config"], config)
+    return Start(checkpoint, stored, Progress(**stored["progress"]), (*notes, *([changes] if changes else [])))
+
+
+def _start_from_hugging_face(load: Path, config: RunConfig, open_imported: OpenImported) -> Start:
+    """Take the weights of a Hugging Face model. Raises ``UserError`` where it is not whole, or not the run's model."""
+    flags = config.checkpoint
+    with together():
+        if not flags.finetune:
+            raise UserError(
+                f"--load {load} holds the weights of a Hugging Face model and no run to continue: add --finetune to "
+                "start from them"
+            )
+        if flags.save is not None and Path(flags.save).resolve() == load.resolve():
+            raise UserError(
+                f"--save {flags.save} is the Hugging Face folder of --load: choose a folder of the run's own"
+            )
+        imported, described, wanted = open_imported(load)
+        check_identity(load, described, wanted)
+    note = f"loading the weights of Hugging Face's {imported.architecture.model_type} in {load}, counting from step 0"
+    return Start(None, {}, Progress(), (note,), imported)
+
+
+def _holdings(folder: Path) -> str:
+    """What a node sees in a folder of checkpoints, or in a Hugging Face model's."""
+    if is_hugging_face(folder):
+        files = sorted((path.name, path.stat().st_size) for path in folder.iterdir() if path.is_file())
+        return "a Hugging Face model of " + ", ".join(f"{name} ({size} bytes)" for name, size in files)
+    iterations = checkpoint_files.candidates(folder)
+    if not iterations:
+        return "no checkpoint"
+    newest = (
+        f"{len(iterations)} checkpoint{'s' if len(iterations) > 1 else ''}, the newest of iteration {iterations[0]}"
+    )
+    complaint = checkpoint_files.tracker_complaint(folder)
+    return newest if complaint is None else f"{newest} ({complaint})"
+
+
+def _check_save_folder(save: Path, load: Path | None, finetune: bool, mesh: Mesh) -> None:
+    """One process looks at the folder and writes to it; all of them must see that, for each will write its part."""
+    with together():
+        if mesh.is_first:
+            checkpoint_files.check_save_folder(save, load, finetune)
+    if mesh.world_size == 1:
+        return
+    probe = save / str(first_of_all_ranks(f".share-test-{os.getpid()}" if mesh.is_first else None, mesh))
+    try:
+        with together():
+            if mesh.is_first:
+                probe.touch()
+        agree_on_folder(
+            lambda: {f"a file that rank 0 wrote in --save {save}": "there" if probe.exists() else "missing"}, _SHARE
+        )
+    finally:
+        if mesh.is_first:
+            probe.unlink(missing_ok=True)

@@ -1,0 +1,198 @@
+"""Trains a vocabulary: a SentencePiece model whose encoding can be undone, or BERT's WordPiece.
+
+With SentencePiece decode(encode(text)) == text, for source code too. What makes it so: no normalisation, no space put
+before the text, no spaces taken away, runs of spaces and line ends as pieces of their own, and byte pieces for
+everything that has none. Training reads the documents in passages that end at line ends; of more text than
+``--max-train-mb`` it takes evenly spaced passages. The same input and flags give the same vocabulary.
+
+Not here: using one (``sentencepiece``, ``wordpiece``), and how WordPiece is learned (``train_wordpiece``).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import sentencepiece
+
+from megatron.ltd.data.documents import find_inputs, parse_chunk, read_chunks
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import flag
+from megatron.ltd.tokenizers.base import needs_tokenizers
+
+_PASSAGE_CHARACTERS = 2000
+_LONGEST_LINE_CHARACTERS = 100_000
+_ONLY_ERRORS = 2
+
+
+@dataclass(frozen=True)
+class TrainTokenizerConfig:
+    """tokenizer training"""
+
+    input: tuple[str, ...] = flag(
+        (), metavar="FILE", help="text files or quoted patterns: JSON lines (.jsonl, .json) or plain text (.txt)"
+    )
+    json_keys: tuple[str, ...] = flag(("text",), metavar="KEY", help="keys of a JSON line that hold text")
+    vocab_size: int = flag(8192, metavar="N", help="pieces, bytes and special ones among them")
+    output_prefix: str | None = flag(
+        None, metavar="PREFIX", help="writes PREFIX.model, or PREFIX-vocab.txt with --model-type wordpiece"
+    )
+    model_type: str = flag(
+        "bpe", choices=("bpe", "unigram", "wordpiece"), help="how pieces are found; wordpiece is BERT's vocabulary"
+    )
+    cased: bool = flag(False, help="WordPiece: keep capitals and accents, for --tokenizer-type BertWordPieceCase")
+    threads: int = flag(2, metavar="N", help="threads that train a SentencePiece model")
+    max_train_mb: float = flag(256.0, metavar="N", help="train on at most about this much text [MB]")
+    overwrite: bool = flag(False, help="replace a model that is there already")
+
+    def __post_init__(self) -> None:
+        if not self.input:
+            raise UserError("--input is missing: give text files")
+        if not self.output_prefix:
+            raise UserError("--output-prefix is missing: give the start of the model's name, such as data/books")
+        if self.vocab_size < 300:
+            raise UserError(f"--vocab-size {self.vocab_size}: must be at least 300; 258 pieces are bytes and marks")
+        if self.threads < 1:
+            raise UserError(f"--threads {self.threads}: must be at least 1")
+        if not self.max_train_mb > 0:
+            raise UserError(f"--max-train-mb {self.max_train_mb}: must be above 0")
+        if self.cased and self.model_type != "wordpiece":
+            raise UserError(f"--cased belongs to --model-type wordpiece, and it is {self.model_type}: drop --cased")
+
+    @property
+    def path(self) -> Path:
+        """The file that is written."""
+        return Path(f"{self.output_prefix}{'-vocab.txt' if self.model_type == 'wordpiece' else '.model'}")
+
+
+@dataclass(frozen=True)
+class TrainedTokenizer:
+    """What was written, and from how much text."""
+
+    path: str
+    vocab_size: int
+    text_bytes: int
+    seconds: float
+
+    def summary(self) -> str:
+        """One line."""
+        return f"{self.path}: {self.vocab_size:,} pieces from {self.text_bytes / 1e6:.1f} MB in {self.seconds:.1f} s"
+
+
+def train_tokenizer(config: TrainTokenizerConfig) -> TrainedTokenizer:
+    """Train and write PREFIX.model or PREFIX-vocab.txt, which appears when it is whole.
+
+    Raises ``UserError`` for input that cannot be read, a vocabulary that the text cannot fill, or a model that exists
+    (without ``--overwrite``) or cannot be written.
+    """
+    started = time.monotonic()
+    path = config.path
+    if not path.parent.is_dir():
+        raise UserError(f"--output-prefix {config.output_prefix}: there is no folder {path.parent}; make it first")
+    if path.exists() and not config.overwrite:
+        raise UserError(
+            f"--output-prefix {config.output_prefix}: {path} exists; give another prefix, or --overwrite to replace it"
+        )
+    passages = _Passages(config)
+    learn = _wordpiece if config.model_type == "wordpiece" else _sentencepiece
+    _write(path, learn(config, passages), config)
+    return TrainedTokenizer(str(path), config.vocab_size, passages.text_bytes, time.monotonic() - started)
+
+
+def _sentencepiece(config: TrainTokenizerConfig, passages: _Passages) -> bytes:
+    """The bytes of a SentencePiece model."""
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(passages),
+            model_writer=model,
+            model_type=config.model_type,
+            vocab_size=config.vocab_size,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            byte_fallback=True,
+            split_digits=True,
+            character_coverage=0.9999,
+            max_sentence_length=4 * (_PASSAGE_CHARACTERS + _LONGEST_LINE_CHARACTERS),
+            unk_id=0,
+            eos_id=1,
+            bos_id=-1,
+            pad_id=-1,
+            num_threads=config.threads,
+            minloglevel=_ONLY_ERRORS,
+        )
+    except (RuntimeError, OSError) as error:
+        # The library's message is "Internal: <file>(<line>) [<condition>] <what to do>".
+        reason = str(error).rpartition("] ")[2].strip().rstrip(".") or "there is too little text"
+        raise UserError(f"--vocab-size {config.vocab_size}: {config.path} cannot be trained: {reason}") from None
+    return model.getvalue()
+
+
+def _wordpiece(config: TrainTokenizerConfig, passages: _Passages) -> bytes:
+    """The bytes of a vocab.txt."""
+    with needs_tokenizers("--model-type wordpiece"):
+        from megatron.ltd.data.train_wordpiece import learn_wordpiece
+    pieces = learn_wordpiece(passages, config.vocab_size, cased=config.cased)
+    if len(pieces) < config.vocab_size:
+        raise UserError(
+            f"--vocab-size {config.vocab_size}: {config.path} cannot be trained: the text holds {len(pieces)} pieces; "
+            f"give at most {len(pieces)}, or more text"
+        )
+    return "".join(f"{piece}\n" for piece in pieces).encode("utf-8")
+
+
+class _Passages:
+    """The text to train on, in passages; counts the bytes it hands out."""
+
+    def __init__(self, config: TrainTokenizerConfig) -> None:
+        self._config = config
+        self._files = find_inputs(config.input)
+        total_bytes = sum(file.num_bytes for file in self._files)
+        self._share = min(1.0, config.max_train_mb * 1e6 / total_bytes)
+        self.text_bytes = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.text_bytes = 0
+        for number, passage in enumerate(self._all()):
+            # Keeps the share of passages in even steps: exactly where share * number passes a whole number.
+            if int((number + 1) * self._share) > int(number * self._share):
+                self.text_bytes += len(passage.encode("utf-8"))
+                yield passage
+
+    def _all(self) -> Iterator[str]:
+        for chunk in read_chunks(self._files):
+            for texts in parse_chunk(chunk, self._config.json_keys, skip_bad_lines=False).texts:
+                for text in texts:
+                    yield from _passages(text)
+
+
+def _passages(text: str) -> Iterator[str]:
+    """``text`` in passages of whole lines, ``_PASSAGE_CHARACTERS`` or longer but for the last; cuts overlong lines."""
+    passage: list[str] = []
+    characters = 0
+    for line in text.splitlines(keepends=True):
+        for start in range(0, len(line), _LONGEST_LINE_CHARACTERS):
+            passage.append(line[start : start + _LONGEST_LINE_CHARACTERS])
+            characters += len(passage[-1])
+            if characters >= _PASSAGE_CHARACTERS:
+                yield "".join(passage)
+                passage, characters = [], 0
+    if passage:
+        yield "".join(passage)
+
+
+def _write(path: Path, model: bytes, config: TrainTokenizerConfig) -> None:
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_bytes(model)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"--output-prefix {config.output_prefix}: cannot be written ({error.strerror})") from None
+    finally:
+        temporary.unlink(missing_ok=True)

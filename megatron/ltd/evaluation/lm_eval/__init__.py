@@ -1,0 +1,1 @@
+"""lm-eval with our models: the model class, the command, tasks and requests."""

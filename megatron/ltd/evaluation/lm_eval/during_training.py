@@ -1,0 +1,108 @@
+"""Tasks scored with the weights in training: ``--eval-tasks``.
+
+    find_tasks    before anything is built: names, local data, lm-eval itself; the tasks with their documents
+    build_scorer  lm-eval over the model as it stands, on all data-parallel ranks -> {"lambada_openai/acc": 0.31, ...}
+
+A checkpoint of the same step gives the same figures in ``tools/evaluate.py``, which adds standard errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.evaluation.lm_eval.harness_command import need_lm_eval
+from megatron.ltd.evaluation.local_tasks import task_folder
+from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.tokenizers.config import unpadded_vocab_size
+from megatron.ltd.training.task_scores import Scorer, TaskScoresConfig
+
+if TYPE_CHECKING:
+    from megatron.ltd.training.build import Run
+
+
+def find_tasks(flags: TaskScoresConfig, parallel: ParallelConfig) -> Any:
+    """The tasks of ``--eval-tasks``, loaded by lm-eval, whose examples the data-parallel processes are to share.
+
+    Raises ``UserError`` for what lm-eval has not, and for more processes than examples.
+    """
+    num_processes = int(os.environ.get("WORLD_SIZE", "1")) // parallel.model_parallel_size
+    if flags.eval_tasks_data is not None:  # before anything of Hugging Face's is imported
+        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    need_lm_eval()
+    data = None if flags.eval_tasks_data is None else Path(flags.eval_tasks_data)
+    with _quiet(), _in_our_flags(), task_folder(flags.eval_tasks, data) as folder:
+        from megatron.ltd.evaluation.lm_eval.task_loading import CheckedTasks
+
+        manager = CheckedTasks(
+            include_path=str(folder),
+            include_defaults=data is None,
+            num_processes=num_processes,
+            limit=flags.eval_tasks_limit,
+        )
+        return manager.load(list(flags.eval_tasks))
+
+
+def build_scorer(run: Run, tasks: Any) -> Scorer:
+    """Scores ``tasks`` with the run's present weights; the first process gets the figures, the others none."""
+    from lm_eval.evaluator import evaluate
+    from megatron.core.utils import unwrap_model
+
+    from megatron.ltd.evaluation.causal_lm import CausalLM
+    from megatron.ltd.evaluation.lm_eval.harness import HarnessModel
+    from megatron.ltd.evaluation.scoring import BatchSize
+
+    (chunk,) = run.state.chunks
+    tokenizer = run.task.tokenizer  # type: ignore[attr-defined]  # only a GPT has these flags
+    vocab_size = unpadded_vocab_size(run.config.tokenizer, tokenizer.vocab_size)
+    model = CausalLM(unwrap_model(chunk), run.config.model, vocab_size, run.mesh, num_text_ids=tokenizer.vocab_size)
+    # As many tokens as a microbatch, which fit with activations kept for the backward pass.
+    batch = BatchSize(run.config.training.micro_batch_size * run.config.model.seq_length)
+    asked = HarnessModel(model, tokenizer, batch, seed=run.config.training.seed)
+
+    def score() -> Mapping[str, float]:
+        with _quiet():
+            found = evaluate(
+                asked, tasks, limit=run.config.scores.eval_tasks_limit, bootstrap_iters=0, log_samples=False
+            )
+        return {} if found is None else _figures(found["results"])
+
+    return score
+
+
+def _figures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """lm-eval's results by "task/metric"; a metric over a filter's answers is "task/metric,filter"."""
+    return {
+        f"{task}/{metric.removesuffix(',none')}": float(value)
+        for task, metrics in results.items()
+        for metric, value in metrics.items()
+        if isinstance(value, (int, float)) and "," in metric and "_stderr," not in metric
+    }
+
+
+@contextlib.contextmanager
+def _in_our_flags() -> Iterator[None]:
+    """Have mistakes named by the flags of a training command, not by those of ``tools/evaluate.py``."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error).replace("--tasks ", "--eval-tasks ").replace("--task-data", "--eval-tasks-data")
+        message = message.replace("--limit ", "--eval-tasks-limit ")
+        raise UserError(message) from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without lm-eval's notes and bars: the run's own log says what comes out."""
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

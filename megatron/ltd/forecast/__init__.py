@@ -1,0 +1,1 @@
+"""What a run will cost: the memory, time and answers of ``--plan``."""

@@ -1,0 +1,150 @@
+"""What one layer keeps for its backward pass, and what that pass adds at its peak: bytes of one process.
+
+n tokens that the layer computes (kept x micro-batch / context), s those of its sequence-parallel share, m those it
+attends to, h heads, e bytes a number; H hidden, Q queries, G keys, F feed-forward, Q, G, F and h of its tensor-parallel
+share.
+
+    residuals      2 s H                input of either norm
+                   2 s H                dropout masks, where there is dropout (a byte each on a GPU)
+    norm outputs   2 s H                input of either first product
+    projections    n (Q + 2 G)          queries, keys and values; rotated queries and keys beside them  + n (Q + G)
+                   n Q                  what attention gives, input of its second product
+    core           n h                  log-sums of a flash kernel, in fp32
+                   3 h n m              probabilities, their mask, and both multiplied, in fp32: dropout on a CPU, which
+                                        has no flash kernel for it
+                   n m                  an explicit mask, in the numbers' type
+    MLP            2 n F, 5 n F gated   input and output of the activation; of its parts too where it is gated
+
+A routed layer keeps nothing of the tokens that skip it. Backward adds the gradients that are alive at the same time.
+These are counts of what our layers leave alive (``layers``, Megatron-Core's ``TransformerLayer``, no fused bias and
+dropout); a test holds them against an allocator. Transformer Engine's kernels keep about the same: its fused norms and
+activations may keep less. No torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron.ltd.plan.accounting import ModelShape
+
+BLOCK_TOKENS = 128
+"""Queries a block of causal attention on a CPU; see ``layers.causal_blocks``, where torch is imported."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Sizes and kinds of what is computed with."""
+
+    bytes_each: int
+    """Of a weight or an activation: 4 in fp32, 2 in bf16 and fp16."""
+    on_cpu: bool
+    hidden_dropout: bool
+    attention_dropout: bool
+    rotary_share: float
+    """Share of a head that is rotated; 0 without rotary positions."""
+    explicit_mask: bool
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process computes of a layer."""
+
+    micro_batch: int
+    tensor: int
+    sequence: int
+    """Tensor-parallel size where sequence parallelism is on, else 1."""
+    context: int
+
+
+@dataclass(frozen=True)
+class LayerBytes:
+    """One layer's, by what recompute can drop."""
+
+    residuals: int
+    norm_outputs: int
+    projections: int
+    core: int
+    mlp: int
+    mlp_work: int
+    """What the backward pass of the MLP adds to all of it."""
+    attention_work: int
+    """What that of attention adds to all but the MLP's."""
+
+    @property
+    def kept(self) -> int:
+        """All that is kept where nothing is recomputed."""
+        return self.residuals + self.norm_outputs + self.projections + self.core + self.mlp
+
+
+def layer_bytes(
+    shape: ModelShape, numbers: Numbers, share: Share, kept_tokens: int, *, attends_to_all: bool = False
+) -> LayerBytes:
+    """Bytes of a layer that keeps so many tokens of each sample; ``attends_to_all``: in an entry layer."""
+    each, seq_length, routed = numbers.bytes_each, shape.seq_length, kept_tokens < shape.seq_length
+    queries, keys = shape.query_size // share.tensor, shape.key_value_size // share.tensor
+    ffn, hidden = shape.ffn_hidden_size // share.tensor, shape.hidden_size
+    tokens = kept_tokens * share.micro_batch // share.context  # n
+    all_tokens = seq_length * share.micro_batch // share.context
+    read_tokens = all_tokens if attends_to_all else tokens  # whose queries, keys and values there are
+    own, own_read = tokens // share.sequence, read_tokens // share.sequence
+    masks = own * hidden * (each if numbers.on_cpu else 1) if numbers.hidden_dropout else 0
+    projections = (read_tokens * (queries + 2 * keys) + tokens * queries) * each
+    projections += _rotary(shape, numbers, share, tokens, routed=routed)
+    if attends_to_all:
+        projections += tokens * queries * each  # the kept queries, taken out
+    if share.context > 1:  # keys and values gathered and put in order; the results of two runs put together
+        projections += (2 * share.context * tokens * keys + tokens * queries) * each
+    core, core_work = _core(shape, numbers, share, kept_tokens, attends_to_all=attends_to_all)
+    widths = 5 if shape.gated_mlp else 2
+    gradients = (all_tokens // share.sequence + (own if routed else 0)) * hidden * each
+    gathered = tokens * hidden * each if share.sequence > 1 else 0
+    mlp_weight = hidden * ffn * each
+    in_mlp = tokens * ffn * each  # one gradient beside that of the matrix; or both parts' beside that of their product
+    mlp_work = gradients + gathered + max(in_mlp + mlp_weight, 2 * in_mlp if shape.gated_mlp else 0)
+    attention_work = gradients + (read_tokens * (queries + 2 * keys)) * each + core_work
+    return LayerBytes(
+        residuals=(own_read + own) * hidden * each + 2 * masks + 16 * own + (16 * own if routed else 0),
+        norm_outputs=(own_read + own) * hidden * each,
+        projections=projections,
+        core=core,
+        mlp=widths * tokens * ffn * each,
+        mlp_work=mlp_work,
+        attention_work=attention_work,
+    )
+
+
+def _rotary(shape: ModelShape, numbers: Numbers, share: Share, tokens: int, *, routed: bool) -> int:
+    """Rotated queries and keys, and the cosines and sines of each."""
+    if not numbers.rotary_share:
+        return 0
+    rotated = tokens * (shape.query_size + shape.key_value_size) // share.tensor
+    positions = tokens if routed else shape.seq_length // share.context
+    angles = 2 * 2 * positions * round(shape.kv_channels * numbers.rotary_share)
+    return (rotated + angles) * numbers.bytes_each
+
+
+def _core(
+    shape: ModelShape, numbers: Numbers, share: Share, kept_tokens: int, *, attends_to_all: bool
+) -> tuple[int, int]:
+    """What the attention kernel alone keeps, and what its backward pass adds."""
+    each, heads = numbers.bytes_each, shape.num_attention_heads // share.tensor
+    tokens = kept_tokens * share.micro_batch // share.context
+    columns = shape.seq_length if attends_to_all else kept_tokens
+    masked = numbers.explicit_mask or attends_to_all or share.context > 1
+    mask = 0
+    if numbers.explicit_mask or attends_to_all:
+        mask = tokens * columns * each
+    elif share.context > 1:  # of two runs of queries, the same for each sample
+        run = kept_tokens // (2 * share.context)
+        mask = run * run * (2 * share.context + 1) * each
+    if numbers.on_cpu and numbers.attention_dropout:  # plain products, in fp32
+        pairs = heads * tokens * columns * 4
+        values = shape.key_value_size if each < 4 else 0
+        scaled = tokens * (shape.query_size + shape.key_value_size + values) // share.tensor * 4
+        return 3 * pairs + scaled + mask, pairs
+    core = tokens * heads * 4 + mask
+    if numbers.on_cpu and shape.causal and not masked and each >= 4 and kept_tokens > BLOCK_TOKENS:
+        core += BLOCK_TOKENS * kept_tokens * each
+        if shape.num_query_groups < shape.num_attention_heads:
+            core += 2 * tokens * shape.query_size // share.tensor * each  # keys and values, repeated
+    return core, 0

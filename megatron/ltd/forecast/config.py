@@ -1,0 +1,173 @@
+"""What is asked of a plan: flags only, no torch.
+
+    --plan                       print what the other flags mean, and end: no device, no data, no other process
+    --plan-mfu, -step-seconds    how fast it would go: time and GPU-hours follow
+    --plan-target-saving         a question: the growth length that saves so much
+    --plan-gpu-hours             a question: the tokens that so much pays for
+
+These flags are no part of a run: checkpoints do not hold them, and processes do not compare them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, fields
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import flag, flag_name, read_flags, shown
+from megatron.ltd.methods import METHODS
+
+PEAK_TFLOPS = {
+    "v100": 125.0,
+    "a100": 312.0,
+    "l40s": 362.0,
+    "h100": 989.0,
+    "h200": 989.0,
+    "b200": 2250.0,
+}
+"""Dense matrix products a second on tensor cores in bfloat16 (V100: float16, which is all it has), in 10^12 FLOPs.
+
+NVIDIA's figures for V100 SXM2, A100, L40S, H100 SXM, H200 SXM and B200; where it names them "with sparsity", half of
+them. All but the V100's are as torchtitan and nanochat quote them (``get_peak_flops``), which is where they were read.
+"""
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """planning"""
+
+    plan: bool = flag(
+        False,
+        affects="nothing",
+        help="print what the run will compute, save, hold and take, and end: nothing is started",
+    )
+    plan_json: str | None = flag(None, affects="nothing", metavar="FILE", help="also write the plan to this new file")
+    plan_gpus: int | None = flag(
+        None,
+        affects="nothing",
+        help="processes that the run will have, one a GPU (default: as many as hold one copy of the model)",
+    )
+    plan_gpu: str | None = flag(
+        None,
+        affects="nothing",
+        choices=tuple(PEAK_TFLOPS),
+        help="kind of GPU, for its published dense peak in bfloat16 or float16",
+    )
+    plan_peak_tflops: float | None = flag(
+        None, affects="nothing", help="peak of one GPU in 10^12 FLOPs a second, instead of --plan-gpu"
+    )
+    plan_mfu: float | None = flag(
+        None, affects="nothing", help="share of the peak that useful FLOPs reach (recompute is not useful), such as 0.4"
+    )
+    plan_step_seconds: float | None = flag(
+        None,
+        affects="nothing",
+        help="instead of --plan-mfu: measured seconds of a step of the same run without a method, on --plan-gpus and "
+        "at the full --global-batch-size; steps that compute less are taken to be faster in proportion to their FLOPs",
+    )
+    plan_target_saving: float | None = flag(
+        None,
+        affects="nothing",
+        help="find the shortest growth that saves this share of the layer tokens, such as 0.333; the length of the run "
+        "is held as its flag says",
+    )
+    plan_gpu_hours: float | None = flag(
+        None, affects="nothing", help="find the tokens that this many GPU-hours pay for; instead of a length of the run"
+    )
+
+    def __post_init__(self) -> None:
+        given = [field.name for field in fields(self) if getattr(self, field.name) not in (None, False)]
+        if given and not self.plan:
+            raise UserError(f"{self._typed(given[0])} is given without --plan, and says nothing to a run: add --plan")
+        for name in ("plan_gpus", "plan_peak_tflops", "plan_step_seconds", "plan_gpu_hours"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"{self._typed(name)}: it must be above 0")
+        if self.plan_mfu is not None and not 0.0 < self.plan_mfu <= 1.0:
+            raise UserError(f"{self._typed('plan_mfu')}: it is a share of the peak, above 0 and at most 1, such as 0.4")
+        if self.plan_target_saving is not None and not 0.0 < self.plan_target_saving < 1.0:
+            raise UserError(f"{self._typed('plan_target_saving')}: it is a share, above 0 and below 1, such as 0.333")
+        self._keep_one("plan_target_saving", "plan_gpu_hours", "a plan answers one question at a time")
+        self._keep_one("plan_mfu", "plan_step_seconds", "both say how fast the run is")
+        self._keep_one("plan_gpu", "plan_peak_tflops", "both say what a GPU can do")
+        self._check_speed()
+
+    def _check_speed(self) -> None:
+        """What speed is made of is there, and of use."""
+        peak = "plan_gpu" if self.plan_gpu is not None else "plan_peak_tflops"
+        has_peak = getattr(self, peak) is not None
+        if self.plan_mfu is not None and not has_peak:
+            raise UserError(
+                f"{self._typed('plan_mfu')} is a share of a GPU's peak: give --plan-gpu {{{','.join(PEAK_TFLOPS)}}}, "
+                "or --plan-peak-tflops"
+            )
+        if has_peak and not self.knows_speed:
+            raise UserError(
+                f"{self._typed(peak)} alone says no time: add --plan-mfu, the share of it that is reached, or "
+                "--plan-step-seconds"
+            )
+        if self.plan_gpu_hours is not None and not self.knows_speed:
+            raise UserError(
+                f"{self._typed('plan_gpu_hours')} pays for tokens by what a step takes: add --plan-mfu with "
+                "--plan-gpu, or --plan-step-seconds"
+            )
+
+    @property
+    def knows_speed(self) -> bool:
+        """Whether the flags say how long a step takes."""
+        return self.plan_mfu is not None or self.plan_step_seconds is not None
+
+    def peak_flops(self, dtype: str) -> float | None:
+        """Peak FLOPs a second of one GPU computing in ``dtype``; None where none is given.
+
+        Raises ``UserError`` for a type that the published peak is not of.
+        """
+        if self.plan_peak_tflops is not None:
+            return self.plan_peak_tflops * 1e12
+        if self.plan_gpu is None:
+            return None
+        if dtype == "float32" or (dtype == "bfloat16" and self.plan_gpu == "v100"):
+            has = "float16 (--fp16)" if self.plan_gpu == "v100" else "bfloat16 and float16 (--bf16, --fp16)"
+            raise UserError(
+                f"--plan-gpu {self.plan_gpu}: its published peak is that of {has}, and this run computes in {dtype}; "
+                "change the type, or give --plan-peak-tflops"
+            )
+        return PEAK_TFLOPS[self.plan_gpu] * 1e12
+
+    def _typed(self, name: str) -> str:
+        """A flag as it was typed, such as "--plan-mfu 0.4"."""
+        value = getattr(self, name)
+        return flag_name(type(self), name) + ("" if value is True else f" {shown(value)}")
+
+    def _keep_one(self, first: str, second: str, why: str) -> None:
+        if getattr(self, first) is not None and getattr(self, second) is not None:
+            raise UserError(f"{self._typed(first)} and {self._typed(second)} are both given: {why}; keep one")
+
+
+def leave_open(flags: argparse.Namespace, planning: PlanConfig) -> None:
+    """Put the least in place of what a plan is asked to find, which must not be given.
+
+    Raises ``UserError`` where it is given, or where there is nothing to find.
+    """
+    if planning.plan_gpu_hours is not None:
+        question = f"--plan-gpu-hours {planning.plan_gpu_hours:g}"
+        for name in ("train_iters", "train_samples", "train_tokens"):
+            if hasattr(flags, name):
+                typed = f"--{name.replace('_', '-')} {getattr(flags, name)}"
+                raise UserError(f"{question} finds the length of the run, and {typed} gives one: keep one")
+        flags.train_iters = 1
+    if planning.plan_target_saving is not None:
+        question = f"--plan-target-saving {planning.plan_target_saving:g}"
+        on = [entry for entry in METHODS.values() if read_flags(flags, entry.config_class).enabled and entry.growth]
+        if not on:
+            able = " or ".join(entry.flag for entry in METHODS.values() if entry.growth)
+            raise UserError(f"{question} finds the growth of a method, and none that has one is on: add {able}")
+        growth = str(on[0].growth)
+        if hasattr(flags, growth):
+            typed = f"{flag_name(on[0].config_class, growth)} {getattr(flags, growth)}"
+            raise UserError(f"{question} finds the growth, and {typed} gives one: keep one")
+        if not read_flags(flags, on[0].config_class).grows:
+            raise UserError(
+                f"{question} finds the growth, and the schedule of {on[0].flag} does not grow: use one that does"
+            )
+        setattr(flags, growth, 1)

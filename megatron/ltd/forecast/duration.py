@@ -1,0 +1,62 @@
+"""How long a run takes and what it costs, from a speed that the user gives.
+
+    FLOPs a second = GPUs x peak x MFU                                            (--plan-mfu)
+                   = FLOPs of a dense step at the full batch / its seconds        (--plan-step-seconds)
+
+    seconds = FLOPs of the run / FLOPs a second         GPU-hours = seconds x GPUs / 3600
+
+FLOPs are the useful ones of ``accounting``, so that what recompute repeats, what a pipeline waits and what is
+communicated is all in the MFU, or in the measured step. Left out is that it changes: short sequences and small batches
+use a device less well than the dense step, so that the time of a run that drops tokens is a lower bound. Evaluations,
+checkpoints and starts are left out too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from megatron.ltd.forecast.config import PlanConfig
+from megatron.ltd.plan.accounting import ModelShape, dense_step_flops
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What all GPUs of a run compute together."""
+
+    num_gpus: int
+    flops_per_second: float
+    peak_flops: float | None
+    """Of one GPU, each second; None where it is not known."""
+
+    @classmethod
+    def of(cls, planning: PlanConfig, dtype: str, num_gpus: int, shape: ModelShape, batch_samples: int) -> Speed | None:
+        """As the flags say; None where they say nothing. ``batch_samples``: those of the full batch.
+
+        Raises ``UserError`` for a peak that is not of ``dtype``.
+        """
+        peak = planning.peak_flops(dtype)
+        if planning.plan_mfu is not None:
+            assert peak is not None, "checked with the flags"
+            return cls(num_gpus, num_gpus * peak * planning.plan_mfu, peak)
+        if planning.plan_step_seconds is not None:
+            return cls(num_gpus, dense_step_flops(shape, batch_samples) / planning.plan_step_seconds, peak)
+        return None
+
+    @property
+    def mfu(self) -> float | None:
+        """Share of the peak that useful FLOPs reach."""
+        return None if self.peak_flops is None else self.flops_per_second / (self.num_gpus * self.peak_flops)
+
+    def seconds(self, flops: int) -> float:
+        """What so many FLOPs take."""
+        return flops / self.flops_per_second
+
+    def gpu_hours(self, flops: int) -> float:
+        """What they cost."""
+        return self.seconds(flops) * self.num_gpus / 3600
+
+    def flops_of(self, gpu_hours: float) -> int:
+        """The FLOPs that so many GPU-hours pay for, whole ones."""
+        return math.floor(Fraction(gpu_hours) * 3600 * Fraction(self.flops_per_second) / self.num_gpus)

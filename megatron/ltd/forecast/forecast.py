@@ -1,0 +1,184 @@
+"""``--plan``: what a run will be, from its flags alone. No device, no data, no other process, and no torch.
+
+    flags -> sizes, layout -> method, clock -> (a question answered) -> plan, learning rate, memory, time
+
+It counts with what the run counts with: the same clock, plan and schedule. What is said of it is ``planning.report``'s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.forecast.duration import Speed
+from megatron.ltd.forecast.layout import Layout
+from megatron.ltd.forecast.memory import stage_memory
+from megatron.ltd.forecast.report import Answer, Forecast
+from megatron.ltd.forecast.solve import OutOfReach, ends_dense, least_growth, plan_within, saved
+from megatron.ltd.parallel.layout import check_microbatches
+from megatron.ltd.plan.accounting import ModelShape
+from megatron.ltd.plan.clock import RunClock
+from megatron.ltd.plan.learning_rate import learning_rate
+from megatron.ltd.plan.run_plan import RunPlan
+
+if TYPE_CHECKING:
+    from megatron.ltd.config import RunConfig
+from megatron.ltd.checkpoint.run_format import FORMAT_VERSION
+
+
+def say_plan(config: RunConfig) -> None:
+    """Print the plan of a run, and write it to ``--plan-json``. Of processes that a launcher started the first does.
+
+    Raises ``UserError`` for what cannot be trained, not be found, or not be written.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    target = None if config.planning.plan_json is None else Path(config.planning.plan_json)
+    if target is not None:
+        _check_new(target)
+    forecast = plan_ahead(config, int(os.environ.get("WORLD_SIZE", "1")))
+    if target is not None:
+        content = {"format_version": FORMAT_VERSION, **forecast.to_dict()}
+        _write_new(target, json.dumps(content, indent=1) + "\n")
+    print(forecast.text())
+    for line in warnings_of(forecast.plan):
+        print(line)
+
+
+def plan_ahead(config: RunConfig, num_started: int = 1) -> Forecast:
+    """All that can be known of the run. Raises ``UserError`` for what cannot be trained, or not be found."""
+    sizes = config.task.sizes(config)
+    layout = Layout.of(config.parallel, config.planning.plan_gpus, num_started, config.model.num_layers)
+    clock = _clock(config, sizes.shape, layout)
+    _check_batches(config, clock, layout)
+    batch_samples, dtype = clock.batch.global_batch_samples, config.precision.dtype
+    speed = Speed.of(config.planning, dtype, layout.num_gpus, sizes.shape, batch_samples)
+    answer: Answer | None = None
+    if config.planning.plan_target_saving is not None:
+        clock, answer = _least_growth(config, sizes.shape, layout)
+    elif config.planning.plan_gpu_hours is not None:
+        assert speed is not None, "checked with the flags"
+        clock, answer = _affordable_length(clock, config.planning.plan_gpu_hours, speed)
+    plan, schedule = clock.plan(), clock.schedule()
+    return Forecast(
+        task=config.task,
+        method=clock.method.name,
+        settings=clock.method.settings,
+        sizes=sizes,
+        plan=plan,
+        rate=partial(rate_at, clock, plan, schedule),
+        train_tokens=_train_tokens(clock, plan),
+        layout=layout,
+        dtype=dtype,
+        memory=stage_memory(config, sizes, layout, plan),
+        speed=speed,
+        answer=answer,
+    )
+
+
+def rate_at(clock: RunClock, plan: RunPlan, schedule: Mapping[str, Any], step: int, ahead: int = 0) -> float:
+    """The learning rate of the update that ends the 0-based ``step``, all updates before it made.
+
+    ``ahead``: what the clock has counted beyond the plan, in a run that was continued in another way.
+    """
+    return learning_rate(schedule, max(0, plan.clock(step, clock.unit) + ahead))
+
+
+def warnings_of(plan: RunPlan) -> list[str]:
+    """What is unusual about a plan, a line each."""
+    if ends_dense(plan):
+        return []
+    return [
+        f"warning: the run ends while layers still drop tokens (its last step keeps "
+        f"{plan.stages[-1].plan.min_kept_tokens} of {plan.shape.seq_length}), so it does not end on the dense model: "
+        "let the kept tokens grow to all, shorten the growth or lengthen the run"
+    ]
+
+
+def _clock(config: RunConfig, shape: ModelShape, layout: Layout) -> RunClock:
+    batch_samples = config.global_batch_size(layout.data_parallel_size)
+    return RunClock.build(shape, batch_samples, config.build_method(), config.training, config.optimizer)
+
+
+def _check_batches(config: RunConfig, clock: RunClock, layout: Layout) -> None:
+    """Every batch of the run splits into what the processes compute."""
+    micro_batch_size = config.training.micro_batch_size
+    clock.batch.check_divisible(micro_batch_size, layout.data_parallel_size)
+    for batch_samples in clock.batch.sizes:
+        microbatches_each = batch_samples // (micro_batch_size * layout.data_parallel_size)
+        check_microbatches(config.parallel, microbatches_each, batch_samples)
+
+
+def _train_tokens(clock: RunClock, plan: RunPlan) -> int:
+    """The ``--train-tokens`` that are as many steps as the plan has."""
+    steps = plan.num_steps
+    if clock.unit == "layer-tokens":
+        return plan.layer_tokens(steps) // clock.shape.num_layers
+    return plan.tokens(steps)
+
+
+def _least_growth(config: RunConfig, shape: ModelShape, layout: Layout) -> tuple[RunClock, Answer]:
+    """The run with the growth that ``--plan-target-saving`` asks for."""
+    wish = config.planning.plan_target_saving
+    assert wish is not None, "asked for"
+    tokens, clock = config.training.train_tokens, _clock(config, shape, layout)
+    horizon = clock.from_tokens(tokens) if tokens is not None and clock.unit == "layer-tokens" else None
+    question = f"--plan-target-saving {wish:g}"
+    try:
+        growth_steps = least_growth(
+            lambda growth_steps: _clock(config.growing_over(growth_steps), shape, layout).plan(),
+            Fraction(str(wish)),
+            horizon,
+        )
+    except OutOfReach as reach:
+        raise UserError(
+            f"{question}: a growth that ends inside the run saves from {float(reach.least):.4f} to "
+            f"{float(reach.most):.4f} of the layer tokens; wish for that, or start from fewer kept tokens"
+        ) from None
+    clock = _clock(config.growing_over(growth_steps), shape, layout)
+    plan = clock.plan()
+    share = growth_steps / plan.num_steps
+    about = (
+        f"the least of all: saves {float(saved(plan)):.6f} of the layer tokens, and is {share:.4f} of "
+        f"{plan.num_steps:,} steps"
+    )
+    return clock, Answer({"--plan-target-saving": wish}, {config.growth_flag: growth_steps}, about)
+
+
+def _affordable_length(clock: RunClock, gpu_hours: float, speed: Speed) -> tuple[RunClock, Answer]:
+    """The longest run that ``--plan-gpu-hours`` pays for."""
+    question = f"--plan-gpu-hours {gpu_hours:g}"
+    plan = plan_within(clock.shape, clock.batch, clock.method.stages, speed.flops_of(gpu_hours))
+    if not plan.stages:
+        raise UserError(f"{question}: that pays for less than the first step; give more")
+    steps = plan.num_steps
+    settled = dataclasses.replace(clock, training=dataclasses.replace(clock.training, train_iters=steps))
+    about = f"the most of all: costs {speed.gpu_hours(plan.flops(steps)):,.2f} GPU-hours"
+    return settled, Answer(
+        {"--plan-gpu-hours": gpu_hours}, {"--train-tokens": _train_tokens(clock, plan), "--train-iters": steps}, about
+    )
+
+
+def _check_new(path: Path) -> None:
+    """Raises ``UserError`` where the file of ``--plan-json`` is there already, or cannot be made."""
+    if path.exists():
+        raise UserError(f"--plan-json {path} is there already: name a new file, or remove it")
+    if not path.parent.is_dir():
+        raise UserError(f"--plan-json {path}: {path.parent} is no folder; make it, or name another file")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"--plan-json {path}: the folder {path.parent} cannot be written to; name another file")
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(f"--plan-json {path}: cannot be written ({error.strerror}); name another file") from None

@@ -1,0 +1,212 @@
+"""Memory of one GPU at the peak of a step, by part, for each pipeline stage.
+
+P parameters of the process, e bytes of a weight (4 in fp32, 2 in bf16 and fp16), d data-parallel size x context size.
+
+    weights       P e
+    gradients     4 P                     Megatron-Core's buffer, fp32 always
+    optimizer     8 P   (e = 4)           two moments, fp32
+                  12 P  (e = 2)           and main weights, fp32           both / d with the distributed optimizer
+    activations   what layers keep for backward (``activations``), of all microbatches in flight, and the head's input:
+                  1F1B: min(microbatches, stages - stage); a layer that is recomputed keeps its input alone (``peak``)
+    at work       what the fullest moment adds: logits, loss and the gradients that begin there; or a layer replayed and
+                  its gradients; or the embedding's gradients
+
+The peak is taken over the stages of the plan: as kept tokens grow, so does memory, and a run that ends dense needs what
+a dense run needs. Layers that are dropped now and then count as if all ran.
+
+The kernels are a GPU's unless ``--device cpu`` is given: flash attention with dropout too, a byte for each element of
+a dropout mask. On a CPU the count agrees with torch's allocator (``tools/benchmark/memory.py``). On GPUs it has not
+been measured, and Transformer Engine's fused norms and activations may keep less than is counted here.
+
+Not here, because no count of tensors knows them: CUDA's context and libraries (about 1 GiB), NCCL's buffers, workspaces
+of kernels, batches waiting to be read, and what an allocator cannot use for being in pieces (plan for 10 % more).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from megatron.ltd.forecast.activations import Numbers, Share, layer_bytes
+from megatron.ltd.forecast.layout import Layout
+from megatron.ltd.forecast.peak import StoredLayer, walk_back
+from megatron.ltd.plan.run_plan import RunPlan
+from megatron.ltd.schedules.step_plan import StepPlan
+
+if TYPE_CHECKING:
+    from megatron.ltd.config import RunConfig
+    from megatron.ltd.plan.parameters import ModelSizes
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """What each process of one pipeline stage holds at its peak, in bytes by part."""
+
+    number: int
+    """1-based."""
+    layers: tuple[int, ...]
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Of all parts, in bytes."""
+        return sum(self.parts.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"stage": self.number, "layers": list(self.layers), "bytes": self.parts, "total_bytes": self.total}
+
+
+def stage_memory(config: RunConfig, sizes: ModelSizes, layout: Layout, plan: RunPlan) -> tuple[StageMemory, ...]:
+    """The memory of a process of each pipeline stage of the run, first stage first."""
+    most_samples = max(stage.global_batch_samples for stage in plan.stages)
+    num_microbatches = most_samples // (config.training.micro_batch_size * layout.data_parallel_size)
+    steps = list(dict.fromkeys(stage.plan for stage in plan.stages))
+    num_stages = config.parallel.pipeline_model_parallel_size
+    return tuple(_Stage(config, sizes, layout, number, num_microbatches).memory(steps) for number in range(num_stages))
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One 0-based pipeline stage of a run."""
+
+    config: RunConfig
+    sizes: ModelSizes
+    layout: Layout
+    number: int
+    num_microbatches: int
+
+    def memory(self, steps: list[StepPlan]) -> StageMemory:
+        """What it holds in the fullest of ``steps``."""
+        kept, peak = max((self._activations(step) for step in steps), key=lambda held: held[1])
+        layers = tuple(self.layout.layers_of(self.number))
+        return StageMemory(self.number + 1, layers, {**self._states(), "activations": kept, "at work": peak - kept})
+
+    @property
+    def _is_first(self) -> bool:
+        return self.number == 0
+
+    @property
+    def _is_last(self) -> bool:
+        return self.number == self.config.parallel.pipeline_model_parallel_size - 1
+
+    @cached_property
+    def _numbers(self) -> Numbers:
+        config, model = self.config, self.config.model
+        rotary = getattr(model, "position_embedding_type", "none") == "rope"
+        return Numbers(
+            bytes_each=4 if config.precision.dtype == "float32" else 2,
+            on_cpu=config.parallel.device == "cpu",
+            hidden_dropout=model.hidden_dropout > 0.0,
+            attention_dropout=model.attention_dropout > 0.0,
+            rotary_share=model.rotary_percent if rotary else 0.0,
+            explicit_mask=getattr(config.data, "reset_attention_mask", False) or self._pads,
+        )
+
+    @property
+    def _pads(self) -> bool:
+        """Whether samples end in padding, and so bring a mask: those of encoders of text."""
+        return not self.sizes.shape.causal and not self.sizes.shape.patch_values
+
+    @cached_property
+    def _share(self) -> Share:
+        parallel = self.config.parallel
+        tensor = parallel.tensor_model_parallel_size
+        return Share(
+            micro_batch=self.config.training.micro_batch_size,
+            tensor=tensor,
+            sequence=tensor if parallel.sequence_parallel else 1,
+            context=parallel.context_parallel_size,
+        )
+
+    def _states(self) -> dict[str, int]:
+        """Weights, gradients and optimizer."""
+        num_layers = len(self.layout.layers_of(self.number))
+        parameters = self.sizes.parameters.on_stage(num_layers, first=self._is_first, last=self._is_last)
+        held, each = parameters.on_process(self._share.tensor), self._numbers.bytes_each
+        optimizer = held * (8 if each == 4 else 12)
+        if self.config.parallel.use_distributed_optimizer:
+            optimizer //= self.layout.data_parallel_size * self._share.context
+        return {"weights": held * each, "gradients": held * 4, "optimizer": optimizer}
+
+    @cached_property
+    def _row(self) -> int:
+        """Bytes of one set of hidden states, [S, B, H], on this process."""
+        shape, share = self.sizes.shape, self._share
+        tokens = shape.seq_length * share.micro_batch // (share.context * share.sequence)
+        return tokens * shape.hidden_size * self._numbers.bytes_each
+
+    @cached_property
+    def _embedding_gradient(self) -> int:
+        """Bytes of one gradient of the word embedding, in the type of the weights."""
+        return self.sizes.parameters.embedding.split // self._share.tensor * self._numbers.bytes_each
+
+    def _activations(self, step: StepPlan) -> tuple[int, int]:
+        """What is kept for backward, and the peak, beside the states [bytes]."""
+        chunks = [self._chunk(step, layers) for layers in self._chunks()]
+        in_flight = list(self._in_flight())
+        walks = [walk_back(chunk, self.config.recompute) for chunk in chunks]
+        masks = self._row // (1 if self._numbers.on_cpu else self._numbers.bytes_each)
+        entrance = masks if self._is_first and self._numbers.hidden_dropout else 0
+        kept = sum(walks[chunk].kept + (entrance if chunk == 0 else 0) for chunk in in_flight)
+        moments = [kept - walks[-1].kept + walks[-1].peak + self._held_gradient + self._messages]
+        if self._is_last:
+            head_kept, head_work = self._head()
+            kept += head_kept
+            moments.append(kept + head_work + self._messages)
+        if self._is_first:
+            moments.append(self._held_gradient + self._embedding_gradient + self._row)
+        return kept, max(kept, *moments)
+
+    @property
+    def _held_gradient(self) -> int:
+        """The head's gradient of an embedding that both ends share waits for the other end's."""
+        return (
+            self._embedding_gradient if self._is_first and self._is_last and self.sizes.parameters.shared.split else 0
+        )
+
+    @property
+    def _messages(self) -> int:
+        """Hidden states and gradients on their way to and from other pipeline stages, which overlap with backward."""
+        if self._is_first and self._is_last:
+            return 0
+        return self._row * self.layout.num_chunks * (1 if self._is_last else 2)
+
+    def _chunks(self) -> list[list[int]]:
+        layers, number = self.layout.layers_of(self.number), self.layout.num_chunks
+        size = len(layers) // number
+        return [layers[first : first + size] for first in range(0, len(layers), size)]
+
+    def _in_flight(self) -> Iterator[int]:
+        """The chunks of the microbatches whose backward is to come where the first one begins."""
+        stages, chunks = self.config.parallel.pipeline_model_parallel_size, self.layout.num_chunks
+        ahead = stages - self.number - 1
+        if chunks > 1:
+            ahead = 2 * ahead + (chunks - 1) * stages
+        for place in range(min(ahead + 1, self.num_microbatches * chunks)):
+            yield place // stages % chunks
+
+    def _chunk(self, step: StepPlan, layers: list[int]) -> list[StoredLayer]:
+        shape, stored = self.sizes.shape, []
+        for number in layers:
+            kept_tokens, enters = step.kept_tokens[number - 1], number in step.entry_layers
+            sizes = layer_bytes(shape, self._numbers, self._share, kept_tokens, attends_to_all=enters)
+            stored.append(StoredLayer(sizes, self._row, enters or kept_tokens == shape.seq_length))
+        return stored
+
+    def _head(self) -> tuple[int, int]:
+        """What the end of the model keeps beside its layers, and what its fullest moment adds [bytes]."""
+        shape, row, each = self.sizes.shape, self._row, self._numbers.bytes_each
+        kept = (2 + 3 * shape.head_layers) * row
+        if shape.head_tokens is not None:
+            return kept, 2 * row
+        share = self._share
+        logits = shape.seq_length * share.micro_batch // share.context * shape.vocab_size // share.tensor
+        weight = shape.vocab_size * shape.hidden_size // share.tensor * each
+        gathered = row * share.sequence if share.sequence > 1 else 0
+        loss = logits * (4 if each == 4 else 6)
+        if shape.head_layers and each == 4:
+            loss = 2 * loss  # logits before and after their bias
+        return kept, gathered + max(loss, logits * each + row * share.sequence + weight)

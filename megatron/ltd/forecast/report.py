@@ -1,0 +1,210 @@
+"""What is known of a run beforehand, as text and as JSON: table of stages, totals, parameters, memory, time.
+
+One number a line where there is no table. Text rounds for reading; JSON has every integer as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from megatron.ltd.flags import field_id
+from megatron.ltd.forecast.duration import Speed
+from megatron.ltd.forecast.layout import Layout
+from megatron.ltd.forecast.memory import StageMemory
+from megatron.ltd.format import format_flops, format_ranges, format_seconds
+from megatron.ltd.methods.base import METHOD
+from megatron.ltd.plan.accounting import dense_step_flops, layer_tokens, step_flops
+from megatron.ltd.plan.parameters import ModelSizes
+from megatron.ltd.plan.run_plan import RunPlan, Stage
+from megatron.ltd.plan.table import LearningRate, stage_table
+
+if TYPE_CHECKING:
+    from megatron.ltd.config import Entry
+
+_LABEL_WIDTH = 25
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a plan was asked to find: the flags that do it."""
+
+    asked: Mapping[str, float]
+    """The flag that asks, and its value."""
+    flags: Mapping[str, int]
+    about: str
+
+    def lines(self) -> Iterator[str]:
+        """The answer, and what it does."""
+        flags = " or ".join(f"{name} {value}" for name, value in self.flags.items())
+        yield _line("answer", flags, " ".join(f"{name} {value:g}" for name, value in self.asked.items()))
+        yield _line("", self.about)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, by id."""
+        asked, found = (
+            {field_id(spelling): value for spelling, value in flags.items()} for flags in (self.asked, self.flags)
+        )
+        return {"asked": asked, "found": found}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A run as it will be. ``rate`` is the learning rate by step; ``memory`` that of each pipeline stage."""
+
+    task: Entry
+    method: str
+    """What the method is called."""
+    settings: Mapping[str, Any]
+    """By id, what decides the method's plan and draw."""
+    sizes: ModelSizes
+    plan: RunPlan
+    rate: LearningRate
+    train_tokens: int
+    """What the run's length is on its clock, in the unit of ``--train-tokens``."""
+    layout: Layout
+    dtype: str
+    memory: tuple[StageMemory, ...]
+    speed: Speed | None
+    answer: Answer | None
+
+    @property
+    def fullest(self) -> StageMemory:
+        """The pipeline stage whose processes hold most."""
+        return max(self.memory, key=lambda stage: stage.total)
+
+    def text(self) -> str:
+        """The whole report."""
+        shape = self.sizes.shape
+        model = (
+            f"{self.task.name}, {shape.num_layers} layers, hidden {shape.hidden_size}, "
+            f"{shape.num_attention_heads} heads, {shape.seq_length} tokens, {self.sizes.outputs}"
+        )
+        lines = [
+            _line("model", model),
+            _line("method", self.method),
+            _line("layout", self.layout.text),
+            *(self.answer.lines() if self.answer is not None else ()),
+            "",
+            stage_table(self.plan, self.rate),
+            "",
+            *self._totals(),
+            "",
+            *self._memory(),
+            "",
+            *self._time(),
+        ]
+        return "\n".join(lines)
+
+    def _totals(self) -> Iterator[str]:
+        plan, steps, num_layers = self.plan, self.plan.num_steps, self.sizes.shape.num_layers
+        yield _line("parameters", f"{self.sizes.num_parameters:,}")
+        yield _line("steps", f"{steps:,}")
+        yield _line("samples", f"{plan.samples(steps):,}")
+        yield _line("raw tokens", f"{plan.tokens(steps):,}")
+        yield _line("layer tokens", f"{plan.layer_tokens(steps):,}")
+        yield _line(
+            "layer tokens / layers", f"{plan.layer_tokens(steps) // num_layers:,}", "what --train-tokens counts"
+        )
+        yield _line("equivalent dense tokens", f"{self._equivalent_tokens:,}", "a dense run of these has as many FLOPs")
+        yield _line("FLOPs", format_flops(plan.flops(steps)))
+        yield _line("dense FLOPs", format_flops(plan.dense_flops(steps)), "of as many steps")
+        yield _line("theoretical saving", f"{float(plan.layer_token_saving(steps)):.2%}", "of dense layer tokens")
+        yield _line("saving of FLOPs", f"{plan.saving(steps):.2%}", "of dense FLOPs, LM head included")
+
+    def _memory(self) -> Iterator[str]:
+        stage, number = self.fullest, len(self.memory)
+        where = f"pipeline stage {stage.number} of {number}, the fullest: " if number > 1 else ""
+        yield f"memory of a process ({where}layers {format_ranges(stage.layers)}, {self.dtype})"
+        for part, amount in stage.parts.items():
+            yield _line(f"  {part}", _gib(amount))
+        yield _line("  in all", _gib(stage.total), "without CUDA's own, NCCL's, and fragmentation")
+        if number > 1:
+            yield _line("  by stage", ", ".join(_gib(stage.total) for stage in self.memory))
+
+    def _time(self) -> Iterator[str]:
+        if self.speed is None:
+            yield _line("time", "unknown", "give --plan-mfu with --plan-gpu, or --plan-step-seconds")
+            return
+        speed, steps = self.speed, self.plan.num_steps
+        flops, dense = self.plan.flops(steps), self.plan.dense_flops(steps)
+        mfu = "" if speed.mfu is None else f"{speed.mfu:.1%} of its peak"
+        yield _line("speed of a GPU", f"{format_flops(speed.flops_per_second / speed.num_gpus)}/s", mfu)
+        yield _line("time", format_seconds(speed.seconds(flops)))
+        yield _line("GPU-hours", f"{speed.gpu_hours(flops):,.1f}")
+        yield _line("dense time", format_seconds(speed.seconds(dense)), "of as many steps")
+        yield _line("dense GPU-hours", f"{speed.gpu_hours(dense):,.1f}", "of as many steps")
+
+    @property
+    def _equivalent_tokens(self) -> int:
+        """Tokens of a dense run that takes as many FLOPs, to the nearest."""
+        steps, plan = self.plan.num_steps, self.plan
+        return round(Fraction(plan.tokens(steps) * plan.flops(steps), plan.dense_flops(steps)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, integers exact, fractions as numbers."""
+        plan, steps = self.plan, self.plan.num_steps
+        flops, dense_flops = plan.flops(steps), plan.dense_flops(steps)
+        answer = self.answer
+        return {
+            "task": self.task.id,
+            "method": self.settings[METHOD],
+            "method_settings": dict(self.settings),
+            "model": dataclasses.asdict(self.sizes.shape),
+            "parameters": self.sizes.num_parameters,
+            "layout": self.layout.to_dict(),
+            "precision": self.dtype,
+            "answer": None if answer is None else answer.to_dict(),
+            "stages": [self._stage(stage) for stage in plan.stages],
+            "totals": {
+                "steps": steps,
+                "samples": plan.samples(steps),
+                "tokens": plan.tokens(steps),
+                "layer_tokens": plan.layer_tokens(steps),
+                "train_tokens": self.train_tokens,
+                "equivalent_dense_tokens": self._equivalent_tokens,
+                "flops": flops,
+                "dense_flops": dense_flops,
+                "layer_token_saving": float(plan.layer_token_saving(steps)),
+                "flops_saving": plan.saving(steps),
+            },
+            "memory": [stage.to_dict() for stage in self.memory],
+            "time": None
+            if self.speed is None
+            else {
+                "flops_per_second": self.speed.flops_per_second,
+                "mfu": self.speed.mfu,
+                "seconds": self.speed.seconds(flops),
+                "gpu_hours": self.speed.gpu_hours(flops),
+                "dense_seconds": self.speed.seconds(dense_flops),
+                "dense_gpu_hours": self.speed.gpu_hours(dense_flops),
+            },
+        }
+
+    def _stage(self, stage: Stage) -> dict[str, Any]:
+        samples, shape = stage.global_batch_samples, self.sizes.shape
+        return {
+            "first_step": stage.first_step,
+            "num_steps": stage.num_steps,
+            "global_batch_samples": samples,
+            "kept_tokens": list(stage.plan.kept_tokens),
+            "keep_probability": list(stage.plan.keep_probability),
+            "tokens": stage.num_steps * samples * shape.seq_length,
+            "layer_tokens": stage.num_steps * layer_tokens(stage.plan, samples),
+            "flops": stage.num_steps * step_flops(shape, stage.plan, samples),
+            "dense_flops": stage.num_steps * dense_step_flops(shape, samples),
+            "first_lr": self.rate(stage.first_step),
+            "last_lr": self.rate(stage.end_step - 1),
+        }
+
+
+def _line(label: str, value: str, note: str = "") -> str:
+    return f"{label.ljust(_LABEL_WIDTH)}{value}" + (f"   ({note})" if note else "")
+
+
+def _gib(amount_bytes: int) -> str:
+    return f"{amount_bytes / _GIB:.2f} GiB"

@@ -1,0 +1,103 @@
+"""What flags a wish takes: the growth that saves so much, and the steps that so many FLOPs pay for. Exact.
+
+    saving
+     most |             ........      the saving rises with the growth length, at a length of the run that is held:
+          |        ....                 the least length that reaches the wish is found by halving
+     wish |   .....
+          |...|
+        0 +---------------------- growth length [steps]
+              answer      end of the run
+
+Held is what the run's own flag says: iterations, samples, or tokens on its clock. Where that is layer tokens, a longer
+growth makes the run longer, and its last step passes the horizon by more or less than a step, so that the saving rises
+in small teeth: halving then works on the saving without that excess, which is never below the true one, and the true
+one is looked for from there on, step by step.
+
+No torch, and no method: a plan is asked for by its growth length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+
+from megatron.ltd.plan.accounting import ModelShape, step_flops
+from megatron.ltd.plan.run_plan import UNBOUNDED_STEPS, PlanStages, RunPlan, Stage, plan_stages
+from megatron.ltd.schedules.batch_size import BatchSchedule
+
+
+class OutOfReach(Exception):
+    """No growth length does it: they save from ``least`` to ``most``."""
+
+    def __init__(self, least: Fraction, most: Fraction) -> None:
+        super().__init__(f"growth lengths save from {least} to {most}")
+        self.least, self.most = least, most
+
+
+def ends_dense(plan: RunPlan) -> bool:
+    """Whether the last step keeps every token of every layer."""
+    return plan.stages[-1].plan.min_kept_tokens == plan.shape.seq_length
+
+
+def least_growth(plan_of: Callable[[int], RunPlan], saving: Fraction, horizon_layer_tokens: int | None) -> int:
+    """The least growth length in steps that saves at least ``saving`` of the layer tokens, the run ending dense.
+
+    ``plan_of`` gives the run's plan by its growth length, 1 or more; ``horizon_layer_tokens`` is the run's length where
+    that is held in layer tokens. Raises ``OutOfReach``.
+    """
+
+    def at_most(growth_steps: int) -> Fraction:
+        """The saving without what the last step passes the horizon by."""
+        plan = plan_of(growth_steps)
+        counted = plan.layer_tokens(plan.num_steps)
+        if horizon_layer_tokens is not None:
+            counted = min(counted, horizon_layer_tokens)
+        return 1 - Fraction(counted, plan.tokens(plan.num_steps) * plan.shape.num_layers)
+
+    most_steps = _last(lambda growth_steps: ends_dense(plan_of(growth_steps)))
+    least = saved(plan_of(1))
+    if most_steps == 0:
+        raise OutOfReach(least, least)
+    answer = _last(lambda growth_steps: growth_steps <= most_steps and at_most(growth_steps) < saving) + 1
+    while answer <= most_steps:
+        if saved(plan_of(answer)) >= saving:
+            return answer
+        answer += 1
+    raise OutOfReach(least, saved(plan_of(most_steps)))
+
+
+def saved(plan: RunPlan) -> Fraction:
+    """Share of the dense model's layer tokens that the run does without."""
+    return plan.layer_token_saving(plan.num_steps)
+
+
+def _last(holds: Callable[[int], bool]) -> int:
+    """The last of 1, 2, ... for which ``holds``, which is true up to some number and then never again; 0 for none."""
+    beyond = 1
+    while holds(beyond):
+        beyond *= 2
+    last = beyond // 2
+    while beyond - last > 1:
+        middle = (last + beyond) // 2
+        if holds(middle):
+            last = middle
+        else:
+            beyond = middle
+    return last
+
+
+def plan_within(shape: ModelShape, batch: BatchSchedule, method_stages: PlanStages, flops: int) -> RunPlan:
+    """The longest run that takes at most ``flops``: whole steps; of none, where the first one takes more."""
+    return RunPlan(shape, tuple(_affordable(shape, plan_stages(batch, method_stages, UNBOUNDED_STEPS), flops)))
+
+
+def _affordable(shape: ModelShape, stages: Iterator[Stage], flops: int) -> Iterator[Stage]:
+    for stage in stages:
+        step = step_flops(shape, stage.plan, stage.global_batch_samples)
+        num_steps = min(stage.num_steps, flops // step)
+        flops -= num_steps * step
+        if num_steps:
+            yield replace(stage, num_steps=num_steps)
+        if num_steps < stage.num_steps:
+            return

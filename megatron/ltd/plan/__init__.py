@@ -1,0 +1,1 @@
+"""What a run will compute: its stages, totals, clock and learning rate. No torch."""

@@ -1,0 +1,177 @@
+"""How long, how much at a time and how fast a run trains: flags only, no torch.
+
+Megatron-LM's names and meanings where it has them. Lengths are given in one unit each: iterations, samples, or tokens
+on the run's clock (``plan.clock``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import flag
+
+
+def at_most_one(config: object, *names: str) -> None:
+    """Refuse more than one of these flags."""
+    given = [name for name in names if getattr(config, name) is not None]
+    if len(given) > 1:
+        spelled = [f"--{name.replace('_', '-')} {getattr(config, name)}" for name in given]
+        raise UserError(f"{' and '.join(spelled)} are both given: they say the same thing in two units; keep one")
+
+
+def positive(config: object, *names: str) -> None:
+    """Refuse values below 1 where one is given."""
+    at_least(config, 1, *names)
+
+
+def at_least(config: object, bound: int, *names: str) -> None:
+    """Refuse values below ``bound`` where one is given."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < bound:
+            raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least {bound}")
+
+
+def in_range(config: object, *names: str) -> None:
+    """Refuse values outside [0, 1)."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0.0 <= value < 1.0:
+            raise UserError(f"--{name.replace('_', '-')} is {value}: it must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """training"""
+
+    micro_batch_size: int = flag(1, affects="numbers", help="samples that a process computes at a time")
+    global_batch_size: int | None = flag(
+        None, affects="schedule", help="samples a step (default: one micro-batch a process)"
+    )
+    rampup_batch_size: tuple[int, ...] = flag(
+        (),
+        affects="schedule",
+        metavar="N",
+        help="START INCREMENT SAMPLES: grow the global batch from START by INCREMENT over SAMPLES",
+    )
+    train_iters: int | None = flag(None, affects="numbers", help="length of the run in steps")
+    train_samples: int | None = flag(None, affects="numbers", help="length of the run in samples")
+    train_tokens: int | None = flag(
+        None, affects="numbers", help="length of the run in tokens on its clock (layer tokens / layers with a method)"
+    )
+    seed: int = flag(1234, affects="order", help="seed of weights, data order, dropout and kept tokens")
+    exit_interval: int | None = flag(
+        None, affects="session", help="save and leave after a step that is a multiple of this"
+    )
+    exit_duration_in_mins: float | None = flag(None, affects="session", help="save and leave after this many minutes")
+    eval_interval: int = flag(1000, affects="execution", help="steps between evaluations")
+    eval_iters: int = flag(
+        100,
+        affects="execution",
+        help="global batches an evaluation averages over (labelled data: always all); 0 evaluates never",
+    )
+    eval_at_start: bool = flag(False, affects="execution", help="evaluate before the first step too")
+    check_for_nan_in_loss_and_grad: bool = flag(
+        True, affects="execution", help="do not stop when the loss is not finite"
+    )
+    check_for_spiky_loss: bool = flag(
+        False, affects="execution", help="stop when the loss exceeds --spiky-loss-factor times its recent median"
+    )
+    spiky_loss_factor: float = flag(3.0, affects="execution", help="what --check-for-spiky-loss calls a spike")
+
+    def __post_init__(self) -> None:
+        positive(
+            self, "micro_batch_size", "global_batch_size", "train_iters", "train_samples", "train_tokens",
+            "exit_interval",
+            "eval_interval",
+        )  # fmt: skip
+        at_most_one(self, "train_iters", "train_samples", "train_tokens")
+        if self.train_iters is None and self.train_samples is None and self.train_tokens is None:
+            raise UserError("the length of the run is missing: give --train-iters, --train-samples or --train-tokens")
+        if self.rampup_batch_size and len(self.rampup_batch_size) != 3:
+            raise UserError(
+                f"--rampup-batch-size has {len(self.rampup_batch_size)} values: it takes three, START INCREMENT SAMPLES"
+            )
+        if self.eval_iters < 0:
+            raise UserError(f"--eval-iters is {self.eval_iters}: it must be 0 (never) or more")
+        if self.eval_at_start and not self.eval_iters:
+            raise UserError("--eval-at-start is given with --eval-iters 0, which evaluates never: drop one")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"--seed is {self.seed}: it must be in [0, 2^31)")
+        at_least(self, 0, "exit_duration_in_mins")
+        if self.check_for_spiky_loss and self.spiky_loss_factor <= 1.0:
+            raise UserError(f"--spiky-loss-factor is {self.spiky_loss_factor}: it must be above 1")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """optimizer and learning rate"""
+
+    lr: float | None = flag(None, affects="schedule", help="peak learning rate; required")
+    min_lr: float = flag(0.0, affects="schedule", help="learning rate at the end of the decay")
+    lr_decay_style: str = flag(
+        "linear",
+        affects="schedule",
+        choices=("constant", "linear", "cosine", "inverse-square-root", "WSD"),
+        help="shape of the decay",
+    )
+    lr_clock: str = flag(
+        "layer-tokens", affects="schedule", choices=("layer-tokens", "tokens", "samples"),
+        help="what the learning rate and --train-tokens count; layer tokens equal tokens in a dense run",
+    )  # fmt: skip
+    lr_decay_iters: int | None = flag(None, affects="schedule", help="steps to decay over (default: the whole run)")
+    lr_decay_samples: int | None = flag(None, affects="schedule", help="samples to decay over")
+    lr_decay_tokens: int | None = flag(None, affects="schedule", help="tokens on the run's clock to decay over")
+    lr_warmup_iters: int | None = flag(None, affects="schedule", help="steps to warm up over (default: no warm-up)")
+    lr_warmup_samples: int | None = flag(None, affects="schedule", help="samples to warm up over")
+    lr_warmup_tokens: int | None = flag(None, affects="schedule", help="tokens on the run's clock to warm up over")
+    lr_warmup_fraction: float | None = flag(
+        None, affects="schedule", help="share of the decay's length to warm up over"
+    )
+    lr_warmup_init: float = flag(0.0, affects="schedule", help="learning rate where warm-up starts")
+    lr_wsd_decay_style: str = flag(
+        "exponential",
+        affects="schedule",
+        choices=("linear", "cosine", "exponential", "minus_sqrt"),
+        help="shape of WSD's final decay",
+    )
+    lr_wsd_decay_iters: int | None = flag(None, affects="schedule", help="steps of WSD's final decay")
+    lr_wsd_decay_samples: int | None = flag(None, affects="schedule", help="samples of WSD's final decay")
+    lr_wsd_decay_tokens: int | None = flag(
+        None, affects="schedule", help="tokens on the run's clock of WSD's final decay"
+    )
+    override_opt_param_scheduler: bool = flag(
+        False, affects="session", help="on --load, take the schedule from these flags, not the checkpoint"
+    )
+    weight_decay: float = flag(0.01, affects="numbers", help="decoupled weight decay; biases and norms have none")
+    adam_beta1: float = flag(0.9, affects="numbers", help="Adam's first decay")
+    adam_beta2: float = flag(0.999, affects="numbers", help="Adam's second decay")
+    adam_eps: float = flag(1e-8, affects="numbers", help="Adam's epsilon")
+    clip_grad: float = flag(1.0, affects="numbers", help="largest norm of the gradient; 0 clips never")
+
+    def __post_init__(self) -> None:
+        if self.lr is None:
+            raise UserError("--lr is missing: give the peak learning rate, such as 3e-4")
+        if self.lr <= 0.0:
+            raise UserError(f"--lr is {self.lr}: it must be above 0, such as 3e-4")
+        if not 0.0 <= self.min_lr <= self.lr:
+            raise UserError(f"--min-lr is {self.min_lr}: it must be between 0 and --lr {self.lr}")
+        if not 0.0 <= self.lr_warmup_init <= self.lr:
+            raise UserError(f"--lr-warmup-init is {self.lr_warmup_init}: it must be between 0 and --lr {self.lr}")
+        at_most_one(self, "lr_decay_iters", "lr_decay_samples", "lr_decay_tokens")
+        at_most_one(self, "lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens", "lr_warmup_fraction")
+        at_most_one(self, "lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens")
+        positive(self, "lr_decay_iters", "lr_decay_samples", "lr_decay_tokens")
+        positive(self, "lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens")
+        for name in ("lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens"):
+            if getattr(self, name) is not None and self.lr_decay_style != "WSD":
+                raise UserError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)} is given with --lr-decay-style "
+                    f"{self.lr_decay_style}: "
+                    "drop it, or use --lr-decay-style WSD"
+                )
+        at_least(self, 0, "lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens", "weight_decay", "clip_grad")
+        in_range(self, "lr_warmup_fraction", "adam_beta1", "adam_beta2")
+        if self.adam_eps <= 0.0:
+            raise UserError(f"--adam-eps is {self.adam_eps}: it must be above 0, such as 1e-8")

@@ -1,0 +1,95 @@
+"""Where a model's parameters are: by place in the model, and held whole by every tensor-parallel process or split.
+
+    embedding | layer | layer | ... | layer | end          places, over pipeline stages
+    [ V/t x H ]  [ H x Q/t ... ]            [ norm, head ]  split over t tensor-parallel processes, or whole
+
+A last stage that is not the first holds a copy of an embedding that the head shares. The whole model's number alone is
+``accounting.num_parameters``, which the sum of all places equals. No torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron.ltd.plan.accounting import ModelShape
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of parameters: ``split`` over tensor-parallel processes, and ``whole`` on each."""
+
+    split: int = 0
+    whole: int = 0
+
+    def __add__(self, other: Parameters) -> Parameters:
+        return Parameters(self.split + other.split, self.whole + other.whole)
+
+    def times(self, number: int) -> Parameters:
+        """As many as ``number`` of these hold."""
+        return Parameters(self.split * number, self.whole * number)
+
+    @property
+    def total(self) -> int:
+        """Of the model, each counted once."""
+        return self.split + self.whole
+
+    def on_process(self, tensor_parallel_size: int) -> int:
+        """Held by one process."""
+        return self.split // tensor_parallel_size + self.whole
+
+
+@dataclass(frozen=True)
+class ModelParameters:
+    """Parameters by place."""
+
+    num_layers: int
+    embedding: Parameters
+    """Of tokens or patches, positions and sentence types: the first stage's."""
+    layer: Parameters
+    """One layer's."""
+    end: Parameters
+    """The norm after the layers, and heads: the last stage's."""
+    shared: Parameters = Parameters()
+    """What the end uses of the embedding, and copies where it is on another stage."""
+
+    @property
+    def total(self) -> int:
+        """Of the whole model, each counted once."""
+        return (self.embedding + self.layer.times(self.num_layers) + self.end).total
+
+    def on_stage(self, num_layers: int, *, first: bool, last: bool) -> Parameters:
+        """Those of a pipeline stage of ``num_layers`` layers."""
+        held = self.layer.times(num_layers)
+        if first:
+            held += self.embedding
+        if last:
+            held += self.end if first else self.end + self.shared
+        return held
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """A model's shape, and its parameters by place. ``outputs`` says what the model tells apart."""
+
+    shape: ModelShape
+    parameters: ModelParameters
+    num_parameters: int
+    outputs: str
+
+
+def norm_parameters(hidden_size: int, *, norm_bias: bool) -> Parameters:
+    """A norm's: weight, and bias where it is LayerNorm."""
+    return Parameters(whole=hidden_size * (2 if norm_bias else 1))
+
+
+def layer_parameters(shape: ModelShape, *, linear_bias: bool, norm_bias: bool) -> Parameters:
+    """One layer's: queries, keys, values and the MLP's first matrix are split with their biases, the others' are whole.
+
+    ``linear_bias``: linear layers have biases; ``norm_bias``: norms are LayerNorm.
+    """
+    hidden = shape.hidden_size
+    out_sizes = shape.query_size + 2 * shape.key_value_size + shape.ffn_hidden_size * (2 if shape.gated_mlp else 1)
+    in_sizes = shape.query_size + shape.ffn_hidden_size
+    biases = Parameters(out_sizes, 2 * hidden) if linear_bias else Parameters()
+    matrices = Parameters(hidden * (out_sizes + in_sizes))
+    return matrices + biases + norm_parameters(hidden, norm_bias=norm_bias).times(2)

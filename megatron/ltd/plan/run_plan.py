@@ -1,0 +1,194 @@
+"""What a run will do, before it does it: its stages, and every total at every step.
+
+    step      0 ........................................... num_steps
+    batch     | 16 | 32 | 48 |             64                       |    BatchSchedule (--rampup-batch-size)
+    kept      | 128   | 144   | 160   | ...      |       512        |    the method's stages
+    stages    |    |  |  |  | |  ...                                |    Stage: nothing changes inside one
+
+Inside a stage every step is alike, so totals are sums over a few stages: exact integers, also after 372,757 steps. The
+training loop, the learning-rate clock and ``--plan`` read the same ``RunPlan``. It has no randomness, no seconds and no
+torch, knows a method only by its stages, and prints nothing (``planning.table``).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from itertools import accumulate
+from operator import attrgetter
+from typing import Literal
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.plan.accounting import ModelShape, dense_step_flops, layer_tokens, step_flops
+from megatron.ltd.schedules.batch_size import BatchSchedule
+from megatron.ltd.schedules.step_plan import StepPlan
+
+Clock = Literal["layer-tokens", "tokens", "samples"]
+
+PlanStages = Callable[[int], Iterable[tuple[int, int, StepPlan]]]
+"""Given ``num_steps``: (first step, steps, their plan) in order, gapless. ``Method.stages`` is one."""
+
+_Column = Literal["samples", "layer tokens", "FLOPs", "dense FLOPs"]
+
+UNBOUNDED_STEPS = 1 << 62
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps that are all alike."""
+
+    first_step: int
+    num_steps: int
+    global_batch_samples: int
+    plan: StepPlan
+
+    @property
+    def end_step(self) -> int:
+        """The step after its last."""
+        return self.first_step + self.num_steps
+
+
+def plan_stages(batch: BatchSchedule, method_stages: PlanStages, num_steps: int) -> Iterator[Stage]:
+    """The stages of ``num_steps`` steps: cut wherever the batch or the method's plan changes. Lazy."""
+    batches = iter(batch.stages(num_steps))
+    step, batch_end, batch_samples = 0, 0, 0
+    for plan_first, plan_steps, plan in method_stages(num_steps):
+        assert plan_first == step, f"the method's stages leave steps {step} to {plan_first} open"
+        plan_end = plan_first + plan_steps
+        while step < plan_end:
+            if step == batch_end:
+                batch_first, batch_steps, batch_samples = next(batches)
+                batch_end = batch_first + batch_steps
+            end = min(batch_end, plan_end)
+            yield Stage(step, end - step, batch_samples, plan)
+            step = end
+    assert step == num_steps, f"the method's stages cover {step} of {num_steps} steps"
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The stages of a run, and its totals after any number of steps: exact integers, in O(log stages).
+
+    ``samples(t)``, ``tokens(t)`` and so on count what the first t steps take, 0 <= t <= num_steps.
+    """
+
+    shape: ModelShape
+    stages: tuple[Stage, ...]
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the run."""
+        return self.stages[-1].end_step if self.stages else 0
+
+    def _per_step(self, stage: Stage, column: _Column) -> int:
+        """Samples, layer tokens, FLOPs or the dense model's FLOPs of one step of the stage."""
+        samples = stage.global_batch_samples
+        if column == "samples":
+            return samples
+        if column == "layer tokens":
+            return layer_tokens(stage.plan, samples)
+        return (
+            step_flops(self.shape, stage.plan, samples) if column == "FLOPs" else dense_step_flops(self.shape, samples)
+        )
+
+    @cached_property
+    def _totals_before(self) -> dict[_Column, list[int]]:
+        """By column, ``_per_step`` summed over all steps before each stage; those that were asked for."""
+        return {}
+
+    def _total(self, num_steps: int, column: _Column) -> int:
+        assert 0 <= num_steps <= self.num_steps, f"step {num_steps} of a plan of {self.num_steps}"
+        index = bisect_right(self.stages, num_steps, key=attrgetter("first_step")) - 1
+        if index < 0:
+            return 0
+        totals = self._totals_before.get(column)
+        if totals is None:
+            steps = (stage.num_steps * self._per_step(stage, column) for stage in self.stages)
+            totals = self._totals_before[column] = list(accumulate(steps, initial=0))
+        stage = self.stages[index]
+        return totals[index] + (num_steps - stage.first_step) * self._per_step(stage, column)
+
+    def samples(self, num_steps: int) -> int:
+        """Samples of the first ``num_steps`` steps."""
+        return self._total(num_steps, "samples")
+
+    def tokens(self, num_steps: int) -> int:
+        """Raw tokens of the first ``num_steps`` steps: samples times S."""
+        return self.samples(num_steps) * self.shape.seq_length
+
+    def layer_tokens(self, num_steps: int) -> int:
+        """Layer tokens of the first ``num_steps`` steps; divided by L they compare with raw tokens."""
+        return self._total(num_steps, "layer tokens")
+
+    def flops(self, num_steps: int) -> int:
+        """FLOPs of the first ``num_steps`` steps, forward and backward, all devices together."""
+        return self._total(num_steps, "FLOPs")
+
+    def dense_flops(self, num_steps: int) -> int:
+        """FLOPs that the dense model would take for the same steps."""
+        return self._total(num_steps, "dense FLOPs")
+
+    def saving(self, num_steps: int) -> float:
+        """Share of the dense model's FLOPs for the same steps that the first ``num_steps``, 1 or more, do without."""
+        return 1 - self.flops(num_steps) / self.dense_flops(num_steps)
+
+    def layer_token_saving(self, num_steps: int) -> Fraction:
+        """Share of the dense model's layer tokens for the same steps that the first ``num_steps`` do without, exactly.
+
+        The random-LTD paper's "theoretical saving": it counts a layer token of attention, of the MLP and of every
+        length alike, and leaves embedding and LM head out.
+        """
+        return 1 - Fraction(self.layer_tokens(num_steps), self.tokens(num_steps) * self.shape.num_layers)
+
+    def clock(self, num_steps: int, unit: Clock) -> int:
+        """Where the clock stands after ``num_steps`` steps: layer tokens, raw tokens or samples."""
+        return {"layer-tokens": self.layer_tokens, "tokens": self.tokens, "samples": self.samples}[unit](num_steps)
+
+
+def plan_run(shape: ModelShape, batch: BatchSchedule, method_stages: PlanStages, num_steps: int) -> RunPlan:
+    """The plan of a run of ``num_steps`` steps (``--train-iters``)."""
+    return RunPlan(shape, tuple(plan_stages(batch, method_stages, num_steps)))
+
+
+def _clock_per_step(shape: ModelShape, stage: Stage, unit: Clock) -> int:
+    """How far one step of the stage moves the clock."""
+    if unit == "layer-tokens":
+        return layer_tokens(stage.plan, stage.global_batch_samples)
+    return stage.global_batch_samples * (shape.seq_length if unit == "tokens" else 1)
+
+
+def plan_run_until(
+    shape: ModelShape, batch: BatchSchedule, method_stages: PlanStages, target: int, unit: Clock
+) -> RunPlan:
+    """The plan of a run as long as a horizon on a clock says.
+
+    Each flag rounds to whole steps as where it comes from:
+
+    - ``tokens`` and ``layer-tokens`` (``--train-tokens``; a horizon in tokens is multiplied by L for layer tokens) run
+      until the clock has reached the target, as Megatron-DeepSpeed's loop does, so the last step may pass it. The
+      published 1.3B recipe (300e9 layer tokens / L, batch 512, S 2048) is 372,757 steps.
+    - ``samples`` (``--train-samples``) takes whole batches only and never more samples than asked for, as Megatron-LM
+      does; data is prepared for that many. The dense run of 300e9 / 2048 samples is 286,102 steps.
+
+    Raises:
+        UserError: a horizon shorter than the first batch (samples), or below 1.
+    """
+    stages: list[Stage] = []
+    reached = 0
+    for stage in plan_stages(batch, method_stages, UNBOUNDED_STEPS):
+        step = _clock_per_step(shape, stage, unit)
+        missing = target - reached
+        steps_needed = missing // step if unit == "samples" else -(-missing // step)
+        stage_steps = max(0, min(stage.num_steps, steps_needed))
+        if stage_steps:
+            stages.append(replace(stage, num_steps=stage_steps))
+        reached += stage_steps * step
+        if stage_steps < stage.num_steps:
+            break
+    if not stages:
+        flag = "--train-samples" if unit == "samples" else "--train-tokens"
+        raise UserError(f"{flag} {target} ({unit}) is not enough for one step of {batch.at(0)} samples; give more")
+    return RunPlan(shape, tuple(stages))

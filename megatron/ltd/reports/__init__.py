@@ -1,0 +1,1 @@
+"""What reads logs and result files: summaries, tables, figures, pages."""

@@ -1,0 +1,94 @@
+"""What curves are drawn over: steps, tokens, layer tokens, FLOPs or seconds, as a run has logged them.
+
+    place    0 ------- 1 ------- 2 ----- ... ----- n        0: before the first step, p: after step p of the log
+    value    start     each axis says where every place lies
+
+A curve is a list of places and values, so that it is thinned once and drawn over any axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron.ltd.reports.metrics import RunHistory
+
+Floats = NDArray[np.float64]
+
+_COUNTS = ((1e12, 1e12, "trillion "), (1e9, 1e9, "billion "), (1e6, 1e6, "million "), (1e4, 1e3, "thousand "))
+_FLOPS = tuple((10.0**power, f"{letter}FLOP") for power, letter in zip(range(24, -1, -3), "YZEPTGMK", strict=False))
+_SECONDS = ((2 * 86400.0, 86400.0, "days"), (2 * 3600.0, 3600.0, "hours"), (600.0, 60.0, "minutes"))
+
+
+def column(history: RunHistory, name: str) -> Floats:
+    """One field of every step [n]; NaN where a step has none, or null."""
+    return np.array([step.get(name) for step in history.steps], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One thing that curves are drawn over."""
+
+    values: Callable[[RunHistory], Floats]
+    """Where each place of a run lies [n + 1]."""
+    unit: Callable[[float], tuple[float, str]]
+    """Of the largest value: by how much to divide, and the axis label."""
+
+
+def _after_steps(values: Sequence[float] | Floats, start: float = 0.0) -> Floats:
+    return np.concatenate([[start], np.asarray(values, dtype=np.float64)])
+
+
+def _steps(history: RunHistory) -> Floats:
+    return _after_steps(history.iterations, history.iterations[0] - 1)
+
+
+def _tokens(history: RunHistory) -> Floats:
+    return _consumed(history, column(history, "consumed_tokens"))
+
+
+def _layer_tokens(history: RunHistory) -> Floats:
+    """Divided by the number of layers, so that they compare with tokens: a dense run has as many of both."""
+    layers = column(history, "num_layers")
+    return _consumed(history, column(history, "consumed_layer_tokens") / np.where(np.isnan(layers), 1.0, layers))
+
+
+def _consumed(history: RunHistory, after: Floats) -> Floats:
+    """A log that begins in the middle of a run does not say what was consumed before its first step."""
+    return _after_steps(after, 0.0 if history.iterations[0] == 1 else float(after[0]))
+
+
+def _count_unit(thing: str) -> Callable[[float], tuple[float, str]]:
+    def unit(largest: float) -> tuple[float, str]:
+        scale, name = next((found[1:] for found in _COUNTS if largest >= found[0]), (1.0, ""))
+        return scale, f"{name}{thing}"
+
+    return unit
+
+
+def _flops_unit(largest: float) -> tuple[float, str]:
+    scale, name = next((found for found in _FLOPS if largest >= found[0]), (1.0, "FLOP"))
+    return scale, f"{name} computed"
+
+
+def _seconds_unit(largest: float) -> tuple[float, str]:
+    unit, name = next((found[1:] for found in _SECONDS if largest >= found[0]), (1.0, "seconds"))
+    return unit, f"{name} in training steps"
+
+
+AXES: dict[str, Axis] = {
+    "steps": Axis(_steps, _count_unit("steps")),
+    "tokens": Axis(_tokens, _count_unit("tokens")),
+    "layer-tokens": Axis(_layer_tokens, _count_unit("layer tokens / layers")),
+    "flops": Axis(lambda history: _after_steps([float(flops) for flops in history.flops]), _flops_unit),
+    "seconds": Axis(lambda history: _after_steps(history.seconds), _seconds_unit),
+}
+
+
+def places_of(history: RunHistory, lines: Sequence[Any]) -> NDArray[np.int64]:
+    """The place of each validation or scores line."""
+    return np.array([history.place_of(line["iteration"]) + 1 for line in lines], dtype=np.int64)

@@ -1,0 +1,37 @@
+"""What ``tools/plot_run.py`` is asked for: flags only, nothing of matplotlib."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import flag
+from megatron.ltd.reports.figures.axes import AXES
+from megatron.ltd.reports.output import check_output
+from megatron.ltd.reports.runs import RunsConfig
+
+FORMATS = (".png", ".pdf", ".svg")
+
+
+def check_axes(names: tuple[str, ...]) -> None:
+    """Raises ``UserError`` for an axis twice; argparse has refused unknown ones."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"--x {' '.join(names)}: {twice} stands there twice; give each axis once")
+
+
+@dataclass(frozen=True)
+class PlotConfig(RunsConfig):
+    """figure of runs"""
+
+    x: tuple[str, ...] = flag(("steps",), choices=tuple(AXES), help="over what to draw; of several each is a column")
+    output: str | None = flag(None, metavar="FILE", help=f"the figure to write: {', '.join(FORMATS)}")
+    overwrite: bool = flag(False, help="replace the figure if it exists")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_axes(self.x)
+        if self.output is None:
+            raise UserError(f"--output is missing: give a file that ends in {', '.join(FORMATS)}")
+        check_output("--output", Path(self.output), FORMATS, overwrite=self.overwrite)

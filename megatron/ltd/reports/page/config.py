@@ -1,0 +1,39 @@
+"""What ``tools/report.py`` is asked for: flags only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import flag
+from megatron.ltd.reports.figures.axes import AXES
+from megatron.ltd.reports.figures.config import check_axes
+from megatron.ltd.reports.output import check_output
+
+SUFFIXES = (".html", ".htm")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """report of a run"""
+
+    run: str | None = flag(None, metavar="DIR", help="folder of the run: its --log-dir, or --save")
+    name: str | None = flag(None, help="what to call it (default: the folder's own name)")
+    plan: str | None = flag(
+        None, metavar="FILE", help="the plan that --plan-json wrote before, to stand beside the run"
+    )
+    scores: tuple[str, ...] = flag(
+        (), metavar="PATH", help="results of lm-eval: its --output_path, or result files; of a task in several the last"
+    )
+    x: tuple[str, ...] = flag(("steps",), choices=tuple(AXES), help="over what to draw; of several each is a column")
+    output: str | None = flag(None, metavar="FILE", help="the page to write, such as report.html")
+    overwrite: bool = flag(False, help="replace the page if it exists")
+
+    def __post_init__(self) -> None:
+        if self.run is None:
+            raise UserError("--run is missing: give the --log-dir (or --save) folder of a run")
+        check_axes(self.x)
+        if self.output is None:
+            raise UserError("--output is missing: give a file such as report.html")
+        check_output("--output", Path(self.output), SUFFIXES, overwrite=self.overwrite)

@@ -1,0 +1,146 @@
+"""Runs side by side: what they reached, what they computed, and what that saved.
+
+    saved, theoretical = 1 - FLOPs / FLOPs of the dense model over the same steps
+    saved, measured    = 1 - (usual seconds / tokens) / (usual seconds / tokens of the dense run)
+
+Seconds are those of training steps (forward, backward, update): starting, evaluating and saving are left out. For the
+usual seconds each step counts as the median of all steps of its run that compute as much, so that a machine that
+stalled for a moment does not pass for a saving. The measured saving needs a dense run among those compared, from the
+same machine; of several the first counts.
+Not here: significance. One run is one seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from megatron.ltd.flags import flag
+from megatron.ltd.format import format_count, format_flops
+from megatron.ltd.reports.metrics import RunHistory
+from megatron.ltd.reports.runs import RunsConfig
+
+_DENSE = "dense"  # what a run line calls a run without a method
+
+
+@dataclass(frozen=True)
+class SummaryConfig(RunsConfig):
+    """comparison"""
+
+    plot: str | None = flag(
+        None, metavar="FILE", help="draw the loss curves into this .png, .pdf or .svg file, anew if it exists"
+    )
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run in figures."""
+
+    name: str
+    validation_loss: float | None
+    """Mean loss a token [nat] at the last evaluation; None where the run had none."""
+    perplexity: float | None
+    start_perplexity: float | None
+    """Before the first step; None where the run did not evaluate there."""
+    lowest_perplexity: float | None
+    """Of all evaluations."""
+    num_steps: int
+    tokens: int
+    layer_tokens: int
+    flops: int
+    dense_flops: int
+    """What the dense model would take for the same steps."""
+    seconds: float
+    usual_seconds: float
+    """Seconds, where each step counts as the median of those that compute as much."""
+    is_dense: bool
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def theoretical_saving(self) -> float:
+        """Share of the FLOPs that dropping leaves out."""
+        return 1.0 - self.flops / self.dense_flops
+
+    def measured_saving(self, dense: RunSummary) -> float:
+        """Share of the usual time a token that ``dense`` takes and this run does not."""
+        return 1.0 - (self.usual_seconds / self.tokens) / (dense.usual_seconds / dense.tokens)
+
+
+def summarize(history: RunHistory) -> RunSummary:
+    """The figures of a run, from all of its steps."""
+    last = history.steps[-1]
+    none = {"iteration": None, "loss": None}
+    first_validation, last_validation = (history.validations or (none,))[0], (history.validations or (none,))[-1]
+    perplexities = [line["perplexity"] for line in history.validations if line.get("perplexity") is not None]
+    return RunSummary(
+        name=history.name,
+        validation_loss=last_validation["loss"],
+        perplexity=last_validation.get("perplexity"),
+        start_perplexity=first_validation.get("perplexity") if first_validation["iteration"] == 0 else None,
+        lowest_perplexity=min(perplexities, default=None),
+        num_steps=last["iteration"],
+        tokens=last["consumed_tokens"],
+        layer_tokens=last["consumed_layer_tokens"],
+        flops=history.flops[-1],
+        dense_flops=sum(step["dense_step_flops"] for step in history.steps),
+        seconds=history.seconds[-1],
+        usual_seconds=_usual_seconds(history),
+        is_dense=history.about.get("method") == _DENSE,
+    )
+
+
+def _usual_seconds(history: RunHistory) -> float:
+    seconds_by_flops: dict[int, list[float]] = {}
+    for step in history.steps:
+        seconds_by_flops.setdefault(step["step_flops"], []).append(step["step_seconds"])
+    return sum(len(seconds) * median(seconds) for seconds in seconds_by_flops.values())
+
+
+def summary_table(summaries: Sequence[RunSummary]) -> str:
+    """A column a run, a row a figure; of perplexities before training and the lowest where they say more."""
+    dense = next((summary for summary in summaries if summary.is_dense), None)
+    rows = [("", [summary.name for summary in summaries])]
+    rows += [
+        ("validation loss", [_decimal(summary.validation_loss, 4) for summary in summaries]),
+        ("perplexity", [_decimal(summary.perplexity, 2) for summary in summaries]),
+    ]
+    if any(summary.lowest_perplexity != summary.perplexity for summary in summaries):
+        rows.append(("perplexity, lowest", [_decimal(summary.lowest_perplexity, 2) for summary in summaries]))
+    if any(summary.start_perplexity is not None for summary in summaries):
+        rows.append(("perplexity before training", [_decimal(summary.start_perplexity, 2) for summary in summaries]))
+    rows += [
+        ("steps", [str(summary.num_steps) for summary in summaries]),
+        ("tokens", [format_count(summary.tokens) for summary in summaries]),
+        ("layer tokens", [format_count(summary.layer_tokens) for summary in summaries]),
+        ("FLOPs", [format_flops(summary.flops) for summary in summaries]),
+        ("seconds in training steps", [_decimal(summary.seconds, 1) for summary in summaries]),
+        ("tokens a second", [_decimal(summary.tokens_per_second, 0) for summary in summaries]),
+        ("saved, theoretical (FLOPs)", [_saving(summary, summary.theoretical_saving) for summary in summaries]),
+    ]
+    if dense is not None:
+        measured = [_saving(summary, summary.measured_saving(dense)) for summary in summaries]
+        rows.append(("saved, measured (usual seconds)", measured))
+    return _aligned(rows)
+
+
+def _decimal(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _saving(summary: RunSummary, share: float) -> str:
+    return "-" if summary.is_dense else f"{100.0 * share:.1f} %"
+
+
+def _aligned(rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Labels to the left, figures to the right, a rule under the first row."""
+    label_width = max(len(label) for label, _ in rows)
+    widths = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
+    lines = [
+        "  ".join([label.ljust(label_width), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
+        for label, cells in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -1,0 +1,257 @@
+"""Everything a run is made of, built in the order in which mistakes are cheapest to find.
+
+tokenizer, data files -> checkpoint and its identity -> model, optimizer -> plan, schedule -> weights -> datasets -> log
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from torch import Tensor
+
+from megatron.ltd.checkpoint.load import Progress, TrainingState, load_checkpoint, load_imported
+from megatron.ltd.checkpoint.run_format import MODEL
+from megatron.ltd.checkpoint.save import CheckpointSaver
+from megatron.ltd.checkpoint.start import Start, find_start
+from megatron.ltd.data.microbatches import Microbatch, NoTokens, SampleSource, microbatches
+from megatron.ltd.layers import route
+from megatron.ltd.methods.base import Method
+from megatron.ltd.models.transformer import transformer_config
+from megatron.ltd.parallel.agreement import agree, together
+from megatron.ltd.parallel.layout import check_microbatches
+from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.plan.clock import RunClock
+from megatron.ltd.plan.run_plan import RunPlan
+from megatron.ltd.routing.sequence_shard import SequenceShard
+from megatron.ltd.training.log import RunLog
+from megatron.ltd.training.optimizer import build_optimizer, whole_weights, wrap_chunks
+from megatron.ltd.training.signals import ExitRequests
+from megatron.ltd.training.step import Stepper
+from megatron.ltd.versions import installed_versions
+
+if TYPE_CHECKING:
+    from megatron.ltd.config import RunConfig
+    from megatron.ltd.tasks.base import Task
+from megatron.ltd.words import in_words, value_of
+
+
+@dataclass
+class Run:
+    """A run that is ready to train; ``loop.train`` drives it."""
+
+    config: RunConfig
+    mesh: Mesh
+    task: Task
+    method: Method
+    clock: RunClock
+    plan: RunPlan
+    state: TrainingState
+    stepper: Stepper
+    train_data: SampleSource
+    valid_data: SampleSource | None
+    log: RunLog
+    saver: CheckpointSaver
+    exits: ExitRequests
+    record: Mapping[str, Any]
+    """What ``run.json`` of every checkpoint says beside the progress."""
+
+    @property
+    def progress(self) -> Progress:
+        return self.state.progress
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate that the next update uses."""
+        return self.state.optimizer.param_groups[0]["lr"]
+
+    def microbatches_of(self, samples: int) -> int:
+        """Microbatches that each rank computes for ``samples`` of all ranks."""
+        return samples // (self.config.training.micro_batch_size * self.mesh.data_parallel_size)
+
+    def batches(self, data: SampleSource, consumed_samples: int) -> Generator[Microbatch, None, None]:
+        """This rank's microbatches of ``data`` from ``consumed_samples`` on; to be closed."""
+        mesh = self.mesh
+        shard = SequenceShard.of(mesh.context_parallel_rank, mesh.context_parallel_size)
+        return microbatches(
+            data,
+            self.task.collate(shard, whole_tokens=self.method.learns),
+            consumed_samples=consumed_samples,
+            micro_batch_size=self.config.training.micro_batch_size,
+            data_parallel_rank=mesh.data_parallel_rank,
+            data_parallel_size=mesh.data_parallel_size,
+            num_workers=self.config.data.workers_on(mesh.device.type),
+            pin_memory=mesh.device.type == "cuda",
+        )
+
+    def save(self) -> None:
+        """Save the present state, if the run has a folder for it."""
+        with whole_weights(self.state.chunks):
+            self.saver.save(self.state, self.record)
+
+
+def build_run(config: RunConfig, mesh: Mesh) -> Run:
+    """Build every part of a run. Raises ``UserError`` for what cannot be trained, before anything is written."""
+    route.install()
+    with together():  # a file may be missing on one node alone
+        task = config.task.open(config)
+    shape, method = task.shape, config.build_method(task.special_ids)
+    learned_V = method.unlearned(task.num_token_ids).to(mesh.device) if method.learns else None
+    identity = {MODEL: config.task.weights or config.task.id, **task.identity}
+    order = dict(task.order)
+    agree(in_words({**identity, **order, **task.fingerprints}), "give every node the same files")
+    start = find_start(config, identity, order, task.open_imported, mesh)
+
+    global_batch_size = config.global_batch_size(mesh.data_parallel_size)
+    clock = RunClock.build(shape, global_batch_size, method, config.training, config.optimizer)
+    clock.batch.check_divisible(config.training.micro_batch_size, mesh.data_parallel_size)
+    for batch_samples in clock.batch.sizes:
+        microbatches_each = batch_samples // (config.training.micro_batch_size * mesh.data_parallel_size)
+        check_microbatches(config.parallel, microbatches_each, batch_samples)
+    consumed = start.consumed(shape.seq_length)
+    plan, schedule = clock.plan(start.progress.iteration, consumed), clock.schedule(start.progress.iteration, consumed)
+    taken = start.settle(config, clock.settings(schedule))
+
+    train_data, valid_data = _build_data(task, plan, clock, start, mesh, every_stage=method.learns)
+    clock_stands_at = start.clock_stands_at(config, consumed)
+    enters = any(stage.plan.entry_layers for stage in plan.stages)
+    new_weights = task.new_weights(start.stored) if start.checkpoint is not None and config.checkpoint.finetune else ()
+    state = _build_state(
+        config, task, schedule, start, clock_stands_at, mesh, learned_V, entry=enters, new_weights=new_weights
+    )
+    stepper = Stepper(
+        state.chunks,
+        state.optimizer,
+        method,
+        mesh,
+        task.objective,
+        seed=config.training.seed,
+        micro_batch_size=config.training.micro_batch_size,
+        seq_length=config.model.seq_length,
+    )
+    iteration = start.progress.iteration
+    flops_left = plan.flops(plan.num_steps) - plan.flops(min(iteration, plan.num_steps))
+    with together():
+        log = RunLog(config.logging, _log_folder(config), mesh.is_first, iteration, plan.num_steps, flops_left)
+    for note in _notes(config, start, new_weights, taken):
+        log.say(note)
+    record = {
+        "schedule": clock.settings(schedule), "identity": identity, "order": order, "config": config.to_dict(),
+        "learned": method.learns,
+    }  # fmt: skip
+    flags = config.checkpoint
+    folder = None if flags.save is None else Path(flags.save)
+    saver = CheckpointSaver(folder, mesh, keep_last=flags.keep_last, asynchronous=flags.async_save, say=log.say)
+    exits = ExitRequests(config.training, mesh)
+    return Run(
+        config, mesh, task, method, clock, plan, state, stepper, train_data, valid_data, log, saver, exits,
+        record,
+    )  # fmt: skip
+
+
+def _notes(config: RunConfig, start: Start, new_weights: tuple[str, ...], taken: str | None) -> list[str]:
+    """What is said of where the run starts."""
+    notes, pretrained = list(start.notes), config.task.weights
+    if pretrained is not None and start.checkpoint is None:
+        notes.append(
+            f"starting from initial weights: name those of a pretrained {value_of(MODEL, pretrained)} with --load and "
+            "--finetune"
+        )
+    if new_weights:
+        notes.append(f"starting anew, not from the checkpoint: {', '.join(new_weights)}")
+    return notes if taken is None else [*notes, taken]
+
+
+def versions(mesh: Mesh) -> dict[str, Any]:
+    """What the run stands on, for its first line in metrics.jsonl."""
+    device = (
+        torch.cuda.get_device_name(mesh.device)
+        if mesh.device.type == "cuda"
+        else f"cpu, {torch.get_num_threads()} threads"
+    )
+    return {
+        **installed_versions(),
+        "device": device,
+        "world_size": mesh.world_size,
+    }
+
+
+def _build_data(
+    task: Task,
+    plan: RunPlan,
+    clock: RunClock,
+    start: Start,
+    mesh: Mesh,
+    *,
+    every_stage: bool,
+) -> tuple[SampleSource, SampleSource | None]:
+    """The training samples of the whole run, and those of one evaluation; a stage that needs none reads none.
+
+    ``every_stage``: all need tokens, to choose by them.
+    """
+    ahead = start.progress.consumed_samples - plan.samples(min(start.progress.iteration, plan.num_steps))
+    train_samples = plan.samples(plan.num_steps) + ahead
+    valid_samples = task.eval_samples(clock.batch.global_batch_samples)
+    at_an_end = mesh.pipeline_parallel_rank in (0, mesh.pipeline_parallel_size - 1)
+    reads = at_an_end or every_stage or task.every_layer_needs_data
+    train, valid = task.build_data(train_samples, valid_samples, reads=reads)
+    if not reads:
+        return NoTokens(train_samples), NoTokens(valid_samples) if valid_samples else None
+    assert train is not None
+    return train, valid
+
+
+def _build_state(
+    config: RunConfig,
+    task: Task,
+    schedule: Mapping[str, Any],
+    start: Start,
+    clock_stands_at: int | None,
+    mesh: Mesh,
+    learned_V: Tensor | None,
+    *,
+    entry: bool,
+    new_weights: tuple[str, ...],
+) -> TrainingState:
+    """Model, optimizer, scheduler and ``learned_V``, fresh or loaded. ``entry``: some layers are entry layers.
+
+    ``new_weights``: what a loaded checkpoint is not asked for; see ``Task.new_weights``.
+    """
+    core_config = transformer_config(config.model, config.parallel, config.precision, config.recompute, mesh)
+    chunks = wrap_chunks(task.build_chunks(core_config, mesh, explicit_mask=entry), config.parallel, config.precision)
+    optimizer = build_optimizer(chunks, config.optimizer, config.precision, config.parallel)
+    scheduler = OptimizerParamScheduler(
+        optimizer,
+        **schedule,
+        start_wd=config.optimizer.weight_decay,
+        end_wd=config.optimizer.weight_decay,
+        wd_incr_steps=schedule["lr_decay_steps"],
+        wd_incr_style="constant",
+    )
+    state = TrainingState(chunks, optimizer, scheduler, start.progress, learned_V)
+    if start.checkpoint is not None:
+        load_checkpoint(
+            start.checkpoint,
+            state,
+            weights_only=config.checkpoint.finetune or config.checkpoint.no_load_optim,
+            stored_in_half=start.stored_in_half,
+            clock_stands_at=clock_stands_at,
+            stored_learned=start.stored.get("learned", False),
+            new_weights=new_weights,
+        )
+    elif start.imported is not None:
+        load_imported(start.imported, state)
+    return state
+
+
+def _log_folder(config: RunConfig) -> Path:
+    if config.logging.log_dir is not None:
+        return Path(config.logging.log_dir)
+    if config.checkpoint.save is not None:
+        return Path(config.checkpoint.save)
+    return Path("runs") / time.strftime("%Y%m%d-%H%M%S")

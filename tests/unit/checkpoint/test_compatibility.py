@@ -1,0 +1,110 @@
+"""What a continued run must agree on with its checkpoint, and what it says of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.checkpoint.compatibility import changed_settings, check_identity, check_order, settle_schedule
+from megatron.ltd.errors import UserError
+from megatron.ltd.words import name_of
+from tests.support import assert_differs
+
+CHECKPOINT = Path("runs/iter_0000100")
+STORED = {"method": "random_ltd", "ltd_growth_steps": 50, "global_batch_size": 8, "lr": 1e-3}
+OVERRIDE = "--override-opt-param-scheduler"
+
+
+def test_the_same_schedule() -> None:
+    """Lists have been through JSON."""
+    ramp = {"rampup_batch_size": [2, 2, 8]}
+    assert settle_schedule(CHECKPOINT, STORED | ramp, STORED | {"rampup_batch_size": (2, 2, 8)}, None) is None
+    assert settle_schedule(CHECKPOINT, STORED, dict(STORED), OVERRIDE) is None
+
+
+@pytest.mark.parametrize("neutral", [None, False, [], ()])
+def test_a_setting_that_an_older_checkpoint_lacks_is_one_of_no_use(neutral: object) -> None:
+    """And one that this version lacks."""
+    newer = STORED | {"ltd_block_size": neutral}
+    assert settle_schedule(CHECKPOINT, STORED, newer, None) is None
+    assert settle_schedule(CHECKPOINT, newer, STORED, None) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "setting", "here", "there"),
+    [
+        ({**STORED, "lr": 2e-3}, "lr", "0.002", "0.001"),
+        ({**STORED, "global_batch_size": 4, "lr": 2e-3}, "global_batch_size", "4", "8"),
+        ({**STORED, "ltd_growth_steps": 60}, "ltd_growth_steps", "60", "50"),
+        ({**STORED, "ltd_block_size": 16}, "ltd_block_size", "16", "not given"),
+        ({**STORED, "of_tomorrow": 1}, "of_tomorrow", "1", "not given"),
+        ({"method": "dense", "global_batch_size": 4, "lr": 1e-3}, "method", "dense", "random-LTD (--random-ltd)"),
+    ],
+)
+def test_another_schedule_is_refused_or_taken_whole(
+    wanted: dict[str, object], setting: str, here: str, there: str
+) -> None:
+    """The first setting that differs is named; the advice is the one flag that takes all of them."""
+    with pytest.raises(UserError) as caught:
+        settle_schedule(CHECKPOINT, STORED, wanted, None)
+    line = str(caught.value)
+    assert_differs(line, setting, here, there)
+    assert line.startswith(name_of(setting)) and str(CHECKPOINT) in line and OVERRIDE in line
+    assert settle_schedule(CHECKPOINT, STORED, wanted, OVERRIDE) is not None
+
+
+def test_what_is_taken_is_said() -> None:
+    line = settle_schedule(
+        CHECKPOINT, STORED, {"method": "dense", "global_batch_size": 8, "lr": 2e-3}, "--no-load-optim"
+    )
+    assert line is not None and "--no-load-optim" in line and "--global-batch-size" not in line
+    for setting, now, before in (
+        ("method", "dense", "random-LTD (--random-ltd)"),
+        ("lr", "0.002", "0.001"),
+        ("ltd_growth_steps", "not given", "50"),
+    ):
+        assert_differs(line, setting, now, before)
+
+
+@pytest.mark.parametrize(("check", "fix"), [(check_identity, "--use-checkpoint-args"), (check_order, "--finetune")])
+def test_identity_and_order_are_equal(
+    check: Callable[[Path, Mapping[str, Any], Mapping[str, Any]], None], fix: str
+) -> None:
+    stored = {"num_layers": 3, "add_bias_linear": True}
+    check(CHECKPOINT, stored, dict(stored))
+    for setting, value, here, there in (("num_layers", 4, "4", "3"), ("add_bias_linear", False, "given", "not given")):
+        with pytest.raises(UserError) as caught:
+            check(CHECKPOINT, stored, stored | {setting: value})
+        assert_differs(str(caught.value), setting, here, there)
+        assert fix in str(caught.value)
+
+
+def test_the_weights_of_another_task_and_data_of_another_kind() -> None:
+    with pytest.raises(UserError) as caught:
+        check_identity(CHECKPOINT, {"model": "bert", "num_layers": 3}, {"model": "gpt", "num_layers": 4})
+    assert_differs(str(caught.value), "model", "GPT", "BERT")
+    with pytest.raises(UserError, match=f"{CHECKPOINT} .*--finetune"):
+        check_order(CHECKPOINT, {"seed": 1}, {"seed": 1, "mask_prob": 0.15})
+
+
+def test_free_flags_are_said_and_the_schedules_are_not() -> None:
+    base = ["--num-layers", "3", "--train-iters", "9", "--lr", "1e-3", "--random-ltd", "--ltd-growth-steps", "5"]
+    base += ["--hidden-size", "8", "--num-attention-heads", "2", "--seq-length", "128"]
+    stored = parse_run_config(base).to_dict()
+    assert changed_settings(stored, parse_run_config(base)) is None
+    more = "--lr 2e-3 --ltd-growth-steps 6 --global-batch-size 4 --weight-decay 0.5 --log-dir x --bf16".split()
+    now = parse_run_config([*base, *more, "--tensor-model-parallel-size", "2", "--micro-batch-size", "2"])
+    line = changed_settings(stored, now)
+    assert line is not None
+    for setting, here, before in (
+        ("micro_batch_size", "2", "1"), ("weight_decay", "0.5", "0.01"), ("bf16", "given", "not given"),
+    ):  # fmt: skip
+        assert_differs(line, setting, here, before)
+    assert line.count("(was ") == 3
+    del stored["optimizer"]["weight_decay"]  # of a version that did not have it
+    line = changed_settings(stored, now)
+    assert line is not None and "--weight-decay" not in line

@@ -1,0 +1,171 @@
+"""Which checkpoints are whole, which come first, and what is refused. No torch: the files here are plain text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.checkpoint import files
+from megatron.ltd.checkpoint.run_format import FORMAT_VERSION
+from megatron.ltd.errors import UserError
+
+RECORD = {name: {"key": name} for name in ("progress", "schedule", "identity", "order", "config")}
+
+
+def write(folder: Path, iteration: int) -> Path:
+    partial = files.start_partial(folder, iteration)
+    (partial / ".metadata").write_text("tensors")
+    (partial / "__0_0.distcp").write_text("weights")
+    files.write_run(partial, RECORD)
+    files.write_manifest(partial, files.checksums(partial, files.file_names(partial)))
+    return files.publish(partial, iteration)
+
+
+def test_a_published_checkpoint_is_whole_and_current(tmp_path: Path) -> None:
+    path = write(tmp_path, 5)
+    assert path == tmp_path / "iter_0000005" and files.read_tracker(tmp_path) == 5
+    assert files.find_damage(path) is None
+    assert files.read_run(path) == RECORD | {"format_version": FORMAT_VERSION}
+    assert files.tracker_complaint(tmp_path) is None
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["iter_0000005", files.TRACKER]
+
+
+def test_every_start_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """A killed run's writer may still be at work in the first."""
+    first, second = files.start_partial(tmp_path, 5), files.start_partial(tmp_path, 5)
+    assert first != second and files.candidates(tmp_path) == []
+    files.remove_partial(second)
+    assert first.is_dir() and not second.exists()
+    files.remove_partial(second)  # nothing is left to remove
+
+
+def test_publishing_replaces_a_checkpoint_of_the_same_iteration(tmp_path: Path) -> None:
+    (write(tmp_path, 5) / "__0_0.distcp").write_text("damaged")
+    assert files.find_damage(write(tmp_path, 5)) is None
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["iter_0000005", files.TRACKER]
+
+
+@pytest.mark.parametrize(
+    ("tracker", "order", "complaint"),
+    [
+        ("4", [4, 2], None),
+        ("10", [10, 4, 2], None),
+        (None, [10, 4, 2], "is missing"),
+        ("", [10, 4, 2], "holds no iteration"),
+        ("release", [10, 4, 2], "holds no iteration"),
+        ("7", [10, 4, 2], "names iteration 7, which is not there"),
+    ],
+)
+def test_the_tracker_decides_where_to_begin(
+    tracker: str | None, order: list[int], complaint: str | None, tmp_path: Path
+) -> None:
+    for iteration in (2, 4, 10):
+        write(tmp_path, iteration)
+    if tracker is None:
+        (tmp_path / files.TRACKER).unlink()
+    else:
+        (tmp_path / files.TRACKER).write_text(tracker)
+    assert files.candidates(tmp_path) == order
+    said = files.tracker_complaint(tmp_path)
+    assert (said is None) if complaint is None else (said is not None and complaint in said)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "iter_0000003.partial").mkdir()
+    for folder in (tmp_path, tmp_path / "absent", tmp_path / "file"):
+        assert files.candidates(folder) == [] and files.tracker_complaint(folder) is None
+
+
+DAMAGES = {
+    "shorter": ("__0_0.distcp", "weight", "__0_0.distcp has 6 bytes instead of 7"),
+    "other": ("__0_0.distcp", "Weights", "__0_0.distcp has changed since it was written"),
+    "gone": ("__0_0.distcp", None, "__0_0.distcp: No such file or directory"),
+    "no manifest": ("manifest.json", None, "manifest.json is missing or not readable"),
+    "half a manifest": ("manifest.json", '{"files": {', "manifest.json is missing or not readable"),
+    "a manifest of nothing": ("manifest.json", '{"files": {}}', "manifest.json is missing or not readable"),
+    "a foreign manifest": ("manifest.json", '["files"]', "manifest.json is missing or not readable"),
+    "wrong entries": ("manifest.json", '{"files": {".metadata": 3, "run.json": 3}}', "manifest.json is missing"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "found"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_damage(name: str, content: str | None, found: str, tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    if content is None:
+        (path / name).unlink()
+    else:
+        (path / name).write_text(content)
+    assert (files.find_damage(path) or "").startswith(found)
+    shares = [files.find_damage(path, share, 2) for share in range(2)]  # two processes find what one finds
+    assert found in (shares[0] or "") or found in (shares[1] or "")
+
+
+def test_keep_last_counts_from_the_tracker(tmp_path: Path) -> None:
+    for iteration in (1, 2, 3, 4):
+        write(tmp_path, iteration)
+    (tmp_path / files.TRACKER).write_text("3")
+    (tmp_path / "iter_0000009.partial").mkdir()
+    (tmp_path / "iter_0000001.replaced").mkdir()
+    (tmp_path / "mine").mkdir()
+    assert files.remove_old(tmp_path, keep_last=2) == []
+    assert {entry.name for entry in tmp_path.iterdir() if entry.is_dir()} == {
+        "iter_0000002", "iter_0000003", "iter_0000004", "mine",
+    }  # fmt: skip
+
+
+def test_an_old_checkpoint_that_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for iteration in (1, 2):
+        write(tmp_path, iteration)
+
+    def refuse(path: Path, ignore_errors: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(files.shutil, "rmtree", refuse)
+    said = f"{tmp_path / 'iter_0000001'} is past --keep-last 1 but cannot be removed (Permission denied)"
+    assert files.remove_old(tmp_path, keep_last=1) == [said]
+
+
+def test_how_to_continue(tmp_path: Path) -> None:
+    assert files.how_to_continue(None) == "nothing was saved, as there is no --save: start again"
+    assert files.how_to_continue(str(tmp_path)) == f"nothing was saved in {tmp_path} yet: start again"
+    path = write(tmp_path, 3)
+    advice = f"the last whole checkpoint is {path}: continue with --load {tmp_path}"
+    assert files.how_to_continue(str(tmp_path)) == advice
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"progress": {}}', '{"progress": 3}'])
+def test_a_run_file_that_says_too_little(content: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=r"run\.json (cannot be read|says nothing of)"):
+        files.read_run(tmp_path)
+
+
+def test_a_run_file_says_its_format_and_a_later_one_is_refused(tmp_path: Path) -> None:
+    files.write_run(tmp_path, RECORD)
+    stored = json.loads((tmp_path / "run.json").read_text())
+    assert stored == files.read_run(tmp_path) == RECORD | {"format_version": FORMAT_VERSION}
+    (tmp_path / "run.json").write_text(json.dumps(stored | {"format_version": FORMAT_VERSION + 1}))
+    with pytest.raises(UserError, match=rf"^\S*run\.json .*\b{FORMAT_VERSION + 1}\b.*\b{FORMAT_VERSION}\b[^\n]*$"):
+        files.read_run(tmp_path)
+
+
+def test_stored_config_passes_over_what_is_damaged(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    (write(tmp_path, 2) / "run.json").write_text("{")
+    assert files.stored_config(tmp_path) == RECORD["config"]
+    (tmp_path / "iter_0000001" / "manifest.json").unlink()
+    with pytest.raises(UserError, match="holds no checkpoint to take --use-checkpoint-args from"):
+        files.stored_config(tmp_path)
+
+
+def test_check_save_folder(tmp_path: Path) -> None:
+    files.check_save_folder(tmp_path / "a" / "b", None, finetune=False)
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    write(tmp_path, 3)
+    files.check_save_folder(tmp_path, tmp_path / "a" / "..", finetune=False)
+    for load, finetune in ((None, False), (tmp_path / "a", False), (tmp_path, True)):
+        with pytest.raises(UserError, match="already holds checkpoints .the last at iteration 3."):
+            files.check_save_folder(tmp_path, load, finetune)

@@ -1,0 +1,258 @@
+"""What the description of tensors may hold, on pickles of several protocols. Whole runs are in tests/regression."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from megatron.core import msc_utils
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint import metadata as dcp
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
+
+from megatron.ltd.checkpoint.safe_metadata import UnsafeCheckpoint, read_metadata, tensors_only
+from tests.support_pickles import Payload, altered_enumeration
+
+
+def description() -> dcp.Metadata:
+    """As torch writes it: two chunks of a tensor, an object of bytes, and what a reader has no use for."""
+    properties = dcp.TensorProperties(dtype=torch.bfloat16, memory_format=torch.contiguous_format)
+    chunks = [dcp.ChunkStorageMetadata(torch.Size([start, 0]), torch.Size([2, 5])) for start in (0, 2)]
+    places = {
+        dcp.MetadataIndex("weight", chunk.offsets, number): _StorageInfo("__0_0.distcp", 100 * number, 100)
+        for number, chunk in enumerate(chunks)
+    }
+    metadata = dcp.Metadata(
+        {
+            "weight": dcp.TensorStorageMetadata(properties, torch.Size([4, 5]), chunks),
+            "extra": dcp.BytesStorageMetadata(),
+        },
+        planner_data={"a": ("b", 1, None, True)},
+        storage_data={**places, dcp.MetadataIndex("extra"): _StorageInfo("__1_0.distcp", 0, 1000)},
+        storage_meta=dcp.StorageMeta(checkpoint_id=Path("/somewhere"), save_id="1"),
+    )
+    metadata.all_local_plans = [SavePlan([WriteItem(dcp.MetadataIndex("extra"), WriteItemType.BYTE_IO)])]
+    return metadata
+
+
+def read(folder: Path, content: bytes) -> dcp.Metadata:
+    (folder / ".metadata").write_bytes(content)
+    for name, size in (("__0_0.distcp", 200), ("__1_0.distcp", 1000)):
+        (folder / name).write_bytes(bytes(size))
+    return read_metadata(folder)
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_descriptions_are_what_torch_unpickles(protocol: int, tmp_path: Path) -> None:
+    found, expected = read(tmp_path, pickle.dumps(description(), protocol)), description()
+    assert found.state_dict_metadata == expected.state_dict_metadata
+    assert found.storage_data == expected.storage_data
+
+
+class _Member:
+    """Pickled, a call of getattr that gives the enumeration's member."""
+
+    def __reduce__(self) -> Any:
+        return getattr, (dcp._MEM_FORMAT_ENCODING, "TORCH_CONTIGUOUS_FORMAT")
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_members_of_enumerations_in_the_form_of_some_pythons(
+    protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11.0 to 3.11.3 call getattr for them, in protocol 2 that of the module __builtin__."""
+    state = (torch.bfloat16, torch.strided, False, _Member(), False)
+    with monkeypatch.context() as patch:
+        patch.setattr(dcp.TensorProperties, "__getstate__", lambda properties: state)
+        content = pickle.dumps(description(), protocol)
+    assert b"getattr" in content and (b"__builtin__" in content) == (protocol == 2)
+    assert pickle.loads(content).state_dict_metadata == description().state_dict_metadata
+    assert read(tmp_path, content).state_dict_metadata == description().state_dict_metadata
+
+
+class Calls:
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.called = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.called
+
+
+ENUMERATION = b"ctorch.distributed.checkpoint.planner\nWriteItemType\n"
+UNSAFE = {
+    "eval": pickle.dumps(Calls(eval, "1/0")),
+    "exec": pickle.dumps([Calls(exec, "1/0")]),
+    "import": b"cimportlib\nimport_module\n(Vos\ntR.",
+    "torch.load": pickle.dumps(Calls(torch.load, "x")),
+    "globals of a function": b"cbuiltins\ngetattr\n(ctorch.serialization\n_get_layout\nV__globals__\ntR.",
+    "subclasses, in protocol 2": b"c__builtin__\ngetattr\n(ctorch\nSize\nV__subclasses__\ntR.",
+    "dotted name": b"\x80\x04\x8c\x05torch\x8c\x13Size.__subclasses__\x93.",
+    "state of a class": ENUMERATION + b"(N}V_member_map_\n}stb.",
+    "state of a text": b"Vtext\n}b.",
+    "call of a text": b"Vtext\n)R.",
+    "call of what a call gave": b"ctorch\nSize\n)R)R.",
+    "object of what a call gave": b"ctorch\nSize\n)R)\x81.",
+    "keyword arguments": b"\x80\x04" + ENUMERATION + b")}\x92.",
+    "items of a class": ENUMERATION + b"Vkey\nVvalue\ns.",
+    "persistent id": b"Pname\n.",
+    "extension": b"\x80\x02\x82\x01.",
+    "old instance": b"(itorch\nSize\n.",
+    "key that is a tuple": b"})Vvalue\ns.",
+}
+
+
+@pytest.mark.parametrize("content", UNSAFE.values(), ids=UNSAFE.keys())
+def test_everything_else_is_refused(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(UnsafeCheckpoint, match="which describes no tensor"):
+        read(tmp_path, content)
+
+
+def test_an_altered_enumeration_alters_nothing(tmp_path: Path) -> None:
+    """``pickle`` executes it, so that this can fail."""
+    harmless = description()
+    del harmless.all_local_plans
+    mark, members = tmp_path / "the payload ran", (WriteItemType._member_map_, WriteItemType._value2member_map_)
+    content = altered_enumeration(mark, pickle.dumps(harmless))
+    with pytest.raises(UnsafeCheckpoint, match="it changes an object of type Name"):
+        read(tmp_path, content)
+    assert not mark.exists() and WriteItemType._member_map_ is members[0]
+    try:
+        assert pickle.loads(content).state_dict_metadata == description().state_dict_metadata
+    finally:
+        WriteItemType._member_map_, WriteItemType._value2member_map_ = members
+    assert mark.exists()
+
+
+WHOLE = pickle.dumps(description())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no pickle",
+        WHOLE[:-20],
+        WHOLE[: len(WHOLE) // 2],
+        b".",
+        b"R.",
+        b"t.",
+        b"}u.",
+        b"(ts.",
+        b"h\1.",
+        b"V\\ud\n.",
+    ],
+)
+def test_what_cannot_be_read_is_refused(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(UnsafeCheckpoint, match=r"its \.metadata cannot be read"):
+        read(tmp_path, content)
+
+
+BOMBS = {
+    "deep tuple": b")" + b"\x85" * 200_000 + b".",
+    "deep calls": b"ctorch\nSize\nq\x01)R" + b"q\x02h\x01h\x02\x85R" * 40_000 + b".",
+    "a tuple of twice itself": b")" + b"q\x01h\x01\x86" * 100_000 + b".",
+    "a far place in the memo": b"Nr\xff\xff\xff\x7f.",
+    "a long text": b"\x8d" + (1 << 60).to_bytes(8, "little") + b".",
+    "a long number": b"\x8b\xff\xff\xff\x7f.",
+}
+
+
+@pytest.mark.parametrize("content", BOMBS.values(), ids=BOMBS.keys())
+def test_no_small_file_takes_much_memory_or_time(content: bytes, tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UnsafeCheckpoint):
+        read(tmp_path, content)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 19  # KiB
+
+
+def test_cut_or_changed_it_is_refused_or_read(tmp_path: Path) -> None:
+    for place in range(0, len(WHOLE), 5):
+        for content in (WHOLE[:place], WHOLE[:place] + bytes([WHOLE[place] ^ 255]) + WHOLE[place + 1 :]):
+            try:
+                assert isinstance(read(tmp_path, content), dcp.Metadata)
+            except UnsafeCheckpoint:
+                continue
+
+
+def _missing(metadata: dcp.Metadata) -> None:
+    del metadata.storage_data
+
+
+def _list_of_names(metadata: dcp.Metadata) -> None:
+    metadata.state_dict_metadata = ["weight"]
+
+
+def _key(metadata: dcp.Metadata) -> None:
+    metadata.state_dict_metadata = {dcp.MetadataIndex("weight"): dcp.BytesStorageMetadata()}
+
+
+def _no_dtype(metadata: dcp.Metadata) -> None:
+    metadata.state_dict_metadata["weight"].properties.dtype = "float32"
+
+
+def _shape(metadata: dcp.Metadata) -> None:
+    metadata.state_dict_metadata["weight"].size = (4, 5)
+
+
+def _place(metadata: dcp.Metadata) -> None:
+    metadata.storage_data[dcp.MetadataIndex("extra")].offset = "0"
+
+
+def _compressed(metadata: dcp.Metadata) -> None:
+    metadata.storage_data[dcp.MetadataIndex("extra")].transform_descriptors = ["stream.zstd"]
+
+
+@pytest.mark.parametrize("change", [_missing, _list_of_names, _key, _no_dtype, _shape, _place, _compressed])
+def test_other_types_than_torchs_are_refused(change: Callable[[dcp.Metadata], None], tmp_path: Path) -> None:
+    metadata = description()
+    change(metadata)
+    with pytest.raises(UnsafeCheckpoint, match=r"its \.metadata cannot be read \(it "):
+        read(tmp_path, pickle.dumps(metadata))
+
+
+def saved(value: Any) -> io.BytesIO:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return io.BytesIO(buffer.getvalue())
+
+
+class Registered:
+    """Something that another library has told torch to allow."""
+
+
+@pytest.mark.parametrize("force", [None, "0"])
+@pytest.mark.parametrize("force_not", [None, "1"])
+def test_all_loads_within_are_held_to_tensors_and_the_rest_is_as_before(
+    force: str | None, force_not: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": force, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": force_not}
+    for name, value in environment.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setattr(msc_utils, "msc", object())  # as if the library for remote storage were installed
+    monkeypatch.setattr(msc_utils.MultiStorageClientFeature, "_enabled", True)
+    read_before, metadata = FileSystemReader.read_metadata, description()
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Payload(tmp_path / "mark")))
+    with torch.serialization.safe_globals([Registered]):
+        allowed = set(torch.serialization.get_safe_globals())
+        with pytest.raises(KeyError), tensors_only(metadata):
+            assert not msc_utils.MultiStorageClientFeature.is_enabled()
+            assert FileSystemReader(tmp_path).read_metadata(rank=0) is metadata
+            assert torch.equal(torch.load(saved(torch.ones(2)), weights_only=False), torch.ones(2))
+            for value in (Payload(tmp_path / "mark"), Registered()):
+                with pytest.raises(pickle.UnpicklingError):
+                    torch.load(saved(value), weights_only=False)
+            raise KeyError
+        assert set(torch.serialization.get_safe_globals()) == allowed
+    assert FileSystemReader.read_metadata is read_before and msc_utils.MultiStorageClientFeature.is_enabled()
+    assert {name: os.environ.get(name) for name in environment} == environment
+    assert not (tmp_path / "mark").exists()

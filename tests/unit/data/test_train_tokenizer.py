@@ -1,0 +1,107 @@
+"""Training a vocabulary: exact round trips, the same model every time, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron.ltd.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
+from megatron.ltd.errors import UserError
+from megatron.ltd.tokenizers.base import Tokenizer
+from megatron.ltd.tokenizers.build import build_tokenizer
+from megatron.ltd.tokenizers.config import TokenizerFiles
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This project's own source as JSON lines."""
+    path = tmp_path_factory.mktemp("corpus") / "source.jsonl"
+    sources = sorted(Path(__file__).parents[3].joinpath("megatron/ltd/data").glob("*.py"))
+    path.write_text("".join(json.dumps({"text": file.read_text(encoding="utf-8")}) + "\n" for file in sources))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus: Path) -> Tokenizer:
+    config = TrainTokenizerConfig(input=(str(corpus),), vocab_size=600, output_prefix=str(corpus.with_name("m")))
+    return build_tokenizer(TokenizerFiles("SentencePieceTokenizer", tokenizer_model=train_tokenizer(config).path))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    text=st.text(
+        alphabet=st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \t\n\r\u2581\0<s/>0x")), max_size=60
+    )
+)
+def test_any_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_source_comes_back_and_is_compressed(tokenizer: Tokenizer, corpus: Path) -> None:
+    texts = [json.loads(line)["text"] for line in corpus.read_text().splitlines()]
+    ids = [tokenizer.encode(text) for text in texts]
+    assert [tokenizer.decode(document) for document in ids] == texts
+    assert sum(map(len, ids)) < sum(map(len, texts)) / 2
+    assert tokenizer.eod not in sum(ids, [])
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_same_input_same_model(model_type: str, corpus: Path, tmp_path: Path) -> None:
+    def trained(name: str) -> bytes:
+        config = TrainTokenizerConfig(
+            input=(str(corpus),), vocab_size=500, output_prefix=str(tmp_path / name), model_type=model_type
+        )
+        return Path(train_tokenizer(config).path).read_bytes()
+
+    assert trained("a") == trained("b")
+
+
+def test_less_text_is_spread_evenly(tmp_path: Path) -> None:
+    # Twenty passages, each of one letter: half of the text must hold every second letter, from the start to the end.
+    letters = "abcdefghijklmnopqrst"
+    text = "".join(f"{letter * 2500}\n" for letter in letters)
+    (tmp_path / "t.txt").write_text(text)
+    trained = train_tokenizer(
+        TrainTokenizerConfig(
+            input=(str(tmp_path / "t.txt"),),
+            vocab_size=300,
+            output_prefix=str(tmp_path / "m"),
+            max_train_mb=len(text) / 2e6,
+        )
+    )
+    assert trained.text_bytes == 10 * 2501
+    tokenizer = build_tokenizer(TokenizerFiles("SentencePieceTokenizer", tokenizer_model=trained.path))
+    assert [letter for letter in letters if len(tokenizer.encode(letter * 16)) < 16] == list(letters[1::2])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"input": ()}, "--input is missing"),
+        ({"output_prefix": None}, "--output-prefix is missing"),
+        ({"output_prefix": "nowhere/m"}, "--output-prefix nowhere/m: there is no folder nowhere"),
+        ({"output_prefix": "there"}, r"--output-prefix there: there.model exists; .*--overwrite"),
+        ({"vocab_size": 100}, "--vocab-size 100: must be at least 300"),
+        ({"vocab_size": 9000}, "--vocab-size 9000: m.model cannot be trained: Vocabulary size too high"),
+        ({"threads": 0}, "--threads 0: must be at least 1"),
+        ({"max_train_mb": 0.0}, "--max-train-mb 0.0: must be above 0"),
+        ({"input": ("missing.txt",)}, "--input missing.txt: no such file"),
+        ({"input": ("bad.jsonl",)}, "bad.jsonl:2: not JSON"),
+    ],
+)
+def test_values_refused(values: dict, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.txt").write_text("a small text to learn from\n" * 50)
+    Path("bad.jsonl").write_text('{"text": "good"}\n{"text": "bad\n')
+    Path("there.model").write_text("kept")
+    with pytest.raises(UserError, match=message) as error:
+        train_tokenizer(
+            TrainTokenizerConfig(**{"input": ("t.txt",), "vocab_size": 300, "output_prefix": "m", **values})
+        )
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "t.txt", "there.model"]
+    assert Path("there.model").read_text() == "kept"

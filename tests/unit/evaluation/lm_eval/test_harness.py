@@ -1,0 +1,173 @@
+"""The model as lm-eval asks it: against Hugging Face's model with the same weights, window by window, text by text."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("lm_eval")
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.evaluation.lm_eval.harness import HarnessModel
+from megatron.ltd.evaluation.scoring import BatchSize
+from megatron.ltd.tokenizers.base import Tokenizer
+from tests.support import VOCAB_SIZE, world
+from tests.support_evaluation import LENGTH, Pair, gpt2_pair
+
+
+class Letters(Tokenizer):
+    """ "a" is 1, "b" 2, ... "z" 26, a space 27; 0 ends a document."""
+
+    name, vocab_size, eod, fingerprint = "Letters", VOCAB_SIZE, 0, "f" * 64
+
+    def encode(self, text: str) -> list[int]:
+        return [27 if letter == " " else ord(letter) - 96 for letter in text]
+
+    def decode(self, ids: Any) -> str:
+        return "".join(chr(token + 96) if 0 < token < 27 else " " for token in ids)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    with world() as mesh:
+        yield gpt2_pair(mesh)
+
+
+@pytest.fixture
+def harness(pair: Pair) -> HarnessModel:
+    return HarnessModel(pair.ours, Letters(), BatchSize(100), facts={"iteration": 7})
+
+
+def request(*arguments: Any) -> Any:
+    return SimpleNamespace(args=arguments)
+
+
+def log_likelihood(pair: Pair, context: list[int], end: list[int]) -> float:
+    """log p(end | context) of Hugging Face's model, which sees the last tokens where there are too many."""
+    inputs = (context + end)[-(LENGTH + 1) : -1]
+    log_softmax_SV = pair.log_softmax(inputs)[-len(end) :]
+    return float(log_softmax_SV.gather(1, torch.tensor(end)[:, None]).sum())
+
+
+def test_loglikelihood(pair: Pair, harness: HarnessModel, caplog: pytest.LogCaptureFixture) -> None:
+    """Also: an empty context is the end of a document, and the space before a word is a part of it."""
+    encode = Letters().encode
+    texts = [
+        ("how are", " you"),
+        ("", "word"),
+        ("the tokens ", "skip"),
+        ("x" * 40, "yz"),
+        ("x" * 22, "yz"),
+        (" ", "word"),
+    ]
+    with caplog.at_level(logging.WARNING):
+        found = harness.loglikelihood([request(*text) for text in texts], disable_tqdm=True)
+    expected = [
+        log_likelihood(pair, encode(context.rstrip(" ")) or [0], encode(" " * context.endswith(" ") + end))
+        for context, end in texts
+    ]
+    assert [value for value, _ in found] == pytest.approx(expected, abs=1e-4)
+    assert harness.num_truncated == 1 and "1 of 6 requests are longer than the model (24 tokens)" in caplog.text
+    info = harness.get_model_info()
+    assert info == {"model": "megatron-ltd", "iteration": 7, "max_length": LENGTH, "num_truncated": 1}
+    assert json.dumps(info) and str(harness) == "megatron-ltd"
+
+
+def test_rolling_windows(pair: Pair, harness: HarnessModel) -> None:
+    """Each token once, its window's first token being the last one before: 60 tokens are windows of 24, 24 and 12."""
+    tokens = torch.randint(1, 27, (60,), generator=torch.Generator().manual_seed(0)).tolist()
+    texts = [Letters().decode(tokens), "short", ""]
+    windows = [([0], tokens[:24]), (tokens[23:24], tokens[24:48]), (tokens[35:48], tokens[48:])]
+    found = harness.loglikelihood_rolling([request(text) for text in texts], disable_tqdm=True)
+    expected = sum(log_likelihood(pair, context, end) for context, end in windows)
+    assert found == pytest.approx([expected, log_likelihood(pair, [0], Letters().encode("short")), 0.0], abs=1e-3)
+    assert harness.num_truncated == 0
+
+
+def test_generation_up_to_a_stop_sequence(pair: Pair, harness: HarnessModel) -> None:
+    contexts = ["how", "the tokens", "abcdefghijklmnopqrstuvwxyz"]
+    plain = []
+    for context in contexts:
+        prompt = Letters().encode(context)[-(LENGTH - 8) :]
+        new = pair.greedy(prompt, 8)
+        plain.append(Letters().decode(new[: new.index(0)] if 0 in new else new))
+    arguments: dict[str, Any] = {"max_gen_toks": 8, "do_sample": False, "temperature": 0.0}
+    found = harness.generate_until([request(context, {**arguments, "until": []}) for context in contexts], True)
+    assert found == plain and harness.num_truncated == 1
+    stop = plain[0][2:4]
+    until = harness.generate_until(
+        [request(context, {**arguments, "until": [stop, "#"]}) for context in contexts], True
+    )
+    assert until == [text.split(stop)[0] for text in plain] != plain
+
+
+def test_repeated_requests_draw_anew_and_the_same_each_time(harness: HarnessModel) -> None:
+    arguments = {"max_gen_toks": 8, "do_sample": True, "temperature": 2.0, "top_k": 20, "top_p": 0.95, "until": []}
+    requests = [request("how", arguments)] * 3
+    first, again = (harness.generate_until(requests, disable_tqdm=True) for _ in range(2))
+    assert first == again and len(set(first)) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_gen_toks": LENGTH}, "up to 24 tokens is asked for, and the model has room for 24 with the prompt"),
+        ({}, "up to 256 tokens is asked for.*max_gen_toks=N below 24"),
+        ({"max_gen_toks": -1}, "max_gen_toks=-1: it must be 0 or more"),
+        ({"max_gen_toks": 1, "do_sample": True, "temperature": -1.0}, "temperature=-1.0: it must be 0 "),
+        ({"max_gen_toks": 1, "do_sample": True, "top_k": -1}, "top_k=-1: it must be 1 or more"),
+        ({"max_gen_toks": 1, "do_sample": True, "top_p": 0.0}, "top_p=0.0: it must be above 0"),
+        ({"max_gen_toks": 1, "do_sample": True, "top_p": 2.0}, "top_p=2.0: it must be above 0 and at most 1"),
+        ({"num_beams": 4, "max_gen_toks": 1}, "num_beams=4.*are known; leave it out"),
+    ],
+)
+def test_generation_that_cannot_be_is_refused(harness: HarnessModel, arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        harness.generate_until([request("how", arguments)], disable_tqdm=True)
+
+
+def test_settings_of_others_that_say_nothing_are_let_through(harness: HarnessModel) -> None:
+    arguments = {"max_gen_toks": 2, "num_beams": 1, "until": "x"}
+    assert len(harness.generate_until([request("how", arguments)], disable_tqdm=True)) == 1
+
+
+def test_a_continuation_longer_than_the_model_is_refused(harness: HarnessModel) -> None:
+    with pytest.raises(UserError, match="a continuation of 25 tokens is longer than the model"):
+        harness.loglikelihood([request("a", "b" * 25)], disable_tqdm=True)
+
+
+def test_one_process_is_all_of_them(harness: HarnessModel) -> None:
+    assert (harness.rank, harness.world_size) == (0, 1)
+    assert harness.all_gather(torch.tensor(3)).tolist() == [3]
+    assert harness.gather_object({"a": 1}) == [{"a": 1}]
+    with pytest.raises(UserError, match="--apply_chat_template is given"):
+        harness.apply_chat_template([])
+
+
+def test_lm_eval_scores_a_model_in_training(pair: Pair) -> None:
+    """A task of its own, no checkpoint: accuracy and perplexity are those of the figures that the model gives."""
+    from datasets import Dataset
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    harness = HarnessModel(pair.ours, Letters(), BatchSize(100))
+    documents = [{"text": word} for word in ("one more", "token skips", "this layer")]
+    task = {
+        "task": "words", "custom_dataset": lambda **_: {"test": Dataset.from_list(documents)}, "test_split": "test",
+        "output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{text}}",
+        "metric_list": [{"metric": "byte_perplexity", "aggregation": "weighted_perplexity", "higher_is_better": False}],
+    }  # fmt: skip
+    results = simple_evaluate(
+        harness, tasks=[task], task_manager=TaskManager(include_defaults=False), bootstrap_iters=0
+    )
+    assert results is not None
+    total = sum(log_likelihood(pair, [0], Letters().encode(one["text"])) for one in documents)
+    expected = torch.tensor(-total / sum(len(one["text"]) for one in documents)).exp()
+    assert results["results"]["words"]["byte_perplexity,none"] == pytest.approx(float(expected), rel=1e-4)
+    assert results["config"]["model"] == "megatron-ltd"

@@ -1,0 +1,78 @@
+"""How lm-eval's own command opens a model of ours."""
+
+from __future__ import annotations
+
+import atexit
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.evaluation.lm_eval.harness_args import HarnessArgs
+from megatron.ltd.evaluation.scoring import BatchSize
+from tests.reference.gpt2_folder import write_gpt2
+from tests.reference.plain_gpt import PlainConfig
+
+
+def test_model_args_and_what_lm_eval_asks_for() -> None:
+    args = HarnessArgs.read(
+        {"pretrained": "runs/dense", "tensor_model_parallel_size": 2, "batch_tokens": 99},
+        {"batch_size": 8, "max_batch_size": None, "device": "cuda:0"},
+    )
+    assert (args.pretrained, args.parallel.tensor_model_parallel_size, args.parallel.device) == (
+        "runs/dense",
+        2,
+        "auto",
+    )
+    assert args.batch == BatchSize(99, 8)
+    assert HarnessArgs.read({"pretrained": "x", "device": "cpu"}, {"device": "cuda:1"}).device == "cpu"
+    assert HarnessArgs.read({"pretrained": "x"}, {"device": "cuda:1", "batch_size": "auto:4"}).device == "cuda"
+    assert HarnessArgs(pretrained="x").batch == BatchSize(HarnessArgs.batch_tokens, None)
+
+
+@pytest.mark.parametrize(
+    ("model_args", "asked", "message"),
+    [
+        ({}, {}, "--load is missing"),
+        ({"pretrained": "x", "tensor_parallel": 2}, {}, "knows no tensor_parallel; use tensor_model_parallel_size"),
+        ({"pretrained": "x", "peft": "y"}, {}, "knows no peft; there are tokenizer_type, "),
+        ({"pretrained": "x", "batch_tokens": "many"}, {}, "batch_tokens=many: it must be a whole number"),
+        ({"pretrained": "x", "batch_tokens": 0}, {}, "--batch-tokens is 0: it must be at least 1"),
+        ({"pretrained": "x"}, {"batch_size": 0}, "--batch_size is 0: it must be auto or a number above 0"),
+        ({"pretrained": "x"}, {"device": "mps"}, "--device is mps: it must be auto, cuda or cpu"),
+    ],
+)
+def test_mistakes_are_refused(model_args: dict, asked: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        HarnessArgs.read(model_args, asked)
+
+
+def test_flags_need_no_torch() -> None:
+    code = "import sys, megatron.ltd.evaluation.lm_eval.harness_command as c; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_lm_eval_opens_a_model_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``lm_eval --model megatron-ltd --model_args pretrained=...`` does; the processes are left at the end."""
+    pytest.importorskip("lm_eval")
+    from lm_eval.api.registry import get_model
+    from torch import distributed as dist
+
+    from megatron.ltd.evaluation.lm_eval.harness import HarnessModel
+
+    write_gpt2(tmp_path / "gpt2", PlainConfig(vocab_size=257, learned_positions=16))
+    at_exit: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    arguments = f"pretrained={tmp_path / 'gpt2'},tokenizer_type=ByteTokenizer"
+    model = get_model("megatron-ltd").create_from_arg_string(arguments, {"device": "cpu", "batch_size": 4})
+    try:
+        assert isinstance(model, HarnessModel) and model.max_length == 16 and model.eot_token_id == 256
+        assert model.get_model_info()["checkpoint"] == str(tmp_path / "gpt2")
+        assert dist.is_initialized()
+    finally:
+        for leave in at_exit:
+            leave()
+    assert not dist.is_initialized()

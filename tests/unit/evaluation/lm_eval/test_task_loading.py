@@ -1,0 +1,56 @@
+"""Tasks as lm-eval loads them: what cannot be downloaded, and processes that would have nothing to score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lm_eval")
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.evaluation.lm_eval.task_loading import CheckedTasks
+from megatron.ltd.evaluation.local_tasks import task_folder
+from tests.support_tasks import BOOLQ, LAMBADA, write_task_data
+
+NAMES = ["lambada_openai", "boolq"]
+
+
+def test_no_internet_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is the one that ``datasets`` raises."""
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("Couldn't reach 'someone/something' on the Hub (OfflineModeIsEnabled)")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    with task_folder(NAMES, write_task_data(tmp_path / "data")) as folder:
+        tasks = CheckedTasks(include_path=str(folder), include_defaults=False)
+        with pytest.raises(UserError, match="--tasks boolq: data cannot be downloaded .*Hub.*give local copies with "):
+            tasks.load(["boolq"])
+
+
+@pytest.mark.parametrize(
+    ("num_processes", "limit", "samples", "message"),
+    [
+        (len(BOOLQ), None, None, None),
+        (len(BOOLQ) + 1, None, None, "--tasks boolq: examples to score are 3, and each of the 4 processes"),
+        (2, 2, None, None),
+        (2, 1, None, "--tasks lambada_openai: examples to score with --limit 1 are 1"),
+        (2, 0.4, None, None),
+        (3, 0.4, None, "--tasks lambada_openai: examples to score with --limit 0.4 are 2"),
+        (2, None, {"boolq": [2]}, "--tasks boolq: examples to score are 1"),
+    ],
+)
+def test_each_process_has_an_example(
+    tmp_path: Path, num_processes: int, limit: float | None, samples: dict[str, list[int]] | None, message: str | None
+) -> None:
+    assert len(LAMBADA) == 5
+    with task_folder(NAMES, write_task_data(tmp_path / "data")) as folder:
+        tasks = CheckedTasks(
+            include_path=str(folder), include_defaults=False, num_processes=num_processes, limit=limit, samples=samples
+        )
+        if message is None:
+            assert set(tasks.load(NAMES)["tasks"]) == set(NAMES)
+        else:
+            with pytest.raises(UserError, match=message):
+                tasks.load(NAMES)

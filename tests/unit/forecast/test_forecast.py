@@ -1,0 +1,253 @@
+"""``--plan`` against the published recipe, against what a real run logs, and as a command of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.checkpoint.run_format import FORMAT_VERSION
+from megatron.ltd.errors import UserError
+from megatron.ltd.forecast.forecast import plan_ahead
+from megatron.ltd.forecast.report import Forecast
+from megatron.ltd.launch import launch
+from megatron.ltd.plan.accounting import dense_step_flops
+from tests.support import parse, pretrain, small_dataset
+
+RECIPE = (
+    "--num-layers 24 --hidden-size 2048 --num-attention-heads 16 --seq-length 2048 --global-batch-size 512 "
+    "--micro-batch-size 8 --train-tokens 300000000000 --lr 2e-4 --min-lr 1e-6 --lr-warmup-tokens 3000000000 "
+    "--lr-decay-style cosine --attention-dropout 0 --hidden-dropout 0 --vocab-size 50257 --bf16 --random-ltd "
+    "--ltd-min-kept-tokens 128 --ltd-granularity 16 --plan --plan-gpus 64"
+)
+GROWTH = "--ltd-growth-steps 200000"
+
+
+def forecast(*flags: str) -> Forecast:
+    return plan_ahead(parse_run_config([*RECIPE.split(), *" ".join(flags).split()]))
+
+
+def kept_tokens(step: int) -> int:
+    """The published schedule, written down anew."""
+    return 2048 if step >= 200_000 else (128 + 1920 * step // 200_000) // 16 * 16
+
+
+def test_the_published_recipe() -> None:
+    """Counted exactly the run ends 32 steps before its scripts' count, which rounds each step's mean length down."""
+    exact = floored = exact_steps = floored_steps = 0
+    while floored < 300_000_000_000:
+        kept = kept_tokens(floored_steps)
+        floored += 512 * ((2 * 2048 + 22 * kept) // 24)
+        floored_steps += 1
+        if exact < 300_000_000_000 * 24:
+            exact += 512 * (2 * 2048 + 22 * kept)
+            exact_steps += 1
+    assert (exact_steps, floored_steps) == (372_757, 372_789)
+    planned = forecast(GROWTH).to_dict()
+    totals = planned["totals"]
+    assert totals["steps"] == exact_steps and totals["layer_tokens"] == exact
+    assert totals["samples"] == 512 * exact_steps and totals["tokens"] == 512 * 2048 * exact_steps
+    assert totals["layer_token_saving"] == pytest.approx(1 - exact / (24 * 512 * 2048 * exact_steps), rel=1e-12)
+    assert [stage["kept_tokens"][1] for stage in planned["stages"]] == [*range(128, 2048, 16), 2048]
+    assert sum(stage["layer_tokens"] for stage in planned["stages"]) == exact
+    assert planned["parameters"] == 1_315_819_520
+    assert planned["stages"][0]["first_lr"] == 0.0
+    assert planned["stages"][-1]["last_lr"] == pytest.approx(1e-6, rel=1e-3)
+
+
+def test_the_dense_run_of_the_recipe_is_as_long_as_its_tokens() -> None:
+    """Without the method the same length flag counts raw tokens."""
+    flags = RECIPE.replace("--random-ltd --ltd-min-kept-tokens 128 --ltd-granularity 16 ", "").split()
+    totals = plan_ahead(parse_run_config(flags)).to_dict()["totals"]
+    assert totals["steps"] == 286_103
+    assert totals["layer_token_saving"] == totals["flops_saving"] == 0.0
+    assert totals["equivalent_dense_tokens"] == totals["tokens"] == totals["train_tokens"]
+
+
+def test_equivalent_dense_tokens_take_as_many_flops() -> None:
+    planned = forecast(GROWTH)
+    totals, step = planned.to_dict()["totals"], dense_step_flops(planned.sizes.shape, 512)
+    assert totals["equivalent_dense_tokens"] * step / (512 * 2048) == pytest.approx(totals["flops"], rel=1e-9)
+
+
+def test_a_growth_that_saves_a_third() -> None:
+    """The answer's flag gives the run that it promises, one step less does not, and the length is held."""
+    solved = forecast("--plan-target-saving 0.333")
+    assert solved.answer is not None
+    growth = solved.answer.flags["--ltd-growth-steps"]
+    given, shorter = forecast(f"--ltd-growth-steps {growth}"), forecast(f"--ltd-growth-steps {growth - 1}")
+    assert solved.plan == given.plan
+    savings = [run.plan.layer_token_saving(run.plan.num_steps) for run in (shorter, given)]
+    assert savings[0] < 333 / 1000 <= savings[1]
+    assert solved.to_dict()["totals"]["train_tokens"] >= 300_000_000_000
+
+
+def test_hours_that_pay_for_a_run() -> None:
+    """Both flags of the answer give the run; it is within the budget, and one step more is not."""
+    speed = "--plan-gpu a100 --plan-mfu 0.4"
+    without_length = RECIPE.replace("--train-tokens 300000000000 ", "").split() + GROWTH.split() + speed.split()
+    solved = plan_ahead(parse_run_config([*without_length, "--plan-gpu-hours", "3000"]))
+    assert solved.answer is not None and solved.speed is not None
+    flops = [
+        plan_ahead(parse_run_config([*without_length, flag, str(value)])).plan
+        for flag, value in solved.answer.flags.items()
+    ]
+    assert flops == [solved.plan, solved.plan] and set(solved.answer.flags) == {"--train-tokens", "--train-iters"}
+    steps = solved.plan.num_steps
+    longer = plan_ahead(parse_run_config([*without_length, "--train-iters", str(steps + 1)])).plan
+    assert solved.speed.gpu_hours(solved.plan.flops(steps)) <= 3000 < solved.speed.gpu_hours(longer.flops(steps + 1))
+
+
+def test_a_speed_gives_time_and_hours() -> None:
+    time = forecast(GROWTH, "--plan-gpu a100 --plan-mfu 0.4").to_dict()["time"]
+    flops = forecast(GROWTH).to_dict()["totals"]["flops"]
+    assert time["seconds"] == pytest.approx(flops / (64 * 312e12 * 0.4))
+    assert time["gpu_hours"] == pytest.approx(time["seconds"] * 64 / 3600)
+    assert forecast(GROWTH).to_dict()["time"] is None
+
+
+SHORT = (
+    "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32 --micro-batch-size 2 --train-iters 16 "
+    "--rampup-batch-size 4 4 24 --global-batch-size 12 --lr 1e-3 --min-lr 1e-5 --lr-decay-style cosine "
+    "--lr-warmup-iters 3 --eval-iters 0 --tokenizer-type ByteTokenizer --device cpu --no-progress "
+    "--random-ltd --ltd-min-kept-tokens 8 --ltd-granularity 8 --ltd-growth-steps 10 --layer-drop "
+    "--layer-drop-gamma 0.3"
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], str]:
+    """The training lines of a short run of two methods, and what it printed."""
+    import contextlib
+    import io
+
+    folder, printed = tmp_path_factory.mktemp("run"), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        finished = pretrain([*SHORT.split(), "--data-path", small_dataset(folder)], folder / "out")
+    return finished.kind("train"), printed.getvalue()
+
+
+def test_totals_and_rates_are_those_that_a_run_logs(run: tuple[list[dict[str, Any]], str]) -> None:
+    lines, _ = run
+    planned = plan_ahead(parse([*SHORT.split(), "--plan"]))
+    totals, last = planned.to_dict()["totals"], lines[-1]
+    assert totals["steps"] == last["iteration"] == 16
+    assert totals["samples"] == last["consumed_samples"]
+    assert totals["tokens"] == last["consumed_tokens"]
+    assert totals["layer_tokens"] == last["consumed_layer_tokens"]
+    assert totals["flops"] == sum(line["step_flops"] for line in lines)
+    assert totals["dense_flops"] == sum(line["dense_step_flops"] for line in lines)
+    assert [planned.rate(step) for step in range(16)] == [line["lr"] for line in lines]
+    for stage in planned.to_dict()["stages"]:
+        of_stage = lines[stage["first_step"] : stage["first_step"] + stage["num_steps"]]
+        assert {line["kept_tokens"] for line in of_stage} == {min(stage["kept_tokens"])}
+        assert stage["flops"] == sum(line["step_flops"] for line in of_stage)
+        assert (stage["first_lr"], stage["last_lr"]) == (of_stage[0]["lr"], of_stage[-1]["lr"])
+
+
+def test_the_header_of_the_run_holds_the_same_table(
+    run: tuple[list[dict[str, Any]], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    launch(parse([*SHORT.split(), "--plan"]))
+    assert table_of(capsys.readouterr().out) == table_of(run[1])
+
+
+def table_of(text: str) -> list[str]:
+    """The table of stages in what a command printed, with its last line."""
+    lines = text.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.split()[:1] == ["steps"])
+    last = next(number for number, line in enumerate(lines) if line.startswith("total:"))
+    return lines[first : last + 1]
+
+
+def test_a_continued_run_prints_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where updates were skipped, or the method was another: the rates are those from where the clock stands."""
+    folder = tmp_path / "out"
+    command = [*SHORT.split(), "--data-path", small_dataset(tmp_path)]
+    tables = []
+    for flags in (["--exit-interval", "8"], ["--load", str(folder)]):
+        pretrain([*command, *flags], folder)
+        tables.append(table_of(capsys.readouterr().out))
+    assert tables[0] == tables[1]
+    other = [flag for flag in command if flag != "--random-ltd"] + ["--override-opt-param-scheduler"]
+    continued = pretrain([*other, "--load", str(folder), "--train-iters", "20", "--log-interval", "1"], folder)
+    last = table_of(capsys.readouterr().out)[-2].split()
+    assert f"{continued.column('lr')[-1]:.2e}".replace("e-0", "e-") in last
+
+
+def plan_in_a_process(repository: Path, folder: Path, flags: Sequence[str], **environment: str) -> str:
+    """What the script prints, run without data in an empty folder, with a check that nothing heavy is imported."""
+    code = (
+        f"import sys; sys.argv = ['pretrain_gpt_ltd.py', *{list(flags)!r}]\n"
+        "import runpy; runpy.run_path({!r}, run_name='__main__')\n"
+        "heavy = {{'torch', 'megatron.core', 'numpy', 'transformers'}} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    ).format(str(repository / "pretrain_gpt_ltd.py"))
+    inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    settings = inherited | {"PYTHONPATH": str(repository)} | environment
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=settings, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
+    return ended.stdout
+
+
+def test_a_plan_imports_no_torch_and_writes_its_file_alone(repository: Path, tmp_path: Path) -> None:
+    flags = [*RECIPE.split(), *GROWTH.split(), "--data-path", "nowhere", "--save", "out", "--plan-json", "plan.json"]
+    text = plan_in_a_process(repository, tmp_path, flags)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+    stored = json.loads((tmp_path / "plan.json").read_text())
+    assert stored == json.loads(json.dumps({"format_version": FORMAT_VERSION, **forecast(GROWTH).to_dict()}))
+    for number in (stored["totals"]["layer_tokens"], stored["totals"]["equivalent_dense_tokens"], stored["parameters"]):
+        assert f"{number:,}" in text
+    assert all(len(line) <= 120 for line in text.splitlines()), max(text.splitlines(), key=len)
+
+
+def test_of_several_processes_the_first_speaks(repository: Path, tmp_path: Path) -> None:
+    """Under a launcher the processes that it started are those of the plan."""
+    flags = [*RECIPE.replace("--plan-gpus 64", "").split(), *GROWTH.split()]
+    assert "2 GPUs: data 2" in plan_in_a_process(repository, tmp_path, flags, RANK="0", WORLD_SIZE="2")
+    assert plan_in_a_process(repository, tmp_path, flags, RANK="1", WORLD_SIZE="2") == ""
+
+
+def test_a_run_that_ends_dropping_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    launch(parse_run_config([*RECIPE.split(), "--ltd-growth-steps", "900000"]))
+    assert "warning: the run ends while layers still drop tokens" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_fullest_stage_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    launch(parse_run_config([*RECIPE.split(), *GROWTH.split(), "--pipeline-model-parallel-size", "4"]))
+    text = capsys.readouterr().out
+    assert "pipeline stage 1 of 4, the fullest: layers 1-6" in text
+    assert "64 GPUs: pipeline 4 x data 16" in text
+
+
+def test_vocabularies_of_files_and_of_flags(tmp_path: Path) -> None:
+    """Files that are there are read; --vocab-size counts where they are not, and one of the two is needed."""
+    flags = [*RECIPE.replace("--vocab-size 50257 ", "").split(), *GROWTH.split()]
+    missing = ["--tokenizer-type", "GPT2BPETokenizer", "--vocab-file", "no.json", "--merge-file", "no.bpe"]
+    assert plan_ahead(parse_run_config([*flags, "--tokenizer-type", "ByteTokenizer"])).sizes.shape.vocab_size == 384
+    assert plan_ahead(parse_run_config([*flags, *missing, "--vocab-size", "500"])).sizes.shape.vocab_size == 512
+    with pytest.raises(UserError, match=r"--vocab-file no.json: cannot be read"):
+        plan_ahead(parse_run_config([*flags, *missing]))
+    with pytest.raises(UserError, match=r"--vocab-size is missing: a plan needs the size of the vocabulary"):
+        plan_ahead(parse_run_config(flags))
+
+
+def test_encoders_are_planned_without_data() -> None:
+    """By the flags alone; the classes of images that are not there must be told."""
+    length = "--train-iters 10 --lr 1e-3 --plan"
+    bert = plan_ahead(parse(["pretrain_bert_ltd.py", *length.split(), "--vocab-size", "30522"]))
+    assert bert.plan.num_steps == 10 and bert.sizes.shape.vocab_size == 30592
+    vit = plan_ahead(parse(["finetune_vit_ltd.py", *length.split(), "--num-classes", "1000"]))
+    assert vit.plan.shape.seq_length == 197 and vit.sizes.outputs == "1000 classes"
+    for missing in (["--plan"], ["--num-classes", "1000"]):
+        with pytest.raises(UserError, match="--train-data-path is missing"):
+            parse(["finetune_vit_ltd.py", *length.split()[:-1], *missing])

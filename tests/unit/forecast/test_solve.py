@@ -1,0 +1,125 @@
+"""Answers against trying every number, and against the published recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron.ltd.forecast.solve import OutOfReach, ends_dense, least_growth, plan_within, saved
+from megatron.ltd.plan.run_plan import RunPlan, plan_run, plan_run_until
+from megatron.ltd.schedules.batch_size import BatchRamp, BatchSchedule
+from megatron.ltd.schedules.kept_tokens import KeptTokensSchedule, ShrinkingSchedule
+from tests.unit.plan.test_run_plan import GPT3_1_3B, SHAPE, dense, middle_layers
+
+BATCHES = st.sampled_from([BatchSchedule(3, None), BatchSchedule(8, BatchRamp(2, 2, 90))])
+
+
+def by_trying(plan_of: Callable[[int], RunPlan], saving: Fraction, most: int) -> int | None:
+    """The least of 1 to ``most`` that does it."""
+    plans = ((growth, plan_of(growth)) for growth in range(1, most + 1))
+    return next((growth for growth, plan in plans if ends_dense(plan) and saved(plan) >= saving), None)
+
+
+@settings(max_examples=40)
+@given(BATCHES, st.integers(2, 60), st.sampled_from([1, 4, 16]), st.fractions(0, Fraction(1, 2), max_denominator=500))
+def test_the_least_growth_at_a_number_of_steps(
+    batch: BatchSchedule, num_steps: int, granularity: int, saving: Fraction
+) -> None:
+    def plan_of(growth_steps: int) -> RunPlan:
+        return plan_run(
+            SHAPE, batch, middle_layers(KeptTokensSchedule(16, 64, growth_steps, granularity), 4), num_steps
+        )
+
+    _assert_least(plan_of, saving, None, most=num_steps)
+
+
+@settings(max_examples=30)
+@given(BATCHES, st.integers(1, 25), st.sampled_from([1, 4, 16]), st.fractions(0, Fraction(1, 2), max_denominator=500))
+def test_the_least_growth_at_a_number_of_layer_tokens(
+    batch: BatchSchedule, dense_steps: int, granularity: int, saving: Fraction
+) -> None:
+    """The run grows longer with the growth, in whole steps, so that its saving rises in teeth."""
+    horizon = dense_steps * 8 * 64 * 4 - 100
+
+    def plan_of(growth_steps: int) -> RunPlan:
+        stages = middle_layers(KeptTokensSchedule(16, 64, growth_steps, granularity), 4)
+        return plan_run_until(SHAPE, batch, stages, horizon, "layer-tokens")
+
+    _assert_least(plan_of, saving, horizon, most=4 * plan_of(1 << 40).num_steps)
+
+
+@pytest.mark.parametrize(
+    ("granularity", "horizon", "expected"),
+    [(1, 23_936, 11), (4, 17_081, 7), (16, 26_678, 11), (1, 19_823, 11), (16, 18_452, 11)],
+)
+def test_a_tooth_is_not_jumped_over(granularity: int, horizon: int, expected: int) -> None:
+    """The next growth length adds a whole dense step to the run, and saves less than this one."""
+
+    def plan_of(growth_steps: int) -> RunPlan:
+        stages = middle_layers(KeptTokensSchedule(16, 64, growth_steps, granularity), 4)
+        return plan_run_until(SHAPE, BatchSchedule(8, None), stages, horizon, "layer-tokens")
+
+    wish = saved(plan_of(expected))
+    assert saved(plan_of(expected + 1)) < wish
+    assert least_growth(plan_of, wish, horizon) == expected == by_trying(plan_of, wish, 40)
+
+
+def _assert_least(plan_of: Callable[[int], RunPlan], saving: Fraction, horizon: int | None, most: int) -> None:
+    expected = by_trying(plan_of, saving, most)
+    if expected is None:
+        with pytest.raises(OutOfReach) as reach:
+            least_growth(plan_of, saving, horizon)
+        savings = [saved(plan) for plan in map(plan_of, range(1, most + 1)) if ends_dense(plan)]
+        if savings:
+            assert (reach.value.least, reach.value.most) == (savings[0], savings[-1])
+        return
+    assert least_growth(plan_of, saving, horizon) == expected
+
+
+def test_a_schedule_that_shrinks_is_out_of_reach() -> None:
+    with pytest.raises(OutOfReach) as reach:
+        least_growth(
+            lambda steps: plan_run(
+                SHAPE, BatchSchedule(8, None), middle_layers(ShrinkingSchedule(16, 64, steps, 16), 4), 30
+            ),
+            Fraction(1, 10),
+            None,
+        )
+    assert reach.value.least == reach.value.most
+
+
+@pytest.mark.parametrize("granularity", [1, 16])
+def test_a_third_of_the_published_model_takes_three_quarters_of_the_run(granularity: int) -> None:
+    """Rounding kept tokens down saves half a granularity a step, so that a little less growth will do."""
+    num_steps = 286_102
+
+    def plan_of(growth_steps: int) -> RunPlan:
+        stages = middle_layers(KeptTokensSchedule(128, 2048, growth_steps, granularity), 24)
+        return plan_run(GPT3_1_3B, BatchSchedule(512, None), stages, num_steps)
+
+    saving = Fraction(333, 1000)
+    growth = least_growth(plan_of, saving, None)
+    assert saved(plan_of(growth)) >= saving > saved(plan_of(growth - 1))
+    not_kept = (2048 - 128) / 2 + granularity / 2  # of a growing step's tokens in each of 22 layers of 24, on average
+    closed_form = 0.333 / (22 / 24 * not_kept / 2048)
+    assert growth / num_steps == pytest.approx(closed_form, abs=1e-4)
+    assert closed_form == pytest.approx(0.776, abs=0.002 if granularity == 1 else 0.008)
+
+
+@given(BATCHES, st.integers(0, 60), st.integers(0, 40))
+def test_the_longest_run_that_so_many_flops_pay_for(batch: BatchSchedule, growth: int, num_steps: int) -> None:
+    stages = middle_layers(KeptTokensSchedule(16, 64, growth, 16), 4)
+    longer = plan_run(SHAPE, batch, stages, num_steps + 1)
+    budget, one_more = longer.flops(num_steps), longer.flops(num_steps + 1)
+    for flops in {budget, (budget + one_more) // 2, one_more - 1}:
+        assert plan_within(SHAPE, batch, stages, flops).num_steps == num_steps
+    assert plan_within(SHAPE, batch, stages, one_more) == longer
+
+
+def test_a_budget_below_one_step_pays_for_none() -> None:
+    plan = plan_within(SHAPE, BatchSchedule(8, None), dense(SHAPE), 10)
+    assert plan.num_steps == 0 and plan.stages == ()

@@ -1,0 +1,29 @@
+"""Processes that are started deaf to SIGTERM and Ctrl-C, as by examples/launch/torchrun.sh, and hear them again."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import signal, sys, time
+from megatron.ltd.parallel.signals import hear_signals
+if "hear" in sys.argv:
+    hear_signals()
+signal.raise_signal(int(sys.argv[1]))
+print("still here")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_deaf_process_hears_again(number: signal.Signals, repository: object) -> None:
+    for words, status, said in (([], 0, "still here\n"), (["hear"], -number, "")):
+        program = [sys.executable, "-c", PROGRAM, str(int(number)), *words]
+        ended = subprocess.run(
+            ["bash", "-c", 'trap "" TERM INT; exec "$@"', "bash", *program],
+            cwd=str(repository), capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert (ended.returncode, ended.stdout) == (status, said), ended.stderr

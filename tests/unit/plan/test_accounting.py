@@ -1,0 +1,215 @@
+"""FLOPs against torch's own counter on a plain layer, and parameters against published totals."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from megatron.ltd.models.encoder_config import ViTConfig
+from megatron.ltd.plan.accounting import (
+    ModelShape,
+    dense_step_flops,
+    head_flops,
+    layer_flops,
+    layer_tokens,
+    num_bert_head_parameters,
+    num_image_parameters,
+    num_parameters,
+    step_flops,
+)
+from megatron.ltd.schedules.step_plan import StepPlan
+
+SMALL = ModelShape(
+    num_layers=12, hidden_size=384, ffn_hidden_size=1536, num_attention_heads=6, num_query_groups=6, kv_channels=64,
+    gated_mlp=False, vocab_size=8192, seq_length=512,
+)  # fmt: skip
+
+
+def keeping(*kept_tokens: int) -> StepPlan:
+    """A step in which every layer runs."""
+    return StepPlan(512, kept_tokens, (1.0,) * len(kept_tokens))
+
+
+class PlainLayer(nn.Module):
+    """A transformer layer in plain products, without norms: attention over all pairs, grouped queries, gated MLP."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.shape = shape
+        hidden, ffn = shape.hidden_size, shape.ffn_hidden_size
+        queries = shape.num_attention_heads * shape.kv_channels
+        keys = shape.num_query_groups * shape.kv_channels
+        self.project = nn.ModuleList([nn.Linear(hidden, size, bias=False) for size in (queries, keys, keys)])
+        self.output = nn.Linear(queries, hidden, bias=False)
+        self.up = nn.ModuleList([nn.Linear(hidden, ffn, bias=False) for _ in range(1 + shape.gated_mlp)])
+        self.down = nn.Linear(ffn, hidden, bias=False)
+
+    def forward(self, x_BNH: Tensor) -> Tensor:
+        shape, (batch, tokens, _) = self.shape, x_BNH.shape
+        queries, keys, values = (
+            linear(x_BNH).view(batch, tokens, -1, shape.kv_channels).transpose(1, 2) for linear in self.project
+        )
+        repeats = shape.num_attention_heads // shape.num_query_groups
+        keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
+        weights = (queries @ keys.transpose(2, 3)).softmax(-1)
+        mixed = (weights @ values).transpose(1, 2).reshape(batch, tokens, -1)
+        x_BNH = x_BNH + self.output(mixed)
+        gate = self.up[1](x_BNH) if shape.gated_mlp else 1.0
+        return x_BNH + self.down(self.up[0](x_BNH).relu() * gate)
+
+
+@pytest.mark.parametrize("gated_mlp", [False, True])
+@pytest.mark.parametrize("num_query_groups", [4, 2])
+def test_flops_are_those_torch_counts(gated_mlp: bool, num_query_groups: int) -> None:
+    shape = ModelShape(2, 48, 80, 4, num_query_groups, 16, gated_mlp, 96, 24, causal=False)
+    layers = [PlainLayer(shape) for _ in range(shape.num_layers)]
+    head = nn.Linear(shape.hidden_size, shape.vocab_size, bias=False)
+    kept_tokens_per_layer, num_samples = (24, 10), 3
+    x_BNH = torch.randn(num_samples, 24, shape.hidden_size, requires_grad=True)
+    forward = FlopCounterMode(display=False)
+    whole = FlopCounterMode(display=False)
+    with whole:
+        with forward:
+            x_BNH = layers[0](x_BNH)
+            x_BNH = torch.cat([layers[1](x_BNH[:, :10]), x_BNH[:, 10:]], dim=1)
+            logits = head(x_BNH)
+        logits.sum().backward()
+    layers_flops = layer_flops(shape, 24) + layer_flops(shape, 10)
+    assert forward.get_total_flops() == num_samples * (layers_flops + head_flops(shape))
+    assert whole.get_total_flops() == step_flops(shape, keeping(*kept_tokens_per_layer), num_samples)
+
+
+def test_flops_of_berts_head_are_those_torch_counts() -> None:
+    shape = ModelShape(1, 48, 80, 4, 4, 12, False, 96, 24, causal=False, head_layers=1)
+    layer, dense, head = PlainLayer(shape), nn.Linear(48, 48), nn.Linear(48, 96)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        head(dense(layer(torch.randn(3, 24, 48, requires_grad=True))).tanh()).sum().backward()
+    assert counter.get_total_flops() == dense_step_flops(shape, 3)
+
+
+def test_bert_has_the_parameters_that_were_published() -> None:
+    """BERT-large with both heads: where its norms lie differs, not their number (one of the embeddings, none last)."""
+    from transformers import BertConfig, BertForPreTraining
+
+    shape = ModelShape(24, 1024, 4096, 16, 16, 64, False, 30522, 512, causal=False, head_layers=1)
+    counted = num_parameters(shape, tied_embeddings=True, learned_positions=512, linear_bias=True, norm_bias=True)
+    counted += num_bert_head_parameters(shape, sentence_order=True, norm_bias=True)
+    large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    with torch.device("meta"):
+        published = BertForPreTraining(BertConfig(**large))
+    assert counted == sum(parameter.numel() for parameter in published.parameters()) == 336_226_108
+
+
+def test_causal_attention_counts_the_pairs_a_mask_leaves() -> None:
+    full = dataclasses.replace(SMALL, causal=False)
+    for tokens in (1, 2, 7, 512):
+        hidden_pairs = int(torch.ones(tokens, tokens).triu(1).sum())
+        assert layer_flops(full, tokens) - layer_flops(SMALL, tokens) == 4 * hidden_pairs * 6 * 64
+
+
+@pytest.mark.parametrize(("kept_tokens", "saving"), [(256, 0.386), (128, 0.565)])
+def test_savings_worked_out_elsewhere(kept_tokens: int, saving: float) -> None:
+    kept_tokens_per_layer = [512, *[kept_tokens] * 10, 512]
+    assert 1 - step_flops(SMALL, keeping(*kept_tokens_per_layer), 4) / dense_step_flops(SMALL, 4) == pytest.approx(
+        saving, abs=5e-4
+    )
+
+
+def test_dense_flops_are_six_per_weight_and_token_and_attention() -> None:
+    shape = dataclasses.replace(SMALL, causal=False)
+    tokens = 5 * shape.seq_length
+    weights = num_parameters(shape, tied_embeddings=True, learned_positions=0, linear_bias=False, norm_bias=False)
+    weights -= (2 * shape.num_layers + 1) * shape.hidden_size
+    attention = 12 * shape.num_layers * shape.hidden_size * shape.seq_length * tokens
+    assert dense_step_flops(shape, 5) == 6 * weights * tokens + attention
+
+
+def test_a_skipped_layer_costs_nothing() -> None:
+    assert layer_flops(SMALL, 0) == 0
+    assert step_flops(SMALL, keeping(*[0] * 12), 2) == 3 * 2 * head_flops(SMALL)
+    never = StepPlan(512, (512,) * 12, (0.0,) * 12)
+    assert step_flops(SMALL, never, 2) == 3 * 2 * head_flops(SMALL) and layer_tokens(never, 2) == 0
+
+
+def test_a_layer_that_runs_now_and_then_counts_for_its_probability() -> None:
+    plan = StepPlan(512, (512, 256, *[512] * 10), (1.0, 0.5, 0.25, *[1.0] * 9))
+    expected = 10 * layer_flops(SMALL, 512) + layer_flops(SMALL, 256) / 2 + layer_flops(SMALL, 512) / 4
+    assert step_flops(SMALL, plan, 8) == pytest.approx(3 * 8 * (expected + head_flops(SMALL)), rel=1e-12)
+    assert layer_tokens(plan, 8) == 8 * (10 * 512 + 128 + 128)
+    assert layer_tokens(StepPlan(512, (512,) * 3, (0.3, 0.3, 0.3)), 1) == 3 * 154  # to whole tokens, layer by layer
+
+
+def test_layers_are_counted_from_their_own_tokens_and_not_from_the_mean() -> None:
+    uneven, even = keeping(512, *[128] * 10, 512), keeping(*[192] * 12)
+    assert layer_tokens(uneven, 4) == layer_tokens(even, 4)
+    assert step_flops(SMALL, uneven, 4) > step_flops(SMALL, even, 4)
+
+
+def test_layer_tokens() -> None:
+    assert layer_tokens(keeping(512, 128, 0, 512), 3) == 3456
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "published"),
+    [
+        (ModelShape(12, 768, 3072, 12, 12, 64, False, 50257, 1024), (True, 1024, True, True), 124_439_808),  # GPT-2
+        (
+            ModelShape(48, 1600, 6400, 25, 25, 64, False, 50257, 1024),
+            (True, 1024, True, True),
+            1_557_611_200,
+        ),  # GPT-2 XL
+        (
+            ModelShape(32, 4096, 11008, 32, 32, 128, True, 32000, 4096),
+            (False, 0, False, False),
+            6_738_415_616,
+        ),  # Llama 2
+        (
+            ModelShape(32, 4096, 14336, 32, 8, 128, True, 32000, 4096),
+            (False, 0, False, False),
+            7_241_732_096,
+        ),  # Mistral
+    ],
+)
+def test_parameters_of_published_models(
+    shape: ModelShape, options: tuple[bool, int, bool, bool], published: int
+) -> None:
+    tied, positions, linear_bias, norm_bias = options
+    counted = num_parameters(
+        shape, tied_embeddings=tied, learned_positions=positions, linear_bias=linear_bias, norm_bias=norm_bias
+    )
+    assert counted == published
+
+
+VIT_B_16 = ViTConfig(num_layers=12, hidden_size=768, num_attention_heads=12)
+
+
+def test_vision_transformers_parameters_are_the_published_totals() -> None:
+    """ViT-B/16 and ViT-L/16 at 224 x 224 with ImageNet's 1,000 classes."""
+    large = ViTConfig(num_layers=24, hidden_size=1024, num_attention_heads=16)
+    counts = [num_image_parameters(model.shape(1000), linear_bias=True, norm_bias=True) for model in (VIT_B_16, large)]
+    assert counts == [86_567_656, 304_326_632]
+
+
+def test_vision_transformers_flops_equal_torchs_count_of_hugging_faces() -> None:
+    """Forward and backward of one image, whose pixels need no gradient: every product that torch calls."""
+    from transformers import ViTConfig as TheirConfig
+    from transformers import ViTForImageClassification
+
+    ours = ViTConfig(
+        num_layers=3, hidden_size=48, num_attention_heads=4, img_h=24, img_w=24, patch_dim=4, num_channels=2
+    )
+    theirs = ViTForImageClassification(
+        TheirConfig(
+            hidden_size=48, num_hidden_layers=3, num_attention_heads=4, intermediate_size=192, image_size=24,
+            patch_size=4, num_channels=2, num_labels=7, attn_implementation="eager",
+        )
+    )  # fmt: skip
+    with FlopCounterMode(display=False) as counter:
+        theirs(torch.randn(1, 2, 24, 24)).logits.sum().backward()
+    assert ours.seq_length == 37
+    assert dense_step_flops(ours.shape(7), 1) == counter.get_total_flops()

@@ -1,0 +1,67 @@
+"""What a reader is warned of."""
+
+from __future__ import annotations
+
+import json
+
+from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.reports.metrics import RunHistory, read_history
+from megatron.ltd.reports.page.notes import notes
+
+
+def about(*flags: str, resumed_at: int = 0, torch: str = "2", num_steps: int = 4) -> dict[str, object]:
+    config = parse_run_config(["--train-data-path", "d", "--tokenizer-type", "ByteTokenizer", "--lr", "3e-4", *flags])
+    return {
+        "kind": "run", "time": "2026-01-01T00:00:00+0000", "config": json.loads(json.dumps(config.to_dict())),
+        "versions": {"torch": torch}, "num_steps": num_steps, "resumed_at": resumed_at,
+    }  # fmt: skip
+
+
+def history(*lines: dict, first: dict | None = None, starts: tuple[dict, ...] = ()) -> RunHistory:
+    first = first or about("--train-iters", "4")
+    return RunHistory("run", (first, *starts)[-1], tuple(lines), (), (), (first, *starts))
+
+
+def test_a_run_that_went_well_has_no_notes(train) -> None:
+    assert notes(history(*({**train(step), "kept_tokens": 8} for step in (1, 2, 3, 4)))) == []
+
+
+def test_a_run_that_goes_on_or_still_drops_is_told(train) -> None:
+    assert notes(history(train(1))) == ["Not finished: the log ends at step 1 of 4."]
+    (note,) = notes(history(*(train(step) for step in (1, 2, 3, 4))))
+    assert note.startswith("The last step still dropped tokens (it kept 4 of 8)")
+
+
+def test_resumes_and_what_they_changed_are_told(train) -> None:
+    again = about("--train-iters", "4", "--lr", "1e-4", "--sequence-parallel", "--tensor-model-parallel-size", "2",
+                  "--load", "there", resumed_at=2, torch="3")  # fmt: skip
+    later = about("--train-iters", "4", "--lr", "1e-4", "--sequence-parallel", "--tensor-model-parallel-size", "2",
+                  "--load", "there", resumed_at=3, torch="3")  # fmt: skip
+    lines = [{**train(step), "kept_tokens": 8} for step in (1, 2, 3, 4)]
+    assert notes(history(*lines, starts=(again, later))) == [
+        "Resumed 2 times: at step 2 (2026-01-01T00:00:00+0000), at step 3 (2026-01-01T00:00:00+0000).",
+        "Resumed at step 2 with another setting: --lr 0.0003, then 0.0001, --tensor-model-parallel-size 1, then 2, "
+        "--sequence-parallel not given, then given, torch 2, then 3.",
+    ]
+
+
+def test_what_is_not_finite_or_missing_is_told(write_run, train) -> None:
+    lines = [{**train(step), "grad_norm": 1.0} for step in (11, 12, 13, 15, 17, 18)]
+    for place in (1, 2, 4):
+        lines[place] |= {"loss": None, "grad_norm": None}
+    lines[5]["grad_norm"] = None
+    bad = {"kind": "validation", "iteration": 18, "loss": None, "perplexity": None}
+    assert notes(read_history(write_run("run", *lines, bad), "run")) == [
+        "The log has no line that says what the run is: its flags, versions and length are not known.",
+        "The loss was not finite 3 times: at step 12-13, 17.",
+        "The gradient norm was not finite once: at step 18.",
+        "The loss on held-out data was not finite once: at step 18.",
+        "The log begins at step 11: FLOPs, seconds and savings are those of the steps since then alone.",
+        "The log lacks 2 steps between its first and its last.",
+    ]
+
+
+def test_many_places_are_counted_not_listed(train) -> None:
+    lines = [{**train(step), "kept_tokens": 8, "loss": None if step % 2 else 1.0} for step in range(1, 41)]
+    (_, note) = notes(history(*lines, first=about("--train-iters", "50", num_steps=50)))
+    assert note == "The loss was not finite 20 times: at step 1, 3, 5, 7, 9, 11, 13, 15, and 12 more."

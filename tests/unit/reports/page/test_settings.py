@@ -1,0 +1,56 @@
+"""The flags of a run as its log tells them, against the command line that it was started with."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from megatron.ltd.arguments import build_parser, parse_run_config
+from megatron.ltd.flags import flag_fields, flag_name
+from megatron.ltd.forecast.config import PlanConfig
+from megatron.ltd.reports.page.settings import settings
+from megatron.ltd.tasks import TASKS
+
+RUN = ["--train-iters", "20", "--lr", "1e-3"]
+TEXT = [*RUN, "--train-data-path", "d", "--valid-data-path", "v"]
+COMMANDS = {
+    "gpt": [
+        *TEXT, "--tokenizer-type", "ByteTokenizer", "--disable-bias-linear", "--swiglu", "--random-ltd",
+        "--ltd-min-kept-tokens", "16", "--ltd-growth-steps", "9", "--micro-batch-size", "2",
+    ],
+    "bert": [*TEXT, "--tokenizer-type", "BertWordPieceCase", "--vocab-file", "w"],
+    "bert_classifier": [
+        *RUN, "--train-data-path", "d", "--tokenizer-type", "BertWordPieceCase", "--vocab-file", "w",
+    ],
+    "vit": [*RUN, "--num-layers", "4", "--train-data-path", "d"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", COMMANDS)
+def test_changed_flags_are_those_that_were_typed(task: str) -> None:
+    config = parse_run_config(COMMANDS[task], TASKS[task])
+    found = settings(json.loads(json.dumps(config.to_dict())))
+    flags = {spelling for action in build_parser(TASKS[task])._actions for spelling in action.option_strings}
+    of_plans = {flag_name(PlanConfig, field.name) for field in flag_fields(PlanConfig)}  # no part of a run
+    assert {setting.flag for setting in found} == flags - {"-h", "--help"} - of_plans
+    assert {setting.flag for setting in found if setting.is_changed} == {
+        word for word in COMMANDS[task] if word.startswith("--")
+    }
+
+
+def test_values_are_spelled_as_they_are_typed() -> None:
+    config = json.loads(json.dumps(parse_run_config(COMMANDS["gpt"]).to_dict()))
+    config["model"]["of_tomorrow"] = [1, 2]
+    found = {setting.flag: setting for setting in settings(config)}
+    spelled = {
+        flag: (found[flag].spelled(found[flag].value), found[flag].spelled(found[flag].default)) for flag in found
+    }
+    assert spelled["--disable-bias-linear"] == spelled["--swiglu"] == ("given", "not given")
+    assert spelled["--no-progress"] == ("not given", "not given")
+    assert spelled["--train-iters"] == ("20", "not given") and spelled["--train-data-path"] == ("d", "not given")
+    assert found["of_tomorrow"].is_changed and spelled["of_tomorrow"][0] == "1 2"
+
+
+def test_a_log_without_settings_has_none() -> None:
+    assert settings({}) == []

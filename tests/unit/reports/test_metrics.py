@@ -1,0 +1,75 @@
+"""Reading a run's history: what counts after a resume, and what bad files get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.reports.metrics import read_history
+
+
+def test_later_lines_count_after_a_resume(write_run, train) -> None:
+    """Stopped after step 4, resumed at 2, stopped again after 3: step 4 never happened, step 3 as it was told last."""
+    folder = write_run(
+        "run",
+        *(train(step, seconds=10.0) for step in (1, 2, 3, 4)),
+        {"kind": "validation", "iteration": 4, "loss": 9.0, "perplexity": 1.0},
+        {"kind": "run", "method": "random-LTD", "resumed_at": 2},
+        train(3, loss=3.5, seconds=1.0),
+    )
+    history = read_history(folder, "run")
+    assert [step["iteration"] for step in history.steps] == [1, 2, 3]
+    assert history.steps[-1]["loss"] == 3.5
+    assert history.seconds == (10.0, 20.0, 21.0)
+    assert history.validations == ()
+
+
+def test_totals_accumulate(write_run, train) -> None:
+    history = read_history(write_run("run", *(train(step, flops=10 * step) for step in (1, 2, 3))), "run")
+    assert history.flops == (10, 30, 60)
+    assert [history.place_of(iteration) for iteration in (1, 2, 3)] == [0, 1, 2]
+
+
+def test_an_unfinished_last_line_is_passed_over(write_run, train) -> None:
+    folder = write_run("run", train(1))
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "iterat')
+    assert len(read_history(folder, "run").steps) == 1
+
+
+def test_scores_and_every_start_are_kept_and_what_was_lost_is_not(write_run, train) -> None:
+    scores = [{"kind": "scores", "iteration": step, "copa/acc": step / 4} for step in (1, 2)]
+    again = {"kind": "run", "method": "random-LTD", "resumed_at": 1}
+    history = read_history(write_run("run", train(1), scores[0], train(2), scores[1], again, train(2)), "run")
+    assert history.scores == (scores[0],)
+    assert [start["resumed_at"] for start in history.starts] == [0, 1] and history.about == again
+
+
+def test_a_line_far_down_is_named_by_its_number(write_run, train) -> None:
+    folder = write_run("run", *(train(step) for step in range(1, 2500)))
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines[2222] = lines[2222][:-1]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="line 2223 is not a line that a run writes"):
+        read_history(folder, "run")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["not json", "", '{"iteration": 1}', "[1]", '{"kind": "run"}', '{"kind": "train", "iteration": 2}', "{}, {}"],
+)
+def test_a_foreign_line_is_named(line: str, write_run, train) -> None:
+    folder = write_run("run", train(1))
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 3 is not a line that a run writes"):
+        read_history(folder, "run")
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, write_run) -> None:
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read \(No such file or directory\)"):
+        read_history(tmp_path, "run")
+    with pytest.raises(UserError, match="holds no training step"):
+        read_history(write_run("empty"), "run")

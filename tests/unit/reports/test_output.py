@@ -1,0 +1,51 @@
+"""Files are refused before any work, and written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.reports.output import check_output, write_output
+
+SUFFIXES = (".png", ".svg")
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    old, dangling = tmp_path / "old.png", tmp_path / "dangling.svg"
+    old.write_text("old")
+    dangling.symlink_to(tmp_path / "nowhere")
+    for path in (tmp_path / "a.jpg", tmp_path / "png"):
+        with pytest.raises(UserError, match=rf"^--output {path}: the name must end in .png, .svg, which says what"):
+            check_output("--output", path, SUFFIXES, overwrite=True)
+    for path in (old, dangling):
+        with pytest.raises(UserError, match=rf"^--output {path} exists: give another name, or --overwrite to replace"):
+            check_output("--output", path, SUFFIXES, overwrite=False)
+        check_output("--output", path, SUFFIXES, overwrite=True)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError, match="is a folder: name a file in it$"):
+        check_output("--output", tmp_path / "folder.png", SUFFIXES, overwrite=True)
+    check_output("--output", tmp_path / "new" / "NEW.PNG", SUFFIXES, overwrite=False)
+
+
+def test_folders_are_made_and_files_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "c.png"
+    for content in (b"1", b"22"):
+        write_output("--output", path, content)
+        assert path.read_bytes() == content and [path] == list(path.parent.iterdir())
+
+
+def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_half(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "c.png"
+    path.write_text("old")
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    with pytest.raises(UserError, match=rf"^--output {path}: cannot be written \(No space left on device\); choose"):
+        write_output("--output", path, b"new")
+    assert path.read_text() == "old" and [path] == list(tmp_path.iterdir())

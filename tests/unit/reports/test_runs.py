@@ -1,0 +1,34 @@
+"""Which runs a tool looks at, and what it calls them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.reports.runs import RunsConfig, read_runs
+
+
+def names_of(*runs: Path, names: tuple[str, ...] = ()) -> list[str]:
+    return [history.name for history in read_runs(RunsConfig(runs=tuple(map(str, runs)), names=names))]
+
+
+def test_runs_go_by_their_folders_unless_they_are_named(write_run, train) -> None:
+    a, b = write_run("a", train(1)), write_run("b", train(1))
+    assert names_of(a, b) == ["a", "b"]
+    assert names_of(a, b, names=("x", "y")) == ["x", "y"]
+
+
+def test_folders_of_one_name_go_by_their_paths(tmp_path: Path, write_run, train) -> None:
+    for run in ("a", "b"):
+        (tmp_path / run).mkdir()
+        (write_run("log", train(1))).rename(tmp_path / run / "log")
+    assert names_of(tmp_path / "a" / "log", tmp_path / "b" / "log") == [f"{tmp_path}/{run}/log" for run in ("a", "b")]
+
+
+def test_bad_flags_are_refused() -> None:
+    with pytest.raises(UserError, match="--runs is missing"):
+        RunsConfig()
+    with pytest.raises(UserError, match="--names has 1 values and --runs 2: give one name a run"):
+        RunsConfig(runs=("a", "b"), names=("a",))

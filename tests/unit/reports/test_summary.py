@@ -1,0 +1,91 @@
+"""The figures of the table, against sums made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from megatron.ltd.reports.metrics import read_history
+from megatron.ltd.reports.runs import read_runs
+from megatron.ltd.reports.summary import SummaryConfig, summarize, summary_table
+
+
+def validation(iteration: int, loss: float, perplexity: float | None = 2.0) -> dict[str, object]:
+    return {"kind": "validation", "iteration": iteration, "loss": loss, "perplexity": perplexity}
+
+
+@pytest.fixture
+def histories(write_run, train):
+    dropped = write_run(
+        "dropped",
+        *(train(step) for step in (1, 2)),
+        validation(2, 4.5),
+        *(train(step) for step in (3, 4)),
+        validation(4, 4.25),
+    )
+    dense = write_run(
+        "dense", *(train(step, flops=40, seconds=2.5) for step in (1, 2, 3, 4)), validation(4, 4.0), method="dense"
+    )
+    return read_runs(SummaryConfig(runs=(str(dropped), str(dense)), names=("random-LTD", "dense")))
+
+
+def test_figures(histories) -> None:
+    dropped, dense = map(summarize, histories)
+    assert (dropped.validation_loss, dropped.perplexity, dropped.num_steps) == (4.25, 2.0, 4)
+    assert (dropped.tokens, dropped.layer_tokens, dropped.flops, dropped.dense_flops) == (64, 96, 120, 160)
+    assert (dropped.seconds, dropped.tokens_per_second) == (8.0, 8.0)
+    assert dropped.theoretical_saving == 0.25
+    assert dropped.measured_saving(dense) == pytest.approx(0.2)  # 8 seconds instead of 10
+    assert (dropped.is_dense, dense.is_dense) == (False, True)
+
+
+def test_measured_saving_compares_runs_of_different_length_by_the_token(write_run, train) -> None:
+    short = read_history(write_run("short", train(1, seconds=1.0)), "short")
+    dense = read_history(write_run("dense", *(train(step, seconds=2.0) for step in (1, 2)), method="dense"), "dense")
+    assert summarize(short).measured_saving(summarize(dense)) == pytest.approx(0.5)
+
+
+def test_a_stall_is_no_saving(write_run, train) -> None:
+    """Steps of two sizes, one of which stalls: 3 x 1 + 3 x 2 seconds are usual, of 6 x 2 dense ones."""
+    seconds = [(30, 1.0), (30, 1.0), (30, 60.0), (40, 2.0), (40, 1.5), (40, 2.5)]
+    lines = [train(step, flops=flops, seconds=taken) for step, (flops, taken) in enumerate(seconds, start=1)]
+    stalled = summarize(read_history(write_run("stalled", *lines), "stalled"))
+    dense_lines = [train(step, flops=40, seconds=2.0) for step in range(1, 7)]
+    dense = summarize(read_history(write_run("dense", *dense_lines, method="dense"), "dense"))
+    assert (stalled.seconds, stalled.usual_seconds, dense.usual_seconds) == (68.0, 9.0, 12.0)
+    assert stalled.measured_saving(dense) == pytest.approx(0.25)
+
+
+def test_table(histories) -> None:
+    assert summary_table([summarize(history) for history in histories]).splitlines() == [
+        "                                 random-LTD     dense",
+        "-----------------------------------------------------",
+        "validation loss                      4.2500    4.0000",
+        "perplexity                             2.00      2.00",
+        "steps                                     4         4",
+        "tokens                                   64        64",
+        "layer tokens                             96        96",
+        "FLOPs                              120 FLOP  160 FLOP",
+        "seconds in training steps               8.0      10.0",
+        "tokens a second                           8         6",
+        "saved, theoretical (FLOPs)           25.0 %         -",
+        "saved, measured (usual seconds)      20.0 %         -",
+    ]
+
+
+def test_perplexities_before_training_and_lowest_are_shown_where_they_say_more(write_run, train) -> None:
+    evaluated = [validation(0, 3.0, 9.5), validation(1, 1.0, 4.25), validation(2, 2.0, 5.0)]
+    folders = [
+        write_run("finetuned", train(1), train(2), *evaluated),
+        write_run("diverged", train(1), validation(0, 2.0, 9.5), validation(1, 4.0, None)),
+    ]
+    rows = summary_table([summarize(read_history(folder, folder.name)) for folder in folders]).splitlines()
+    assert [row.split() for row in rows[3:6]] == [
+        ["perplexity", "5.00", "-"], ["perplexity,", "lowest", "4.25", "9.50"],
+        ["perplexity", "before", "training", "9.50", "9.50"],
+    ]  # fmt: skip
+
+
+def test_without_a_dense_run_nothing_is_said_of_measured_savings(write_run, train) -> None:
+    table = summary_table([summarize(read_history(write_run("run", train(1)), "run"))])
+    assert "theoretical" in table and "measured" not in table
+    assert table.splitlines()[2].split() == ["validation", "loss", "-"]

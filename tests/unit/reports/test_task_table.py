@@ -1,0 +1,195 @@
+"""Tables of results: figures against sums made by hand, differences said aloud, files that are none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.evaluation.lm_eval.paper_tasks import PAPER_GROUP, PAPER_TASKS
+from megatron.ltd.reports.task_results import Score, read_results
+from megatron.ltd.reports.task_table import average
+from megatron.ltd.reports.task_table_text import latex_table, markdown_table
+from tests.support_task_results import Write, comparison, task
+
+
+def test_average_and_its_standard_error_by_hand() -> None:
+    """Mean of 0.7 and 0.5; errors of 0.03 and 0.04 are the legs of a triangle: 0.05 / 2."""
+    mean = average([Score(0.7, 0.03), Score(0.5, 0.04)])
+    assert (mean.value, mean.standard_error) == (pytest.approx(0.6), pytest.approx(0.025))
+    assert average([Score(0.7, 0.03), Score(0.5, None)]) == Score(pytest.approx(0.6), None)
+
+
+def test_the_standard_error_of_the_average_is_that_of_repeated_tests() -> None:
+    """Against drawing the answers of three unequal tasks anew, 20,000 times."""
+    import numpy as np
+
+    shares, sizes = np.array([0.3, 0.5, 0.8]), np.array([50, 400, 1000])
+    drawn = np.random.default_rng(0).binomial(sizes, shares, size=(20_000, 3)) / sizes
+    errors = np.sqrt(shares * (1 - shares) / sizes)
+    found = average([Score(share, error) for share, error in zip(shares, errors, strict=True)]).standard_error
+    assert found == pytest.approx(drawn.mean(axis=1).std(), rel=0.02)
+
+
+def test_markdown(two: list[Path]) -> None:
+    assert markdown_table(comparison(*two)).splitlines() == [
+        "| task | metric | dense | random-LTD |",
+        "| --- | --- | ---: | ---: |",
+        "| PIQA | acc_norm | 70.0 ± 3.0 | 72.0 ± 6.0 |",
+        "| BoolQ | acc | 50.0 ± 4.0 | 58.0 ± 8.0 |",
+        "| **average of 2 tasks** |  | **60.0 ± 2.5** | **65.0 ± 5.0** |",
+        "| WikiText-2 | word_perplexity (lower is better) | 20.00 | 19.50 |",
+        "",
+        "- the average is over 2 of the paper's 19 tasks: it is not to be compared with published averages",
+    ]
+
+
+def test_latex(two: list[Path]) -> None:
+    assert latex_table(comparison(*two, names=("dense_1 & co", "b"))).splitlines() == [
+        "% the average is over 2 of the paper's 19 tasks: it is not to be compared with published averages",
+        r"\begin{tabular}{llrr}",
+        r"\toprule",
+        r"task & metric & dense\_1 \& co & b \\",
+        r"\midrule",
+        r"PIQA & acc\_norm & 70.0 $\pm$ 3.0 & 72.0 $\pm$ 6.0 \\",
+        r"BoolQ & acc & 50.0 $\pm$ 4.0 & 58.0 $\pm$ 8.0 \\",
+        r"\midrule",
+        r"average of 2 tasks &  & 60.0 $\pm$ 2.5 & 65.0 $\pm$ 5.0 \\",
+        r"\midrule",
+        r"WikiText-2 & word\_perplexity (lower is better) & 20.00 & 19.50 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_the_papers_average_needs_no_note(write_results: Write) -> None:
+    run = write_results("run", **{one.name: task(**{one.metric: (0.25, 0.01)}) for one in reversed(PAPER_TASKS)})
+    found = comparison(run)
+    assert [row.task for row in found.rows] == [one.name for one in PAPER_TASKS]
+    assert (found.num_averaged, found.notes) == (19, ())
+    assert found.averages == (Score(0.25, pytest.approx(0.01 / 19**0.5)),)
+
+
+def test_metrics_that_are_chosen(two: list[Path]) -> None:
+    chosen = comparison(*two, metrics=("piqa=acc", "wikitext=bits_per_byte"))
+    assert [row.metric for row in chosen.rows] == ["acc", "acc", "bits_per_byte"]
+    assert "piqa: acc, where the paper reports acc_norm" in chosen.notes
+
+
+def test_metrics_of_other_tasks(write_results: Write) -> None:
+    run = write_results(
+        "run", a=task(x=(0.5, 0.1), acc=(0.2, 0.1)), b=task(f1=(0.4, 0.1), exact_match=(0.6, 0.1)), c=task(bleu=(30, 1))
+    )
+    found = comparison(run)
+    assert [(row.metric, row.is_averaged) for row in found.rows] == [
+        ("acc", True),
+        ("exact_match", True),
+        ("bleu", False),
+    ]
+    assert found.averages == (Score(pytest.approx(0.4), pytest.approx(0.02**0.5 / 2)),) and found.notes == ()
+
+
+def test_several_filters(tmp_path: Path) -> None:
+    values = {"exact_match,strict": 0.25, "exact_match_stderr,strict": 0.1, "exact_match,flexible": 0.5}
+    (tmp_path / "r.json").write_text(json.dumps({"results": {"gsm8k": values}}))
+    assert comparison(tmp_path / "r.json").averages == (Score(0.25, 0.1),)
+    chosen = comparison(tmp_path / "r.json", metrics=("gsm8k=exact_match,flexible",))
+    assert chosen.averages == (Score(0.5, None),)
+
+
+def test_tasks_that_one_run_lacks_are_left_out_of_the_average_aloud(write_results: Write) -> None:
+    found = comparison(
+        write_results("a", piqa=task(acc_norm=(0.7, 0.1)), boolq=task(acc=(0.5, 0.1)), copa=task(acc=(0.9, 0.1))),
+        write_results("b", boolq=task(acc=(0.6, 0.1))),
+    )
+    assert [score.value for score in found.averages or ()] == [0.5, 0.6] and found.num_averaged == 1
+    note = "the average is over the tasks that all have; left out: piqa (missing in b), copa (missing in b)"
+    assert found.notes[0] == note
+    assert "| PIQA | acc_norm | 70.0 ± 10.0 | - |" in markdown_table(found)
+    nothing = comparison(
+        write_results("c", piqa=task(acc_norm=(0.7, 0.1))), write_results("d", boolq=task(acc=(0.5, 0.1)))
+    )
+    assert nothing.averages is None and "average of" not in markdown_table(nothing)
+
+
+def test_what_differs_is_pointed_out(write_results: Write) -> None:
+    found = comparison(
+        write_results("a", piqa=task(20, of=1838, acc_norm=(0.7, 0.1)), boolq=task(acc=(0.5, 0.1))),
+        write_results(
+            "b",
+            version="0.4.12",
+            piqa=task(1838, acc_norm=(0.7, 0.1)),
+            boolq=task(shots=5, version=2.0, acc=(0.5, 0.1)),
+        ),
+    )
+    assert found.notes[1:] == (
+        "lm-eval's versions differ: 0.4.13 in a, 0.4.12 in b",
+        "piqa: samples differ: 20 in a, 1838 in b",
+        "piqa: a part of the samples only (a 20 of 1838)",
+        "boolq: task versions differ: 1.0 in a, 2.0 in b",
+        "boolq: few-shot examples differ: 0 in a, 5 in b",
+    )
+
+
+def test_other_documents_or_prompts_are_pointed_out(two: list[Path]) -> None:
+    """lm-eval hashes them where it logs the samples."""
+    for folder, content_hash in zip(two, ("abc", "def"), strict=True):
+        (path,) = folder.rglob("*.json")
+        path.write_text(
+            json.dumps({**json.loads(path.read_text()), "task_hashes": {"piqa": content_hash, "boolq": "x"}})
+        )
+    assert comparison(*two).notes[1:] == ("piqa: not the same documents or prompts in all",)
+
+
+def test_the_newest_file_of_a_folder_counts(write_results: Write) -> None:
+    write_results("run", stamp="2026-01-31T12-00-00.5", boolq=task(acc=(0.1, 0.1)))
+    write_results("run", stamp="2026-02-01T09-00-00.5", boolq=task(acc=(0.2, 0.1)))
+    run = write_results("run", stamp="2025-12-31T23-00-00.5", boolq=task(acc=(0.3, 0.1)))
+    found = comparison(run)
+    assert found.rows[0].scores == (Score(0.2, 0.1),)
+    assert "run: 2 older result files left out, results_2026-02-01T09-00-00.5.json being the newest" in found.notes
+    assert read_results(run / "model__x" / "results_2025-12-31T23-00-00.5.json").name == "model__x"
+
+
+def test_tasks_scored_one_after_another_are_put_together_for_one_model(write_results: Write) -> None:
+    write_results("run", stamp="2026-01-01", iteration=500, copa=task(acc=(0.9, 0.1)))
+    write_results("run", stamp="2026-01-02", iteration=600, boolq=task(acc=(0.1, 0.1)), rte=task(acc=(0.3, 0.1)))
+    run = write_results("run", stamp="2026-01-03", iteration=600, boolq=task(acc=(0.2, 0.1)))
+    found = comparison(run)
+    assert {row.task: row.scores[0].value for row in found.rows if row.scores[0]} == {"boolq": 0.2, "rte": 0.3}
+    assert found.notes[1:] == (
+        "run: rte from older result files of the same model",
+        "run: 1 older result files left out, results_2026-01-03.json being the newest",
+    )
+
+
+def test_only_some_tasks(two: list[Path]) -> None:
+    assert [row.task for row in comparison(*two, tasks=("boolq",)).rows] == ["boolq"]
+    assert [row.task for row in comparison(*two, tasks=(PAPER_GROUP,)).rows] == ["piqa", "boolq", "wikitext"]
+    with pytest.raises(UserError, match="--tasks boolq copa: no result has copa; they have boolq, piqa, wikitext"):
+        comparison(*two, tasks=("boolq", "copa"))
+
+
+def test_the_command(two: list[Path], repository: Path, tmp_path: Path) -> None:
+    """Printed, written once, and nothing overwritten."""
+    tool = [sys.executable, str(repository / "tools" / "compare_runs.py"), "--results", *map(str, two)]
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        environment = {"PYTHONPATH": str(repository)}
+        done = subprocess.run(
+            [*tool, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    table = latex_table(comparison(*two))
+    assert run("--format", "latex") == (0, table, "")
+    assert run("--format", "latex", "--output", "t.tex") == (0, "table of 2 runs: t.tex\n", "")
+    assert (tmp_path / "t.tex").read_text() == table
+    message = "compare_runs.py: error: --output t.tex exists; give another file, or move it away\n"
+    assert run("--output", "t.tex") == (2, "", message)
+    assert (tmp_path / "t.tex").read_text() == table
+    assert run("--output", "no/t.tex")[0] == 2

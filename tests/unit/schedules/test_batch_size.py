@@ -1,0 +1,86 @@
+"""Batch sizes against Megatron-Core's own microbatch calculators, step by step."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from megatron.core.num_microbatches_calculator import RampupBatchsizeNumMicroBatchesCalculator
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.schedules.batch_size import BatchRamp, BatchSchedule
+
+
+@st.composite
+def ramped_schedules(draw: st.DrawFn) -> BatchSchedule:
+    start, increment = draw(st.integers(1, 20)), draw(st.integers(1, 20))
+    full = start + increment * draw(st.integers(1, 9))
+    return BatchSchedule(full, BatchRamp(start, increment, draw(st.integers(1, 3000))))
+
+
+def megatron_core_batches(schedule: BatchSchedule, num_steps: int) -> list[int]:
+    ramp = schedule.ramp
+    assert ramp is not None
+    calculator = RampupBatchsizeNumMicroBatchesCalculator(
+        schedule.global_batch_samples, 1, 1, False, 1, ramp.start_samples, ramp.increment_samples, ramp.ramp_samples
+    )
+    batches: list[int] = []
+    for _ in range(num_steps):
+        calculator.update(sum(batches), consistency_check=True)
+        batches.append(calculator.get_current_global_batch_size())
+    return batches
+
+
+@settings(deadline=None)
+@given(ramped_schedules(), st.integers(0, 400))
+def test_batches_are_megatron_cores(schedule: BatchSchedule, num_steps: int) -> None:
+    stages = list(schedule.stages(num_steps))
+    walked = [batch for _, steps, batch in stages for _ in range(steps)]
+    assert walked == megatron_core_batches(schedule, num_steps)
+    batches = [batch for _, _, batch in stages]
+    assert batches == sorted(set(batches)), "two neighbouring stages are one"
+    assert [first for first, _, _ in stages] == [sum(n for _, n, _ in stages[:i]) for i in range(len(stages))]
+
+
+def test_the_ramps_of_gpt3() -> None:
+    schedule = BatchSchedule(1536, BatchRamp(16, 16, 5_859_375))
+    walked = [batch for _, steps, batch in schedule.stages(30_000) for _ in range(steps)]
+    expected, consumed = [], 0
+    calculator = RampupBatchsizeNumMicroBatchesCalculator(1536, 2, 8, False, 1, 16, 16, 5_859_375)
+    for _ in range(30_000):
+        calculator.update(consumed, consistency_check=True)
+        expected.append(calculator.get_current_global_batch_size())
+        consumed += expected[-1]
+    assert walked == expected
+    assert walked[-1] == 1536
+
+
+def test_a_constant_batch_is_one_stage() -> None:
+    assert list(BatchSchedule(64, None).stages(10**15)) == [(0, 10**15, 64)]
+    assert list(BatchSchedule(64, None).stages(0)) == []
+    assert BatchSchedule(64, None).at(10**9) == 64
+
+
+@pytest.mark.parametrize(
+    ("full", "ramp", "words"),
+    [
+        (0, None, ["--global-batch-size 0"]),
+        (64, BatchRamp(0, 16, 100), ["--rampup-batch-size 0 16 100", "at least 1"]),
+        (64, BatchRamp(16, 0, 100), ["--rampup-batch-size 16 0 100", "at least 1"]),
+        (64, BatchRamp(16, 16, 0), ["--rampup-batch-size 16 16 0", "at least 1"]),
+        (64, BatchRamp(64, 16, 100), ["below --global-batch-size 64", "leave --rampup-batch-size out"]),
+        (64, BatchRamp(16, 20, 100), ["do not reach --global-batch-size 64", "divides 48"]),
+    ],
+)
+def test_bad_ramps_are_refused(full: int, ramp: BatchRamp | None, words: list[str]) -> None:
+    with pytest.raises(UserError) as refusal:
+        BatchSchedule(full, ramp)
+    assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+def test_batches_split_into_whole_microbatches() -> None:
+    BatchSchedule(64, BatchRamp(16, 16, 100)).check_divisible(4, 4)
+    with pytest.raises(UserError, match="--rampup-batch-size: the batch of 24 .* give multiples of 16"):
+        BatchSchedule(64, BatchRamp(16, 8, 100)).check_divisible(4, 4)
+    with pytest.raises(UserError, match="--global-batch-size 60 .*--micro-batch-size 4 x 2"):
+        BatchSchedule(60, None).check_divisible(4, 2)

@@ -1,0 +1,126 @@
+"""Schedules against the formula written out in fractions, and against their own stages."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.schedules.keep_probability import KeepProbabilitySchedule, layer_keep_probability
+from megatron.ltd.schedules.kept_tokens import KeptTokensSchedule, TokenSchedule
+
+
+@st.composite
+def kept_tokens_schedules(draw: st.DrawFn) -> KeptTokensSchedule:
+    granularity = draw(st.integers(1, 32))
+    min_kept_tokens = granularity * draw(st.integers(1, 12))
+    seq_length = min_kept_tokens + draw(st.integers(0, 300))
+    return KeptTokensSchedule(min_kept_tokens, seq_length, draw(st.integers(0, 400)), granularity)
+
+
+@given(kept_tokens_schedules(), st.integers(0, 900))
+def test_kept_tokens_follow_the_formula(schedule: KeptTokensSchedule, step: int) -> None:
+    if step >= schedule.growth_steps:
+        expected = schedule.seq_length
+    else:
+        progress = Fraction(step, schedule.growth_steps)
+        grown = math.floor(schedule.min_kept_tokens + (schedule.seq_length - schedule.min_kept_tokens) * progress)
+        expected = max(grown - grown % schedule.granularity, schedule.min_kept_tokens)
+    assert schedule.at(step) == expected
+
+
+@given(kept_tokens_schedules())
+def test_kept_tokens_stay_in_bounds_and_never_shrink(schedule: KeptTokensSchedule) -> None:
+    kept_tokens = [schedule.at(step) for step in range(schedule.growth_steps + 2)]
+    assert kept_tokens == sorted(kept_tokens)
+    assert kept_tokens[schedule.growth_steps] == schedule.seq_length
+    if schedule.growth_steps:
+        assert kept_tokens[0] == schedule.min_kept_tokens
+    growing = kept_tokens[: schedule.growth_steps]
+    assert all(kept % schedule.granularity == 0 or kept == schedule.seq_length for kept in growing)
+
+
+def assert_stages_are_every_steps(schedule: TokenSchedule, num_steps: int) -> None:
+    """In order, gapless, none empty, neighbours different, and at every step what ``at`` says."""
+    stages = list(schedule.stages(num_steps))
+    walked = [kept for _, stage_steps, kept in stages for _ in range(stage_steps)]
+    assert walked == [schedule.at(step) for step in range(num_steps)]
+    assert [first for first, _, _ in stages] == [sum(n for _, n, _ in stages[:i]) for i in range(len(stages))]
+    assert all(stage_steps > 0 for _, stage_steps, _ in stages)
+    kept_tokens = [kept for _, _, kept in stages]
+    assert all(one != other for one, other in itertools.pairwise(kept_tokens)), "two neighbouring stages are one"
+
+
+@given(kept_tokens_schedules(), st.integers(0, 900))
+def test_stages_say_what_every_step_says(schedule: KeptTokensSchedule, num_steps: int) -> None:
+    assert_stages_are_every_steps(schedule, num_steps)
+    assert schedule.total_kept_tokens(num_steps) == sum(map(schedule.at, range(num_steps)))
+
+
+def test_a_published_recipe_by_hand() -> None:
+    schedule = KeptTokensSchedule(128, 2048, 200_000, 16)
+    assert [schedule.at(step) for step in (0, 1666, 1667, 100_000, 199_999, 200_000)] == [
+        128, 128, 144, 1088, 2032, 2048,
+    ]  # fmt: skip
+    assert len(list(schedule.stages(372_757))) == 121
+
+
+def test_a_sequence_that_is_no_multiple_of_the_granularity() -> None:
+    schedule = KeptTokensSchedule(32, 197, 100, 8)
+    assert [schedule.at(step) for step in (0, 99, 100)] == [32, 192, 197]
+
+
+def test_a_huge_horizon_is_cheap() -> None:
+    schedule = KeptTokensSchedule(128, 512, 1000, 16)
+    assert list(schedule.stages(10**18))[-1] == (1000, 10**18 - 1000, 512)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((0, 512, 10, 1), ["--ltd-min-kept-tokens 0", "1 or more"]),
+        ((513, 512, 10, 1), ["--ltd-min-kept-tokens 513", "--seq-length 512", "at most 512"]),
+        ((128, 512, -1, 16), ["--ltd-growth-steps -1", "0 to keep every token"]),
+        ((128, 512, 10, 0), ["--ltd-granularity 0", "1 or more"]),
+        ((200, 512, 10, 16), ["--ltd-granularity 16", "--ltd-min-kept-tokens 200", "192 or 208"]),
+        ((8, 512, 10, 16), ["--ltd-granularity 16", "--ltd-min-kept-tokens 8", "give 16 or"]),
+        ((1, 0, 10, 1), ["--seq-length 0"]),
+    ],
+)
+def test_bad_schedules_are_refused(arguments: tuple[int, int, int, int], words: list[str]) -> None:
+    with pytest.raises(UserError) as refusal:
+        KeptTokensSchedule(*arguments)
+    message = str(refusal.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_keep_probability_falls_from_one_to_theta() -> None:
+    schedule = KeepProbabilitySchedule(theta=0.5, gamma=0.001)
+    assert schedule.at(0) == 1.0
+    assert schedule.at(1000) == pytest.approx(0.5 + 0.5 / math.e, rel=1e-12)
+    assert schedule.at(10**6) == 0.5
+    probabilities = [schedule.at(step) for step in range(0, 5000, 50)]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_deeper_layers_run_less_often() -> None:
+    assert [layer_keep_probability(layer, 4, 0.5) for layer in (1, 2, 3, 4)] == [0.875, 0.75, 0.625, 0.5]
+    assert [layer_keep_probability(layer, 4, 1.0) for layer in (1, 4)] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("theta", [0.0, -0.5, 1.5, math.nan])
+def test_bad_theta_is_refused(theta: float) -> None:
+    with pytest.raises(UserError, match="--layer-drop-theta"):
+        KeepProbabilitySchedule(theta, 0.001)
+
+
+@pytest.mark.parametrize("gamma", [-0.1, math.inf, math.nan])
+def test_bad_gamma_is_refused(gamma: float) -> None:
+    with pytest.raises(UserError, match="--layer-drop-gamma"):
+        KeepProbabilitySchedule(0.5, gamma)

@@ -1,0 +1,99 @@
+"""Shrinking, constant and staged kept tokens against formulas in fractions, and against their own stages."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.schedules.kept_tokens import ConstantSchedule, ShrinkingSchedule, StagedSchedule, TokenSchedule
+from tests.unit.schedules.test_schedules import assert_stages_are_every_steps
+
+
+@st.composite
+def shrinking_schedules(draw: st.DrawFn) -> ShrinkingSchedule:
+    granularity = draw(st.integers(1, 32))
+    min_kept_tokens = granularity * draw(st.integers(1, 12))
+    seq_length = min_kept_tokens + draw(st.integers(0, 300))
+    return ShrinkingSchedule(min_kept_tokens, seq_length, draw(st.integers(1, 400)), granularity)
+
+
+@st.composite
+def staged_schedules(draw: st.DrawFn) -> StagedSchedule:
+    steps = [0, *sorted(draw(st.sets(st.integers(1, 500), max_size=5)))]
+    kept = [draw(st.integers(1, 16)) * 8 for _ in steps]
+    starts = [(step, k) for i, (step, k) in enumerate(zip(steps, kept, strict=True)) if i == 0 or k != kept[i - 1]]
+    return StagedSchedule(tuple(starts), 128, 8)
+
+
+@given(shrinking_schedules(), st.integers(0, 900))
+def test_shrinking_follows_the_formula(schedule: ShrinkingSchedule, step: int) -> None:
+    """What is left of the way down, rounded down to the granularity; whole at step 0, the minimum from T on."""
+    if step == 0:
+        expected = schedule.seq_length
+    else:
+        left = max(Fraction(0), 1 - Fraction(step, schedule.shrink_steps))
+        kept = math.floor(schedule.min_kept_tokens + (schedule.seq_length - schedule.min_kept_tokens) * left)
+        expected = kept - kept % schedule.granularity if kept < schedule.seq_length else kept
+    assert schedule.at(step) == expected
+
+
+@given(
+    st.one_of(
+        shrinking_schedules(), staged_schedules(), st.builds(ConstantSchedule, st.integers(1, 9), st.integers(9, 20))
+    ),
+    st.integers(0, 900),
+)
+def test_stages_say_what_every_step_says(schedule: TokenSchedule, num_steps: int) -> None:
+    assert_stages_are_every_steps(schedule, num_steps)
+
+
+def test_shrinking_by_hand() -> None:
+    schedule = ShrinkingSchedule(8, 32, 10, 8)
+    assert [schedule.at(step) for step in range(12)] == [32, 24, 24, 24, 16, 16, 16, 8, 8, 8, 8, 8]
+    assert ShrinkingSchedule(32, 197, 100, 8).at(1) == 192
+    assert list(schedule.stages(10**18))[-1] == (7, 10**18 - 7, 8)
+
+
+def test_staged_by_hand() -> None:
+    schedule = StagedSchedule(((0, 16), (3, 8), (5, 30)), 30, 8)
+    assert [schedule.at(step) for step in range(7)] == [16, 16, 16, 8, 8, 30, 30]
+    assert list(schedule.stages(4)) == [(0, 3, 16), (3, 1, 8)]
+
+
+@pytest.mark.parametrize(
+    ("starts", "granularity", "words"),
+    [
+        ((), 8, ["--ltd-stages is empty", "starts at step 0", '"0:128"']),
+        (((4, 8),), 8, ["--ltd-stages 4:8: the first stage starts at step 0"]),
+        (((0, 8), (5, 16), (5, 24)), 8, ["0:8 5:16 5:24: 5:24 does not start after the stage before it", "in order"]),
+        (((0, 8), (5, 16), (4, 24)), 8, ["4:24 does not start after"]),
+        (((0, 8), (5, 8)), 8, ["5:8 keeps what the stage before it keeps; leave it out"]),
+        (((0, 12),), 8, ["--ltd-stages 0:12: 0:12 keeps no multiple of --ltd-granularity 8", "all 64 tokens"]),
+        (((0, 8), (5, 72)), 8, ["5:72 is above --seq-length 64", "at most 64"]),
+        (((0, 0),), 8, ["0:0: a layer keeps at least one token"]),
+        (((0, 8),), 0, ["--ltd-granularity 0", "1 or more"]),
+    ],
+)
+def test_bad_stages_are_refused(starts: tuple[tuple[int, int], ...], granularity: int, words: list[str]) -> None:
+    with pytest.raises(UserError) as refusal:
+        StagedSchedule(starts, 64, granularity)
+    message = str(refusal.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_bad_shrinking_and_constant_schedules_are_refused() -> None:
+    for steps in (0, -3):
+        with pytest.raises(UserError, match=f"--ltd-growth-steps {steps}: shrinking takes .* 1 or more"):
+            ShrinkingSchedule(8, 64, steps, 8)
+    with pytest.raises(UserError, match="--ltd-granularity 8 does not divide --ltd-min-kept-tokens 12"):
+        ShrinkingSchedule(12, 64, 5, 8)
+    with pytest.raises(UserError, match="--ltd-min-kept-tokens 65 is above --seq-length 64"):
+        ConstantSchedule(65, 64)
+    with pytest.raises(UserError, match="--ltd-min-kept-tokens 0: a layer keeps at least one"):
+        ConstantSchedule(0, 64)

@@ -1,0 +1,88 @@
+"""The house: which folder may import which, no circles, and the size of a file, a function and a folder."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOMS = (
+    "errors", "versions", "json_text", "flags", "format", "schedules", "parallel", "routing", "methods", "plan",
+    "layers", "models", "tokenizers", "data", "hugging_face", "checkpoint", "forecast", "training", "config",
+    "tasks", "words", "arguments", "evaluation", "reports", "export", "doctor", "launch",
+)  # fmt: skip
+"""The folders and modules of ``megatron/ltd`` from the ground up: each imports from those before it only."""
+REACHED_FROM_BELOW = {"words": "it says what messages call a setting, and knows the flags of every task for that"}
+MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION, MOST_FILES_OF_A_FOLDER = 300, 60, 24
+
+
+@pytest.fixture(scope="module")
+def modules(repository: Path) -> dict[str, ast.Module]:
+    """The syntax tree of every module of the library, by dotted name."""
+    trees = {}
+    for path in (repository / "megatron" / "ltd").rglob("*.py"):
+        name = ".".join(path.relative_to(repository).with_suffix("").parts).removesuffix(".__init__")
+        trees[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return trees
+
+
+def imports(node: ast.AST, known: Mapping[str, object]) -> Iterator[str]:
+    """Modules of ours that are imported below ``node`` when it runs, inside functions too; not for annotations."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.ImportFrom) and (child.module or "").startswith("megatron.ltd"):
+            names = [f"{child.module}.{alias.name}" for alias in child.names]
+            yield from (name if name in known else str(child.module) for name in names)
+        elif isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names if alias.name.startswith("megatron.ltd."))
+        yield from imports(child, known)
+
+
+def test_no_module_imports_itself_through_others(modules: dict[str, ast.Module]) -> None:
+    graph = {name: set(imports(tree, modules)) - {name} for name, tree in modules.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
+
+
+def test_folders_import_from_those_below_them(modules: dict[str, ast.Module]) -> None:
+    wrong = []
+    for name, tree in modules.items():
+        room = name.split(".")[2] if name.count(".") >= 2 else None
+        for imported in imports(tree, modules):
+            below = imported.split(".")[2] if imported.count(".") >= 2 else None
+            if below in REACHED_FROM_BELOW:
+                continue
+            if room is not None and below is not None and ROOMS.index(below) > ROOMS.index(room):
+                wrong.append(f"{name} imports {imported}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_folder_is_in_the_order(repository: Path) -> None:
+    found = {path.stem for path in (repository / "megatron" / "ltd").iterdir() if not path.name.startswith("__")}
+    assert found == set(ROOMS)
+
+
+def test_files_functions_and_folders_stay_small(repository: Path, modules: dict[str, ast.Module]) -> None:
+    library = repository / "megatron" / "ltd"
+    long_files = [
+        f"{path}: {lines} lines"
+        for path in library.rglob("*.py")
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES_OF_A_FILE
+    ]
+    long_functions = [
+        f"{name}.{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for name, tree in modules.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno >= MOST_LINES_OF_A_FUNCTION
+    ]
+    folders = [library, *(path for path in library.rglob("*") if path.is_dir() and path.name != "__pycache__")]
+    full_folders = [str(folder) for folder in folders if len(list(folder.glob("*.py"))) > MOST_FILES_OF_A_FOLDER]
+    assert not long_files + long_functions + full_folders

@@ -108,7 +108,8 @@ def test_all_runs_learn(quickstart: tuple[Path, str]) -> None:
 def test_random_ltd_drops_and_ends_dense(quickstart: tuple[Path, str]) -> None:
     kept = [step["kept_tokens"] for step in lines_of(quickstart[0] / "random-ltd", "train")]
     assert kept == sorted(kept) and (kept[0], kept[-1]) == (32, 128)
-    assert lines_of(quickstart[0] / "random-ltd", "run")[0]["method"] == "random-LTD in blocks of 16"
+    run_line = lines_of(quickstart[0] / "random-ltd", "run")[0]
+    assert run_line["method"] == "random_ltd" and run_line["config"]["methods"]["random_ltd"]["ltd_block_size"] == 16
 
 
 def test_figure_and_sample(quickstart: tuple[Path, str]) -> None:

@@ -43,8 +43,8 @@ Affects = Literal["model", "order", "schedule", "numbers", "execution", "session
     nothing    nothing that another process notices, so that it may differ between processes: caches, log folders
 
 A flag that changes several of these states the first. Three lists are made from it: what a continued run reports
-(``training.resume``), what all processes must be given alike (``RunConfig.shared_flags``), and which changes the report
-of a run mentions (``evaluation.report.notes``).
+(``checkpoint.compatibility``), what all processes must be given alike (``RunConfig.shared_flags``), and which changes
+the report of a run mentions (``reports.page.notes``).
 """
 
 

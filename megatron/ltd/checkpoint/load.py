@@ -3,7 +3,7 @@
     model, optimizer     sharded tensors, named as in Megatron, so that another layout can load them
     opt_param_scheduler  Megatron-Core's learning-rate scheduler
     method.learned       what the method has learned of each token id, where it learns
-    run.json             progress, schedule, identity and flags (``checkpoint_files``)
+    run.json             progress, schedule, identity and flags (``files``)
 
 Nothing random is stored: kept tokens, data order and dropout are functions of the seed and of ``progress``.
 """

@@ -3,7 +3,7 @@
     --load and --save -> the newest whole checkpoint, a Hugging Face model, or none -> does it fit this run? -> Start
 
 Every rank comes to the same answer: folders that not all nodes see alike are refused. What must agree between a run
-and its checkpoint is ``resume``'s; how a checkpoint is read, ``checkpoint``'s.
+and its checkpoint is ``compatibility``'s; how a checkpoint is read, ``load``'s.
 """
 
 from __future__ import annotations

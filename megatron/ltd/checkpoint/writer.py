@@ -6,7 +6,7 @@
 The fork is the snapshot: the writer sees memory as it was, and whatever training changes later is copied by the kernel
 first. A started afresh or long-lived helper would share the tensors instead, and write a mixture of steps.
 
-What is written, and where, is the caller's (``checkpoint_save``).
+What is written, and where, is the caller's (``save``).
 """
 
 from __future__ import annotations

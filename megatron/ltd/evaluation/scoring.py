@@ -9,7 +9,7 @@ What texts have in common is computed once:
     equal contexts   a question's longer answers: the context is read into a cache, which each answer goes on from
 
 The longest come first, batches are of similar length and hold at most ``BatchSize.tokens`` with padding, so that memory
-is known after the first batch. Not here: which texts, and what is made of their scores (``harness``).
+is known after the first batch. Not here: which texts, and what is made of their scores (``lm_eval.harness``).
 """
 
 from __future__ import annotations

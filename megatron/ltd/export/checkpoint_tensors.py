@@ -4,7 +4,7 @@
                                                   = boxes that several ranks wrote, read where they overlap it
 
 Megatron-Core stores a tensor of all layers under one name, in the boxes that ranks held of it. torch's own reader opens
-the files, and loads nothing but tensors (``checkpoint_read``); what to read of which box is planned here.
+the files, and loads nothing but tensors (``checkpoint.read``); what to read of which box is planned here.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
     seconds = FLOPs of the run / FLOPs a second         GPU-hours = seconds x GPUs / 3600
 
-FLOPs are the useful ones of ``accounting``, so that what recompute repeats, what a pipeline waits and what is
+FLOPs are the useful ones of ``plan.accounting``, so that what recompute repeats, what a pipeline waits and what is
 communicated is all in the MFU, or in the measured step. Left out is that it changes: short sequences and small batches
 use a device less well than the dense step, so that the time of a run that drops tokens is a lower bound. Evaluations,
 checkpoints and starts are left out too.

@@ -2,7 +2,7 @@
 
     flags -> sizes, layout -> method, clock -> (a question answered) -> plan, learning rate, memory, time
 
-It counts with what the run counts with: the same clock, plan and schedule. What is said of it is ``planning.report``'s.
+It counts with what the run counts with: the same clock, plan and schedule. What is said of it is ``report``'s.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
     ImportedModel.copy_into   all, one after the other: read, cut this process's share, copy
 
 Only safetensors are read, by their own library: nothing in them can run. Not here: what the tensors are called and how
-they are arranged (``architecture``), and whether the run's flags describe the same model (``training.start``).
+they are arranged (``architecture``), and whether the run's flags describe the same model (``checkpoint.start``).
 
 The model's vocabulary may be padded. A padding row is the mean of the true ones: its logit is the mean of theirs, so by
 Jensen's inequality p such rows beside V true ones raise the loss by at most ln(1 + p/V), whatever the text (0.0009 for

@@ -8,8 +8,8 @@ Causal attention needs no mask tensor, and no kernel keeps an S x T matrix (flas
 CPU ``causal_blocks`` sees to it that the upper triangle is skipped. Kept tokens stay in order, so that holds for them
 too. An explicit mask, for separated documents or padding, must hold the causal part itself.
 
-Under context parallelism each rank has an early and a late run of the queries (``sequence``), and gathers all keys and
-values: its early run sees the keys up to its own end, and so does its late one.
+Under context parallelism each rank has an early and a late run of the queries (``routing.sequence_shard``), and gathers
+all keys and values: its early run sees the keys up to its own end, and so does its late one.
 
 In generation the keys and values of earlier tokens come from a cache (``key_value_cache``). Not here: sliding windows.
 """

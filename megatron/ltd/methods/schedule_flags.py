@@ -6,7 +6,7 @@
     staged      as a list of "step:kept" says                          stages, granularity
 
 Every method that drops tokens has these flags under its own prefix; the rules between them are here, once. What a
-schedule keeps at a step is not (``schedules``, ``token_schedules``).
+schedule keeps at a step is not (``schedules.kept_tokens``).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     layers       over pipeline stages, equal or with a first and a last stage of their own; chunks where interleaved
     heads        over tensor-parallel processes, whole
     sequence     in equal runs over context-parallel processes (zigzag), and again over tensor-parallel ones with
-                 sequence parallelism (``sequence``)
+                 sequence parallelism (``routing.sequence_shard``)
     microbatches multiples of the stages where the pipeline is interleaved
 
 Every refusal is a ``UserError``.

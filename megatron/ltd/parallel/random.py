@@ -4,7 +4,7 @@
     a step's dropout  (seed, step, place)       ranks that hold other samples, layers or tokens draw apart
 
 So a checkpoint holds nothing random, and a resumed run draws what the uninterrupted one drew. Kept tokens are not drawn
-from streams at all (``sampling``).
+from streams at all (``routing.sampling``).
 """
 
 from __future__ import annotations

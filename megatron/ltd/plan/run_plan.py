@@ -7,7 +7,7 @@
 
 Inside a stage every step is alike, so totals are sums over a few stages: exact integers, also after 372,757 steps. The
 training loop, the learning-rate clock and ``--plan`` read the same ``RunPlan``. It has no randomness, no seconds and no
-torch, knows a method only by its stages, and prints nothing (``planning.table``).
+torch, knows a method only by its stages, and prints nothing (``table``).
 """
 
 from __future__ import annotations

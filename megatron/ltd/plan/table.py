@@ -4,7 +4,7 @@
                           neighbouring stages share a row where they are many
                                          total: ...
 
-The header of a run prints the same table as ``--plan``. What a plan counts is ``planner``'s business.
+The header of a run prints the same table as ``--plan``. What a plan counts is ``run_plan``'s business.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ Ranking independent uniform keys draws uniformly without replacement, tokens or 
 is kept with the same probability K / S. The keys come from a counter-based hash and not
 from a random number generator: there is no state to save, order, fork or synchronise, so every tensor-, context- and
 pipeline-parallel rank, a recomputed layer and a resumed run get the same tokens, while each sample, layer and epoch
-gets its own. What is done with the kept tokens is ``routing``'s business.
+gets its own. What is done with the kept tokens is ``gather_scatter``'s business.
 
 Shapes: B micro-batch, S sequence, K kept tokens, n strata, N tokens of a block.
 """

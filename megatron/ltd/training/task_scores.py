@@ -2,7 +2,7 @@
 
     every --eval-tasks-interval steps, and after the last: scorer() -> {"lambada_openai/acc": 0.31, ...}
 
-Not here: how a task is scored (``evaluation.harness``).
+Not here: how a task is scored (``evaluation.lm_eval.harness``).
 """
 
 from __future__ import annotations

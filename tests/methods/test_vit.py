@@ -158,5 +158,5 @@ def test_other_classes_start_with_a_new_head(flags: list[str], dense: Finished, 
                     assert torch.equal(parameter, before[key]), key
     assert torch.equal(heads["3"], before["head.weight"])
     assert heads["5"].shape == (5, 32) and heads["5"].std() > 0.05
-    with pytest.raises(UserError, match="the classes .* is 5 .* and 3 .*add --finetune"):
+    with pytest.raises(UserError, match="number of classes .* is 5 .* and 3 .*add --finetune"):
         finetune(again, tmp_path / "resumed")

@@ -31,5 +31,5 @@ def test_the_fingerprint_is_that_of_the_sources(tmp_path: Path, monkeypatch: pyt
     assert source_fingerprint() == original and len(original) == 12
     (copy / "methods" / "base.py").rename(copy / "methods" / "basis.py")
     renamed = source_fingerprint()
-    (copy / "sampling.py").write_text((copy / "sampling.py").read_text() + "\n")
+    (copy / "errors.py").write_text((copy / "errors.py").read_text() + "\n")
     assert len({original, renamed, source_fingerprint()}) == 3

@@ -51,11 +51,11 @@ def test_tokenizers_and_preprocessing_start_without_torch() -> None:
     names = [
         "tokenizers.build",
         "tokenizers.config",
-        "tokenizers.train",
+        "data.train_tokenizer",
         "data.config",
         "data.corpus",
         "data.preprocess",
-        "tokenizers.train_wordpiece",
+        "data.train_wordpiece",
     ]
     code = f"import sys\nfor name in {names!r}: __import__('megatron.ltd.' + name)\n"
     code += "sys.exit(any(name in sys.modules for name in ('torch', 'megatron.core')))"

@@ -31,7 +31,7 @@ from megatron.ltd.errors import UserError
 
 Config = TypeVar("Config")
 
-Affects = Literal["model", "order", "schedule", "numbers", "execution", "session", "nothing"]
+Affects = Literal["model", "order", "schedule", "numbers", "execution", "start", "nothing"]
 """What of a training run another value of a flag changes.
 
     model      what the weights are: a run and its checkpoint must agree, always
@@ -39,7 +39,7 @@ Affects = Literal["model", "order", "schedule", "numbers", "execution", "session
     schedule   kept tokens, batch and learning rate over the run: they must agree, or the flags' are taken whole
     numbers    what else changes the result, such as weight decay or the length: may change, and is reported
     execution  how the same is computed, and how it is evaluated and checked: layout, kernels, recompute
-    session    what one start loads, saves and prints, and when it leaves
+    start      what one start loads, saves and prints, and when it leaves
     nothing    nothing that another process notices, so that it may differ between processes: caches, log folders
 
 A flag that changes several of these states the first. Three lists are made from it: what a continued run reports

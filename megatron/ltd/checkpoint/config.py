@@ -13,33 +13,31 @@ from megatron.ltd.plan.config import positive
 class CheckpointConfig:
     """checkpoints"""
 
-    save: str | None = flag(None, affects="session", metavar="DIR", help="folder to save checkpoints in")
+    save: str | None = flag(None, affects="start", metavar="DIR", help="folder to save checkpoints in")
     load: str | None = flag(
         None,
-        affects="session",
+        affects="start",
         metavar="DIR",
         help="folder to continue from; with --finetune, to start from, ours or Hugging Face's (GPT-2, Llama)",
     )
     pretrained_checkpoint: str | None = flag(
         None,
-        affects="session",
+        affects="start",
         metavar="DIR",
         help="while --load holds no checkpoint, start from this folder as --load and --finetune would: the same "
         "command starts a finetuning run and goes on with it",
     )
-    save_interval: int | None = flag(
-        None, affects="session", help="steps between checkpoints (default: only at the end)"
-    )
+    save_interval: int | None = flag(None, affects="start", help="steps between checkpoints (default: only at the end)")
     keep_last: int | None = flag(
-        None, affects="session", help="checkpoints to keep; older ones are removed after a save (default: all)"
+        None, affects="start", help="checkpoints to keep; older ones are removed after a save (default: all)"
     )
     async_save: bool = flag(
-        False, affects="session", help="train on while a checkpoint is written, from a copy in memory"
+        False, affects="start", help="train on while a checkpoint is written, from a copy in memory"
     )
-    no_load_optim: bool = flag(False, affects="session", help="load the weights only; the optimizer starts anew")
-    finetune: bool = flag(False, affects="session", help="load the weights only and start counting from step 0")
+    no_load_optim: bool = flag(False, affects="start", help="load the weights only; the optimizer starts anew")
+    finetune: bool = flag(False, affects="start", help="load the weights only and start counting from step 0")
     use_checkpoint_args: bool = flag(
-        False, affects="session", help="take the model's shape and the tokenizer from --load"
+        False, affects="start", help="take the model's shape and the tokenizer from --load"
     )
 
     def __post_init__(self) -> None:

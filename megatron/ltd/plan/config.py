@@ -62,9 +62,9 @@ class TrainingConfig:
     )
     seed: int = flag(1234, affects="order", help="seed of weights, data order, dropout and kept tokens")
     exit_interval: int | None = flag(
-        None, affects="session", help="save and leave after a step that is a multiple of this"
+        None, affects="start", help="save and leave after a step that is a multiple of this"
     )
-    exit_duration_in_mins: float | None = flag(None, affects="session", help="save and leave after this many minutes")
+    exit_duration_in_mins: float | None = flag(None, affects="start", help="save and leave after this many minutes")
     eval_interval: int = flag(1000, affects="execution", help="steps between evaluations")
     eval_iters: int = flag(
         100,
@@ -142,7 +142,7 @@ class OptimizerConfig:
         None, affects="schedule", help="tokens on the run's clock of WSD's final decay"
     )
     override_opt_param_scheduler: bool = flag(
-        False, affects="session", help="on --load, take the schedule from these flags, not the checkpoint"
+        False, affects="start", help="on --load, take the schedule from these flags, not the checkpoint"
     )
     weight_decay: float = flag(0.01, affects="numbers", help="decoupled weight decay; biases and norms have none")
     adam_beta1: float = flag(0.9, affects="numbers", help="Adam's first decay")

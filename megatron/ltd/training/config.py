@@ -13,7 +13,7 @@ from megatron.ltd.plan.config import positive
 class LoggingConfig:
     """logging"""
 
-    log_interval: int = flag(100, affects="session", help="steps between console lines; metrics.jsonl holds every step")
+    log_interval: int = flag(100, affects="start", help="steps between console lines; metrics.jsonl holds every step")
     log_dir: str | None = flag(
         None, affects="nothing", metavar="DIR", help="folder of metrics.jsonl (default: --save, else runs/<start time>)"
     )

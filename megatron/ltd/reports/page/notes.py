@@ -10,7 +10,7 @@ from megatron.ltd.reports.metrics import RunHistory
 from megatron.ltd.reports.page.settings import settings
 
 _NAMED = 8
-_OF_ONE_START = ("session", "nothing")
+_OF_ONE_START = ("start", "nothing")
 """What flags affect that a resumed run may set otherwise without being another run."""
 
 

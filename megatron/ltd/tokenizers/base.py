@@ -8,7 +8,8 @@ there is no ``pad`` here and no id of the text is ever masked by mistake.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +54,36 @@ def read_definition(flag: str, path: str | None, tokenizer_type: str) -> bytes:
     if not content:
         raise UserError(f"{flag} {path}: the file is empty; give a whole one")
     return content
+
+
+def looks_like_ranks(content: bytes) -> bool:
+    """Whether a file's first line is one of a tiktoken file of ranks: a piece in base64, a space, its id."""
+    return _RANK.fullmatch(content[:4096].split(b"\n", 1)[0].rstrip(b"\r")) is not None
+
+
+_RANK = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+")
+_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<eod>")
+_MOST_SHOWN = 8
+
+
+def choose_eod(ids: Mapping[str, int], asked_for: str | None, given: str, special: Mapping[str, int] = {}) -> int:
+    """The id that ends a document: of the token ``asked_for``, else of the one that is spelled like an end.
+
+    ``given`` is what the user gave, ``special`` the tokens to name in an error, by default ``ids``. Raises
+    ``UserError`` where there is no such token.
+    """
+    shown = list(special or ids)
+    some = ", ".join(shown[:_MOST_SHOWN]) + (", ..." if len(shown) > _MOST_SHOWN else "") or "none"
+    if asked_for is not None:
+        if asked_for not in ids:
+            raise UserError(f"--eod-token {asked_for}: {given} has no such token; its special tokens are {some}")
+        return ids[asked_for]
+    found = [end for end in _ENDS if end in ids]
+    if not found:
+        raise UserError(
+            f"{given}: does not say which token ends a document; name it with --eod-token (special tokens: {some})"
+        )
+    return ids[found[0]]
 
 
 @contextmanager

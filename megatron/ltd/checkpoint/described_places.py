@@ -24,7 +24,7 @@ def check_places(
     entries: Mapping[str, TensorStorageMetadata | BytesStorageMetadata],
     places: Mapping[MetadataIndex, _StorageInfo],
 ) -> None:
-    """Raise ``Refused`` where a tensor is not filled by its boxes, or a box not in a file of ``checkpoint``."""
+    """Raise ``Refused`` if a tensor is not filled by its boxes, or a box not in a file of ``checkpoint``."""
     sizes = {name: _file_size(checkpoint, name) for name in {place.relative_path for place in places.values()}}
     for index, place in places.items():
         if not 0 <= place.offset <= place.offset + place.length <= sizes[place.relative_path]:

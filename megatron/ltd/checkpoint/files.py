@@ -131,7 +131,7 @@ def write_run(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What ``write_run`` wrote, this version's or an older one's. Raises ``UserError`` where it cannot be read."""
+    """What ``write_run`` wrote, this version's or an older one's. Raises ``UserError`` if it cannot be read."""
     try:
         record = parse_json((folder / RUN).read_text())
     except (OSError, ValueError) as error:
@@ -159,7 +159,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def read_run_to_use(folder: Path) -> dict[str, Any]:
-    """``read_run`` of a checkpoint whose tensors are to be loaded. Raises ``UserError`` where the two do not fit."""
+    """``read_run`` of a checkpoint whose tensors are to be loaded. Raises ``UserError`` if the two do not fit."""
     record = read_run(folder)
     _refuse(folder, complaint_about_run(folder, record))
     return record
@@ -171,7 +171,7 @@ def _refuse(folder: Path, complaint: str | None) -> None:
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
-    """The flags of the run that saved the newest checkpoint in ``folder``. Raises ``UserError`` where there is none."""
+    """The flags of the run that saved the newest checkpoint in ``folder``. Raises ``UserError`` if there is none."""
     for path in (checkpoint_path(folder, iteration) for iteration in candidates(folder)):
         listed = read_manifest(path)
         if listed is not None and _file_damage(path, RUN, listed[RUN]) is None:

@@ -89,7 +89,7 @@ class _Machine:
         self._marks.append(len(self._stack))
 
     def put(self, number: int | None) -> None:
-        """Remember the last value, under the next number where none is given."""
+        """Remember the last value, under the next number if none is given."""
         self._memo[len(self._memo) if number is None else number] = self._stack[-1]
 
     def get(self, number: int) -> None:

@@ -52,14 +52,14 @@ class TrainingState:
     scheduler: OptimizerParamScheduler
     progress: Progress
     learned_V: Tensor | None = None
-    """What the method has learned of each token id, equal on all ranks; None where it learns nothing."""
+    """What the method has learned of each token id, equal on all ranks; None if it learns nothing."""
 
 
 def find_checkpoint(folder: Path, mesh: Mesh | None) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint at or before the tracker's, and a line about each damaged one that was passed over.
 
     Every rank calls this, and each checks its share of the files; without a mesh this process checks all of them. None
-    where the folder holds no checkpoint at all. Raises ``UserError`` where it holds some and none is whole.
+    where the folder holds no checkpoint at all. Raises ``UserError`` if it holds some and none is whole.
     """
     complaint = files.tracker_complaint(folder)
     notes = [] if complaint is None else [f"{complaint}: the newest whole checkpoint is taken"]
@@ -157,7 +157,7 @@ def load_imported(imported: ImportedModel, state: TrainingState) -> None:
 def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
     """Load the weights of ``checkpoint``, and nothing else, into ``model`` as ``build_chunks`` makes them, unwrapped.
 
-    Raises ``UserError`` where the checkpoint holds anything but tensors and plain values. Every rank calls this.
+    Raises ``UserError`` if the checkpoint holds anything but tensors and plain values. Every rank calls this.
     """
     weights = _asked_for(model.sharded_state_dict())  # type: ignore[operator]
     _put(model, weights, read(checkpoint, {"model": weights})["model"])
@@ -196,7 +196,7 @@ def model_state(chunks: list[DistributedDataParallel]) -> dict[str, Any]:
 
 
 def learned_state(learned_V: Tensor | None) -> dict[str, Any]:
-    """What a method has learned, which every rank holds and the first one writes; nothing where it learns nothing."""
+    """What a method has learned, which every rank holds and the first one writes; nothing if it learns nothing."""
     if learned_V is None:
         return {}
     replica = dist.get_rank()

@@ -35,7 +35,7 @@ _MACHINES_FAULT = (OSError, torch.OutOfMemoryError, torch.distributed.DistError)
 def read(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors that ``wanted`` describes, out of ``checkpoint``. Every rank calls this.
 
-    Raises ``UserError`` where the checkpoint holds more than tensors and plain values, or other tensors.
+    Raises ``UserError`` if the checkpoint holds more than tensors and plain values, or other tensors.
     """
     metadata = described(checkpoint)
     _check_format(checkpoint)
@@ -74,7 +74,7 @@ class _NoPlainValues(TorchCommonLoadStrategy):
 
 
 def read_plain(checkpoint: Path) -> dict[str, Any]:
-    """What ``checkpoint`` holds beside tensors. Raises ``UserError`` where that is more than plain values."""
+    """What ``checkpoint`` holds beside tensors. Raises ``UserError`` if that is more than plain values."""
     with reading(checkpoint, Metadata({})):
         values = torch.load(checkpoint / COMMON_STATE_FNAME, map_location="cpu", weights_only=True)
     if not isinstance(values, dict):
@@ -88,7 +88,7 @@ def refusal(checkpoint: Path, what: str) -> UserError:
 
 
 def described(checkpoint: Path) -> Metadata:
-    """Which tensors ``checkpoint`` holds, and where. Raises ``UserError`` where its description holds more, or less."""
+    """Which tensors ``checkpoint`` holds, and where. Raises ``UserError`` if its description holds more, or less."""
     try:
         return read_metadata(checkpoint)
     except UnsafeCheckpoint as error:

@@ -62,7 +62,7 @@ class UnsafeCheckpoint(Exception):
 def read_metadata(checkpoint: Path) -> Metadata:
     """What torch's distributed checkpoint takes for the ``.metadata`` of ``checkpoint``; no code of the file's runs.
 
-    Raises ``UnsafeCheckpoint`` where the file holds anything but a description of tensors.
+    Raises ``UnsafeCheckpoint`` if the file holds anything but a description of tensors.
     """
     try:
         described = read_inert((checkpoint / METADATA).read_bytes(), _check_name, _check_made)

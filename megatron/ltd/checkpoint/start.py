@@ -121,7 +121,7 @@ def find_start(
 
 
 def _start_from_hugging_face(load: Path, config: RunConfig, open_imported: OpenImported) -> Start:
-    """Take the weights of a Hugging Face model. Raises ``UserError`` where it is not whole, or not the run's model."""
+    """Take the weights of a Hugging Face model. Raises ``UserError`` if it is not whole, or not the run's model."""
     flags = config.checkpoint
     with together():
         if not flags.finetune:

@@ -20,7 +20,7 @@ from megatron.ltd.routing.sequence_shard import SequenceShard
 class Batch(Microbatch):
     """A microbatch of packed documents; under context parallelism this rank's share of each sample.
 
-    ``tokens_BS``, ``labels_BS`` and ``position_ids_BS`` int64; ``loss_mask_BS`` float32, 0 where the loss does not
+    ``tokens_BS``, ``labels_BS`` and ``position_ids_BS`` int64; ``loss_mask_BS`` float32, 0 if the loss does not
     count; ``attention_mask`` None (plain causal) or bool [B, 1, S, S], **True where attention is forbidden**
     (Megatron-Core's sense; the rows are the rank's share, the columns all S). A pipeline stage between the first and
     the last needs no tokens and has None.

@@ -21,7 +21,7 @@ class BertBatch(Microbatch):
     """A microbatch of masked samples; ``padding_BS`` is always there.
 
     ``tokens_BS``, ``types_BS`` and ``labels_BS`` int64: what the model reads, 0 or 1 for the sentence, and what was
-    there before some tokens were hidden; ``loss_mask_BS`` float32, 1 where one was; ``is_swapped_B`` int64, 1 where the
+    there before some tokens were hidden; ``loss_mask_BS`` float32, 1 where one was; ``is_swapped_B`` int64, 1 if the
     second sentence comes first.
     """
 

@@ -101,7 +101,7 @@ def build_bert_datasets(
     valid_samples: int,
     tokenizer: WordPieceTokenizer,
 ) -> tuple[SampleSource | None, SampleSource | None]:
-    """The training and validation datasets, each with at least the samples asked for (None where that is 0).
+    """The training and validation datasets, each with at least the samples asked for (None if that is 0).
 
     A process group must be there, and every rank calls this: rank 0 writes the index cache that the others read.
     Raises ``UserError`` as ``data.datasets.build_datasets`` does, and when no document of a split makes a sample.

@@ -125,7 +125,7 @@ def build_datasets(
     tokenizer: Tokenizer,
     build_on_this_rank: bool = True,
 ) -> tuple[SampleSource | None, SampleSource | None]:
-    """The training and validation datasets, each with at least the samples asked for (None where that is 0).
+    """The training and validation datasets, each with at least the samples asked for (None if that is 0).
 
     ``valid_samples`` None asks for the whole of the validation data, once, whatever weights a blend gives its datasets.
     A sample holds ``tokens``, ``labels``, ``position_ids`` int64 and ``loss_mask`` float32, each [S] with S =
@@ -157,7 +157,7 @@ def num_whole_valid_samples(
 ) -> int:
     """Samples of the whole of the validation data: of each dataset all tokens but the first are labels, S a sample.
 
-    Raises ``UserError`` where there are none.
+    Raises ``UserError`` if there are none.
     """
     core_config = _core_config(config, sources, _WHOLE_VALID, seq_length, seed, tokenizer)
     parts = check_splits(core_config, sources, _WHOLE_VALID, number_of=lambda info: info.sequences)

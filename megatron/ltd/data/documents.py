@@ -200,7 +200,7 @@ def _parse_line(line: bytes, json_keys: Sequence[str], is_start: bool) -> tuple[
     try:
         item = json.loads(_decode(line, is_start))
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+        raise ValueError(f"not JSON ({error.msg.removesuffix(' at')} at column {error.colno})") from None
     except RecursionError:
         raise ValueError("not JSON that can be read (nested too deeply)") from None
     if not isinstance(item, dict):

@@ -4,7 +4,7 @@
     evaluation    every row once, in order; then rows of weight 0, up to whole global batches
 
 The permutation is a function of (seed, epoch) alone, so that a resumed run, another layout and a longer run read the
-same samples in the same places. A sample is a row and its ``weight``, which is 1 where it counts.
+same samples in the same places. A sample is a row and its ``weight``, which is 1 if it counts.
 
 Shapes: B samples of a microbatch. Not here: what a row holds (images, sentences), and what it is judged by
 (``training.classification``).
@@ -31,7 +31,7 @@ class LabelledBatch(Microbatch):
     labels_B: Tensor | None = None
     """int64, the classes' numbers; None on a stage that needs the samples' numbers only."""
     weights_B: Tensor | None = None
-    """float32, 1 where a sample counts, and 0 where it only fills a batch."""
+    """float32, 1 where a sample counts, and 0 if it only fills a batch."""
 
 
 def stacked_labels(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -96,7 +96,7 @@ class FolderImages:
 def open_images(config: ImageDataConfig, model: ViTConfig) -> tuple[Images, Images | None]:
     """The images to train on and those to evaluate on, all of them checked. The training images say what classes are.
 
-    Raises ``UserError`` where images cannot be read or have another size than the model's, or a label is missing or
+    Raises ``UserError`` if images cannot be read or have another size than the model's, or a label is missing or
     unknown.
     """
     if config.data_path is not None:

@@ -55,7 +55,7 @@ def remove_unless(is_right: Callable[..., bool], folder: Path, stem: str, names:
     """Remove the files of one index, where they do not hold what is right: ``<stem>-<name>.npy`` and a description.
 
     ``is_right`` is asked of the arrays. Files that are missing, links, or no arrays are not right. What is left of them
-    is removed too, as Megatron-Core would write through a link. Raises ``OSError`` where that fails.
+    is removed too, as Megatron-Core would write through a link. Raises ``OSError`` if that fails.
     """
     text = folder / f"{stem}-description.txt"
     paths = [folder / f"{stem}-{name}.npy" for name in names]

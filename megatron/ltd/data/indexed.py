@@ -204,7 +204,7 @@ def _check_token_ids(path: str, bin_path: Path, dtype: numpy.dtype[Any], tokens:
 
 
 def _fingerprint(bin_path: Path, idx_path: Path, card: DatasetCard | None) -> str:
-    """A sha256 over sizes, both ends of both files and, where known, the whole content's sha256."""
+    """A sha256 over sizes, both ends of both files and, if known, the whole content's sha256."""
     digest = hashlib.sha256(card.bin_sha256.encode() if card else b"")
     for path in (bin_path, idx_path):
         size = path.stat().st_size

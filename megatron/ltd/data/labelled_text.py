@@ -29,7 +29,7 @@ class Columns:
     text: str = "text"
     label: str = "label"
     pair: str | None = None
-    """The second sentence of a pair; None where samples are single sentences."""
+    """The second sentence of a pair; None if samples are single sentences."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ def _json_rows(path: str, content: bytes, columns: Columns) -> Iterator[tuple[in
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else f"{error}"
+            reason = f"{error}"
+            if isinstance(error, json.JSONDecodeError):
+                reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
             raise UserError(f"{path}:{number}: not JSON ({reason}); mend the line") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: a JSON {type(row).__name__} where an object is wanted; mend the line")

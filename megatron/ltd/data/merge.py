@@ -130,7 +130,7 @@ def merge(config: MergeConfig) -> MergeResult:
 def _common_card(
     prefixes: Sequence[str], parts: Sequence[IndexedInfo], cards: Sequence[DatasetCard | None]
 ) -> DatasetCard | None:
-    """The card of the whole, but for its sha256; None where no part has one. Raises ``UserError``."""
+    """The card of the whole, but for its sha256; None if no part has one. Raises ``UserError``."""
     first, first_card = prefixes[0], cards[0]
     for prefix, part, card in zip(prefixes, parts, cards, strict=True):
         if (card is None) != (first_card is None):

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from megatron.ltd.methods.base import Samples
 from megatron.ltd.parallel.signals import starting_deaf_processes
 
 
@@ -48,15 +49,8 @@ class NoTokens:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Microbatch:
+class Microbatch(Samples):
     """One microbatch of one data-parallel rank; each task adds the tensors that its model and its loss need."""
-
-    sample_ids_B: Tensor
-    """int64, each sample's place in the run's global order"""
-    whole_tokens_BS: Tensor | None = None
-    """The tokens of whole samples, for a method that chooses by them; None where none does."""
-    padding_BS: Tensor | None = None
-    """bool, True where a whole sample holds padding; None where it never does."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Any:
         """The same microbatch on ``device``; from pinned memory ``non_blocking`` overlaps copying and computing."""

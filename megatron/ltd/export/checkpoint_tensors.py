@@ -34,7 +34,7 @@ class _Box:
     sizes: tuple[int, ...]
 
     def overlap(self, other: _Box) -> _Box | None:
-        """What both hold, None where that is nothing."""
+        """What both hold, None if that is nothing."""
         starts = tuple(map(max, self.offsets, other.offsets))
         ends = tuple(
             min(mine + size, theirs + other_size)
@@ -65,7 +65,7 @@ class CheckpointTensors:
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A tensor as it is stored, [shape]; of one with more rows (a padded vocabulary) the first ones.
 
-        Raises ``UserError`` where the checkpoint does not hold it, or not in this shape.
+        Raises ``UserError`` if the checkpoint does not hold it, or not in this shape.
         """
         key, entry, layer = self._entry(name)
         whole = tuple(entry.size)[0 if layer is None else 1 :]

@@ -20,7 +20,7 @@ from megatron.ltd.words import in_words, value_of
 
 
 def read_steps(folder: Path, iteration: int) -> RunHistory | None:
-    """The run's history up to ``iteration``; None where ``folder`` holds none. Raises ``UserError`` for a damaged one.
+    """The run's history up to ``iteration``; None if ``folder`` holds none. Raises ``UserError`` for a damaged one.
 
     A finetuned or imported model's first checkpoint has no steps behind it: None too.
     """

@@ -167,7 +167,7 @@ def _write_json(path: Path, entries: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _appearing_whole(target: Path) -> Iterator[Path]:
-    """A folder to write in, which is ``target`` at the end of the block, and nothing where that fails."""
+    """A folder to write in, which is ``target`` at the end of the block, and nothing if that fails."""
     partial_folder = target.with_name(f"{target.name}.partial-{os.getpid()}")
     try:
         partial_folder.mkdir(parents=True)

@@ -54,7 +54,7 @@ class ConfigFile:
 
     @classmethod
     def read(cls, folder: Path) -> ConfigFile:
-        """Raises ``UserError`` where there is none, or what is there is no JSON object."""
+        """Raises ``UserError`` if there is none, or what is there is no JSON object."""
         path = folder / CONFIG
         try:
             entries = parse_json(path.read_text(encoding="utf-8"))
@@ -100,7 +100,7 @@ class ConfigFile:
         return value
 
     def refuse_quantized(self) -> None:
-        """Raise ``UserError`` where the weights are said to be stored in fewer bits than their values have."""
+        """Raise ``UserError`` if the weights are said to be stored in fewer bits than their values have."""
         table = self.entries.get("quantization_config")
         if table is not None:
             method = table.get("quant_method") if isinstance(table, dict) else None

@@ -11,7 +11,7 @@ N heads of size D, G key-value heads, F the MLP's width.
     l.mlp.{gate,up}_proj [F, H]                    l.mlp.linear_fc1 [2 F, H]
     l.mlp.down_proj [H, F]                         l.mlp.linear_fc2 [H, F]
     norm [H]                                       decoder.final_layernorm
-    lm_head [V, H], where untied                   output_layer [V padded, H]
+    lm_head [V, H], if untied                      output_layer [V padded, H]
 
 Both turn the first half of a head against the second (not neighbours), by the same angles: no row changes its place
 within a head. Linear layers have biases all (``attention_bias`` and ``mlp_bias``) or none. Positions that are scaled

@@ -53,7 +53,7 @@ def described_tokenizer(folder: Path) -> dict[str, Any]:
 
 
 def described_model(architecture: Architecture, file: ConfigFile) -> ModelConfig:
-    """The model of a config.json. Raises ``UserError`` where that describes none, or one larger than the weights."""
+    """The model of a config.json. Raises ``UserError`` if that describes none, or one larger than the weights."""
     flags = architecture.model_flags(file)
     try:
         model = ModelConfig(**flags)

@@ -68,7 +68,7 @@ def check_tokenizer(tokenizer: Tokenizer) -> None:
 def write_tokenizer(folder: Path, files: TokenizerFiles, tokenizer: Tokenizer, max_tokens: int) -> None:
     """Write the files of ``tokenizer``, which ``files`` made; ``max_tokens``: what its model has positions for.
 
-    Raises ``UserError`` where no tokenizer of Hugging Face's gives the same ids.
+    Raises ``UserError`` if no tokenizer of Hugging Face's gives the same ids.
     """
     if tokenizer.name == "GPT2BPETokenizer":
         vocabulary = read_definition("--vocab-file", files.vocab_file, tokenizer.name)

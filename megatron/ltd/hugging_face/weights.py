@@ -147,7 +147,7 @@ def _read(stored: _Stored) -> Tensor:
 
 
 def _all_tensors(folder: Path) -> dict[str, _Stored]:
-    """Every tensor of ``folder`` by its key. Raises ``UserError`` where a file is missing or damaged."""
+    """Every tensor of ``folder`` by its key. Raises ``UserError`` if a file is missing or damaged."""
     if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
         names = _indexed_files(folder)
     else:

@@ -84,5 +84,5 @@ _current_cache: ContextVar[KeyValueCache | None] = ContextVar("key_value_cache",
 
 
 def current_cache() -> KeyValueCache | None:
-    """The cache of the tokens being computed, or None where all of them are."""
+    """The cache of the tokens being computed, or None if all of them are."""
     return _current_cache.get()

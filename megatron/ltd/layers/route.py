@@ -51,7 +51,9 @@ class Route:
         num_kept_tokens = self.plan.kept_tokens[layer_number - 1]
         if num_kept_tokens == self.plan.seq_length:
             return None
-        return self.method.select(self.samples, layer_number, num_kept_tokens)
+        kept_BK = self.method.select(self.samples, layer_number, num_kept_tokens)
+        self.method.check_selection(kept_BK, self.samples, layer_number, num_kept_tokens)
+        return kept_BK
 
 
 _current_route: ContextVar[Route | None] = ContextVar("route", default=None)

@@ -30,7 +30,7 @@ from megatron.ltd.models.config import LayersConfig
 def uses_transformer_engine(config: LayersConfig, device: torch.device) -> bool:
     """Whether the layers are Transformer Engine's: asked for, or ``auto`` on CUDA where it is installed.
 
-    Raises ``UserError`` where it is asked for and cannot be had.
+    Raises ``UserError`` if it is asked for and cannot be had.
     """
     available = device.type == "cuda" and importlib.util.find_spec("transformer_engine") is not None
     if config.transformer_impl == "auto":

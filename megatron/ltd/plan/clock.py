@@ -92,7 +92,7 @@ class RunClock:
     def schedule(self, iteration: int = 0, consumed: Mapping[Clock, int] | None = None) -> dict[str, Any]:
         """The learning-rate schedule as arguments of ``OptimizerParamScheduler``, its steps on this clock.
 
-        Raises ``UserError`` where the warm-up is not shorter than the decay.
+        Raises ``UserError`` if the warm-up is not shorter than the decay.
         """
         flags = self.optimizer
         ahead = self._ahead(self.unit, iteration, consumed)
@@ -144,7 +144,7 @@ class RunClock:
         return {**self.method.settings, **batch, "lr_clock": self.unit, **rate}
 
     def _horizon(self, name: str, ahead: int) -> int | None:
-        """Where ``--<name>-iters``, ``-samples`` or ``-tokens`` falls on the clock; None where none is given."""
+        """Where ``--<name>-iters``, ``-samples`` or ``-tokens`` falls on the clock; None if none is given."""
         tokens, iters, samples = (getattr(self.optimizer, f"{name}_{unit}") for unit in ("tokens", "iters", "samples"))
         if tokens is not None:
             return self.from_tokens(tokens)
@@ -162,7 +162,7 @@ class RunClock:
         return None
 
     def _final_decay(self, decay: int, ahead: int) -> int | None:
-        """How long ``--lr-wsd-decay-*`` is on the clock; None where it is not given.
+        """How long ``--lr-wsd-decay-*`` is on the clock; None if it is not given.
 
         Iterations and samples are the last before ``decay``: a step there is longer than one at the start, which keeps
         fewer tokens of fewer samples.
@@ -189,7 +189,8 @@ class RunClock:
         return plan_run_until(self.shape, self.batch, self.method.stages, target, unit)
 
     def _ahead(self, unit: Clock, iteration: int, consumed: Mapping[Clock, int] | None) -> int:
-        """What the run has consumed beyond its plan's count up to ``iteration``; 0 where it followed the plan."""
+        """What the run has consumed beyond its plan's count up to ``iteration``; 0 if it followed the plan."""
         if not iteration or consumed is None:
             return 0
-        return consumed[unit] - plan_run(self.shape, self.batch, self.method.stages, iteration).clock(iteration, unit)
+        done = plan_run(self.shape, self.batch, self.method.stages, iteration)
+        return done.ahead(iteration, consumed[unit], unit)

@@ -3,8 +3,7 @@
     embedding | layer | layer | ... | layer | end          places, over pipeline stages
     [ V/t x H ]  [ H x Q/t ... ]            [ norm, head ]  split over t tensor-parallel processes, or whole
 
-A last stage that is not the first holds a copy of an embedding that the head shares. The whole model's number alone is
-``accounting.num_parameters``, which the sum of all places equals. No torch here.
+A last stage that is not the first holds a copy of an embedding that the head shares. No torch here.
 """
 
 from __future__ import annotations
@@ -69,12 +68,17 @@ class ModelParameters:
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """A model's shape, and its parameters by place. ``outputs`` says what the model tells apart."""
+    """A model's shape, and its parameters by place."""
 
     shape: ModelShape
     parameters: ModelParameters
-    num_parameters: int
     outputs: str
+    """What the model's outputs are, such as "vocabulary 50304"."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the whole model, exactly."""
+        return self.parameters.total
 
 
 def norm_parameters(hidden_size: int, *, norm_bias: bool) -> Parameters:

@@ -144,8 +144,16 @@ class RunPlan:
         return 1 - Fraction(self.layer_tokens(num_steps), self.tokens(num_steps) * self.shape.num_layers)
 
     def clock(self, num_steps: int, unit: Clock) -> int:
-        """Where the clock stands after ``num_steps`` steps: layer tokens, raw tokens or samples."""
+        """Value of the clock after ``num_steps`` steps: layer tokens, raw tokens or samples."""
         return {"layer-tokens": self.layer_tokens, "tokens": self.tokens, "samples": self.samples}[unit](num_steps)
+
+    def ahead(self, iteration: int, consumed: int, unit: Clock) -> int:
+        """How much more than planned a run has ``consumed`` in its first ``iteration`` steps, in ``unit``.
+
+        0 if the run followed this plan from its start; a run that was continued with another method or batch did not.
+        Steps after the end of the plan are planned to consume nothing.
+        """
+        return consumed - self.clock(min(iteration, self.num_steps), unit)
 
 
 def plan_run(shape: ModelShape, batch: BatchSchedule, method_stages: PlanStages, num_steps: int) -> RunPlan:

@@ -72,7 +72,7 @@ def _open_vit(config: RunConfig) -> Task:
 
 
 def _check_vit(config: RunConfig) -> None:
-    """Raises ``UserError`` where no images are named; a plan needs them only to count their classes."""
+    """Raises ``UserError`` if no images are named; a plan needs them only to count their classes."""
     if not config.planning.plan or config.model.num_classes is None:
         config.data.check_given()
 

@@ -79,9 +79,9 @@ class Task(Protocol):
         return self.sizes.num_parameters
 
     @property
-    def num_token_ids(self) -> int:
-        """How many ids the samples' tokens have. Asked where a method learns of them."""
-        ...
+    def num_token_ids(self) -> int | None:
+        """Number of ids that tokens have; None if tokens have no ids, or no loss of their own."""
+        return None
 
     @property
     def special_ids(self) -> tuple[int, ...]:
@@ -107,7 +107,7 @@ class Task(Protocol):
     def open_imported(self, folder: Path) -> tuple[ImportedModel, Mapping[str, Any], Mapping[str, Any]]:
         """The Hugging Face model in ``folder``, and what of it, by id, must equal which settings of this run.
 
-        Raises ``UserError`` where the task cannot start from such a model.
+        Raises ``UserError`` if the task cannot start from such a model.
         """
         raise UserError(
             f"--load {folder} holds a Hugging Face model, and this command starts from its own checkpoints only: name "
@@ -123,7 +123,7 @@ class Task(Protocol):
     def build_data(
         self, train_samples: int, valid_samples: int, *, reads: bool
     ) -> tuple[SampleSource | None, SampleSource | None]:
-        """The training samples of the whole run and those of one evaluation (None where 0). Every rank calls this.
+        """The training samples of the whole run and those of one evaluation (None if 0). Every rank calls this.
 
         ``reads``: this rank reads them; where it does not, both are None. Raises ``UserError``.
         """

@@ -50,7 +50,7 @@ class BertClassification(Task):
         self.vocab_size = model_vocab_size(
             config.tokenizer, self.tokenizer.vocab_size, config.parallel.tensor_model_parallel_size
         )
-        self.objective = Classification(len(self.classes), self._ask)
+        self.objective = Classification(len(self.classes), self._call)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -78,14 +78,6 @@ class BertClassification(Task):
     @property
     def sizes(self) -> ModelSizes:
         return classifier_sizes(self.model, self.vocab_size, len(self.classes))
-
-    @property
-    def num_token_ids(self) -> int:
-        """Raises ``UserError``: no token has a loss of its own to learn from."""
-        raise UserError(
-            "--token-bypass-selector is importance: it is learned of each token's loss, and a class is the whole "
-            "sample's; use random"
-        )
 
     def new_weights(self, stored: Mapping[str, Any]) -> tuple[str, ...]:
         """The head, but where the checkpoint tells the same classes apart; and the pooler where it had none."""
@@ -121,7 +113,7 @@ class BertClassification(Task):
         """See ``data.labelled_rows.build_sentence_batch``; samples are never sharded (no context parallelism)."""
         return build_sentence_batch
 
-    def _ask(self, model: nn.Module, batch: SentenceBatch) -> Tensor:
+    def _call(self, model: nn.Module, batch: SentenceBatch) -> Tensor:
         assert batch.padding_BS is not None, "sentences say what is padding"
         types_BS = batch.types_BS if self.model.sentence_types else None
         return model(batch.tokens_BS, ~batch.padding_BS, types_BS)

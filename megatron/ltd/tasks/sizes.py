@@ -9,13 +9,7 @@ import dataclasses
 
 from megatron.ltd.models.config import LayersConfig, ModelConfig
 from megatron.ltd.models.encoder_config import BertModelConfig, ViTConfig
-from megatron.ltd.plan.accounting import (
-    ModelShape,
-    num_bert_head_parameters,
-    num_classifier_parameters,
-    num_image_parameters,
-    num_parameters,
-)
+from megatron.ltd.plan.accounting import ModelShape
 from megatron.ltd.plan.parameters import ModelParameters, ModelSizes, Parameters, layer_parameters, norm_parameters
 
 
@@ -23,13 +17,6 @@ def gpt_sizes(model: ModelConfig, vocab_size: int) -> ModelSizes:
     """A GPT on ``vocab_size`` ids, padding of the vocabulary included."""
     shape = model.shape(vocab_size)
     hidden, norm_bias = shape.hidden_size, _norm_bias(model)
-    total = num_parameters(
-        shape,
-        tied_embeddings=model.tied_embeddings,
-        learned_positions=model.learned_positions,
-        linear_bias=model.add_bias_linear,
-        norm_bias=norm_bias,
-    )
     words = Parameters(vocab_size * hidden)
     end = norm_parameters(hidden, norm_bias=norm_bias)
     parameters = ModelParameters(
@@ -39,16 +26,13 @@ def gpt_sizes(model: ModelConfig, vocab_size: int) -> ModelSizes:
         end if model.tied_embeddings else end + words,
         words if model.tied_embeddings else Parameters(),
     )
-    return ModelSizes(shape, parameters, total, f"vocabulary {vocab_size}")
+    return ModelSizes(shape, parameters, f"vocabulary {vocab_size}")
 
 
 def bert_sizes(model: BertModelConfig, vocab_size: int) -> ModelSizes:
     """A BERT that guesses hidden tokens, and where it has a head for it the order of two sentences."""
     gpt = gpt_sizes(model, vocab_size)
     hidden, norm_bias = model.hidden_size, _norm_bias(model)
-    total = gpt.num_parameters + num_bert_head_parameters(
-        gpt.shape, sentence_order=model.bert_binary_head, norm_bias=norm_bias
-    )
     head = Parameters(vocab_size, hidden * hidden + hidden) + norm_parameters(hidden, norm_bias=norm_bias)
     if model.bert_binary_head:
         head += Parameters(whole=hidden * hidden + hidden + 2 * hidden + 2)
@@ -57,21 +41,13 @@ def bert_sizes(model: BertModelConfig, vocab_size: int) -> ModelSizes:
         embedding=gpt.parameters.embedding + Parameters(whole=model.sentence_types * hidden),
         end=gpt.parameters.end + head,
     )
-    return dataclasses.replace(gpt, parameters=parameters, num_parameters=total)
+    return dataclasses.replace(gpt, parameters=parameters)
 
 
 def classifier_sizes(model: BertModelConfig, vocab_size: int, num_classes: int) -> ModelSizes:
     """A BERT that tells ``num_classes`` classes apart."""
     shape = dataclasses.replace(model.shape(num_classes), head_tokens=1)
     hidden, norm_bias = model.hidden_size, _norm_bias(model)
-    total = num_classifier_parameters(
-        shape,
-        vocab_size=vocab_size,
-        learned_positions=model.learned_positions,
-        sentence_types=model.sentence_types,
-        linear_bias=model.add_bias_linear,
-        norm_bias=norm_bias,
-    )
     end = norm_parameters(hidden, norm_bias=norm_bias)
     parameters = ModelParameters(
         shape.num_layers,
@@ -79,7 +55,7 @@ def classifier_sizes(model: BertModelConfig, vocab_size: int, num_classes: int) 
         _layer(model, shape),
         end + Parameters(whole=(hidden + 1) * (hidden + num_classes)),
     )
-    return ModelSizes(shape, parameters, total, f"vocabulary {vocab_size}, {num_classes} classes")
+    return ModelSizes(shape, parameters, f"vocabulary {vocab_size}, {num_classes} classes")
 
 
 def vit_sizes(model: ViTConfig, num_classes: int) -> ModelSizes:
@@ -92,8 +68,7 @@ def vit_sizes(model: ViTConfig, num_classes: int) -> ModelSizes:
         _layer(model, shape),
         norm_parameters(hidden, norm_bias=norm_bias) + Parameters(whole=(hidden + 1) * num_classes),
     )
-    total = num_image_parameters(shape, linear_bias=model.add_bias_linear, norm_bias=norm_bias)
-    return ModelSizes(shape, parameters, total, f"{num_classes} classes")
+    return ModelSizes(shape, parameters, f"{num_classes} classes")
 
 
 def _norm_bias(model: LayersConfig) -> bool:

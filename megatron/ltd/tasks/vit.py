@@ -62,11 +62,6 @@ class ViT(Task):
     def sizes(self) -> ModelSizes:
         return vit_sizes(self.config.model, len(self.classes))
 
-    @property
-    def num_token_ids(self) -> int:
-        """Raises ``UserError``: the tokens of an image have no ids to learn of."""
-        raise UserError("--token-bypass-selector is importance: images have no vocabulary to learn it of; use random")
-
     def new_weights(self, stored: Mapping[str, Any]) -> tuple[str, ...]:
         """The head, where the checkpoint tells other classes apart."""
         return () if same_classes(stored["order"], self.order) else (vit.HEAD,)

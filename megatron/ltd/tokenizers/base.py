@@ -57,7 +57,7 @@ def read_definition(flag: str, path: str | None, tokenizer_type: str) -> bytes:
 
 @contextmanager
 def needs_tokenizers(asked_for: str) -> Iterator[None]:
-    """Around an import that needs the package ``tokenizers``. Raises ``UserError`` where it is not installed."""
+    """Around an import that needs the package ``tokenizers``. Raises ``UserError`` if it is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:

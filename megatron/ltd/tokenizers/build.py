@@ -65,7 +65,7 @@ def build_wordpiece(config: TokenizerFiles) -> WordPieceTokenizer:
 def planned_vocab_size(config: TokenizerConfig, tensor_parallel_size: int) -> int:
     """The vocabulary that the model of a run will have [tokens], where the tokenizer's files need not be here yet.
 
-    They are read where they are; else ``--vocab-size`` counts alone. Raises ``UserError`` where neither is there.
+    They are read where they are; else ``--vocab-size`` counts alone. Raises ``UserError`` if neither is there.
     """
     files = [path for path in (config.vocab_file, config.merge_file, config.tokenizer_model) if path is not None]
     without_files = config.tokenizer_type is None or (config.tokenizer_type != "ByteTokenizer" and not files)

@@ -11,12 +11,15 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import (
-    check_microbatches,
+    check_batches,
     check_model,
     layers_per_stage,
+    layout_text,
     sequence_runs,
     virtual_stages,
 )
+from megatron.ltd.schedules.batch_size import BatchRamp, BatchSchedule
+from tests.support_errors import refused
 
 STAGES = [
     (24, {}, (24,)),
@@ -99,14 +102,14 @@ def test_a_model_that_does_not_fit_is_refused(parallel: dict[str, Any], model: d
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"context_parallel_size": 0}, "--context-parallel-size is 0: it must be at least 1"),
-        ({"decoder_last_pipeline_num_layers": 0, **PP2}, "--decoder-last-pipeline-num-layers is 0"),
-        ({"num_layers_per_virtual_pipeline_stage": 2}, "is given with --pipeline-model-parallel-size 1"),
-        ({"decoder_first_pipeline_num_layers": 2}, "is given with --pipeline-model-parallel-size 1"),
+        ({"context_parallel_size": 0}, ("--context-parallel-size 0", 1)),
+        ({"decoder_last_pipeline_num_layers": 0, **PP2}, ("--decoder-last-pipeline-num-layers 0",)),
+        ({"num_layers_per_virtual_pipeline_stage": 2}, ("--pipeline-model-parallel-size 1",)),
+        ({"decoder_first_pipeline_num_layers": 2}, ("--pipeline-model-parallel-size 1",)),
     ],
 )
-def test_flags_that_contradict_each_other_are_refused(flags: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_flags_that_contradict_each_other_are_refused(flags: dict[str, Any], message: tuple[object, ...]) -> None:
+    with refused(*message):
         ParallelConfig(**flags)
 
 
@@ -124,7 +127,28 @@ def test_a_layout_that_does_not_multiply_to_the_processes() -> None:
 
 def test_an_interleaved_pipeline_takes_multiples_of_its_stages() -> None:
     interleaved = ParallelConfig(**PP2, num_layers_per_virtual_pipeline_stage=1)
-    check_microbatches(interleaved, 4, 32)
-    check_microbatches(ParallelConfig(**PP2), 3, 24)
-    with pytest.raises(UserError, match="a global batch of 24 gives each process 3 microbatches"):
-        check_microbatches(interleaved, 3, 24)
+    whole, three_each = BatchSchedule(32, None), BatchSchedule(24, None)
+    check_batches(interleaved, whole, 4, 2)
+    check_batches(ParallelConfig(**PP2), three_each, 4, 2)
+    with refused("--global-batch-size", 24, 3, "--pipeline-model-parallel-size 2"):
+        check_batches(interleaved, three_each, 4, 2)
+    with refused("--global-batch-size", 24, 3):  # the second batch of the ramp
+        check_batches(interleaved, BatchSchedule(32, BatchRamp(16, 8, 100)), 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "data_parallel_size", "num_chunks", "text"),
+    [
+        ({}, 1, 1, ""),
+        ({}, 4, 1, "data 4"),
+        (PP2, 1, 3, "pipeline 2 interleaved in 3 chunks each"),
+        (
+            {**PP2, "tensor_model_parallel_size": 2, "sequence_parallel": True, "use_distributed_optimizer": True},
+            8,
+            1,
+            "tensor 2 with sequence parallelism x pipeline 2 x data 8 with distributed optimizer",
+        ),
+    ],
+)
+def test_a_layout_in_words(flags: dict[str, Any], data_parallel_size: int, num_chunks: int, text: str) -> None:
+    assert layout_text(ParallelConfig(**flags), data_parallel_size, num_chunks) == text

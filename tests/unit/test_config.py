@@ -65,7 +65,7 @@ def test_a_global_batch_is_whole_micro_batches() -> None:
 
 
 def test_full_validation_evaluates() -> None:
-    with pytest.raises(UserError, match="--full-validation is given with --eval-iters 0, which evaluates never"):
+    with pytest.raises(UserError, match="--full-validation.*--eval-iters 0"):
         parse_run_config([*NEEDED, "--full-validation", "--eval-iters", "0"])
 
 
@@ -94,7 +94,7 @@ def test_use_checkpoint_args(tmp_path: Path) -> None:
     _stored(tmp_path / "images", {"model": {"num_layers": 3}})  # of a task that reads no text
     flags = [*NEEDED, "--load", str(tmp_path / "images"), "--use-checkpoint-args"]
     assert parse_run_config(flags).model.num_layers == 3
-    with pytest.raises(UserError, match="holds no checkpoint to take --use-checkpoint-args from"):
+    with pytest.raises(UserError, match="--load .*--use-checkpoint-args"):
         parse_run_config([*NEEDED, "--load", str(tmp_path / "other"), "--use-checkpoint-args"])
 
 

@@ -103,7 +103,7 @@ class JoinedHeads(Arrangement):
 
 
 @dataclass(frozen=True)
-class Turned(Arrangement):
+class Transposed(Arrangement):
     """Theirs is a matrix [in, out] of what ``rows`` arranges as [out, in]."""
 
     rows: Arrangement = SAME

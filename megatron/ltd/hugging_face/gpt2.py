@@ -30,7 +30,7 @@ from megatron.ltd.hugging_face.architecture import (
     Counterpart,
     Heads,
     JoinedHeads,
-    Turned,
+    Transposed,
 )
 from megatron.ltd.hugging_face.config_file import ConfigFile
 from megatron.ltd.models.config import ModelConfig
@@ -131,7 +131,7 @@ def _linear(ours: str, theirs: str, inputs: int, outputs: int, rows: Arrangement
     """Weight and bias of a linear layer; ``rows`` puts the rows [outputs, ...] of either in our order."""
     weight, bias = f"{theirs}weight", f"{theirs}bias"
     return {
-        f"{ours}weight": Counterpart((weight,), ((inputs, outputs),), (outputs, inputs), Turned(rows)),
+        f"{ours}weight": Counterpart((weight,), ((inputs, outputs),), (outputs, inputs), Transposed(rows)),
         f"{ours}bias": Counterpart((bias,), ((outputs,),), (outputs,), rows),
     }
 

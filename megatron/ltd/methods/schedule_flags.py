@@ -49,9 +49,9 @@ class ScheduleFlags:
         @dataclass(frozen=True)
         class RandomLTDConfig(ScheduleFlags, prefix="ltd", kept="min_kept_tokens", default_kept_tokens=128): ...
 
-    has ``ltd_schedule``, ``ltd_min_kept_tokens``, ``ltd_growth_steps`` and so on as fields and flags. The schedule is
-    constant, or growing if growth steps are given; a method for which it is always growing says ``kind="growing"``. By
-    default half of the tokens are kept.
+    has ``ltd_schedule``, ``ltd_min_kept_tokens``, ``ltd_growth_steps`` and so on as fields and flags, after the class's
+    first field, which is the method's switch. By default the schedule is constant, or growing if growth steps are
+    given; with ``kind`` it is that one. By default half of the tokens are kept.
     """
 
     _prefix: ClassVar[str]
@@ -70,6 +70,8 @@ class ScheduleFlags:
         """``kept`` is the name of the flag of kept tokens; ``only_with`` says when blocks can be drawn."""
         super().__init_subclass__()
         cls._prefix, cls._kept, cls._default_kept_tokens = prefix, kept, default_kept_tokens
+        switch, *others = cls.__annotations__.items()
+        cls.__annotations__ = dict([switch])
         chosen = "" if kind else " (default: constant; growing if growth steps are given)"
         fewest = "half of them" if default_kept_tokens is None else str(default_kept_tokens)
         cls._add("schedule", "str" if kind else "str | None", kind, f"{_HELP['schedule']}{chosen}", choices=KINDS)
@@ -79,6 +81,7 @@ class ScheduleFlags:
         cls._add("stages", "tuple[str, ...]", (), _HELP["stages"], metavar="STEP:KEPT")
         cls._add("block_size", "int", 1, f"{only_with}{_HELP['block_size']}")
         cls._add("strata", "int", 1, _HELP["strata"])
+        cls.__annotations__ |= dict(others)
 
     @classmethod
     def _add(cls, name: str, annotation: str, default: Any, text: str, **more: Any) -> None:

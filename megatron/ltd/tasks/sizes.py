@@ -1,6 +1,6 @@
-"""How large the model of each task is, from the flags and the number of its outputs alone. No torch, and no data.
+"""The size of the model of each task, from its flags and its number of outputs. No torch, and no data.
 
-Tasks that are opened and plans that are made beforehand ask here, so that they cannot disagree.
+Both tasks and plans use these functions, so that they cannot differ.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from megatron.ltd.plan.parameters import ModelParameters, ModelSizes, Parameters
 
 
 def gpt_sizes(model: ModelConfig, vocab_size: int) -> ModelSizes:
-    """A GPT on ``vocab_size`` ids, padding of the vocabulary included."""
+    """A GPT with ``vocab_size`` ids, including the padding of the vocabulary."""
     shape = model.shape(vocab_size)
     hidden, norm_bias = shape.hidden_size, _norm_bias(model)
     words = Parameters(vocab_size * hidden)
@@ -30,7 +30,7 @@ def gpt_sizes(model: ModelConfig, vocab_size: int) -> ModelSizes:
 
 
 def bert_sizes(model: BertModelConfig, vocab_size: int) -> ModelSizes:
-    """A BERT that guesses hidden tokens, and where it has a head for it the order of two sentences."""
+    """A BERT with the masked-LM head, and if enabled the head for the order of two sentences."""
     gpt = gpt_sizes(model, vocab_size)
     hidden, norm_bias = model.hidden_size, _norm_bias(model)
     head = Parameters(vocab_size, hidden * hidden + hidden) + norm_parameters(hidden, norm_bias=norm_bias)
@@ -45,7 +45,7 @@ def bert_sizes(model: BertModelConfig, vocab_size: int) -> ModelSizes:
 
 
 def classifier_sizes(model: BertModelConfig, vocab_size: int, num_classes: int) -> ModelSizes:
-    """A BERT that tells ``num_classes`` classes apart."""
+    """A BERT with a classification head of ``num_classes``."""
     shape = dataclasses.replace(model.shape(num_classes), head_tokens=1)
     hidden, norm_bias = model.hidden_size, _norm_bias(model)
     end = norm_parameters(hidden, norm_bias=norm_bias)
@@ -59,7 +59,7 @@ def classifier_sizes(model: BertModelConfig, vocab_size: int, num_classes: int) 
 
 
 def vit_sizes(model: ViTConfig, num_classes: int) -> ModelSizes:
-    """A vision transformer that tells ``num_classes`` classes apart."""
+    """A vision transformer with a head of ``num_classes``."""
     shape = model.shape(num_classes)
     hidden, norm_bias = shape.hidden_size, _norm_bias(model)
     parameters = ModelParameters(

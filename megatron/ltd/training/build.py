@@ -115,11 +115,11 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     taken = start.settle(config, clock.settings(schedule))
 
     train_data, valid_data = _build_data(task, plan, clock, start, mesh, every_stage=method.observes)
-    clock_stands_at = start.clock_stands_at(config, consumed)
+    initial_clock = start.initial_clock(config, consumed)
     enters = any(stage.plan.entry_layers for stage in plan.stages)
     new_weights = task.new_weights(start.stored) if start.checkpoint is not None and config.checkpoint.finetune else ()
     state = _build_state(
-        config, task, schedule, start, clock_stands_at, mesh, learned_V, entry=enters, new_weights=new_weights
+        config, task, schedule, start, initial_clock, mesh, learned_V, entry=enters, new_weights=new_weights
     )
     stepper = Stepper(
         state.chunks,
@@ -208,7 +208,7 @@ def _build_state(
     task: Task,
     schedule: Mapping[str, Any],
     start: Start,
-    clock_stands_at: int | None,
+    initial_clock: int | None,
     mesh: Mesh,
     learned_V: Tensor | None,
     *,
@@ -238,8 +238,8 @@ def _build_state(
             start.checkpoint,
             state,
             weights_only=config.checkpoint.finetune or config.checkpoint.no_load_optim,
-            stored_in_half=start.stored_in_half,
-            clock_stands_at=clock_stands_at,
+            stored_in_low_precision=start.stored_in_low_precision,
+            initial_clock=initial_clock,
             stored_learned=start.stored.get("learned", False),
             new_weights=new_weights,
         )

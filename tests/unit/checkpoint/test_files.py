@@ -53,9 +53,9 @@ def test_publishing_replaces_a_checkpoint_of_the_same_iteration(tmp_path: Path) 
         ("4", [4, 2], None),
         ("10", [10, 4, 2], None),
         (None, [10, 4, 2], "is missing"),
-        ("", [10, 4, 2], "holds no iteration"),
-        ("release", [10, 4, 2], "holds no iteration"),
-        ("7", [10, 4, 2], "names iteration 7, which is not there"),
+        ("", [10, 4, 2], "latest_checkpointed_iteration.txt"),
+        ("release", [10, 4, 2], "latest_checkpointed_iteration.txt"),
+        ("7", [10, 4, 2], "iteration 7"),
     ],
 )
 def test_the_tracker_decides_where_to_begin(
@@ -129,10 +129,10 @@ def test_an_old_checkpoint_that_cannot_be_removed(tmp_path: Path, monkeypatch: p
 
 
 def test_how_to_continue(tmp_path: Path) -> None:
-    assert files.how_to_continue(None) == "nothing was saved, as there is no --save: start again"
+    assert "--save" in files.how_to_continue(None)
     assert files.how_to_continue(str(tmp_path)) == f"nothing was saved in {tmp_path} yet: start again"
     path = write(tmp_path, 3)
-    advice = f"the last whole checkpoint is {path}: continue with --load {tmp_path}"
+    advice = f"the last complete checkpoint is {path}: continue with --load {tmp_path}"
     assert files.how_to_continue(str(tmp_path)) == advice
 
 

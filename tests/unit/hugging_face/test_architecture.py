@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron.ltd.hugging_face.architecture import Architecture, Arrangement, Heads, Joined, JoinedHeads, Turned
+from megatron.ltd.hugging_face.architecture import Architecture, Arrangement, Heads, Joined, JoinedHeads, Transposed
 from megatron.ltd.hugging_face.config_file import ConfigFile
 from megatron.ltd.hugging_face.gpt2 import GPT2
 from megatron.ltd.hugging_face.llama import LLAMA
@@ -82,7 +82,7 @@ ARRANGEMENTS: list[tuple[Arrangement, int]] = [
     (Heads(1, 4, 2), 12),
     (JoinedHeads(Heads(4, 1, 3)), 36),
     (Joined((4, 7, 1)), 12),
-    (Turned(JoinedHeads(Heads(2, 2, 3))), 24),
+    (Transposed(JoinedHeads(Heads(2, 2, 3))), 24),
 ]
 
 

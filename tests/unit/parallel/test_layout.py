@@ -73,30 +73,30 @@ def test_runs_of_the_sequence(flags: dict[str, Any], runs: int) -> None:
 
 
 PP2: dict[str, Any] = {"pipeline_model_parallel_size": 2}
-REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    ({"pipeline_model_parallel_size": 3}, {}, "--num-layers 4 cannot be divided over --pipeline-model-parallel-size 3"),
+REFUSALS: list[tuple[dict[str, Any], dict[str, Any], tuple[object, ...]]] = [
+    ({"pipeline_model_parallel_size": 3}, {}, ("--num-layers 4", "--pipeline-model-parallel-size 3")),
     ({**PP2, "decoder_first_pipeline_num_layers": 1, "decoder_last_pipeline_num_layers": 2}, {},
-     "--decoder-first-pipeline-num-layers 1 and --decoder-last-pipeline-num-layers 2: 1 layers are left for 0"),
-    ({**PP2, "decoder_first_pipeline_num_layers": 4}, {}, "--num-layers 4 leaves 0 layers for 1"),
-    ({**PP2, "num_layers_per_virtual_pipeline_stage": 2}, {}, "--num-layers-per-virtual-pipeline-stage is 2"),
+     ("--num-layers 4", "--decoder-first-pipeline-num-layers 1", "--decoder-last-pipeline-num-layers 2")),
+    ({**PP2, "decoder_first_pipeline_num_layers": 4}, {}, ("--num-layers 4", "--pipeline-model-parallel-size 2")),
+    ({**PP2, "num_layers_per_virtual_pipeline_stage": 2}, {}, ("--num-layers-per-virtual-pipeline-stage 2",)),
     ({**PP2, "num_layers_per_virtual_pipeline_stage": 1, "decoder_first_pipeline_num_layers": 1}, {},
-     "needs stages of equal length, and they have 1, 3 layers"),
-    ({"tensor_model_parallel_size": 3}, {}, "--num-attention-heads 16 is not a multiple of --tensor-model-parallel-si"),
+     ("--num-layers-per-virtual-pipeline-stage 1", "1, 3 layers")),
+    ({"tensor_model_parallel_size": 3}, {}, ("--num-attention-heads 16", "--tensor-model-parallel-size 3")),
     ({"tensor_model_parallel_size": 4}, {"group_query_attention": True, "num_query_groups": 2},
-     "--num-query-groups 2 is not a multiple of --tensor-model-parallel-size 4"),
-    ({"tensor_model_parallel_size": 4}, {"ffn_hidden_size": 6}, "--ffn-hidden-size 6 is not a multiple of"),
-    ({"context_parallel_size": 2}, {"seq_length": 30}, "--seq-length 30 is not a multiple of 4, the runs that 2 x "
-     "--context-parallel-size 2 cut it in"),
+     ("--num-query-groups 2", "--tensor-model-parallel-size 4")),
+    ({"tensor_model_parallel_size": 4}, {"ffn_hidden_size": 6}, ("--ffn-hidden-size 6",)),
+    ({"context_parallel_size": 2}, {"seq_length": 30}, ("--seq-length 30", 4, "2 x --context-parallel-size 2")),
     ({"tensor_model_parallel_size": 4, "sequence_parallel": True}, {"seq_length": 30},
-     "--seq-length 30 is not a multiple of 4, the runs that --tensor-model-parallel-size 4 with --sequence-parallel"),
+     ("--seq-length 30", 4, "--tensor-model-parallel-size 4", "--sequence-parallel")),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("parallel", "model", "message"), REFUSALS)
-def test_a_model_that_does_not_fit_is_refused(parallel: dict[str, Any], model: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError) as refused:
+@pytest.mark.parametrize(("parallel", "model", "names"), REFUSALS)
+def test_a_model_that_does_not_fit_is_refused(
+    parallel: dict[str, Any], model: dict[str, Any], names: tuple[object, ...]
+) -> None:
+    with refused(*names):
         check_model(ParallelConfig(**parallel), ModelConfig(**({"num_layers": 4} | model)))
-    assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

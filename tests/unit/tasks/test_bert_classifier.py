@@ -105,7 +105,7 @@ def test_one_command_starts_from_the_pretrained_and_goes_on(
     parts = [*command, "--exit-interval", "4", "--load", str(tmp_path / "parts"), *weights_of]
     for _ in range(2):
         found = pretrain(parts, tmp_path / "parts")
-    assert "starting anew" in capsys.readouterr().out
+    assert "not loaded from the checkpoint: " in capsys.readouterr().out
     assert found.column("loss") == straight.column("loss") and len(found.column("loss")) == 6
 
 
@@ -193,7 +193,7 @@ def test_a_shorter_length_keeps_the_pretrained_positions(
         pass
     with built(command, tmp_path):
         pass
-    assert "starting from initial weights: name those of a pretrained BERT with --load" in capsys.readouterr().out
+    assert "--load and --finetune to start from a pretrained BERT" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -80,4 +80,4 @@ def test_from_books_to_report(repository: Path, tmp_path: Path, sources: list[st
     assert 3.0 < record["baselines"]["masked_lm_loss"] < 6.2 and "by the frequencies of tokens alone" in page
     assert "| bag of words, logistic regression |" in page and "| no pretraining | 1 |" in page
     console = (work / "finetuned-random-ltd-layer-drop-seed1" / "console.log").read_text()
-    assert "weights only" in console and "starting anew" in console
+    assert "weights only" in console and "not loaded from the checkpoint" in console

@@ -14,6 +14,7 @@ from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.tasks import BERT, BERT_CLASSIFIER
 from tests.docs.documents import code_blocks
 from tests.regression.runs import metrics, snapshot
+from tests.support_processes import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,7 @@ def run(repository: Path, cwd: Path, *arguments: str, **settings: str) -> subpro
     return subprocess.run(
         ["bash", str(repository / FOLDER / "run.sh"), *arguments],
         env={**kept, "OMP_NUM_THREADS": "1", "VENV": sys.prefix, "GPUS_PER_NODE": "0", **settings},
-        cwd=cwd, capture_output=True, text=True, check=False, timeout=400,
+        cwd=cwd, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS,
     )  # fmt: skip
 
 

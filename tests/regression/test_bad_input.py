@@ -15,6 +15,7 @@ import pytest
 from megatron.ltd.parallel.mesh import refuse_broken_transformer_engine
 from tests.regression.runs import refusal, run_status, snapshot, tiny_flags
 from tests.support_errors import assert_names, refused
+from tests.support_processes import PATIENCE_SECONDS
 
 FLAGS = {
     "kept tokens above S": (
@@ -170,7 +171,9 @@ def _preprocess(repository: Path, source: Path, *more: str) -> subprocess.Comple
     command = [sys.executable, "tools/preprocess_data.py", "--input", str(source), "--tokenizer-type", "ByteTokenizer"]
     command += ["--output-prefix", str(source.with_suffix("")), *more]
     environment = os.environ | {"PYTHONPATH": str(repository)}
-    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, cwd=repository, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
 
 
 @pytest.mark.parametrize(
@@ -195,7 +198,9 @@ def test_half_installed_transformer_engine(repository: Path, data: str, tmp_path
     (tmp_path / "transformer_engine" / "__init__.py").write_text(BROKEN_ENGINE)
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{repository}"}
     command = [sys.executable, str(repository / "pretrain_gpt_ltd.py"), *tiny_flags(data, "--save", tmp_path / "out")]
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1, ended.stderr
     for fragment in ("transformer_engine", "empty `transformer-engine` meta package", "pip uninstall", ">=2.9,<2.12"):
         assert fragment in ended.stderr
@@ -207,7 +212,7 @@ def test_transformer_engine_without_its_torch_part(tmp_path: Path, monkeypatch: 
     (tmp_path / "transformer_engine" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     try:
-        with refused("transformer_engine.py"):
+        with refused("transformer_engine.pytorch", "pip uninstall transformer-engine"):
             refuse_broken_transformer_engine()
     finally:
         del sys.modules["transformer_engine"]

@@ -13,6 +13,7 @@ from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.training.step import Stepper
 from tests.regression.processes import started, steps_logged, wait_for
 from tests.regression.runs import metrics, run_status, snapshot, tiny_flags
+from tests.support_processes import PATIENCE_SECONDS
 
 
 def _resume(data: str, folder: Path, *more: object) -> tuple[int, str]:
@@ -33,7 +34,7 @@ def test_signals_to_the_process(
     with started(tiny_flags(data, *flags, "--save-interval", 3, *more)) as process:
         wait_for(process, lambda: checkpoint_files.read_tracker(tmp_path) is not None)
         os.killpg(process.pid, number)
-        stderr = process.communicate(timeout=60)[1]
+        stderr = process.communicate(timeout=PATIENCE_SECONDS)[1]
     assert (process.returncode, stderr) == (status, said)
     latest = checkpoint_files.read_tracker(tmp_path)
     assert latest == steps_logged(tmp_path)

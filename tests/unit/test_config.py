@@ -16,6 +16,7 @@ from megatron.ltd.config import PARTS, TASK_PARTS
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag_name
 from megatron.ltd.forecast.config import PlanConfig
+from tests.support_processes import PATIENCE_SECONDS
 
 NEEDED = ["--lr", "1e-3", "--train-iters", "10"]
 
@@ -120,5 +121,7 @@ def test_reading_the_command_line_imports_no_torch(repository: Path) -> None:
         "heavy = {'torch', 'megatron.core', 'transformers', 'sentencepiece'} & sys.modules.keys()\n"
         "assert not heavy, heavy"
     )
-    ended = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert ended.returncode == 0, ended.stderr

@@ -1,4 +1,4 @@
-"""One microbatch of BERT's pretraining: the tensors that are made of its samples.
+"""One microbatch of BERT's pretraining: samples to tensors.
 
 Shapes: B samples of a microbatch, S sequence. Not here: what a sample holds (``data.bert_datasets``).
 """
@@ -35,7 +35,7 @@ class BertBatch(Microbatch):
 def build_bert_batch(
     samples: Sequence[Mapping[str, Any]], sample_ids: Sequence[int], *, whole_tokens: bool = False
 ) -> BertBatch:
-    """Stack samples of ``build_bert_datasets``. ``whole_tokens``: for a method that chooses by tokens."""
+    """Stack samples of ``build_bert_datasets``. ``whole_tokens``: for a method that selects by tokens."""
 
     def stacked(name: str) -> Tensor:
         return torch.from_numpy(numpy.stack([sample[name] for sample in samples]))

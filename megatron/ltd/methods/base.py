@@ -232,11 +232,14 @@ class Entry:
     config_class: type
     """The method's flags; ``config.enabled`` is True if the method is on."""
     build: Callable[[Any, ModelFacts], Method]
-    growth: str | None = None
-    """The field of ``config_class`` with the number of steps over which kept tokens grow; None if there is none.
 
-    Then ``config.grows`` is True if the chosen schedule grows.
-    """
+    @property
+    def growth(self) -> str | None:
+        """The field of ``config_class`` with the steps over which kept tokens grow; None without ``ScheduleFlags``.
+
+        Then ``config.grows`` is True if the chosen schedule grows.
+        """
+        return getattr(self.config_class, "growth", None)
 
 
 def build_method(entries: Mapping[str, Entry], configs: Mapping[str, Any], facts: ModelFacts) -> Method:

@@ -54,6 +54,8 @@ class ScheduleFlags:
     given; with ``kind`` it is that one. By default half of the tokens are kept.
     """
 
+    growth: ClassVar[str]
+    """The name of the field of growth steps."""
     _prefix: ClassVar[str]
     _kept: ClassVar[str]
     _default_kept_tokens: ClassVar[int | None]
@@ -70,6 +72,7 @@ class ScheduleFlags:
         """``kept`` is the name of the flag of kept tokens; ``only_with`` says when blocks can be drawn."""
         super().__init_subclass__()
         cls._prefix, cls._kept, cls._default_kept_tokens = prefix, kept, default_kept_tokens
+        cls.growth = f"{prefix}_growth_steps"
         switch, *others = cls.__annotations__.items()
         cls.__annotations__ = dict([switch])
         chosen = "" if kind else " (default: constant; growing if growth steps are given)"

@@ -19,6 +19,7 @@ from tests.methods.cases import CASES
 from tests.support_errors import refused
 
 FACTS = ModelFacts(num_layers=3, seq_length=8, seed=1)
+OFF = {name: entry.config_class() for name, entry in METHODS.items()}
 
 
 def test_a_dense_plan_keeps_everything() -> None:
@@ -37,9 +38,8 @@ def test_the_dense_method_is_one_stage() -> None:
 def test_the_switch_decides_what_is_built() -> None:
     on = RandomLTDConfig(random_ltd=True, ltd_min_kept_tokens=2, ltd_growth_steps=4, ltd_granularity=2)
     off = RandomLTDConfig(random_ltd=False, ltd_min_kept_tokens=2, ltd_growth_steps=4, ltd_granularity=2)
-    no_depth = {"layer_drop": LayerDropConfig(), "token_bypass": TokenBypassConfig()}
-    assert isinstance(build_method(METHODS, {"random_ltd": on} | no_depth, FACTS), RandomLTD)
-    assert build_method(METHODS, {"random_ltd": off} | no_depth, FACTS) == Dense(FACTS)
+    assert isinstance(build_method(METHODS, OFF | {"random_ltd": on}, FACTS), RandomLTD)
+    assert build_method(METHODS, OFF | {"random_ltd": off}, FACTS) == build_method(METHODS, OFF, FACTS) == Dense(FACTS)
 
 
 def test_a_routing_and_a_depth_method_compose() -> None:
@@ -48,8 +48,7 @@ def test_a_routing_and_a_depth_method_compose() -> None:
     depth = LayerDropConfig(layer_drop=True, layer_drop_theta=0.5, layer_drop_gamma=0.3)
     routing = RandomLTD.build(tokens, FACTS)
     dropping = LayerDrop.build(depth, FACTS)
-    others = {"token_bypass": TokenBypassConfig()}
-    both = build_method(METHODS, {"random_ltd": tokens, "layer_drop": depth} | others, FACTS)
+    both = build_method(METHODS, OFF | {"random_ltd": tokens, "layer_drop": depth}, FACTS)
     walked = [StepPlan(8, routing.plan(step).kept_tokens, dropping.plan(step).keep_probability) for step in range(30)]
     assert [both.plan(step) for step in range(30)] == walked
     assert [plan for _, steps, plan in both.stages(30) for _ in range(steps)] == walked
@@ -64,9 +63,8 @@ def test_a_routing_and_a_depth_method_compose() -> None:
 def test_two_methods_of_a_kind_are_refused() -> None:
     entries = METHODS | {"another": dataclasses.replace(METHODS["random_ltd"], flag="--another")}
     on = RandomLTDConfig(random_ltd=True, ltd_min_kept_tokens=2, ltd_growth_steps=4, ltd_granularity=2)
-    configs = {"random_ltd": on, "another": on, "layer_drop": LayerDropConfig(), "token_bypass": TokenBypassConfig()}
     with refused("--random-ltd", "--another"):
-        build_method(entries, configs, FACTS)
+        build_method(entries, OFF | {"random_ltd": on, "another": on}, FACTS)
 
 
 def test_every_method_has_its_line_in_the_matrix() -> None:
@@ -76,7 +74,7 @@ def test_every_method_has_its_line_in_the_matrix() -> None:
 def test_a_learning_method_composes_with_a_depth_method() -> None:
     bypass = TokenBypassConfig(token_bypass=True, token_bypass_kept_tokens=4, token_bypass_special_ids=(2,))
     depth = LayerDropConfig(layer_drop=True, layer_drop_theta=0.5, layer_drop_gamma=0.3)
-    configs = {"random_ltd": RandomLTDConfig(), "layer_drop": depth, "token_bypass": bypass}
+    configs = OFF | {"layer_drop": depth, "token_bypass": bypass}
     both, alone = build_method(METHODS, configs, FACTS), TokenBypass.build(bypass, FACTS)
     assert both.observes and both.plan(3).entry_layers == alone.plan(3).entry_layers == {2}
     losses_2V = torch.tensor([[2.0, 0, 0, 0, 9], [1, 0, 0, 0, 3]], dtype=torch.float64)

@@ -12,8 +12,9 @@ import torch.distributed as dist
 from megatron.ltd.errors import RunStopped
 from megatron.ltd.parallel.rendezvous import store_of_this_start
 from tests.support_errors import refused
+from tests.support_processes import PATIENCE_SECONDS
 
-LONG = timedelta(seconds=20)
+LONG = timedelta(seconds=PATIENCE_SECONDS)
 
 
 def start(store: dist.Store, world_size: int, first_last: bool) -> list[dist.Store]:

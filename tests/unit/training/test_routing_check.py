@@ -93,9 +93,9 @@ def test_it_is_cheap() -> None:
     method = random_ltd(small_model(num_layers=24, seq_length=2048), 1024)
     route = Route(method.plan(0), method, Samples(IDS))
     layer_digests(route)
-    started = time.perf_counter()
+    started = time.process_time()
     layer_digests(route)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_what_is_learned_counts_where_tokens_are_chosen() -> None:

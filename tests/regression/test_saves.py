@@ -20,6 +20,7 @@ from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.checkpoint.rank_shard import RankPlan
 from tests.regression.processes import patched_script, started, steps_logged, wait_for
 from tests.regression.runs import metrics, run_status, tiny_flags
+from tests.support_processes import PATIENCE_SECONDS
 
 MODES = {"sync": (), "async": ("--async-save",)}
 both_modes = pytest.mark.parametrize("mode", MODES.values(), ids=MODES.keys())
@@ -96,7 +97,7 @@ def test_training_goes_on_and_what_is_written_does_not_change(
 
     def wait(partial: Path) -> None:
         iteration = int(partial.name[5:12])
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while steps_logged(tmp_path) < min(iteration + 2, 6) and time.monotonic() < deadline:
             time.sleep(0.01)
         (tmp_path / f"written-{iteration}").write_text(str(steps_logged(tmp_path)))
@@ -199,7 +200,7 @@ def test_a_signal_to_everyone_in_the_first_save(data: str, tmp_path: Path) -> No
     with started([*flags, "--async-save", "--num-workers", "1"], script) as process:
         wait_for(process, lambda: any(tmp_path.glob("iter_0000003.*.partial")))
         os.killpg(process.pid, signal.SIGTERM)
-        assert process.communicate(timeout=60)[1] == ""
+        assert process.communicate(timeout=PATIENCE_SECONDS)[1] == ""
     assert process.returncode == 0
     latest = checkpoint_files.read_tracker(tmp_path)
     assert latest == steps_logged(tmp_path) and latest is not None and tensors(tmp_path, latest)

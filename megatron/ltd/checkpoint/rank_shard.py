@@ -1,4 +1,4 @@
-"""What a rank writes of a checkpoint: its share of a sharded state, in Megatron-Core's format ``torch_dist``.
+"""The files of a checkpoint that one rank writes: its share of the state, in Megatron-Core's format ``torch_dist``.
 
     __<rank>_0.distcp   the rank's tensors          rank 0 also:  common.pt       what is not sharded
                                                                   metadata.json   the format's name
@@ -34,14 +34,14 @@ from megatron.ltd.checkpoint.read import FORMAT, quiet_core
 
 @dataclass(frozen=True)
 class Written:
-    """A rank's share: where in its files each tensor lies, and size and checksum of each file."""
+    """A rank's share: the places of its tensors, and size and checksum of each file."""
 
     results: list[Any]
     files: dict[str, dict[str, int]]
 
 
 class _Strategy(TorchDistSaveShardedStrategy):
-    """Megatron-Core's way to write a sharded state, up to the point where something is written."""
+    """Megatron-Core's strategy, stopped before it writes files."""
 
     def _get_save_and_finalize_callbacks(self, writer: FileSystemWriterAsync, planned: Any) -> Any:
         self.writer, self.index = writer, planned[1]
@@ -89,7 +89,7 @@ class RankPlan:
         return Written(results, files.written_checksums(self._partial, names))
 
     def _write_bucket(self, bucket: Any, check: Callable[[], None]) -> list[Any]:
-        """Write one file of tensors; where in it each lies."""
+        """Write one file of tensors. Returns their places in it."""
         path, name, (raw, tensors) = bucket
         bucket = path, name, (raw, _checked(tensors, check))
         transforms = [self._writer.transforms] if hasattr(self._writer, "transforms") else []
@@ -103,7 +103,7 @@ class RankPlan:
         return outcome
 
     def write_index(self, results: list[list[Any]]) -> None:
-        """Write, on rank 0, where all ranks' tensors lie."""
+        """Write ``.metadata``, the places of all ranks' tensors, on rank 0."""
         self._writer.finish(self._index, results)
 
 

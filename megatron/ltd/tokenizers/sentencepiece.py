@@ -1,8 +1,7 @@
 """A SentencePiece model as a tokenizer.
 
-SentencePiece writes a space as U+2581 and reads U+2581 back as a space. Text that holds that character itself would
-come back changed, so where the model has byte pieces (``train_tokenizer.py`` asks for them) it is encoded by its three
-bytes.
+SentencePiece encodes a space as U+2581 and decodes U+2581 as a space, so that the character itself would be changed. If
+the model has byte pieces, as those of ``train_tokenizer.py`` do, it is encoded as its three bytes.
 
 Not here: training a model (``train``).
 """
@@ -52,7 +51,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._within_text.LoadFromSerializedProto(model + _NO_SPACE_BEFORE)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of ``text``; "</s>" in it is spelled out in ordinary pieces."""
+        """The ids of ``text``; "</s>" in it is encoded as ordinary pieces."""
         if self._space_mark_ids is None or _SPACE_MARK not in text:
             return self._processor.encode(text)
         first, *others = text.split(_SPACE_MARK)
@@ -67,7 +66,7 @@ class SentencePieceTokenizer(Tokenizer):
         return self._processor.decode([token for token in ids if token != self.eod])
 
     def _find_eod(self, source: str) -> int:
-        """The id that ends a document: the model's end of sequence, else a piece that is spelled like one."""
+        """The id that ends a document: the model's end of sequence, else the piece </s> or <eod>."""
         if self._processor.eos_id() >= 0:
             return self._processor.eos_id()
         for piece in ("</s>", "<eod>"):
@@ -75,6 +74,6 @@ class SentencePieceTokenizer(Tokenizer):
             if token != self._processor.unk_id():
                 return token
         raise UserError(
-            f"--tokenizer-model {source}: has no end of sequence, </s> or <eod> to end documents with; train one with "
+            f"--tokenizer-model {source}: has no end of sequence, </s> or <eod>, which ends documents; train one with "
             "train_tokenizer.py"
         )

@@ -16,6 +16,7 @@ from megatron.ltd.hugging_face.model import described_tokenizer
 from megatron.ltd.hugging_face.tokenizer_files import check_tokenizer, write_tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
+from tests.support_errors import refused
 from tests.unit.tokenizers.test_hugging_face import save
 from tests.unit.tokenizers.test_tiktoken_ranks import ranks
 
@@ -116,5 +117,5 @@ def test_what_changes_text_is_refused(trained: dict[str, TokenizerFiles], tmp_pa
 
 
 def test_bytes_have_no_counterpart() -> None:
-    with pytest.raises(UserError, match="ByteTokenizer is the run's, and Hugging Face has no class .*--no-tokenizer"):
+    with refused("ByteTokenizer", "--no-tokenizer"):
         check_tokenizer(build_tokenizer(TokenizerFiles("ByteTokenizer")))

@@ -55,13 +55,8 @@ class _SentencePiece:
 
 
 def check_tokenizer(tokenizer: Tokenizer) -> None:
-<<<<<<< HEAD
-    """Refuse a tokenizer that Hugging Face has no class for. Raises ``UserError``."""
-    if tokenizer.name == "ByteTokenizer" or tokenizer.name in WORDPIECE_TYPES:
-=======
     """Raise ``UserError`` for a tokenizer that Hugging Face has no class for."""
-    if tokenizer.name not in ("GPT2BPETokenizer", "SentencePieceTokenizer"):
->>>>>>> 60451fb23cf98367885f21c0b1ff565852483bb0
+    if tokenizer.name == "ByteTokenizer" or tokenizer.name in WORDPIECE_TYPES:
         raise UserError(
             f"--tokenizer-type {tokenizer.name}: Hugging Face has no class for the tokenizer of this run; use "
             "--no-tokenizer to export without its files"

@@ -47,13 +47,8 @@ class GPT2BPETokenizer(Tokenizer):
         )
 
     def encode(self, text: str) -> list[int]:
-<<<<<<< HEAD
-        """The ids of ``text``; "<|endoftext|>" in it is spelled out in ordinary pieces."""
-        return tiktoken_text.encode(self._encoding, text)
-=======
         """The ids of ``text``; "<|endoftext|>" in it is encoded as ordinary pieces."""
-        return self._encoding.encode_ordinary(text)
->>>>>>> 60451fb23cf98367885f21c0b1ff565852483bb0
+        return tiktoken_text.encode(self._encoding, text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``."""

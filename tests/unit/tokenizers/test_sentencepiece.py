@@ -6,6 +6,7 @@ import io
 import pickle
 from pathlib import Path
 
+import pytest
 import sentencepiece
 
 from megatron.ltd.tokenizers.base import Tokenizer

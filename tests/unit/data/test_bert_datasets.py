@@ -201,9 +201,9 @@ def test_a_split_of_no_document_is_refused(prefix: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"mask_prob": 0.0}, "--mask-prob is 0.0: it must be above 0 and below 1"),
-        ({"mask_prob": 1.0}, "--mask-prob is 1.0"),
-        ({"short_seq_prob": 1.5}, r"--short-seq-prob is 1.5: it must be in \[0, 1\]"),
+        ({"mask_prob": 0.0}, "--mask-prob 0.0: it must be above 0 and below 1"),
+        ({"mask_prob": 1.0}, "--mask-prob 1.0"),
+        ({"short_seq_prob": 1.5}, r"--short-seq-prob 1.5: it must be in \[0, 1\]"),
     ],
 )
 def test_values_refused(values: dict, message: str) -> None:

@@ -99,10 +99,10 @@ def test_a_model_that_does_not_fit_is_refused(parallel: dict[str, Any], model: d
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"context_parallel_size": 0}, "--context-parallel-size is 0: it must be at least 1"),
-        ({"decoder_last_pipeline_num_layers": 0, **PP2}, "--decoder-last-pipeline-num-layers is 0"),
-        ({"num_layers_per_virtual_pipeline_stage": 2}, "is given with --pipeline-model-parallel-size 1"),
-        ({"decoder_first_pipeline_num_layers": 2}, "is given with --pipeline-model-parallel-size 1"),
+        ({"context_parallel_size": 0}, "--context-parallel-size 0: it must be at least 1"),
+        ({"decoder_last_pipeline_num_layers": 0, **PP2}, "--decoder-last-pipeline-num-layers 0"),
+        ({"num_layers_per_virtual_pipeline_stage": 2}, "it has no effect with --pipeline-model-parallel-size 1"),
+        ({"decoder_first_pipeline_num_layers": 2}, "it has no effect with --pipeline-model-parallel-size 1"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(flags: dict[str, Any], message: str) -> None:

@@ -51,7 +51,7 @@ def mesh() -> Iterator[Mesh]:
         ("--context-parallel-size 2", "--context-parallel-size is 2: Megatron-Core's BERT numbers the positions"),
         ("--tokenizer-type ByteTokenizer", "--tokenizer-type is ByteTokenizer: BERT's samples need"),
         ("--seq-length 4", "--seq-length is 4: a sample holds .*; give at least 5"),
-        ("--mask-prob 1.5", "--mask-prob is 1.5"),
+        ("--mask-prob 1.5", "--mask-prob 1.5"),
         ("--reset-attention-mask", "--reset-attention-mask: there is no such flag"),
     ],
 )

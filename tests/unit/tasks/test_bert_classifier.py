@@ -202,7 +202,7 @@ def test_a_shorter_length_keeps_the_pretrained_positions(
         (["--valid-data-path", "no.jsonl"], "--valid-data-path no.jsonl: cannot be read"),
         (["--context-parallel-size", "2"], "--context-parallel-size is 2"),
         (["--tokenizer-type", "ByteTokenizer"], "--tokenizer-type is ByteTokenizer"),
-        (["--label-column", "text"], "--label-column text is a column of sentences too"),
+        (["--label-column", "text"], "--label-column text: it is also a column"),
         (["--label-column", "gold"], r'train.jsonl:1: the label \("gold"\) is missing'),
     ],
 )

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy
 
+from tests.support_processes import PATIENCE_SECONDS
+
 SIZES = ("1.3b", "350m")
 LENGTHS = ("300B", "200B", "150B")
 
@@ -24,7 +26,7 @@ def run(repository: Path, cwd: Path, script: str, *arguments: str, **settings: s
     """A script of the examples as a user runs it, from ``cwd``, where it writes to ``runs``."""
     return subprocess.run(
         ["bash", str(repository / "examples" / script), *arguments],
-        env=environment(**settings), cwd=cwd, capture_output=True, text=True, check=False, timeout=1800,
+        env=environment(**settings), cwd=cwd, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS,
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def test_the_small_version_pretrains_and_finetunes(repository: Path, tmp_path: P
     assert losses[max(losses)] < losses[min(losses)] < 6.5
     kept = [line["kept_tokens"] for (kind, _), line in pretrained.items() if kind == "train"]
     assert kept[0] == 16 and kept[-1] == 64
-    assert "starting anew, not from the checkpoint: binary_head." in printed
+    assert "not loaded from the checkpoint: binary_head." in printed
     accuracies = {step: line["accuracy"] for (kind, step), line in finetuned.items() if kind == "validation"}
     assert accuracies[max(accuracies)] > 0.8
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.docs.example_scripts import environment, run
 from tests.regression.runs import metrics, snapshot
+from tests.support_processes import PATIENCE_SECONDS, child
 
 pytestmark = pytest.mark.slow
 
@@ -128,18 +129,17 @@ def test_other_settings_do_not_continue_a_run(repository: Path, home: Path, trai
 def test_ctrl_c_ends_an_evaluation_in_one_line(repository: Path, home: Path, trained: dict[str, str]) -> None:
     """Without torchrun's report of a failure, and without a process or a score that stays."""
     (home / "interrupted").symlink_to(RUNS / "dense")  # so that its scores go beside it
-    script = subprocess.Popen(
+    with child(
         ["bash", str(repository / "examples/gpt3/evaluate.sh"), "interrupted"],
         env=environment(**TINY), cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    assert script.stdout is not None
-    for line in script.stdout:
-        if "Selected Tasks" in line:
-            break
-    os.killpg(script.pid, signal.SIGINT)
-    said, _ = script.communicate(timeout=600)
+    ) as script:  # fmt: skip
+        assert script.stdout is not None
+        for line in script.stdout:
+            if "Selected Tasks" in line:
+                break
+        os.killpg(script.pid, signal.SIGINT)
+        said, _ = script.communicate(timeout=PATIENCE_SECONDS)
     assert script.returncode == 130 and said.splitlines()[-1] == "stopped; the same command goes on from here", said
     assert "evaluate.py: interrupted" in said and "Traceback" not in said and "Killed" not in said, said
     assert not list((home / "results").rglob("results_*.json"))

@@ -8,58 +8,58 @@ from pathlib import Path
 import pytest
 
 from tests.regression.runs import refusal, run_status, snapshot, tiny_flags
+from tests.support_errors import assert_names
 
 SPEED = ["--plan-peak-tflops", 1, "--plan-mfu", 0.5]
-FLAGS: dict[str, tuple[list[object], list[str]]] = {
-    "no plan": (["--plan-mfu", 0.4], ["--plan-mfu 0.4 is given without --plan", "add --plan"]),
-    "a question without a plan": (["--plan-target-saving", 0.3], ["--plan-target-saving 0.3", "without --plan"]),
-    "a file without a plan": (["--plan-json", "plan.json"], ["--plan-json plan.json", "without --plan"]),
-    "mfu": (["--plan", *SPEED[:2], "--plan-mfu", 1.5], ["--plan-mfu 1.5", "above 0 and at most 1", "such as 0.4"]),
-    "gpu": (["--plan", "--plan-gpu", "abacus"], ["--plan-gpu: invalid choice: 'abacus'", "a100"]),
+FLAGS: dict[str, tuple[list[object], list[object]]] = {
+    "no plan": (["--plan-mfu", 0.4], ["--plan-mfu 0.4", "--plan"]),
+    "a question without a plan": (["--plan-target-saving", 0.3], ["--plan-target-saving 0.3", "--plan"]),
+    "a file without a plan": (["--plan-json", "plan.json"], ["--plan-json", "plan.json", "--plan"]),
+    "mfu": (["--plan", *SPEED[:2], "--plan-mfu", 1.5], ["--plan-mfu 1.5", 0, 1, "0.4"]),
+    "gpu": (["--plan", "--plan-gpu", "abacus"], ["--plan-gpu", "abacus"]),
     "peak of another type": (
         ["--plan", "--plan-gpu", "a100", "--plan-mfu", 0.4],
-        ["--plan-gpu a100", "computes in float32", "--plan-peak-tflops"],
+        ["--plan-gpu", "--plan-peak-tflops"],
     ),
     "both questions": (
         ["--plan", *SPEED, "--plan-target-saving", 0.3, "--plan-gpu-hours", 9],
-        ["--plan-target-saving 0.3 and --plan-gpu-hours 9.0", "keep one"],
+        ["--plan-target-saving 0.3", "--plan-gpu-hours 9.0"],
     ),
     "a growth that is given": (
         ["--plan", "--plan-target-saving", 0.3],
-        ["--plan-target-saving 0.3 finds the growth", "--ltd-growth-steps 5 gives one", "keep one"],
+        ["--plan-target-saving 0.3", "--ltd-growth-steps 5"],
     ),
     "a length that is given": (
         ["--plan", *SPEED, "--plan-gpu-hours", 9],
-        ["--plan-gpu-hours 9 finds the length of the run", "--train-iters 6 gives one", "keep one"],
+        ["--plan-gpu-hours 9", "--train-iters 6"],
     ),
     "gpus": (
         ["--plan", "--plan-gpus", 3, "--tensor-model-parallel-size", 2],
-        ["--plan-gpus 3", "--tensor-model-parallel-size 2", "= 2", "give a multiple of 2"],
+        ["--plan-gpus 3", "--tensor-model-parallel-size 2", 2],
     ),
     "batch": (
         ["--plan", "--plan-gpus", 4],
-        ["--global-batch-size 4 is not a multiple of --micro-batch-size 2 x 4 data-parallel processes"],
+        ["--global-batch-size 4", "--micro-batch-size 2", 4],
     ),
     "interleaving": (
         [
             "--plan", "--num-layers", 4, "--pipeline-model-parallel-size", 2,
             "--num-layers-per-virtual-pipeline-stage", 1, "--global-batch-size", 2,
         ],
-        ["a global batch of 2", "multiples of --pipeline-model-parallel-size 2"],
+        [2, "--pipeline-model-parallel-size 2"],
     ),
-    "file that is there": (["--plan", "--plan-json", "mine"], ["--plan-json mine is there already", "name a new file"]),
-    "no folder": (["--plan", "--plan-json", "no/plan.json"], ["--plan-json no/plan.json", "no is no folder"]),
-    "below a file": (["--plan", "--plan-json", "mine/plan.json"], ["--plan-json mine/plan.json", "mine is no folder"]),
+    "file that is there": (["--plan", "--plan-json", "mine"], ["--plan-json"]),
+    "no folder": (["--plan", "--plan-json", "no/plan.json"], ["--plan-json no/plan"]),
+    "below a file": (["--plan", "--plan-json", "mine/plan.json"], ["--plan-json mine/plan"]),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("flags", "fragments"), FLAGS.values(), ids=FLAGS.keys())
-def test_flags(flags: list[object], fragments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("flags", "names"), FLAGS.values(), ids=FLAGS.keys())
+def test_flags(flags: list[object], names: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").write_text("mine")
     line = refusal(tiny_flags("nowhere", *flags))
-    for fragment in fragments:
-        assert fragment in line, line
+    assert_names(line, *names)
     assert snapshot(tmp_path) == {"mine": b"mine"}
 
 

@@ -15,9 +15,10 @@ import pytest
 pytest.importorskip("lm_eval")
 
 from megatron.ltd.checkpoint import files as checkpoint_files
-from megatron.ltd.errors import UserError, run_command
+from megatron.ltd.errors import run_command
 from megatron.ltd.evaluation.lm_eval.harness_command import evaluate
 from tests.regression.runs import reseal, snapshot
+from tests.support_errors import refused
 
 PASSAGES = ("the model keeps some of its tokens", "every other token skips this layer", "kept tokens stay in order")
 
@@ -192,7 +193,7 @@ def test_without_a_logging_package(
 
 def test_lm_evals_other_commands(task_data: Path) -> None:
     """``validate`` takes its tasks as one text."""
-    with pytest.raises(UserError, match="--tasks lambada_openia: lm-eval has no such task"):
+    with refused("--tasks"):
         evaluate(["validate", "--tasks", "lambada_openia"], None)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,16 @@ def test_help_is_the_comment_that_a_script_opens_with(repository: Path, tmp_path
         if not name.startswith("launch/slurm"):
             assert run(repository, tmp_path, name, "words", "--lr", "1", "--help").stdout == ended.stdout, name
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_of_the_setup_and_of_the_doctor_starts_nothing(repository: Path, tmp_path: Path) -> None:
+    for script in ("setup_env.sh", "docs.sh"):
+        ended = run(repository, tmp_path, f"../tools/{script}", "--help")
+        assert (ended.returncode, ended.stderr) == (0, "") and f"bash tools/{script}" in ended.stdout
+    doctor = [sys.executable, "-m", "megatron.ltd.doctor"]
+    ended = subprocess.run([*doctor, "--help"], cwd=repository, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "") and "Check this machine" in ended.stdout
+    assert subprocess.run([*doctor, "--all"], cwd=repository, capture_output=True, check=False).returncode == 2
 
 
 def test_scripts_are_short_and_read_few_variables(repository: Path) -> None:

@@ -34,17 +34,17 @@ class Setting:
 
 def read_settings(
     files: Sequence[str], flags: Mapping[str, argparse.Action], others: Mapping[str, argparse.Action] | None = None
-) -> tuple[dict[str, Setting], list[str]]:
-    """What ``files`` set, by the ``dest`` of the flags, and words for the command line of another program.
+) -> tuple[dict[str, Setting], dict[str, list[str]]]:
+    """What ``files`` set, by the ``dest`` of the flags, and words for the command line of another program, by theirs.
 
     A later file wins. ``flags`` are all flags by their spelling, such as ``"--num-layers"``; ``others`` are those of
     the other program, which may take groups. Raises ``UserError`` with file and line.
     """
     settings: dict[str, Setting] = {}
-    words: list[str] = []
+    words: dict[str, list[str]] = {}
     for file in files:
         found, more = _settings_of(file, flags, others or {})
-        words += more
+        words |= more
         for dest, setting in found.items():
             if setting.value is _OFF:
                 settings.pop(dest, None)
@@ -66,10 +66,10 @@ _OFF = object()
 
 def _settings_of(
     file: str, flags: Mapping[str, argparse.Action], others: Mapping[str, argparse.Action]
-) -> tuple[dict[str, Setting], list[str]]:
+) -> tuple[dict[str, Setting], dict[str, list[str]]]:
     """What one file sets, ``_OFF`` for a switch that is not given, and the words for the other program."""
     found: dict[str, Setting] = {}
-    words: list[str] = []
+    words: dict[str, list[str]] = {}
     unknown: list[Text] = []
     for key, value in _flat(read_tree(file), lambda name: bool(_find(name, flags) or _find(name, others))):
         ours, theirs = _find(key.text, flags), _find(key.text, others)
@@ -80,7 +80,7 @@ def _settings_of(
                 refuse(file, key.line, f"{key.text} is set twice, the first time in {first}; keep one")
             found[action.dest] = Setting(_value(file, key, value, action, inverted), f"{file}:{key.line}")
         elif theirs is not None:
-            words += _words(file, key, value, theirs[0])
+            words[theirs[0].dest] = _words(file, key, value, theirs[0])
         else:
             unknown.append(key)
     if unknown:

@@ -41,7 +41,7 @@ class FlagParser(argparse.ArgumentParser):
         self.from_files: Mapping[str, Setting] = {}
         """What the files set and the command line does not, by the names of the fields."""
         self.other_words: list[str] = []
-        """What the files set of the other program's flags, as words for its command line."""
+        """What the files, and not the command line, set of the other program's flags, as words for its command line."""
         self._others = others
 
     @property
@@ -60,9 +60,12 @@ class FlagParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """The values of the flags, from the command line and from files, and the words that are not ours."""
         values, unknown = super().parse_known_args(args, namespace)
+        typed = {word.partition("=")[0] for word in unknown}
         if hasattr(values, "config"):
-            others = self._others() if self._others is not None else None
-            settings, self.other_words = read_settings(values.config, self.flags, others)
+            others = self._others() if self._others is not None else {}
+            settings, words = read_settings(values.config, self.flags, others)
+            given = {action.dest for spelling, action in others.items() if spelling in typed}
+            self.other_words = [word for name, found in words.items() if name not in given for word in found]
             self.from_files = {name: found for name, found in settings.items() if not hasattr(values, name)}
             for name, setting in self.from_files.items():
                 setattr(values, name, setting.value)

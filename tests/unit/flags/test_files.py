@@ -222,7 +222,8 @@ def other_program() -> dict[str, argparse.Action]:
         ("tasks: a", ["--tasks=a"]),
         ("tasks: [a, b]", ["--tasks", "a", "b"]),
         ("limit: 1e-1", ["--limit=1e-1"]),
-        ("log_samples: true\nlog-samples: false", ["--log_samples"]),
+        ("log-samples: true", ["--log_samples"]),
+        ("log_samples: false", []),
         ("template: true", ["--template"]),
         ("template: chat", ["--template=chat"]),
         ("a:\n  model_args:\n    seed: 3\n    stop: [a, 1]", ["--model_args", "seed=3", 'stop=["a", 1]']),
@@ -237,6 +238,13 @@ def test_flags_of_another_program(file: Path, text: str, words: list[str]) -> No
     ours, unknown = parser.parse_known_args(["--config", str(file), "--more"])
     assert parser.other_words == words and unknown == ["--more"]
     assert read_flags(ours, Kitchen) == Kitchen(lid="lid" in text)
+    file.write_text("tasks: a\nlimit: 3", encoding="utf-8")
+    later = file.with_name("later.yaml")
+    later.write_text("tasks: [b, c]", encoding="utf-8")
+    parser.parse_known_args(["--config", str(file), str(later)])
+    assert parser.other_words == ["--tasks", "b", "c", "--limit=3"]
+    parser.parse_known_args(["--config", str(file), str(later), "-t", "d"])
+    assert parser.other_words == ["--limit=3"]
     file.write_text("task: a\nlog_samples: 3", encoding="utf-8")
     with pytest.raises(UserError, match=r":2: log_samples: there is no value that the flag takes"):
         parser.parse_known_args(["--config", str(file)])

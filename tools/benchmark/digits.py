@@ -36,7 +36,7 @@ from megatron.ltd.reports.metrics import read_history  # noqa: E402
 from megatron.ltd.reports.summary import summarize  # noqa: E402
 from megatron.ltd.versions import cpu_model  # noqa: E402
 
-METHODS = {"dense": "", "random-LTD": DIGITS_RANDOM_LTD}
+METHODS = {"dense": (), "random-LTD": (DIGITS_RANDOM_LTD,)}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Result:
 
 def measure(method: str, seed: int, config: DigitsConfig) -> Result:
     """Train one model, and read what its log says. Raises ``UserError`` where the run fails."""
-    flags = [*DIGITS.split(), *METHODS[method].split(), "--seed", str(seed), "--device", "cpu"]
+    flags = ["--config", DIGITS, *METHODS[method], "--seed", str(seed)]
     if config.train_iters is not None:
         flags += ["--train-iters", str(config.train_iters)]
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +133,8 @@ def circumstances(results: list[Result]) -> dict[str, str]:
         ),
         "date": datetime.date.today().isoformat(),
         "load average": f"{os.getloadavg()[0]:.1f} over the last minute, this benchmark included",
-        "flags": f"{DIGITS}; random-LTD: {DIGITS_RANDOM_LTD}; {results[0].steps} steps",
+        "flags": "--config examples/vit/digits.yaml; random-LTD: examples/vit/digits_random_ltd.yaml; "
+        f"{results[0].steps} steps",
     }
 
 

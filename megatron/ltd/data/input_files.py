@@ -69,7 +69,7 @@ def find_inputs(patterns: Sequence[str]) -> list[InputFile]:
     Raises ``UserError`` if one is missing, matches nothing, cannot be read or is of a kind that holds no documents, or
     if all are empty.
     """
-    files = []
+    files: list[InputFile] = []
     for pattern in patterns:
         paths = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
         if not paths:

@@ -6,6 +6,7 @@ Where another package hides ``megatron.ltd``, Python does not find the doctor by
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -63,4 +64,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":  # the check of two processes starts some, which import this file
+    about = "Check this machine: packages, devices, processes, and a layer. It takes no flags."
+    argparse.ArgumentParser("python -m megatron.ltd.doctor", description=about).parse_args()
     raise SystemExit(main())

@@ -11,8 +11,11 @@ from megatron.ltd.forecast.config import PEAK_TFLOPS, PlanConfig
 
 SPEED = {"plan_mfu": 0.4, "plan_gpu": "a100"}
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "no plan": ({"plan": False, "plan_gpus": 8}, ["--plan-gpus 8 is given without --plan", "add --plan"]),
-    "file without a plan": ({"plan": False, "plan_json": "p.json"}, ["--plan-json p.json is given without --plan"]),
+    "no plan": ({"plan": False, "plan_gpus": 8}, ["--plan-gpus 8: it has no effect without --plan", "add --plan"]),
+    "file without a plan": (
+        {"plan": False, "plan_json": "p.json"},
+        ["--plan-json p.json: it has no effect without --plan"],
+    ),
     "question without a plan": ({"plan": False, "plan_target_saving": 0.3}, ["--plan-target-saving 0.3", "add --plan"]),
     "mfu of nothing": ({**SPEED, "plan_mfu": 0.0}, ["--plan-mfu 0.0", "above 0 and at most 1"]),
     "mfu in percent": ({**SPEED, "plan_mfu": 40.0}, ["--plan-mfu 40.0", "such as 0.4"]),
@@ -28,7 +31,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "two speeds": ({**SPEED, "plan_step_seconds": 2.0}, ["--plan-mfu 0.4 and --plan-step-seconds 2.0", "keep one"]),
     "two peaks": ({**SPEED, "plan_peak_tflops": 3.0}, ["--plan-gpu a100 and --plan-peak-tflops 3.0", "keep one"]),
     "mfu of no peak": ({"plan_mfu": 0.4}, ["--plan-mfu 0.4", "give --plan-gpu", "--plan-peak-tflops"]),
-    "peak alone": ({"plan_gpu": "h100"}, ["--plan-gpu h100 alone says no time", "--plan-mfu"]),
+    "peak alone": ({"plan_gpu": "h100"}, ["--plan-gpu h100: the peak alone gives no time", "--plan-mfu"]),
     "hours without a speed": ({"plan_gpu_hours": 5.0}, ["--plan-gpu-hours 5.0", "--plan-mfu", "--plan-step-seconds"]),
 }
 

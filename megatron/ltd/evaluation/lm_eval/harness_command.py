@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import functools
 import importlib.util
 import logging
@@ -28,6 +27,7 @@ from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.lm_eval.harness_args import NAME, HarnessArgs
 from megatron.ltd.flags import FlagParser, add_flags, flag, flag_name, flag_values
+from megatron.ltd.flags.unknown import about_unknown
 from megatron.ltd.hugging_face.config_file import is_hugging_face
 
 _OTHER_COMMANDS = ("ls", "validate")
@@ -46,7 +46,7 @@ class TaskFlags:
 
 def evaluate(arguments: Sequence[str], description: str | None) -> None:
     """Run the command ``arguments``. Raises ``UserError``."""
-    parser = FlagParser(description)
+    parser = FlagParser(description, others=lambda: lm_eval_command()[1]["run"]._option_string_actions)
     for config_class in (HarnessArgs, TaskFlags):
         add_flags(parser, config_class)
     ours, theirs = parser.parse_known_args(list(arguments))
@@ -81,25 +81,33 @@ def need_lm_eval() -> None:
         )
 
 
+def lm_eval_command() -> tuple[Any, dict[str, Any]]:
+    """lm-eval's command line, and its commands by name."""
+    need_lm_eval()
+    from lm_eval._cli import HarnessCLI
+
+    cli = HarnessCLI()
+    return cli, cli._subparsers.choices
+
+
 def _parse(arguments: list[str], known: FlagParser) -> argparse.Namespace:
     """lm-eval's reading of its own flags."""
-    from lm_eval._cli import HarnessCLI
     from lm_eval.utils import setup_logging
 
     setup_logging()
-    cli = HarnessCLI()
-    commands = cli._subparsers.choices
+    cli, commands = lm_eval_command()
     if not arguments or arguments[0] not in commands:
         arguments = ["run", *arguments]
+    arguments[1:1] = known.other_words
     typed = commands[arguments[0]]
 
     def refuse(message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ").partition(" ")[0].partition("=")[0]
-        if unknown.startswith("-"):
-            spellings = [*known._option_string_actions, *typed._option_string_actions]
-            alike = difflib.get_close_matches(unknown, spellings, n=3, cutoff=0.7)
-            fix = f"use {' or '.join(alike)}" if alike else "--help lists ours, and lm_eval run --help lm-eval's"
-            raise UserError(f"{unknown}: there is no such flag; {fix}")
+        words = message.removeprefix("unrecognized arguments: ").split()
+        unknown = [word.partition("=")[0] for word in words if word.startswith("-")]
+        if unknown and words[0].startswith("-"):
+            spellings = [*known.flags, *typed._option_string_actions]
+            where = "--help lists ours, and lm_eval run --help lm-eval's"
+            raise UserError(about_unknown(unknown, spellings, "flag", where))
         raise UserError(message.removeprefix("argument "))
 
     cli._parser.error = typed.error = refuse
@@ -126,7 +134,7 @@ def _check(args: HarnessArgs, command: argparse.Namespace) -> Any:
     folder = Path(str(args.pretrained))
     if not is_hugging_face(folder) and not checkpoint_files.candidates(folder):
         raise UserError(f"--load {folder} holds no checkpoint: name the --save folder of a run that has saved one")
-    if not command.tasks and command.config is None:
+    if not command.tasks:
         raise UserError("--tasks is missing: name one or more, such as --tasks lambada_openai hellaswag")
     if getattr(command, "apply_chat_template", False):
         raise UserError("--apply_chat_template is given: a model of this program has no chat template; leave it out")

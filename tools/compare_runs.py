@@ -13,7 +13,7 @@ from pathlib import Path
 from megatron.ltd.errors import UserError, run_command
 from megatron.ltd.flags import FlagParser, add_flags, read_flags
 from megatron.ltd.reports.task_table import CompareConfig, compare
-from megatron.ltd.reports.task_table_text import latex_table, markdown_table
+from megatron.ltd.reports.task_table_text import to_latex, to_markdown
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     parser = FlagParser(__doc__)
     add_flags(parser, CompareConfig)
     config = read_flags(parser.parse_args(), CompareConfig)
-    table = (latex_table if config.format == "latex" else markdown_table)(compare(config))
+    table = (to_latex if config.format == "latex" else to_markdown)(compare(config))
     if config.output is None:
         print(table, end="")
         return

@@ -14,9 +14,10 @@ import pytest
 
 from megatron.ltd.errors import run_command
 from megatron.ltd.format import format_count, format_flops
+from megatron.ltd.plan.table import stage_rows
 from megatron.ltd.reports.metrics import read_history
 from megatron.ltd.reports.page.plan_file import read_plan
-from megatron.ltd.reports.page.stages import stage_rows
+from megatron.ltd.reports.page.stages import logged_stages
 from tests.regression.runs import run_status, snapshot, tiny_flags
 from tests.unit.reports.page.pages import Page
 from tools import plot_run, report, summarize_runs
@@ -109,16 +110,17 @@ def test_a_run_keeps_the_plan_that_was_made_of_it(straight: Path, data: str, tmp
     assert run_status(tiny_flags(data, "--plan", "--plan-json", plan)) == (0, "")
     assert call("report.py", "--run", straight, "--plan", plan, "--output", path)[0] == 0
     shown = Page(path.read_text(encoding="utf-8")).text
-    assert "not as planned" not in shown and "memory of a GPU" in shown
-    (_, logged), planned = stage_rows(read_history(straight, "run")), read_plan(plan).rows()
-    assert [row[:-1] for row in logged] == planned and len(planned) > 2
+    assert "did not follow the plan" not in shown and "memory of a GPU" in shown
+    log, planned = logged_stages(read_history(straight, "run")), read_plan(plan)
+    (header, logged), (_, rows) = (stage_rows(stages, planned.num_layers) for stages in (log, planned.stages))
+    assert header[-1] == "s a step" and [row[:-1] for row in logged] == rows and len(rows) > 2
     assert (
         run_status(tiny_flags(data, "--plan", "--plan-json", tmp_path / "other.json", "--ltd-growth-steps", 3))[0] == 0
     )
     assert (
         call("report.py", "--run", straight, "--plan", tmp_path / "other.json", "--output", path, "--overwrite")[0] == 0
     )
-    assert "The run is not as planned in other.json: after step 6" in path.read_text(encoding="utf-8")
+    assert "The run did not follow the plan in other.json: after step 6" in path.read_text(encoding="utf-8")
 
 
 def test_a_figure_of_a_run_is_drawn_over_every_axis(resumed: Path, straight: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from megatron.ltd.flags import field_id
 from megatron.ltd.forecast.duration import Speed
 from megatron.ltd.forecast.layout import Layout
 from megatron.ltd.forecast.memory import StageMemory
-from megatron.ltd.format import format_flops, format_ranges, format_seconds
+from megatron.ltd.format import format_flops, format_ranges, format_seconds, text_table
 from megatron.ltd.methods.base import METHOD
 from megatron.ltd.plan.accounting import dense_step_flops, layer_tokens, step_flops
 from megatron.ltd.plan.parameters import ModelSizes
@@ -25,8 +25,9 @@ from megatron.ltd.plan.table import LearningRate, stage_table
 if TYPE_CHECKING:
     from megatron.ltd.config import Entry
 
-_LABEL_WIDTH = 25
 _GIB = 2**30
+_Line = tuple[str, str]
+"""A label, and its value with a note."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Answer:
     flags: Mapping[str, int]
     about: str
 
-    def lines(self) -> Iterator[str]:
+    def lines(self) -> Iterator[_Line]:
         """The answer, and what it does."""
         flags = " or ".join(f"{name} {value}" for name, value in self.flags.items())
         yield _line("answer", flags, " ".join(f"{name} {value:g}" for name, value in self.asked.items()))
@@ -84,23 +85,17 @@ class Forecast:
             f"{self.task.name}, {shape.num_layers} layers, hidden {shape.hidden_size}, "
             f"{shape.num_attention_heads} heads, {shape.seq_length} tokens, {self.sizes.outputs}"
         )
-        lines = [
-            _line("model", model),
-            _line("method", self.method),
-            _line("layout", self.layout.text),
-            *(self.answer.lines() if self.answer is not None else ()),
-            "",
+        about = [_line("model", model), _line("method", self.method), _line("layout", self.layout.text)]
+        parts = [
+            text_table([*about, *(self.answer.lines() if self.answer is not None else ())], num_labels=2),
             stage_table(self.plan, self.rate),
-            "",
-            *self._totals(),
-            "",
-            *self._memory(),
-            "",
-            *self._time(),
+            text_table(self._totals(), num_labels=2),
+            f"{self._memory_title}\n{text_table(self._memory(), num_labels=2)}",
+            text_table(self._time(), num_labels=2),
         ]
-        return "\n".join(lines)
+        return "\n\n".join(parts)
 
-    def _totals(self) -> Iterator[str]:
+    def _totals(self) -> Iterator[_Line]:
         plan, steps, num_layers = self.plan, self.plan.num_steps, self.sizes.shape.num_layers
         yield _line("parameters", f"{self.sizes.num_parameters:,}")
         yield _line("steps", f"{steps:,}")
@@ -116,17 +111,21 @@ class Forecast:
         yield _line("theoretical saving", f"{float(plan.layer_token_saving(steps)):.2%}", "of dense layer tokens")
         yield _line("saving of FLOPs", f"{plan.saving(steps):.2%}", "of dense FLOPs, LM head included")
 
-    def _memory(self) -> Iterator[str]:
+    @property
+    def _memory_title(self) -> str:
         stage, number = self.fullest, len(self.memory)
         where = f"pipeline stage {stage.number} of {number}, the fullest: " if number > 1 else ""
-        yield f"memory of a process ({where}layers {format_ranges(stage.layers)}, {self.dtype})"
+        return f"memory of a process ({where}layers {format_ranges(stage.layers)}, {self.dtype})"
+
+    def _memory(self) -> Iterator[_Line]:
+        stage = self.fullest
         for part, amount in stage.parts.items():
             yield _line(f"  {part}", _gib(amount))
         yield _line("  in all", _gib(stage.total), "without CUDA's own, NCCL's, and fragmentation")
-        if number > 1:
+        if len(self.memory) > 1:
             yield _line("  by stage", ", ".join(_gib(stage.total) for stage in self.memory))
 
-    def _time(self) -> Iterator[str]:
+    def _time(self) -> Iterator[_Line]:
         if self.speed is None:
             yield _line("time", "unknown", "give --plan-mfu with --plan-gpu, or --plan-step-seconds")
             return
@@ -202,8 +201,8 @@ class Forecast:
         }
 
 
-def _line(label: str, value: str, note: str = "") -> str:
-    return f"{label.ljust(_LABEL_WIDTH)}{value}" + (f"   ({note})" if note else "")
+def _line(label: str, value: str, note: str = "") -> _Line:
+    return label, value + (f"   ({note})" if note else "")
 
 
 def _gib(amount_bytes: int) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from megatron.ltd.flags import flag
-from megatron.ltd.format import format_count, format_flops
+from megatron.ltd.format import format_count, format_flops, text_table
 from megatron.ltd.reports.metrics import RunHistory
 from megatron.ltd.reports.runs import RunsConfig
 
@@ -103,8 +103,7 @@ def _usual_seconds(history: RunHistory) -> float:
 def summary_table(summaries: Sequence[RunSummary]) -> str:
     """A column a run, a row a figure; of perplexities before training and the lowest where they say more."""
     dense = next((summary for summary in summaries if summary.is_dense), None)
-    rows = [("", [summary.name for summary in summaries])]
-    rows += [
+    rows = [
         ("validation loss", [_decimal(summary.validation_loss, 4) for summary in summaries]),
         ("perplexity", [_decimal(summary.perplexity, 2) for summary in summaries]),
     ]
@@ -124,7 +123,7 @@ def summary_table(summaries: Sequence[RunSummary]) -> str:
     if dense is not None:
         measured = [_saving(summary, summary.measured_saving(dense)) for summary in summaries]
         rows.append(("saved, measured (usual seconds)", measured))
-    return _aligned(rows)
+    return text_table(((label, *cells) for label, cells in rows), ("", *(summary.name for summary in summaries)))
 
 
 def _decimal(value: float | None, digits: int) -> str:
@@ -133,14 +132,3 @@ def _decimal(value: float | None, digits: int) -> str:
 
 def _saving(summary: RunSummary, share: float) -> str:
     return "-" if summary.is_dense else f"{100.0 * share:.1f} %"
-
-
-def _aligned(rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """Labels to the left, figures to the right, a rule under the first row."""
-    label_width = max(len(label) for label, _ in rows)
-    widths = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
-    lines = [
-        "  ".join([label.ljust(label_width), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
-        for label, cells in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

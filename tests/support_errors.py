@@ -1,0 +1,48 @@
+"""Checks of what a user's mistake is answered with: one line that names flag, value or file, and exit status 2.
+
+    with refused("--ltd-strata 3", "--seq-length 16"):     the library, UserError
+        ...
+    assert_refused(status, stderr, "--lr nan")             a command line: exit status 2 and its one line
+
+The names are what a user typed and what the fix asks for, never the sentence around them: prose may get better without
+a test. Not here: a word of the sentence that alone tells two refusals apart, which a test adds as one more name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from megatron.ltd.errors import UserError
+
+
+def assert_names(line: str, *names: object) -> None:
+    """Check that ``line`` is one line and has each of ``names`` as a whole word: ``--lr`` is not in ``--lr-warmup``."""
+    assert line and "\n" not in line, f"not one line: {line!r}"
+    for name in map(str, names):
+        assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", line), f"{line!r} does not name {name!r}"
+
+
+@contextmanager
+def refused(*names: object, error: type[Exception] = UserError) -> Iterator[pytest.ExceptionInfo[Exception]]:
+    """Check that the block raises exactly ``error``, with one line that has ``names``; see ``assert_names``."""
+    with pytest.raises(error) as caught:
+        yield caught
+    assert caught.type is error
+    assert_names(str(caught.value), *names)
+
+
+def assert_refused(status: int, stderr: str, *names: object) -> str:
+    """Check that a command ended with status 2 and one line that has ``names``; gives that line, without the program.
+
+    See ``assert_names``.
+    """
+    lines = stderr.splitlines()
+    assert (status, len(lines)) == (2, 1), (status, stderr)
+    program, _, line = lines[0].partition(": error: ")
+    assert re.fullmatch(r"[\w.-]+", program), lines[0]
+    assert_names(line, *names)
+    return line

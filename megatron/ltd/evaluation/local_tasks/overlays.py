@@ -18,8 +18,11 @@ import fnmatch
 import glob
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.lm_eval.paper_tasks import PAPER_GROUP, PAPER_TASKS, PAPER_TASKS_BY_NAME
@@ -59,9 +62,8 @@ def write_overlays(task_data: Path, target: Path) -> tuple[str, ...]:
     """
     tasks = local_tasks(task_data)
     overlays = {name: _overlay(name, task_data / name) for name in tasks}
-    target.mkdir(parents=True, exist_ok=True)
-    for name, text in overlays.items():
-        (target / f"{name}.yaml").write_text(text, encoding="utf-8")
+    for name, overlay in overlays.items():
+        _write(target, name, overlay)
     if PAPER_TASKS_BY_NAME.keys() <= set(tasks):
         write_paper_group(target)
     return tasks
@@ -73,10 +75,13 @@ def write_paper_group(target: Path) -> None:
     The group has no score of its own: lm-eval averages metrics of one name, and the paper's average is over metrics of
     several (``paper_tasks``). ``tools/compare_runs.py`` computes it.
     """
-    names = "".join(f"  - {task.name}\n" for task in PAPER_TASKS)
+    tasks = [task.name for task in PAPER_TASKS]
+    _write(target, PAPER_GROUP, {"group": PAPER_GROUP, "task": tasks, "metadata": {"version": 1.0}})
+
+
+def _write(target: Path, name: str, content: Mapping[str, Any]) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    text = f"group: {PAPER_GROUP}\ntask:\n{names}metadata:\n  version: 1.0\n"
-    (target / f"{PAPER_GROUP}.yaml").write_text(text, encoding="utf-8")
+    (target / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def local_tasks(task_data: Path) -> tuple[str, ...]:
@@ -135,7 +140,7 @@ def _closest(name: str) -> str:
     return f"the closest are {', '.join(alike)}" if alike else "lm-eval ls tasks lists them"
 
 
-def _overlay(name: str, folder: Path) -> str:
+def _overlay(name: str, folder: Path) -> dict[str, Any]:
     """The overlay of the task ``name`` over its files in ``folder``."""
     installed = task_file(name)
     if installed is None:
@@ -161,11 +166,10 @@ def _overlay(name: str, folder: Path) -> str:
         )
     for path in present.values():
         _check_file(name, path)
-    lines = [f"include: {json.dumps(str(installed))}", f"task: {name}", "dataset_path: json", "dataset_name: null"]
-    lines += ["dataset_kwargs:", "  data_files:"]
-    lines += [f"    {split}: {json.dumps(str(path.resolve()))}" for split, path in present.items()]
-    lines += [f"{role}_split: null" for role, split in named.items() if split and split not in present]
-    return "\n".join(lines) + "\n"
+    data_files = {split: str(path.resolve()) for split, path in present.items()}
+    absent = {f"{role}_split": None for role, split in named.items() if split and split not in present}
+    source = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": data_files}}
+    return {"include": str(installed), "task": name, **source, **absent}
 
 
 def _check_file(name: str, path: Path) -> None:

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import atexit
 import logging
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 import torch.distributed as dist
@@ -41,6 +42,7 @@ from megatron.ltd.parallel.mesh import initialize
 from megatron.ltd.tokenizers.base import Tokenizer
 
 _log = logging.getLogger(__name__)
+_BAR_SECONDS = 5.0
 
 Scored = tuple[tuple[str, str] | None, list[int], list[int]]
 """lm-eval's request: context and continuation as text (None of a window), and both as token ids."""
@@ -48,7 +50,7 @@ Scored = tuple[tuple[str, str] | None, list[int], list[int]]
 
 @register_model(NAME)
 class HarnessModel(TemplateLM):
-    """``model`` with its tokenizer; ``facts`` of it go into the results beside how it was asked."""
+    """``model`` with its tokenizer. ``facts`` go into the results; ``bars`` is where progress bars go, if anywhere."""
 
     def __init__(
         self,
@@ -58,10 +60,11 @@ class HarnessModel(TemplateLM):
         *,
         seed: int = 1234,
         facts: Mapping[str, Any] | None = None,
+        bars: TextIO | None = None,
     ) -> None:
         super().__init__()
         self.model, self.text_tokenizer, self.batch_size = model, tokenizer, batch_size
-        self._seed, self._facts = seed, dict(facts or {})
+        self._seed, self._facts, self._bars = seed, dict(facts or {}), bars
         self._rank, self._world_size = model.mesh.data_parallel_rank, model.mesh.data_parallel_size
         self._device, self._group = model.device, model.mesh.groups.dp
         self.num_truncated = 0
@@ -76,7 +79,7 @@ class HarnessModel(TemplateLM):
             "consumed_layer_tokens": loaded.consumed_layer_tokens,
             "checkpoint": str(loaded.checkpoint),
         }
-        return cls(loaded.causal_lm, loaded.tokenizer, args.batch, seed=args.seed, facts=facts)
+        return cls(loaded.causal_lm, loaded.tokenizer, args.batch, seed=args.seed, facts=facts, bars=sys.__stderr__)
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: Mapping[str, Any], additional_config: Any = None) -> HarnessModel:
@@ -109,7 +112,7 @@ class HarnessModel(TemplateLM):
         return self.text_tokenizer.encode(string)
 
     def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
-        raise UserError("--apply_chat_template is given: a model of this program has no chat template; leave it out")
+        raise UserError("--apply_chat_template: models of this program have no chat template; leave it out")
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Scored], disable_tqdm: bool = False, **kwargs: Any
@@ -217,7 +220,9 @@ class HarnessModel(TemplateLM):
         dist.barrier(group=self._group)
 
     def _progress(self, total: int, what: str, disabled: bool) -> tqdm:
-        return tqdm(total=total, desc=what, disable=disabled or not self.model.mesh.is_first)
+        """A bar on the first process, for what takes longer than a few seconds."""
+        is_hidden = disabled or self._bars is None or not self.model.mesh.is_first
+        return tqdm(total=total, desc=what, disable=is_hidden, file=self._bars, delay=_BAR_SECONDS)
 
     def _report_truncated(self, number: int, of: int) -> None:
         """Count contexts of all ranks that are cut, each once, and say so."""

@@ -2,8 +2,8 @@
 
     python tools/export_hf.py --load runs/random-ltd --output exported/random-ltd
 
-A GPT of learned positions, LayerNorm and GELU becomes a GPT-2; one of RoPE, RMSNorm and SwiGLU a Llama. Whatever layout
-wrote the checkpoint, one process reads it, a tensor at a time. The work is in ``megatron.ltd.export.to_hugging_face``.
+A GPT with learned positions, LayerNorm and GELU becomes a GPT-2; one with RoPE, RMSNorm and SwiGLU a Llama. One process
+reads checkpoints of any layout, one tensor at a time. The work is in ``megatron.ltd.export.to_hugging_face``.
 """
 
 from __future__ import annotations

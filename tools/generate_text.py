@@ -1,8 +1,8 @@
-"""Let a trained model go on from a text.
+"""Continue a text with a trained model.
 
     python tools/generate_text.py --load runs/random-ltd --prompt "def " --temperature 0.8 --top-k 40
 
-The model is built from what its checkpoint says. The work is in ``megatron.ltd.evaluation.generate``.
+The checkpoint describes the model. The work is in ``megatron.ltd.evaluation.generate``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write a Hugging Face GPT-2 or Llama as a checkpoint, which finetuning, evaluation and export load under any layout.
+"""Write a Hugging Face GPT-2 or Llama as a checkpoint, which finetuning, evaluation and export load with any layout.
 
     python tools/import_hf.py --load gpt2-medium --save runs/gpt2-medium
 

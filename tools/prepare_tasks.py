@@ -1,4 +1,4 @@
-"""Turn the published files of a task into task data, which lm-eval's official task then scores without internet.
+"""Convert the published files of a task to task data, for lm-eval's official task without internet.
 
     python tools/prepare_tasks.py --task hellaswag --validation hellaswag_val.jsonl --output-dir task_data
     python tools/prepare_tasks.py --task arc_easy --test ARC-V1-Feb2018.zip --output-dir task_data

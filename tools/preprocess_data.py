@@ -1,4 +1,4 @@
-"""Turn text into the indexed tokens that training reads.
+"""Convert text to the indexed tokens that training reads.
 
     python tools/preprocess_data.py --input books.jsonl --output-prefix data/books --append-eod --workers 8 \\
         --tokenizer-type SentencePieceTokenizer --tokenizer-model data/books.model

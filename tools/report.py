@@ -2,7 +2,7 @@
 
     python tools/report.py --run runs/random-ltd --plan plan.json --scores results --output report.html
 
-The page holds everything it shows and loads nothing. The work is in ``megatron.ltd.reports.page``.
+The page is one file that loads nothing else. The work is in ``megatron.ltd.reports.page``.
 """
 
 from __future__ import annotations

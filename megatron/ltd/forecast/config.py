@@ -1,11 +1,11 @@
-"""What is asked of a plan: flags only, no torch.
+"""The flags of planning; no torch.
 
-    --plan                       print what the other flags mean, and end: no device, no data, no other process
-    --plan-mfu, -step-seconds    how fast it would go: time and GPU-hours follow
-    --plan-target-saving         a question: the growth length that saves so much
-    --plan-gpu-hours             a question: the tokens that so much pays for
+    --plan                       print what the run will compute, and exit: no device, no data, no other process
+    --plan-mfu, -step-seconds    the speed of the run, from which time and GPU-hours follow
+    --plan-target-saving         find the growth length that saves this share
+    --plan-gpu-hours             find the tokens that these GPU-hours pay for
 
-These flags are no part of a run: checkpoints do not hold them, and processes do not compare them.
+These flags do not belong to a run: checkpoints do not store them, and processes do not compare them.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class PlanConfig:
     plan: bool = flag(
         False,
         affects="nothing",
-        help="print what the run will compute, save, hold and take, and end: nothing is started",
+        help="print what the run will compute, its savings, memory and time, and exit without starting it",
     )
     plan_json: str | None = flag(None, affects="nothing", metavar="FILE", help="also write the plan to this new file")
     plan_gpus: int | None = flag(
         None,
         affects="nothing",
-        help="processes that the run will have, one a GPU (default: as many as hold one copy of the model)",
+        help="processes of the run, one per GPU (default: as many as hold one copy of the model)",
     )
     plan_gpu: str | None = flag(
         None,
@@ -78,38 +78,42 @@ class PlanConfig:
     def __post_init__(self) -> None:
         given = [field.name for field in fields(self) if getattr(self, field.name) not in (None, False)]
         if given and not self.plan:
-            raise UserError(f"{self._typed(given[0])} is given without --plan, and says nothing to a run: add --plan")
+            raise UserError(f"{self._typed(given[0])}: has no effect without --plan; add --plan")
         for name in ("plan_gpus", "plan_peak_tflops", "plan_step_seconds", "plan_gpu_hours"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise UserError(f"{self._typed(name)}: it must be above 0")
+                raise UserError(f"{self._typed(name)}: must be above 0; give a larger number")
         if self.plan_mfu is not None and not 0.0 < self.plan_mfu <= 1.0:
-            raise UserError(f"{self._typed('plan_mfu')}: it is a share of the peak, above 0 and at most 1, such as 0.4")
+            raise UserError(
+                f"{self._typed('plan_mfu')}: must be above 0 and at most 1; give a share of the peak, such as 0.4"
+            )
         if self.plan_target_saving is not None and not 0.0 < self.plan_target_saving < 1.0:
-            raise UserError(f"{self._typed('plan_target_saving')}: it is a share, above 0 and below 1, such as 0.333")
-        self._keep_one("plan_target_saving", "plan_gpu_hours", "a plan answers one question at a time")
-        self._keep_one("plan_mfu", "plan_step_seconds", "both say how fast the run is")
-        self._keep_one("plan_gpu", "plan_peak_tflops", "both say what a GPU can do")
+            raise UserError(
+                f"{self._typed('plan_target_saving')}: must be above 0 and below 1; give a share, such as 0.333"
+            )
+        self._keep_one("plan_target_saving", "plan_gpu_hours", "a plan can find one of them")
+        self._keep_one("plan_mfu", "plan_step_seconds", "both set the speed of the run")
+        self._keep_one("plan_gpu", "plan_peak_tflops", "both set the peak of a GPU")
         self._check_speed()
 
     def _check_speed(self) -> None:
-        """What speed is made of is there, and of use."""
+        """The flags that make a speed are complete, and a speed is given if it is needed."""
         peak = "plan_gpu" if self.plan_gpu is not None else "plan_peak_tflops"
         has_peak = getattr(self, peak) is not None
         if self.plan_mfu is not None and not has_peak:
             raise UserError(
-                f"{self._typed('plan_mfu')} is a share of a GPU's peak: give --plan-gpu {{{','.join(PEAK_TFLOPS)}}}, "
-                "or --plan-peak-tflops"
+                f"{self._typed('plan_mfu')}: is a share of a peak that is not known; add --plan-gpu "
+                f"{{{','.join(PEAK_TFLOPS)}}}, or --plan-peak-tflops"
             )
         if has_peak and not self.knows_speed:
             raise UserError(
-                f"{self._typed(peak)} alone says no time: add --plan-mfu, the share of it that is reached, or "
-                "--plan-step-seconds"
+                f"{self._typed(peak)}: is not enough to compute a time; add --plan-mfu, the share of the peak that is "
+                "reached, or --plan-step-seconds"
             )
         if self.plan_gpu_hours is not None and not self.knows_speed:
             raise UserError(
-                f"{self._typed('plan_gpu_hours')} pays for tokens by what a step takes: add --plan-mfu with "
-                "--plan-gpu, or --plan-step-seconds"
+                f"{self._typed('plan_gpu_hours')}: needs the speed of the run; add --plan-mfu with --plan-gpu, or "
+                "--plan-step-seconds"
             )
 
     @property
@@ -118,9 +122,9 @@ class PlanConfig:
         return self.plan_mfu is not None or self.plan_step_seconds is not None
 
     def peak_flops(self, dtype: str) -> float | None:
-        """Peak FLOPs a second of one GPU computing in ``dtype``; None where none is given.
+        """Peak FLOPs a second of one GPU computing in ``dtype``; None if no peak is given.
 
-        Raises ``UserError`` for a type that the published peak is not of.
+        Raises ``UserError`` if the published peak is for another type.
         """
         if self.plan_peak_tflops is not None:
             return self.plan_peak_tflops * 1e12
@@ -129,7 +133,7 @@ class PlanConfig:
         if dtype == "float32" or (dtype == "bfloat16" and self.plan_gpu == "v100"):
             has = "float16 (--fp16)" if self.plan_gpu == "v100" else "bfloat16 and float16 (--bf16, --fp16)"
             raise UserError(
-                f"--plan-gpu {self.plan_gpu}: its published peak is that of {has}, and this run computes in {dtype}; "
+                f"--plan-gpu {self.plan_gpu}: the published peak is for {has}, and this run computes in {dtype}; "
                 "change the type, or give --plan-peak-tflops"
             )
         return PEAK_TFLOPS[self.plan_gpu] * 1e12
@@ -141,7 +145,7 @@ class PlanConfig:
 
     def _keep_one(self, first: str, second: str, why: str) -> None:
         if getattr(self, first) is not None and getattr(self, second) is not None:
-            raise UserError(f"{self._typed(first)} and {self._typed(second)} are both given: {why}; keep one")
+            raise UserError(f"{self._typed(first)}: {self._typed(second)} is also given, and {why}; keep one")
 
 
 def leave_open(flags: argparse.Namespace, planning: PlanConfig) -> None:

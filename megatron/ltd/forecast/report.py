@@ -1,6 +1,6 @@
-"""What is known of a run beforehand, as text and as JSON: table of stages, totals, parameters, memory, time.
+"""The forecast of a run as text and as JSON: table of stages, totals, parameters, memory, time.
 
-One number a line where there is no table. Text rounds for reading; JSON has every integer as it is.
+Text rounds numbers for reading; JSON has exact integers.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _Line = tuple[str, str]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a plan was asked to find: the flags that do it."""
+    """The answer to a question of planning: the flags that reach the target."""
 
     asked: Mapping[str, float]
-    """The flag that asks, and its value."""
+    """The flag with the target, and its value."""
     flags: Mapping[str, int]
     about: str
 
     def lines(self) -> Iterator[_Line]:
-        """The answer, and what it does."""
+        """The answer, and its effect."""
         flags = " or ".join(f"{name} {value}" for name, value in self.flags.items())
         yield _line("answer", flags, " ".join(f"{name} {value:g}" for name, value in self.asked.items()))
         yield _line("", self.about)
@@ -55,18 +55,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A run as it will be. ``rate`` is the learning rate by step; ``memory`` that of each pipeline stage."""
+    """The forecast. ``rate`` is the learning rate by step; ``memory`` is that of each pipeline stage."""
 
     task: Entry
     method: str
-    """What the method is called."""
+    """The title of the method."""
     settings: Mapping[str, Any]
-    """By id, what decides the method's plan and draw."""
+    """By id, the settings that the plan and the draws of the method depend on."""
     sizes: ModelSizes
     plan: RunPlan
     rate: LearningRate
     train_tokens: int
-    """What the run's length is on its clock, in the unit of ``--train-tokens``."""
+    """The length of the run on its clock, in the unit of ``--train-tokens``."""
     layout: Layout
     dtype: str
     memory: tuple[StageMemory, ...]
@@ -75,7 +75,7 @@ class Forecast:
 
     @property
     def fullest(self) -> StageMemory:
-        """The pipeline stage whose processes hold most."""
+        """The pipeline stage with the most memory per process."""
         return max(self.memory, key=lambda stage: stage.total)
 
     def text(self) -> str:
@@ -102,10 +102,8 @@ class Forecast:
         yield _line("samples", f"{plan.samples(steps):,}")
         yield _line("raw tokens", f"{plan.tokens(steps):,}")
         yield _line("layer tokens", f"{plan.layer_tokens(steps):,}")
-        yield _line(
-            "layer tokens / layers", f"{plan.layer_tokens(steps) // num_layers:,}", "what --train-tokens counts"
-        )
-        yield _line("equivalent dense tokens", f"{self._equivalent_tokens:,}", "a dense run of these has as many FLOPs")
+        yield _line("layer tokens / layers", f"{plan.layer_tokens(steps) // num_layers:,}", "as --train-tokens counts")
+        yield _line("equivalent dense tokens", f"{self._equivalent_tokens:,}", "of a dense run with as many FLOPs")
         yield _line("FLOPs", format_flops(plan.flops(steps)))
         yield _line("dense FLOPs", format_flops(plan.dense_flops(steps)), "of as many steps")
         yield _line("theoretical saving", f"{float(plan.layer_token_saving(steps)):.2%}", "of dense layer tokens")
@@ -121,7 +119,7 @@ class Forecast:
         stage = self.fullest
         for part, amount in stage.parts.items():
             yield _line(f"  {part}", _gib(amount))
-        yield _line("  in all", _gib(stage.total), "without CUDA's own, NCCL's, and fragmentation")
+        yield _line("  in all", _gib(stage.total), "without CUDA's context, NCCL's buffers and fragmentation")
         if len(self.memory) > 1:
             yield _line("  by stage", ", ".join(_gib(stage.total) for stage in self.memory))
 
@@ -140,7 +138,7 @@ class Forecast:
 
     @property
     def _equivalent_tokens(self) -> int:
-        """Tokens of a dense run that takes as many FLOPs, to the nearest."""
+        """Tokens of a dense run with as many FLOPs, rounded."""
         steps, plan = self.plan.num_steps, self.plan
         return round(Fraction(plan.tokens(steps) * plan.flops(steps), plan.dense_flops(steps)))
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from megatron.ltd.format import format_count, format_flops, text_table
-from megatron.ltd.plan.run_plan import RunPlan, Stage
+from megatron.ltd.plan.run_plan import RunPlan
 
 LearningRate = Callable[[int], float]
 """The learning rate of the update at the end of a 0-based step."""
@@ -24,102 +24,88 @@ MOST_ROWS = 12
 
 @dataclass(frozen=True)
 class StageFigures:
-    """Neighbouring steps, planned or logged. Values that are not known are NaN.
+    """Neighbouring steps, planned or logged, that are alike. Values that are not known are NaN."""
 
-    Pairs hold the values of the first and of the last step; steps count from 1.
-    """
-
-    steps: tuple[int, int]
-    batch: tuple[float, float]
-    kept_tokens: tuple[float, float]
+    first_step: int
+    """0-based."""
+    num_steps: int
+    global_batch_samples: float
+    kept_tokens: float
     """Of the layer that keeps fewest."""
-    depth: tuple[float, float]
+    depth: float
     """Mean number of layers that run."""
-    learning_rate: tuple[float, float]
+    first_lr: float
+    last_lr: float
     tokens: float
     layer_tokens: float
     flops: int
     dense_flops: int
     step_seconds: tuple[float, ...] = ()
-    """Of every step, where they are logged."""
-
-    @classmethod
-    def joined(cls, stages: Sequence[StageFigures]) -> StageFigures:
-        """Neighbouring stages as one."""
-        first, last = stages[0], stages[-1]
-        return cls(
-            steps=(first.steps[0], last.steps[1]),
-            batch=(first.batch[0], last.batch[1]),
-            kept_tokens=(first.kept_tokens[0], last.kept_tokens[1]),
-            depth=(first.depth[0], last.depth[1]),
-            learning_rate=(first.learning_rate[0], last.learning_rate[1]),
-            tokens=sum(stage.tokens for stage in stages),
-            layer_tokens=sum(stage.layer_tokens for stage in stages),
-            flops=sum(stage.flops for stage in stages),
-            dense_flops=sum(stage.dense_flops for stage in stages),
-            step_seconds=tuple(seconds for stage in stages for seconds in stage.step_seconds),
-        )
+    """Of every step, if they are logged."""
 
 
-def shared_rows(stages: Sequence[StageFigures]) -> list[StageFigures]:
+def _shared_rows(stages: Sequence[StageFigures]) -> list[Sequence[StageFigures]]:
     """At most ``MOST_ROWS`` rows: the last stage alone, and equal shares of the stages before it."""
     growing, last = stages[:-1], stages[-1:]
     num_rows = min(len(growing), MOST_ROWS - 1)
     bounds = [len(growing) * row // num_rows for row in range(num_rows + 1)] if num_rows else []
-    groups = [growing[first:end] for first, end in zip(bounds, bounds[1:], strict=False)]
-    return [StageFigures.joined(group) for group in (*groups, last)]
+    return [*(growing[first:end] for first, end in zip(bounds, bounds[1:], strict=False)), last]
 
 
 def stage_rows(stages: Sequence[StageFigures], num_layers: float) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table.
+    """Header and rows of a table; steps count from 1.
 
     ``of dense`` compares the FLOPs of a row with those of the dense model in the same steps, and ``share`` with those
     of all rows. ``depth`` is there if layers are dropped; ``learning rate`` and ``s a step``, the median, if known.
     """
     all_flops = sum(stage.flops for stage in stages)
-    rows = [
-        {
-            "steps": _span(stage.steps, str),
-            "batch": _span(stage.batch, "{:.0f}".format),
-            "kept tokens": _span(stage.kept_tokens, "{:.0f}".format),
-            "depth": _span(stage.depth, "{:.1f}".format),
-            "tokens": _known(stage.tokens, format_count),
-            "layer tokens": _known(stage.layer_tokens, format_count),
-            "learning rate": _span(stage.learning_rate, format_rate),
-            "FLOPs": format_flops(stage.flops),
-            "of dense": f"{stage.flops / stage.dense_flops:.1%}",
-            "share": f"{stage.flops / all_flops:.1%}",
-            "s a step": f"{median(stage.step_seconds):.3g}" if stage.step_seconds else "-",
-        }
-        for stage in shared_rows(stages)
-    ]
+    rows = [_row(group, all_flops) for group in _shared_rows(stages)]
     hidden = {
-        "depth": not any(min(stage.depth) < num_layers for stage in stages),
-        "learning rate": all(math.isnan(rate) for stage in stages for rate in stage.learning_rate),
+        "depth": not any(stage.depth < num_layers for stage in stages),
+        "learning rate": all(math.isnan(rate) for stage in stages for rate in (stage.first_lr, stage.last_lr)),
         "s a step": not any(stage.step_seconds for stage in stages),
     }
     header = [name for name in rows[0] if not hidden.get(name)]
     return header, [[row[name] for name in header] for row in rows]
 
 
+def _row(group: Sequence[StageFigures], all_flops: int) -> dict[str, str]:
+    first, last = group[0], group[-1]
+    flops = sum(stage.flops for stage in group)
+    seconds = [seconds for stage in group for seconds in stage.step_seconds]
+    return {
+        "steps": _span(first.first_step + 1, last.first_step + last.num_steps, str),
+        "batch": _span(first.global_batch_samples, last.global_batch_samples, "{:.0f}".format),
+        "kept tokens": _span(first.kept_tokens, last.kept_tokens, "{:.0f}".format),
+        "depth": _span(first.depth, last.depth, "{:.1f}".format),
+        "tokens": _known(sum(stage.tokens for stage in group), format_count),
+        "layer tokens": _known(sum(stage.layer_tokens for stage in group), format_count),
+        "learning rate": _span(first.first_lr, last.last_lr, format_rate),
+        "FLOPs": format_flops(flops),
+        "of dense": f"{flops / sum(stage.dense_flops for stage in group):.1%}",
+        "share": f"{flops / all_flops:.1%}",
+        "s a step": f"{median(seconds):.3g}" if seconds else "-",
+    }
+
+
 def planned_stages(plan: RunPlan, rate: LearningRate | None = None) -> list[StageFigures]:
     """The stages of a plan; ``rate`` is the learning rate, if it is known."""
-
-    def figures(stage: Stage) -> StageFigures:
-        first, end, kept_tokens = stage.first_step, stage.end_step, stage.plan.min_kept_tokens
-        return StageFigures(
-            steps=(first + 1, end),
-            batch=(stage.global_batch_samples,) * 2,
-            kept_tokens=(kept_tokens, kept_tokens),
-            depth=(stage.plan.mean_depth,) * 2,
-            learning_rate=(math.nan, math.nan) if rate is None else (rate(first), rate(end - 1)),
-            tokens=plan.tokens(end) - plan.tokens(first),
-            layer_tokens=plan.layer_tokens(end) - plan.layer_tokens(first),
-            flops=plan.flops(end) - plan.flops(first),
-            dense_flops=plan.dense_flops(end) - plan.dense_flops(first),
+    return [
+        StageFigures(
+            stage.first_step,
+            stage.num_steps,
+            stage.global_batch_samples,
+            stage.plan.min_kept_tokens,
+            stage.plan.mean_depth,
+            math.nan if rate is None else rate(stage.first_step),
+            math.nan if rate is None else rate(stage.end_step - 1),
+            *(
+                total(stage.end_step) - total(stage.first_step)
+                for total in (plan.tokens, plan.layer_tokens, plan.flops, plan.dense_flops)
+            ),
         )
-
-    return [figures(stage) for stage in plan.stages]
+        for stage in plan.stages
+    ]
 
 
 def stage_table(plan: RunPlan, rate: LearningRate | None = None) -> str:
@@ -148,6 +134,6 @@ def _known(value: float, form: Callable[[float], str]) -> str:
     return "-" if math.isnan(value) else form(value)
 
 
-def _span(ends: tuple[float, float], form: Callable[[float], str]) -> str:
+def _span(first: float, last: float, form: Callable[[float], str]) -> str:
     """Both ends, or one if they read the same."""
-    return " - ".join(dict.fromkeys(_known(end, form) for end in ends))
+    return " - ".join(dict.fromkeys(_known(end, form) for end in (first, last)))

@@ -40,14 +40,12 @@ class PlanFile:
     @property
     def stages(self) -> list[StageFigures]:
         """Every stage of the plan."""
+        names = _STAGE_FIELDS - {"kept_tokens"}
         return [
             StageFigures(
-                steps=(stage["first_step"] + 1, stage["first_step"] + stage["num_steps"]),
-                batch=(stage["global_batch_samples"],) * 2,
-                kept_tokens=(min(stage["kept_tokens"]),) * 2,
-                depth=(sum(stage.get("keep_probability", [1.0] * self.num_layers)),) * 2,
-                learning_rate=(stage["first_lr"], stage["last_lr"]),
-                **{amount: stage[amount] for amount in _AMOUNTS},
+                kept_tokens=min(stage["kept_tokens"]),
+                depth=sum(stage.get("keep_probability", [1.0] * self.num_layers)),
+                **{name: stage[name] for name in names},
             )
             for stage in self.content["stages"]
         ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from megatron.ltd.plan.table import StageFigures
-from megatron.ltd.reports.figures.axes import Floats, column
+from megatron.ltd.reports.figures.axes import column
 from megatron.ltd.reports.metrics import RunHistory
 
 
@@ -25,20 +25,18 @@ def logged_stages(history: RunHistory) -> list[StageFigures]:
     for values in (np.nan_to_num(batch, nan=-1.0), np.nan_to_num(kept_tokens, nan=-1.0)):
         changes[1:] |= values[1:] != values[:-1]
 
-    def ends(values: Floats, first: int, end: int) -> tuple[float, float]:
-        return float(values[first]), float(values[end - 1])
-
     def figures(first: int, end: int) -> StageFigures:
         steps = history.steps[first:end]
-        mean_depth = float(depth[first:end].mean())
         return StageFigures(
-            steps=(history.iterations[first], history.iterations[end - 1]),
-            batch=ends(batch, first, end),
-            kept_tokens=ends(kept_tokens, first, end),
-            depth=(mean_depth, mean_depth),
-            learning_rate=ends(lr, first, end),
-            tokens=float(tokens[first:end].sum()),
-            layer_tokens=float(layer_tokens[first:end].sum()),
+            first_step=history.iterations[first] - 1,
+            num_steps=history.iterations[end - 1] - history.iterations[first] + 1,
+            global_batch_samples=batch[first],
+            kept_tokens=kept_tokens[first],
+            depth=depth[first:end].mean(),
+            first_lr=lr[first],
+            last_lr=lr[end - 1],
+            tokens=tokens[first:end].sum(),
+            layer_tokens=layer_tokens[first:end].sum(),
             flops=sum(step["step_flops"] for step in steps),
             dense_flops=sum(step["dense_step_flops"] for step in steps),
             step_seconds=tuple(seconds[first:end]),

@@ -117,9 +117,9 @@ def test_repeated_requests_draw_anew_and_the_same_each_time(harness: HarnessMode
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        ({"max_gen_toks": LENGTH}, ["max_gen_toks", LENGTH]),
-        ({}, ["--gen_kwargs max_gen_toks", 256, LENGTH]),
-        ({"max_gen_toks": -1}, ["max_gen_toks=-1"]),
+        ({"max_gen_toks": LENGTH}, [f"max_gen_toks={LENGTH}"]),
+        ({}, ["--gen_kwargs max_gen_toks=256", LENGTH]),
+        ({"max_gen_toks": -1}, ["--gen_kwargs max_gen_toks=-1"]),
         ({"max_gen_toks": 1, "do_sample": True, "temperature": -1.0}, ["temperature=-1.0"]),
         ({"max_gen_toks": 1, "do_sample": True, "top_k": -1}, ["top_k=-1"]),
         ({"max_gen_toks": 1, "do_sample": True, "top_p": 0.0}, ["top_p=0.0"]),

@@ -20,7 +20,7 @@ def test_a_bare_log_has_a_page_too(write_run, train) -> None:
     lines = [{name: train(step)[name] for name in fields} for step in (1, 2)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = Page(report(read_history(folder, "bare"), None, [], ("steps", "layer-tokens")))
-    for shown in ("bare", "no line that says what the run is", "steps 2 tokens 32", "evaluations none"):
+    for shown in ("bare", "no run line", "steps 2 tokens 32", "evaluations none"):
         assert shown in page.text.replace("samples - ", "")
     assert "Flags" not in page.text and "1 - 2 - - 32 48" in page.text
 

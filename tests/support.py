@@ -134,7 +134,7 @@ def sublayer_scales(method: Method, microbatch: int) -> dict[int, float]:
 
 def learned(method: Method) -> Tensor | None:
     """Something else for each token id, or nothing where the method learns nothing."""
-    if not method.learns:
+    if not method.observes:
         return None
     return torch.rand(VOCAB_SIZE, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
 

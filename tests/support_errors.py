@@ -20,10 +20,14 @@ from megatron.ltd.errors import UserError
 
 
 def assert_names(line: str, *names: object) -> None:
-    """Check that ``line`` is one line and has each of ``names`` as a whole word: ``--lr`` is not in ``--lr-warmup``."""
+    """Check that ``line`` is one line and has each of ``names`` as whole words: ``--lr`` is not in ``--lr-warmup``.
+
+    Between a flag and its value "is" may stand.
+    """
     assert line and "\n" not in line, f"not one line: {line!r}"
     for name in map(str, names):
-        assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", line), f"{line!r} does not name {name!r}"
+        pattern = re.escape(name).replace(r"\ ", "(?: is)? ", 1) if name.startswith("--") else re.escape(name)
+        assert re.search(rf"(?<![\w-]){pattern}(?![\w-])", line), f"{line!r} does not name {name!r}"
 
 
 @contextmanager

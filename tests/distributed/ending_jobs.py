@@ -41,7 +41,7 @@ def end_with_another_draw(flags: Sequence[Sequence[str]], from_step: int) -> tup
 
     def other_select(self: RandomLTD, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
         moved = layer_number == 3 and kept_tokens >= self.schedule.at(from_step)
-        return select(self, Samples(samples.ids_B + moved), layer_number, kept_tokens)
+        return select(self, Samples(samples.sample_ids_B + moved), layer_number, kept_tokens)
 
     with pytest.MonkeyPatch.context() as patch:
         if os.environ["RANK"] == "1":

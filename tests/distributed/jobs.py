@@ -117,7 +117,7 @@ class _ListeningMethod:
 
     def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
         kept_BK = self.method.select(samples, layer_number, kept_tokens)
-        for sample_id, row in zip(samples.ids_B.tolist(), kept_BK.tolist(), strict=True):
+        for sample_id, row in zip(samples.sample_ids_B.tolist(), kept_BK.tolist(), strict=True):
             before = self.kept.setdefault((sample_id, layer_number, kept_tokens), tuple(row))
             assert before == tuple(row), f"sample {sample_id} keeps other tokens in a replay of layer {layer_number}"
         return kept_BK

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from tests.distributed.pool import JobFailed, Pool
+from tests.support_processes import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.distributed
 
@@ -72,7 +73,7 @@ def is_alive(process_id: int) -> bool:
 
 
 def assert_gone(process_ids: list[int]) -> None:
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while any(map(is_alive, process_ids)):
         assert time.monotonic() < deadline, [found for found in process_ids if is_alive(found)]
         time.sleep(0.05)

@@ -40,6 +40,7 @@ from megatron.ltd.tokenizers.config import TokenizerFiles
 from tests.distributed.ending_jobs import end_of
 from tests.distributed.pool import Pool
 from tests.support import REPOSITORY
+from tests.support_processes import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.distributed
 pytest.importorskip("lm_eval")
@@ -197,7 +198,7 @@ class Judge:
         arguments, output = self._arguments(examples)
         arguments += ["--model", "hf", "--model_args", f"pretrained={model},dtype=float32", "--batch_size", "16"]
         command = [sys.executable, str(REPOSITORY / "tools" / "evaluate.py"), *arguments]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         assert ended.returncode == 0, ended.stderr[-4000:]
         return Scores.read(output)
 

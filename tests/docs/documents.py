@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from megatron.ltd.flags import flag_fields, flag_name
+from megatron.ltd.methods import METHODS
 from tools.docs_site import nav_pages
 
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
@@ -43,10 +45,16 @@ def listed_pages(repository: Path) -> list[str]:
 
 
 def known_flags(repository: Path) -> set[str]:
-    """Every flag of this project's commands, read from the sources: fields made with ``flag``, and argparse's."""
+    """Every flag of this project's commands: in the sources those made with ``flag`` or argparse, and the methods'."""
     paths = [*(repository / "megatron" / "ltd").rglob("*.py"), *(repository / "tools").rglob("*.py")]
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
-    return {"--help", *(flag for tree in trees for node in ast.walk(tree) for flag in _flags_of(node))}
+    written = {flag for tree in trees for node in ast.walk(tree) for flag in _flags_of(node)}
+    of_methods = {
+        flag_name(entry.config_class, field.name)
+        for entry in METHODS.values()
+        for field in flag_fields(entry.config_class)
+    }
+    return {"--help"} | written | of_methods
 
 
 def _flags_of(node: ast.AST) -> Iterator[str]:

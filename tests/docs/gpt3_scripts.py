@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy
 
+from tests.support_processes import PATIENCE_SECONDS
+
 SHARED = ("gpt3/settings.sh", "gpt3/pretrain.sh", "gpt3/prepare_data.sh", "gpt3/evaluate.sh")
 SIZES = ("gpt3_1.3b", "gpt3_350m")
 VARIANTS = ("300B", "200B", "150B")
@@ -21,7 +23,7 @@ def run(repository: Path, cwd: Path, script: str, *arguments: str, **settings: s
     return subprocess.run(
         ["bash", str(repository / "examples" / script), *arguments],
         env={**kept, "OMP_NUM_THREADS": "1", "VENV": sys.prefix, **settings},
-        cwd=cwd, capture_output=True, text=True, check=False, timeout=300,
+        cwd=cwd, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import pytest
 from megatron.ltd.arguments import parse_run_config
 from tests.docs.documents import code_blocks
 from tests.regression.runs import metrics, snapshot
+from tests.support_processes import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +29,7 @@ def run(repository: Path, cwd: Path, *arguments: str, **settings: str) -> subpro
     return subprocess.run(
         ["bash", str(repository / FOLDER / "run.sh"), *arguments],
         env={**kept, "OMP_NUM_THREADS": "1", "VENV": sys.prefix, **settings},
-        cwd=cwd, capture_output=True, text=True, check=False, timeout=300,
+        cwd=cwd, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS,
     )  # fmt: skip
 
 

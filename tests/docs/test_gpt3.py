@@ -15,6 +15,7 @@ import pytest
 
 from tests.docs.gpt3_scripts import run
 from tests.regression.runs import metrics, snapshot
+from tests.support_processes import PATIENCE_SECONDS, child
 
 pytestmark = pytest.mark.slow
 
@@ -139,18 +140,18 @@ def test_folders_of_another_size_or_other_settings(repository: Path, home: Path,
 def test_ctrl_c_ends_an_evaluation_in_one_line(repository: Path, home: Path, trained: dict[str, str]) -> None:
     """Without torchrun's report of a failure, and without a process or a score that stays."""
     environment = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR", "LANG")}
-    script = subprocess.Popen(
+    with child(
         ["bash", str(repository / "examples/gpt3_1.3b/evaluate.sh"), "dense-300B"],
         env={**environment, **TINY, "OMP_NUM_THREADS": "1", "VENV": sys.prefix, "RESULTS": "interrupted"},
-        cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    assert script.stdout is not None
-    for line in script.stdout:
-        if "Selected Tasks" in line:
-            break
-    os.killpg(script.pid, signal.SIGINT)
-    said, _ = script.communicate(timeout=60)
+    ) as script:  # fmt: skip
+        assert script.stdout is not None
+        for line in script.stdout:
+            if "Selected Tasks" in line:
+                break
+        os.killpg(script.pid, signal.SIGINT)
+        said, _ = script.communicate(timeout=PATIENCE_SECONDS)
     assert script.returncode == 130 and said.splitlines()[-1] == "stopped; the same command goes on from here", said
     assert "evaluate.py: interrupted" in said and "Traceback" not in said and "Killed" not in said, said
     assert not list((home / "interrupted").rglob("results_*.json"))

@@ -23,6 +23,7 @@ from torch.distributed.run import get_args_parser
 from megatron.ltd.arguments import parse_run_config
 from tests.docs.documents import code_blocks
 from tests.regression.runs import metrics, tiny_flags, write_data
+from tests.support_processes import PATIENCE_SECONDS, child
 
 FOLDER = Path("examples") / "launch"
 SETTINGS = (
@@ -38,7 +39,9 @@ def environment(**settings: str) -> dict[str, str]:
 
 def run(repository: Path, script: str, *flags: str, **settings: str) -> subprocess.CompletedProcess[str]:
     command = ["bash", str(repository / FOLDER / script), *flags]
-    return subprocess.run(command, env=environment(**settings), capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, env=environment(**settings), capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
 
 
 def dry_run(repository: Path, script: str, *flags: str, **settings: str) -> list[str]:
@@ -175,10 +178,10 @@ def test_slurm_from_the_wrong_place(
 
 def test_a_slurm_job_that_is_asked_to_leave_goes_back_to_the_queue(repository: Path, slurm: dict[str, str]) -> None:
     script, calls = repository / FOLDER / "slurm.sbatch", Path(slurm["CALLS"])
-    job = subprocess.Popen(["bash", str(script)], env=environment(**slurm), stdout=subprocess.PIPE, text=True)
-    _wait_for(job, Path(f"{calls}.srun").exists)
-    job.send_signal(signal.SIGTERM)
-    said, _ = job.communicate(timeout=20)
+    with child(["bash", str(script)], env=environment(**slurm), stdout=subprocess.PIPE) as job:
+        _wait_for(job, Path(f"{calls}.srun").exists)
+        job.send_signal(signal.SIGTERM)
+        said, _ = job.communicate(timeout=PATIENCE_SECONDS)
     assert job.returncode == 0 and "back to the queue" in said
     assert calls.read_text().splitlines()[-2:] == ["scancel --signal=TERM 1234567", "scontrol requeue 1234567"]
 
@@ -191,7 +194,7 @@ def test_a_slurm_job_that_ends_by_itself_does_not(repository: Path, slurm: dict[
 
 
 def _wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not happened():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -214,11 +217,11 @@ def test_two_processes_really_run_leave_when_asked_and_go_on(repository: Path, t
         (launcher,) = psutil.Process(first.pid).children()
         for process in (launcher, first):
             process.send_signal(signal.SIGTERM)
-        said, _ = first.communicate(timeout=60)
+        said, _ = first.communicate(timeout=PATIENCE_SECONDS)
     assert first.returncode == 0, said
     assert "SIGTERM arrived" in said and "Traceback" not in said
     with _started(command, settings, tmp_path) as second:
-        said, _ = second.communicate(timeout=90)
+        said, _ = second.communicate(timeout=PATIENCE_SECONDS)
     assert second.returncode == 0 and "2 processes" in said and "\ndone\n" in said, said
     assert [iteration for _, iteration in metrics(out)] == list(range(1, 401))
 

@@ -19,6 +19,7 @@ from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import initialize
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from tests.docs.documents import code_blocks
+from tests.support_processes import PATIENCE_SECONDS, child
 
 pytestmark = pytest.mark.slow
 
@@ -189,16 +190,14 @@ def test_other_settings_or_a_foreign_folder_are_refused(
 def test_ctrl_c_leaves_cleanly_and_the_next_run_goes_on(repository: Path, tmp_path: Path) -> None:
     """Ctrl-C reaches the script and what it runs, as from a terminal: here while text becomes tokens."""
     script = ["bash", str(repository / "examples" / "quickstart" / "run.sh")]
-    process = subprocess.Popen(
-        script, cwd=tmp_path, env=environment(tmp_path / "out"), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    # Not while an interpreter is starting: CPython answers that with a traceback of its own.
-    while not list((tmp_path / "out").glob("*.tmp-*")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    pipes: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with child(script, cwd=tmp_path, env=environment(tmp_path / "out"), **pipes) as process:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        # Not while an interpreter is starting: CPython answers that with a traceback of its own.
+        while not list((tmp_path / "out").glob("*.tmp-*")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert "stopped; the same command goes on from here" in stdout
     assert "Traceback" not in stderr

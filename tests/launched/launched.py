@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.support_processes import PATIENCE_SECONDS
 from tools.soak import processes
 from tools.soak.processes import SCRIPT
 
@@ -41,7 +42,7 @@ class Launched:
     def rank(self, number: int) -> psutil.Process:
         return self.ranks()[number]
 
-    def wait_for(self, happened: Callable[[], bool], seconds: float = 90.0) -> None:
+    def wait_for(self, happened: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until something has happened, while at least one process is still there to do it."""
         deadline = time.monotonic() + seconds
         while not happened():
@@ -49,7 +50,7 @@ class Launched:
             assert time.monotonic() < deadline, self.said
             time.sleep(0.005)
 
-    def end(self, seconds: float = 90.0) -> tuple[list[int], str]:
+    def end(self, seconds: float = PATIENCE_SECONDS) -> tuple[list[int], str]:
         """Wait for the end of all; their exit statuses, and what they printed."""
         deadline = time.monotonic() + seconds
         try:

@@ -17,11 +17,12 @@ from megatron.ltd.checkpoint import files as checkpoint_files
 from tests.launched.launched import Launched, torchrun, two_ranks
 from tests.regression.runs import metrics, tiny_flags
 from tests.support import REPOSITORY
+from tests.support_processes import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 NUM_STEPS = 40
-ENDS_WITHIN_SECONDS = 60.0
+ENDS_WITHIN_SECONDS = PATIENCE_SECONDS
 
 
 def flags(dataset: str, save: Path, *more: object) -> list[str]:

@@ -1,4 +1,4 @@
-"""How the tests switch each method on. A method in the registry gets the whole matrix by a line or two in ``CASES``."""
+"""How the tests turn each method on. One line in ``CASES`` gives a method of the registry the whole matrix."""
 
 from __future__ import annotations
 
@@ -22,74 +22,39 @@ class MethodCase:
     """On, but everything is kept from step 0."""
     off: tuple[str, ...]
     """Everything but the switch."""
-    changes: tuple[int, ...]
+    changes: tuple[int, ...] = (4, 7, 10)
     """The 0-based steps whose plan differs from the one before."""
     per_microbatch: bool = False
     """What is dropped depends on which samples share a microbatch."""
+    strata: str | None = None
+    """The flag that makes every part of the sequence keep the same number of tokens; None if no tokens are dropped."""
 
 
-def _random_ltd(kept_tokens: int, growth_steps: int) -> tuple[str, ...]:
-    return tuple(f"--ltd-min-kept-tokens {kept_tokens} --ltd-growth-steps {growth_steps} --ltd-granularity 8".split())
+def _case(method: str, amount: str, dropping: float, full: float, always: str, **more: object) -> MethodCase:
+    """The flag ``amount`` says how much is kept, by the two values; ``always`` are the flags of every run."""
+    switch = f"--{method.replace('_', '-')}"
+    on, whole = (tuple(f"{amount} {value} {always}".split()) for value in (dropping, full))
+    return MethodCase(method, (switch, *on), (switch, *whole), on, **more)  # type: ignore[arg-type]
 
 
-def _layer_drop(theta: float) -> tuple[str, ...]:
-    """theta rises to 1, to a thousandth from step 10 on."""
-    return tuple(f"--layer-drop-theta {theta} --layer-drop-gamma 0.73 --layer-drop-direction rising".split())
+def _dropping_tokens(method: str, prefix: str, more: str = "", kept: str = "kept-tokens") -> MethodCase:
+    """A method with ``ScheduleFlags``: 8 of 32 tokens, and 8 more after 4, 7 and 10 steps."""
+    growing = f"--{prefix}-growth-steps 10 --{prefix}-granularity 8 {more}"
+    return _case(method, f"--{prefix}-{kept}", 8, 32, growing, strata=f"--{prefix}-strata")
 
 
-def _token_bypass(kept_tokens: int, selector: str) -> tuple[str, ...]:
-    flags = (
-        f"--token-bypass-kept-tokens {kept_tokens} --token-bypass-growth-steps 10 --token-bypass-granularity 8 "
-        f"--token-bypass-selector {selector} --token-bypass-layers 2-3"
-    )
-    return tuple(flags.split())
-
-
-_BLOCKS = ("--ltd-block-size", "4")
-_BYPASS_BLOCKS = ("--token-bypass-block-size", "4")
+_RISING = "--layer-drop-gamma 0.73 --layer-drop-direction rising"  # theta is 1, to a thousandth, from step 10 on
+_SPAN = "--token-bypass-layers 2-3 --token-bypass-selector"
 
 CASES = {
-    "random_ltd": MethodCase(
-        method="random_ltd",
-        dropping=("--random-ltd", *_random_ltd(8, 10)),
-        full=("--random-ltd", *_random_ltd(32, 10)),
-        off=_random_ltd(8, 10),
-        changes=(4, 7, 10),
+    "random_ltd": _dropping_tokens("random_ltd", "ltd", kept="min-kept-tokens"),
+    "random_ltd, blocks": _dropping_tokens("random_ltd", "ltd", "--ltd-block-size 4", kept="min-kept-tokens"),
+    "token_bypass, random blocks": _dropping_tokens(
+        "token_bypass", "token-bypass", f"{_SPAN} random --token-bypass-block-size 4"
     ),
-    "random_ltd, blocks": MethodCase(
-        method="random_ltd",
-        dropping=("--random-ltd", *_random_ltd(8, 10), *_BLOCKS),
-        full=("--random-ltd", *_random_ltd(32, 10), *_BLOCKS),
-        off=(*_random_ltd(8, 10), *_BLOCKS),
-        changes=(4, 7, 10),
-    ),
-    "token_bypass, random blocks": MethodCase(
-        method="token_bypass",
-        dropping=("--token-bypass", *_token_bypass(8, "random"), *_BYPASS_BLOCKS),
-        full=("--token-bypass", *_token_bypass(32, "random"), *_BYPASS_BLOCKS),
-        off=(*_token_bypass(8, "random"), *_BYPASS_BLOCKS),
-        changes=(4, 7, 10),
-    ),
-    "token_bypass, random": MethodCase(
-        method="token_bypass",
-        dropping=("--token-bypass", *_token_bypass(8, "random")),
-        full=("--token-bypass", *_token_bypass(32, "random")),
-        off=_token_bypass(8, "random"),
-        changes=(4, 7, 10),
-    ),
-    "token_bypass, importance": MethodCase(
-        method="token_bypass",
-        dropping=("--token-bypass", *_token_bypass(8, "importance")),
-        full=("--token-bypass", *_token_bypass(32, "importance")),
-        off=_token_bypass(8, "importance"),
-        changes=(4, 7, 10),
-    ),
-    "layer_drop": MethodCase(
-        method="layer_drop",
-        dropping=("--layer-drop", *_layer_drop(0.3)),
-        full=("--layer-drop", *_layer_drop(1.0)),
-        off=_layer_drop(0.3),
-        changes=tuple(range(1, 11)),
-        per_microbatch=True,
+    "token_bypass, random": _dropping_tokens("token_bypass", "token-bypass", f"{_SPAN} random"),
+    "token_bypass, importance": _dropping_tokens("token_bypass", "token-bypass", f"{_SPAN} importance"),
+    "layer_drop": _case(
+        "layer_drop", "--layer-drop-theta", 0.3, 1.0, _RISING, changes=tuple(range(1, 11)), per_microbatch=True
     ),
 }

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support import REPOSITORY
+from tests.support_processes import PATIENCE_SECONDS
 
 SCRIPT = REPOSITORY / "pretrain_gpt_ltd.py"
 
@@ -33,7 +34,7 @@ def started(flags: Sequence[str], script: Path = SCRIPT) -> Iterator[subprocess.
 
 def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
     """Wait until something has happened, while ``process`` lives."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not happened():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline

@@ -14,6 +14,7 @@ import pytest
 from megatron.ltd.words import name_of
 from tests.regression.runs import metrics, refusal, reseal, run_status, snapshot, tiny_flags, write_data
 from tests.support import assert_differs
+from tests.support_errors import assert_names
 
 WEIGHTS, ORDER, SCHEDULE = "--use-checkpoint-args", "--finetune", "--override-opt-param-scheduler"
 CONTINUED = {
@@ -127,7 +128,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     what = damage(trained / "iter_0000006")
     assert run_status(tiny_flags(data, "--save", trained, "--load", trained)) == (0, "")
     said = capsys.readouterr().out
-    assert f"checkpoint {trained / 'iter_0000006'} is damaged: {what}" in said and "it is passed over" in said
+    assert f"checkpoint {trained / 'iter_0000006'} is damaged: {what}" in said
     assert f"loading {trained / 'iter_0000004'}" in said
     assert metrics(trained) == metrics(straight)
 
@@ -140,9 +141,7 @@ def test_a_half_written_checkpoint_is_none(data: str, trained: Path, capsys: pyt
     assert [path.name for path in trained.glob("*.partial")] == []
 
 
-@pytest.mark.parametrize(
-    ("tracker", "complaint"), [("9", "names iteration 9, which is not there"), ("x\n", "no iteration")]
-)
+@pytest.mark.parametrize(("tracker", "complaint"), [("9", "iteration 9"), ("x\n", "latest_checkpointed_iteration.txt")])
 def test_a_wrong_tracker_is_said(
     tracker: str, complaint: str, data: str, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,7 +157,7 @@ def test_no_whole_checkpoint_is_refused(data: str, trained: Path) -> None:
         _flip_byte(checkpoint)
     before = snapshot(trained)
     line = refusal(tiny_flags(data, "--save", trained, "--load", trained))
-    assert f"--load {trained} holds no whole checkpoint" in line and "iter_0000002 is damaged" in line
+    assert_names(line, f"--load {trained}", "iter_0000002")
     assert snapshot(trained) == before
 
 
@@ -167,5 +166,5 @@ def test_a_folder_of_another_run(flags: list[str], data: str, trained: Path, mon
     monkeypatch.chdir(trained.parent)
     before = snapshot(trained)
     line = refusal(tiny_flags(data, "--save", "trained", *flags))
-    assert "--save trained already holds checkpoints (the last at iteration 6)" in line and "--load trained" in line
+    assert_names(line, "--save trained", "iteration 6", "--load trained")
     assert snapshot(trained) == before

@@ -12,93 +12,92 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.parallel.mesh import refuse_broken_transformer_engine
 from tests.regression.runs import refusal, run_status, snapshot, tiny_flags
+from tests.support_errors import assert_names, refused
+from tests.support_processes import PATIENCE_SECONDS
 
 FLAGS = {
     "kept tokens above S": (
         ["--ltd-min-kept-tokens", 20],
-        ["--ltd-min-kept-tokens 20", "--seq-length 16", "at most 16"],
+        ["--ltd-min-kept-tokens 20", "--seq-length 16", 16],
     ),
-    "kept tokens below 1": (["--ltd-min-kept-tokens", 0], ["--ltd-min-kept-tokens 0", "at least one token", "give 1"]),
-    "granularity": (["--ltd-granularity", 3], ["--ltd-granularity 3", "--ltd-min-kept-tokens 4", "give 3 or 6"]),
-    "stages without staged": (["--ltd-stages", "0:4"], ["--ltd-stages 0:4 says nothing to --ltd-schedule growing"]),
+    "kept tokens below 1": (["--ltd-min-kept-tokens", 0], ["--ltd-min-kept-tokens 0", 1]),
+    "granularity": (["--ltd-granularity", 3], ["--ltd-granularity 3", "--ltd-min-kept-tokens 4", 3, 6]),
+    "stages without staged": (["--ltd-stages", "0:4"], ["--ltd-stages 0:4", "--ltd-schedule"]),
     "growth of a constant": (
         ["--ltd-schedule", "constant"],
-        ["--ltd-growth-steps 5 says nothing to --ltd-schedule constant", "leave it out", "growing or shrinking"],
+        ["--ltd-growth-steps 5", "--ltd-schedule"],
     ),
-    "no schedule": (["--ltd-schedule", "falling"], ["--ltd-schedule: invalid choice: 'falling'", "shrinking"]),
-    "layers outside": (["--ltd-layers", "2-9"], ['--ltd-layers is "2-9"', "1 to --num-layers 3"]),
-    "layers far outside": (["--ltd-layers", "70-999999999999"], ["1 to --num-layers 3", "70 is outside"]),
-    "layers no list": (["--ltd-layers", "2,x"], ["--ltd-layers", '"x" is neither a number nor a range such as 2-23']),
+    "no schedule": (["--ltd-schedule", "falling"], ["--ltd-schedule", "falling"]),
+    "layers outside": (["--ltd-layers", "2-9"], ["--ltd-layers 2-9", 1, "--num-layers 3"]),
+    "layers far outside": (["--ltd-layers", "70-999999999999"], [1, "--num-layers 3", 70]),
+    "layers no list": (["--ltd-layers", "2,x"], ["--ltd-layers 2,x", "2-23"]),
     "two methods that drop tokens": (
         ["--token-bypass"],
-        ["--random-ltd and --token-bypass are both on", "which tokens to drop", "keep one"],
+        ["--random-ltd", "--token-bypass"],
     ),
-    "first layer": (["--ltd-layers", "1-2"], ['"1-2"', "layer 1 is the first", "--ltd-allow-edge-layers"]),
-    "last layer": (["--ltd-layers", "2-3"], ['"2-3"', "layer 3 is the last", "--ltd-allow-edge-layers"]),
-    "two lengths": (["--train-tokens", 500], ["--train-iters 6", "--train-tokens 500", "keep one"]),
+    "first layer": (["--ltd-layers", "1-2"], ["--ltd-layers 1-2", "layer 1", "--ltd-allow-edge-layers"]),
+    "last layer": (["--ltd-layers", "2-3"], ["--ltd-layers 2-3", "layer 3", "--ltd-allow-edge-layers"]),
+    "two lengths": (["--train-tokens", 500], ["--train-iters 6", "--train-tokens 500"]),
     "warm-up": (
         ["--lr-decay-iters", 2],
-        ["warm-up (288 layer-tokens)", "decay (288)", "--lr-warmup-*", "--lr-decay-*"],
+        [288, "--lr-warmup-*", "--lr-decay-*"],
     ),
-    "batch": (["--global-batch-size", 3], ["--global-batch-size 3", "--micro-batch-size 2", "multiple"]),
-    "unknown flag": (["--train-itrs", 3], ["--train-itrs: there is no such flag", "--train-iters"]),
-    "no number": (["--num-layers", "many"], ["--num-layers: 'many' is no whole number", "such as 1000"]),
-    "not finite": (["--lr", "nan"], ["--lr: 'nan' is no finite number", "3e-4"]),
-    "choice": (["--lr-decay-style", "square"], ["--lr-decay-style: invalid choice: 'square'", "cosine"]),
-    "no value": (["--num-layers"], ["--num-layers: expected one argument"]),
-    "transformer engine on CPU": (["--transformer-impl", "transformer_engine"], ["--transformer-impl", "CUDA", "auto"]),
-    "load of an empty folder": (["--load", "empty"], ["--load empty holds no checkpoint", "drop --load"]),
-    "finetune from nothing": (["--load", "out", "--finetune"], ["--load out holds no checkpoint"]),
+    "batch": (["--global-batch-size", 3], ["--global-batch-size 3", "--micro-batch-size 2"]),
+    "unknown flag": (["--train-itrs", 3], ["--train-itrs", "--train-iters"]),
+    "no number": (["--num-layers", "many"], ["--num-layers", "many", 1000]),
+    "not finite": (["--lr", "nan"], ["--lr", "nan"]),
+    "choice": (["--lr-decay-style", "square"], ["--lr-decay-style", "square"]),
+    "no value": (["--num-layers"], ["--num-layers"]),
+    "transformer engine on CPU": (["--transformer-impl", "transformer_engine"], ["--transformer-impl"]),
+    "load of an empty folder": (["--load", "empty"], ["--load empty"]),
+    "finetune from nothing": (["--load", "out", "--finetune"], ["--load out"]),
     "layout": (
         ["--tensor-model-parallel-size", 2],
-        ["1 process was started", "--tensor-model-parallel-size 2", "multiple of 2"],
+        [1, "--tensor-model-parallel-size 2", 2],
     ),
 }
 
 
 BYPASS_FLAGS = {
-    "first layer": (["--token-bypass-layers", "1-2"], ['--token-bypass-layers is "1-2"', "between 2 and 2"]),
-    "last layer": (["--token-bypass-layers", "2-3"], ['--token-bypass-layers is "2-3"', "first and the last layer"]),
-    "empty span": (["--token-bypass-layers", "2-1"], ["the span is empty", "the lower layer first"]),
-    "kept tokens above S": (["--token-bypass-kept-tokens", 17], ["--token-bypass-kept-tokens 17", "at most 16"]),
+    "first layer": (["--token-bypass-layers", "1-2"], ["--token-bypass-layers 1-2", 2, "--num-layers 3"]),
+    "last layer": (["--token-bypass-layers", "2-3"], ["--token-bypass-layers 2-3"]),
+    "empty span": (["--token-bypass-layers", "2-1"], ["--token-bypass-layers 2-1"]),
+    "kept tokens above S": (["--token-bypass-kept-tokens", 17], ["--token-bypass-kept-tokens 17", 16]),
     "staged without stages": (
         ["--token-bypass-schedule", "staged"],
-        ["--token-bypass-stages is missing", "such as 0:128 1000:256"],
+        ["--token-bypass-stages", "0:128", "1000:256"],
     ),
     "stages in disorder": (
         ["--token-bypass-schedule", "staged", "--token-bypass-stages", "0:16", "9:8", "4:16"],
-        ["--token-bypass-stages 0:16 9:8 4:16: 9:8 keeps no multiple of --token-bypass-granularity 16"],
+        ["--token-bypass-stages 0:16 9:8 4:16", "9:8", "--token-bypass-granularity 16"],
     ),
     "special id outside": (
         ["--token-bypass-special-ids", 256, 257],
-        ["--token-bypass-special-ids 257 is outside the vocabulary", "0 to 256"],
+        ["--token-bypass-special-ids 257", 0, 256],
     ),
 }
 
 
-@pytest.mark.parametrize(("flags", "fragments"), BYPASS_FLAGS.values(), ids=BYPASS_FLAGS.keys())
-def test_flags_of_token_bypass(flags: list[object], fragments: list[str], data: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("flags", "names"), BYPASS_FLAGS.values(), ids=BYPASS_FLAGS.keys())
+def test_flags_of_token_bypass(flags: list[object], names: list[object], data: str, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     without_ltd = [
         flag for flag in tiny_flags(data, "--save", folder, "--token-bypass", *flags) if flag != "--random-ltd"
     ]
     line = refusal(without_ltd)
-    for fragment in fragments:
-        assert fragment in line
+    assert_names(line, *names)
     assert not folder.exists()
 
 
-@pytest.mark.parametrize(("flags", "fragments"), FLAGS.values(), ids=FLAGS.keys())
+@pytest.mark.parametrize(("flags", "names"), FLAGS.values(), ids=FLAGS.keys())
 def test_flags(
-    flags: list[object], fragments: list[str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flags: list[object], names: list[object], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     line = refusal(tiny_flags(data, "--save", "out", *flags))
-    for fragment in fragments:
-        assert fragment in line
+    assert_names(line, *names)
     assert snapshot(tmp_path) == {}
 
 
@@ -172,7 +171,9 @@ def _preprocess(repository: Path, source: Path, *more: str) -> subprocess.Comple
     command = [sys.executable, "tools/preprocess_data.py", "--input", str(source), "--tokenizer-type", "ByteTokenizer"]
     command += ["--output-prefix", str(source.with_suffix("")), *more]
     environment = os.environ | {"PYTHONPATH": str(repository)}
-    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, cwd=repository, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,9 @@ def test_half_installed_transformer_engine(repository: Path, data: str, tmp_path
     (tmp_path / "transformer_engine" / "__init__.py").write_text(BROKEN_ENGINE)
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{repository}"}
     command = [sys.executable, str(repository / "pretrain_gpt_ltd.py"), *tiny_flags(data, "--save", tmp_path / "out")]
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1, ended.stderr
     for fragment in ("transformer_engine", "empty `transformer-engine` meta package", "pip uninstall", ">=2.9,<2.12"):
         assert fragment in ended.stderr
@@ -209,7 +212,7 @@ def test_transformer_engine_without_its_torch_part(tmp_path: Path, monkeypatch: 
     (tmp_path / "transformer_engine" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     try:
-        with pytest.raises(UserError, match=r"transformer_engine.pytorch'\).*pip uninstall"):
+        with refused("transformer_engine.pytorch", "pip uninstall transformer-engine"):
             refuse_broken_transformer_engine()
     finally:
         del sys.modules["transformer_engine"]

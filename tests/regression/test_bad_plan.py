@@ -1,4 +1,4 @@
-"""``--plan`` refuses bad input: one line with flag and value, exit status 2, nothing written."""
+"""What bad input gets of ``--plan``: a line with flag or file, value, rule and fix, exit status 2, nothing written."""
 
 from __future__ import annotations
 
@@ -11,46 +11,55 @@ from tests.regression.runs import refusal, run_status, snapshot, tiny_flags
 from tests.support_errors import assert_names
 
 SPEED = ["--plan-peak-tflops", 1, "--plan-mfu", 0.5]
-FLAGS: dict[str, tuple[list[object], list[str]]] = {
+FLAGS: dict[str, tuple[list[object], list[object]]] = {
     "no plan": (["--plan-mfu", 0.4], ["--plan-mfu 0.4", "--plan"]),
     "a question without a plan": (["--plan-target-saving", 0.3], ["--plan-target-saving 0.3", "--plan"]),
-    "a file without a plan": (["--plan-json", "plan.json"], ["--plan-json plan.json", "--plan"]),
-    "mfu": (["--plan", *SPEED[:2], "--plan-mfu", 1.5], ["--plan-mfu 1.5", "0.4"]),
-    "gpu": (["--plan", "--plan-gpu", "abacus"], ["--plan-gpu", "abacus", "a100"]),
+    "a file without a plan": (["--plan-json", "plan.json"], ["--plan-json", "plan.json", "--plan"]),
+    "mfu": (["--plan", *SPEED[:2], "--plan-mfu", 1.5], ["--plan-mfu 1.5", 0, 1, "0.4"]),
+    "gpu": (["--plan", "--plan-gpu", "abacus"], ["--plan-gpu", "abacus"]),
     "peak of another type": (
-        ["--plan", "--plan-gpu", "a100", "--plan-mfu", 0.4], ["--plan-gpu a100", "float32", "--plan-peak-tflops"],
+        ["--plan", "--plan-gpu", "a100", "--plan-mfu", 0.4],
+        ["--plan-gpu", "--plan-peak-tflops"],
     ),
     "both questions": (
         ["--plan", *SPEED, "--plan-target-saving", 0.3, "--plan-gpu-hours", 9],
         ["--plan-target-saving 0.3", "--plan-gpu-hours 9.0"],
     ),
     "a growth that is given": (
-        ["--plan", "--plan-target-saving", 0.3], ["--plan-target-saving 0.3", "--ltd-growth-steps 5"],
+        ["--plan", "--plan-target-saving", 0.3],
+        ["--plan-target-saving 0.3", "--ltd-growth-steps 5"],
     ),
-    "a length that is given": (["--plan", *SPEED, "--plan-gpu-hours", 9], ["--plan-gpu-hours 9", "--train-iters 6"]),
+    "a length that is given": (
+        ["--plan", *SPEED, "--plan-gpu-hours", 9],
+        ["--plan-gpu-hours 9", "--train-iters 6"],
+    ),
     "gpus": (
         ["--plan", "--plan-gpus", 3, "--tensor-model-parallel-size", 2],
-        ["--plan-gpus 3", "--tensor-model-parallel-size 2", "multiple of 2"],
+        ["--plan-gpus 3", "--tensor-model-parallel-size 2", 2],
     ),
-    "batch": (["--plan", "--plan-gpus", 4], ["--global-batch-size 4", "--micro-batch-size 2"]),
+    "batch": (
+        ["--plan", "--plan-gpus", 4],
+        ["--global-batch-size 4", "--micro-batch-size 2", 4],
+    ),
     "interleaving": (
         [
             "--plan", "--num-layers", 4, "--pipeline-model-parallel-size", 2,
             "--num-layers-per-virtual-pipeline-stage", 1, "--global-batch-size", 2,
         ],
-        ["global batch", "--pipeline-model-parallel-size 2"],
+        [2, "--pipeline-model-parallel-size 2"],
     ),
-    "file that is there": (["--plan", "--plan-json", "mine"], ["--plan-json mine"]),
-    "no folder": (["--plan", "--plan-json", "no/plan.json"], ["--plan-json no/plan.json"]),
-    "below a file": (["--plan", "--plan-json", "mine/plan.json"], ["--plan-json mine/plan.json"]),
+    "file that is there": (["--plan", "--plan-json", "mine"], ["--plan-json"]),
+    "no folder": (["--plan", "--plan-json", "no/plan.json"], ["--plan-json no/plan"]),
+    "below a file": (["--plan", "--plan-json", "mine/plan.json"], ["--plan-json mine/plan"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("flags", "names"), FLAGS.values(), ids=FLAGS.keys())
-def test_refused_flags(flags: list[object], names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags(flags: list[object], names: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").write_text("mine")
-    assert_names(refusal(tiny_flags("nowhere", *flags)), *names)
+    line = refusal(tiny_flags("nowhere", *flags))
+    assert_names(line, *names)
     assert snapshot(tmp_path) == {"mine": b"mine"}
 
 
@@ -61,36 +70,35 @@ def without(name: str, *more: object) -> list[str]:
     return flags[:place] + flags[place + 2 :]
 
 
-@pytest.mark.parametrize("target", [0.3, 0.9])
-def test_a_saving_out_of_reach(target: float) -> None:
+@pytest.mark.parametrize("wish", [0.3, 0.9])
+def test_a_saving_out_of_reach(wish: float) -> None:
     """One of three layers drops, of 6 steps the last keeps all: at most 5 steps of 4, 8 and 12 tokens of 16."""
-    line = refusal(without("--ltd-growth-steps", "--plan", "--plan-target-saving", target))
+    line = refusal(without("--ltd-growth-steps", "--plan", "--plan-target-saving", wish))
     most = sum(16 - kept for kept in (4, 4, 8, 8, 12)) / (6 * 3 * 16)
-    assert_names(line, f"--plan-target-saving {target}", "0.0417", f"{most:.4f}")
+    assert f"--plan-target-saving {wish}" in line and f"saves from 0.0417 to {most:.4f}" in line, line
 
 
 @pytest.mark.parametrize("schedule", ["shrinking", "constant"])
 def test_a_schedule_without_growth(schedule: str) -> None:
     line = refusal(without("--ltd-growth-steps", "--plan", "--plan-target-saving", 0.1, "--ltd-schedule", schedule))
-    assert_names(line, "--plan-target-saving 0.1", "--random-ltd")
+    assert "--plan-target-saving 0.1" in line and "the schedule of --random-ltd does not grow" in line
 
 
 def test_a_growth_of_no_method() -> None:
     flags = [flag for flag in tiny_flags("nowhere", "--plan", "--plan-target-saving", 0.3) if flag != "--random-ltd"]
-    assert_names(refusal(flags), "--plan-target-saving 0.3", "--random-ltd", "--token-bypass")
+    line = refusal(flags)
+    assert "none that has one is on: add --random-ltd or --token-bypass" in line
 
 
 def test_hours_that_pay_for_no_step() -> None:
-    assert_names(
-        refusal(without("--train-iters", "--plan", *SPEED, "--plan-gpu-hours", 1e-12)), "--plan-gpu-hours 1e-12"
-    )
+    line = refusal(without("--train-iters", "--plan", *SPEED, "--plan-gpu-hours", 1e-12))
+    assert "--plan-gpu-hours 1e-12" in line and "less than the first step" in line
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)
-    path = tmp_path / "closed" / "p"
-    assert_names(refusal(tiny_flags("nowhere", "--plan", "--plan-json", path)), f"--plan-json {path}")
+    assert "cannot be written to" in refusal(tiny_flags("nowhere", "--plan", "--plan-json", tmp_path / "closed" / "p"))
 
 
 def test_a_plan_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,49 +10,49 @@ import numpy as np
 import pytest
 
 from tests.support import REPOSITORY
+from tests.support_errors import assert_names
 from tests.support_vit import refusal, vit_flags
 
-FLAGS: dict[str, tuple[str, list[str]]] = {
+FLAGS: dict[str, tuple[str, list[object]]] = {
     "pipeline": (
         "--pipeline-model-parallel-size 2",
-        ["--pipeline-model-parallel-size 2", "one stage", "use tensor and data parallelism"],
+        ["--pipeline-model-parallel-size 2"],
     ),
-    "context": ("--context-parallel-size 2", ["--context-parallel-size 2", "tokens of an image stay together"]),
+    "context": ("--context-parallel-size 2", ["--context-parallel-size 2"]),
     "sequence": (
         "--tensor-model-parallel-size 2 --sequence-parallel",
-        ["--sequence-parallel: ", "tokens of an image", "drop it"],
+        ["--sequence-parallel"],
     ),
     "importance": (
         "--token-bypass --token-bypass-layers 2-3",
-        ["--token-bypass-selector is importance", "images have no vocabulary", "use random"],
+        ["--token-bypass-selector importance", "--token-bypass-selector random"],
     ),
     "more kept tokens than tokens": (
         "--random-ltd --ltd-min-kept-tokens 33 --ltd-growth-steps 4 --ltd-granularity 1",
-        ["--ltd-min-kept-tokens 33 is above an image's token count 32", "at most 32"],
+        ["--ltd-min-kept-tokens 33", 32],
     ),
     "strata": (
         "--random-ltd --ltd-min-kept-tokens 9 --ltd-growth-steps 4 --ltd-granularity 3 --ltd-strata 3",
-        ["--ltd-strata is 3", "divide an image's token count 32"],
+        ["--ltd-strata 3", 32],
     ),
     "bypassed tokens": (
         "--token-bypass --token-bypass-selector random --token-bypass-kept-tokens 40",
-        ["--token-bypass-kept-tokens 40 is above an image's token count 32", "at most 32"],
+        ["--token-bypass-kept-tokens 40", 32],
     ),
-    "patches": ("--img-h 31 --patch-dim 2", ["--img-h 31 is not a multiple of --patch-dim 2", "whole patches"]),
-    "size": ("--img-h 30", ["31 x 1 pixels", "takes 30 x 1", "--img-h 31 --img-w 1"]),
-    "classes": ("--num-classes 2", ["labels[", "is 2, and classes go from 0 to 1"]),
-    "one class": ("--num-classes 1", ["--num-classes is 1", "two to tell apart"]),
-    "channels of the mean": ("--image-mean 0.5 0.5", ["--image-mean has 2 values", "--num-channels 1"]),
-    "text's flag": ("--seq-length 32", ["--seq-length: there is no such flag"]),
+    "patches": ("--img-h 31 --patch-dim 2", ["--img-h 31", "--patch-dim 2"]),
+    "size": ("--img-h 30", [31, 1, 30, "--img-h 31", "--img-w 1"]),
+    "classes": ("--num-classes 2", [2, 0, 1]),
+    "one class": ("--num-classes 1", ["--num-classes 1"]),
+    "channels of the mean": ("--image-mean 0.5 0.5", ["--image-mean", 2, "--num-channels 1"]),
+    "text's flag": ("--seq-length 32", ["--seq-length"]),
 }
 
 
-@pytest.mark.parametrize(("flags", "fragments"), FLAGS.values(), ids=FLAGS.keys())
-def test_flags(flags: str, fragments: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("flags", "names"), FLAGS.values(), ids=FLAGS.keys())
+def test_flags(flags: str, names: list[object], tmp_path: Path) -> None:
     out = tmp_path / "out"
     line = refusal([*vit_flags(tmp_path), *flags.split(), "--device", "cpu", "--save", str(out)])
-    for fragment in fragments:
-        assert fragment in line, line
+    assert_names(line, *names)
     assert not out.exists()
 
 
@@ -68,7 +68,7 @@ def test_without_validation_images(tmp_path: Path) -> None:
     flags = vit_flags(tmp_path)
     place = flags.index("--valid-data-path")
     line = refusal([*flags[:place], *flags[place + 2 :], "--device", "cpu", "--log-dir", str(tmp_path / "out")])
-    assert "--valid-data-path is missing" in line and "--eval-iters 0" in line
+    assert "--valid-data-path" in line and "--eval-iters 0" in line
 
 
 def test_packages_that_are_not_there(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.training.step import Stepper
 from tests.regression.processes import started, steps_logged, wait_for
 from tests.regression.runs import metrics, run_status, snapshot, tiny_flags
+from tests.support_processes import PATIENCE_SECONDS
 
 
 def _resume(data: str, folder: Path, *more: object) -> tuple[int, str]:
@@ -33,7 +34,7 @@ def test_signals_to_the_process(
     with started(tiny_flags(data, *flags, "--save-interval", 3, *more)) as process:
         wait_for(process, lambda: checkpoint_files.read_tracker(tmp_path) is not None)
         os.killpg(process.pid, number)
-        stderr = process.communicate(timeout=60)[1]
+        stderr = process.communicate(timeout=PATIENCE_SECONDS)[1]
     assert (process.returncode, stderr) == (status, said)
     latest = checkpoint_files.read_tracker(tmp_path)
     assert latest == steps_logged(tmp_path)
@@ -123,7 +124,7 @@ def test_nan_stops_the_run(data: str, tmp_path: Path, monkeypatch: pytest.Monkey
     _scale_loss(monkeypatch, 5, float("nan"))
     status, said = run_status(tiny_flags(data, "--save", tmp_path, "--save-interval", 2, "--eval-iters", 0))
     assert status == 1 and len(said.splitlines()) == 1, said
-    assert "stopped: the loss of step 5 is nan; nothing was saved of it" in said and "lower --lr" in said
+    assert "stopped: the loss of step 5 is nan" in said and "lower --lr" in said
     assert checkpoint_files.saved_iterations(tmp_path) == [2, 4]
     assert steps_logged(tmp_path) == 4
 

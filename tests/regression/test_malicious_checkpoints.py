@@ -139,7 +139,7 @@ def test_no_command_runs_code_that_a_description_holds(
     status, said = command(trained, data, folder)
     assert not mark.exists() and WriteItemType.__members__ == members
     (line,) = said.splitlines()
-    assert status == 2 and f"checkpoint {checkpoint} is not loaded" in line and "a source that you trust" in line
+    assert status == 2 and f"checkpoint {checkpoint} is not loaded" in line
     assert not (folder / "exported").exists()
 
 
@@ -154,7 +154,7 @@ def test_code_in_a_checkpoint_does_not_run(
     hide(checkpoint, mark)
     reseal(checkpoint)
     line = refusal(tiny_flags(data, "--load", trained, "--log-dir", tmp_path))
-    assert f"checkpoint {checkpoint} is not loaded" in line and "a source that you trust" in line
+    assert f"checkpoint {checkpoint} is not loaded" in line
     assert ("an attribute" if hide is _attribute_chain else "mkdir") in line
     assert not mark.exists()
 
@@ -167,7 +167,7 @@ def test_code_in_a_checkpoint_is_not_exported(
     hide(checkpoint, mark)
     reseal(checkpoint)
     line = tool_refusal("export_hf.py", "--load", trained, "--output", tmp_path / "out", "--no-tokenizer")
-    assert f"checkpoint {checkpoint} is not loaded" in line and "a source that you trust" in line
+    assert f"checkpoint {checkpoint} is not loaded" in line
     assert not mark.exists() and not (tmp_path / "out").exists()
 
 

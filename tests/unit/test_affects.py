@@ -18,6 +18,7 @@ from megatron.ltd.plan.accounting import ModelShape
 from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.plan.config import OptimizerConfig, TrainingConfig
 from megatron.ltd.tasks import TASKS
+from tests.methods.cases import CASES
 
 AFFECTS: dict[str, dict[str, Affects | None]] = {
     task: {field.name: field.metadata["affects"] for part in flag_classes(entry) for field in flag_fields(part)}
@@ -48,6 +49,7 @@ def test_a_field_is_the_id_of_one_flag(task: str) -> None:
 
 OF_THE_VOCABULARY = {
     "tokenizer_type", "vocab_file", "merge_file", "tokenizer_model",  # the tokenizer's fingerprint
+    "eod_token", "tiktoken_special_tokens",
     "vocab_size", "make_vocab_size_divisible_by",  # the padded vocabulary
 }  # fmt: skip
 IDENTITIES: dict[str, dict[str, Any]] = {
@@ -76,11 +78,6 @@ def test_what_affects_the_order() -> None:
 
 
 FACTS = ModelFacts(num_layers=6, seq_length=64, seed=1)
-NEEDED = {
-    "random_ltd": {"ltd_growth_steps": 5, "ltd_min_kept_tokens": 16},
-    "token_bypass": {},
-    "layer_drop": {"layer_drop_gamma": 0.1},
-}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -90,7 +87,9 @@ def test_what_affects_a_methods_schedule_is_in_its_settings(method: str) -> None
     switch, permits = entry.flag.removeprefix("--").replace("-", "_"), {"ltd_allow_edge_layers"}
     names = {field.name for field in flag_fields(entry.config_class)}
     assert {AFFECTS["gpt"][name] for name in names} == {"schedule"}
-    settings = entry.build(entry.config_class(**{switch: True}, **NEEDED[method]), FACTS).settings
+    case = next(case for case in CASES.values() if case.method == method)
+    run = "--num-layers 4 --seq-length 32 --lr 1e-3 --train-iters 3".split()
+    settings = parse_run_config([*run, *case.dropping]).build_method().settings
     assert names - {switch} - permits == settings.keys() - {"method"}
     assert settings["method"] == method
 

@@ -16,6 +16,7 @@ from megatron.ltd.config import PARTS, TASK_PARTS
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag_name
 from megatron.ltd.forecast.config import PlanConfig
+from tests.support_processes import PATIENCE_SECONDS
 
 NEEDED = ["--lr", "1e-3", "--train-iters", "10"]
 
@@ -65,7 +66,7 @@ def test_a_global_batch_is_whole_micro_batches() -> None:
 
 
 def test_full_validation_evaluates() -> None:
-    with pytest.raises(UserError, match="--full-validation is given with --eval-iters 0, which evaluates never"):
+    with pytest.raises(UserError, match="--full-validation.*--eval-iters 0"):
         parse_run_config([*NEEDED, "--full-validation", "--eval-iters", "0"])
 
 
@@ -94,7 +95,7 @@ def test_use_checkpoint_args(tmp_path: Path) -> None:
     _stored(tmp_path / "images", {"model": {"num_layers": 3}})  # of a task that reads no text
     flags = [*NEEDED, "--load", str(tmp_path / "images"), "--use-checkpoint-args"]
     assert parse_run_config(flags).model.num_layers == 3
-    with pytest.raises(UserError, match="holds no checkpoint to take --use-checkpoint-args from"):
+    with pytest.raises(UserError, match="--load .*--use-checkpoint-args"):
         parse_run_config([*NEEDED, "--load", str(tmp_path / "other"), "--use-checkpoint-args"])
 
 
@@ -120,5 +121,7 @@ def test_reading_the_command_line_imports_no_torch(repository: Path) -> None:
         "heavy = {'torch', 'megatron.core', 'transformers', 'sentencepiece'} & sys.modules.keys()\n"
         "assert not heavy, heavy"
     )
-    ended = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert ended.returncode == 0, ended.stderr

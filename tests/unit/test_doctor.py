@@ -18,13 +18,19 @@ from megatron.ltd.doctor.__main__ import hiding_packages
 from megatron.ltd.doctor.finding import NOTE, OK, WRONG, Finding, report
 from megatron.ltd.layers import routed_layer
 from megatron.ltd.layers.route import Route
+from tests.support_processes import PATIENCE_SECONDS
 
 
 def doctor(repository: Path, *command: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     search = os.pathsep.join(str(entry) for entry in (path, repository) if entry is not None)
     environment = os.environ | {"PYTHONPATH": search, "OMP_NUM_THREADS": "1", "RANK": "0", "WORLD_SIZE": "4"}
     return subprocess.run(
-        [sys.executable, *command], cwd=repository.parent, env=environment, capture_output=True, text=True, timeout=600
+        [sys.executable, *command],
+        cwd=repository.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
 
 
@@ -145,7 +151,7 @@ def test_processes_that_cannot_talk(talk: object, seconds: float, text: str) -> 
     started = time.monotonic()
     found = processes.exchange("gloo", 2, seconds, talk)  # type: ignore[arg-type]
     assert found.state == WRONG and text in found.text and "GLOO_SOCKET_IFNAME" in found.advice
-    assert time.monotonic() - started < 600
+    assert time.monotonic() - started < PATIENCE_SECONDS
 
 
 def _finding() -> Finding:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from megatron.ltd.errors import LostContact, RunStopped, UserError, run_command
+from tests.support_processes import PATIENCE_SECONDS, child
 
 ENDINGS = [
     (UserError("--lr is -1: it must be above 0"), 2, "tool.py: error: --lr is -1: it must be above 0\n"),
@@ -69,10 +70,8 @@ def test_our_own_mistakes_keep_their_traceback() -> None:
 def test_output_that_nobody_reads_ends_quietly() -> None:
     program = "from megatron.ltd.errors import run_command\nrun_command(lambda: print('line\\n' * {lines}))"
     for lines in (1, 100_000):  # flushed at the end, and on the way
-        writer = subprocess.Popen(
-            [sys.executable, "-c", program.format(lines=lines)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        assert writer.stdout is not None and writer.stderr is not None
-        writer.stdout.close()
-        assert (writer.wait(timeout=60), writer.stderr.read()) == (141, b"")
-        writer.stderr.close()
+        command = [sys.executable, "-c", program.format(lines=lines)]
+        with child(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writer:
+            assert writer.stdout is not None and writer.stderr is not None
+            writer.stdout.close()
+            assert (writer.wait(timeout=PATIENCE_SECONDS), writer.stderr.read()) == (141, "")

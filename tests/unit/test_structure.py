@@ -1,13 +1,17 @@
-"""The house: which folder may import which, no circles, and the size of a file, a function and a folder."""
+"""The structure: which folder may import which, no circles, no method named outside its folder, and sizes."""
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from megatron.ltd.flags import flag_name
+from megatron.ltd.methods import METHODS
 
 ROOMS = (
     "errors", "versions", "json_text", "flags", "format", "schedules", "parallel", "routing", "methods", "plan",
@@ -17,6 +21,12 @@ ROOMS = (
 """The folders and modules of ``megatron/ltd`` from the ground up: each imports from those before it only."""
 REACHED_FROM_BELOW = {"words": "it says what messages call a setting, and knows the flags of every task for that"}
 MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION, MOST_FILES_OF_A_FOLDER = 300, 60, 24
+
+NAMES_A_METHOD = {
+    "megatron.ltd.doctor.layer": "it checks one real layer, with one method",
+    "megatron.ltd.checkpoint.run_format": "it reads files of an earlier version, which hold these words",
+}
+"""The modules outside ``methods`` that may name a method's flag or class, and why."""
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +71,33 @@ def test_folders_import_from_those_below_them(modules: dict[str, ast.Module]) ->
             if room is not None and below is not None and ROOMS.index(below) > ROOMS.index(room):
                 wrong.append(f"{name} imports {imported}")
     assert not wrong, "\n".join(wrong)
+
+
+def words_in(tree: ast.Module) -> Iterator[str]:
+    """Identifiers, and the words of all strings that are not docstrings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value.value = None  # a docstring, or one below an attribute
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from node.value.replace(":", " ").replace(",", " ").split()
+        elif isinstance(node, ast.Name | ast.Attribute):
+            yield node.id if isinstance(node, ast.Name) else node.attr
+        elif isinstance(node, ast.alias | ast.keyword):
+            yield str(node.name if isinstance(node, ast.alias) else node.arg)
+
+
+def test_no_module_outside_its_folder_names_a_method(modules: dict[str, ast.Module]) -> None:
+    """Neither its classes, nor a flag, nor the field of one: training, data and tasks work with every method."""
+    own = {name for entry in METHODS.values() for name in (entry.config_class.__name__, entry.build.__self__.__name__)}  # type: ignore[attr-defined]
+    for entry in METHODS.values():
+        for field in dataclasses.fields(entry.config_class):
+            own |= {field.name, flag_name(entry.config_class, field.name)} - METHODS.keys()
+    found = {
+        name: words & own
+        for name, tree in modules.items()
+        if not name.startswith("megatron.ltd.methods") and (words := set(words_in(tree))) & own
+    }
+    assert found.keys() == NAMES_A_METHOD.keys(), found
 
 
 def test_every_folder_is_in_the_order(repository: Path) -> None:

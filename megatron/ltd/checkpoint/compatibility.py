@@ -1,13 +1,13 @@
-"""What a continued run must agree on with its checkpoint, and what it may change. No torch.
+"""Which settings of a continued run must equal those of its checkpoint, and which may change. No torch.
 
-identity   the model's shape and the tokenizer        always the same, also with --finetune
-order      seed, sample length, training data         the same unless --finetune: they decide which sample comes when
-                                                      and which of its tokens are kept
-schedule   method, batch, learning rate               the same, or all of it taken from the flags when told so
-numbers    weight decay, dropout, precision, ...      free to change, and reported
+identity   the model's shape and the tokenizer        always equal, also with --finetune order      seed, sample length,
+training data         equal unless --finetune: they decide the order of samples and which
+                                                      tokens are kept
+schedule   method, batch, learning rate               equal, or all taken from the flags if the user says so
+numbers    weight decay, dropout, precision, ...      may change, and are reported
 
-What a flag belongs to is its own affair (``flags.Affects``). What it does not change may differ without a word: a run
-is the same under all parallel layouts. Settings are compared by id; ``words`` says what a message calls them.
+Each flag states what it affects (``flags.Affects``). Other flags may differ without a report: a run is the same under
+all parallel layouts. Settings are compared by id; ``words`` has their names in messages.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ from megatron.ltd.words import name_of, value_of
 
 
 def check_identity(checkpoint: Path, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another model or tokenizer, naming the first setting that differs and both values."""
+    """Raise ``UserError`` for a checkpoint of another model or tokenizer, with the first difference and both values."""
     if stored.get(MODEL) != identity.get(MODEL):
         raise _differs(
             MODEL, checkpoint, stored, identity,
-            "name another run's folder with --load, or use the script that wrote this one",
+            "use another folder with --load, or the script that wrote this one",
         )  # fmt: skip
     check_equal(
         checkpoint,
         stored,
         identity,
-        "use the checkpoint's value (--use-checkpoint-args takes them all), or start a run of its own",
+        "use the checkpoint's value (--use-checkpoint-args takes them all), or start another run",
     )
 
 
 def check_order(checkpoint: Path, stored: Mapping[str, Any], order: Mapping[str, Any]) -> None:
-    """Refuse to continue over other data or with other draws, naming the first setting that differs and both values."""
+    """Raise ``UserError`` for other data or another seed, with the first difference and both values."""
     if stored.keys() != order.keys():
         raise UserError(
-            f"checkpoint {checkpoint} is of a run that trained otherwise, on data of another kind: add --finetune to "
-            "take its weights and count from step 0"
+            f"checkpoint {checkpoint} is from another kind of training and data: add --finetune to load its weights "
+            "and start at step 0"
         )
     check_equal(
         checkpoint,
         stored,
         order,
-        "use the checkpoint's, or add --finetune to take its weights and count from step 0",
+        "use the checkpoint's value, or add --finetune to load its weights and start at step 0",
     )
 
 
 def check_equal(checkpoint: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], fix: str) -> None:
-    """Refuse the first setting of ``wanted`` that ``checkpoint`` does not have, or has another value of."""
+    """Raise ``UserError`` for the first setting of ``wanted`` that is missing or different in ``checkpoint``."""
     for setting, value in wanted.items():
         if stored.get(setting) != value:
             raise _differs(setting, checkpoint, stored, wanted, fix)
@@ -65,11 +65,10 @@ def check_equal(checkpoint: Path, stored: Mapping[str, Any], wanted: Mapping[str
 def settle_schedule(
     checkpoint: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], asked_by: str | None
 ) -> str | None:
-    """Keep the schedule that the run was started with, or take the one ``wanted`` whole where a flag asks for it.
+    """Keep the schedule that the run was started with, or take all of ``wanted`` if a flag says so.
 
-    Both are ``RunClock.settings``; ``asked_by`` is that flag, or None. A setting that one of them lacks is one of no
-    use. Returns a line that names everything taken otherwise than before, or None. Raises ``UserError`` naming the
-    first setting that differs, and both values.
+    Both are ``RunClock.settings``; ``asked_by`` is that flag, or None. A setting that one of them lacks has no effect.
+    Returns a line about all changes, or None. Raises ``UserError`` with the first difference and both values.
     """
     changes = [
         setting
@@ -81,17 +80,17 @@ def settle_schedule(
     if asked_by is None:
         raise _differs(
             changes[0], checkpoint, stored, wanted,
-            "use the flags that the run was started with, or add --override-opt-param-scheduler to take method, batch "
-            "and learning rate from these",
+            "use the flags with which the run was started, or add --override-opt-param-scheduler to use method, batch "
+            "and learning rate of these flags",
         )  # fmt: skip
     listed = ", ".join(_change(setting, stored.get(setting), wanted.get(setting)) for setting in changes)
-    return f"takes method, batch and learning rate from these flags ({asked_by}): {listed}"
+    return f"method, batch and learning rate follow these flags ({asked_by}): {listed}"
 
 
 def changed_settings(stored: Mapping[str, Any], config: RunConfig) -> str | None:
-    """One line naming every flag that this run sets otherwise than the checkpoint's run did and is free to; or None.
+    """One line about all flags that affect the numbers and differ from those of the checkpoint's run, or None.
 
-    These are the flags that affect the numbers; one that an older checkpoint does not know is not named.
+    A flag that an older checkpoint does not have is left out.
     """
     changes = [
         _change(field.name, stored[part][field.name], getattr(flags, field.name))
@@ -105,7 +104,7 @@ def changed_settings(stored: Mapping[str, Any], config: RunConfig) -> str | None
 
 
 def _plain(value: Any) -> Any:
-    """A value to compare: lists have been through JSON, and what is not given may be missing."""
+    """A value to compare: tuples are lists in JSON, and a flag that is not given may be missing."""
     if isinstance(value, (list, tuple)):
         return [*value] or None
     return None if value is False else value

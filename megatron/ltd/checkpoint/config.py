@@ -32,7 +32,9 @@ class CheckpointConfig:
         None, affects="start", help="checkpoints to keep; older ones are removed after a save (default: all)"
     )
     async_save: bool = flag(
-        False, affects="start", help="train on while a checkpoint is written, from a copy in memory"
+        False,
+        affects="start",
+        help="continue training while a checkpoint is written, from a copy of the state in host memory",
     )
     no_load_optim: bool = flag(False, affects="start", help="load the weights only; the optimizer starts anew")
     finetune: bool = flag(False, affects="start", help="load the weights only and start counting from step 0")

@@ -1,16 +1,16 @@
-"""Where checkpoints lie and which of them are whole. No torch.
+"""The files of checkpoints, and which checkpoints are complete. No torch.
 
-    <folder>/iter_0000100/                        a whole checkpoint: tensors, run.json, manifest.json
+    <folder>/iter_0000100/                        a complete checkpoint: tensors, run.json, manifest.json
              iter_0000200.<random>.partial/       being written, or left by a run that was killed while writing
-             latest_checkpointed_iteration.txt    the last whole one, written last
+             latest_checkpointed_iteration.txt    the last complete one, written last
 
-``run.json`` says by stable ids what the run was: its progress, learning-rate schedule, identity (what a continuing run
-must agree on) and flags (``run_format``).
+``run.json`` describes the run by stable ids: its progress, learning-rate schedule, identity (what must be equal in a
+run that continues it) and flags (``run_format``).
 
 A checkpoint is written under its ``.partial`` name, listed in its ``manifest.json`` (size and CRC-32 of every file),
-renamed, and only then named by the tracker. A kill at any moment leaves the tracker pointing at a whole checkpoint;
-what was damaged later is recognised by its manifest. The random part keeps what a killed run's writers may still do out
-of the folder of the run that follows.
+renamed, and only then named in the tracker file. After a kill at any moment the tracker names a complete checkpoint;
+later damage is found by the manifest. The random part of the name keeps the writers of a killed run out of the folder
+of the next one.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ _CHUNK_BYTES = 1 << 24
 
 
 def checkpoint_path(folder: Path, iteration: int) -> Path:
-    """Where the checkpoint of ``iteration`` lies when it is whole."""
+    """The folder of the complete checkpoint of ``iteration``."""
     return folder / f"iter_{iteration:07d}"
 
 
 def saved_iterations(folder: Path) -> list[int]:
-    """Iterations of the checkpoints in ``folder``, ascending, whole or damaged."""
+    """Iterations of the checkpoints in ``folder``, ascending, complete or damaged."""
     names = (path.name for path in folder.glob("iter_*") if path.is_dir())
     return sorted(int(name[5:]) for name in names if name[5:].isdigit())
 
 
 def read_tracker(folder: Path) -> int | None:
-    """The iteration that the tracker names; None without a tracker or where it holds no number."""
+    """The iteration in the tracker file; None if there is none."""
     try:
         return int((folder / TRACKER).read_text().strip())
     except (OSError, ValueError):
@@ -59,29 +59,29 @@ def read_tracker(folder: Path) -> int | None:
 
 
 def candidates(folder: Path) -> list[int]:
-    """Iterations to try, best first: the tracker's, then those before it; where it names none that exists, all."""
+    """Iterations to try, best first: the tracker's and those before it, or all if the tracker's does not exist."""
     saved, latest = saved_iterations(folder)[::-1], read_tracker(folder)
     return saved[saved.index(latest) :] if latest in saved else saved
 
 
 def how_to_continue(save: str | None) -> str:
-    """The advice to a run that has ended too early; ``save`` is the folder that it saves in, if any."""
+    """How to continue a run that ended too early; ``save`` is its ``--save``, if any."""
     if save is None:
-        return "nothing was saved, as there is no --save: start again"
+        return "nothing was saved without --save: start again"
     latest = read_tracker(Path(save))
     if latest is None:
         return f"nothing was saved in {save} yet: start again"
-    return f"the last whole checkpoint is {checkpoint_path(Path(save), latest)}: continue with --load {save}"
+    return f"the last complete checkpoint is {checkpoint_path(Path(save), latest)}: continue with --load {save}"
 
 
 def tracker_complaint(folder: Path) -> str | None:
-    """How the tracker and the checkpoints in ``folder`` disagree, or None."""
+    """How the tracker file and the checkpoints in ``folder`` contradict each other, or None."""
     tracker, saved, latest = folder / TRACKER, saved_iterations(folder), read_tracker(folder)
     if not tracker.exists():
         return f"{tracker} is missing" if saved else None
     if latest is None:
-        return f"{tracker} holds no iteration"
-    return None if latest in saved else f"{tracker} names iteration {latest}, which is not there"
+        return f"{tracker} does not contain an iteration"
+    return None if latest in saved else f"{tracker} names iteration {latest}, which does not exist"
 
 
 def _crc32(path: Path) -> int:
@@ -98,7 +98,7 @@ def checksums(folder: Path, names: Iterable[str]) -> dict[str, dict[str, int]]:
 
 
 def written_checksums(folder: Path, names: Iterable[str]) -> dict[str, dict[str, int]]:
-    """``checksums`` of files that this process has just written, once they are on disk."""
+    """Flush files that this process has just written to disk, and return their ``checksums``."""
     names = list(names)
     for name in names:
         _flush(folder / name)
@@ -106,17 +106,17 @@ def written_checksums(folder: Path, names: Iterable[str]) -> dict[str, dict[str,
 
 
 def file_names(folder: Path) -> list[str]:
-    """Files of a checkpoint, sorted, its manifest left out."""
+    """Files of a checkpoint except its manifest, sorted."""
     return sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
 
 
 def write_manifest(folder: Path, files: dict[str, dict[str, int]]) -> None:
-    """List the files of a finished checkpoint."""
+    """Write the list of the files of a finished checkpoint."""
     _write_durably(folder / MANIFEST, json.dumps({"files": files}, indent=1))
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, int]] | None:
-    """The files that the checkpoint in ``folder`` should hold; None without a readable manifest."""
+    """The files that the checkpoint in ``folder`` should have; None without a readable manifest."""
     try:
         files = parse_json((folder / MANIFEST).read_text())["files"]
         listed = {name: {"bytes": int(entry["bytes"]), "crc32": int(entry["crc32"])} for name, entry in files.items()}
@@ -126,40 +126,39 @@ def read_manifest(folder: Path) -> dict[str, dict[str, int]] | None:
 
 
 def write_run(folder: Path, record: Mapping[str, Any]) -> None:
-    """Describe the run in the checkpoint at ``folder``."""
+    """Write the description of the run into the checkpoint at ``folder``."""
     (folder / RUN).write_text(json.dumps({"format_version": FORMAT_VERSION, **record}, indent=1))
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What ``write_run`` wrote, this version's or an older one's. Raises ``UserError`` where it cannot be read."""
+    """What ``write_run`` of this or an older version wrote. Raises ``UserError`` if it cannot be read."""
     try:
         record = parse_json((folder / RUN).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / RUN} cannot be read ({error}): restore the checkpoint from a copy") from None
     missing = [part for part in _RUN_PARTS if not isinstance(record, dict) or not isinstance(record.get(part), dict)]
     if missing:
-        raise UserError(f"{folder / RUN} says nothing of {missing[0]}: load a checkpoint that this program wrote")
+        raise UserError(f"{folder / RUN} has no {missing[0]}: load a checkpoint that this program wrote")
     version = record.get("format_version", 1)
     if type(version) is not int:
-        raise UserError(f"{folder / RUN} has a format_version that is no number: restore the checkpoint from a copy")
+        raise UserError(f"{folder / RUN}: format_version must be an integer; restore the checkpoint from a copy")
     if version == 1:
         try:
             return from_format_1(record)
         except (AttributeError, LookupError, TypeError, ValueError):
             raise UserError(
-                f"{folder / RUN} holds settings of format_version 1 that are none: load a checkpoint that this program "
-                "wrote"
+                f"{folder / RUN} has invalid settings for format_version 1: load a checkpoint that this program wrote"
             ) from None
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{folder / RUN} has format_version {version}, and this version reads up to {FORMAT_VERSION}: use the "
+            f"{folder / RUN} has format_version {version}, but this version reads up to {FORMAT_VERSION}: use the "
             "version of megatron-ltd that wrote it, or a newer one"
         )
     return record
 
 
 def read_run_to_use(folder: Path) -> dict[str, Any]:
-    """``read_run`` of a checkpoint whose tensors are to be loaded. Raises ``UserError`` where the two do not fit."""
+    """``read_run`` of a checkpoint whose tensors will be loaded. Raises ``UserError`` if the two do not match."""
     record = read_run(folder)
     _refuse(folder, complaint_about_run(folder, record))
     return record
@@ -171,21 +170,21 @@ def _refuse(folder: Path, complaint: str | None) -> None:
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
-    """The flags of the run that saved the newest checkpoint in ``folder``. Raises ``UserError`` where there is none."""
+    """The flags of the run of the newest checkpoint in ``folder``. Raises ``UserError`` if there is no checkpoint."""
     for path in (checkpoint_path(folder, iteration) for iteration in candidates(folder)):
         listed = read_manifest(path)
         if listed is not None and _file_damage(path, RUN, listed[RUN]) is None:
             config = read_run(path)["config"]
             _refuse(path, complaint_about_settings(path, config))
             return config
-    raise UserError(f"--load {folder} holds no checkpoint to take --use-checkpoint-args from: name a folder that does")
+    raise UserError(f"--load {folder}: has no checkpoint for --use-checkpoint-args; use a folder with one")
 
 
 def find_damage(folder: Path, share: int = 0, shares: int = 1) -> str | None:
-    """What is wrong with the checkpoint in ``folder``, or None; of several processes each can check every n-th file."""
+    """What is wrong with the checkpoint in ``folder``, or None; each of several processes can check a share of it."""
     manifest = read_manifest(folder)
     if manifest is None:
-        return f"{MANIFEST} is missing or not readable, so the checkpoint is half copied or not of this program"
+        return f"{MANIFEST} is missing or not readable: the checkpoint is incomplete, or another program wrote it"
     damages = (_file_damage(folder, name, manifest[name]) for name in sorted(manifest)[share::shares])
     return next((damage for damage in damages if damage is not None), None)
 
@@ -201,19 +200,19 @@ def _file_damage(folder: Path, name: str, listed: Mapping[str, int]) -> str | No
 
 
 def start_partial(folder: Path, iteration: int) -> Path:
-    """An empty folder to write the checkpoint of ``iteration`` in, with a name that no other run knows."""
+    """A new folder in which to write the checkpoint of ``iteration``, with a random name."""
     partial = folder / f"iter_{iteration:07d}.{secrets.token_hex(4)}{_PARTIAL}"
     partial.mkdir(parents=True)
     return partial
 
 
 def remove_partial(partial: Path) -> None:
-    """Remove what was written of a checkpoint that failed, as far as that goes: a full disk wants its space back."""
+    """Remove the files of a checkpoint that failed, as far as possible, to free a full disk."""
     shutil.rmtree(partial, ignore_errors=True)
 
 
 def publish(partial: Path, iteration: int) -> Path:
-    """Give a finished checkpoint its name, then its place in the tracker."""
+    """Rename a finished checkpoint, then write its iteration to the tracker file."""
     folder = partial.parent
     final, replaced = checkpoint_path(folder, iteration), folder / f"iter_{iteration:07d}{_REPLACED}"
     if final.exists():
@@ -229,8 +228,8 @@ def publish(partial: Path, iteration: int) -> Path:
 def remove_old(folder: Path, keep_last: int | None) -> list[str]:
     """Remove leftovers of killed runs and, with ``keep_last``, all but the newest checkpoints up to the tracker's.
 
-    Returns a line about each old checkpoint that could not be removed. Leftovers are tried again after the next save: a
-    killed run's writer may still hold one.
+    Returns a line about each old checkpoint that could not be removed. Leftovers are tried again after the next save,
+    because the writer of a killed run may still be active.
     """
     for leftover in [*folder.glob(f"iter_*{_PARTIAL}"), *folder.glob(f"iter_*{_REPLACED}")]:
         shutil.rmtree(leftover, ignore_errors=True)
@@ -240,19 +239,18 @@ def remove_old(folder: Path, keep_last: int | None) -> list[str]:
         try:
             shutil.rmtree(path)
         except OSError as error:
-            complaints.append(f"{path} is past --keep-last {keep_last} but cannot be removed ({error.strerror})")
+            complaints.append(f"{path}: --keep-last {keep_last} cannot remove it ({error.strerror})")
     return complaints
 
 
 def check_save_folder(save: Path, load: Path | None, finetune: bool) -> None:
-    """Refuse a folder that cannot be written, or that holds checkpoints which this run does not continue."""
+    """Raise ``UserError`` for a folder that cannot be written, or with checkpoints that this run does not continue."""
     found = candidates(save)
     if found and (finetune or load is None or load.resolve() != save.resolve()):
         fix = f"continue them with --load {save}" + (" and without --finetune" if finetune else "")
         raise UserError(
-            f"--save {save} already holds checkpoints (the last at iteration {found[0]}), and this run does not "
-            "continue "
-            f"them: {fix}, or choose an empty folder"
+            f"--save {save}: already has checkpoints (the last at iteration {found[0]}) that this run does not "
+            f"continue; {fix}, or use an empty folder"
         )
     try:
         save.mkdir(parents=True, exist_ok=True)
@@ -260,11 +258,13 @@ def check_save_folder(save: Path, load: Path | None, finetune: bool) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"--save {save} cannot be written ({error.strerror}): choose a folder that you own") from None
+        raise UserError(
+            f"--save {save}: cannot be written ({error.strerror}); use a folder that you can write to"
+        ) from None
 
 
 def _write_durably(path: Path, text: str) -> None:
-    """Replace ``path`` in one step, on disk before anything written later."""
+    """Replace ``path`` atomically; it is on disk when this returns."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w") as file:
         file.write(text)
@@ -274,7 +274,7 @@ def _write_durably(path: Path, text: str) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Wait until what ``path`` holds, a file's bytes or a folder's names, is on disk."""
+    """Wait until the content of ``path``, a file or a folder, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

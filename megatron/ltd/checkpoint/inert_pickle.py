@@ -1,13 +1,13 @@
-"""A pickle read without making or calling anything that it names.
+"""Reads a pickle without importing or calling anything that it names.
 
     bytes  ->  opcodes (pickletools)  ->  None, bool, int, str, tuple, list, dict, and:
 
-    Name("torch", "Size")                     where the pickle names a class or a function
-    Made(Name("torch", "Size"), ((3, 4),))    where it would call one, and the state that it would give the result
+    Name("torch", "Size")                     for a class or a function that the pickle names
+    Made(Name("torch", "Size"), ((3, 4),))    for a call, with the state that the result would be given
 
-The caller makes what it needs of those, by rules of its own. ``pickle`` itself is not used: nothing is imported, called
-or given an attribute here, and memory and time grow with the number of bytes alone. Opcodes that a description of
-tensors has no use for are refused.
+The caller builds what it needs from these. ``pickle`` itself is not used: nothing is imported or called, no attribute
+is set, and memory and time are proportional to the number of bytes. Opcodes that a description of tensors does not need
+are refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 
 class Refused(Exception):
-    """The pickle holds what the caller does not expect; the message says what."""
+    """The pickle has unexpected content; the message describes it."""
 
 
 class Name(NamedTuple):
@@ -36,7 +36,7 @@ class Name(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Made:
-    """What the pickle would make: what it would call, with which arguments, and the state of the result."""
+    """An object that the pickle would create: the call, its arguments, and the state of the result."""
 
     maker: Name
     arguments: tuple[Any, ...]
@@ -46,8 +46,8 @@ class Made:
 def read_inert(data: bytes, check_name: Callable[[Name], None], check_made: Callable[[Made], None]) -> Any:
     """The object that the pickle ``data`` describes, of the types above.
 
-    ``check_name`` and ``check_made`` see all that it names and would call, and raise ``Refused`` for what they do not
-    expect. Raises ``Refused`` for anything else than a pickle of the opcodes below.
+    ``check_name`` and ``check_made`` are called with every name and every call, and raise ``Refused`` for unexpected
+    ones. Raises ``Refused`` for anything but a pickle of the opcodes below.
     """
     machine = _Machine(check_name, check_made)
     try:
@@ -58,13 +58,13 @@ def read_inert(data: bytes, check_name: Callable[[Name], None], check_made: Call
                 raise Refused(f"it holds the opcode {opcode.name}, which describes no tensor")
             _OPERATIONS[opcode.name](machine, argument)
         (result,) = machine.pop(1)
-    except (ValueError, LookupError) as error:  # what genops and a machine without the values raise
-        raise Refused(f"it is no whole pickle ({type(error).__name__})") from None
+    except (ValueError, LookupError) as error:  # from genops, or from a stack with too few values
+        raise Refused(f"it is not a complete pickle ({type(error).__name__})") from None
     return result
 
 
 class _Machine:
-    """The stack machine that a pickle is a program of."""
+    """The stack machine that executes a pickle."""
 
     def __init__(self, check_name: Callable[[Name], None], check_made: Callable[[Made], None]) -> None:
         self._check_name, self._check_made = check_name, check_made
@@ -89,7 +89,7 @@ class _Machine:
         self._marks.append(len(self._stack))
 
     def put(self, number: int | None) -> None:
-        """Remember the last value, under the next number where none is given."""
+        """Store the last value in the memo, under the next number if none is given."""
         self._memo[len(self._memo) if number is None else number] = self._stack[-1]
 
     def get(self, number: int) -> None:
@@ -108,20 +108,20 @@ class _Machine:
     def set_items(self, items: list[Any]) -> None:
         target = self.last(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) not in (str, Made):  # nested tuples can take for ever to hash
+            if type(key) not in (str, Made):  # hashing nested tuples can take exponential time
                 raise Refused(f"it has a key of type {type(key).__name__}, which describes no tensor")
             target[key] = value
 
     def name(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:
-            raise Refused("it names a function by something else than text")
-        found = Name("builtins" if module == "__builtin__" else module, name)  # protocol 2 says it as Python 2 did
+            raise Refused("the name of a function is not a string")
+        found = Name("builtins" if module == "__builtin__" else module, name)  # protocol 2 uses Python 2's name
         self._check_name(found)
         self.push(found)
 
     def make(self, maker: Any, arguments: Any) -> None:
         if type(maker) is not Name or type(arguments) is not tuple:
-            raise Refused("it calls something that is no class, which describes no tensor")
+            raise Refused("it calls something that is not a class, which describes no tensor")
         made = Made(maker, arguments)
         self._check_made(made)
         self.push(made)

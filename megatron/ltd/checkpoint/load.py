@@ -1,11 +1,11 @@
-"""What a checkpoint of a run holds, and how it is loaded: Megatron-Core's distributed checkpoints (``torch_dist``).
+"""The content of a checkpoint, and how it is loaded: Megatron-Core's distributed checkpoints (``torch_dist``).
 
     model, optimizer     sharded tensors, named as in Megatron, so that another layout can load them
     opt_param_scheduler  Megatron-Core's learning-rate scheduler
-    method.learned       what the method has learned of each token id, where it learns
+    method.learned       what the method has learned about each token id, if it observes
     run.json             progress, schedule, identity and flags (``files``)
 
-Nothing random is stored: kept tokens, data order and dropout are functions of the seed and of ``progress``.
+No random state is stored: kept tokens, data order and dropout are functions of the seed and of ``progress``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from megatron.ltd.parallel.mesh import Mesh
 
 @dataclass
 class Progress:
-    """Where a run is: what it has done since step 0."""
+    """The progress of a run since step 0."""
 
     iteration: int = 0
     consumed_samples: int = 0
@@ -44,25 +44,25 @@ class Progress:
 
 @dataclass
 class TrainingState:
-    """What a checkpoint holds, as live objects."""
+    """The objects whose state a checkpoint holds."""
 
     chunks: list[DistributedDataParallel]
-    """The model's parts on this process: one, or several in an interleaved pipeline."""
+    """The chunks of the model on this process: one, or several in an interleaved pipeline."""
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
     progress: Progress
     learned_V: Tensor | None = None
-    """What the method has learned of each token id, equal on all ranks; None where it learns nothing."""
+    """What the method has learned about each token id, equal on all ranks; None unless it observes."""
 
 
 def find_checkpoint(folder: Path, mesh: Mesh | None) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint at or before the tracker's, and a line about each damaged one that was passed over.
+    """The newest complete checkpoint, not after the tracker's, and a line about each damaged one that was skipped.
 
     Every rank calls this, and each checks its share of the files; without a mesh this process checks all of them. None
-    where the folder holds no checkpoint at all. Raises ``UserError`` where it holds some and none is whole.
+    if the folder has no checkpoint at all. Raises ``UserError`` if it has some, but no complete one.
     """
     complaint = files.tracker_complaint(folder)
-    notes = [] if complaint is None else [f"{complaint}: the newest whole checkpoint is taken"]
+    notes = [] if complaint is None else [f"{complaint}: the newest complete checkpoint is loaded"]
     damages = []
     for iteration in files.candidates(folder):
         path = files.checkpoint_path(folder, iteration)
@@ -74,11 +74,11 @@ def find_checkpoint(folder: Path, mesh: Mesh | None) -> tuple[Path | None, list[
             described(path)
             return path, notes
         damages.append(f"checkpoint {path} is damaged: {damage}")
-        notes.append(f"{damages[-1]}; it is passed over")
+        notes.append(f"{damages[-1]}; it is skipped")
     if damages or complaint is not None:
         found = "; ".join(damages) or complaint
         raise UserError(
-            f"--load {folder} holds no whole checkpoint ({found}): restore one from a copy, or use another folder"
+            f"--load {folder}: has no complete checkpoint ({found}); restore one from a copy, or use another folder"
         )
     return None, []
 
@@ -88,19 +88,19 @@ def load_checkpoint(
     state: TrainingState,
     *,
     weights_only: bool,
-    stored_in_half: bool,
-    clock_stands_at: int | None = None,
+    stored_in_low_precision: bool,
+    initial_clock: int | None = None,
     stored_learned: bool = False,
     new_weights: tuple[str, ...] = (),
 ) -> None:
     """Load the weights of ``checkpoint``, and unless ``weights_only`` the optimizer's state, into ``state``.
 
-    ``state.scheduler`` and the optimizer keep their own settings; the caller has settled which ones hold. The
-    scheduler's clock is set to ``clock_stands_at``, or where that is None to the checkpoint's (0 with
-    ``weights_only``). ``stored_in_half``: the checkpoint is of a run in bf16 or fp16. ``stored_learned``: its method
-    had learned something, with which ``state.learned_V`` goes on unless ``weights_only``. ``new_weights``, with
-    ``weights_only``: parameters whose names begin so are not loaded, and stay as they were drawn. Raises ``UserError``
-    where the checkpoint holds anything but tensors and plain values. Every rank calls this.
+    ``state.scheduler`` and the optimizer keep their own settings. The scheduler's clock is set to ``initial_clock``, or
+    if that is None to the checkpoint's (0 with ``weights_only``). ``stored_in_low_precision``: the checkpoint's run
+    used bf16 or fp16. ``stored_learned``: its method observed, and ``state.learned_V`` is loaded unless
+    ``weights_only``. ``new_weights``, with ``weights_only``: parameters with these prefixes are not loaded and keep
+    their initial values. Raises ``UserError`` if the checkpoint holds anything but tensors and plain values. Every rank
+    calls this.
     """
     assert weights_only or not new_weights, "the optimizer's state belongs to all weights"
     weights = {name: _asked_for(part, new_weights) for name, part in model_state(state.chunks).items()}
@@ -108,13 +108,15 @@ def load_checkpoint(
     if not weights_only:
         if stored_learned:
             wanted |= learned_state(state.learned_V)
-        wanted["optimizer"] = wanted_optimizer(state.optimizer, weights, stored_in_half=stored_in_half)
+        wanted["optimizer"] = wanted_optimizer(
+            state.optimizer, weights, stored_in_low_precision=stored_in_low_precision
+        )
     loaded = read(checkpoint, wanted)
     for name, chunk in _named_chunks(state.chunks):
         _put(chunk, weights[name], loaded[name], new_weights)
     if weights_only:
         state.optimizer.reload_model_params()
-        state.scheduler.step(clock_stands_at or 0)
+        state.scheduler.step(initial_clock or 0)
         return
     plain = read_plain(checkpoint)
     stored = {
@@ -124,32 +126,32 @@ def load_checkpoint(
     load_optimizer(state.optimizer, {**loaded["optimizer"], **stored})
     state.learned_V = loaded.get("method", {}).get("learned", state.learned_V)
     stored_clock = _stored_count(checkpoint, plain, "opt_param_scheduler", "num_steps")
-    state.scheduler.num_steps = stored_clock if clock_stands_at is None else clock_stands_at
+    state.scheduler.num_steps = stored_clock if initial_clock is None else initial_clock
     state.scheduler.step(0)
 
 
 def _stored_count(checkpoint: Path, plain: Mapping[str, Any], part: str, name: str) -> int:
-    """A plain value of the checkpoint that counts something. Raises ``UserError`` for anything else in its place."""
+    """A count among the plain values of a checkpoint. Raises ``UserError`` for anything else in its place."""
     values = plain.get(part)
     count = values.get(name) if isinstance(values, dict) else None
     if type(count) is not int or not 0 <= count < 1 << 63:
-        raise refusal(checkpoint, f"its {part} holds no count {name}")
+        raise refusal(checkpoint, f"{name} of its {part} is not a count")
     return count
 
 
 def _stored_scaler(checkpoint: Path, scaler: Any) -> dict[str, Any] | None:
-    """The state of Megatron-Core's loss scaler; a constant one's is empty. Raises ``UserError`` for anything else."""
+    """The state of Megatron-Core's loss scaler; empty for a constant one. Raises ``UserError`` for anything else."""
     if not scaler:
         return None
     match scaler:
         case {"scale": Tensor() as scale, "growth_tracker": int(), "hysteresis_tracker": int()}:
             if scale.shape == (1,) and scale.dtype == torch.float32 and 0 < scale.item() < math.inf:
                 return scaler
-    raise refusal(checkpoint, "its loss scaler has no scale above 0")
+    raise refusal(checkpoint, "the scale of its loss scaler is not above 0")
 
 
 def load_imported(imported: ImportedModel, state: TrainingState) -> None:
-    """Take the weights of another program's model into ``state``; all else starts anew. Each rank reads its share."""
+    """Load the weights of a Hugging Face model into ``state``, and nothing else. Each rank reads its share."""
     imported.copy_into(chunk for _, chunk in _named_chunks(state.chunks))
     state.optimizer.reload_model_params()
 
@@ -157,17 +159,16 @@ def load_imported(imported: ImportedModel, state: TrainingState) -> None:
 def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
     """Load the weights of ``checkpoint``, and nothing else, into ``model`` as ``build_chunks`` makes them, unwrapped.
 
-    Raises ``UserError`` where the checkpoint holds anything but tensors and plain values. Every rank calls this.
+    Raises ``UserError`` if the checkpoint holds anything but tensors and plain values. Every rank calls this.
     """
     weights = _asked_for(model.sharded_state_dict())  # type: ignore[operator]
     _put(model, weights, read(checkpoint, {"model": weights})["model"])
 
 
 def _stays(key: str, new_weights: tuple[str, ...]) -> bool:
-    """Whether a part of a module's state is left as it is: new weights, and what is no tensor.
+    """Whether a part of a module's state is not loaded: new weights, and extra states, which are not tensors.
 
-    Transformer Engine unpickles the latter without restriction. Other than in FP8, which we do not train in, it is
-    empty.
+    Transformer Engine unpickles extra states without restriction. They are empty except in FP8, which is not supported.
     """
     return key.startswith(new_weights) or key.endswith("_extra_state")
 
@@ -179,13 +180,13 @@ def _asked_for(state: Mapping[str, Any], new_weights: tuple[str, ...] = ()) -> d
 def _put(
     module: torch.nn.Module, asked_for: Iterable[str], loaded: Mapping[str, Any], new_weights: tuple[str, ...] = ()
 ) -> None:
-    """Load what was asked for into a module, and no more: a checkpoint can hold things under other names."""
+    """Load what was requested into a module, and nothing else that a checkpoint may hold under other names."""
     own = {key: value for key, value in module.state_dict().items() if _stays(key, new_weights)}
     module.load_state_dict(own | {key: loaded[key] for key in asked_for})
 
 
 def _named_chunks(chunks: list[DistributedDataParallel]) -> list[tuple[str, torch.nn.Module]]:
-    """The modules behind the wrappers, by their part of the checkpoint; names within are the whole model's."""
+    """The unwrapped modules, by their part of the checkpoint; names inside are those of the whole model."""
     names = ["model"] if len(chunks) == 1 else [f"model{number}" for number in range(len(chunks))]
     return [(name, unwrap_model(chunk)) for name, chunk in zip(names, chunks, strict=True)]
 
@@ -196,7 +197,7 @@ def model_state(chunks: list[DistributedDataParallel]) -> dict[str, Any]:
 
 
 def learned_state(learned_V: Tensor | None) -> dict[str, Any]:
-    """What a method has learned, which every rank holds and the first one writes; nothing where it learns nothing."""
+    """What a method has learned, which every rank has and the first one writes; empty if there is nothing."""
     if learned_V is None:
         return {}
     replica = dist.get_rank()
@@ -204,7 +205,7 @@ def learned_state(learned_V: Tensor | None) -> dict[str, Any]:
 
 
 def first_of_all_ranks(message: str | None, mesh: Mesh) -> str | None:
-    """One rank's message for all of them: the lowest rank's that has one."""
+    """The message of the lowest rank that has one, on all ranks."""
     messages: list[str | None] = [None] * mesh.world_size
     dist.all_gather_object(messages, message)
     return next((found for found in messages if found is not None), None)

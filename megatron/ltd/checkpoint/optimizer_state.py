@@ -1,14 +1,14 @@
-"""The optimizer's part of a checkpoint, in one form for all of Megatron-Core's optimizers.
+"""The optimizer state in a checkpoint, in one form for all of Megatron-Core's optimizers.
 
-    optimizer.state.exp_avg.<parameter>       first moment        as the model's tensors are sharded
+    optimizer.state.exp_avg.<parameter>       first moment        sharded as the tensors of the model
     optimizer.state.exp_avg_sq.<parameter>    second moment
-    optimizer.state.fp32_param.<parameter>    main weights, of runs in bf16 and fp16; in fp32 the model's are
+    optimizer.state.fp32_param.<parameter>    main weights of runs in bf16 and fp16
     step, grad_scaler                         plain values
 
-Megatron-Core's plain and distributed optimizers store the same numbers in different forms, and neither reads the
-other's. Here each is taken apart when saved and put together when loaded, so that a checkpoint continues with and
-without ``--use-distributed-optimizer``, in fp32 and in bf16. Learning rates, weight decay, betas and epsilon are not
-stored: they are flags.
+Megatron-Core's plain and distributed optimizers store the same numbers in different forms, and cannot read each
+other's. Here both are converted when saved and loaded, so that a checkpoint continues with and without
+``--use-distributed-optimizer``, in fp32 and in bf16. Learning rates, weight decay, betas and epsilon are not stored:
+they are flags.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 
 SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
-"""How the distributed optimizer lays out its state: as tensors shaped like the parameters."""
+"""The distributed optimizer's state has the shapes of the parameters."""
 
 
 def stored_optimizer(optimizer: MegatronOptimizer, weights: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint holds of ``optimizer``; ``weights`` is the model's sharded state. Every rank calls this."""
+    """The state of ``optimizer`` for a checkpoint; ``weights`` is the model's sharded state. Every rank calls this."""
     part = _only_part(optimizer)
     with _unpadded_places(part):
         state = part.sharded_state_dict(weights, metadata=SHARDING)
@@ -42,12 +42,15 @@ def stored_optimizer(optimizer: MegatronOptimizer, weights: Mapping[str, Any]) -
 
 
 def wanted_optimizer(
-    optimizer: MegatronOptimizer, weights: Mapping[str, Any], *, stored_in_half: bool
+    optimizer: MegatronOptimizer, weights: Mapping[str, Any], *, stored_in_low_precision: bool
 ) -> dict[str, Any]:
-    """What ``optimizer`` reads of a checkpoint; ``stored_in_half``: of a run in bf16 or fp16. Every rank calls this."""
+    """The tensors that ``optimizer`` reads from a checkpoint. Every rank calls this.
+
+    ``stored_in_low_precision``: the checkpoint's run used bf16 or fp16.
+    """
     part = _only_part(optimizer)
     state = part.sharded_state_dict(weights, is_loading=True, metadata=SHARDING)
-    reads_main_weights = stored_in_half and _has_main_weights(part)
+    reads_main_weights = stored_in_low_precision and _has_main_weights(part)
     tensors = _tensors(part, state)
     if _is_distributed(part):
         for parameter_tensors in tensors.values():
@@ -60,9 +63,9 @@ def wanted_optimizer(
 
 
 def load_optimizer(optimizer: MegatronOptimizer, loaded: Mapping[str, Any]) -> None:
-    """Put what was read for ``wanted_optimizer`` into ``optimizer``, whose settings stay its own.
+    """Load what was read for ``wanted_optimizer`` into ``optimizer``, which keeps its own settings.
 
-    The model's weights have been loaded before: where the checkpoint holds no main weights, they are made of those.
+    The weights of the model are already loaded; they become the main weights if the checkpoint has none.
     """
     part, tensors = _only_part(optimizer), loaded["tensors"]
     settings = [{name: group[name] for name in group if name not in ("params", "step")} for group in part.param_groups]
@@ -90,10 +93,10 @@ def load_optimizer(optimizer: MegatronOptimizer, loaded: Mapping[str, Any]) -> N
 
 @contextmanager
 def _unpadded_places(part: MegatronOptimizer) -> Iterator[None]:
-    """Where parameters lie in buffers whose buckets follow each other without padding.
+    """Within the block the places of parameters in buffers are those of buckets without padding.
 
-    Megatron-Core gathers a buffer's state bucket by bucket, each without the padding at its end, and then looks a
-    parameter up at its place in the padded buffer: behind a padded bucket it would store its neighbour's numbers.
+    Megatron-Core gathers the state of a buffer bucket by bucket, each without the padding at its end, but then uses the
+    place of a parameter in the padded buffer: after a padded bucket it would store the numbers of other parameters.
     """
     buffers = part.buffers if _is_distributed(part) else []
     padded = [buffer.param_index_map for buffer in buffers]
@@ -114,7 +117,7 @@ def _unpadded_places(part: MegatronOptimizer) -> Iterator[None]:
 
 
 def _only_part(optimizer: MegatronOptimizer) -> MegatronOptimizer:
-    """Megatron-Core chains an optimizer for each kind of parameter; without experts there is one kind."""
+    """The only optimizer: Megatron-Core chains one per kind of parameter, and without experts there is one kind."""
     (part,) = optimizer.chained_optimizers
     return part
 
@@ -124,12 +127,12 @@ def _is_distributed(part: MegatronOptimizer) -> bool:
 
 
 def _has_main_weights(part: MegatronOptimizer) -> bool:
-    """Whether weights are kept in fp32 beside the model's own."""
+    """Whether the optimizer has weights in fp32 besides those of the model."""
     return part.config.bf16 or part.config.fp16
 
 
 def _tensors(part: MegatronOptimizer, state: Mapping[str, Any]) -> dict[Any, Any]:
-    """The sharded tensors in ``state``, arranged as Megatron-Core's optimizer reads them."""
+    """The sharded tensors in ``state``, in the structure that Megatron-Core's optimizer reads."""
     if _is_distributed(part):
         return state["param_state"]
     if isinstance(part, Float16OptimizerWithFloat16Params):
@@ -138,5 +141,5 @@ def _tensors(part: MegatronOptimizer, state: Mapping[str, Any]) -> dict[Any, Any
 
 
 def _as_main_weights(tensor: ShardedBase) -> ShardedBase:
-    """The distributed optimizer's main weights of a parameter under the name that the plain one gives them."""
+    """The distributed optimizer's main weights of a parameter, under the plain optimizer's name."""
     return replace(tensor, key=tensor.key.replace("optimizer.state.param.", "optimizer.state.fp32_param.", 1))

@@ -1,4 +1,4 @@
-"""What a rank writes of a checkpoint: its share of a sharded state, in Megatron-Core's format ``torch_dist``.
+"""The files of a checkpoint that one rank writes: its share of the state, in Megatron-Core's format ``torch_dist``.
 
     __<rank>_0.distcp   the rank's tensors          rank 0 also:  common.pt       what is not sharded
                                                                   metadata.json   the format's name
@@ -10,6 +10,7 @@ Megatron-Core lays out the plan, collects the tensors and writes them. When, and
 from __future__ import annotations
 
 import queue
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,14 @@ from megatron.ltd.checkpoint.read import FORMAT, quiet_core
 
 @dataclass(frozen=True)
 class Written:
-    """A rank's share: where in its files each tensor lies, and size and checksum of each file."""
+    """A rank's share: the places of its tensors, and size and checksum of each file."""
 
     results: list[Any]
     files: dict[str, dict[str, int]]
 
 
 class _Strategy(TorchDistSaveShardedStrategy):
-    """Megatron-Core's way to write a sharded state, up to the point where something is written."""
+    """Megatron-Core's strategy, stopped before it writes files."""
 
     def _get_save_and_finalize_callbacks(self, writer: FileSystemWriterAsync, planned: Any) -> Any:
         self.writer, self.index = writer, planned[1]
@@ -50,48 +51,59 @@ class _Strategy(TorchDistSaveShardedStrategy):
 class RankPlan:
     """What this rank writes of ``state``. Made on all ranks together; nothing is written yet.
 
-    Tensors stay those of ``state`` where it lies on the CPU: what must not change is the writer's affair.
+    With ``copies`` no tensor is shared with ``state``, which may change before the files are written; without, those on
+    the CPU are.
     """
 
-    def __init__(self, partial: Path, state: TrainingState, *, check_layout: bool) -> None:
+    def __init__(self, partial: Path, state: TrainingState, *, check_layout: bool, copies: bool) -> None:
         self._partial = partial
         with quiet_core():
             sharded, common = save_preprocess(_content(state), check_layout)
-            # Results come back through the writer's pipe: Megatron-Core need not start a process that collects them.
+            # Results are returned by this module: Megatron-Core need not start a process that collects them.
             filesystem_async._results_queue = queue.SimpleQueue()
             strategy = _Strategy(*FORMAT, thread_count=1)
-            request = strategy.async_save(sharded, partial)
-            self._buckets = [] if request.preload_fn is None else request.preload_fn()
-        self._writer, self._index = strategy.writer, strategy.index
-        self._common = dict_list_map_outplace(_on_cpu, common) if dist.get_rank() == 0 else None
+            strategy.async_save(sharded, partial)
 
-    def write_files(self) -> Written:
-        """Write this rank's files. The part that may run in another process."""
+        def on_cpu(value: Any) -> Any:
+            return value.detach().to("cpu", copy=copies) if isinstance(value, torch.Tensor) else value
+
+        self._writer, self._index = strategy.writer, strategy.index
+        self._buckets = [
+            (path, name, (raw, [(item, on_cpu(tensor)) for item, tensor in tensors]))
+            for path, name, (raw, tensors) in self._writer.write_buckets
+        ]
+        self._writer.write_buckets = []  # the tensors of ``state`` are not kept
+        self._common = dict_list_map_outplace(on_cpu, common) if dist.get_rank() == 0 else None
+
+    def write_files(self, check: Callable[[], None]) -> Written:
+        """Write this rank's files, calling ``check`` between tensors. The part that may run in another thread."""
         names, results = [], []
         if self._common is not None:
             get_default_save_common_strategy().save_common(self._common, self._partial)
             save_config(CheckpointingConfig(*FORMAT), str(self._partial))
             names += [COMMON_STATE_FNAME, CONFIG_FNAME]
         for bucket in self._buckets:
-            results += self._write_bucket(bucket)
+            results += self._write_bucket(bucket, check)
             names.append(bucket[1])
+        check()
         return Written(results, files.written_checksums(self._partial, names))
 
-    def _write_bucket(self, bucket: Any) -> list[Any]:
-        """Write one file of tensors; where in it each lies."""
+    def _write_bucket(self, bucket: Any, check: Callable[[], None]) -> list[Any]:
+        """Write one file of tensors. Returns their places in it."""
+        path, name, (raw, tensors) = bucket
+        bucket = path, name, (raw, _checked(tensors, check))
         transforms = [self._writer.transforms] if hasattr(self._writer, "transforms") else []
         running: queue.Queue[int] = queue.Queue()
         running.put(0)
         written: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        with quiet_core():
-            FileSystemWriterAsync.write_preloaded_data(transforms, 0, bucket, written, running, use_fsync=True)
+        FileSystemWriterAsync.write_preloaded_data(transforms, 0, bucket, written, running, use_fsync=True)
         outcome = written.get()[1]
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
     def write_index(self, results: list[list[Any]]) -> None:
-        """Write, on rank 0, where all ranks' tensors lie."""
+        """Write ``.metadata``, the places of all ranks' tensors, on rank 0."""
         self._writer.finish(self._index, results)
 
 
@@ -108,5 +120,7 @@ def _content(state: TrainingState) -> dict[str, Any]:
     }
 
 
-def _on_cpu(value: Any) -> Any:
-    return value.cpu() if isinstance(value, torch.Tensor) else value
+def _checked(tensors: Iterable[Any], check: Callable[[], None]) -> Iterator[Any]:
+    for tensor in tensors:
+        check()
+        yield tensor

@@ -1,7 +1,7 @@
-"""What a checkpoint's files hold, read for a model that says what it wants of them.
+"""Reads the requested tensors and the plain values from the files of a checkpoint.
 
-Nothing in the files is trusted: the description of the tensors is checked against the files (``safe_metadata``) and
-against what is wanted, and only tensors and plain values are loaded. Every mistake in them is a ``UserError``.
+The files are not trusted: the description of the tensors is checked against the files (``safe_metadata``) and against
+the model, and only tensors and plain values are loaded. Every fault in them is a ``UserError``.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _MACHINES_FAULT = (OSError, torch.OutOfMemoryError, torch.distributed.DistError)
 
 
 def read(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors that ``wanted`` describes, out of ``checkpoint``. Every rank calls this.
+    """The tensors of ``checkpoint`` that ``wanted`` describes. Every rank calls this.
 
-    Raises ``UserError`` where the checkpoint holds more than tensors and plain values, or other tensors.
+    Raises ``UserError`` if the checkpoint holds anything but tensors and plain values, or other tensors.
     """
     metadata = described(checkpoint)
     _check_format(checkpoint)
@@ -46,7 +46,7 @@ def read(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def reading(checkpoint: Path, metadata: Metadata) -> Iterator[None]:
-    """Within the block ``checkpoint`` is read, as ``tensors_only`` says; what its files do to the reader is refused."""
+    """A block that reads ``checkpoint`` under ``tensors_only``; errors that its files cause become ``UserError``."""
     try:
         with tensors_only(metadata):
             yield
@@ -61,12 +61,12 @@ def reading(checkpoint: Path, metadata: Metadata) -> Iterator[None]:
 
 
 def _is_of_the_machine(failure: BaseException) -> bool:
-    """Whether the machine has failed, and not the checkpoint."""
+    """Whether the machine failed, not the checkpoint."""
     return isinstance(failure, _MACHINES_FAULT) and not isinstance(failure, FileNotFoundError)
 
 
 class _NoPlainValues(TorchCommonLoadStrategy):
-    """Megatron-Core would mix plain values with the tensors, whatever they are called."""
+    """Megatron-Core would merge the plain values into the tensors, whatever their names."""
 
     def load_common(self, checkpoint_dir: str | Path) -> dict[str, Any]:
         """None: see ``read_plain``."""
@@ -74,21 +74,21 @@ class _NoPlainValues(TorchCommonLoadStrategy):
 
 
 def read_plain(checkpoint: Path) -> dict[str, Any]:
-    """What ``checkpoint`` holds beside tensors. Raises ``UserError`` where that is more than plain values."""
+    """The values in ``checkpoint`` that are not tensors. Raises ``UserError`` if they are not plain values."""
     with reading(checkpoint, Metadata({})):
         values = torch.load(checkpoint / COMMON_STATE_FNAME, map_location="cpu", weights_only=True)
     if not isinstance(values, dict):
-        raise refusal(checkpoint, f"its {COMMON_STATE_FNAME} holds no values by name")
+        raise refusal(checkpoint, f"its {COMMON_STATE_FNAME} is not a dictionary")
     return values
 
 
 def refusal(checkpoint: Path, what: str) -> UserError:
-    """What to raise for a checkpoint whose files hold ``what``."""
-    return UserError(f"checkpoint {checkpoint} is not loaded: {what}; take one from a source that you trust")
+    """The error for a checkpoint with the fault ``what``."""
+    return UserError(f"checkpoint {checkpoint} is not loaded: {what}; use one from a source that you trust")
 
 
 def described(checkpoint: Path) -> Metadata:
-    """Which tensors ``checkpoint`` holds, and where. Raises ``UserError`` where its description holds more, or less."""
+    """The description of the tensors in ``checkpoint``. Raises ``UserError`` if it is damaged or has more."""
     try:
         return read_metadata(checkpoint)
     except UnsafeCheckpoint as error:
@@ -96,13 +96,13 @@ def described(checkpoint: Path) -> Metadata:
 
 
 def _check_format(checkpoint: Path) -> None:
-    """Megatron-Core reads other formats in other ways."""
+    """Refuse other formats, which Megatron-Core reads in other ways."""
     try:
         found = maybe_load_config(str(checkpoint))
     except (ValueError, TypeError, RecursionError):
         found = None
     if found != CheckpointingConfig(*FORMAT):
-        raise refusal(checkpoint, f"its metadata.json does not say that it is in the format {FORMAT[0]}")
+        raise refusal(checkpoint, f"its metadata.json does not name the format {FORMAT[0]}")
 
 
 def _check_wanted(checkpoint: Path, wanted: Mapping[str, Any], metadata: Metadata) -> None:
@@ -115,7 +115,7 @@ def _check_wanted(checkpoint: Path, wanted: Mapping[str, Any], metadata: Metadat
 
 def _check_tensor(checkpoint: Path, tensor: ShardedTensor, entry: Any) -> None:
     if not isinstance(entry, TensorStorageMetadata):
-        raise refusal(checkpoint, f"it holds no tensor {tensor.key}, which the model has")
+        raise refusal(checkpoint, f"tensor {tensor.key} of the model is missing")
     shape, wanted = tuple(entry.size), tuple(tensor.global_shape)
     if len(shape) != len(wanted) or (shape != wanted and not tensor.allow_shape_mismatch):
         raise refusal(checkpoint, f"its tensor {tensor.key} has shape {list(shape)}, and the model's {list(wanted)}")
@@ -125,7 +125,7 @@ def _what_failed(error: BaseException) -> str:
     if not isinstance(error, pickle.UnpicklingError):
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         return f"its files do not hold what they describe ({what})"
-    # the global that torch's weights_only would not load, out of its long explanation
+    # the name that torch's weights_only refuses, from its long message
     found = re.search(r"(?:GLOBAL|[Gg]lobal:?) ([\w.]+)", str(error))
     named = found.group(1) if found else type(error).__name__
     return f"it holds something other than tensors and plain values ({named})"
@@ -133,9 +133,9 @@ def _what_failed(error: BaseException) -> str:
 
 @contextmanager
 def quiet_core() -> Iterator[None]:
-    """Silence what Megatron-Core's use of torch's checkpoint interface warns about: nothing a user could change.
+    """Silence warnings about Megatron-Core's use of torch's checkpoints, which a user cannot change, and its log lines.
 
-    Its log lines too: what fails is also raised.
+    Errors are raised as well as logged.
     """
     logger = logging.getLogger("megatron.core.dist_checkpointing")
     level = logger.level

@@ -1,7 +1,7 @@
-"""The format of ``run.json``, the log's first line and plan files, and a reader of the first format. No torch.
+"""The format of ``run.json``, of the first line of a log and of plan files, and a reader of the first format. No torch.
 
 format_version 2    settings by id, see ``words``
-none                format 1: settings by the spelling of a flag, or by a sentence
+missing             format 1: settings by the spelling of a flag, or by a sentence
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 MODEL = "model"
-"""The id under which a checkpoint says which task its weights are of, among what two runs must agree on."""
+"""The id of the task of a checkpoint's weights, in its identity."""
 FORMAT_VERSION = 2
 
-_SWITCHES_OFF = {  # the flag turns off what its field says
+_SWITCHES_OFF = {  # the flag turns its field off
     "--disable-bias-linear": "add_bias_linear",
     "--untie-embeddings-and-output-weights": "tied_embeddings",
     "--bert-no-binary-head": "bert_binary_head",
@@ -41,7 +41,7 @@ _VALUES = {
 
 
 def from_format_1(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``run.json`` held in format 1, in the present one."""
+    """A ``run.json`` of format 1, in the current format."""
     parts = {
         part: dict(new for name, value in record[part].items() for new in _translate(name, value, record["config"]))
         for part in ("identity", "order", "schedule")

@@ -1,11 +1,11 @@
-"""Reading a checkpoint must not run code that it carries.
+"""Reads a checkpoint without running code that it may contain.
 
-    .metadata   unpickled by torch's distributed checkpoint with everything allowed: not by us. ``read_metadata`` reads
-                it with ``inert_pickle`` and builds torch's description anew, out of names, shapes and places alone.
-    the rest    read by torch as tensors and plain values. ``tensors_only`` holds all loads inside Megatron-Core to
-                that, and gives them the description that ``read_metadata`` has built.
+    .metadata   torch's distributed checkpoint unpickles it without restriction. ``read_metadata`` reads it with
+                ``inert_pickle`` instead, and builds torch's description from names, shapes and places only.
+    the rest    is read by torch as tensors and plain values. ``tensors_only`` enforces that for all loads inside
+                Megatron-Core, and gives them the description that ``read_metadata`` has built.
 
-A check before a second reading by ``pickle`` would not do: the two can be made to see different things.
+Checking a pickle and then unpickling it would not be safe: the two readers can be made to see different content.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ _KNOWN = {
 
 
 class UnsafeCheckpoint(Exception):
-    """The description of a checkpoint's tensors holds something else, or cannot be read."""
+    """The description of a checkpoint's tensors is damaged, or has other content."""
 
 
 def read_metadata(checkpoint: Path) -> Metadata:
-    """What torch's distributed checkpoint takes for the ``.metadata`` of ``checkpoint``; no code of the file's runs.
+    """The ``.metadata`` of ``checkpoint`` as an object of torch's distributed checkpoint; no code in the file is run.
 
-    Raises ``UnsafeCheckpoint`` where the file holds anything but a description of tensors.
+    Raises ``UnsafeCheckpoint`` if the file holds anything but a description of tensors.
     """
     try:
         described = read_inert((checkpoint / METADATA).read_bytes(), _check_name, _check_made)
@@ -76,7 +76,7 @@ def read_metadata(checkpoint: Path) -> Metadata:
     except (OSError, Refused) as error:
         raise UnsafeCheckpoint(f"its {METADATA} cannot be read ({error})") from None
     except KeyError as error:
-        raise UnsafeCheckpoint(f"its {METADATA} cannot be read (it gives no {error.args[0]})") from None
+        raise UnsafeCheckpoint(f"its {METADATA} cannot be read (it has no {error.args[0]})") from None
 
 
 def _check_name(name: Name) -> None:
@@ -85,9 +85,9 @@ def _check_name(name: Name) -> None:
 
 
 def _check_made(made: Made) -> None:
-    """Some Pythons pickle the members of enumerations with getattr, which else would lead everywhere."""
+    """Allow getattr for enumerations only, whose members some versions of Python pickle with it."""
     if made.maker == _GETATTR and made.arguments[:1] != (_MEMORY_FORMATS,):
-        raise Refused("it asks for an attribute of something else than an enumeration, which describes no tensor")
+        raise Refused("it calls getattr on something that is not an enumeration, which describes no tensor")
 
 
 def _entry(value: Any) -> TensorStorageMetadata | BytesStorageMetadata:
@@ -97,7 +97,7 @@ def _entry(value: Any) -> TensorStorageMetadata | BytesStorageMetadata:
     properties = _typed(_state(fields["properties"], "TensorProperties"), tuple)
     dtype = next((_DTYPES.get(part) for part in properties[:1] if type(part) is Name), None)
     if dtype is None:
-        raise Refused("it gives a tensor no type")
+        raise Refused("a tensor has no dtype")
     chunks = [_chunk(chunk) for chunk in _typed(fields["chunks"], list)]
     return TensorStorageMetadata(TensorProperties(dtype=dtype), _size(fields["size"]), chunks)
 
@@ -108,17 +108,17 @@ def _chunk(value: Any) -> ChunkStorageMetadata:
 
 
 def _index(value: Any) -> MetadataIndex:
-    """A tensor's name, and where in it a chunk begins; its place in the list of chunks is a hint that we leave out."""
+    """The name of a tensor, and the offset of a chunk in it; the index of the chunk is a hint, which is left out."""
     fields = _fields(value, "MetadataIndex")
     offset = fields.get("offset")
     return MetadataIndex(_typed(fields["fqn"], str), None if offset is None else _size(offset))
 
 
 def _place(value: Any) -> _StorageInfo:
-    """Which bytes of which file; files are not compressed (``transform_descriptors``)."""
+    """File, offset and length; files are not compressed (``transform_descriptors``)."""
     fields = _fields(value, "_StorageInfo", "torch.distributed.checkpoint.filesystem")
     if fields.get("transform_descriptors"):
-        raise Refused("it says that tensors are compressed")
+        raise Refused("its tensors are compressed")
     return _StorageInfo(
         _typed(fields["relative_path"], str), _typed(fields["offset"], int), _typed(fields["length"], int)
     )
@@ -126,17 +126,17 @@ def _place(value: Any) -> _StorageInfo:
 
 def _size(value: Any) -> torch.Size:
     if type(value) is not Made or value.maker != Name("torch", "Size") or len(value.arguments) != 1:
-        raise Refused("it holds something else than a shape")
+        raise Refused("a shape is not a torch.Size")
     lengths = [_typed(length, int) for length in _typed(value.arguments[0], tuple)]
     if any(not 0 <= length < 1 << 63 for length in lengths):
-        raise Refused("it gives a shape with a length that is negative or beyond 64 bits")
+        raise Refused("a shape has a length that is negative or exceeds 64 bits")
     return torch.Size(lengths)
 
 
 def _state(value: Any, name: str, module: str = _METADATA) -> Any:
-    """The state of an object that is made of the class ``name``."""
+    """The state of an object of the class ``name``."""
     if type(value) is not Made or value.maker != Name(module, name):
-        raise Refused(f"it holds something else than a {name}")
+        raise Refused(f"an object is not a {name}")
     return value.state
 
 
@@ -147,16 +147,16 @@ def _fields(value: Any, name: str, module: str = _METADATA) -> dict[str, Any]:
 
 def _typed(value: Any, kind: type[_T]) -> _T:
     if type(value) is not kind:
-        raise Refused(f"it holds a {type(value).__name__} in place of a {kind.__name__}")
+        raise Refused(f"it has a {type(value).__name__} in place of a {kind.__name__}")
     return value
 
 
 @contextmanager
 def tensors_only(metadata: Metadata) -> Iterator[None]:
-    """Within the block all that torch and Megatron-Core load is tensors and plain values, placed as ``metadata`` says.
+    """Within the block torch and Megatron-Core load only tensors and plain values, from the places in ``metadata``.
 
-    ``torch.load`` is held to ``weights_only`` with torch's own list of what that allows, and a ``.metadata`` is not
-    opened. Raises ``pickle.UnpicklingError`` for anything else.
+    ``torch.load`` is limited to ``weights_only`` with torch's own list of allowed names, and ``.metadata`` files are
+    not opened. Raises ``pickle.UnpicklingError`` for anything else.
     """
     allowed, storage_client = torch.serialization.get_safe_globals(), MultiStorageClientFeature.is_enabled()
     read = FileSystemReader.read_metadata
@@ -164,7 +164,7 @@ def tensors_only(metadata: Metadata) -> Iterator[None]:
     try:
         os.environ[_FORCE] = "1"
         torch.serialization.clear_safe_globals()
-        MultiStorageClientFeature.disable()  # has a reader of its own
+        MultiStorageClientFeature.disable()  # it has another reader
         FileSystemReader.read_metadata = lambda *_, **__: metadata  # type: ignore[method-assign]
         yield
     finally:

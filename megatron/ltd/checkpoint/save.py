@@ -1,10 +1,10 @@
 """Saving a run, while training waits or goes on.
 
-    start    folder -> what this rank writes (checkpoint_plan) -> a process that writes it (checkpoint_writer)
+    start    folder -> what this rank writes (rank_shard) -> a thread that writes it (writer)
     ...      files and their checksums, on every rank
-    finish   outcomes exchanged -> .metadata, run.json, manifest -> name, tracker (checkpoint_files)
+    finish   outcomes exchanged -> .metadata, run.json, manifest -> name, tracker (files)
 
-With ``asynchronous`` training goes on between start and finish; without, it waits there. There is no other difference.
+With ``asynchronous`` training continues between start and finish, and what is written is a copy; without, it waits.
 Until the last act the checkpoint before stays current. What any rank's disk refuses ends the run on every rank.
 """
 
@@ -39,7 +39,6 @@ class _Pending:
     path: Path
     record: Mapping[str, Any]
     plan: RankPlan
-    """Kept to the end for what it holds too: memory that a GPU was copied into is not copied on write."""
     writer: Writer
     started: float
     waited_seconds: float = 0.0
@@ -103,7 +102,7 @@ class CheckpointSaver:
             yield
         except BaseException:
             if self._pending is not None:
-                self._pending.writer.kill()
+                self._pending.writer.abandon()
                 self._pending = None
             raise
         self.finish()
@@ -112,7 +111,7 @@ class CheckpointSaver:
         started = time.perf_counter()
         iteration = state.progress.iteration
         partial = self._make_partial(folder, iteration)
-        plan = RankPlan(partial, state, check_layout=not self._layout_checked)
+        plan = RankPlan(partial, state, check_layout=not self._layout_checked, copies=self._asynchronous)
         self._layout_checked = True  # it stays as it is within a run
         pending = _Pending(
             iteration=iteration,

@@ -1,9 +1,9 @@
-"""Where a run starts: anew, from the checkpoint that it continues, or from other weights, ours or Hugging Face's.
+"""Where a run starts: at step 0, from a checkpoint that it continues, or from other weights, ours or Hugging Face's.
 
-    --load and --save -> the newest whole checkpoint, a Hugging Face model, or none -> does it fit this run? -> Start
+    --load and --save -> the newest complete checkpoint, a Hugging Face model, or none -> does it fit? -> Start
 
-Every rank comes to the same answer: folders that not all nodes see alike are refused. What must agree between a run
-and its checkpoint is ``compatibility``'s; how a checkpoint is read, ``load``'s.
+Every rank gets the same answer: folders that differ between nodes are refused. ``compatibility`` decides whether a run
+fits its checkpoint; ``load`` reads it.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ if TYPE_CHECKING:
 
 OpenImported = Callable[[Path], tuple[ImportedModel, Mapping[str, Any], Mapping[str, Any]]]
 """``Task.open_imported``."""
-_SHARE = "name a folder that all nodes share"
+_SHARE = "use a folder that all nodes share"
 
 
 @dataclass(frozen=True)
 class Start:
-    """The checkpoint that is loaded, if any, what that says, and what is to be told about it."""
+    """The checkpoint that is loaded, if any, its run.json, and lines for the user about it."""
 
     checkpoint: Path | None
     stored: Mapping[str, Any]
     progress: Progress
     notes: tuple[str, ...]
     imported: ImportedModel | None = None
-    """The Hugging Face model whose weights are taken, instead of a checkpoint's."""
+    """The Hugging Face model whose weights are loaded, instead of a checkpoint's."""
 
     @property
     def continues(self) -> bool:
         return self.checkpoint is not None and self.progress.iteration > 0
 
     @property
-    def stored_in_half(self) -> bool:
-        """Whether the checkpoint's run computed in bf16 or fp16, and so kept main weights in fp32."""
+    def stored_in_low_precision(self) -> bool:
+        """Whether the checkpoint's run used bf16 or fp16, and therefore stored main weights in fp32."""
         precision = self.stored["config"]["precision"]
         return precision["bf16"] or precision["fp16"]
 
     def consumed(self, seq_length: int) -> dict[Clock, int]:
-        """What the run has computed so far, in every unit of the clock."""
+        """What the run has consumed so far, in every unit of the clock."""
         return {
             "layer-tokens": self.progress.consumed_layer_tokens,
             "tokens": self.progress.consumed_samples * seq_length,
             "samples": self.progress.consumed_samples,
         }
 
-    def clock_stands_at(self, config: RunConfig, consumed: Mapping[Clock, int]) -> int | None:
-        """Where the learning rate's clock starts; None to take it from the checkpoint."""
+    def initial_clock(self, config: RunConfig, consumed: Mapping[Clock, int]) -> int | None:
+        """The initial value of the learning-rate clock; None to take it from the checkpoint."""
         unit = config.optimizer.lr_clock
         if config.checkpoint.no_load_optim or (
             self.continues and (self.stored["config"].get("optimizer") or {}).get("lr_clock") != unit
@@ -71,9 +71,10 @@ class Start:
         return None
 
     def settle(self, config: RunConfig, schedule: Mapping[str, Any]) -> str | None:
-        """Hold a continued run to the checkpoint's schedule unless the flags' is asked for; a line where that differs.
+        """Check that a continued run keeps the checkpoint's schedule, unless a flag says otherwise; then a line about
+        it.
 
-        Without the optimizer's state its schedule is not the checkpoint's either: then too the flags' is taken.
+        Without the optimizer's state the schedule is that of the flags too.
         """
         if self.checkpoint is None or not self.continues:
             return None
@@ -89,10 +90,10 @@ def find_start(
     open_imported: OpenImported,
     mesh: Mesh,
 ) -> Start:
-    """Settle what ``--load`` and ``--save`` mean for this start, and check what is loaded. Every rank calls this.
+    """Find what ``--load`` and ``--save`` mean for this start, and check what is loaded. Every rank calls this.
 
-    ``open_imported`` opens a Hugging Face folder: see ``Task``.
-    Raises ``UserError`` for folders that cannot be used and for a checkpoint of another run.
+    ``open_imported`` opens a Hugging Face folder: see ``Task``. Raises ``UserError`` for folders that cannot be used,
+    and for a checkpoint of another run.
     """
     flags = config.checkpoint
     load = None if flags.load is None else Path(flags.load)
@@ -106,7 +107,9 @@ def find_start(
     if checkpoint is None:
         starts_empty = flags.save is not None and load is not None and load.resolve() == Path(flags.save).resolve()
         if load is not None and (not starts_empty or flags.finetune or flags.no_load_optim):
-            raise UserError(f"--load {load} holds no checkpoint: name a folder that does, or drop --load to start anew")
+            raise UserError(
+                f"--load {load}: has no checkpoint; use a folder with one, or remove --load to start at step 0"
+            )
         return Start(None, {}, Progress(), ())
     with together():
         stored = checkpoint_files.read_run_to_use(checkpoint)
@@ -121,18 +124,15 @@ def find_start(
 
 
 def _start_from_hugging_face(load: Path, config: RunConfig, open_imported: OpenImported) -> Start:
-    """Take the weights of a Hugging Face model. Raises ``UserError`` where it is not whole, or not the run's model."""
+    """Use the weights of a Hugging Face model. Raises ``UserError`` if it is incomplete, or not the run's model."""
     flags = config.checkpoint
     with together():
         if not flags.finetune:
             raise UserError(
-                f"--load {load} holds the weights of a Hugging Face model and no run to continue: add --finetune to "
-                "start from them"
+                f"--load {load}: is a Hugging Face model, not a run to continue; add --finetune to use its weights"
             )
         if flags.save is not None and Path(flags.save).resolve() == load.resolve():
-            raise UserError(
-                f"--save {flags.save} is the Hugging Face folder of --load: choose a folder of the run's own"
-            )
+            raise UserError(f"--save {flags.save}: is the Hugging Face folder of --load; use another folder")
         imported, described, wanted = open_imported(load)
         check_identity(load, described, wanted)
     note = f"loading the weights of Hugging Face's {imported.architecture.model_type} in {load}, counting from step 0"
@@ -140,7 +140,7 @@ def _start_from_hugging_face(load: Path, config: RunConfig, open_imported: OpenI
 
 
 def _holdings(folder: Path) -> str:
-    """What a node sees in a folder of checkpoints, or in a Hugging Face model's."""
+    """The content of a folder of checkpoints or of a Hugging Face model, as a node sees it."""
     if is_hugging_face(folder):
         files = sorted((path.name, path.stat().st_size) for path in folder.iterdir() if path.is_file())
         return "a Hugging Face model of " + ", ".join(f"{name} ({size} bytes)" for name, size in files)
@@ -155,7 +155,7 @@ def _holdings(folder: Path) -> str:
 
 
 def _check_save_folder(save: Path, load: Path | None, finetune: bool, mesh: Mesh) -> None:
-    """One process looks at the folder and writes to it; all of them must see that, for each will write its part."""
+    """Check that the first process can write to the folder, and that all processes see what it writes."""
     with together():
         if mesh.is_first:
             checkpoint_files.check_save_folder(save, load, finetune)

@@ -1,7 +1,7 @@
-"""Whether the numbers in a checkpoint's run.json can be those of the run that wrote the files beside it. No torch.
+"""Checks that the numbers in a checkpoint's run.json are plausible for its tensor files. No torch.
 
-A model of such sizes is built, and steps are counted from there, before any tensor is read: so they are compared with
-the bytes of the tensors first. The bound is a low one, of the largest matrices alone.
+A model of these sizes is built before any tensor is read, so that they are first compared with the bytes of the
+tensors. The bound is low: it counts the largest matrices only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 PROGRESS = ("iteration", "consumed_samples", "consumed_layer_tokens")
 _FEWEST_BYTES = 2
-"""That a weight is stored in."""
+"""Smallest size of a stored weight."""
 _PARTS = ("model", "tokenizer", "parallel", "precision", "optimizer")
 _SIZES = (
     *("num_layers", "hidden_size", "num_attention_heads", "ffn_hidden_size", "kv_channels", "seq_length"),
@@ -25,35 +25,35 @@ _COUNT_LIMIT, _SIZE_LIMIT = 1 << 63, 1 << 31
 
 
 def complaint_about_run(checkpoint: Path, record: Mapping[str, Any]) -> str | None:
-    """What is wrong with the numbers of a run.json that is to be used, or None."""
+    """What is wrong with the numbers of a run.json, or None."""
     progress, config = record["progress"], record["config"]
     if progress.keys() != set(PROGRESS) or not all(_is_count(progress[name], 0, _COUNT_LIMIT) for name in PROGRESS):
-        return f"its progress is not the counts {', '.join(PROGRESS)}"
+        return f"its progress must have the counts {', '.join(PROGRESS)}"
     complaint = complaint_about_settings(checkpoint, config)
     if complaint is not None:
         return complaint
     missing = next((name for name in _NEEDED if name not in _settings(config)), None)
-    return None if missing is None else f"its settings have no {missing}"
+    return None if missing is None else f"its setting {missing} is missing"
 
 
 def complaint_about_settings(checkpoint: Path, config: Mapping[str, Any]) -> str | None:
-    """What is wrong with the sizes among the flags of the run that wrote ``checkpoint``, or None."""
+    """What is wrong with the sizes in the flags of the run that wrote ``checkpoint``, or None."""
     wrong = next((part for part in _PARTS if not isinstance(config.get(part), dict | None)), None)
     if wrong is not None:
-        return f"its settings of the {wrong} are none"
+        return f"its settings of the {wrong} are not a dictionary"
     settings = _settings(config)
     sizes = {name: settings[name] for name in _SIZES if settings.get(name) is not None}
-    if sizes.get("max_position_embeddings") == 0:  # of a model that learns no positions
+    if sizes.get("max_position_embeddings") == 0:  # a model without learned positions
         del sizes["max_position_embeddings"]
     wrong = next((name for name, value in sizes.items() if not _is_count(value, 1, _SIZE_LIMIT)), None)
     if wrong is not None:
-        return f"its {wrong} is no whole number from 1 to {_SIZE_LIMIT - 1:,}"
+        return f"its {wrong} must be an integer from 1 to {_SIZE_LIMIT - 1:,}"
     if sizes.get("num_layers", 1) > _MOST_LAYERS:
-        return f"it has {sizes['num_layers']:,} layers, more than any model"
+        return f"it has {sizes['num_layers']:,} layers, more than the limit of {_MOST_LAYERS:,}"
     num_weights = _num_weights(sizes, learned_positions=settings.get("position_embedding_type") == "learned_absolute")
     num_bytes = sum(path.stat().st_size for path in checkpoint.glob("*.distcp")) or _MOST_BYTES
     if num_weights * _FEWEST_BYTES > num_bytes:
-        return f"a model of its sizes has {num_weights:,} weights and more, and its tensors have {num_bytes:,} bytes"
+        return f"a model of its sizes has at least {num_weights:,} weights, but its tensors have {num_bytes:,} bytes"
     return None
 
 
@@ -62,7 +62,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _num_weights(sizes: Mapping[str, int], *, learned_positions: bool) -> int:
-    """The weights of the largest matrices. Where a size is settled by others, the least that it can be."""
+    """The weights of the largest matrices; a size that follows from others counts with its smallest value."""
     hidden = sizes.get("hidden_size", 1)
     mlp = 2 * sizes.get("ffn_hidden_size", hidden)
     attention = 2 * sizes.get("num_attention_heads", 1) * sizes.get("kv_channels", 0)

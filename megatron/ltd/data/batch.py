@@ -1,4 +1,4 @@
-"""One microbatch of a causal language model: the tensors that are made of its samples.
+"""One microbatch of a causal language model: samples to tensors.
 
 Shapes: B samples of a microbatch, S sequence. Not here: which tokens a sample holds (``data.datasets``), which samples
 a microbatch holds (``data.microbatches``).
@@ -21,9 +21,9 @@ class Batch(Microbatch):
     """A microbatch of packed documents; under context parallelism this rank's share of each sample.
 
     ``tokens_BS``, ``labels_BS`` and ``position_ids_BS`` int64; ``loss_mask_BS`` float32, 0 where the loss does not
-    count; ``attention_mask`` None (plain causal) or bool [B, 1, S, S], **True where attention is forbidden**
-    (Megatron-Core's sense; the rows are the rank's share, the columns all S). A pipeline stage between the first and
-    the last needs no tokens and has None.
+    count; ``attention_mask`` None (causal) or bool [B, 1, S, S], **True where attention is forbidden** (as in
+    Megatron-Core; the rows are the rank's share, the columns all S). A pipeline stage between the first and the last
+    needs no tokens and has None.
     """
 
     tokens_BS: Tensor | None = None
@@ -36,7 +36,7 @@ class Batch(Microbatch):
 def document_mask(tokens_BS: Tensor, end_of_document: int) -> Tensor:
     """Causal attention within documents: bool [B, 1, S, S], True where query i must not see key j.
 
-    The end of document belongs to the document that it ends: a token's document is the number of ends before it.
+    An end of document belongs to the document that it ends: the document of a token is the number of ends before it.
     """
     ends_BS = (tokens_BS == end_of_document).long()
     document_BS = ends_BS.cumsum(dim=1) - ends_BS
@@ -56,9 +56,9 @@ def build_batch(
 ) -> Batch:
     """Stack samples of ``GPTDataset`` (each ``tokens``, ``labels``, ``loss_mask``, ``position_ids`` [S]).
 
-    ``separate_documents_at`` is the end-of-document id when documents must not see each other, else None.
-    ``sequence_shard`` is the part of each sample to take, None for all of it. Samples of ``NoTokens`` give sample ids.
-    ``whole_tokens``: all tokens of the samples come beside the part.
+    ``separate_documents_at`` is the end-of-document id if documents must not attend to each other, else None.
+    ``sequence_shard`` is the part of each sample to take, None for all of it. Samples of ``NoTokens`` give sample ids
+    only. ``whole_tokens``: the batch also has all tokens of the samples.
     """
     sample_ids_B = torch.tensor(sample_ids, dtype=torch.int64)
     if not samples[0]:

@@ -1,4 +1,4 @@
-"""One microbatch of BERT's pretraining: the tensors that are made of its samples.
+"""One microbatch of BERT's pretraining: samples to tensors.
 
 Shapes: B samples of a microbatch, S sequence. Not here: what a sample holds (``data.bert_datasets``).
 """
@@ -21,7 +21,7 @@ class BertBatch(Microbatch):
     """A microbatch of masked samples; ``padding_BS`` is always there.
 
     ``tokens_BS``, ``types_BS`` and ``labels_BS`` int64: what the model reads, 0 or 1 for the sentence, and what was
-    there before some tokens were hidden; ``loss_mask_BS`` float32, 1 where one was; ``is_swapped_B`` int64, 1 where the
+    there before some tokens were hidden; ``loss_mask_BS`` float32, 1 where one was; ``is_swapped_B`` int64, 1 if the
     second sentence comes first.
     """
 
@@ -35,7 +35,7 @@ class BertBatch(Microbatch):
 def build_bert_batch(
     samples: Sequence[Mapping[str, Any]], sample_ids: Sequence[int], *, whole_tokens: bool = False
 ) -> BertBatch:
-    """Stack samples of ``build_bert_datasets``. ``whole_tokens``: for a method that chooses by tokens."""
+    """Stack samples of ``build_bert_datasets``. ``whole_tokens``: for a method that selects by tokens."""
 
     def stacked(name: str) -> Tensor:
         return torch.from_numpy(numpy.stack([sample[name] for sample in samples]))

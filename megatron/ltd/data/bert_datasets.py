@@ -3,10 +3,10 @@
     sentences of a document --fill up to S - 3--> A, B --swap half of the time--> [CLS] A [SEP] B [SEP] [PAD] ...
                             --hide 15 % of the tokens--> 80 % [MASK], 10 % another piece, 10 % as they are
 
-The tokens of a word are hidden together, and up to three words in a row. Without sentence order a sample is one run of
-sentences, [CLS] A [SEP]. As with GPT everything is drawn from ``seed`` and the number of samples that are asked for.
+The tokens of a word are hidden together, and up to three words in a row. Without sentence order a sample is one group
+of sentences, [CLS] A [SEP]. As for GPT everything is drawn from ``seed`` and the number of requested samples.
 
-Not here: batches (``data.bert_batch``), where data are found and how they are blended (``data.datasets``).
+Not here: batches (``data.bert_batch``), paths and blends (``data.datasets``).
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _LONGEST_RUN_OF_WORDS = 3
 
 @dataclass
 class _Config(BERTMaskedWordPieceDatasetConfig):
-    """Megatron-Core's configuration and what the data hold, since its cache of indices is keyed by paths alone."""
+    """Megatron-Core's configuration, with fingerprints of the data, because its cache is keyed by paths only."""
 
     data_fingerprints: tuple[str, ...] = ()
 
 
 class _Dataset(BERTMaskedWordPieceDataset):
-    """Megatron-Core's dataset, with its samples under the names of our batches.
+    """Megatron-Core's dataset, with samples under the names of our batches.
 
-    A token that is replaced becomes a piece of text: one that became padding would be taken for it.
+    A random replacement is a piece of text, never a special token: padding would be treated as such.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -54,7 +54,7 @@ class _Dataset(BERTMaskedWordPieceDataset):
         self.token_lookup = [token for token in tokenizer.inv_vocab if token not in no_text]
 
     def _build_sample_index(self, sequence_length: int, min_sentences_per_sample: int) -> Any:
-        """Megatron-Core's array, out of the cache or built. What it would find there and is not right is removed."""
+        """Megatron-Core's array, from the cache or built. A wrong cached index is removed first."""
         if is_first_rank():
             bounds = self.dataset.document_indices[self.indices[0] : self.indices[-1] + 2].astype(numpy.int64)
             remove_unless(
@@ -76,8 +76,8 @@ class _Dataset(BERTMaskedWordPieceDataset):
         return IndexedDataset(dataset_path, mmap=config.mmap_bin_files)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``tokens``, ``types``, ``labels`` (the tokens that were there; 0 where none was hidden) int64 [S];
-        ``loss_mask`` float32 [S], 1 where one was hidden; ``padding`` bool [S]; ``is_swapped`` bool.
+        """``tokens``, ``types``, ``labels`` (the hidden tokens, 0 elsewhere) int64 [S]; ``loss_mask`` float32 [S], 1
+        where a token is hidden; ``padding`` bool [S]; ``is_swapped`` bool.
         """
         sample = super().__getitem__(index)
         hidden = sample["loss_mask"].astype(bool)
@@ -101,7 +101,7 @@ def build_bert_datasets(
     valid_samples: int,
     tokenizer: WordPieceTokenizer,
 ) -> tuple[SampleSource | None, SampleSource | None]:
-    """The training and validation datasets, each with at least the samples asked for (None where that is 0).
+    """The training and validation datasets, each with at least the samples asked for (None if that is 0).
 
     A process group must be there, and every rank calls this: rank 0 writes the index cache that the others read.
     Raises ``UserError`` as ``data.datasets.build_datasets`` does, and when no document of a split makes a sample.
@@ -113,7 +113,7 @@ def build_bert_datasets(
             **blend_settings(config, sources, samples),
             random_seed=seed,
             sequence_length=seq_length,
-            tokenizer=tokenizer,  # not core's class, and all that the dataset asks of one
+            tokenizer=tokenizer,  # not Megatron-Core's class, but with the attributes that the dataset uses
             masking_probability=config.mask_prob,
             short_sequence_probability=config.short_seq_prob,
             masking_max_ngram=_LONGEST_RUN_OF_WORDS,
@@ -129,19 +129,19 @@ def build_bert_datasets(
 
 
 def check_sentences(sources: Mapping[str, tuple[IndexedInfo, ...]]) -> None:
-    """Refuse data whose documents are not split: no sample of sentence order can be made of them."""
+    """Raise ``UserError`` for documents that are not split into sentences, from which no sentence order can be made."""
     for spelling, infos in sources.items():
         for info in infos:
             if info.sequences == info.documents:
                 raise UserError(
-                    f"{spelling} {info.prefix}: none of its {info.documents} documents holds two sentences, which "
-                    "sentence order compares: run preprocess_data.py with --split-sentences, or train without it "
-                    "(--bert-no-binary-head)"
+                    f"{spelling} {info.prefix}: none of its {info.documents} documents has two sentences, which "
+                    "sentence order needs; run preprocess_data.py with --split-sentences, or train with "
+                    "--bert-no-binary-head"
                 )
 
 
 def _check_documents(name: str, info: IndexedInfo, documents: range, *, sentence_order: bool) -> None:
-    """Refuse a split of which core would make no sample: it would look for one without end."""
+    """Raise ``UserError`` for a split without samples, in which Megatron-Core would search for ever."""
     data = IndexedDataset(info.prefix)
     bounds = data.document_indices[documents.start : documents.stop + 1].astype(numpy.int64)
     lengths = data.sequence_lengths
@@ -151,7 +151,7 @@ def _check_documents(name: str, info: IndexedInfo, documents: range, *, sentence
     if not ((num_sentences >= 1 + sentence_order) & ~has_too_long).any():
         wanted = "two sentences or more" if sentence_order else "text"
         raise UserError(
-            f"{info.prefix}: none of its {len(documents)} documents for {name} holds {wanted}, none longer than "
-            f"{LONGEST_SENTENCE_TOKENS} tokens: run preprocess_data.py with --split-sentences on more text, or give "
+            f"{info.prefix}: none of its {len(documents)} documents for {name} has {wanted} of at most "
+            f"{LONGEST_SENTENCE_TOKENS} tokens; run preprocess_data.py with --split-sentences on more text, or give "
             f"{name} a larger share with --split"
         )

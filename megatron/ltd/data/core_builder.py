@@ -1,6 +1,6 @@
-"""Megatron-Core's builder of datasets, which keeps their indices beside the data or in ``--data-cache-path``.
+"""Megatron-Core's builder of datasets, which caches their indices beside the data or in ``--data-cache-path``.
 
-Rank 0 builds what the others then read. What it finds in the cache is checked first (``data.index_cache``).
+Rank 0 builds the indices that the others read. It checks cached indices first (``data.index_cache``).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.errors import UserError
 
 SplitSamples = tuple[int | None, int | None, int | None]
-"""Wanted of training, validation and test, which Megatron-Core always has; None is all that there is, once."""
+"""Requested samples of training, validation and test; None means all data, once."""
 
 
 class BlendedDataset(blended_dataset.BlendedDataset):
-    """Megatron-Core's, by whose name its indices are kept. They are used only where they fit its datasets."""
+    """Megatron-Core's class, under the same name, which names its indices. They are used only if they are right."""
 
     def _build_indices(self) -> Any:
-        """Megatron-Core's arrays, out of the cache or built. What it would find there and is not right is removed."""
+        """Megatron-Core's arrays, from the cache or built. A wrong cached index is removed first."""
         cache = self.config.path_to_cache
         if cache and is_first_rank():
             sizes = [len(dataset) for dataset in self.datasets]
@@ -45,12 +45,12 @@ class BlendedDataset(blended_dataset.BlendedDataset):
 def build_splits(
     dataset_class: type, core_config: Any, samples: SplitSamples, *, build_on_this_rank: bool
 ) -> tuple[SampleSource | None, SampleSource | None]:
-    """Megatron-Core's builder on a checked configuration, for any of its datasets. Every rank calls this.
+    """Run Megatron-Core's builder on a checked configuration, for any of its datasets. Every rank calls this.
 
-    Raises ``UserError`` when the index cache cannot be written, or is not to be seen from here.
+    Raises ``UserError`` if the index cache cannot be written, or is not visible on this rank.
     """
     if core_config.split_matrix is not None:
-        # A split nobody reads is not built: core would index it, and never finish if it holds no documents.
+        # A split that is not used is not built: Megatron-Core would never finish if it has no documents.
         core_config.split_matrix = [
             bounds if wanted != 0 else None for bounds, wanted in zip(core_config.split_matrix, samples, strict=True)
         ]
@@ -61,7 +61,7 @@ def build_splits(
         with _quiet_core(), _own_blend(), numbers_only():
             train, valid, _ = builder.build()
     except Exception as error:
-        # Under a process group the builder wraps the OSError of a failed write.
+        # With a process group the builder wraps the OSError of a failed write.
         cause = error if isinstance(error, OSError) else error.__cause__
         if not isinstance(cause, OSError):
             raise
@@ -69,23 +69,23 @@ def build_splits(
         where = f"--data-cache-path {cache}" if cache else "the folder of the data"
         if isinstance(cause, FileNotFoundError) and not is_first_rank():
             raise UserError(
-                f"{where}: the sample indices that rank 0 wrote there are not to be seen here ({cause}); give a folder "
+                f"{where}: the sample indices that rank 0 wrote are not visible on this node ({cause}); use a folder "
                 "that all nodes share with --data-cache-path"
             ) from None
         raise UserError(
-            f"{where}: sample indices cannot be kept there ({cause}); give a writable folder with --data-cache-path"
+            f"{where}: sample indices cannot be written ({cause}); use a writable folder with --data-cache-path"
         ) from None
     return train, valid
 
 
 def cache_folder(dataset: MegatronDataset) -> Path:
-    """Where Megatron-Core keeps the indices of ``dataset``."""
+    """The folder in which Megatron-Core caches the indices of ``dataset``."""
     beside = Path(dataset.dataset.path_prefix, "cache", f"{type(dataset).__name__}_indices")
     return Path(dataset.config.path_to_cache or beside)
 
 
 def is_first_rank() -> bool:
-    """Whether this process writes what all read: rank 0, or the only one."""
+    """Whether this process is rank 0, or the only one."""
     return not (torch.distributed.is_available() and torch.distributed.is_initialized()) or (
         torch.distributed.get_rank() == 0
     )
@@ -93,7 +93,7 @@ def is_first_rank() -> bool:
 
 @contextlib.contextmanager
 def _own_blend() -> Iterator[None]:
-    """Within the block Megatron-Core's builder blends with our class."""
+    """Within the block Megatron-Core's builder uses our class for blends."""
     blended_megatron_dataset_builder.BlendedDataset = BlendedDataset
     try:
         yield
@@ -103,7 +103,7 @@ def _own_blend() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_core() -> Iterator[None]:
-    """Silence what core's dataset modules log below an error: their internals, once per rank and dataset."""
+    """Silence the log of Megatron-Core's dataset modules below errors, which has lines per rank and dataset."""
     logger = logging.getLogger("megatron.core.datasets")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,11 +1,11 @@
-"""The text that every Python brings along, as a corpus: the standard library's source and its language reference.
+"""A corpus from the text in every Python: the source of the standard library and its language reference.
 
-    train.jsonl, valid.jsonl   one document a line, {"text": ..., "path": ...}, sorted by path
+    train.jsonl, valid.jsonl   one document per line, {"text": ..., "path": ...}, sorted by path
     corpus.json                sizes, counts, sha256 of both files and the Python version they came from
 
-About 11 MB of source outside the tests, and one document of English prose for each help topic. The content differs
-between Python versions, hence the recorded hashes. A document is held out when the hash of its text says so: the choice
-needs no random numbers, and a document stays on its side when others come or go.
+About 11 MB of source without the tests, and one document of English prose per help topic. The content differs between
+Python versions, so that hashes are recorded. The hash of its text decides whether a document is held out: the choice
+needs no random numbers, and does not change if other documents are added or removed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LEFT_OUT_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packag
 _LEFT_OUT_PREFIX = "_sysconfigdata"
 _TOPICS = "pydoc_data/topics.py"
 
-# Which draw of a document's lots decides what: two draws, so that a smaller corpus holds out the same share.
+# Two independent draws per document, so that a smaller corpus holds out the same share.
 _HOLD_OUT, _KEEP = 0, 1
 
 
@@ -48,11 +48,11 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         if not self.output_dir:
-            raise UserError("--output-dir is missing: give a folder for the corpus")
+            raise UserError("--output-dir: required; give a folder for the corpus")
         if not 0 < self.held_out_fraction < 1:
             raise UserError(f"--held-out-fraction {self.held_out_fraction}: must be between 0 and 1, such as 0.05")
         if self.max_mb is not None and not self.max_mb > 0:
-            raise UserError(f"--max-mb {self.max_mb}: must be above 0; leave it out for all of the text")
+            raise UserError(f"--max-mb {self.max_mb}: must be above 0; remove it for all of the text")
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ class CorpusInfo:
 
 
 def write_corpus(config: CorpusConfig) -> CorpusInfo:
-    """Write the corpus into ``--output-dir`` (made if missing; files there are replaced once the new ones are whole).
+    """Write the corpus into ``--output-dir``, which is created if missing; existing files are replaced at the end.
 
-    Raises ``UserError`` when this Python has no source files, the text is too little for both parts, or the folder
-    cannot be written.
+    Raises ``UserError`` if this Python has no source files, the text is too short for both parts, or the folder cannot
+    be written.
     """
     assert config.output_dir is not None
     documents, unreadable = collect_documents(Path(sysconfig.get_paths()["stdlib"]))
@@ -143,7 +143,7 @@ def collect_documents(library: Path) -> tuple[list[Document], int]:
             if text.strip():
                 documents.append(Document(relative, text))
     if not documents:
-        raise UserError(f"{library}: holds no .py files; run a Python whose standard library is installed as source")
+        raise UserError(f"{library}: has no .py files; use a Python whose standard library is installed as source")
     if Path(library, _TOPICS).is_file():
         topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
         documents += [Document(f"{_TOPICS}/{topic}", text) for topic, text in topics.items()]
@@ -170,7 +170,7 @@ def _write_part(path: Path, documents: Sequence[Document]) -> SplitInfo:
 
 
 def _write_whole(path: Path, content: str) -> None:
-    """Write under a temporary name, then rename: the file is there whole or not at all."""
+    """Write under a temporary name, then rename, so that the file is complete or missing."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         temporary.write_text(content, encoding="utf-8", newline="\n")

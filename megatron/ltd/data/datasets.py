@@ -2,15 +2,14 @@
 
     documents of .bin/.idx --split--> document index (epochs, shuffled) --> samples of S + 1 tokens --> shuffled
 
-Samples are cut from documents packed one after another; everything is drawn from ``seed`` alone, so every rank and
-every restart sees the same order. As in Megatron, the order also depends on the number of samples asked for when that
-takes more than one epoch: to stop a run early, use ``--exit-interval``, not another ``--train-iters``.
+Samples are cut from concatenated documents; everything is drawn from ``seed``, so that every rank and every restart has
+the same order. As in Megatron, the order also depends on the number of requested samples if that is more than one
+epoch: to stop a run early, use ``--exit-interval``, not another ``--train-iters``.
 
-The whole of the validation data (``--full-validation``) is one epoch of it, in samples that overlap in one token: each
-token but the first is a label once. The last sample is padded, and so are the samples to whole global batches; what
-pads counts for no loss.
+``--full-validation`` reads one epoch of the validation data, in samples that overlap in one token: each token but the
+first is a label once. The last sample is padded, and samples are added up to whole global batches; padding has no loss.
 
-Not here: reading order and microbatches (``data.microbatches``); what the files must hold (``data.indexed``).
+Not here: the order of reading, and microbatches (``data.microbatches``); the format of the files (``data.indexed``).
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.parallel.agreement import together
 from megatron.ltd.tokenizers.base import Tokenizer
 
-_CORE_SPLITS = ("train", "valid", "test")  # Megatron-Core always has three; nobody here reads the last
+_CORE_SPLITS = ("train", "valid", "test")  # Megatron-Core always has three; the last one is not used
 _WHOLE_VALID: SplitSamples = (0, None, 0)
 
 
 @dataclass
 class _Config(GPTDatasetConfig):
-    """Megatron-Core's configuration and what the data hold, since its cache of indices is keyed by paths alone."""
+    """Megatron-Core's configuration, with fingerprints of the data, because its cache is keyed by paths only."""
 
     data_fingerprints: tuple[str, ...] = ()
 
 
 class _Dataset(GPTDataset):
-    """``GPTDataset`` whose cached indices are not used for data that were made anew under the same name, and whose last
-    sample, where it is padded, does not leave its loss mask to all others: core caches the first one read as it is.
+    """``GPTDataset`` with two corrections: it does not use cached indices of other data with the same name, and does
+    not cache the loss mask of the first sample, which may be padded, for all samples.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -55,7 +54,7 @@ class _Dataset(GPTDataset):
             self.masks_and_position_ids_are_cacheable = False
 
     def _build_document_sample_shuffle_indices(self) -> Any:
-        """Megatron-Core's arrays, out of the cache or built. What it would find there and is not right is removed."""
+        """Megatron-Core's arrays, from the cache or built. A wrong cached index is removed first."""
         if is_first_rank():
             remove_unless(
                 partial(
@@ -77,7 +76,7 @@ class _Dataset(GPTDataset):
 
 
 class Padded:
-    """The samples of ``source``, and after them samples without loss, ``num_samples`` together."""
+    """The samples of ``source``, then samples without loss up to ``num_samples``."""
 
     def __init__(self, source: SampleSource, num_samples: int) -> None:
         assert len(source) <= num_samples, (len(source), num_samples)
@@ -97,13 +96,13 @@ class Padded:
 def check_sources(
     config: IndexedDataConfig, tokenizer: Tokenizer, *, read_tokens: bool = True
 ) -> dict[str, tuple[IndexedInfo, ...]]:
-    """Check every dataset that the flags name; by flag, what each of its prefixes holds (in the order given).
+    """Check all datasets of the flags. Returns, by flag, the content of each prefix in the given order.
 
-    Raises ``UserError`` when no data are given, or a dataset is missing, damaged or another tokenizer's.
+    Raises ``UserError`` if no data are given, or a dataset is missing, damaged or made with another tokenizer.
     """
     blends = config.blends()
     if not blends:
-        raise UserError("--data-path is missing: give the prefix that preprocess_data.py wrote")
+        raise UserError("--data-path: required; give the prefix that preprocess_data.py wrote")
     return {
         spelling: tuple(
             check_indexed_dataset(
@@ -125,7 +124,7 @@ def build_datasets(
     tokenizer: Tokenizer,
     build_on_this_rank: bool = True,
 ) -> tuple[SampleSource | None, SampleSource | None]:
-    """The training and validation datasets, each with at least the samples asked for (None where that is 0).
+    """The training and validation datasets, each with at least the samples asked for (None if that is 0).
 
     ``valid_samples`` None asks for the whole of the validation data, once, whatever weights a blend gives its datasets.
     A sample holds ``tokens``, ``labels``, ``position_ids`` int64 and ``loss_mask`` float32, each [S] with S =
@@ -155,9 +154,9 @@ def num_whole_valid_samples(
     seed: int,
     tokenizer: Tokenizer,
 ) -> int:
-    """Samples of the whole of the validation data: of each dataset all tokens but the first are labels, S a sample.
+    """Number of samples in all validation data: in each dataset all tokens but the first are labels, S per sample.
 
-    Raises ``UserError`` where there are none.
+    Raises ``UserError`` if there are none.
     """
     core_config = _core_config(config, sources, _WHOLE_VALID, seq_length, seed, tokenizer)
     parts = check_splits(core_config, sources, _WHOLE_VALID, number_of=lambda info: info.sequences)
@@ -165,8 +164,8 @@ def num_whole_valid_samples(
 
 
 def _num_tokens(prefix: str, documents: range) -> int:
-    """Tokens of some documents of a dataset."""
-    dataset = IndexedDataset(prefix)  # has a name until the end: what it gives out lies in memory that goes with it
+    """Number of tokens in some documents of a dataset."""
+    dataset = IndexedDataset(prefix)  # keep a reference: its arrays are views of memory that it owns
     return int(dataset.sequence_lengths[documents.start : documents.stop].sum())
 
 
@@ -182,7 +181,7 @@ def _core_config(
         **blend_settings(config, sources, samples),
         random_seed=seed,
         sequence_length=seq_length,
-        tokenizer=tokenizer,  # not core's class, and all that GPTDataset asks of one
+        tokenizer=tokenizer,  # not Megatron-Core's class, but with the attributes that GPTDataset uses
         reset_position_ids=config.reset_position_ids,
         reset_attention_mask=config.reset_attention_mask,
         eod_mask_loss=config.eod_mask_loss,
@@ -194,7 +193,7 @@ def _core_config(
 def blend_settings(
     config: IndexedDataConfig, sources: Mapping[str, tuple[IndexedInfo, ...]], samples: SplitSamples
 ) -> dict[str, Any]:
-    """What every configuration of Megatron-Core's builder says of where the data are, and what they hold."""
+    """The settings of Megatron-Core's builder for the data: paths, blend, split, cache and fingerprints."""
     whole = samples == _WHOLE_VALID
     blends = {flag: _weighted(blend, sources[flag], whole=whole) for flag, blend in config.blends().items()}
     blend = blends.get("--data-path")
@@ -214,8 +213,8 @@ def blend_settings(
 
 
 def _weighted(blend: Blend, infos: Sequence[IndexedInfo], *, whole: bool) -> tuple[list[str], list[float] | None]:
-    """The blend as core wants it. Several prefixes without weights get their token counts as weights: left without,
-    core would stop after one epoch, however long the run, which is what ``whole`` asks for.
+    """The blend for Megatron-Core. Several prefixes without weights get their token counts as weights, because without
+    weights Megatron-Core stops after one epoch, which is right for ``whole``.
     """
     weights = None if whole else blend.weights
     if weights is None and not whole and len(blend.prefixes) > 1:
@@ -230,20 +229,20 @@ def check_splits(
     *,
     number_of: Callable[[IndexedInfo], int],
 ) -> list[tuple[str, IndexedInfo, range]]:
-    """Refuse a split that is asked for and has no documents in one of its datasets.
+    """Raise ``UserError`` for a requested split without documents in one of its datasets.
 
-    ``number_of`` a dataset is what core splits it by. Returns each split that is asked for, by its name, with each of
-    its datasets and the documents that it has of it.
+    ``number_of`` is the number by which Megatron-Core splits a dataset. Returns for each requested split its name, each
+    of its datasets, and the documents of the split in it.
     """
     parts = []
     for number, (name, wanted) in enumerate(zip(_CORE_SPLITS, samples, strict=True)):
         if wanted == 0:
             continue
-        asked_for = f"{'all' if wanted is None else wanted} {name} samples are asked for"
+        requested = f"{'all' if wanted is None else wanted} {name} samples are needed"
         if "--data-path" not in sources:
             own_flag = f"--{name}-data-path"
             if own_flag not in sources:
-                raise UserError(f"{own_flag} is missing: {asked_for}")
+                raise UserError(f"{own_flag}: required, because {requested}; give the prefix of a dataset")
             parts += [(name, info, range(number_of(info))) for info in sources[own_flag]]
             continue
         bounds = core_config.split_matrix[number]
@@ -252,8 +251,8 @@ def check_splits(
             if end <= first:
                 raise UserError(
                     f"--split {core_config.split}: leaves none of the {number_of(info)} documents of {info.prefix} for "
-                    f"{name}, and {asked_for}; give {name} a larger share, or the splits "
-                    "data of their own with --train-data-path and its siblings"
+                    f"{name}, and {requested}; give {name} a larger share, or separate data with --train-data-path "
+                    "and --valid-data-path"
                 )
             parts.append((name, info, range(first, end)))
     return parts

@@ -1,17 +1,16 @@
-"""Documents from text files: the files behind ``--input``, read in chunks that any process can parse on its own.
+"""Documents from text files: the files of ``--input``, read in chunks that any process can parse on its own.
 
-    .jsonl, .json   JSON lines: one object a line, a document in each of the wanted keys
+    .jsonl, .json   JSON lines: one object per line, with a document in each of the given keys
     .txt            the whole file is one document
-    anything else   JSON lines when its first character is "{", else one document
+    anything else   JSON lines if the first character is "{", else one document
 
-Text is UTF-8; a byte-order mark at the start of a file is no part of it. Empty lines between JSON lines are passed
-over. Imports no torch: worker processes start in a moment.
+Text is UTF-8; a byte-order mark at the start of a file is ignored, and so are empty lines between JSON lines. This
+module imports no torch, so that worker processes start quickly.
 
-    bytes of all files   |------ 1/3 ------|------ 2/3 ------|------ 3/3 ------|     --shard cuts them in equal parts
+    bytes of all files   |------ 1/3 ------|------ 2/3 ------|------ 3/3 ------|     --shard splits them equally
     documents            [a ][b      ][c       ][d ][e                ][f     ]     1/3: a b c   2/3: d e   3/3: f
 
-A document belongs to the shard that its first byte lies in: each is in one shard, and the shards in their order are
-the whole input.
+A document belongs to the shard of its first byte: each is in one shard, and the shards in order are the whole input.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Shard:
-    """Part ``number`` (from 1) of ``count`` parts of the input with equal bytes. Raises ``UserError`` when built."""
+    """Part ``number`` (from 1) of ``count`` parts of the input, equal in bytes. Invalid numbers raise ``UserError``."""
 
     number: int
     count: int
@@ -46,22 +45,22 @@ class Shard:
     def __post_init__(self) -> None:
         text = f"--shard {self.number}/{self.count}"
         if self.count < 1:
-            raise UserError(f"{text}: there are {self.count}; give at least one, such as 1/1")
+            raise UserError(f"{text}: there are {self.count} shards; use at least one, as in 1/1")
         if self.number < 1:
-            raise UserError(f"{text}: shards count from 1; give 1/{self.count} or more")
+            raise UserError(f"{text}: shards count from 1; use 1/{self.count} or more")
         if self.number > self.count:
-            raise UserError(f"{text}: there are {self.count}; give {self.count}/{self.count} or less")
+            raise UserError(f"{text}: there are {self.count} shards; use {self.count}/{self.count} or less")
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """The shard that ``--shard`` I/N names. Raises ``UserError``."""
+        """The shard of ``--shard`` I/N. Raises ``UserError``."""
         number, _, count = text.partition("/")
         if not (number.isdecimal() and count.isdecimal()):
-            raise UserError(f"--shard {text}: give the number of a shard and how many there are, such as 1/8")
+            raise UserError(f"--shard {text}: give the number of a shard and the number of shards, for example 1/8")
         return cls(int(number), int(count))
 
     def span(self, total_bytes: int) -> tuple[int, int]:
-        """Its first byte and the one after its last in an input of ``total_bytes``."""
+        """Its first byte and its end in an input of ``total_bytes``."""
         return total_bytes * (self.number - 1) // self.count, total_bytes * self.number // self.count
 
 
@@ -72,7 +71,7 @@ WHOLE = Shard(1, 1)
 class RawChunk:
     """Some lines of a JSON-lines file, or a whole text file.
 
-    The lines before them in the file: those of its first ``skipped_bytes``, and then ``lines_before``.
+    Before them in the file are the lines in its first ``skipped_bytes``, and then ``lines_before`` more.
     """
 
     file: InputFile
@@ -86,7 +85,7 @@ class RawChunk:
         return sum(map(len, self.lines))
 
     def line_number(self, place: int) -> int:
-        """The number from 1 in its file of ``lines[place]``. What a shard skipped is read for it: errors only."""
+        """The line number, from 1, of ``lines[place]``. Reads what a shard skipped, so that it is for errors only."""
         number, to_read = self.lines_before + place + 1, self.skipped_bytes
         if to_read:
             with open(self.file.path, "rb") as stream:
@@ -98,30 +97,30 @@ class RawChunk:
 
 @dataclass(frozen=True)
 class Documents:
-    """The documents of a chunk, each with one text per wanted key, and how many bad lines were left out."""
+    """The documents of a chunk, each with one text per key, and the number of bad lines that were left out."""
 
     texts: tuple[tuple[str, ...], ...]
     bad_lines: int
 
 
 def find_inputs(patterns: Sequence[str]) -> list[InputFile]:
-    """The files behind ``--input``: paths as given, patterns (``*``, ``?``, ``[]``, ``**``) sorted by name.
+    """The files of ``--input``: paths as given, patterns (``*``, ``?``, ``[]``, ``**``) sorted by name.
 
-    Raises ``UserError`` when one is missing, matches nothing, is a folder or cannot be read, or when all are empty.
+    Raises ``UserError`` if one is missing, matches nothing, is a folder or cannot be read, or if all are empty.
     """
     files = []
     for pattern in patterns:
         paths = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
         if not paths:
-            raise UserError(f"--input {pattern}: no such file; give text files or a quoted pattern of them")
+            raise UserError(f"--input {pattern}: no such file; give text files, or a quoted pattern")
         files += [_inspect(path) for path in paths]
     if not any(file.num_bytes for file in files):
-        raise UserError(f"--input {' '.join(patterns)}: empty; give files with text")
+        raise UserError(f"--input {' '.join(patterns)}: all files are empty; give files with text")
     return files
 
 
 def read_chunks(files: Sequence[InputFile], chunk_bytes: int = CHUNK_BYTES, shard: Shard = WHOLE) -> Iterator[RawChunk]:
-    """The shard's documents in order, cut at line ends into chunks of about ``chunk_bytes``; a text file is one."""
+    """The documents of the shard in order, in chunks of whole lines of about ``chunk_bytes``; a text file is one."""
     begin, end = shard.span(sum(file.num_bytes for file in files))
     file_start = 0
     for file in files:
@@ -153,7 +152,7 @@ def _read_lines(file: InputFile, first: int, stop: int, chunk_bytes: int) -> Ite
 
 
 def parse_chunk(chunk: RawChunk, json_keys: Sequence[str], skip_bad_lines: bool) -> Documents:
-    """The documents of ``chunk``. A bad JSON line raises ``UserError`` with its number, or is counted when skipped."""
+    """The documents of ``chunk``. A bad JSON line raises ``UserError`` with its number, or is skipped and counted."""
     if not chunk.file.is_json:
         try:
             return Documents(((_decode(chunk.lines[0], is_start=True),),), 0)
@@ -168,7 +167,7 @@ def parse_chunk(chunk: RawChunk, json_keys: Sequence[str], skip_bad_lines: bool)
             texts.append(_parse_line(line, json_keys, is_start))
         except ValueError as error:
             if not skip_bad_lines:
-                advice = "mend the line, or go on without such lines with --skip-bad-lines"
+                advice = "correct the line, or skip such lines with --skip-bad-lines"
                 raise UserError(f"{chunk.file.path}:{chunk.line_number(place)}: {error}; {advice}") from None
             bad_lines += 1
     return Documents(tuple(texts), bad_lines)
@@ -196,24 +195,26 @@ def _decode(content: bytes, is_start: bool) -> str:
 
 
 def _parse_line(line: bytes, json_keys: Sequence[str], is_start: bool) -> tuple[str, ...]:
-    """The wanted texts of one JSON line. Raises ``ValueError`` saying what is wrong with it."""
+    """The texts of one JSON line. Raises ``ValueError`` with what is wrong with it."""
     try:
         item = json.loads(_decode(line, is_start))
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+        raise ValueError(f"not JSON ({error.msg.removesuffix(' at')} at column {error.colno})") from None
     except RecursionError:
-        raise ValueError("not JSON that can be read (nested too deeply)") from None
+        raise ValueError("not readable JSON (nested too deeply)") from None
     if not isinstance(item, dict):
-        raise ValueError(f"a JSON {type(item).__name__} where an object is wanted")
+        raise ValueError(f"a JSON {type(item).__name__} instead of an object")
     texts = []
     for key in json_keys:
         if key not in item:
-            raise ValueError(f'no "{key}" in the object (see --json-keys)')
+            raise ValueError(f'the object has no "{key}" (see --json-keys)')
         if not isinstance(item[key], str):
-            raise ValueError(f'"{key}" is a {type(item[key]).__name__} where a string is wanted')
+            raise ValueError(f'"{key}" is a {type(item[key]).__name__} instead of a string')
         try:
             item[key].encode("utf-8")
         except UnicodeEncodeError as error:
-            raise ValueError(f'"{key}" is no Unicode text (half a surrogate pair at character {error.start})') from None
+            raise ValueError(
+                f'"{key}" is not Unicode text (half a surrogate pair at character {error.start})'
+            ) from None
         texts.append(item[key])
     return tuple(texts)

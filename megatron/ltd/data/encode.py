@@ -1,8 +1,8 @@
 """Chunks of text to token ids, in this process or in workers, always in the order of the chunks.
 
-Workers are spawned, not forked: they start without torch and without their parent's threads. At most a few chunks a
-worker are under way at once, so the memory needed does not grow with the input. The result does not depend on their
-number.
+Workers are spawned, not forked: they start without torch and without their parent's threads. Only a few chunks per
+worker are in progress at a time, so that memory does not grow with the input. The result does not depend on the number
+of workers.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from megatron.ltd.tokenizers.config import TokenizerFiles
 
 _CHUNKS_PER_WORKER = 4
 LONGEST_SENTENCE_TOKENS = 512
-"""Megatron-Core makes no sample of a document that holds a longer one: what is longer counts as several."""
+"""Megatron-Core makes no sample of a document with a longer sentence, so that longer ones are split."""
 
 
 @dataclass(frozen=True)
 class EncodedDocuments:
-    """One key's documents: their ids one after another (int32), and of each the tokens of its sentences.
+    """The documents of one key: their concatenated ids (int32), and the lengths of the sentences of each.
 
     A document that is not split is one sentence.
     """
@@ -44,7 +44,7 @@ class EncodedDocuments:
 
 @dataclass(frozen=True)
 class EncodedChunk:
-    """A chunk's documents by JSON key. ``empty_documents`` held no text and ``bad_lines`` could not be used."""
+    """The documents of a chunk by JSON key, and the numbers of documents without text and of unusable lines."""
 
     documents: dict[str, EncodedDocuments]
     empty_documents: int
@@ -54,7 +54,7 @@ class EncodedChunk:
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How chunks are parsed and encoded; what a worker is started with."""
+    """How chunks are parsed and encoded; passed to each worker at its start."""
 
     tokenizer: TokenizerFiles
     json_keys: tuple[str, ...]
@@ -64,7 +64,7 @@ class EncodeOptions:
 
 
 def encode_chunk(chunk: RawChunk, options: EncodeOptions, tokenizer: Tokenizer) -> EncodedChunk:
-    """Parse and encode a chunk. Empty documents are left out, and get no end of document either."""
+    """Parse and encode a chunk. Empty documents are left out, without an end of document."""
     parsed = parse_chunk(chunk, options.json_keys, options.skip_bad_lines)
     documents, empty = {}, 0
     for place, key in enumerate(options.json_keys):
@@ -83,7 +83,7 @@ def encode_chunk(chunk: RawChunk, options: EncodeOptions, tokenizer: Tokenizer) 
 
 
 def _encode_document(text: str, options: EncodeOptions, tokenizer: Tokenizer) -> list[list[int]]:
-    """The ids of each sentence, none empty or longer than Megatron-Core takes; of the whole text where it is one."""
+    """The ids of each sentence, none empty or longer than Megatron-Core allows; without splitting, one sentence."""
     if options.split_sentences:
         return [
             ids[start : start + LONGEST_SENTENCE_TOKENS]
@@ -118,7 +118,7 @@ def encode_all(
             yield under_way.popleft().result()
     except BrokenProcessPool:
         raise UserError(
-            f"--workers {workers}: a worker process died, perhaps for want of memory; try fewer workers"
+            f"--workers {workers}: a worker process died, possibly out of memory; use fewer workers"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -126,11 +126,11 @@ def encode_all(
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold back Ctrl-C while a process may be started; here it is delivered a moment later.
+    """Delay Ctrl-C while a process may be started.
 
-    The new process inherits the mask for life: the parent alone handles Ctrl-C, and ends its workers. The mask is this
-    thread's only, and another thread may take the signal, so the handler waits too: cut off in the middle, the parent
-    would leave a worker without the rest of what it is told at its start.
+    The new process inherits the signal mask: only the parent handles Ctrl-C, and it ends its workers. The mask applies
+    to this thread only, and another thread may receive the signal, so that the handler is delayed too: interrupted in
+    the middle, the parent would leave a worker without the rest of its arguments.
     """
     arrived: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, frame: arrived.append(number))

@@ -1,10 +1,10 @@
-"""Labelled data in the order of a run, and whole for an evaluation.
+"""The order of labelled data: in epochs for training, and once for evaluation.
 
     training      sample i of the run   ->  epoch i // N, row p(epoch)[i % N], p a permutation of the N rows
     evaluation    every row once, in order; then rows of weight 0, up to whole global batches
 
 The permutation is a function of (seed, epoch) alone, so that a resumed run, another layout and a longer run read the
-same samples in the same places. A sample is a row and its ``weight``, which is 1 where it counts.
+same samples in the same places. A sample is a row and its ``weight``, which is 1 if it counts.
 
 Shapes: B samples of a microbatch. Not here: what a row holds (images, sentences), and what it is judged by
 (``training.classification``).
@@ -26,16 +26,16 @@ from megatron.ltd.data.microbatches import Microbatch, SampleSource
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledBatch(Microbatch):
-    """A microbatch whose samples have a class each; each task adds what is to be classified."""
+    """A microbatch whose samples have a class each; each task adds the inputs of its model."""
 
     labels_B: Tensor | None = None
-    """int64, the classes' numbers; None on a stage that needs the samples' numbers only."""
+    """int64, the indices of the classes; None on a stage that needs sample ids only."""
     weights_B: Tensor | None = None
-    """float32, 1 where a sample counts, and 0 where it only fills a batch."""
+    """float32, 1 where a sample counts, and 0 if it only fills a batch."""
 
 
 def stacked_labels(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """``labels_B`` and ``weights_B`` of samples that hold ``label`` and ``weight``."""
+    """``labels_B`` and ``weights_B`` of samples with ``label`` and ``weight``."""
     return {
         "labels_B": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
         "weights_B": torch.tensor([sample["weight"] for sample in samples], dtype=torch.float32),
@@ -43,7 +43,7 @@ def stacked_labels(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
 
 
 class InEpochs:
-    """``num_samples`` samples of a run over ``rows``, as often as it takes, each time in another order."""
+    """``num_samples`` samples of a run: ``rows`` in as many epochs as needed, each in another order."""
 
     def __init__(self, rows: SampleSource, seed: int, num_samples: int) -> None:
         self._rows = rows
@@ -60,7 +60,7 @@ class InEpochs:
 
 
 class Once:
-    """Every row once, and rows of weight 0 after them, ``num_samples`` together."""
+    """Every row once, then rows of weight 0 up to ``num_samples``."""
 
     def __init__(self, rows: SampleSource, num_samples: int) -> None:
         assert len(rows) <= num_samples, (len(rows), num_samples)
@@ -76,12 +76,12 @@ class Once:
 
 
 def whole_batches(num_rows: int, global_batch_samples: int) -> int:
-    """Samples of the fewest global batches that hold every row."""
+    """Samples of the smallest number of global batches that hold every row."""
     return -(-num_rows // global_batch_samples) * global_batch_samples
 
 
 @lru_cache(maxsize=4)
 def permutation(seed: int, epoch: int, num_rows: int) -> np.ndarray:
     """The order of the rows in the 0-based ``epoch``, int64 [N]."""
-    # numpy promises that what this generator draws does not change with its version.
+    # numpy guarantees that the numbers of this generator do not change with its version.
     return np.random.RandomState([seed, epoch]).permutation(num_rows)

@@ -1,8 +1,8 @@
-"""Labelled images: folders, arrays, and those that come with a library.
+"""Labelled images: from folders, arrays, or a library.
 
-    FOLDER/CLASS/NAME.png    one sub-folder a class, PNG or JPEG; classes are numbered in the order of their names
+    FOLDER/CLASS/NAME.png    one sub-folder per class, PNG or JPEG; classes are numbered in the order of their names
     FILE.npz                 images [N, H, W] or [N, H, W, C], uint8 or float; labels [N], whole numbers from 0
-    digits                   scikit-learn's 1,797 of 8 x 8 pixels: 1,437 to train on, 360 to evaluate on
+    digits                   scikit-learn's 1,797 images of 8 x 8 pixels: 1,437 for training, 360 for evaluation
 
 Pixels of 8 bits become numbers between 0 and 1; floats are taken as they are. All images have one size. They are read
 from folders as they are needed, and arrays are held in memory. Whatever is wrong is found before a run starts, but
@@ -45,7 +45,7 @@ class Images(Protocol):
     """Images and their labels; ``images[i]`` holds ``image``, [H, W, C], uint8 or float, and ``label``."""
 
     classes: tuple[str, ...]
-    """Their names, in the order of their numbers."""
+    """The names of the classes, in the order of their numbers."""
     fingerprint: str
     """Equal for the same images and labels."""
 
@@ -72,7 +72,7 @@ class ArrayImages:
 
 
 class FolderImages:
-    """Images in files, opened when they are asked for. Counted by names and sizes of files, not by their pixels."""
+    """Images in files, opened on access. The fingerprint is of names and sizes of files, not of pixels."""
 
     def __init__(self, files: Sequence[tuple[Path, int]], classes: Sequence[str], num_channels: int) -> None:
         self.classes = tuple(classes)
@@ -89,14 +89,14 @@ class FolderImages:
             with _pillow().open(path) as image:
                 pixels = np.asarray(image.convert("L" if self._num_channels == 1 else "RGB"))
         except OSError as error:
-            raise UserError(f"{path} cannot be read as an image ({error}): replace or remove it") from None
+            raise UserError(f"{path}: cannot be read as an image ({error}); replace or remove it") from None
         return {"image": pixels.reshape(*pixels.shape[:2], self._num_channels), "label": label}
 
 
 def open_images(config: ImageDataConfig, model: ViTConfig) -> tuple[Images, Images | None]:
-    """The images to train on and those to evaluate on, all of them checked. The training images say what classes are.
+    """The checked images for training and for evaluation. The training images define the classes.
 
-    Raises ``UserError`` where images cannot be read or have another size than the model's, or a label is missing or
+    Raises ``UserError`` if images cannot be read or have another size than the model's, or a label is missing or
     unknown.
     """
     if config.data_path is not None:
@@ -127,11 +127,11 @@ def build_image_batch(
 
 
 def _digits() -> tuple[ArrayImages, ArrayImages]:
-    """scikit-learn's digits, cut in two the same way always."""
+    """scikit-learn's digits, always split in the same way."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise UserError(f"--data-path digits needs the package scikit-learn: {_INSTALL}") from None
+        raise UserError(f"--data-path digits: needs the package scikit-learn; run {_INSTALL}") from None
     images_NHW, labels_N = load_digits(return_X_y=True)
     images_NHWC = images_NHW.reshape(-1, 8, 8, 1).astype(np.float32) / 16.0  # its pixels go from 0 to 16
     order = np.random.RandomState(0).permutation(len(labels_N))
@@ -142,53 +142,53 @@ def _digits() -> tuple[ArrayImages, ArrayImages]:
 
 
 def _open(flag: str, given: str, model: ViTConfig, known: Sequence[str] | None) -> Images:
-    """``known``: the classes that there are; None to take them from these images."""
+    """``known``: the known classes; None to take them from these images."""
     path = Path(given)
     if path.is_dir():
         return _open_folder(f"{flag} {given}", path, model, known)
     if path.suffix == ".npz" and path.is_file():
         return _open_arrays(f"{flag} {given}", path, model, known)
-    raise UserError(f"{flag} {given} is neither a folder of images nor a .npz file: name one that is there")
+    raise UserError(f"{flag} {given}: is neither a folder of images nor a .npz file; use one of them")
 
 
 def _open_folder(shown: str, folder: Path, model: ViTConfig, known: Sequence[str] | None) -> FolderImages:
     if model.num_channels not in (1, 3):
-        raise UserError(f"--num-channels {model.num_channels}: files of images are read with 1 (grey) or 3 (colour)")
+        raise UserError(f"--num-channels {model.num_channels}: image files need 1 (grey) or 3 (colour)")
     loose = next((path for path in sorted(folder.iterdir()) if _is_image(path)), None)
     if loose is not None:
-        raise UserError(f"{shown}: {loose.name} has no label: move it to a sub-folder named after its class")
+        raise UserError(f"{shown}: {loose.name} has no label; move it to a sub-folder named after its class")
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     files = [(path, name) for name in names for path in sorted((folder / name).rglob("*")) if _is_image(path)]
     if not files:
-        raise UserError(f"{shown} holds no image: give it one sub-folder a class, with .png or .jpg files")
+        raise UserError(f"{shown}: has no images; give it one sub-folder per class, with .png or .jpg files")
     classes = names if known is None else list(known)
     if known is None:
         _check_count(shown, classes, model)
     for path, name in files:
         if name not in classes:
             raise UserError(
-                f"{shown}: {path.relative_to(folder)} is of class {name}, which the training images do not have: "
-                "remove it, or give training images of its class"
+                f"{shown}: {path.relative_to(folder)} is of class {name}, which the training images do not have; "
+                "remove it, or add training images of its class"
             )
     _check_files(shown, [path for path, _ in files], model)
     return FolderImages([(path, classes.index(name)) for path, name in files], classes, model.num_channels)
 
 
 def _check_files(shown: str, files: Sequence[Path], model: ViTConfig) -> None:
-    """Every file is an image, and of one size: that of the first one, and of the model."""
+    """Check that every file is an image with the size of the first one and of the model."""
     first = None
     for path in files:
         try:
             with _pillow().open(path) as image:  # reads no pixels
                 size = (image.height, image.width)
         except OSError as error:
-            raise UserError(f"{shown}: {path} cannot be read as an image ({error}): replace or remove it") from None
+            raise UserError(f"{shown}: {path} cannot be read as an image ({error}); replace or remove it") from None
         if first is None:
             first = size
         if size != first:
             raise UserError(
-                f"{shown}: {path} is {_size(size)} pixels and {files[0]} is {_size(first)}: images must be of one "
-                "size; resize them first"
+                f"{shown}: {path} has {_size(size)} pixels and {files[0]} has {_size(first)}; all images must have the "
+                "same size: resize them first"
             )
     assert first is not None
     _check_size(shown, (*first, model.num_channels), model)
@@ -199,19 +199,19 @@ def _open_arrays(shown: str, path: Path, model: ViTConfig, known: Sequence[str] 
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("images", "labels") if name in file}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{shown} cannot be read ({error}): save it with numpy.savez") from None
+        raise UserError(f"{shown}: cannot be read ({error}); save it with numpy.savez") from None
     for name in ("images", "labels"):
         if name not in arrays:
-            raise UserError(f"{shown} holds no array {name}: save it with numpy.savez(FILE, images=..., labels=...)")
+            raise UserError(f"{shown}: has no array {name}; save it with numpy.savez(FILE, images=..., labels=...)")
     images, labels = arrays["images"], arrays["labels"]
     if images.ndim not in (3, 4) or not len(images):
-        raise UserError(f"{shown}: images is {list(images.shape)}, and must be [N, H, W] or [N, H, W, C], N from 1 on")
+        raise UserError(f"{shown}: images has shape {list(images.shape)}; it must be [N, H, W] or [N, H, W, C], N > 0")
     if images.dtype != np.uint8 and images.dtype.kind != "f":
-        raise UserError(f"{shown}: images is of type {images.dtype}, and must be uint8 (0 to 255) or float")
+        raise UserError(f"{shown}: images has type {images.dtype}; it must be uint8 (0 to 255) or float")
     images_NHWC = images if images.ndim == 4 else images[..., None]
     if images.dtype.kind == "f" and not np.isfinite(images).all():
         broken = int(np.flatnonzero(~np.isfinite(images_NHWC).all(axis=(1, 2, 3)))[0])
-        raise UserError(f"{shown}: images[{broken}] holds a number that is not finite: replace or remove it")
+        raise UserError(f"{shown}: images[{broken}] has a number that is not finite; replace or remove it")
     _check_size(shown, images_NHWC.shape[1:], model)
     _check_labels(shown, labels, len(images), model.num_classes if known is None else len(known))
     if known is None:
@@ -221,25 +221,25 @@ def _open_arrays(shown: str, path: Path, model: ViTConfig, known: Sequence[str] 
 
 
 def _check_labels(shown: str, labels: np.ndarray, num_images: int, num_classes: int | None) -> None:
-    """One whole number from 0 for each image, below the number of classes where there is one."""
+    """Check that each image has an integer label from 0, below the number of classes if that is known."""
     if labels.dtype.kind not in "iu":
-        raise UserError(f"{shown}: labels is of type {labels.dtype}, and must hold whole numbers: number the classes")
+        raise UserError(f"{shown}: labels has type {labels.dtype}; it must have integers, the numbers of the classes")
     if labels.shape != (num_images,):
-        raise UserError(f"{shown}: labels is {list(labels.shape)} for {num_images} images: give one label an image")
+        raise UserError(f"{shown}: labels has shape {list(labels.shape)} for {num_images} images; give one per image")
     unknown = labels < 0 if num_classes is None else (labels < 0) | (labels >= num_classes)
     if unknown.any():
         place = int(np.flatnonzero(unknown)[0])
         known = "classes are numbered from 0" if num_classes is None else f"classes go from 0 to {num_classes - 1}"
-        raise UserError(f"{shown}: labels[{place}] is {labels[place]}, and {known}: correct it, or remove the image")
+        raise UserError(f"{shown}: labels[{place}] is {labels[place]}, but {known}; correct it, or remove the image")
 
 
 def _check_count(shown: str, classes: Sequence[str], model: ViTConfig) -> None:
     if len(classes) < 2:
-        raise UserError(f"{shown} holds 1 class: there must be two to tell apart")
+        raise UserError(f"{shown}: has 1 class; give images of at least two")
     if model.num_classes not in (None, len(classes)):
         raise UserError(
-            f"--num-classes is {model.num_classes} and {shown} holds {len(classes)} classes: drop --num-classes, or "
-            "give it that number"
+            f"--num-classes {model.num_classes}: {shown} has {len(classes)} classes; use that number, or remove "
+            "--num-classes"
         )
 
 
@@ -248,9 +248,9 @@ def _check_size(shown: str, found: tuple[int, ...], model: ViTConfig) -> None:
     if found != (model.img_h, model.img_w, model.num_channels):
         height, width, channels = found
         raise UserError(
-            f"{shown} holds images of {_size(found)} pixels and {channels} channel{'s' * (channels > 1)}, and the "
-            f"model takes {model.img_h} x {model.img_w} and {model.num_channels}: give --img-h {height} "
-            f"--img-w {width} --num-channels {channels} with a --patch-dim that divides them, or resize the images"
+            f"{shown}: has images of {_size(found)} pixels and {channels} channel{'s' * (channels > 1)}, but the model "
+            f"expects {model.img_h} x {model.img_w} and {model.num_channels}; use --img-h {height} --img-w {width} "
+            f"--num-channels {channels} with a --patch-dim that divides them, or resize the images"
         )
 
 
@@ -266,5 +266,5 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise UserError(f"images in files need the package pillow: {_INSTALL}") from None
+        raise UserError(f"image files need the package pillow: run {_INSTALL}") from None
     return Image

@@ -1,16 +1,16 @@
-"""The indices that Megatron-Core keeps of its datasets (``.npy``), used only where they are what it would build.
+"""Checks of the indices that Megatron-Core caches for its datasets (``.npy``), so that only right ones are used.
 
-Whoever can write to the folder of the data, or to ``--data-cache-path``, can put a file there, and Megatron-Core reads
-them with pickles allowed and believes their numbers. Here they are read as numbers and nothing else
-(``numbers_only``), and the process that would build them checks them first: it removes those that do not fit the data,
-so that they are built anew (``remove_unless``). A file that is changed between that check and its use can spoil an
-index or end the run, and runs no code.
+Anyone who can write to the folder of the data, or to ``--data-cache-path``, can put a file there, and Megatron-Core
+reads it with pickles allowed and trusts its numbers. Here the files are read as numbers only (``numbers_only``), and
+the process that would build them checks them first: it removes those that do not fit the data, so that they are built
+again (``remove_unless``). A file that is changed between the check and its use can spoil an index or end the run, but
+runs no code.
 
-    GPT    document index  [D * epochs]  every document once for each epoch
-           sample index    [N + 1, 2]    document, by its place in the document index, and token in it, where sample n
-                                         begins: at token n * S of the documents one after another
+    GPT    document index  [D * epochs]  every document once per epoch
+           sample index    [N + 1, 2]    where sample n begins, at token n * S of the concatenated documents: index into
+                                         the document index, and token in the document
            shuffle index   [N]           every sample once
-    BERT   sample index    [N, 3]        first and end sentence, within a document; tokens to fill
+    BERT   sample index    [N, 3]        first sentence and end, within a document; number of tokens
     blend  dataset index, sample index   [N] each: a sample of a dataset
 """
 
@@ -27,15 +27,12 @@ from numpy.typing import NDArray
 
 _Index = NDArray[np.integer[Any]]
 _ROWS = 1 << 20
-"""That are checked at a time."""
+"""Rows that are checked at a time."""
 
 
 @contextmanager
 def numbers_only() -> Iterator[None]:
-    """Within the block ``numpy.load`` maps arrays of numbers, whatever else its callers would take.
-
-    It raises ``OSError`` for anything else.
-    """
+    """Within the block ``numpy.load`` maps arrays of numbers only, and raises ``OSError`` for anything else."""
     load = np.load
     np.load = lambda path, **_: _numbers(path)
     try:
@@ -48,14 +45,14 @@ def _numbers(path: Path) -> _Index:
     try:
         return open_memmap(path, mode="r")
     except ValueError as error:
-        raise OSError(f"{path} holds no array of numbers: {error}") from None
+        raise OSError(f"{path} is not an array of numbers: {error}") from None
 
 
 def remove_unless(is_right: Callable[..., bool], folder: Path, stem: str, names: Sequence[str]) -> None:
-    """Remove the files of one index, where they do not hold what is right: ``<stem>-<name>.npy`` and a description.
+    """Remove the files of a wrong index: ``<stem>-<name>.npy`` and a description.
 
-    ``is_right`` is asked of the arrays. Files that are missing, links, or no arrays are not right. What is left of them
-    is removed too, as Megatron-Core would write through a link. Raises ``OSError`` where that fails.
+    ``is_right`` checks the arrays. An index is also wrong if a file is missing, a link, or not an array; the other
+    files are then removed too, because Megatron-Core would write through a link. Raises ``OSError`` if that fails.
     """
     text = folder / f"{stem}-description.txt"
     paths = [folder / f"{stem}-{name}.npy" for name in names]
@@ -79,9 +76,9 @@ def is_gpt_index(
     seq_length: int,
     num_samples: int | None,
 ) -> bool:
-    """Whether these are the indices of at least ``num_samples`` samples of ``documents``.
+    """Whether these are indices of at least ``num_samples`` samples of ``documents``, a range of the data's documents.
 
-    ``lengths``: tokens of every document of the data. ``documents`` is a range of them.
+    ``lengths``: the tokens of all documents of the data.
     """
     if not (document.dtype == np.int32 and document.ndim == 1 and len(document) % len(documents) == 0):
         return False
@@ -98,7 +95,7 @@ def is_gpt_index(
 
 
 def _follow_each_other(sample: _Index, lengths: _Index, seq_length: int) -> bool:
-    """Whether sample n begins at token n * S, and the end at the last token at most, of documents of these lengths."""
+    """Whether sample n begins at token n * S of documents of these lengths, and the last one ends within them."""
     starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     for first in range(0, len(sample), _ROWS):
         document, token = np.asarray(sample[first : first + _ROWS], dtype=np.int64).T
@@ -111,7 +108,7 @@ def _follow_each_other(sample: _Index, lengths: _Index, seq_length: int) -> bool
 
 
 def is_bert_index(sample: _Index, *, document_bounds: _Index, seq_length: int, num_samples: int | None) -> bool:
-    """Whether these are at least ``num_samples`` samples, each of sentences between two neighbours of the bounds."""
+    """Whether these are at least ``num_samples`` samples, each of sentences of one document."""
     if not (sample.dtype in (np.uint32, np.uint64) and sample.ndim == 2 and sample.shape[1] == 3):
         return False
     if len(sample) < (num_samples or 1):
@@ -128,7 +125,7 @@ def is_bert_index(sample: _Index, *, document_bounds: _Index, seq_length: int, n
 
 
 def is_blend_index(dataset: _Index, sample: _Index, *, sizes: Sequence[int], num_samples: int) -> bool:
-    """Whether these name ``num_samples`` samples of datasets of these sizes."""
+    """Whether these are ``num_samples`` samples of datasets of these sizes."""
     if not (dataset.dtype == np.int16 and sample.dtype == np.int64 and dataset.shape == sample.shape == (num_samples,)):
         return False
     ends = np.asarray(sizes)

@@ -1,15 +1,15 @@
-"""Checks of an indexed dataset (PREFIX.bin and PREFIX.idx) before a run trusts it. Imports no torch.
+"""Checks of an indexed dataset (PREFIX.bin and PREFIX.idx) before a run uses it. Imports no torch.
 
     .idx   "MMIDIDX\\0\\0" | u64 version = 1 | u8 dtype code | u64 sequences | u64 document bounds
            | i32 length [tokens] of each sequence | i64 start [bytes] of each sequence | i64 document bounds
     .bin   the tokens of all sequences, one after another
     .json  ours, beside them (``DatasetCard``): which tokenizer made the tokens, how many, and their sha256
 
-The format is Megatron-Core's (``megatron.core.datasets.indexed_dataset``), whose reader trusts what it is given: a .bin
-cut short is met as a read error in the middle of a run, and a file from another tokenizer never.
+The format is Megatron-Core's (``megatron.core.datasets.indexed_dataset``), whose reader does not check it: a truncated
+.bin causes a read error in the middle of a run, and a file from another tokenizer causes no error at all.
 
-Token ids are read from a sample of at most 64 MiB, spread evenly over the file, since a corpus can hold terabytes and
-every start would read them all. An id that the sample misses still fails in the embedding. Not here: reading samples.
+Token ids are read from a sample of at most 64 MiB, spread evenly over the file, because a corpus can have terabytes. An
+id that the sample misses still fails in the embedding. Not here: reading samples.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class DatasetCard:
     json_key: str
     append_eod: bool
     shard: str | None = None
-    """The part I/N of its input that it is of; None: all of it."""
+    """The shard I/N of the input that it was made from; None: all of the input."""
 
     def write(self, path: Path) -> None:
         """Write the card as JSON."""
@@ -56,7 +56,7 @@ class DatasetCard:
 
     @classmethod
     def read(cls, path: Path) -> DatasetCard | None:
-        """The card at ``path``; None when there is none (data made elsewhere). ``UserError`` when it cannot be read."""
+        """The card at ``path``; None if there is none, as for other programs' data. Raises ``UserError`` if damaged."""
         try:
             fields = parse_json(path.read_text(encoding="utf-8"))
             names = [field.name for field in dataclasses.fields(cls)]
@@ -65,13 +65,13 @@ class DatasetCard:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path}: not a dataset card ({error}); run preprocess_data.py again, or remove it to go without"
+                f"{path}: is not a dataset card ({error}); run preprocess_data.py again, or remove the file"
             ) from None
 
 
 @dataclass(frozen=True)
 class IndexedInfo:
-    """What an indexed dataset holds. ``fingerprint`` (hex) changes when the data do; it keys caches."""
+    """The content of an indexed dataset. ``fingerprint`` (hex) changes with the data; it is a key of caches."""
 
     prefix: str
     documents: int
@@ -91,26 +91,26 @@ def check_indexed_dataset(
     flag_spelling: str = "--data-path",
     read_tokens: bool = True,
 ) -> IndexedInfo:
-    """Check PREFIX.bin and PREFIX.idx, and say what they hold.
+    """Check PREFIX.bin and PREFIX.idx, and return their content.
 
-    ``vocab_size`` is the tokenizer's; ``tokenizer_fingerprint`` is compared with the one that made the data, when both
-    are known. ``read_tokens`` False leaves out the sample of token ids (one process of a run is enough to read it).
-    Raises ``UserError`` when a file is missing, empty, cut short, of another format or made with another tokenizer,
-    or when an id is not in the vocabulary.
+    ``vocab_size`` is that of the tokenizer; ``tokenizer_fingerprint`` is compared with that of the data, if both are
+    known. ``read_tokens`` False leaves out the sample of token ids, which one process of a run needs to read. Raises
+    ``UserError`` if a file is missing, empty, truncated, of another format or made with another tokenizer, or if an id
+    is not in the vocabulary.
     """
     path = f"{flag_spelling} {prefix}"
     bin_path, idx_path = Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
     for file in (idx_path, bin_path):
         if not file.is_file():
-            raise UserError(f"{path}: {file} does not exist; give the prefix that preprocess_data.py wrote")
+            raise UserError(f"{path}: {file} does not exist; use the prefix that preprocess_data.py wrote")
         if file.stat().st_size == 0:
             raise UserError(f"{path}: {file} is empty; run preprocess_data.py again")
     dtype, sequences, documents, tokens = _read_index(path, idx_path)
     bin_bytes = bin_path.stat().st_size
     if bin_bytes != tokens * dtype.itemsize:
         raise UserError(
-            f"{path}: {bin_path} holds {bin_bytes} bytes and {idx_path.name} speaks of {tokens * dtype.itemsize}; "
-            "one of them is cut short or from another run: run preprocess_data.py again"
+            f"{path}: {bin_path} has {bin_bytes} bytes, but {idx_path.name} needs {tokens * dtype.itemsize}; one of "
+            "them is truncated or from another run: run preprocess_data.py again"
         )
     card = DatasetCard.read(Path(f"{prefix}.json"))
     if card is not None:
@@ -130,27 +130,27 @@ def check_indexed_dataset(
 
 
 def _read_index(path: str, idx_path: Path) -> tuple[numpy.dtype[Any], int, int, int]:
-    """Token type, sequences, documents and tokens of an .idx file whose parts agree with each other."""
+    """Token type, and numbers of sequences, documents and tokens, of a consistent .idx file."""
     idx_bytes = idx_path.stat().st_size
     with idx_path.open("rb") as file:
         header = file.read(INDEX_HEADER.size)
-    again = "give data that preprocess_data.py wrote"
+    again = "use data that preprocess_data.py wrote"
     if not header.startswith(INDEX_MAGIC[: len(header)]):
-        raise UserError(f"{path}: {idx_path} is no Megatron index (it does not start with MMIDIDX); {again}")
+        raise UserError(f"{path}: {idx_path} is not a Megatron index (it does not start with MMIDIDX); {again}")
     if len(header) < INDEX_HEADER.size:
-        raise UserError(f"{path}: {idx_path} is cut short at {idx_bytes} bytes; run preprocess_data.py again")
+        raise UserError(f"{path}: {idx_path} is truncated at {idx_bytes} bytes; run preprocess_data.py again")
     _, version, code, sequences, bounds = INDEX_HEADER.unpack(header)
     if version != 1:
-        raise UserError(f"{path}: {idx_path} has format version {version} and version 1 is read; {again}")
+        raise UserError(f"{path}: {idx_path} has format version {version}, but only version 1 is supported; {again}")
     if code not in _TOKEN_TYPES:
-        raise UserError(f"{path}: {idx_path} holds values of type code {code}, which are not token ids; {again}")
+        raise UserError(f"{path}: {idx_path} has values of type code {code}, which are not token ids; {again}")
     wanted = INDEX_HEADER.size + 12 * sequences + 8 * bounds
     if idx_bytes < wanted:
-        raise UserError(f"{path}: {idx_path} is cut short: {idx_bytes} of {wanted} bytes; run preprocess_data.py again")
+        raise UserError(f"{path}: {idx_path} is truncated: {idx_bytes} of {wanted} bytes; run preprocess_data.py again")
     if idx_bytes > wanted:
         raise UserError(f"{path}: {idx_path} has {idx_bytes - wanted} bytes too many for token sequences; {again}")
     if sequences == 0:
-        raise UserError(f"{path}: {idx_path} holds no documents; give preprocess_data.py some text")
+        raise UserError(f"{path}: {idx_path} has no documents; run preprocess_data.py on text")
     dtype = numpy.dtype(_TOKEN_TYPES[code])
     lengths: numpy.memmap[Any, Any] = numpy.memmap(
         idx_path, "<i4", mode="r", offset=INDEX_HEADER.size, shape=(sequences,)
@@ -164,9 +164,9 @@ def _read_index(path: str, idx_path: Path) -> tuple[numpy.dtype[Any], int, int, 
     )
     ends_together = int(starts[-1]) + int(lengths[-1]) * dtype.itemsize == tokens * dtype.itemsize
     if lengths.min() < 0 or starts[0] != 0 or not ends_together or bounds == 0 or documents[-1] != sequences:
-        raise UserError(f"{path}: {idx_path} contradicts itself, it is corrupted; run preprocess_data.py again")
+        raise UserError(f"{path}: {idx_path} is corrupted: it is inconsistent; run preprocess_data.py again")
     if tokens == 0:
-        raise UserError(f"{path}: {idx_path} holds no tokens; give preprocess_data.py some text")
+        raise UserError(f"{path}: {idx_path} has no tokens; run preprocess_data.py on text")
     return dtype, sequences, bounds - 1, tokens
 
 
@@ -175,12 +175,12 @@ def _check_card(path: str, card: DatasetCard, vocab_size: int, tokenizer_fingerp
         raise UserError(
             f"{path}: was made with another tokenizer ({card.tokenizer}, vocabulary {card.vocab_size}, fingerprint "
             f"{card.tokenizer_fingerprint[:12]}) than this run's (vocabulary {vocab_size}, fingerprint "
-            f"{tokenizer_fingerprint[:12]}); give the tokenizer of the data, or run preprocess_data.py again"
+            f"{tokenizer_fingerprint[:12]}); use the tokenizer of the data, or run preprocess_data.py again"
         )
     if card.vocab_size > vocab_size:
         raise UserError(
-            f"{path}: was made with a vocabulary of {card.vocab_size} tokens and this run's has {vocab_size}; "
-            "give the tokenizer of the data, or run preprocess_data.py again"
+            f"{path}: was made with a vocabulary of {card.vocab_size} tokens, but this run's has {vocab_size}; use the "
+            "tokenizer of the data, or run preprocess_data.py again"
         )
 
 
@@ -198,13 +198,13 @@ def _check_token_ids(path: str, bin_path: Path, dtype: numpy.dtype[Any], tokens:
         bad = int(part.max()) if part.max() >= vocab_size else int(part.min())
         if not 0 <= bad < vocab_size:
             raise UserError(
-                f"{path}: {bin_path} holds token id {bad} and the tokenizer's vocabulary has {vocab_size} (ids 0 to "
-                f"{vocab_size - 1}); give the tokenizer of the data"
+                f"{path}: {bin_path} has token id {bad}, but the tokenizer's vocabulary has {vocab_size} (ids 0 to "
+                f"{vocab_size - 1}); use the tokenizer of the data"
             )
 
 
 def _fingerprint(bin_path: Path, idx_path: Path, card: DatasetCard | None) -> str:
-    """A sha256 over sizes, both ends of both files and, where known, the whole content's sha256."""
+    """A sha256 of the sizes and both ends of both files and, if known, of the sha256 of all data."""
     digest = hashlib.sha256(card.bin_sha256.encode() if card else b"")
     for path in (bin_path, idx_path):
         size = path.stat().st_size

@@ -1,9 +1,9 @@
-"""Labelled sentences as rows of tokens, and a microbatch of them, for an encoder with a classifier on it.
+"""Labelled sentences as rows of tokens, and a microbatch of them, for an encoder with a classification head.
 
     [CLS] sentence [SEP] padding            types 0                 one sentence
     [CLS] first [SEP] second [SEP] padding  types 0, then 1         a pair
 
-What is longer than S loses its end; of a pair the longer of the two loses its last token, until both fit.
+A sentence that is longer than S loses its end; of a pair the longer sentence loses its last token until both fit.
 
 Shapes: B samples of a microbatch, S sequence. Not here: files (``data.labelled_text``), the order of a run
 (``data.epochs``).
@@ -24,7 +24,7 @@ from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
 
 
 class LabelledRows:
-    """Every sample of ``labelled``: ``tokens`` and ``types`` int64 [S], ``padding`` bool [S], ``label`` a number."""
+    """The samples of ``labelled``: ``tokens`` and ``types`` int64 [S], ``padding`` bool [S], ``label`` an integer."""
 
     def __init__(self, labelled: LabelledText, tokenizer: WordPieceTokenizer, seq_length: int) -> None:
         self._labels = labelled.labels
@@ -35,7 +35,7 @@ class LabelledRows:
         self.num_cut = sum(
             sum(map(len, parts)) < sum(map(len, whole)) for parts, whole in zip(self._parts, encoded, strict=True)
         )
-        """Samples that lost some tokens."""
+        """Number of samples that lost tokens."""
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -55,7 +55,7 @@ class LabelledRows:
 
 
 def cut(parts: Sequence[Sequence[int]], num_tokens: int) -> list[list[int]]:
-    """``parts`` without the ends of the longest, so that ``num_tokens`` are left at most."""
+    """``parts``, shortened at the ends of the longest ones to at most ``num_tokens``."""
     kept = [list(part) for part in parts]
     while sum(map(len, kept)) > num_tokens:
         max(kept, key=len).pop()
@@ -64,7 +64,7 @@ def cut(parts: Sequence[Sequence[int]], num_tokens: int) -> list[list[int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceBatch(LabelledBatch):
-    """A microbatch of sentences with a class each; ``padding_BS`` is always there. Tokens and types int64."""
+    """A microbatch of sentences with a class each; ``padding_BS`` is not None. Tokens and types int64."""
 
     tokens_BS: Tensor
     types_BS: Tensor

@@ -1,11 +1,11 @@
-"""Labelled sentences, or pairs of them, from text files: what an encoder is finetuned on.
+"""Labelled sentences, or pairs of sentences, from text files, for finetuning an encoder.
 
-    .jsonl, .json    one object a line: {"text": "...", "label": "positive"}
-    .tsv             a line a sample, columns apart by tabs; the first line names the columns
+    .jsonl, .json    one object per line: {"text": "...", "label": "positive"}
+    .tsv             one sample per line, columns separated by tabs; the first line has the names of the columns
 
-Text is UTF-8. A label is a word or a whole number, the same kind throughout a file. Classes are the labels of the
-training data, sorted: words, which all labels of a .tsv are, by spelling, and numbers by value. Imports no
-torch. Not here: tokens (``data.labelled_rows``).
+Text is UTF-8. A label is a word or an integer, of one type in a file. Classes are the sorted labels of the training
+data: words, which all labels of a .tsv are, by spelling, and integers by value. Imports no torch. Not here: tokens
+(``data.labelled_rows``).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Label = str | int
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a TSV file, or the keys of a JSON object, are called."""
+    """The names of the columns of a TSV file, or of the keys of a JSON object."""
 
     text: str = "text"
     label: str = "label"
     pair: str | None = None
-    """The second sentence of a pair; None where samples are single sentences."""
+    """The second sentence of a pair; None if samples are single sentences."""
 
 
 @dataclass(frozen=True)
 class LabelledText:
-    """Samples in the order of the file: one or two sentences each, and the number of the class."""
+    """Samples in the order of the file: one or two sentences each, and the index of the class."""
 
     sentences: tuple[tuple[str, ...], ...]
     labels: tuple[int, ...]
@@ -84,10 +84,12 @@ def _json_rows(path: str, content: bytes, columns: Columns) -> Iterator[tuple[in
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else f"{error}"
-            raise UserError(f"{path}:{number}: not JSON ({reason}); mend the line") from None
+            reason = f"{error}"
+            if isinstance(error, json.JSONDecodeError):
+                reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+            raise UserError(f"{path}:{number}: not JSON ({reason}); correct the line") from None
         if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: a JSON {type(row).__name__} where an object is wanted; mend the line")
+            raise UserError(f"{path}:{number}: a JSON {type(row).__name__} instead of an object; correct the line")
         yield number, row
 
 
@@ -100,8 +102,8 @@ def _tsv_rows(path: str, content: bytes, columns: Columns) -> Iterator[tuple[int
     for name in wanted:
         if name not in names:
             raise UserError(
-                f'{path}:1: no column "{name}" among {", ".join(names)}: name the columns in the first line, '
-                "or say what they are called with --text-column, --text-pair-column and --label-column"
+                f'{path}:1: no column "{name}" among {", ".join(names)}; put the names of the columns into the first '
+                "line, or give them with --text-column, --text-pair-column and --label-column"
             )
     for number, line in lines:
         cells = line.split("\t")
@@ -109,7 +111,7 @@ def _tsv_rows(path: str, content: bytes, columns: Columns) -> Iterator[tuple[int
             continue
         if len(cells) != len(names):
             raise UserError(
-                f"{path}:{number}: {len(cells)} of the {len(names)} columns that the first line names; mend it"
+                f"{path}:{number}: {len(cells)} columns instead of the {len(names)} of the first line; correct it"
             )
         yield number, dict(zip(names, cells, strict=True))
 
@@ -126,15 +128,15 @@ def _lines(path: str, content: bytes) -> Iterator[tuple[int, str]]:
 def _text(path: str, number: int, row: Mapping[str, Any], name: str) -> str:
     if name not in row:
         raise UserError(
-            f'{path}:{number}: no "{name}" in the object: add it, or name the key with --text-column or '
+            f'{path}:{number}: no "{name}" in the object; add it, or give the key with --text-column or '
             "--text-pair-column"
         )
     text = row[name]
     if not isinstance(text, str) or not text.strip():
         what = "empty" if text is None or isinstance(text, str) else f"a {type(text).__name__}"
-        raise UserError(f'{path}:{number}: "{name}" is {what} where a sentence is wanted; mend the line')
+        raise UserError(f'{path}:{number}: "{name}" is {what} instead of a sentence; correct the line')
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError(f'{path}:{number}: "{name}" is no Unicode text (half a surrogate pair); mend the line')
+        raise UserError(f'{path}:{number}: "{name}" is not Unicode text (half a surrogate pair); correct the line')
     return text
 
 
@@ -143,15 +145,15 @@ def _label(
 ) -> Label:
     label = row.get(name)
     if label is None or label == "":
-        raise UserError(f'{path}:{number}: the label ("{name}") is missing: add it, or leave the sample out')
+        raise UserError(f'{path}:{number}: the label ("{name}") is missing; add it, or remove the sample')
     if isinstance(label, bool) or not isinstance(label, str | int):
         raise UserError(
-            f'{path}:{number}: the label ("{name}") {label!r} is a {type(label).__name__}: it must be a word or whole '
-            "number"
+            f'{path}:{number}: the label ("{name}") {label!r} is a {type(label).__name__}; it must be a word or an '
+            "integer"
         )
     if first is not None and type(label) is not type(first):
-        raise UserError(f"{path}:{number}: the label {label!r} and the first one, {first!r}, are of two kinds; use one")
+        raise UserError(f"{path}:{number}: the label {label!r} and the first one, {first!r}, have two types; use one")
     if classes is not None and label not in classes:
         shown = ", ".join(repr(known) for known in classes[:10]) + (", ..." if len(classes) > 10 else "")
-        raise UserError(f"{path}:{number}: the label {label!r} is unknown: the training data have {shown}")
+        raise UserError(f"{path}:{number}: the label {label!r} is unknown; the training data have {shown}")
     return label

@@ -1,13 +1,13 @@
-"""Several indexed datasets to one: the work behind ``tools/merge_datasets.py``. Imports no torch.
+"""Joins several indexed datasets into one, for ``tools/merge_datasets.py``. Imports no torch.
 
     .bin    the tokens of the first, of the second, ...
-    .idx    lengths one after another; starts moved by the bytes before them, document bounds by the sequences
+    .idx    lengths one after another; starts shifted by the bytes before them, document bounds by the sequences
     .json   the card that preprocessing all of the text at once would have written
 
-So the shards of ``preprocess_data.py --shard`` merge to the very files of one command over the whole input. Everything
-is copied in blocks: memory does not grow with the data, which each part's own sha256 is checked against on the way.
+The shards of ``preprocess_data.py --shard`` therefore merge to the same files as one command over the whole input. Data
+are copied in blocks, so that memory does not grow with them, and the sha256 of each part is checked.
 
-Not here: mixing. Datasets that are to be drawn from by weight stay apart, and follow ``--data-path``.
+Not here: mixing. Datasets that are sampled by weight stay separate, and follow ``--data-path``.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class MergeResult:
             f"{self.prefix}: {self.documents:,} documents, {self.tokens:,} tokens of {self.parts} datasets, "
             f"{format_bytes(self.num_bytes)} in {self.seconds:.1f} s ({format_bytes(self.num_bytes / self.seconds)}/s)"
         )
-        return line if self.has_card else f"{line}; without cards (.json) nothing says that one tokenizer made them"
+        return line if self.has_card else f"{line}; without cards (.json) their tokenizer is not checked"
 
 
 def merge(config: MergeConfig) -> MergeResult:
@@ -130,26 +130,26 @@ def merge(config: MergeConfig) -> MergeResult:
 def _common_card(
     prefixes: Sequence[str], parts: Sequence[IndexedInfo], cards: Sequence[DatasetCard | None]
 ) -> DatasetCard | None:
-    """The card of the whole, but for its sha256; None where no part has one. Raises ``UserError``."""
+    """The card of the whole, but for its sha256; None if no part has one. Raises ``UserError``."""
     first, first_card = prefixes[0], cards[0]
     for prefix, part, card in zip(prefixes, parts, cards, strict=True):
         if (card is None) != (first_card is None):
             without, having = (prefix, first) if card is None else (first, prefix)
             raise UserError(
-                f"--input {without}: {without}.json does not exist and that of {having} does, so whether one tokenizer "
-                "made both is not known; run preprocess_data.py again, or remove all .json files to go without"
+                f"--input {without}: {without}.json does not exist, but that of {having} does, so that their "
+                "tokenizers cannot be compared; run preprocess_data.py again, or remove all .json files"
             )
         if card is not None and first_card is not None:
             for name, what in (("tokenizer_fingerprint", "another tokenizer"), ("append_eod", "another --append-eod")):
                 if getattr(card, name) != getattr(first_card, name):
                     raise UserError(
                         f"--input {prefix}: was made with {what} than {first} ({_shown(card)}, not "
-                        f"{_shown(first_card)}); run preprocess_data.py again with the same"
+                        f"{_shown(first_card)}); run preprocess_data.py again with the same settings"
                     )
         if part.dtype != parts[0].dtype:
             raise UserError(
-                f"--input {prefix}: holds {part.dtype} and {first} holds {parts[0].dtype}: they were made with "
-                "different tokenizers; run preprocess_data.py again with one"
+                f"--input {prefix}: has {part.dtype}, but {first} has {parts[0].dtype}: they were made with different "
+                "tokenizers; run preprocess_data.py again with one"
             )
     if first_card is None:
         return None
@@ -180,7 +180,7 @@ def _check_shards(prefixes: Sequence[str], cards: Sequence[DatasetCard | None]) 
 def _shard_missing(found: str, due: Shard | None) -> UserError:
     wanted = "shard 1 of its input" if due is None else f"shard {due.number}/{due.count}"
     return UserError(
-        f"--input: {found} where {wanted} is due: give all shards of an input, in order; a pattern puts 10 before 2"
+        f"--input: {found}, but {wanted} must be next; give all shards of an input in order (a pattern has 10 before 2)"
     )
 
 
@@ -208,8 +208,8 @@ def _join_tokens(parts: Sequence[IndexedInfo], target: Path) -> str:
                     bar.update(len(block))
             if part.sha256 is not None and own.hexdigest() != part.sha256:
                 raise UserError(
-                    f"--input {part.prefix}: {part.prefix}.bin is not what its card (.json) speaks of, it is damaged "
-                    "or of another run; run preprocess_data.py again"
+                    f"--input {part.prefix}: {part.prefix}.bin does not match its card (.json): it is damaged or from "
+                    "another run; run preprocess_data.py again"
                 )
             if not is_terminal and len(parts) > 1:
                 print(f"{number} of {len(parts)}: {part.prefix}, {format_bytes(num_bytes)}", flush=True)

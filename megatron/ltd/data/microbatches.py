@@ -1,11 +1,11 @@
-"""A rank's microbatches: which samples it reads, in which order. What a microbatch holds is its task's affair.
+"""The microbatches of a rank: which samples it reads, in which order.
 
     global order   consumed, consumed + 1, consumed + 2, ...            (the sample ids)
     microbatch m of data-parallel rank r, with b samples a microbatch and d ranks:
                    consumed + m*b*d + r*b   ...   consumed + m*b*d + (r+1)*b - 1
 
-A global batch is simply the next so many samples, so the order knows nothing of global batch sizes: it is the same
-through a batch-size ramp-up, after a restart at any sample, and under any number of data-parallel ranks. There is no
+A global batch is a number of consecutive samples, so that the order does not depend on global batch sizes: it is the
+same during a batch-size ramp-up, after a restart at any sample, and with any number of data-parallel ranks. It has no
 state.
 
 Shapes: B samples of a microbatch, S sequence. Not here: what a sample holds (``data.datasets`` and its siblings).
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from megatron.ltd.methods.base import Samples
 from megatron.ltd.parallel.signals import starting_deaf_processes
 
 
@@ -35,7 +36,7 @@ class SampleSource(Protocol):
 
 
 class NoTokens:
-    """The source of a rank that needs its samples' numbers only: ``num_samples`` samples that hold nothing."""
+    """The source of a rank that needs sample ids only: ``num_samples`` samples without data."""
 
     def __init__(self, num_samples: int) -> None:
         self._num_samples = num_samples
@@ -48,22 +49,15 @@ class NoTokens:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Microbatch:
-    """One microbatch of one data-parallel rank; each task adds the tensors that its model and its loss need."""
-
-    sample_ids_B: Tensor
-    """int64, each sample's place in the run's global order"""
-    whole_tokens_BS: Tensor | None = None
-    """The tokens of whole samples, for a method that chooses by them; None where none does."""
-    padding_BS: Tensor | None = None
-    """bool, True where a whole sample holds padding; None where it never does."""
+class Microbatch(Samples):
+    """One microbatch of a data-parallel rank; each task adds the tensors that its model and its loss need."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Any:
-        """The same microbatch on ``device``; from pinned memory ``non_blocking`` overlaps copying and computing."""
+        """The microbatch on ``device``; from pinned memory ``non_blocking`` overlaps copying and computing."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Any:
-        """The same microbatch in page-locked memory (torch's ``DataLoader`` calls this)."""
+        """The microbatch in page-locked memory (torch's ``DataLoader`` calls this)."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Any:
@@ -74,7 +68,7 @@ class Microbatch:
 
 Made = TypeVar("Made", bound=Microbatch)
 Collate = Callable[[Sequence[Mapping[str, Any]], Sequence[int]], Made]
-"""From samples and their places in the run's order to a microbatch."""
+"""From samples and their ids to a microbatch."""
 
 
 def microbatches(
@@ -88,11 +82,11 @@ def microbatches(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> Generator[Made, None, None]:
-    """This rank's microbatches from ``consumed_samples`` [samples] on, in the order drawn at the top of this file.
+    """This rank's microbatches from ``consumed_samples`` [samples] on, in the order at the top of this file.
 
-    Ends where the dataset has no whole microbatch left for every rank. Close it to end its processes, if it has any.
+    The generator ends when the dataset has no whole microbatch left for every rank. Close it to end its processes.
     With ``num_workers`` 0 samples are read in this process, else that many processes read ahead. The default random
-    generator is left untouched, so that reading data never changes what a run draws.
+    generator is not used, so that reading data does not change what a run draws.
     """
     assert 0 <= data_parallel_rank < data_parallel_size
     assert consumed_samples >= 0 and micro_batch_size >= 1
@@ -103,7 +97,7 @@ def microbatches(
         collate_fn=partial(_collate, collate),
         num_workers=num_workers,
         pin_memory=pin_memory,
-        # Without one of its own the loader would draw its workers' seed from the default generator.
+        # Otherwise the loader would draw the seed of its workers from the default generator.
         generator=torch.Generator(),
     )
     return _read(loader)
@@ -117,7 +111,7 @@ def _read(loader: DataLoader[Made]) -> Generator[Made, None, None]:
 
 @dataclass(frozen=True)
 class _Order:
-    """The sample ids of each of a rank's microbatches."""
+    """The sample ids of each microbatch of a rank."""
 
     num_samples: int
     consumed_samples: int
@@ -133,7 +127,7 @@ class _Order:
 
 
 class _Numbered(Dataset[Any]):
-    """A dataset whose samples come with their number, as a sample's place in the order is part of its batch."""
+    """A dataset whose samples come with their ids, which are part of a microbatch."""
 
     def __init__(self, dataset: SampleSource) -> None:
         self.dataset = dataset

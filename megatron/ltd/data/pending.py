@@ -1,7 +1,7 @@
-"""An indexed dataset under way: its name appears only when it is whole. Imports no torch.
+"""Writes an indexed dataset under temporary names until it is complete. Imports no torch.
 
-Everything goes to temporary names in the same folder; at the end .bin and .json are renamed first and .idx last, so a
-dataset with an index is complete. A failure on the way leaves what was there before, and no temporary file.
+The temporary files are in the same folder; at the end .bin and .json are renamed first and .idx last, so that a dataset
+with an index is complete. A failure leaves the previous files unchanged, and no temporary file.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class PendingDataset:
         self.temporary = {suffix: Path(f"{prefix}{suffix}.tmp-{os.getpid()}") for suffix in SUFFIXES}
 
     def publish(self) -> None:
-        """Give the files their names. An older index goes first: it must not point into the new tokens.
+        """Rename the files. An older index is removed first, because it would describe other tokens.
 
-        Data without a card gets none: an older one would speak of other tokens.
+        If there is no new card, an older one is removed too.
         """
         self.final[".idx"].unlink(missing_ok=True)
         for suffix in SUFFIXES:
@@ -41,18 +41,18 @@ class PendingDataset:
 
 
 def check_output(output_prefix: str, prefixes: Sequence[str], overwrite: bool) -> None:
-    """Refuse a folder that cannot be written to, and files of ``prefixes`` that are there already.
+    """Raise ``UserError`` for a folder that cannot be written to, and for existing files of ``prefixes``.
 
-    ``prefixes`` come of ``--output-prefix``, the flag that ``UserError`` names.
+    ``prefixes`` are those of ``--output-prefix``.
     """
     folder = Path(prefixes[0]).parent
     if not folder.is_dir():
-        raise UserError(f"--output-prefix {output_prefix}: the folder {folder} does not exist; make it first")
+        raise UserError(f"--output-prefix {output_prefix}: the folder {folder} does not exist; create it first")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"--output-prefix {output_prefix}: the folder {folder} cannot be written to")
+        raise UserError(f"--output-prefix {output_prefix}: the folder {folder} cannot be written to; use another")
     existing = [prefix + suffix for prefix in prefixes for suffix in (".bin", ".idx", ".json")]
     existing = [path for path in existing if os.path.lexists(path)]
     if existing and not overwrite:
         raise UserError(
-            f"--output-prefix {output_prefix}: {existing[0]} exists; give another prefix, or --overwrite to replace it"
+            f"--output-prefix {output_prefix}: {existing[0]} exists; use another prefix, or --overwrite to replace it"
         )

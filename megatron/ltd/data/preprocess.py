@@ -1,11 +1,11 @@
-"""Text files to indexed tokens: the work behind ``tools/preprocess_data.py``.
+"""Text files to indexed tokens, for ``tools/preprocess_data.py``.
 
     --input files --documents--> chunks --encode (workers)--> ids --writer--> PREFIX_<key>_document.{bin,idx,json}
 
-With ``--split-sentences`` the output is ``PREFIX_<key>_sentence``, each document several sequences. Flags and output
-are Megatron-LM's, and the .json card (``indexed.DatasetCard``) is ours. The same input gives the same files whatever
-the number of workers, and the shards of ``--shard`` merge to the same files too (``data.merge``). torch is imported
-only after the arguments hold.
+With ``--split-sentences`` the output is ``PREFIX_<key>_sentence``, with a sequence for each sentence. Flags and output
+are Megatron-LM's; the .json card (``indexed.DatasetCard``) is ours. The same input gives the same files with any number
+of workers, and the shards of ``--shard`` merge to the same files too (``data.merge``). torch is imported only after the
+arguments are checked.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         if not self.input:
-            raise UserError("--input is missing: give text files")
+            raise UserError("--input: required; give text files")
         if not self.output_prefix:
-            raise UserError("--output-prefix is missing: give the start of the output files' names, such as data/books")
+            raise UserError("--output-prefix: required; give the prefix of the output files, for example data/books")
         if self.workers < 1:
             raise UserError(f"--workers {self.workers}: must be at least 1")
         if self.shard is not None:
@@ -81,19 +81,19 @@ class PreprocessConfig:
             raise UserError(f"--json-keys {' '.join(self.json_keys)}: a key is given twice")
         if self.split_sentences and self.append_eod:
             raise UserError(
-                "--append-eod and --split-sentences are both on: samples of sentences hold no end of document; drop "
-                "--append-eod for BERT, or --split-sentences for GPT"
+                "--append-eod and --split-sentences: samples of sentences have no end of document; remove --append-eod "
+                "for BERT, or --split-sentences for GPT"
             )
 
     @property
     def part(self) -> Shard:
-        """What ``--shard`` names."""
+        """The shard of ``--shard``."""
         return WHOLE if self.shard is None else Shard.parse(self.shard)
 
 
 @dataclass(frozen=True)
 class PreprocessResult:
-    """What was written: a card per output prefix, and what was left out."""
+    """The cards of the output by prefix, and the numbers of what was left out."""
 
     cards: dict[str, DatasetCard]
     empty_documents: int
@@ -139,7 +139,7 @@ def preprocess(config: PreprocessConfig, tokenizer_files: TokenizerFiles) -> Pre
     chunks = _with_progress(encode_all(raw_chunks, options, tokenizer, config.workers), files, config)
 
     with warnings.catch_warnings():
-        # What core lacks for training on GPUs is of no interest here.
+        # Warnings about packages for training on GPUs do not matter here.
         warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")
         from megatron.ltd.data.writer import DatasetWriter
 
@@ -167,13 +167,13 @@ def preprocess(config: PreprocessConfig, tokenizer_files: TokenizerFiles) -> Pre
 def _finish(
     writers: dict[str, DatasetWriter], prefixes: dict[str, str], config: PreprocessConfig, tokenizer: Tokenizer
 ) -> dict[str, DatasetCard]:
-    """Complete every output before any gets its name."""
+    """Complete all output files before any is renamed."""
     for key, writer in writers.items():
         if writer.tokens == 0:
             where = f"--input {' '.join(config.input)}"
             if config.shard is not None:
-                raise UserError(f'--shard {config.shard}: holds no text under "{key}" of {where}; give fewer shards')
-            raise UserError(f'{where}: holds no text under "{key}"; give files with documents')
+                raise UserError(f'--shard {config.shard}: has no text under "{key}" of {where}; use fewer shards')
+            raise UserError(f'{where}: no text under "{key}"; give files with documents')
     cards = {
         prefixes[key]: writer.finish(tokenizer, key, config.append_eod, config.shard) for key, writer in writers.items()
     }

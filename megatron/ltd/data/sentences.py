@@ -1,10 +1,10 @@
-"""Cuts text into sentences by its punctuation: what BERT's samples are made of. No model, no download, no torch.
+"""Splits text into sentences by punctuation, for BERT's samples. No model, no download, no torch.
 
-    paragraphs   empty lines part them; inside a paragraph the end of a line is a space
-    sentences    end after . ! ? or … and what closes (quotes, brackets), where a space and a capital, a digit or
-                 something that opens follows; a full stop after an abbreviation or an initial ends none
+    paragraphs   are separated by empty lines; inside a paragraph a line end is a space
+    sentences    end after . ! ? or … and closing quotes or brackets, before a space and a capital, a digit, or an
+                 opening quote or bracket; a full stop after an abbreviation or an initial does not end one
 
-Made for languages with capitals and spaces. A mistake joins two sentences or cuts one in two; neither loses text.
+For languages with capitals and spaces. A wrong split joins two sentences or splits one; no text is lost.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Trains a vocabulary: a SentencePiece model whose encoding can be undone, or BERT's WordPiece.
+"""Trains a vocabulary: a SentencePiece model with lossless encoding, or BERT's WordPiece.
 
-With SentencePiece decode(encode(text)) == text, for source code too. What makes it so: no normalisation, no space put
-before the text, no spaces taken away, runs of spaces and line ends as pieces of their own, and byte pieces for
-everything that has none. Training reads the documents in passages that end at line ends; of more text than
-``--max-train-mb`` it takes evenly spaced passages. The same input and flags give the same vocabulary.
+With SentencePiece decode(encode(text)) == text, for source code too: there is no normalisation, no space is added or
+removed, sequences of spaces and line ends are pieces, and other characters are encoded as bytes. Training reads the
+documents in passages that end at line ends; of more text than ``--max-train-mb`` it takes evenly spaced passages. The
+same input and flags give the same vocabulary.
 
-Not here: using one (``sentencepiece``, ``wordpiece``), and how WordPiece is learned (``train_wordpiece``).
+Not here: using a vocabulary (``sentencepiece``, ``wordpiece``), and training WordPiece (``train_wordpiece``).
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class TrainTokenizerConfig:
 
     def __post_init__(self) -> None:
         if not self.input:
-            raise UserError("--input is missing: give text files")
+            raise UserError("--input: required; give text files")
         if not self.output_prefix:
-            raise UserError("--output-prefix is missing: give the start of the model's name, such as data/books")
+            raise UserError("--output-prefix: required; give the prefix of the model, for example data/books")
         if self.vocab_size < 300:
             raise UserError(f"--vocab-size {self.vocab_size}: must be at least 300; 258 pieces are bytes and marks")
         if self.threads < 1:
@@ -61,7 +61,7 @@ class TrainTokenizerConfig:
         if not self.max_train_mb > 0:
             raise UserError(f"--max-train-mb {self.max_train_mb}: must be above 0")
         if self.cased and self.model_type != "wordpiece":
-            raise UserError(f"--cased belongs to --model-type wordpiece, and it is {self.model_type}: drop --cased")
+            raise UserError(f"--cased: has no effect with --model-type {self.model_type}; remove it, or use wordpiece")
 
     @property
     def path(self) -> Path:
@@ -92,10 +92,10 @@ def train_tokenizer(config: TrainTokenizerConfig) -> TrainedTokenizer:
     started = time.monotonic()
     path = config.path
     if not path.parent.is_dir():
-        raise UserError(f"--output-prefix {config.output_prefix}: there is no folder {path.parent}; make it first")
+        raise UserError(f"--output-prefix {config.output_prefix}: folder {path.parent} does not exist; create it first")
     if path.exists() and not config.overwrite:
         raise UserError(
-            f"--output-prefix {config.output_prefix}: {path} exists; give another prefix, or --overwrite to replace it"
+            f"--output-prefix {config.output_prefix}: {path} exists; use another prefix, or --overwrite to replace it"
         )
     passages = _Passages(config)
     learn = _wordpiece if config.model_type == "wordpiece" else _sentencepiece

@@ -19,7 +19,7 @@ from megatron.ltd.tokenizers.wordpiece import CONTINUES, SPECIAL_PIECES, UNKNOWN
 
 
 def learn_wordpiece(passages: Iterable[str], vocab_size: int, *, cased: bool) -> list[str]:
-    """At most ``vocab_size`` pieces in the order of their ids; fewer where the text holds no more.
+    """At most ``vocab_size`` pieces in the order of their ids; fewer if the text holds no more.
 
     ``passages`` is gone through twice. Characters take at most half of the vocabulary, the most frequent ones.
     """

@@ -1,4 +1,4 @@
-"""Writes an indexed dataset from encoded documents, through Megatron-Core's builder; ``pending`` is its safe end."""
+"""Writes an indexed dataset of encoded documents with Megatron-Core's builder, under temporary names (``pending``)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from megatron.ltd.tokenizers.base import Tokenizer
 
 
 class DatasetWriter:
-    """Megatron-Core's builder with a checksum and a safe end; token ids are stored in the smallest type core offers."""
+    """Megatron-Core's builder with a checksum; token ids are stored in the smallest type that Megatron-Core offers."""
 
     def __init__(self, prefix: str, vocab_size: int) -> None:
         self._files = PendingDataset(prefix)
@@ -53,7 +53,7 @@ class DatasetWriter:
         return card
 
     def publish(self) -> None:
-        """Give the files their names."""
+        """Rename the files to their final names."""
         self._files.publish()
 
     def discard(self) -> None:

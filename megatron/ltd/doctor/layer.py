@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,10 +56,8 @@ def _complaint(mesh: Mesh) -> str | None:
     )  # fmt: skip
     core_config = transformer_config(model, ParallelConfig(), PrecisionConfig(), RecomputeConfig(), mesh)
     (gpt,) = build_chunks(model, core_config, _VOCABULARY, mesh, seed=_SEED)
-    flags = RandomLTDConfig(
-        random_ltd=True, ltd_min_kept_tokens=_SEQ_LENGTH // 2, ltd_growth_steps=1, ltd_granularity=1
-    )
-    method = RandomLTD.build(flags, ModelFacts(_LAYERS, _SEQ_LENGTH, _SEED))
+    flags: dict[str, Any] = {"ltd_min_kept_tokens": _SEQ_LENGTH // 2, "ltd_growth_steps": 1, "ltd_granularity": 1}
+    method = RandomLTD.build(RandomLTDConfig(random_ltd=True, **flags), ModelFacts(_LAYERS, _SEQ_LENGTH, _SEED))
     samples = Samples(torch.arange(2, device=mesh.device))
     half, full = (Route(method.plan(step), method, samples) for step in (0, 1))
 

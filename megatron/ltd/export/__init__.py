@@ -1,1 +1,1 @@
-"""Checkpoints into Hugging Face's folders, and back. A tensor at a time: no model is built."""
+"""Converts checkpoints to Hugging Face folders and back, one tensor at a time, without building a model."""

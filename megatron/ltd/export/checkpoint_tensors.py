@@ -1,10 +1,10 @@
-"""Tensors out of a checkpoint, one at a time, whatever layout wrote it: no model, no process groups.
+"""Reads tensors from a checkpoint of any layout, one at a time, without a model or process groups.
 
     decoder.layers.7.mlp.linear_fc1.weight   ->   row 7 of decoder.layers.mlp.linear_fc1.weight [L, ...]
                                                   = boxes that several ranks wrote, read where they overlap it
 
-Megatron-Core stores a tensor of all layers under one name, in the boxes that ranks held of it. torch's own reader opens
-the files, and loads nothing but tensors (``checkpoint.read``); what to read of which box is planned here.
+Megatron-Core stores a tensor of all layers under one name, in the boxes of the ranks. torch's own reader opens the
+files, and loads only tensors (``checkpoint.read``); this module plans what to read from which box.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _LAYER = re.compile(r"(decoder\.layers\.)(\d+)\.(.+)")
 
 @dataclass(frozen=True)
 class _Box:
-    """A part of a tensor: where it begins and how far it goes along each axis."""
+    """A part of a tensor: its offset and size along each axis."""
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
 
     def overlap(self, other: _Box) -> _Box | None:
-        """What both hold, None where that is nothing."""
+        """The intersection, None if it is empty."""
         starts = tuple(map(max, self.offsets, other.offsets))
         ends = tuple(
             min(mine + size, theirs + other_size)
@@ -44,12 +44,12 @@ class _Box:
         return _Box(starts, sizes) if all(size > 0 for size in sizes) else None
 
     def seen_from(self, outer: _Box) -> torch.Size:
-        """The offsets, counted from where ``outer`` begins."""
+        """The offsets relative to ``outer``."""
         return torch.Size(mine - theirs for mine, theirs in zip(self.offsets, outer.offsets, strict=True))
 
 
 class CheckpointTensors:
-    """The weights in one checkpoint folder, by the names that they have with a layer's number."""
+    """The weights in a checkpoint folder, by their names with the number of the layer."""
 
     def __init__(self, checkpoint: Path) -> None:
         self._checkpoint = checkpoint
@@ -59,18 +59,18 @@ class CheckpointTensors:
         self._entries = self._metadata.state_dict_metadata
 
     def dtype(self, name: str) -> torch.dtype:
-        """The type that a tensor is stored in."""
+        """The type of a stored tensor."""
         return self._entry(name)[1].properties.dtype
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A tensor as it is stored, [shape]; of one with more rows (a padded vocabulary) the first ones.
+        """A tensor as it is stored, [shape]; the first rows of one with more rows (a padded vocabulary).
 
-        Raises ``UserError`` where the checkpoint does not hold it, or not in this shape.
+        Raises ``UserError`` if the checkpoint does not have it, or not in this shape.
         """
         key, entry, layer = self._entry(name)
         whole = tuple(entry.size)[0 if layer is None else 1 :]
         if len(whole) != len(shape) or whole[0] < shape[0] or whole[1:] != shape[1:]:
-            raise self._refusal(f"{name} has shape {list(whole)}, and its run's flags say {list(shape)}")
+            raise self._refusal(f"{name} has shape {list(whole)}, but the flags of its run say {list(shape)}")
         wanted = _Box((0,) * len(shape), shape) if layer is None else _Box((layer, *(0,) * len(shape)), (1, *shape))
         target = torch.empty(wanted.sizes, dtype=entry.properties.dtype)
         items, num_values = [], 0
@@ -91,34 +91,32 @@ class CheckpointTensors:
                 )
             )
         if num_values != target.numel():
-            raise self._refusal(f"of {name} it holds {num_values} values of {target.numel()}")
+            raise self._refusal(f"it has {num_values} of {target.numel()} values of {name}")
         with reading(self._checkpoint, self._metadata):
             self._reader.read_data(LoadPlan(items), _Into(target)).wait()
         return target.view(shape)
 
     def _entry(self, name: str) -> tuple[str, TensorStorageMetadata, int | None]:
-        """The name that a tensor is stored under, what is stored there, and which of its rows is meant."""
+        """The name of the stored tensor, its metadata, and the index of the layer in it."""
         found = _LAYER.fullmatch(name)
         key = name if found is None else found[1] + found[3]
         entry = self._entries.get(key)
         if not isinstance(entry, TensorStorageMetadata):
-            raise self._refusal(f"it holds no tensor {key}")
+            raise self._refusal(f"tensor {key} is missing")
         return key, entry, None if found is None else int(found[2])
 
     def _refusal(self, what: str) -> UserError:
-        return UserError(
-            f"checkpoint {self._checkpoint} is not what its run.json says ({what}): restore it from a copy"
-        )
+        return UserError(f"checkpoint {self._checkpoint} does not match its run.json ({what}): restore it from a copy")
 
 
 class _Into(LoadPlanner):
-    """Puts all that is read into one tensor."""
+    """Reads everything into one tensor."""
 
     def __init__(self, target: Tensor) -> None:
         self._target = target
 
     def set_up_planner(self, *_: Any, **__: Any) -> None:
-        """Nothing to set up: the plan is made already."""
+        """Nothing to set up: the plan exists."""
 
     def create_local_plan(self) -> LoadPlan:
         raise AssertionError("the plan is made already")
@@ -140,4 +138,4 @@ class _Into(LoadPlanner):
         return self._target[place]
 
     def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
-        """Nothing to do: it was read into its place."""
+        """Nothing to do: it was read into the target."""

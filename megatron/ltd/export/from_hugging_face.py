@@ -1,10 +1,10 @@
-"""A Hugging Face folder into a checkpoint of ours: weights alone, of iteration 0, that any layout loads.
+"""Converts a Hugging Face folder to a checkpoint of iteration 0 with weights only, which any layout loads.
 
     config.json, tokenizer -> flags, identity -> run.json
-    model*.safetensors -> tensor -> as ours, padded -> torch_dist       one after the other
+    model*.safetensors -> tensor -> ours, padded -> torch_dist          one at a time
 
-What follows is a run's own checkpoint to ``--load --finetune``, to evaluation and to export; to go on from it without
-``--finetune`` there is no run.
+The checkpoint can be used with ``--load --finetune``, in evaluation and in export. Without ``--finetune`` there is no
+run to continue.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DTYPES = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float
 
 @dataclass(frozen=True)
 class Imported:
-    """What was written."""
+    """The checkpoint that was written."""
 
     checkpoint: Path
     title: str
@@ -59,14 +59,14 @@ class Imported:
 def import_model(config: ImportConfig, typed: TokenizerFiles) -> Imported:
     """Write the model in ``--load`` as the checkpoint of iteration 0 in ``--save``.
 
-    What ``typed`` names takes the place of the tokenizer's files in the folder. Raises ``UserError`` for a folder that
-    is no model of ours or not whole, a tokenizer that is missing or makes ids that the model does not know, and a
-    target that holds something.
+    The files in ``typed`` replace those of the tokenizer in the folder. Raises ``UserError`` for a folder that is not a
+    supported and complete model, a tokenizer that is missing or has more ids than the model, and a target that is not
+    empty.
     """
     load, save = Path(str(config.load)), Path(str(config.save))
     check_free(f"--save {save}", save)
     if not is_hugging_face(load):
-        raise UserError(f"--load {load} holds no Hugging Face model: name a folder with config.json and safetensors")
+        raise UserError(f"--load {load}: is not a Hugging Face model; use a folder with config.json and safetensors")
     imported = ImportedModel.open(load)
     tokenizer, files = _tokenizer(imported, config, typed)
     dtypes = {_DTYPES[found] for found in imported.dtypes}
@@ -92,7 +92,7 @@ def import_model(config: ImportConfig, typed: TokenizerFiles) -> Imported:
             checkpoint_files.remove_partial(partial)
     except OSError as error:
         raise UserError(
-            f"--save {save} cannot be written ({error.strerror}): free space, or choose a folder that you own"
+            f"--save {save}: cannot be written ({error.strerror}); free disk space, or use another folder"
         ) from None
     num_parameters = sum(torch.Size(found.shape).numel() for found in imported.counterparts.values())
     return Imported(checkpoint, imported.architecture.title, num_parameters, dtype, imported.vocab_size, padded)
@@ -101,19 +101,19 @@ def import_model(config: ImportConfig, typed: TokenizerFiles) -> Imported:
 def _tokenizer(
     imported: ImportedModel, config: ImportConfig, typed: TokenizerFiles
 ) -> tuple[Tokenizer, TokenizerConfig]:
-    """The model's tokenizer, whose files lie in its folder or are typed, and its settings. Raises ``UserError``."""
+    """The tokenizer of the model, from its folder or from ``typed``, and its settings. Raises ``UserError``."""
     described = described_tokenizer(imported.folder) if typed.tokenizer_type is None else {}
     if not described and typed.tokenizer_type is None:
         raise UserError(
-            f"--load {imported.folder} holds no vocab.json and merges.txt, and no tokenizer.model (a tokenizer.json "
-            "alone is not read): name the model's tokenizer with --tokenizer-type and its files"
+            f"--load {imported.folder}: has no vocab.json and merges.txt, and no tokenizer.model (tokenizer.json is "
+            "not read); give the tokenizer of the model with --tokenizer-type and its files"
         )
     files = with_typed(TokenizerConfig(**described), typed)
     tokenizer = build_tokenizer(files)
     if tokenizer.vocab_size > imported.vocab_size:
         raise UserError(
-            f"the tokenizer makes {tokenizer.vocab_size} ids and the model in --load {imported.folder} knows "
-            f"{imported.vocab_size}: name the files of the model's own tokenizer"
+            f"--load {imported.folder}: the tokenizer has {tokenizer.vocab_size} ids, but the model has "
+            f"{imported.vocab_size}; give the files of the model's own tokenizer"
         )
     return tokenizer, dataclasses.replace(
         files,
@@ -125,7 +125,7 @@ def _tokenizer(
 def _record(
     model: ModelConfig, files: TokenizerConfig, tokenizer: Tokenizer, dtype: str, padded: int
 ) -> dict[str, Any]:
-    """run.json, of a run that has not begun: no order, no schedule."""
+    """The run.json of a run at iteration 0, without order and schedule."""
     precision = PrecisionConfig(bf16=dtype == "bfloat16", fp16=dtype == "float16")
     parts: dict[str, Any] = {"model": model, "tokenizer": files, "precision": precision, "parallel": ParallelConfig()}
     return {

@@ -1,6 +1,6 @@
-"""The README.md of an exported model: what it is, how it was trained, and what that took.
+"""The README.md of an exported model: its sizes, its training, and the cost of that.
 
-From the checkpoint's run.json, and from the run's metrics.jsonl where it is found: its steps up to the checkpoint's.
+It is made from the checkpoint's run.json, and from the run's metrics.jsonl if it is found, up to the checkpoint's step.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from megatron.ltd.words import in_words, value_of
 
 
 def read_steps(folder: Path, iteration: int) -> RunHistory | None:
-    """The run's history up to ``iteration``; None where ``folder`` holds none. Raises ``UserError`` for a damaged one.
+    """The history of the run up to ``iteration``; None if ``folder`` has none. Raises ``UserError`` for a damaged one.
 
-    A finetuned or imported model's first checkpoint has no steps behind it: None too.
+    Also None for an imported model, which has no steps.
     """
     if iteration == 0 or not (folder / METRICS).is_file():
         return None
@@ -42,7 +42,7 @@ def model_card(
     num_parameters: int,
     with_tokenizer: bool,
 ) -> str:
-    """The text of README.md; ``record`` is the checkpoint's run.json, ``name`` what the model is called."""
+    """The text of README.md; ``record`` is the checkpoint's run.json, ``name`` the name of the model."""
     tokenizer = record["config"]["tokenizer"]["tokenizer_type"]
     use = "AutoModelForCausalLM, AutoTokenizer" if with_tokenizer else "AutoModelForCausalLM"
     more = [f'tokenizer = AutoTokenizer.from_pretrained("{name}")'] if with_tokenizer else []
@@ -74,7 +74,7 @@ def _model_rows(model: ModelConfig, tokenizer: str, with_tokenizer: bool) -> dic
 
 
 def _training_rows(record: Mapping[str, Any], history: RunHistory | None) -> dict[str, str]:
-    """What was done, from the steps where they are known."""
+    """The rows about training, with those from the history if it is known."""
     progress, schedule = record["progress"], record["schedule"]
     seq_length = record["config"]["model"]["seq_length"]
     tokens = progress["consumed_samples"] * seq_length

@@ -1,11 +1,11 @@
-"""A checkpoint into a folder that Hugging Face's libraries load.
+"""Converts a checkpoint to a folder that Hugging Face's libraries load.
 
     run.json -> flags -> architecture, tokenizer -> counterparts
-    checkpoint -> tensor -> as theirs -> model*.safetensors            one after the other
-    config.json, generation_config.json, tokenizer, README.md          then the folder gets its name
+    checkpoint -> tensor -> theirs -> model*.safetensors               one at a time
+    config.json, generation_config.json, tokenizer, README.md          then the folder is renamed
 
-Logits over the true ids are the checkpoint's; rows that pad the vocabulary are left out, so that a softmax no longer
-runs over them. The folder appears when it is whole.
+Logits of the real ids are those of the checkpoint; rows that pad the vocabulary are left out, so that a softmax does
+not include them. The folder appears when it is complete.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Source:
     files: TokenizerConfig
     tokenizer: Tokenizer
     vocab_size: int
-    """Ids that the model knows, before padding."""
+    """Ids of the model, without padding."""
 
     @property
     def max_tokens(self) -> int:
@@ -68,7 +68,7 @@ class _Source:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and what is to be told about the checkpoint."""
+    """The folder that was written, and lines for the user about the checkpoint."""
 
     folder: Path
     title: str
@@ -78,7 +78,7 @@ class Exported:
     notes: tuple[str, ...]
 
     def summary(self) -> str:
-        """A line, after a line for each note."""
+        """One line, after the notes."""
         files = f"{len(self.weights.files)} file{'s' if len(self.weights.files) > 1 else ''}"
         line = (
             f"{self.folder}: {self.title} of {self.weights.num_parameters:,} parameters in {self.dtype}, "
@@ -88,16 +88,16 @@ class Exported:
 
 
 def export_checkpoint(config: ExportConfig, typed: TokenizerFiles) -> Exported:
-    """Write the newest whole checkpoint of ``--load`` to ``--output``. What ``typed`` names replaces stored paths.
+    """Write the newest complete checkpoint of ``--load`` to ``--output``. The files in ``typed`` replace stored paths.
 
-    Raises ``UserError`` for a target that exists or cannot be written, a checkpoint that is no GPT's or that Hugging
-    Face has no class for, and a tokenizer that is missing, another one, or has no counterpart there.
+    Raises ``UserError`` for a target that exists or cannot be written, a checkpoint that is not a GPT or that Hugging
+    Face has no class for, and a tokenizer that is missing, different, or has no counterpart.
     """
     target, load = Path(str(config.output)), Path(str(config.load))
     check_new(f"--output {target}", target)
     checkpoint, notes = find_checkpoint(load, None)
     if checkpoint is None:
-        raise UserError(f"--load {load} holds no checkpoint: name the --save folder of a run that has saved one")
+        raise UserError(f"--load {load}: has no checkpoint; use the --save folder of a run that has saved one")
     source = _describe(load, checkpoint, config, typed)
     history = read_steps(Path(config.log_dir or load), source.record["progress"]["iteration"])
     tensors = CheckpointTensors(checkpoint)
@@ -123,19 +123,16 @@ def export_checkpoint(config: ExportConfig, typed: TokenizerFiles) -> Exported:
 
 
 def _describe(load: Path, checkpoint: Path, config: ExportConfig, typed: TokenizerFiles) -> _Source:
-    """Check all that can be checked before something is written. Raises ``UserError``."""
+    """Check everything before anything is written. Raises ``UserError``."""
     record = checkpoint_files.read_run_to_use(checkpoint)
     kind = record["identity"].get(MODEL, GPT.id)
     if kind != GPT.id:
-        raise UserError(
-            f"--load {load} holds a {value_of(MODEL, kind)}, and only a GPT can be exported: name the --save folder of "
-            "a GPT's run"
-        )
+        raise UserError(f"--load {load}: is a {value_of(MODEL, kind)}; export supports GPT models only")
     model = stored_part(ModelConfig, record, "model")
     try:
         architecture = architecture_of(model)
     except UserError as error:
-        raise UserError(f"--load {load} cannot be exported: {error}") from None
+        raise UserError(f"--load {load}: cannot be exported: {error}") from None
     files = with_typed(stored_part(TokenizerConfig, record, "tokenizer"), typed)
     tokenizer = build_tokenizer(files)
     parallel = stored_part(ParallelConfig, record, "parallel")
@@ -154,9 +151,9 @@ def _config(source: _Source, dtype: str) -> dict[str, Any]:
         "model_type": source.architecture.model_type,
         **source.architecture.config_entries(source.model),
         "vocab_size": source.vocab_size,
-        "bos_token_id": source.tokenizer.eod,  # a document follows the end of the one before
+        "bos_token_id": source.tokenizer.eod,  # a document follows the end of the previous one
         "eos_token_id": source.tokenizer.eod,
-        "torch_dtype": dtype,  # as transformers 4 spells it, and 5 still reads
+        "torch_dtype": dtype,  # the name in transformers 4, which 5 still reads
         "use_cache": True,
     }
 
@@ -167,7 +164,7 @@ def _write_json(path: Path, entries: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _appearing_whole(target: Path) -> Iterator[Path]:
-    """A folder to write in, which is ``target`` at the end of the block, and nothing where that fails."""
+    """A temporary folder that becomes ``target`` at the end of the block, or is removed if the block fails."""
     partial_folder = target.with_name(f"{target.name}.partial-{os.getpid()}")
     try:
         partial_folder.mkdir(parents=True)
@@ -175,7 +172,7 @@ def _appearing_whole(target: Path) -> Iterator[Path]:
         partial_folder.rename(target)
     except OSError as error:
         raise UserError(
-            f"--output {target} cannot be written ({error.strerror}): free space, or choose a folder that you own"
+            f"--output {target}: cannot be written ({error.strerror}); free disk space, or use another folder"
         ) from None
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)

@@ -1,11 +1,11 @@
-"""A checkpoint of weights alone in Megatron-Core's format ``torch_dist``, written as its tensors come.
+"""Writes a checkpoint of weights only, in Megatron-Core's format ``torch_dist``, one tensor at a time.
 
     decoder.layers.7.mlp.linear_fc1.weight [F, H]   ->   box 7 of decoder.layers.mlp.linear_fc1.weight [L, F, H]
 
-torch's distributed checkpoint plans and writes; it asks for a tensor when that is due, so that memory holds one at a
-time. Any layout loads what is written here, for each box is cut as it needs it. No process groups.
+torch's distributed checkpoint plans and writes; it requests each tensor when it is written, so that memory holds one at
+a time. Any layout can load the result. There are no process groups.
 
-Megatron-Core's linear layers also store an extra state, which is empty and must be there.
+Megatron-Core's linear layers also store an extra state, which is empty but required.
 """
 
 from __future__ import annotations
@@ -37,10 +37,9 @@ def write_weights(
     read: Callable[[str], Tensor],
     common: Mapping[str, Any],
 ) -> None:
-    """Write tensors, by the names that they have with a layer's number, to an empty folder.
+    """Write tensors, by their names with the number of the layer, to an empty folder.
 
-    ``read`` gives each, of its shape, when it is written. ``common``: what a checkpoint holds beside tensors. Raises
-    ``OSError``.
+    ``read`` returns a tensor when it is written. ``common``: the values besides tensors. Raises ``OSError``.
     """
     parts = {name: _tensor_item(name, shape, dtype, num_layers) for name, shape in shapes.items()}
     planner = StreamedPlanner(parts, _extra_states(num_layers), lambda name: read(name).to(dtype).contiguous())
@@ -56,7 +55,7 @@ def write_weights(
 
 
 def _extra_states(num_layers: int) -> list[WriteItem]:
-    """The empty objects, named as Megatron-Core names a layer's share of them."""
+    """The empty extra states, under Megatron-Core's names for those of a layer."""
     return [
         WriteItem(
             MetadataIndex(f"decoder.layers.{linear}._extra_state/shard_{layer}_{num_layers}"), WriteItemType.BYTE_IO
@@ -81,7 +80,7 @@ def _tensor_item(name: str, shape: tuple[int, ...], dtype: torch.dtype, num_laye
 
 
 class StreamedPlanner(DefaultSavePlanner):
-    """Writes tensors, each read when it is due, and empty objects."""
+    """Writes tensors, each read when it is written, and empty objects."""
 
     def __init__(self, tensors: Mapping[str, WriteItem], empty: list[WriteItem], read: Callable[[str], Tensor]) -> None:
         super().__init__(flatten_state_dict=False)
@@ -90,11 +89,11 @@ class StreamedPlanner(DefaultSavePlanner):
         self._read = read
 
     def create_local_plan(self) -> SavePlan:
-        """All parts: there is one process."""
+        """All items: there is one process."""
         return self._plan
 
     def resolve_data(self, write_item: WriteItem) -> Tensor | io.BytesIO:
-        """The tensor behind an item, in the shape of its box, or the bytes of an empty object."""
+        """The tensor of an item, in the shape of its box, or the bytes of an empty object."""
         if write_item.tensor_data is None:
             stream = io.BytesIO()
             torch.save([None], stream)

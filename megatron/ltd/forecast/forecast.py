@@ -22,7 +22,7 @@ from megatron.ltd.forecast.layout import Layout
 from megatron.ltd.forecast.memory import stage_memory
 from megatron.ltd.forecast.report import Answer, Forecast
 from megatron.ltd.forecast.solve import OutOfReach, ends_dense, least_growth, plan_within, saved
-from megatron.ltd.parallel.layout import check_microbatches
+from megatron.ltd.parallel.layout import check_batches
 from megatron.ltd.plan.accounting import ModelShape
 from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.plan.learning_rate import learning_rate
@@ -57,7 +57,7 @@ def plan_ahead(config: RunConfig, num_started: int = 1) -> Forecast:
     sizes = config.task.sizes(config)
     layout = Layout.of(config.parallel, config.planning.plan_gpus, num_started, config.model.num_layers)
     clock = _clock(config, sizes.shape, layout)
-    _check_batches(config, clock, layout)
+    check_batches(config.parallel, clock.batch, config.training.micro_batch_size, layout.data_parallel_size)
     batch_samples, dtype = clock.batch.global_batch_samples, config.precision.dtype
     speed = Speed.of(config.planning, dtype, layout.num_gpus, sizes.shape, batch_samples)
     answer: Answer | None = None
@@ -105,15 +105,6 @@ def warnings_of(plan: RunPlan) -> list[str]:
 def _clock(config: RunConfig, shape: ModelShape, layout: Layout) -> RunClock:
     batch_samples = config.global_batch_size(layout.data_parallel_size)
     return RunClock.build(shape, batch_samples, config.build_method(), config.training, config.optimizer)
-
-
-def _check_batches(config: RunConfig, clock: RunClock, layout: Layout) -> None:
-    """Every batch of the run splits into what the processes compute."""
-    micro_batch_size = config.training.micro_batch_size
-    clock.batch.check_divisible(micro_batch_size, layout.data_parallel_size)
-    for batch_samples in clock.batch.sizes:
-        microbatches_each = batch_samples // (micro_batch_size * layout.data_parallel_size)
-        check_microbatches(config.parallel, microbatches_each, batch_samples)
 
 
 def _train_tokens(clock: RunClock, plan: RunPlan) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag_name
 from megatron.ltd.parallel.config import ParallelConfig
-from megatron.ltd.parallel.layout import layers_per_stage, virtual_stages
+from megatron.ltd.parallel.layout import layers_per_stage, layout_text, virtual_stages
 
 _SIZES = ("tensor_model_parallel_size", "context_parallel_size", "pipeline_model_parallel_size")
 
@@ -60,19 +60,7 @@ class Layout:
     @property
     def text(self) -> str:
         """Such as "64 GPUs: tensor 2 with sequence parallelism x data 32 with distributed optimizer"."""
-        parallel = self.parallel
-        interleaved = f" interleaved in {self.num_chunks} chunks each" if self.num_chunks > 1 else ""
-        sizes = (
-            (parallel.tensor_model_parallel_size, "tensor", " with sequence parallelism" * parallel.sequence_parallel),
-            (parallel.context_parallel_size, "context", ""),
-            (parallel.pipeline_model_parallel_size, "pipeline", interleaved),
-            (
-                self.data_parallel_size,
-                "data",
-                " with distributed optimizer" if parallel.use_distributed_optimizer else "",
-            ),
-        )
-        parts = " x ".join(f"{name} {size}{how}" for size, name, how in sizes if size > 1)
+        parts = layout_text(self.parallel, self.data_parallel_size, self.num_chunks)
         return f"{self.num_gpus} GPU{'s' if self.num_gpus > 1 else ''}" + (f": {parts}" if parts else "")
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Hugging Face's models in our terms: flags, names and layouts of tensors. Knows nothing of training."""
+"""Hugging Face's models: conversion of settings, and of names and layouts of tensors."""

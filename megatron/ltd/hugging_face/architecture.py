@@ -1,16 +1,18 @@
-"""What is known of one architecture of Hugging Face's, and how a tensor of ours is made of theirs and back. No torch.
+"""The description of a Hugging Face architecture, and the conversion of tensors in both directions. No torch.
 
-    Architecture   config.json <-> our flags, and of every tensor of ours its counterpart
-    Counterpart    the tensors of theirs behind one of ours, and the arrangement between them
-    Arrangement    to_ours(to_theirs(tensor)) == tensor: both directions stand together, so that they cannot disagree
+"Ours" are Megatron-Core's tensors and our flags, "theirs" are Hugging Face's.
 
-Rows of ours that hold attention heads lie key-value head by key-value head, each with the queries that it serves before
-it; theirs are all queries, then all keys, then all values:
+    Architecture   config.json <-> our flags, and the counterpart of each of our tensors
+    Counterpart    their tensors for one of ours, and the arrangement between them
+    Arrangement    to_ours(to_theirs(tensor)) == tensor: both directions are in one class, so that they match
+
+Our rows of attention heads are grouped by key-value head, each after the queries that share it; theirs are all queries,
+then all keys, then all values:
 
     ours    [q q k v | q q k v]        theirs    [q q q q] [k k] [v v]
 
-Tensors are only sliced, turned and joined: nothing is computed, so that every value stays what it was. Not here: which
-tensors an architecture has (``gpt2``, ``llama``), and where they lie (``weights``, ``shards``).
+Tensors are only sliced, transposed and concatenated, so that no value changes. Not here: the tensors of an architecture
+(``gpt2``, ``llama``), and their files (``weights``, ``shards``).
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HEAD = "lm_head.weight"
-"""Their output matrix, the one tensor that is named without the architecture's prefix."""
+"""Their output matrix, the only tensor without the prefix of the architecture."""
 
 
 class Arrangement:
-    """One tensor of ours is one of theirs, unchanged; subclasses say otherwise."""
+    """One of our tensors is one of theirs, unchanged. Subclasses convert."""
 
     def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
-        """The tensor of ours that holds what ``theirs`` hold, which come in the order of ``Counterpart.names``."""
+        """Our tensor from ``theirs``, in the order of ``Counterpart.names``."""
         (tensor,) = theirs
         return tensor
 
@@ -47,7 +49,7 @@ SAME = Arrangement()
 
 @dataclass(frozen=True)
 class Joined(Arrangement):
-    """Theirs are the parts of ours, one after the other along the rows."""
+    """Our tensor is the concatenation of theirs along the rows."""
 
     part_rows: tuple[int, ...]
 
@@ -62,7 +64,7 @@ class Joined(Arrangement):
 
 @dataclass(frozen=True)
 class Heads(Arrangement):
-    """Theirs are queries, keys and values; ours lie together, key-value head by key-value head."""
+    """Theirs are queries, keys and values; ours is one tensor, grouped by key-value head."""
 
     groups: int
     """Key-value heads."""
@@ -88,7 +90,7 @@ class Heads(Arrangement):
 
 @dataclass(frozen=True)
 class JoinedHeads(Arrangement):
-    """As ``Heads``, but theirs too are in one tensor: all queries, then all keys, then all values."""
+    """As ``Heads``, but theirs is also one tensor: all queries, then all keys, then all values."""
 
     heads: Heads
 
@@ -103,8 +105,8 @@ class JoinedHeads(Arrangement):
 
 
 @dataclass(frozen=True)
-class Turned(Arrangement):
-    """Theirs is a matrix [in, out] of what ``rows`` arranges as [out, in]."""
+class Transposed(Arrangement):
+    """Theirs is a matrix [in, out], ours is [out, in]; ``rows`` arranges the rows of the latter."""
 
     rows: Arrangement = SAME
 
@@ -118,7 +120,7 @@ class Turned(Arrangement):
 
 
 def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """``torch.cat`` without torch, whose import a command line that is only read does not wait for."""
+    """``torch.cat`` without importing torch, which would delay reading a command line."""
     shape = list(parts[0].shape)
     shape[dim] = sum(part.shape[dim] for part in parts)
     whole, start = parts[0].new_empty(shape), 0
@@ -130,17 +132,17 @@ def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 @dataclass(frozen=True)
 class Counterpart:
-    """The tensors of theirs behind one of ours."""
+    """Their tensors for one of ours."""
 
     names: tuple[str, ...]
-    """Without the architecture's prefix."""
+    """Their names, without the prefix of the architecture."""
     shapes: tuple[tuple[int, ...], ...]
-    """Theirs, in the order of ``names``."""
+    """Their shapes, in the order of ``names``."""
     shape: tuple[int, ...]
-    """Ours; of an embedding without padding rows."""
+    """Our shape; for an embedding without padding rows."""
     arrangement: Arrangement = SAME
     is_vocabulary: bool = False
-    """A row for each token id: ours may have more rows, which pad it."""
+    """Whether there is a row for each token id; our tensor may have more rows as padding."""
 
     @classmethod
     def same(cls, name: str, *shape: int, is_vocabulary: bool = False) -> Counterpart:
@@ -150,26 +152,26 @@ class Counterpart:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One of Hugging Face's architectures that models of ours have too."""
+    """A Hugging Face architecture that is also one of our models."""
 
     model_type: str
-    """As config.json names it."""
+    """Its name in config.json."""
     title: str
-    """As people name it."""
+    """Its usual name."""
     class_name: str
-    """Of its language model in ``transformers``."""
+    """The class of its language model in ``transformers``."""
     prefix: str
-    """What the names of a language model's tensors begin with, and a bare model's do not."""
+    """Prefix of the names of a language model's tensors, which those of a bare model do not have."""
     model_flags: Callable[[ConfigFile], dict[str, Any]]
-    """The model of a config.json as fields of ``ModelConfig``. Raises ``UserError`` for one that ours cannot be."""
+    """The model of a config.json as fields of ``ModelConfig``. Raises ``UserError`` if it is not supported."""
     config_entries: Callable[[ModelConfig], dict[str, Any]]
-    """The inverse: what config.json says of a model's shape."""
+    """The inverse: the entries of config.json for a model."""
     counterparts: Callable[[ModelConfig, int], dict[str, Counterpart]]
-    """Of every tensor of ours, theirs. The number is their vocabulary, not padded."""
+    """Their counterpart of each of our tensors. The number is their vocabulary size, not padded."""
     is_left_out: Callable[[str, ModelConfig], bool]
-    """Whether a tensor of theirs has no counterpart and needs none."""
+    """Whether one of their tensors needs no counterpart."""
     needs: Callable[[ModelConfig], Mapping[str, bool]]
-    """What a model of ours must be to be one of these, as flags that say it, and whether it is."""
+    """The conditions for our model to have this architecture, as flags, and whether they are met."""
 
     def full_name(self, name: str) -> str:
         """A tensor's name in the files of a language model."""

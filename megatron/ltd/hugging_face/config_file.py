@@ -1,11 +1,10 @@
-"""A folder as Hugging Face writes it, seen by its config.json. No torch.
+"""The config.json of a Hugging Face folder. No torch.
 
-    config.json                                           which model this is, and its shape
+    config.json                                           the architecture and the sizes of the model
     model.safetensors, or model.safetensors.index.json    its tensors (``weights``)
-    vocab.json, merges.txt, or tokenizer.model            the tokenizer, where it lies there
+    vocab.json, merges.txt, or tokenizer.model            the tokenizer, if it is in the folder
 
-Every mistake is a ``UserError`` that names ``--load`` and the folder. Not here: what the entries of a config.json mean
-(``gpt2``, ``llama``).
+Errors are ``UserError`` with ``--load`` and the folder. Not here: the meaning of the entries (``gpt2``, ``llama``).
 """
 
 from __future__ import annotations
@@ -24,49 +23,50 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 VOCABULARY, MERGES, SENTENCEPIECE = "vocab.json", "merges.txt", "tokenizer.model"
+TOKENIZER = "tokenizer.json"
 _SIZE_LIMIT = 1 << 31
 _LONGEST_SHOWN = 100
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def is_hugging_face(folder: Path) -> bool:
-    """Whether ``folder`` holds a Hugging Face model, or a part of one, and no checkpoint of this program."""
+    """Whether ``folder`` has a Hugging Face model, or a part of one, and no checkpoint of this program."""
     ours = any(path.is_dir() for path in folder.glob("iter_*"))
     return not ours and any((folder / name).is_file() for name in (CONFIG, WEIGHTS, INDEX, *_PICKLED))
 
 
 def refuse_pickled(folder: Path) -> None:
-    """Refuse a folder whose weights are in a pickle and in no safetensors file. Raises ``UserError``."""
+    """Raise ``UserError`` for a folder whose weights are in a pickle only, not in safetensors."""
     pickled = next((name for name in _PICKLED if (folder / name).is_file()), None)
     if pickled is not None and not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
         raise UserError(
-            f"--load {folder} holds its weights in {pickled} only, and a pickle can run code: only safetensors are "
-            "read; save the model anew with transformers (save_pretrained writes safetensors)"
+            f"--load {folder}: has its weights in {pickled} only, and a pickle can run code; save the model as "
+            "safetensors, with save_pretrained of transformers"
         )
 
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """The entries of a folder's config.json, each asked for by name and checked as it is."""
+    """The entries of a folder's config.json, which are checked when they are read."""
 
     folder: Path
     entries: Mapping[str, Any]
 
     @classmethod
     def read(cls, folder: Path) -> ConfigFile:
-        """Raises ``UserError`` where there is none, or what is there is no JSON object."""
+        """Raises ``UserError`` if the file is missing, or not a JSON object."""
         path = folder / CONFIG
         try:
             entries = parse_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(
-                f"--load {folder}: {CONFIG} cannot be read ({error.strerror}), and it says what model this is: name "
-                "a folder that holds it beside the weights"
+                f"--load {folder}: {CONFIG} cannot be read ({error.strerror}); use a folder that has it beside the "
+                "weights"
             ) from None
         except ValueError as error:
-            raise UserError(f"--load {folder}: {CONFIG} is not JSON ({error}): take the folder anew") from None
+            raise UserError(f"--load {folder}: {CONFIG} is not JSON ({error}); download the folder again") from None
         if not isinstance(entries, dict):
-            raise UserError(f"--load {folder}: {CONFIG} is no JSON object: take the folder anew")
+            raise UserError(f"--load {folder}: {CONFIG} is not a JSON object; download the folder again")
         return cls(folder, entries)
 
     @property
@@ -74,11 +74,11 @@ class ConfigFile:
         return str(self.entries.get("model_type"))
 
     def size(self, name: str, default: int | None = None) -> int:
-        """An entry that counts something; ``default`` where it is absent or null, None if it must be there."""
+        """An entry that is a count; ``default`` if it is absent or null, None if it is required."""
         value = self.entries.get(name)
         value = default if value is None else value
         if type(value) is not int or not 0 < value < _SIZE_LIMIT:
-            raise self.refusal(name, f"it must be a whole number above 0 and below {_SIZE_LIMIT:,}")
+            raise self.refusal(name, f"it must be an integer above 0 and below {_SIZE_LIMIT:,}")
         return value
 
     def number(self, name: str, default: float) -> float:
@@ -100,21 +100,21 @@ class ConfigFile:
         return value
 
     def refuse_quantized(self) -> None:
-        """Raise ``UserError`` where the weights are said to be stored in fewer bits than their values have."""
+        """Raise ``UserError`` if the weights are quantized."""
         table = self.entries.get("quantization_config")
         if table is not None:
             method = table.get("quant_method") if isinstance(table, dict) else None
             raise UserError(
                 f"--load {self.folder}: in {CONFIG}, quantization_config says that the weights are quantized "
-                f"({method}): take the model that was quantized"
+                f"({method}); use the original model"
             )
 
     def refusal(self, name: str, rule: str) -> UserError:
-        """What to raise for an entry that breaks ``rule``."""
+        """The error for an entry that breaks ``rule``."""
         try:
             value = json.dumps(self.entries[name]) if name in self.entries else "missing"
         except RecursionError:
-            value = "values in values"
+            value = "nested too deeply"
         if len(value) > _LONGEST_SHOWN:
             value = f"{value[:_LONGEST_SHOWN]}..."
         return UserError(f"--load {self.folder}: in {CONFIG}, {name} is {value}: {rule}")

@@ -1,4 +1,4 @@
-"""Hugging Face's GPT-2: its config.json as our flags and back, and its tensors beside Megatron-Core's. No torch.
+"""Hugging Face's GPT-2: conversion of its config.json and of its tensors. No torch.
 
     theirs (l = h.0, h.1, ...)        ours (l = decoder.layers.0, ...)
     wte [V, H]                        embedding.word_embeddings [V padded, H]
@@ -10,10 +10,10 @@
     l.mlp.c_proj [4H, H]              l.mlp.linear_fc2 [H, 4H]
     ln_f [H]                          decoder.final_layernorm
 
-Two things differ but the names. Theirs are ``Conv1D``, which stores [in, out]. And c_attn holds all queries, then all
-keys, then all values; linear_qkv holds a head's query, key and value together, head after head.
+Besides the names there are two differences: theirs are ``Conv1D``, which stores [in, out]; and c_attn has all queries,
+then all keys, then all values, while linear_qkv has query, key and value of each head together.
 
-Our names are those of a checkpoint with a layer's number in it: the same with and without Transformer Engine.
+Our names are those in a checkpoint, with the number of the layer: the same with and without Transformer Engine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from megatron.ltd.hugging_face.architecture import (
     Counterpart,
     Heads,
     JoinedHeads,
-    Turned,
+    Transposed,
 )
 from megatron.ltd.hugging_face.config_file import ConfigFile
 from megatron.ltd.models.config import ModelConfig
@@ -41,14 +41,14 @@ _BUFFERS = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # the causal mask, which
 
 
 def model_flags(file: ConfigFile) -> dict[str, Any]:
-    """The model of a config.json as fields of ``ModelConfig``. Raises ``UserError`` for one that is no such GPT-2."""
+    """The model of a config.json as fields of ``ModelConfig``. Raises ``UserError`` if it is not supported."""
     file.refuse_quantized()
     for name, value in _FIXED.items():
         if file.switch(name, value) is not value:
-            raise file.refusal(name, f"only models with {str(value).lower()} there can be loaded; take another model")
+            raise file.refusal(name, f"only models with {str(value).lower()} are supported; use another model")
     activation = file.entries.get("activation_function", _TANH_GELUS[0])
     if activation not in (*_TANH_GELUS, "gelu"):
-        raise file.refusal("activation_function", f"only gelu and {', '.join(_TANH_GELUS)} can be loaded")
+        raise file.refusal("activation_function", f"only gelu and {', '.join(_TANH_GELUS)} are supported")
     hidden_size, positions = file.size("n_embd"), file.size("n_positions")
     return {
         "num_layers": file.size("n_layer"),
@@ -66,7 +66,7 @@ def model_flags(file: ConfigFile) -> dict[str, Any]:
 
 
 def config_entries(model: ModelConfig) -> dict[str, Any]:
-    """What config.json says of the shape of a model that ``needs`` admits."""
+    """The entries of config.json for a model that meets ``needs``."""
     return {
         "n_layer": model.num_layers,
         "n_embd": model.hidden_size,
@@ -85,7 +85,7 @@ def config_entries(model: ModelConfig) -> dict[str, Any]:
 
 
 def counterparts(model: ModelConfig, vocab_size: int) -> dict[str, Counterpart]:
-    """Of every tensor of ours, the one of theirs. ``vocab_size`` is theirs, not padded."""
+    """Their counterpart of each of our tensors. ``vocab_size`` is theirs, not padded."""
     hidden, mlp = model.hidden_size, model.mlp_size
     ours = {
         "embedding.word_embeddings.weight": Counterpart.same("wte.weight", vocab_size, hidden, is_vocabulary=True),
@@ -107,12 +107,12 @@ def counterparts(model: ModelConfig, vocab_size: int) -> dict[str, Counterpart]:
 
 
 def is_left_out(name: str, model: ModelConfig) -> bool:
-    """Whether a tensor of theirs has no counterpart and needs none: a buffer, or a copy of the tied embedding."""
+    """Whether one of their tensors needs no counterpart: a buffer, or a copy of the tied embedding."""
     return _BUFFERS.fullmatch(name) is not None or (model.tied_embeddings and name == HEAD)
 
 
 def needs(model: ModelConfig) -> Mapping[str, bool]:
-    """What a model of ours must be to be a GPT-2, in flags."""
+    """The conditions for our model to be a GPT-2, as flags."""
     return {
         "--position-embedding-type learned_absolute": model.position_embedding_type == "learned_absolute",
         "--normalization LayerNorm": model.normalization == "LayerNorm",
@@ -128,10 +128,10 @@ def _norm(ours: str, theirs: str, size: int) -> dict[str, Counterpart]:
 
 
 def _linear(ours: str, theirs: str, inputs: int, outputs: int, rows: Arrangement = SAME) -> dict[str, Counterpart]:
-    """Weight and bias of a linear layer; ``rows`` puts the rows [outputs, ...] of either in our order."""
+    """Weight and bias of a linear layer; ``rows`` arranges the rows [outputs, ...] of both."""
     weight, bias = f"{theirs}weight", f"{theirs}bias"
     return {
-        f"{ours}weight": Counterpart((weight,), ((inputs, outputs),), (outputs, inputs), Turned(rows)),
+        f"{ours}weight": Counterpart((weight,), ((inputs, outputs),), (outputs, inputs), Transposed(rows)),
         f"{ours}bias": Counterpart((bias,), ((outputs,),), (outputs,), rows),
     }
 

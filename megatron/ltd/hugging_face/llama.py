@@ -1,6 +1,6 @@
-"""Hugging Face's Llama: its config.json as our flags and back, and its tensors beside Megatron-Core's. No torch.
+"""Hugging Face's Llama: conversion of its config.json and of its tensors. No torch.
 
-N heads of size D, G key-value heads, F the MLP's width.
+N heads of size D, G key-value heads, F the size of the MLP.
 
     theirs (l = layers.0, ...)                     ours (l = decoder.layers.0, ...)
     embed_tokens [V, H]                            embedding.word_embeddings [V padded, H]
@@ -11,11 +11,11 @@ N heads of size D, G key-value heads, F the MLP's width.
     l.mlp.{gate,up}_proj [F, H]                    l.mlp.linear_fc1 [2 F, H]
     l.mlp.down_proj [H, F]                         l.mlp.linear_fc2 [H, F]
     norm [H]                                       decoder.final_layernorm
-    lm_head [V, H], where untied                   output_layer [V padded, H]
+    lm_head [V, H], if untied                      output_layer [V padded, H]
 
-Both turn the first half of a head against the second (not neighbours), by the same angles: no row changes its place
-within a head. Linear layers have biases all (``attention_bias`` and ``mlp_bias``) or none. Positions that are scaled
-(``rope_scaling``, as from Llama 3.1 on) are another model.
+Both rotate the first half of a head with the second (not neighbours), by the same angles, so that rows within a head
+keep their order. All linear layers have biases (``attention_bias`` and ``mlp_bias``), or none. Scaled positions
+(``rope_scaling``, as in Llama 3.1 and later) are not supported.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _BUFFER = "rotary_emb.inv_freq"  # which older files hold
 
 
 def model_flags(file: ConfigFile) -> dict[str, Any]:
-    """The model of a config.json as fields of ``ModelConfig``. Raises ``UserError`` for one that ours cannot be."""
+    """The model of a config.json as fields of ``ModelConfig``. Raises ``UserError`` if it is not supported."""
     file.refuse_quantized()
     if file.entries.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise file.refusal("hidden_act", "only silu can be loaded")
+        raise file.refusal("hidden_act", "only silu is supported")
     bias = file.switch("attention_bias", False)
     if file.switch("mlp_bias", False) is not bias:
-        raise file.refusal("mlp_bias", f"only models with the same as attention_bias, {str(bias).lower()}, are loaded")
+        raise file.refusal("mlp_bias", f"it must equal attention_bias, which is {str(bias).lower()}")
     hidden_size, heads = file.size("hidden_size"), file.size("num_attention_heads")
     groups, positions = file.size("num_key_value_heads", heads), file.size("max_position_embeddings")
     head_size = file.size("head_dim", max(1, hidden_size // heads))
@@ -66,24 +66,24 @@ def model_flags(file: ConfigFile) -> dict[str, Any]:
 
 
 def _rotary_base(file: ConfigFile) -> int:
-    """The base of the rotary positions, which newer libraries keep in a table. Raises ``UserError`` for scaled ones."""
+    """The base of the rotary positions, which newer versions store in a table. Raises ``UserError`` for scaled ones."""
     for name in ("rope_scaling", "rope_parameters"):
         table = file.entries.get(name)
         if table is None:
             continue
         if not isinstance(table, dict) or table.get("rope_type", table.get("type", _PLAIN_ROPE)) != _PLAIN_ROPE:
-            raise file.refusal(name, f"only plain rotary positions (rope_type {_PLAIN_ROPE}) can be loaded")
+            raise file.refusal(name, f"only plain rotary positions (rope_type {_PLAIN_ROPE}) are supported")
     table = ConfigFile(file.folder, {**file.entries, **(file.entries.get("rope_parameters") or {})})
     if table.number("partial_rotary_factor", 1.0) != 1.0:
-        raise table.refusal("partial_rotary_factor", "Llama turns whole heads; take a model without it")
+        raise table.refusal("partial_rotary_factor", "Llama rotates whole heads; use a model without it")
     theta = table.number("rope_theta", _THETA)
     if theta < 1 or theta != int(theta):
-        raise table.refusal("rope_theta", "--rotary-base is a whole number, at least 1; take another model")
+        raise table.refusal("rope_theta", "--rotary-base is an integer, at least 1; use another model")
     return int(theta)
 
 
 def config_entries(model: ModelConfig) -> dict[str, Any]:
-    """What config.json says of the shape of a model that ``needs`` admits."""
+    """The entries of config.json for a model that meets ``needs``."""
     return {
         "num_hidden_layers": model.num_layers,
         "hidden_size": model.hidden_size,
@@ -106,7 +106,7 @@ def config_entries(model: ModelConfig) -> dict[str, Any]:
 
 
 def counterparts(model: ModelConfig, vocab_size: int) -> dict[str, Counterpart]:
-    """Of every tensor of ours, those of theirs. ``vocab_size`` is theirs, not padded."""
+    """Their counterparts of each of our tensors. ``vocab_size`` is theirs, not padded."""
     hidden, mlp, head_size = model.hidden_size, model.mlp_size, model.head_size
     ours = {
         "embedding.word_embeddings.weight": Counterpart.same(
@@ -138,7 +138,7 @@ def counterparts(model: ModelConfig, vocab_size: int) -> dict[str, Counterpart]:
 def _linear(
     ours: str, theirs: Mapping[str, int], inputs: int, arrangement: Arrangement, kinds: tuple[str, ...]
 ) -> dict[str, Counterpart]:
-    """Weight, and bias where there is one, of a linear layer of ours that is those of ``theirs``, by name and rows."""
+    """Weight, and if there is one bias, of our linear layer for ``theirs``, given by name and number of rows."""
     rows, columns = tuple(theirs.values()), {"weight": (inputs,), "bias": ()}
     return {
         f"{ours}{kind}": Counterpart(
@@ -152,12 +152,12 @@ def _linear(
 
 
 def is_left_out(name: str, model: ModelConfig) -> bool:
-    """Whether a tensor of theirs has no counterpart and needs none: a buffer, or a copy of the tied embedding."""
+    """Whether one of their tensors needs no counterpart: a buffer, or a copy of the tied embedding."""
     return name.endswith(_BUFFER) or (model.tied_embeddings and name == HEAD)
 
 
 def needs(model: ModelConfig) -> Mapping[str, bool]:
-    """What a model of ours must be to be a Llama, in flags."""
+    """The conditions for our model to be a Llama, as flags."""
     return {
         "--position-embedding-type rope": model.position_embedding_type == "rope",
         "--normalization RMSNorm": model.normalization == "RMSNorm",

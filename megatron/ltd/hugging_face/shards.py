@@ -1,12 +1,11 @@
-"""A model's tensors into safetensors files, one after the other: memory holds one of them at a time.
+"""Writes the tensors of a model into safetensors files, one at a time.
 
     model.safetensors                                      or, of more than ``max_shard_bytes``:
     model-00001-of-00003.safetensors, ...                  and model.safetensors.index.json, which lists them
 
     file = length of the header [8 bytes, little-endian], header [JSON: type, shape and place of each tensor], tensors
 
-The format's own library writes a whole file from memory, twice over; it is plain enough to be written as it comes. Not
-here: reading (``weights``), which is the library's.
+The format's own library needs all of a file in memory, twice. Reading (``weights``) uses the library.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _ALIGNMENT_BYTES = 8
 
 @dataclass(frozen=True)
 class WrittenWeights:
-    """What was written."""
+    """The files that were written, and their size."""
 
     files: tuple[str, ...]
     num_parameters: int
@@ -46,9 +45,9 @@ def write_weights(
     dtype: torch.dtype,
     max_shard_bytes: int,
 ) -> WrittenWeights:
-    """Write every tensor of theirs that ``counterparts`` name. ``read`` gives the one of ours, by its name.
+    """Write all of their tensors in ``counterparts``. ``read`` returns one of our tensors by its name.
 
-    A tensor of ours that is larger than ``max_shard_bytes`` has a file of its own. Raises ``OSError``.
+    A tensor that is larger than ``max_shard_bytes`` gets a separate file. Raises ``OSError``.
     """
     shards = _shards(counterparts, dtype.itemsize, max_shard_bytes)
     count = len(shards)
@@ -70,7 +69,7 @@ def write_weights(
 
 
 def _shards(counterparts: Mapping[str, Counterpart], value_bytes: int, max_shard_bytes: int) -> list[list[str]]:
-    """Names of ours, in order, in runs of at most ``max_shard_bytes``."""
+    """Our names, in order, in groups of at most ``max_shard_bytes``."""
     shards: list[list[str]] = [[]]
     filled_bytes = 0
     for name, counterpart in counterparts.items():

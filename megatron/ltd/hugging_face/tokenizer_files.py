@@ -1,17 +1,16 @@
-"""A tokenizer of ours as Hugging Face's ``AutoTokenizer`` reads it: the same ids for the same text.
+"""Writes a tokenizer for Hugging Face's ``AutoTokenizer``, which gives the same ids for the same text.
 
-    tokenizer.json            what it does, as the library ``tokenizers`` reads it
-    tokenizer_config.json     special tokens, the model's length
-    vocab.json, merges.txt, or tokenizer.model      the files it was made of, which ``import_hf.py`` and others read
+    tokenizer.json            the tokenizer, for the library ``tokenizers``
+    tokenizer_config.json     special tokens, the length of the model
+    vocab.json, merges.txt, or tokenizer.model      the original files, which ``import_hf.py`` and others read
 
-A SentencePiece model comes without its settings, so that they are found by trying: of the few ways in which one can
-work, that is taken which gives the same ids on texts of all sorts, and where none does the model is refused. Of a
-unigram model two splits can be equally likely, to the rounding of sums: then the other one may be found.
+The settings of a SentencePiece model are not in its file, so that they are found by trying: of the few possible
+settings the one that gives the same ids on varied texts is used, and if none does the model is refused. Two splits of a
+unigram model can be equally likely up to rounding, so that the other one may be found.
 
-Two things are Hugging Face's custom and not ours: the spelling of a special token in a text is that token, and U+2581
-is a space.
+Two conventions are Hugging Face's: the spelling of a special token in a text is that token, and U+2581 is a space.
 
-A byte-level tokenizer has no counterpart there.
+A byte-level tokenizer has no counterpart.
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.hugging_face.config_file import MERGES, SENTENCEPIECE, VOCABULARY
+from megatron.ltd.hugging_face.config_file import MERGES, SENTENCEPIECE, TOKENIZER, VOCABULARY
 from megatron.ltd.tokenizers.base import Tokenizer, needs_tokenizers, read_definition
-from megatron.ltd.tokenizers.config import TokenizerFiles
-from megatron.ltd.tokenizers.gpt2_bpe import END_OF_TEXT
+from megatron.ltd.tokenizers.config import WORDPIECE_TYPES, TokenizerFiles
+from megatron.ltd.tokenizers.gpt2_bpe import END_OF_TEXT, byte_alphabet
+from megatron.ltd.tokenizers.tiktoken_ranks import WORDS, TikTokenizer
 
 if TYPE_CHECKING:
     import tokenizers
@@ -46,29 +46,30 @@ _PROBES = (
 
 @dataclass(frozen=True)
 class _SentencePiece:
-    """How a SentencePiece model may work."""
+    """Possible settings of a SentencePiece model."""
 
     merges: bool
-    """By merging pairs, as against the likeliest split."""
+    """Whether it merges pairs (BPE), instead of finding the most likely split (unigram)."""
     space_before: bool
-    """Whether a text that begins without a space is given one."""
+    """Whether a space is added before the text."""
 
 
 def check_tokenizer(tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer that Hugging Face has no class for. Raises ``UserError``."""
-    if tokenizer.name not in ("GPT2BPETokenizer", "SentencePieceTokenizer"):
+    """Raise ``UserError`` for a tokenizer that Hugging Face has no class for."""
+    if tokenizer.name == "ByteTokenizer" or tokenizer.name in WORDPIECE_TYPES:
         raise UserError(
-            f"--tokenizer-type {tokenizer.name} is the run's, and Hugging Face has no class for it: leave the "
-            "tokenizer's files out with --no-tokenizer"
+            f"--tokenizer-type {tokenizer.name}: Hugging Face has no class for the tokenizer of this run; use "
+            "--no-tokenizer to export without its files"
         )
     with needs_tokenizers("exporting a tokenizer (see --no-tokenizer)"):
         import tokenizers  # noqa: F401
 
 
 def write_tokenizer(folder: Path, files: TokenizerFiles, tokenizer: Tokenizer, max_tokens: int) -> None:
-    """Write the files of ``tokenizer``, which ``files`` made; ``max_tokens``: what its model has positions for.
+    """Write the files of ``tokenizer``, which was built from ``files``; ``max_tokens``: the longest context of the
+    model.
 
-    Raises ``UserError`` where no tokenizer of Hugging Face's gives the same ids.
+    Raises ``UserError`` if no Hugging Face tokenizer gives the same ids.
     """
     if tokenizer.name == "GPT2BPETokenizer":
         vocabulary = read_definition("--vocab-file", files.vocab_file, tokenizer.name)
@@ -76,12 +77,23 @@ def write_tokenizer(folder: Path, files: TokenizerFiles, tokenizer: Tokenizer, m
         (folder / VOCABULARY).write_bytes(vocabulary)
         (folder / MERGES).write_bytes(merges)
         converted, eod = _byte_level(json.loads(vocabulary), merges.decode("utf-8")), END_OF_TEXT
-        unknown = END_OF_TEXT
+        unknown: str | None = END_OF_TEXT
+        definition = converted.to_str().encode()
+    elif isinstance(tokenizer, TikTokenizer):
+        definition, eod, unknown = _from_ranks(tokenizer).to_str().encode(), tokenizer.decode([tokenizer.eod]), None
+    elif tokenizer.name == "HuggingFaceTokenizer":
+        from megatron.ltd.tokenizers.hugging_face import HuggingFaceTokenizer
+
+        assert isinstance(tokenizer, HuggingFaceTokenizer)
+        # Without what it would put before and after a text: the run has not seen it.
+        definition = json.dumps({**json.loads(tokenizer.definition), "post_processor": None}).encode()
+        eod, unknown = tokenizer.eod_token, None
     else:
         model = read_definition("--tokenizer-model", files.tokenizer_model, tokenizer.name)
         (folder / SENTENCEPIECE).write_bytes(model)
         converted, eod, unknown = _from_sentencepiece(model, str(files.tokenizer_model), tokenizer)
-    converted.save(str(folder / "tokenizer.json"))
+        definition = converted.to_str().encode()
+    (folder / TOKENIZER).write_bytes(definition)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": eod,
@@ -106,6 +118,32 @@ def _byte_level(vocabulary: dict[str, int], merges: str) -> tokenizers.Tokenizer
     return converted
 
 
+def _from_ranks(tokenizer: TikTokenizer) -> tokenizers.Tokenizer:
+    """Byte pieces that merge in the order of their ids, after Llama 3's split into words."""
+    from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Converted
+
+    spelling = {byte: character for character, byte in byte_alphabet().items()}
+    vocabulary = {"".join(spelling[byte] for byte in piece): token for piece, token in tokenizer.ranks.items()}
+    converted = Converted(models.BPE(vocab=vocabulary, merges=list(_merges(vocabulary)), ignore_merges=True))
+    converted.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    converted.decoder = decoders.ByteLevel()
+    converted.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in tokenizer.special_tokens]
+    )
+    if any(converted.encode(text).ids != tokenizer.encode(text) for text in _PROBES):
+        raise UserError(
+            "--tokenizer-type TikTokenizer: the library tokenizers gives other ids for these ranks: leave the "
+            "tokenizer's files out with --no-tokenizer"
+        )
+    return converted
+
+
 def _from_sentencepiece(model: bytes, source: str, tokenizer: Tokenizer) -> tuple[tokenizers.Tokenizer, str, str]:
     """The tokenizer, how its end of document is spelled, and its unknown piece."""
     import sentencepiece
@@ -117,13 +155,13 @@ def _from_sentencepiece(model: bytes, source: str, tokenizer: Tokenizer) -> tupl
         if all(converted.encode(text).ids == tokenizer.encode(text) for text in _PROBES):
             return converted, processor.id_to_piece(tokenizer.eod), processor.id_to_piece(processor.unk_id())
     raise UserError(
-        f"--tokenizer-model {source}: changes text in a way (such as a normalisation) that is not carried over to "
-        "Hugging Face's format: leave the tokenizer's files out with --no-tokenizer"
+        f"--tokenizer-model {source}: changes text in a way (such as normalisation) that cannot be converted to "
+        "Hugging Face's format; use --no-tokenizer to export without its files"
     )
 
 
 def _has_ranks(processor: Any) -> bool:
-    """Whether scores are the order of merges, and no probabilities."""
+    """Whether scores are the order of merges, not probabilities."""
     scores = [processor.get_score(token) for token in _usual_pieces(processor)]
     return scores == [float(-rank) for rank in range(len(scores))]
 
@@ -165,7 +203,7 @@ def _build(processor: Any, way: _SentencePiece, eod: int) -> tokenizers.Tokenize
 
 
 def _merges(text: dict[str, int]) -> Iterator[tuple[str, str]]:
-    """Every pair of pieces that makes a piece, in the order in which pieces were learned."""
+    """All pairs of pieces that make a piece, in the order of the pieces."""
     for piece in sorted(text, key=text.__getitem__):
         for cut in range(1, len(piece)):
             left, right = piece[:cut], piece[cut:]

@@ -1,17 +1,16 @@
-"""Tensors of a Hugging Face folder into a model, under any layout: each process reads what it holds a share of.
+"""Loads the tensors of a Hugging Face folder into a model, under any layout: each process reads what it needs.
 
-    ImportedModel.open        names and shapes in all files: each tensor of ours has its counterpart, none of theirs
-                              is left over
-    ImportedModel.read        one tensor: read, arrange, pad
-    ImportedModel.copy_into   all, one after the other: read, cut this process's share, copy
+    ImportedModel.open        checks names and shapes in all files: every tensor has its counterpart
+    ImportedModel.read        reads one tensor, converts and pads it
+    ImportedModel.copy_into   reads all tensors, one at a time, and copies this process's shares
 
-Only safetensors are read, by their own library: nothing in them can run. Not here: what the tensors are called and how
-they are arranged (``architecture``), and whether the run's flags describe the same model (``checkpoint.start``).
+Only safetensors are read, with their own library, so that no code in them can run. Not here: names and layouts of the
+tensors (``architecture``), and the comparison with the flags of the run (``checkpoint.start``).
 
-The model's vocabulary may be padded. A padding row is the mean of the true ones: its logit is the mean of theirs, so by
-Jensen's inequality p such rows beside V true ones raise the loss by at most ln(1 + p/V), whatever the text (0.0009 for
-GPT-2 padded to 50,304). Zeros would not do: GPT-2's logits lie far below 0. ``--make-vocab-size-divisible-by 1`` pads
-nothing.
+The vocabulary of the model may be padded. A padding row is the mean of the real ones: its logit is the mean of theirs,
+so that by Jensen's inequality p such rows beside V real ones raise the loss by at most ln(1 + p/V), for any text
+(0.0009 for GPT-2 padded to 50,304). Zeros would be worse, because GPT-2's logits are far below 0.
+``--make-vocab-size-divisible-by 1`` disables padding.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class _Stored:
-    """Where a tensor lies, and what it is."""
+    """A tensor in a file: path, key, shape and type."""
 
     path: Path
     key: str
@@ -48,7 +47,7 @@ class _Stored:
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """A Hugging Face model that can be loaded whole: its shape in our terms, and where its tensors lie."""
+    """A complete Hugging Face model: its settings as our flags, and the places of its tensors."""
 
     folder: Path
     architecture: Architecture
@@ -57,11 +56,11 @@ class ImportedModel:
     """Rows of its embedding [tokens], not padded."""
     counterparts: Mapping[str, Counterpart]
     stored: Mapping[str, _Stored]
-    """By their names, without prefix."""
+    """By name, without prefix."""
 
     @classmethod
     def open(cls, folder: Path) -> ImportedModel:
-        """Look at config.json and the heads of all files. Raises ``UserError`` unless all of the model is there."""
+        """Read config.json and the headers of all files. Raises ``UserError`` unless the model is complete."""
         architecture, file = read_config(folder)
         model, vocab_size = described_model(architecture, file), file.size("vocab_size")
         counterparts = architecture.counterparts(model, vocab_size)
@@ -72,13 +71,13 @@ class ImportedModel:
 
     @property
     def dtypes(self) -> set[str]:
-        """The types that tensors are stored in, as safetensors name them."""
+        """The types of the stored tensors, as named in safetensors."""
         return {self.stored[name].dtype for counterpart in self.counterparts.values() for name in counterpart.names}
 
     def read(self, name: str, num_rows: int) -> Tensor:
-        """The whole of a tensor of ours by its name; an embedding is padded to ``num_rows``.
+        """One of our tensors by its name, whole; an embedding is padded to ``num_rows``.
 
-        Its file is open for as long as that takes: an open one keeps in memory what was read of it.
+        The file is closed afterwards, because an open one keeps in memory what was read.
         """
         counterpart = self.counterparts[name]
         whole = counterpart.arrangement.to_ours([_read(self.stored[theirs]) for theirs in counterpart.names])
@@ -88,17 +87,17 @@ class ImportedModel:
         return torch.cat([whole, mean_1H.expand(num_rows - whole.shape[0], -1)])
 
     def copy_into(self, modules: Iterable[torch.nn.Module]) -> None:
-        """Set the weights of this process's parts of a model of the same shape, as ``build_chunks`` makes them."""
+        """Set the weights of this process's chunks of a model with the same sizes, as ``build_chunks`` makes them."""
         for module in modules:
             state = module.sharded_state_dict()  # type: ignore[operator]
-            apply_factories(state)  # a gated MLP's halves are parts of their own
+            apply_factories(state)  # splits the two halves of a gated MLP
             for part in nested_values(state):
                 if isinstance(part, ShardedTensor):  # Transformer Engine's modules hold other things too
                     with torch.no_grad():
                         part.data.copy_(self._share(part))
 
     def _share(self, part: ShardedTensor) -> Tensor:
-        """What the place of ``part`` in the whole model holds."""
+        """The values of ``part`` of a tensor."""
         layers, place = part.global_slice()[: part.prepend_axis_num], part.global_slice()[part.prepend_axis_num :]
         name = part.key.replace("decoder.layers.", ".".join(["decoder.layers", *map(str, layers), ""]))
         whole = self.read(name, part.global_shape[part.prepend_axis_num])
@@ -106,7 +105,7 @@ class ImportedModel:
         return whole[place]
 
     def _check_whole(self) -> None:
-        """Refuse tensors that are missing, of another shape or type than config.json says, or of no use."""
+        """Raise ``UserError`` for tensors that are missing, unknown, or do not match config.json."""
         wanted = {
             name: shape
             for counterpart in self.counterparts.values()
@@ -118,26 +117,25 @@ class ImportedModel:
         other = next((name for name in self.stored if name not in wanted and not is_left_out(name, self.model)), None)
         if other is not None:
             raise UserError(
-                f"--load {self.folder}: tensor {other} has no place in the model of {CONFIG}: take both files of one "
-                "language model"
+                f"--load {self.folder}: tensor {other} is not in the model of {CONFIG}; use both files of one language "
+                "model"
             )
 
     def _check_tensor(self, name: str, shape: tuple[int, ...]) -> None:
         tensor = self.stored.get(name)
         if tensor is None:
             raise UserError(
-                f"--load {self.folder}: tensor {name} is missing, which the model of {CONFIG} has: take the folder "
-                "anew, whole"
+                f"--load {self.folder}: tensor {name} of the model of {CONFIG} is missing; download the folder again"
             )
         if tensor.shape != shape:
             raise UserError(
                 f"--load {self.folder}: tensor {name} in {tensor.path.name} has shape {list(tensor.shape)}, and "
-                f"{CONFIG} says {list(shape)}: take both files of one model"
+                f"{CONFIG} says {list(shape)}; use both files of one model"
             )
         if tensor.dtype not in _FLOATS:
             raise UserError(
-                f"--load {self.folder}: tensor {name} is of type {tensor.dtype}: only {', '.join(_FLOATS)} can be "
-                "loaded; take a model that is not quantized"
+                f"--load {self.folder}: tensor {name} has type {tensor.dtype}, but only {', '.join(_FLOATS)} are "
+                "supported; use a model that is not quantized"
             )
 
 
@@ -147,7 +145,7 @@ def _read(stored: _Stored) -> Tensor:
 
 
 def _all_tensors(folder: Path) -> dict[str, _Stored]:
-    """Every tensor of ``folder`` by its key. Raises ``UserError`` where a file is missing or damaged."""
+    """Every tensor of ``folder`` by its key. Raises ``UserError`` if a file is missing or damaged."""
     if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
         names = _indexed_files(folder)
     else:
@@ -161,24 +159,24 @@ def _all_tensors(folder: Path) -> dict[str, _Stored]:
                     found[key] = _Stored(path, key, tuple(tensor.get_shape()), tensor.get_dtype())
         except (OSError, SafetensorError) as error:
             what = "is missing" if not path.exists() else f"cannot be read as safetensors ({error})"
-            raise UserError(f"--load {folder}: {path.name} {what}: take the folder anew, whole") from None
+            raise UserError(f"--load {folder}: {path.name} {what}; download the folder again") from None
     return found
 
 
 def _indexed_files(folder: Path) -> list[str]:
-    """The files that the index names, which lie beside it."""
+    """The files in the index, which must be in the same folder."""
     try:
         files = sorted(set(parse_json((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
         if all(Path(name).name == name for name in files):
             return files
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise UserError(f"--load {folder}: {INDEX} is no list of files beside it: take the folder anew, whole")
+    raise UserError(f"--load {folder}: {INDEX} must list files in the same folder; download the folder again")
 
 
 def _without_prefix(folder: Path, tensors: Mapping[str, _Stored], prefix: str) -> dict[str, _Stored]:
     names = {key: key.removeprefix(prefix) for key in tensors}
     twice = next((key for key, name in names.items() if name != key and name in tensors), None)
     if twice is not None:
-        raise UserError(f"--load {folder} holds {twice} and {names[twice]}: one model has one of them; take it anew")
+        raise UserError(f"--load {folder}: has both {twice} and {names[twice]}; download the folder again")
     return {names[key]: tensor for key, tensor in tensors.items()}

@@ -1,15 +1,15 @@
-"""Self-attention: which queries, keys and values there are, and core attention on torch's fused kernel.
+"""Self-attention with queries of kept tokens only, and core attention on torch's fused kernel.
 
 S queries, T keys, B micro-batch, N query heads, G key-value heads, D head size (N and G of this tensor-parallel rank).
 
     softmax(Q K^T / sqrt(D) + mask) V
 
-Causal attention needs no mask tensor, and no kernel keeps an S x T matrix (flash attention on CUDA and on CPU); on a
-CPU ``causal_blocks`` sees to it that the upper triangle is skipped. Kept tokens stay in order, so that holds for them
-too. An explicit mask, for separated documents or padding, must hold the causal part itself.
+Causal attention needs no mask tensor, and no kernel stores an S x T matrix (flash attention on CUDA and on CPU); on a
+CPU ``causal_blocks`` skips the upper triangle. Kept tokens stay in order, so that this is true for them too. An
+explicit mask, for separated documents or padding, must include the causal part.
 
 Under context parallelism each rank has an early and a late run of the queries (``routing.sequence_shard``), and gathers
-all keys and values: its early run sees the keys up to its own end, and so does its late one.
+all keys and values: each run attends to the keys up to its own end.
 
 In generation the keys and values of earlier tokens come from a cache (``key_value_cache``). Not here: sliding windows.
 """
@@ -36,11 +36,11 @@ from megatron.ltd.routing.gather_scatter import gather_tokens
 
 
 class RoutedSelfAttention(SelfAttention):
-    """Megatron-Core's ``SelfAttention``, in which some of the tokens can attend to all of them.
+    """Megatron-Core's ``SelfAttention``, in which the kept tokens can attend to all tokens.
 
-    The layer sets ``query_BK``, positions among the tokens that this rank attends with, int64 ascending, before each
-    use: queries of those alone, keys and values of all. None is plain self-attention. The projection of queries, keys
-    and values is one product, so that the queries of the other tokens are computed, and dropped.
+    The layer sets ``query_BK`` before each call: positions among the tokens of this rank, int64, ascending. Queries are
+    then those of these tokens, keys and values those of all. None is plain self-attention. Queries, keys and values are
+    projected together, so that the queries of the other tokens are computed and discarded.
     """
 
     query_BK: Tensor | None = None
@@ -91,13 +91,13 @@ class FusedAttention(MegatronModule):
     ) -> Tensor:
         """Attend; returns [S, B, N·D]. ``attention_mask`` is boolean, True where attending is forbidden.
 
-        Under context parallelism S and T are this rank's share of the sequence; the columns of the mask are all of it.
-        With a cache T are the new tokens, and what they attend to are those before them too.
+        Under context parallelism S and T are this rank's share of the sequence, but the mask has columns for all of it.
+        With a cache T are the new tokens, which also attend to the cached ones.
         """
         assert attention_bias is None and packed_seq_params is None, "neither is supported by this attention module"
         cache = current_cache()
         if cache is not None:
-            assert attention_mask is None and self.context_group is None, "a cache is of whole causal sequences"
+            assert attention_mask is None and self.context_group is None, "a cache needs whole causal sequences"
             key_TBGD, value_TBGD, attention_mask = cache.extend(self.layer_number, key_TBGD, value_TBGD)
         mask_type = self.attn_mask_type if attn_mask_type is None else attn_mask_type
         causal = attention_mask is None and mask_type == AttnMaskType.causal
@@ -113,7 +113,7 @@ class FusedAttention(MegatronModule):
         return context_BNSD.permute(2, 0, 1, 3).reshape(seq_length, batch, -1)
 
     def _causal_runs(self, query: Tensor, key: Tensor, value: Tensor, group: ProcessGroup) -> Tensor:
-        """Causal attention of the rank's two runs of queries, each to the keys up to its own end."""
+        """Causal attention of the rank's two runs of queries, each over the keys up to its own end."""
         rank, size = group.rank(), group.size()
         run_length = query.shape[2] // 2
         contexts = []

@@ -1,6 +1,6 @@
-"""Causal attention on a CPU that computes no more of the upper triangle than it must.
+"""Causal attention on a CPU that skips most of the upper triangle.
 
-B micro-batch, N heads, S sequence, D head size. Queries are taken in blocks; a block sees the keys up to its own end:
+B micro-batch, N heads, S sequence, D head size. Each block of queries attends to the keys up to its own end:
 
               keys
            ┌──┬──────────┐
@@ -11,10 +11,10 @@ B micro-batch, N heads, S sequence, D head size. Queries are taken in blocks; a 
            │░░░░░│▒▒│    │
            └─────┴──┴────┘
 
-torch's CPU kernel takes keys in runs of 512, whole: told that attention is causal, it computes the full square up to
-S = 512 and masks half of it. The kernel is the same here, called once a block, and so are the results, to rounding.
+torch's CPU kernel processes keys in chunks of 512: for causal attention it computes the full square up to S = 512 and
+masks half of it. Here the same kernel is called once per block, with the same results up to rounding.
 
-Not here: masks, dropout, and other devices, whose kernels skip what the mask hides by themselves.
+Not here: masks, dropout, and other devices, whose kernels skip masked pairs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 BLOCK_TOKENS = 128
-"""Queries a block: of 32 to 256 within 5 % of the fastest at every S from 256 to 1024, with the fewest calls."""
+"""Queries per block: of 32 to 256 within 5 % of the fastest at every S from 256 to 1024, with the fewest calls."""
 
 _attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -50,10 +50,10 @@ def _blocks(seq_length: int, staircase: Tensor) -> Iterator[tuple[int, int, Tens
 class _CausalByBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """Attend block by block; keeps what the kernel's backward needs of each."""
+        """Attend block by block; saves what the kernel's backward needs."""
         batch, heads, seq_length, size = query.shape
         staircase = _staircase(seq_length, query)
-        # Laid out as [S, B, N, D], which the layer's next product reads without a copy.
+        # In memory [S, B, N, D], which the next product reads without a copy.
         context = query.new_empty(seq_length, batch, heads, size).permute(1, 2, 0, 3)
         log_sums = []
         for start, end, mask in _blocks(seq_length, staircase):
@@ -100,9 +100,9 @@ class _CausalByBlocks(torch.autograd.Function):
 
 
 def gains_from_blocks(query: Tensor) -> bool:
-    """Whether to call ``causal_attention`` for these queries, [B, N, S, D].
+    """Whether ``causal_attention`` is faster for these queries, [B, N, S, D], and as exact.
 
-    Not in bfloat16 or float16: the gradients of a key from several blocks would be summed in that type.
+    Not in bfloat16 or float16, in which the gradients of a key from several blocks would be summed.
     """
     return query.device.type == "cpu" and query.element_size() >= 4 and query.shape[2] > BLOCK_TOKENS
 

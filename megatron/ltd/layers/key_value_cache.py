@@ -1,17 +1,17 @@
-"""Keys and values of the tokens that a model has read, so that each new token costs one token's work.
+"""A key-value cache for generation: each new token costs the work of one token.
 
 B samples, S new tokens, T slots, G key-value heads of this tensor-parallel rank, D head size.
 
-              slot = position        a sample's slots end at its own newest token:
-    sample 0  k k k k k k . .        columns above a query's position are masked,
-    sample 1  k k k x x . . .        and padding (x) is overwritten before it is seen
+              slot = position        the slots of a sample end at its newest token:
+    sample 0  k k k k k k . .        columns above the position of a query are masked,
+    sample 1  k k k x x . . .        and padding (x) is overwritten before it is read
 
     cache = KeyValueCache(slots=8)
-    with cache.reading(positions_BS):   # the first time the prompts, positions 0, 1, ...; then token by token
-        hidden = decoder(...)           # each attention module asks current_cache()
+    with cache.reading(positions_BS):   # first the prompts, positions 0, 1, ...; then token by token
+        hidden = decoder(...)           # each attention module calls current_cache()
 
-What is kept is what core attention gets: keys with their rotary embedding. Not here: generation itself
-(``evaluation.decoding``), and Transformer Engine's attention, which knows nothing of this.
+Keys are cached with their rotary embedding, as core attention receives them. Not here: generation itself
+(``evaluation.decoding``), and Transformer Engine's attention, which does not use this cache.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 
 
 class KeyValueCache:
-    """The cache of one batch: of each layer two tensors [B, G, T, D], made at the layer's first use."""
+    """The cache of one batch: for each layer two tensors [B, G, T, D], created at its first use."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
@@ -36,9 +36,9 @@ class KeyValueCache:
 
     @contextmanager
     def reading(self, positions_BS: Tensor) -> Iterator[None]:
-        """Make this the cache of the layers called inside the block, for tokens at these positions, int64.
+        """Within the block layers use this cache, for tokens at these positions, int64.
 
-        The first tokens are a prompt at positions 0 to S - 1 of every sample, and none but later ones may follow.
+        The first tokens are a prompt at positions 0 to S - 1 of every sample; after it positions must increase.
         """
         self._positions_BS = positions_BS
         if not self._layers:
@@ -55,15 +55,15 @@ class KeyValueCache:
             _current_cache.reset(token)
 
     def extend(self, layer_number: int, key_SBGD: Tensor, value_SBGD: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keep the new tokens' keys and values of a layer; all that its queries may see.
+        """Add the new tokens' keys and values of a layer, and return all that the queries may attend to.
 
         Keys and values [T, B, G, D], and the mask [B, 1, S, T], True where attending is forbidden; None for a prompt,
-        which is plainly causal.
+        which is causal.
         """
         assert self._positions_BS is not None, "outside of reading()"
         if layer_number not in self._layers:
             S, B, G, D = key_SBGD.shape
-            # Zeros: a masked slot weighs nothing, and nothing times what memory happens to hold may be NaN.
+            # Zeros, because a masked slot has weight 0, and 0 times uninitialised memory may be NaN.
             key, value = (new.new_zeros(B, G, self.slots, D) for new in (key_SBGD, value_SBGD))
             self._layers[layer_number] = key, value
             for kept_BGTD, new_SBGD in zip(self._layers[layer_number], (key_SBGD, value_SBGD), strict=True):
@@ -76,7 +76,7 @@ class KeyValueCache:
         return key, value, self._forbidden
 
     def keep(self, samples_N: Tensor) -> None:
-        """Go on with these samples alone, by their places in the batch, int64."""
+        """Drop all but these samples, given by their indices in the batch, int64."""
         self._layers = {number: (key[samples_N], value[samples_N]) for number, (key, value) in self._layers.items()}
 
 
@@ -84,5 +84,5 @@ _current_cache: ContextVar[KeyValueCache | None] = ContextVar("key_value_cache",
 
 
 def current_cache() -> KeyValueCache | None:
-    """The cache of the tokens being computed, or None where all of them are."""
+    """The cache in use, or None if all tokens are computed."""
     return _current_cache.get()

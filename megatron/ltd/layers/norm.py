@@ -1,7 +1,7 @@
 """LayerNorm and RMSNorm on torch's kernels, for machines without Transformer Engine.
 
-Megatron-Core's own torch norm refuses sequence parallelism. The only thing missing there is the mark on the weights
-that has their gradients, each from one shard of the sequence, summed over the tensor-parallel group; this one sets it.
+Megatron-Core's own torch norm refuses sequence parallelism, because it does not set the attribute of the weights by
+which their gradients, each from one shard of the sequence, are summed over the tensor-parallel group. This one sets it.
 """
 
 from __future__ import annotations

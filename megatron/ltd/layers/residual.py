@@ -1,11 +1,11 @@
-"""The end of a sublayer: bias, dropout, scale, and the way past it.
+"""The end of a sublayer: bias, dropout, scale, and the residual connection.
 
     residual + dropout(x + bias) / p
 
-p is the probability that the layer runs at all, so that a layer which is skipped now and then adds on average what it
-adds in evaluation, where it always runs and p is 1. Then this is Megatron-Core's own function.
+p is the probability that the layer is computed, so that a layer that is skipped at random adds on average what it adds
+in evaluation, in which p is 1. With p = 1 this is Megatron-Core's own function.
 
-Where x is of the kept tokens only and the residual of all of them, the residual's kept rows are taken.
+If x has the kept tokens only and the residual has all tokens, the kept rows of the residual are gathered.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ XWithBias = tuple[Tensor, Tensor | None]
 
 
 class ScaledResidual:
-    """A drop-in for Megatron-Core's ``get_bias_dropout_add``; its layer sets the attributes before each use."""
+    """A replacement for Megatron-Core's ``get_bias_dropout_add``; the layer sets the attributes before each use."""
 
     def __init__(self) -> None:
         self.keep_probability = 1.0
         self.kept_BK: Tensor | None = None
-        """The tokens that x is of, int64; None: x and the residual are of the same."""
+        """The positions of x's tokens in the residual, int64; None if both have the same tokens."""
 
     def __call__(self, training: bool, fused: bool) -> Callable[[XWithBias, Tensor, float], Tensor]:
         add = self._scaled(training) if self.keep_probability != 1.0 else get_bias_dropout_add(training, fused)

@@ -1,14 +1,14 @@
-"""What one microbatch's route through the layers is, and how every layer gets to see it.
+"""The route of one microbatch through the layers, and how every layer gets it.
 
-Megatron-Core's model and pipeline schedules pass tensors between layers and nothing else, so the route of the
-microbatch in flight travels beside them in a context variable:
+Megatron-Core's model and pipeline schedules pass only tensors between layers, so that the route of the current
+microbatch is passed in a context variable:
 
     with use_route(route):            # the forward step of one microbatch
         output = model(tokens, ...)   # each layer asks current_route()
 
-A layer recomputed in the backward pass runs when another microbatch may be current, possibly on another thread.
-``install`` wraps Megatron-Core's ``tensor_parallel.checkpoint`` once, so that a replayed function runs under the route
-that it was recorded with.
+A layer that is recomputed in the backward pass runs while another microbatch may be current, possibly on another
+thread. ``install`` wraps Megatron-Core's ``tensor_parallel.checkpoint`` once, so that a recomputed function runs under
+the route of its forward pass.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from megatron.ltd.schedules.step_plan import StepPlan
 
 @dataclass(frozen=True)
 class Route:
-    """One microbatch: what the step computes, which samples these are, and who chooses their tokens."""
+    """One microbatch: the plan of its step, its samples, and the method that selects their tokens."""
 
     plan: StepPlan
     method: Method
@@ -42,7 +42,7 @@ class Route:
         return self.plan.keep_probability[layer_number - 1]
 
     def runs(self, layer_number: int) -> bool:
-        """Whether the layer computes this microbatch at all."""
+        """Whether the layer computes this microbatch."""
         probability = self.keep_probability(layer_number)
         return probability == 1.0 or self.method.runs(self.step, self.microbatch, layer_number, probability)
 
@@ -51,7 +51,9 @@ class Route:
         num_kept_tokens = self.plan.kept_tokens[layer_number - 1]
         if num_kept_tokens == self.plan.seq_length:
             return None
-        return self.method.select(self.samples, layer_number, num_kept_tokens)
+        kept_BK = self.method.select(self.samples, layer_number, num_kept_tokens)
+        self.method.check_selection(kept_BK, self.samples, layer_number, num_kept_tokens)
+        return kept_BK
 
 
 _current_route: ContextVar[Route | None] = ContextVar("route", default=None)
@@ -73,7 +75,7 @@ def use_route(route: Route | None) -> Iterator[None]:
 
 
 def _under_recorded_route(checkpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """``checkpoint`` whose function sees, at each replay, the route that was current when it was recorded."""
+    """``checkpoint`` whose function runs, when it is recomputed, under the route of its forward pass."""
 
     def routed_checkpoint(function: Callable[..., Any], distribute_saved_activations: bool, *args: Any) -> Any:
         route = current_route()
@@ -89,10 +91,10 @@ def _under_recorded_route(checkpoint: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _without_parameters(outputs: Any) -> Any:
-    """``outputs`` with copies in place of parameters, such as the bias that Megatron-Core's MLP hands on.
+    """``outputs`` with copies of parameters, such as the bias that Megatron-Core's MLP returns.
 
-    Returned as it is, a parameter would become an output of the checkpoint, and its gradient would ask for the replay
-    again, without end.
+    A parameter would become an output of the checkpoint, and its gradient would request the recomputation again,
+    without end.
     """
     if isinstance(outputs, tuple):
         return tuple(_without_parameters(output) for output in outputs)

@@ -1,19 +1,19 @@
-"""A transformer layer that computes on the kept tokens only.
+"""A transformer layer that computes the kept tokens only.
 
 S sequence, K kept tokens, B micro-batch, H hidden.
 
     x_SBH ── split ──► kept_KBH ──► the dense layer, unchanged ──► y_KBH ── merge ──► out_SBH
                └───────────────── tokens that skip the layer ────────────────┘
 
-``RoutedTransformerLayer`` is a subclass, put in by ``ModuleSpec``: its parameters carry the dense layer's names, so
-that any checkpoint loads with and without a method. Everything positional is rebuilt for the kept tokens: a causal
-mask needs nothing (they stay in order), document and padding masks keep their rows and columns, rotary angles are
-those of the true positions. In evaluation, and where the plan keeps every token, the dense layer runs as if this class
-were not there.
+``RoutedTransformerLayer`` is a subclass that is used through ``ModuleSpec``: its parameters have the dense layer's
+names, so that any checkpoint loads with and without a method. Everything positional is rebuilt for the kept tokens:
+they stay in order, so that a causal mask does not change; document and padding masks keep their rows and columns;
+rotary angles are those of the true positions. In evaluation, and if the plan keeps every token, only the dense layer
+runs.
 
 In an entry layer (``StepPlan.entry_layers``) the kept tokens attend to all tokens, kept or not.
 
-Not here: which tokens are kept (the method's business) and how many (the plan's).
+Not here: which tokens are kept (``methods``), and how many (the plan).
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ from megatron.ltd.routing.sequence_shard import SequenceShard
 
 
 class RoutedTransformerLayer(TransformerLayer):
-    """Megatron-Core's ``TransformerLayer`` on the tokens that the current route keeps for it.
+    """Megatron-Core's ``TransformerLayer`` on the tokens that the current route keeps.
 
-    ``weights_seed``, which the layer's spec passes, draws its initial weights from a stream of its own, so that they
-    are the same whichever pipeline stage builds it.
+    ``weights_seed``, which the layer's spec passes, draws the initial weights from a separate stream, so that they are
+    the same on every pipeline stage.
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class RoutedTransformerLayer(TransformerLayer):
     ) -> tuple[Tensor, Tensor | None]:
         """The layer's output, [S, B, H], and the cross-attention context, None here.
 
-        ``attention_mask`` is [B or 1, 1, S, S] or [B, 1, 1, S], True where attending is forbidden, or None for what the
-        attention's mask type says.
-        Under context and sequence parallelism the hidden states are this rank's share of the sequence; rotary angles
-        and the rows of the mask are its context rank's, since attention gathers what sequence parallelism splits.
+        ``attention_mask`` is [B or 1, 1, S, S] or [B, 1, 1, S], True where attending is forbidden, or None for the
+        attention's mask type. Under context and sequence parallelism the hidden states are this rank's share of the
+        sequence; rotary angles and the rows of the mask are those of its context rank, since attention gathers what
+        sequence parallelism splits.
         """
         route = current_route() if self.training else None
         if route is not None and not route.runs(self.layer_number):
@@ -130,9 +130,9 @@ class RoutedTransformerLayer(TransformerLayer):
         attending_BK: Tensor,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """The layer where the kept tokens' queries see the keys and values of all tokens, for the last time.
+        """An entry layer, in which the queries of the kept tokens attend to the keys and values of all tokens.
 
-        Norm, keys and values are of all tokens; queries, residual, MLP and output of the kept ones.
+        Norm, keys and values are computed for all tokens; queries, residual, MLP and output for the kept ones.
         """
         rotary_of_queries_and_keys = None
         if rotary is not None:
@@ -151,17 +151,17 @@ class RoutedTransformerLayer(TransformerLayer):
         self.self_attn_bda.keep_probability = self.mlp_bda.keep_probability = keep_probability
 
     def _skip(self, hidden_states: Tensor) -> Tensor:
-        """The layer's input as its output, at no cost.
+        """Return the input: the layer is skipped.
 
-        Every rank skips it, yet it keeps its place in the order of collectives: weights that it would have waited for
-        are asked for, and its gradients, which are nothing, count as ready in the backward pass.
+        Every rank skips it, but its collectives must still happen in order: weights for which it would have waited are
+        gathered, and its gradients, which are zero, are marked as ready in the backward pass.
         """
         for module in self.modules():
-            if module is not self:  # this layer's own hooks have run
+            if module is not self:  # the hooks of this layer have run
                 for hook in module._forward_pre_hooks.values():
                     hook(module, ())
         mark_ready = self.mark_gradients_ready
         if mark_ready is not None and hidden_states.requires_grad:
             hidden_states.register_hook(lambda gradient: mark_ready(self))
-        # Megatron-Core frees the memory of what a stage has sent; its input is needed still.
+        # Megatron-Core frees the memory of what a stage has sent, but the input is still needed.
         return hidden_states.clone() if self.feeds_another_stage else hidden_states

@@ -1,11 +1,12 @@
-"""What a method is: a plan for every step, and a choice of tokens, or of layers, for every microbatch.
+"""The protocol of a method: the plan of every step, and the tokens or layers that each microbatch drops.
 
-    Method       plan(step) -> StepPlan; select(...) -> kept positions; runs(...) -> does the layer run; all pure
-                 one that chooses by past losses also says what it learns of them; others keep what it has learned
-    Composed     a method that drops tokens and one that drops layers, together
-    registry     name -> (its flags, how to build it); one entry buys a method the command line and the tests
+    Method       plan(step) -> StepPlan; select(...) -> kept positions; runs(...) -> whether the layer is computed
+                 observe(...) -> what the method has learned from the losses of a step; most methods learn nothing
+    Composed     a method that drops tokens and one that drops layers, in one run
+    Entry        a method in the registry: its flags, and how to build it from them
 
-No torch here: the planner reads plans before any device is touched.
+Everything is a pure function of its arguments. This module imports no torch: a plan is printed before any device is
+initialised.
 """
 
 from __future__ import annotations
@@ -27,32 +28,34 @@ METHOD = "method"
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a microbatch, as a method that chooses among their tokens sees them."""
+    """The samples of a microbatch, as far as a method needs them; a task's microbatch adds the model's inputs."""
 
-    ids_B: Tensor
-    """int64, each sample's place in the run's global order."""
-    tokens_BS: Tensor | None = None
-    """int64, whole; for a method that ``learns``."""
+    sample_ids_B: Tensor
+    """int64, the position of each sample in the run's global order."""
+    whole_tokens_BS: Tensor | None = None
+    """int64, all tokens of the samples under any parallel layout; None unless the method ``observes``."""
     learned_V: Tensor | None = None
-    """What that has learned of each token id."""
+    """What the method has learned about each token id; None unless the method ``observes``."""
     padding_BS: Tensor | None = None
-    """bool, whole, True where there is padding; None where there is none."""
+    """bool, True where a sample is padded, all S positions; None if samples have no padding."""
 
 
 class Method(Protocol):
-    """A way to compute less. Everything a method does is a pure function of its arguments."""
+    """A way to compute less."""
+
+    facts: ModelFacts
 
     @property
     def name(self) -> str:
-        """What a header and a log call it."""
+        """The method's name in the header and the log."""
         ...
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """By id, what decides its plan and its draw, ``METHOD`` first: equal for two runs that compute alike.
+        """Everything that decides the plan and the draw, by id, ``METHOD`` first; equal settings compute the same.
 
-        Where a flag says it the id is the flag's field. None is a setting of no use, and equal to one that is missing:
-        what a new flag adds must be None where it is not used, so that older checkpoints continue.
+        The id of a flag's setting is the flag's field. None marks a setting without effect, and equals a missing one:
+        a setting that a new flag adds must be None if the flag is not used, so that older checkpoints continue.
         """
         ...
 
@@ -61,57 +64,86 @@ class Method(Protocol):
         ...
 
     def stages(self, num_steps: int) -> Iterator[tuple[int, int, StepPlan]]:
-        """Runs of steps with equal plans: (first step, steps, plan), in order, gapless, covering ``num_steps``."""
+        """Ranges of steps with one plan, as (first step, number of steps, plan): in order, without gaps, to the end."""
         ...
 
     def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
-        """Positions that the layer keeps, int64 [B, K], ascending in each row. Asked where K is below S."""
-        raise AssertionError(f"{self.name} keeps every token, so nobody asks which")
+        """The positions that a layer computes, int64 [B, kept_tokens], ascending and distinct in each row.
+
+        ``layer_number`` is 1-based and global: the first layer of the model is 1 on every pipeline stage. Called only
+        if ``kept_tokens`` is below S. Each of the ``facts.sequence_runs`` equal parts of the sequence must keep the
+        same number of tokens, because each is on another process.
+        """
+        raise AssertionError(f"{self.name} keeps every token")
+
+    def check_selection(self, kept_BK: Tensor, samples: Samples, layer_number: int, kept_tokens: int) -> None:
+        """Raise ``AssertionError`` if ``kept_BK`` breaks a rule of ``select``; values are checked on the CPU only.
+
+        On a GPU that would wait for the device in every layer.
+        """
+        by = f"{self.name}, layer {layer_number}: select must return"
+        expected = (len(samples.sample_ids_B), kept_tokens)
+        assert tuple(kept_BK.shape) == expected, f"{by} shape {expected}, not {tuple(kept_BK.shape)}"
+        assert str(kept_BK.dtype) == "torch.int64", f"{by} int64, not {kept_BK.dtype}"
+        if not kept_BK.is_cpu:
+            return
+        assert (kept_BK[:, 1:] > kept_BK[:, :-1]).all(), f"{by} ascending, distinct positions in each row"
+        parts, seq_length = self.facts.sequence_runs, self.facts.seq_length
+        for part, kept_BP in enumerate(kept_BK.chunk(parts, dim=1)):
+            first, end = part * seq_length // parts, (part + 1) * seq_length // parts
+            inside = kept_BP.shape[1] * parts == kept_tokens and (first <= kept_BP).all() and (kept_BP < end).all()
+            where = "positions from 0 to" if parts == 1 else f"{kept_tokens}/{parts} of the positions {first} to"
+            assert inside, f"{by} {where} {end - 1}"
 
     def runs(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
-        """Whether the layer runs on the microbatch of this number in the step. Asked where it may not.
+        """Whether the layer, 1-based, is computed for microbatch number ``microbatch`` of the step.
 
-        Ranks that share a collective, data-parallel ones too, compute the microbatch of a number at the same time, and
-        must skip alike: which samples it holds has no say.
+        Called only if ``keep_probability`` is below 1. The answer must not depend on the samples: all ranks, data
+        parallel ones too, compute the microbatch of a number at the same time and skip a layer together, because they
+        share collectives.
         """
-        raise AssertionError(f"{self.name} runs every layer, so nobody asks which")
+        raise AssertionError(f"{self.name} computes every layer")
 
     @property
-    def learns(self) -> bool:
-        """Whether it chooses tokens by what it has learned of each id of the vocabulary."""
+    def observes(self) -> bool:
+        """Whether the method learns from the losses of each step, and selects tokens by what it has learned."""
         return False
 
-    def unlearned(self, vocab_size: int) -> Tensor:
-        """What it knows before the first step, [V] on the CPU. Raises ``UserError`` for ids outside the vocabulary."""
-        raise AssertionError(f"{self.name} learns nothing")
+    def initial_state(self, vocab_size: int | None) -> Tensor | None:
+        """What the method has learned before the first step, [V] on the CPU; None unless it ``observes``.
 
-    def learn(self, learned_V: Tensor, loss_sums_V: Tensor, counts_V: Tensor) -> Tensor:
-        """What it knows after a step: a new [V].
-
-        ``loss_sums_V`` and ``counts_V``, float64 [V], are over the real tokens of the global batch: the loss at each
-        token's position, by the token's id.
+        ``vocab_size`` is None for a task whose tokens have no ids or no loss of their own. Raises ``UserError`` if the
+        method needs them, and for ids outside the vocabulary.
         """
-        raise AssertionError(f"{self.name} learns nothing")
+        return None
+
+    def observe(self, learned_V: Tensor | None, losses_2V: Tensor | None) -> Tensor | None:
+        """What the method has learned after a step: the hook by which a method observes training.
+
+        ``losses_2V``, float64, is over the real tokens of the global batch: for each token id the sum of the losses at
+        its positions, and their number. Both arguments are None unless the method ``observes``.
+        """
+        return learned_V
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a method may know of the model it is built for."""
+    """What a method knows about the model and the run that it is built for."""
 
     num_layers: int
     seq_length: int
     seed: int
     sequence_runs: int = 1
-    """Equal runs that context and sequence parallelism cut the sequence in; each must keep the same number."""
+    """Equal parts into which context and sequence parallelism split the sequence; each keeps as many tokens."""
     seq_length_name: str = "--seq-length"
-    """What the user calls ``seq_length``."""
+    """The name of ``seq_length`` in messages."""
     special_ids: tuple[int, ...] = ()
-    """Token ids that stand for no text, padding aside, where the tokenizer has such. Known once its files are read."""
+    """The tokenizer's special ids except padding, known once its files are read."""
 
 
 @dataclass(frozen=True)
 class Dense(Method):
-    """No method: every layer computes on every token."""
+    """No method: every layer computes every token."""
 
     facts: ModelFacts
     name: str = "dense"
@@ -135,6 +167,10 @@ class Composed(Method):
     depth: Method
 
     @property
+    def facts(self) -> ModelFacts:  # type: ignore[override]
+        return self.routing.facts
+
+    @property
     def name(self) -> str:
         return f"{self.routing.name} + {self.depth.name}"
 
@@ -147,7 +183,7 @@ class Composed(Method):
         return _both(self.routing.plan(step), self.depth.plan(step))
 
     def stages(self, num_steps: int) -> Iterator[tuple[int, int, StepPlan]]:
-        """Cut wherever either of the two changes."""
+        """A new stage starts wherever one of the two methods changes its plan."""
         depth_stages = self.depth.stages(num_steps)
         step, depth_end = 0, 0
         for first_step, steps, routing_plan in self.routing.stages(num_steps):
@@ -160,21 +196,20 @@ class Composed(Method):
                 step = end
 
     def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
-        """The routing method's."""
         return self.routing.select(samples, layer_number, kept_tokens)
 
     def runs(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
         return self.depth.runs(step, microbatch, layer_number, keep_probability)
 
     @property
-    def learns(self) -> bool:
-        return self.routing.learns
+    def observes(self) -> bool:
+        return self.routing.observes
 
-    def unlearned(self, vocab_size: int) -> Tensor:
-        return self.routing.unlearned(vocab_size)
+    def initial_state(self, vocab_size: int | None) -> Tensor | None:
+        return self.routing.initial_state(vocab_size)
 
-    def learn(self, learned_V: Tensor, loss_sums_V: Tensor, counts_V: Tensor) -> Tensor:
-        return self.routing.learn(learned_V, loss_sums_V, counts_V)
+    def observe(self, learned_V: Tensor | None, losses_2V: Tensor | None) -> Tensor | None:
+        return self.routing.observe(learned_V, losses_2V)
 
 
 def _both(routing: StepPlan, depth: StepPlan) -> StepPlan:
@@ -189,23 +224,26 @@ class Entry:
     """One method in the registry."""
 
     kind: Kind
-    """What it drops: tokens ("routing") or layers ("depth"). A run has at most one of each."""
+    """What the method drops: tokens ("routing") or layers ("depth"). A run has at most one method of each kind."""
     title: str
-    """What a screen calls it; files hold its name in the registry."""
+    """The name on screens; files hold the key in the registry."""
     flag: str
-    """The switch that turns it on."""
+    """The switch that turns the method on."""
     config_class: type
-    """Its flags; ``config.enabled`` says whether the user switched the method on."""
+    """The method's flags; ``config.enabled`` is True if the method is on."""
     build: Callable[[Any, ModelFacts], Method]
-    growth: str | None = None
-    """The setting in ``config_class`` that says how many steps kept tokens grow over; None where there is none.
 
-    Then ``config.grows`` says whether the schedule that the user chose grows.
-    """
+    @property
+    def growth(self) -> str | None:
+        """The field of ``config_class`` with the steps over which kept tokens grow; None without ``ScheduleFlags``.
+
+        Then ``config.grows`` is True if the chosen schedule grows.
+        """
+        return getattr(self.config_class, "growth", None)
 
 
 def build_method(entries: Mapping[str, Entry], configs: Mapping[str, Any], facts: ModelFacts) -> Method:
-    """What the flags switch on: one method, two that compose, or ``Dense``. Raises ``UserError`` for two of a kind."""
+    """The method that the flags turn on: one, two composed, or ``Dense``. Raises ``UserError`` for two of a kind."""
     on = {name: entry for name, entry in entries.items() if configs[name].enabled}
     chosen: dict[Kind, Method] = {}
     for kind in ("routing", "depth"):
@@ -213,8 +251,7 @@ def build_method(entries: Mapping[str, Entry], configs: Mapping[str, Any], facts
         if len(names) > 1:
             dropped = "tokens" if kind == "routing" else "layers"
             raise UserError(
-                f"{' and '.join(on[name].flag for name in names)} are both on: each says which {dropped} to drop; "
-                "keep one"
+                f"{' and '.join(on[name].flag for name in names)}: both choose which {dropped} to drop; use one of them"
             )
         for name in names:
             chosen[kind] = on[name].build(configs[name], facts)

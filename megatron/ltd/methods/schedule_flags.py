@@ -1,12 +1,12 @@
-"""The schedule of kept tokens that a method's flags ask for, growing, constant, shrinking or staged, and its blocks.
+"""Flags of a schedule of kept tokens, for every method that drops tokens, and the rules between them.
 
-    growing     from the fewest to all of them over so many steps      kept tokens, growth steps, granularity
-    shrinking   from all to the fewest, growing's mirror image         the same three
-    constant    as many at every step                                  kept tokens
-    staged      as a list of "step:kept" says                          stages, granularity
+    growing     from the fewest tokens to all of them                  kept tokens, growth steps, granularity
+    shrinking   from all tokens to the fewest, growing's mirror image  the same three
+    constant    the same number at every step                          kept tokens
+    staged      a list of "step:kept"                                  stages, granularity
 
-Every method that drops tokens has these flags under its own prefix; the rules between them are here, once. What a
-schedule keeps at a step is not (``schedules.kept_tokens``).
+A method's dataclass of flags inherits ``ScheduleFlags`` and so gets these flags under its own prefix. How many tokens a
+schedule keeps at a step is in ``schedules.kept_tokens``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import field_id
+from megatron.ltd.flags import field_id, flag
 from megatron.ltd.methods.base import ModelFacts
 from megatron.ltd.schedules.kept_tokens import (
     ConstantSchedule,
@@ -32,11 +32,95 @@ from megatron.ltd.schedules.kept_tokens import (
 KINDS = ("growing", "constant", "shrinking", "staged")
 
 _STAGE = re.compile(r"(\d+):(\d+)")
+_HELP = {
+    "schedule": "how the number of kept tokens changes during the run",
+    "kept_tokens": "tokens kept of each sample: at step 0 (growing), at the end (shrinking) or always",
+    "growth_steps": "steps until every token is kept, or the fewest; required if the schedule grows or shrinks",
+    "granularity": "numbers of kept tokens that change are multiples of this; on GPUs multiples of 8 are fastest",
+    "stages": "staged schedule: the first step, 0-based, and the kept tokens of each stage",
+    "block_size": "draw blocks of this many neighbouring tokens (1: single tokens, as in the paper)",
+    "strata": "split the sequence into this many equal parts, each of which keeps the same number of tokens",
+}
+
+
+class ScheduleFlags:
+    """Adds the flags of a schedule to a method's dataclass of flags.
+
+        @dataclass(frozen=True)
+        class RandomLTDConfig(ScheduleFlags, prefix="ltd", kept="min_kept_tokens", default_kept_tokens=128): ...
+
+    has ``ltd_schedule``, ``ltd_min_kept_tokens``, ``ltd_growth_steps`` and so on as fields and flags, after the class's
+    first field, which is the method's switch. By default the schedule is constant, or growing if growth steps are
+    given; with ``kind`` it is that one. By default half of the tokens are kept.
+    """
+
+    growth: ClassVar[str]
+    """The name of the field of growth steps."""
+    _prefix: ClassVar[str]
+    _kept: ClassVar[str]
+    _default_kept_tokens: ClassVar[int | None]
+
+    def __init_subclass__(
+        cls,
+        *,
+        prefix: str,
+        kept: str = "kept_tokens",
+        kind: str | None = None,
+        default_kept_tokens: int | None = None,
+        only_with: str = "",
+    ) -> None:
+        """``kept`` is the name of the flag of kept tokens; ``only_with`` says when blocks can be drawn."""
+        super().__init_subclass__()
+        cls._prefix, cls._kept, cls._default_kept_tokens = prefix, kept, default_kept_tokens
+        cls.growth = f"{prefix}_growth_steps"
+        switch, *others = cls.__annotations__.items()
+        cls.__annotations__ = dict([switch])
+        chosen = "" if kind else " (default: constant; growing if growth steps are given)"
+        fewest = "half of them" if default_kept_tokens is None else str(default_kept_tokens)
+        cls._add("schedule", "str" if kind else "str | None", kind, f"{_HELP['schedule']}{chosen}", choices=KINDS)
+        cls._add(kept, "int | None", None, f"{_HELP['kept_tokens']} (default: {fewest})")
+        cls._add("growth_steps", "int | None", None, _HELP["growth_steps"])
+        cls._add("granularity", "int", 16, _HELP["granularity"])
+        cls._add("stages", "tuple[str, ...]", (), _HELP["stages"], metavar="STEP:KEPT")
+        cls._add("block_size", "int", 1, f"{only_with}{_HELP['block_size']}")
+        cls._add("strata", "int", 1, _HELP["strata"])
+        cls.__annotations__ |= dict(others)
+
+    @classmethod
+    def _add(cls, name: str, annotation: str, default: Any, text: str, **more: Any) -> None:
+        """Add a flag to the class, before it becomes a dataclass."""
+        cls.__annotations__[f"{cls._prefix}_{name}"] = annotation
+        setattr(cls, f"{cls._prefix}_{name}", flag(default, affects="schedule", help=text, **more))
+
+    def _given(self, name: str) -> Any:
+        return getattr(self, f"{self._prefix}_{name}")
+
+    @property
+    def grows(self) -> bool:
+        """Whether the number of kept tokens grows if growth steps are given."""
+        return self._given("schedule") in (None, "growing")
+
+    def schedule_choice(self, seq_length: int) -> ScheduleChoice:
+        """The schedule that the flags ask for, not yet checked."""
+        dashed = self._prefix.replace("_", "-")
+        default_kept_tokens = self._default_kept_tokens
+        return ScheduleChoice(
+            prefix=f"--{dashed}",
+            kept_flag=f"--{dashed}-{self._kept.replace('_', '-')}",
+            kind=self._given("schedule") or ("constant" if self._given("growth_steps") is None else "growing"),
+            kept_tokens=self._given(self._kept),
+            default_kept_tokens=max(1, seq_length // 2) if default_kept_tokens is None else default_kept_tokens,
+            growth_steps=self._given("growth_steps"),
+            granularity=self._given("granularity"),
+            stages=self._given("stages"),
+            strata=self._given("strata"),
+            block_size=self._given("block_size"),
+        )
 
 
 @dataclass(frozen=True)
-class ScheduleFlags:
-    """What the user asks for, and how the method spells it: ``kept_flag``, and ``prefix`` before the other names."""
+class ScheduleChoice:
+    """The values of ``ScheduleFlags``, and the names that messages use for them."""
 
     prefix: str
     kept_flag: str
@@ -44,16 +128,15 @@ class ScheduleFlags:
     """One of ``KINDS``."""
     kept_tokens: int | None
     default_kept_tokens: int
-    """Where none are given."""
     growth_steps: int | None
     granularity: int
     stages: tuple[str, ...]
     strata: int
     block_size: int
-    """Neighbouring tokens of a block, of which all or none are kept; 1 for single tokens."""
+    """Neighbouring tokens that are kept or dropped together; 1 for single tokens."""
 
     def build(self, facts: ModelFacts) -> TokenSchedule:
-        """The schedule. Raises ``UserError`` for flags that disagree with each other or with the model."""
+        """The schedule. Raises ``UserError`` if flags contradict each other or do not fit the model."""
         self._check_flags_used()
         kept_tokens = self.default_kept_tokens if self.kept_tokens is None else self.kept_tokens
         schedule = self._schedule(kept_tokens, facts)
@@ -63,7 +146,7 @@ class ScheduleFlags:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """By id, what decides the schedule, the strata and the blocks; None for what it has no use for."""
+        """Everything that decides the schedule, the strata and the blocks, by id; None for a value without effect."""
         kept_tokens = self.default_kept_tokens if self.kept_tokens is None else self.kept_tokens
         by_flag = {
             self._flag("schedule"): self.kind,
@@ -78,7 +161,7 @@ class ScheduleFlags:
 
     @property
     def _listed(self) -> list[str]:
-        """The stages one by one, also those of a list in quotes."""
+        """The stages one by one; a quoted list is split."""
         return " ".join(self.stages).split()
 
     def _schedule(self, kept_tokens: int, facts: ModelFacts) -> TokenSchedule:
@@ -88,7 +171,7 @@ class ScheduleFlags:
         if self.kind == "staged":
             flags = (self._flag("stages"), self._flag("granularity"))
             return StagedSchedule(self._starts(), seq_length, self.granularity, flags, name)
-        assert self.growth_steps is not None, "checked before"
+        assert self.growth_steps is not None, "_check_flags_used requires it"
         changing = KeptTokensSchedule if self.kind == "growing" else ShrinkingSchedule
         spelled = (self.kept_flag, self._flag("growth-steps"), self._flag("granularity"))
         return changing(kept_tokens, seq_length, self.growth_steps, self.granularity, spelled, name)
@@ -97,28 +180,28 @@ class ScheduleFlags:
         return f"{self.prefix}-{name}"
 
     def _check_flags_used(self) -> None:
-        """What the schedule needs is given, and what it has no use for is not."""
+        """Refuse a missing flag that the schedule needs, and a given one that would have no effect."""
         asked = f"{self._flag('schedule')} {self.kind}"
         uses = (
             (self.kept_flag, self.kept_tokens, ("growing", "constant", "shrinking")),
             (self._flag("growth-steps"), self.growth_steps, ("growing", "shrinking")),
             (self._flag("stages"), " ".join(self._listed) or None, ("staged",)),
         )
-        for flag, value, kinds in uses:
+        for spelling, value, kinds in uses:
             if value is not None and self.kind not in kinds:
                 raise UserError(
-                    f"{flag} {value} says nothing to {asked}: leave it out, or take {self._flag('schedule')} "
+                    f"{spelling} {value}: has no effect with {asked}; remove it, or use {self._flag('schedule')} "
                     f"{' or '.join(kinds)}"
                 )
         if self.kind in ("growing", "shrinking") and self.growth_steps is None:
             until = "every token is" if self.kind == "growing" else "the fewest tokens are"
             raise UserError(
-                f"{self._flag('growth-steps')} is missing: {asked} needs the number of steps until {until} kept"
+                f"{self._flag('growth-steps')}: required with {asked}; give the number of steps until {until} kept"
             )
         if self.kind == "staged" and not self._listed:
             raise UserError(
-                f"{self._flag('stages')} is missing: {asked} needs the first step and the kept tokens of each stage, "
-                "such as 0:128 1000:256"
+                f"{self._flag('stages')}: required with {asked}; give the first step and the kept tokens of each "
+                "stage, for example 0:128 1000:256"
             )
 
     def _starts(self) -> tuple[tuple[int, int], ...]:
@@ -127,68 +210,68 @@ class ScheduleFlags:
             match = _STAGE.fullmatch(text)
             if match is None:
                 raise UserError(
-                    f'{self._flag("stages")}: "{text}" is no stage; give "first step:kept tokens", such as 1000:256'
+                    f"{self._flag('stages')} {text}: not a stage; give FIRST_STEP:KEPT_TOKENS, for example 1000:256"
                 )
             starts.append((int(match[1]), int(match[2])))
         return tuple(starts)
 
-    def _kept_in_steps_of(self, kept_tokens: int) -> tuple[int, str]:
-        """A number that divides the kept tokens of every step below S, and the flag that sets it."""
+    def _divisor_of_kept(self, kept_tokens: int) -> tuple[int, str]:
+        """A number that divides the kept tokens of every step that drops tokens, and the flag that sets it."""
         if self.kind == "constant":
             return kept_tokens, self.kept_flag
         return self.granularity, self._flag("granularity")
 
     def _check_blocks(self, facts: ModelFacts, kept_tokens: int) -> None:
-        """Blocks fill the sequence, or each run of it, and the kept tokens."""
+        """The sequence, each stratum of it and the kept tokens must be whole numbers of blocks."""
         size, asked = self.block_size, f"{self._flag('block-size')} {self.block_size}"
         if size < 1:
-            raise UserError(f"{asked}: a block has at least one token; give 1 for single tokens, or more")
+            raise UserError(f"{asked}: must be at least 1, which draws single tokens")
         if size == 1:
             return
         if facts.seq_length % size:
             raise UserError(
-                f"{asked} does not divide {facts.seq_length_name} {facts.seq_length}; give "
+                f"{asked}: does not divide {facts.seq_length_name} {facts.seq_length}; use "
                 f"{_nearest_divisors(size, facts.seq_length)}"
             )
-        amount, what = self._kept_in_steps_of(kept_tokens)
+        amount, what = self._divisor_of_kept(kept_tokens)
         if amount % size:
             below = amount // size * size
             fixes = [f"{kept}" for kept in (below, below + size) if 1 <= kept <= facts.seq_length]
             raise UserError(
-                f"{what} {amount} is not a multiple of {asked}: kept tokens come in whole blocks; give {what} "
+                f"{what} {amount}: must be a multiple of {asked}, because whole blocks are kept; use "
                 f"{' or '.join(fixes)}, or a block size that divides it"
             )
         if self.strata > 1 and (facts.seq_length % (self.strata * size) or amount % (self.strata * size)):
             raise UserError(
-                f"{asked} and {self._flag('strata')} {self.strata}: each of the {self.strata} runs of the sequence "
-                f"keeps whole blocks, so {self.strata * size} must divide {facts.seq_length_name} {facts.seq_length} "
-                f"and {what} {amount}; give smaller blocks, or kept tokens in steps of {self.strata * size}"
+                f"{asked}: with {self._flag('strata')} {self.strata}, {self.strata * size} must divide "
+                f"{facts.seq_length_name} {facts.seq_length} and {what} {amount}, because each stratum keeps whole "
+                f"blocks; use smaller blocks, or multiples of {self.strata * size}"
             )
 
     def _check_strata(self, facts: ModelFacts, kept_tokens: int) -> None:
-        """Each run of the sequence, and so each process, must keep the same whole number of tokens."""
+        """Each stratum, and so each process, must keep the same whole number of tokens."""
         strata = self.strata
-        amount, what = self._kept_in_steps_of(kept_tokens)
+        amount, what = self._divisor_of_kept(kept_tokens)
         if strata < 1 or facts.seq_length % strata or amount % strata:
             raise UserError(
-                f"{self._flag('strata')} is {strata}: it must divide {facts.seq_length_name} {facts.seq_length} and "
-                f"{what} {amount}, so that each run of the sequence keeps a whole share"
+                f"{self._flag('strata')} {strata}: must divide {facts.seq_length_name} {facts.seq_length} and "
+                f"{what} {amount}, so that each stratum keeps the same number of tokens; change one of them"
             )
         if strata % facts.sequence_runs:
             raise UserError(
-                f"{self._flag('strata')} is {strata}: it must be a multiple of {facts.sequence_runs}, the runs that "
-                "--sequence-parallel or --context-parallel-size cut the sequence in, so that every process keeps the "
+                f"{self._flag('strata')} {strata}: must be a multiple of {facts.sequence_runs}, the parts into which "
+                "--sequence-parallel or --context-parallel-size splits the sequence, so that every process keeps the "
                 f"same number of tokens; use {facts.sequence_runs}"
             )
 
 
 def in_blocks(block_size: int) -> str:
-    """What a method's name adds for blocks: " in blocks of 16", or nothing for single tokens."""
+    """What a method's name adds if it draws blocks: " in blocks of 16", or nothing for single tokens."""
     return f" in blocks of {block_size}" if block_size > 1 else ""
 
 
 def _nearest_divisors(number: int, whole: int) -> str:
-    """The divisors of ``whole`` on both sides of ``number``, such as "8 or 16"."""
+    """The divisors of ``whole`` on both sides of ``number``, for example "8 or 16"."""
     small = [divisor for divisor in range(1, math.isqrt(whole) + 1) if whole % divisor == 0]
     divisors = sorted({*small, *(whole // divisor for divisor in small)})
     place = bisect_left(divisors, number)

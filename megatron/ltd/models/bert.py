@@ -1,10 +1,10 @@
-"""The BERT of a run: Megatron-Core's ``BertModel`` with our layer spec, pre-norm as there.
+"""BERT: Megatron-Core's ``BertModel`` with our layer spec, pre-norm as there.
 
     tokens + positions + sentence types --> layers --> norm --+--> dense, GELU, norm --> logits of the hidden tokens
-                                                              +--> first token: dense, tanh --> were A and B swapped?
+                                                              +--> first token: dense, tanh --> logits of the order
 
-Padding is never attended to, but by itself: so every row of the mask allows something, also among the kept tokens of a
-sample that keeps padding, and no softmax is empty. Real tokens compute as if there were no padding.
+No token attends to padding, except a padding token to itself: every row of the mask then allows something, also among
+the kept tokens of a sample that keeps padding, and no softmax is empty. Padding does not change real tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from megatron.ltd.models.transformer import build_stages
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.parallel.random import seed_weights
 
-# The head's norm is no part of a spec, and core's own refuses sequence parallelism.
+# The norm of the head is not in a spec, and Megatron-Core's own refuses sequence parallelism.
 bert_lm_head.LNImpl = Norm
 
 
@@ -36,11 +36,11 @@ Model = TypeVar("Model", bound=CoreBertModel)
 
 
 class BertModel(CoreBertModel):
-    """Megatron-Core's BERT on [B, 1, S, S] masks, whose initial weights no layout changes.
+    """Megatron-Core's BERT with [B, 1, S, S] masks, and initial weights that do not depend on the layout.
 
-    ``weights_seed`` draws those after the last layer. A stage gets tokens [B, S], an attention mask [B, S], 1 for real
-    tokens and 0 for padding, sentence types and labels; the last one answers losses [B, S] and the logits of sentence
-    order [B, 2] (None without it).
+    ``weights_seed`` is the seed of the weights after the last layer. A stage receives tokens [B, S], an attention mask
+    [B, S], 1 for real tokens and 0 for padding, sentence types and labels; the last one returns losses [B, S] and the
+    logits of sentence order [B, 2] (None without it).
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class BertModel(CoreBertModel):
         **options: Any,
     ) -> None:
         super().__init__(config, *arguments, pg_collection=pg_collection, **options)
-        if self.position_embedding_type == "rope":  # core's model cannot be told the base
+        if self.position_embedding_type == "rope":  # Megatron-Core's model has no argument for the base
             self.rotary_pos_emb = RotaryEmbedding(
                 kv_channels=config.kv_channels,
                 rotary_percent=options["rotary_percent"],
@@ -62,7 +62,7 @@ class BertModel(CoreBertModel):
                 cp_group=pg_collection.cp,
             )
         if self.post_process:
-            # A last stage of several draws an embedding of its own in between, which it then overwrites.
+            # A last stage that is not the first has drawn an embedding in between, which it overwrites later.
             seed_weights(weights_seed, config.num_layers + 1)
             heads = [self.lm_head.dense]
             if self.binary_head is not None:
@@ -71,7 +71,7 @@ class BertModel(CoreBertModel):
                 config.init_method(linear.weight)
 
     def _sanity_check_attention_and_get_attn_mask_dimension(self) -> str:
-        """The mask that our attention takes."""
+        """The shape of the mask of our attention."""
         return "b1ss"
 
     def bert_extended_attention_mask(self, attention_mask: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class BertModel(CoreBertModel):
 
 
 def padding_mask(padding_BS: Tensor) -> Tensor:
-    """Attention to all but padding: bool [B, 1, S, S], True where query i must not see key j; each sees itself."""
+    """Attention to all tokens but padding, and to itself: bool [B, 1, S, S], True where query i must not see key j."""
     others_SS = ~torch.eye(padding_BS.shape[1], dtype=torch.bool, device=padding_BS.device)
     return (padding_BS[:, None, :] & others_SS)[:, None]
 
@@ -94,7 +94,7 @@ def build_bert_chunks(
     *,
     seed: int,
 ) -> list[Model]:
-    """This process's part of a model of this ``kind`` on the run's device; see ``models.gpt.build_chunks``."""
+    """This process's part of a model of class ``kind``, on the device of the run; see ``models.gpt.build_chunks``."""
     make = partial(
         kind,
         num_tokentypes=model.sentence_types,

@@ -1,8 +1,8 @@
-"""A BERT that tells the class of a sample: the encoder of pretraining with a classifier in place of its heads.
+"""A BERT classifier: the encoder of pretraining with a classification head instead of its heads.
 
     layers --> norm --> first token: dense, tanh (the pooler) --> dropout --> logits of the classes
 
-Parameters of the encoder and the pooler carry their names of pretraining, so that its checkpoints load.
+Parameters of the encoder and the pooler have the same names as in pretraining, so that its checkpoints load.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from megatron.ltd.models.bert import BertModel
 from megatron.ltd.parallel.random import seed_weights
 
 HEAD, POOLER = "binary_head.", "pooler."
-"""Beginnings of the names of the classifier's parameters, and of the pooler's."""
+"""Prefixes of the names of the parameters of classification head and pooler."""
 
 
 class BertClassifier(BertModel):
-    """Megatron-Core's BERT without the masked-LM head, whose head for two sentences tells ``num_classes`` apart."""
+    """Megatron-Core's BERT without the masked-LM head; its head for two sentences has ``num_classes`` outputs."""
 
     def __init__(self, config: TransformerConfig, *, num_classes: int, weights_seed: int, **options: Any) -> None:
         heads = {"add_binary_head": True, "share_embeddings_and_output_weights": False}
@@ -38,12 +38,12 @@ class BertClassifier(BertModel):
         return outputs[1] if self.post_process else outputs
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> Any:
-        """Megatron-Core's, which for a language model would ask for the output layer."""
+        """The state without an output layer, which Megatron-Core's language model would require."""
         return MegatronModule.sharded_state_dict(self, prefix, sharded_offsets, metadata)
 
 
 class _Head(nn.Linear):
-    """Dropout and a linear layer, drawn as other weights are."""
+    """Dropout and a linear layer, initialized as other weights."""
 
     def __init__(self, config: TransformerConfig, num_classes: int) -> None:
         super().__init__(config.hidden_size, num_classes, dtype=config.params_dtype)
@@ -56,14 +56,14 @@ class _Head(nn.Linear):
 
 
 class _NoHead(nn.Module):
-    """Stands where Megatron-Core's forward pass calls the masked-LM head."""
+    """Replaces the masked-LM head in Megatron-Core's forward pass."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return hidden_states
 
 
 class _NoLogits(nn.Module):
-    """Stands where it then calls the output layer: no logits of tokens are computed."""
+    """Replaces the output layer in Megatron-Core's forward pass: no logits of tokens are computed."""
 
     weight = None
 

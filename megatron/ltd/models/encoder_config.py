@@ -39,7 +39,7 @@ class BertModelConfig(ModelConfig):
 
     @property
     def sentence_types(self) -> int:
-        """Rows of the embedding that tells two sentences apart; 0 where there is one."""
+        """Rows of the embedding that tells two sentences apart; 0 if there is one."""
         return 2 if self.bert_binary_head else 0
 
     def identity(self, padded_vocab_size: int) -> dict[str, Any]:

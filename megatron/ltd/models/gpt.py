@@ -1,4 +1,4 @@
-"""The GPT of a run: Megatron-Core's ``GPTModel`` with our layer spec."""
+"""GPT: Megatron-Core's ``GPTModel`` with our layer spec."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def build_chunks(
     seed: int,
     explicit_mask: bool = False,
 ) -> list[GPTModel]:
-    """This process's part of the model on the run's device: one stage, or several chunks of an interleaved pipeline.
+    """This process's part of the model, on the device of the run: one stage, or the chunks of an interleaved pipeline.
 
-    Initial weights are a function of ``seed`` and of the layer, not of the stage that holds it. ``explicit_mask``:
-    batches carry an attention mask, or a layer makes one.
+    Initial weights are a function of ``seed`` and of the layer, not of the stage. ``explicit_mask``: batches have an
+    attention mask, or a layer makes one.
     """
     make = partial(
         GPTModel,

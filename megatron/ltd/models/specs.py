@@ -1,9 +1,8 @@
-"""Which modules a layer is made of.
+"""The modules of a layer.
 
-Both specs are Megatron-Core's own GPT layer with one substitution, our layer class; the local one also takes our
-attention and norm, which need neither Transformer Engine nor Apex. An encoder's layer is the same one with another
-mask type. Parameters are named the same in checkpoints of
-both.
+Both specs are Megatron-Core's own GPT layer with our layer class; the local one also has our attention and norm, which
+need neither Transformer Engine nor Apex. The layer of an encoder is the same with another mask type. Parameters have
+the same names in the checkpoints of both.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from megatron.ltd.models.config import LayersConfig
 
 
 def uses_transformer_engine(config: LayersConfig, device: torch.device) -> bool:
-    """Whether the layers are Transformer Engine's: asked for, or ``auto`` on CUDA where it is installed.
+    """Whether the layers are Transformer Engine's: if required, or with ``auto`` on CUDA if it is installed.
 
-    Raises ``UserError`` where it is asked for and cannot be had.
+    Raises ``UserError`` if it is required and not available.
     """
     available = device.type == "cuda" and importlib.util.find_spec("transformer_engine") is not None
     if config.transformer_impl == "auto":
@@ -58,9 +57,9 @@ def layer_spec(
 ) -> ModuleSpec:
     """The spec of one layer.
 
-    ``weights_seed``: each layer's initial weights come from this and its number; None, from the streams as they stand.
-    ``mask_type``: what attention assumes without a mask tensor. ``explicit_mask``: it gets one (separated documents,
-    padding, or kept tokens that attend to all).
+    ``weights_seed``: the seed of the initial weights, together with the layer's number; None takes the current streams.
+    ``mask_type``: the mask of attention without a mask tensor. ``explicit_mask``: attention gets one (separated
+    documents, padding, or kept tokens that attend to all tokens).
     """
     params = {"weights_seed": weights_seed}
     if uses_transformer_engine(config, device):
@@ -69,7 +68,7 @@ def layer_spec(
         spec.submodules.self_attn_bda = spec.submodules.mlp_bda = ScaledResidual
         spec.submodules.self_attention.module = RoutedSelfAttention
         spec.submodules.self_attention.params["attn_mask_type"] = mask_type
-        if explicit_mask:  # Transformer Engine's attention ignores a mask tensor where its mask type is causal
+        if explicit_mask:  # Transformer Engine's attention ignores a mask tensor if its mask type is causal
             spec.submodules.self_attention.submodules.core_attention = FusedAttention
         return spec
     spec = get_gpt_layer_local_spec(normalization=config.normalization)
@@ -92,7 +91,7 @@ def block_spec(
     mask_type: AttnMaskType = AttnMaskType.causal,
     explicit_mask: bool = False,
 ) -> TransformerBlockSubmodules:
-    """The spec of this stage's layers and of the norm after the last layer; see ``layer_spec``."""
+    """The spec of the layers of this stage, and of the norm after the last layer; see ``layer_spec``."""
     spec = layer_spec(config, device, weights_seed=weights_seed, mask_type=mask_type, explicit_mask=explicit_mask)
     if uses_transformer_engine(config, device):
         from megatron.core.extensions.transformer_engine import TENorm

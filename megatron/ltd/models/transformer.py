@@ -1,7 +1,7 @@
-"""What every model of ours shares: Megatron-Core's configuration, and the parts that a process holds of it.
+"""What all models share: Megatron-Core's configuration, and the stage or chunks on a process.
 
-A process holds one stage of the model, or several chunks of an interleaved pipeline. Initial weights are a function of
-the seed and of the layer, not of the stage that holds it.
+A process has one stage of the model, or several chunks of an interleaved pipeline. Initial weights are a function of
+the seed and of the layer, not of the stage.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 def transformer_config(
     model: LayersConfig, parallel: ParallelConfig, precision: PrecisionConfig, recompute: RecomputeConfig, mesh: Mesh
 ) -> TransformerConfig:
-    """Megatron-Core's configuration of this model on this layout. Raises ``UserError`` for impossible recompute."""
+    """Megatron-Core's configuration of a model on a layout. Raises ``UserError`` for impossible recompute."""
     if "layernorm" in recompute.recompute_modules and not uses_transformer_engine(model, mesh.device):
         raise UserError(
-            "--recompute-modules layernorm needs Transformer Engine, which this run's layers do not use: recompute "
-            "core_attn or mlp, or give --transformer-impl transformer_engine on a machine that has it"
+            "--recompute-modules layernorm: needs Transformer Engine, which the layers of this run do not use; use "
+            "core_attn or mlp, or --transformer-impl transformer_engine on a machine that has it"
         )
     on_cpu = mesh.device.type == "cpu"
     interleaved = virtual_stages(parallel, model.num_layers)
@@ -71,10 +71,10 @@ def transformer_config(
         num_layers_in_first_pipeline_stage=parallel.decoder_first_pipeline_num_layers,
         num_layers_in_last_pipeline_stage=parallel.decoder_last_pipeline_num_layers,
         use_cpu_initialization=on_cpu or parallel.use_cpu_initialization,
-        # Batched messages: gloo mixes them up, silently, and an interleaved pipeline overlaps single ones instead.
+        # gloo mixes batched messages up, silently, and an interleaved pipeline overlaps single messages instead.
         batch_p2p_comm=not on_cpu and interleaved is None,
         overlap_p2p_comm=not on_cpu and interleaved is not None,
-        # The gradient of a step is that of the mean over its real tokens, however they fall on microbatches and ranks.
+        # The gradient is that of the mean over the step's real tokens, on whatever microbatches and ranks they are.
         calculate_per_token_loss=True,
         gradient_accumulation_fusion=False,
         bias_activation_fusion=False,
@@ -93,11 +93,11 @@ def build_stages(
     mask_type: AttnMaskType,
     explicit_mask: bool,
 ) -> list[Model]:
-    """This process's part of a model on the run's device, each chunk built by ``make``.
+    """This process's chunks of a model, on the device of the run, each built by ``make``.
 
     ``make`` is called with ``config``, ``transformer_layer_spec``, ``pre_process``, ``post_process``, ``pg_collection``
-    and ``vp_stage``, as Megatron-Core's models are. ``mask_type`` is what attention assumes without a mask tensor;
-    ``explicit_mask``: batches carry one, or a layer makes one.
+    and ``vp_stage``, as Megatron-Core's models are. ``mask_type`` is the mask of attention without a mask tensor;
+    ``explicit_mask``: batches have a mask tensor, or a layer makes one.
     """
     num_chunks = config.virtual_pipeline_model_parallel_size
     parallel_state.set_virtual_pipeline_model_parallel_world_size(num_chunks)

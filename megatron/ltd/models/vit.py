@@ -1,10 +1,10 @@
-"""The vision transformer of a run: Megatron-Core's ``CLIPViTModel`` with our layer spec, made Dosovitskiy et al.'s ViT.
+"""Vision transformer: Megatron-Core's ``CLIPViTModel`` with our layer spec, as the ViT of Dosovitskiy et al.
 
     patches ─► projection, bias ─► [CLS] in front ─► + positions ─► dropout ─► layers ─► norm ─► [CLS] ─► head
 
-Megatron-Core's class brings patches, [CLS], positions and layers; its own variants end before a norm and a head, start
-from other weights and take three channels. "An Image is Worth 16x16 Words" (arXiv:2010.11929). Not here: pipeline
-stages, of which the model is one.
+Megatron-Core's class has patches, [CLS], positions and layers; its own variants have no final norm and no head, other
+initial weights, and three channels. "An Image is Worth 16x16 Words" (arXiv:2010.11929). The model is one pipeline
+stage.
 
 Shapes: B micro-batch, C classes; an image is [channels, height, width].
 """
@@ -28,11 +28,11 @@ from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.parallel.random import seed_weights
 
 HEAD = "head."
-"""Beginning of the names of the classifier's parameters."""
+"""Prefix of the names of the head's parameters."""
 
 
 class ViT(CLIPViTModel):
-    """Images to the logits of their classes. ``seed``: what initial weights outside the layers are drawn from."""
+    """Images to the logits of their classes. ``seed``: that of the initial weights outside the layers."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class ViT(CLIPViTModel):
         )
         hidden, dtype = config.hidden_size, config.params_dtype
         self.conv1 = nn.Conv2d(model.num_channels, hidden, model.patch_dim, stride=model.patch_dim, dtype=dtype)
-        # What Megatron-Core's forward pass puts before the layers and after them, in variants that have it.
+        # Megatron-Core's forward pass calls these before and after the layers, in variants that have them.
         self.ln_pre = nn.Dropout(config.hidden_dropout)
         self.ln_post = build_module(
             transformer_layer_spec.layer_norm, config=config, hidden_size=hidden, eps=config.layernorm_epsilon
@@ -76,7 +76,7 @@ class ViT(CLIPViTModel):
 def build_chunks(
     model: ViTConfig, config: TransformerConfig, num_classes: int, mesh: Mesh, *, seed: int, explicit_mask: bool = False
 ) -> list[ViT]:
-    """The model on the run's device: one stage, in a list as of other models. Weights are a function of ``seed``."""
+    """The model on the device of the run: one stage, in a list as for other models. ``seed``: of initial weights."""
     make = partial(ViT, model=model, num_classes=num_classes, seed=seed)
     mask_type = AttnMaskType.no_mask
     return build_stages(make, model, config, mesh, seed=seed, mask_type=mask_type, explicit_mask=explicit_mask)

@@ -1,14 +1,14 @@
-"""Processes that were started differently, found before they wait for each other; and mistakes that one process alone
-makes, answered on all of them.
+"""Finds processes that were started differently, before they wait for each other, and reports an error of one process
+on all of them.
 
     join -> agree_over_store      versions, sources, device, flags: over the rendezvous store, before any collective
-    together, agree               files that one node lacks or holds otherwise: over the process group, later
+    together, agree               files that a node does not have, or that differ: over the process group, later
 
-What is compared are facts: names and values of plain types. The first that differs is named with both values and the
-ranks that hold them, on every rank, so that each ends with the same line. Flags that may differ from node to node are
-left out by the caller (``RunConfig.shared_flags``).
+Facts are compared: names and values of plain types. The first difference is reported with both values and the ranks
+that have them, on every rank, so that each exits with the same line. Flags that may differ between nodes are left out
+by the caller (``RunConfig.shared_flags``).
 
-Not here: processes that die later (they break the connection, and the others end by that).
+Not here: processes that die later (``contact``).
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from megatron.ltd.flags import shown
 from megatron.ltd.format import format_ranges
 from megatron.ltd.parallel.rendezvous import store_of_this_start
 
-_LAST_WORD_SECONDS = 15.0  # how long the first rank stays for the others to read why the run ends
+_LAST_WORD_SECONDS = 15.0  # how long the first rank waits for the others to read why the run ends
 _FOLDER_SECONDS = 60.0  # how long a network file system may show a node an older state of a folder
 
 
 def join(timeout: timedelta) -> tuple[dist.Store, int, int]:
-    """The rendezvous store of the processes that a launcher started, this one's rank, and how many they are.
+    """The rendezvous store of the processes that a launcher started, this process's rank, and the number of processes.
 
-    Raises ``UserError`` where the launcher's environment variables are missing or wrong, and ``RunStopped`` where the
-    processes do not find each other in time.
+    Raises ``UserError`` if the launcher's environment variables are missing or wrong, and ``RunStopped`` if the
+    processes do not meet in time.
     """
     try:
         store, rank, world_size = next(rendezvous("env://", timeout=timeout))
         return store_of_this_start(store, rank, world_size, timeout), rank, world_size
-    except ValueError as error:  # a variable that is missing, or no number
+    except ValueError as error:  # a variable that is missing, or not a number
         raise UserError(
             f"RANK and WORLD_SIZE are set, but the processes cannot meet ({_first_line(error)}): start them with "
-            "torchrun, or set MASTER_ADDR and MASTER_PORT too"
+            "torchrun, or also set MASTER_ADDR and MASTER_PORT"
         ) from None
     except dist.DistError as error:
         raise RunStopped(
-            f"not all processes met within {timeout.total_seconds() / 60:g} minutes ({_first_line(error)}): see that "
-            "every node was started, with the same MASTER_ADDR and MASTER_PORT, and that no firewall is between"
+            f"not all processes met within {timeout.total_seconds() / 60:g} minutes ({_first_line(error)}): check that "
+            "every node was started, with the same MASTER_ADDR and MASTER_PORT, and that no firewall is between them"
         ) from None
 
 
@@ -62,10 +62,10 @@ def agree_over_store(
     problem: str | None,
     timeout: timedelta,
 ) -> None:
-    """Compare this process's ``facts`` with all others'; ``problem`` is why this process cannot take part, or None.
+    """Compare the ``facts`` of all processes; ``problem`` is why this process cannot take part, or None.
 
-    Returns where all agree and nobody has a problem. Otherwise raises the same on every rank: ``UserError`` for a
-    problem or a difference, ``RunStopped`` for ranks that have not come within ``timeout``.
+    Returns if all facts are equal and no process has a problem. Otherwise raises the same error on every rank:
+    ``UserError`` for a problem or a difference, ``RunStopped`` for ranks that did not arrive within ``timeout``.
     """
     store = dist.PrefixStore("agreement", store)
     own = json.dumps({"host": socket.gethostname(), "problem": problem, "facts": dict(facts)})
@@ -73,7 +73,7 @@ def agree_over_store(
     if rank == 0:
         kind, message = _verdict(store, world_size, timeout)
         store.set("verdict", json.dumps([kind, message]))
-        if message:  # the store may live in this process: stay until the others have read it
+        if message:  # the store may be in this process: wait until the others have read it
             with suppress(dist.DistError):
                 came = [other for other in range(1, world_size) if store.check([f"facts/{other}"])]
                 store.wait([f"read/{other}" for other in came], timedelta(seconds=_LAST_WORD_SECONDS))
@@ -86,15 +86,15 @@ def agree_over_store(
 
 
 def _verdict(store: dist.Store, world_size: int, timeout: timedelta) -> tuple[str, str]:
-    """What the first rank finds: the kind of end and its line, which is empty where nothing is wrong."""
+    """The result of the comparison, on the first rank: the kind of error and its line, which is empty without one."""
     keys = [f"facts/{rank}" for rank in range(world_size)]
     try:
         store.wait(keys, timeout)
     except dist.DistError:
         missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
         return "stopped", (
-            f"{_ranks(missing)} of {world_size} did not come within {timeout.total_seconds() / 60:g} minutes: see what "
-            "ended or keeps them; --distributed-timeout-minutes sets how long to wait"
+            f"{_ranks(missing)} of {world_size} did not start within {timeout.total_seconds() / 60:g} minutes: check "
+            "their logs; --distributed-timeout-minutes sets how long to wait"
         )
     stated = [json.loads(store.get(key)) for key in keys]
     hosts = [one["host"] for one in stated]
@@ -107,15 +107,15 @@ def _read_verdict(store: dist.Store, timeout: timedelta) -> tuple[str, str]:
         store.wait(["verdict"], timeout + timedelta(seconds=_LAST_WORD_SECONDS))
         kind, message = json.loads(store.get("verdict"))
     except dist.DistError as error:
-        return "stopped", f"rank 0 did not come or has ended ({_first_line(error)}): its own message says why"
+        return "stopped", f"rank 0 did not start, or has ended ({_first_line(error)}): see its own message"
     return kind, message
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """A block that ends alike on every rank: a ``UserError`` inside it on one rank is raised on all.
+    """A block that ends in the same way on every rank: a ``UserError`` on one rank is raised on all.
 
-    Every rank enters the block, and nothing inside waits for another rank.
+    Every rank must enter the block, and nothing inside may wait for another rank.
     """
     problem = None
     try:
@@ -129,7 +129,7 @@ def together() -> Iterator[None]:
 
 
 def agree(facts: Mapping[str, Any], fix: str) -> None:
-    """Refuse facts that differ between ranks, with ``fix`` as the advice. Every rank calls this."""
+    """Raise ``UserError`` for facts that differ between ranks; ``fix`` is the advice. Every rank calls this."""
     everyone = _exchange((socket.gethostname(), dict(facts)))
     message = first_difference([theirs for _, theirs in everyone], [host for host, _ in everyone], fix)
     if message is not None:
@@ -139,8 +139,7 @@ def agree(facts: Mapping[str, Any], fix: str) -> None:
 def agree_on_folder(look: Callable[[], Mapping[str, Any]], fix: str) -> None:
     """As ``agree``, for facts about a folder that ``look`` reads. Every rank calls this.
 
-    A network file system may show a node a folder as it was up to a minute ago: a difference is looked at again until
-    it has lasted for that long.
+    A network file system may show a folder as it was up to a minute ago, so that a difference must last that long.
     """
     deadline = time.monotonic() + _FOLDER_SECONDS
     while True:
@@ -149,7 +148,7 @@ def agree_on_folder(look: Callable[[], Mapping[str, Any]], fix: str) -> None:
         message = first_difference(facts, hosts, fix)
         if message is None:
             return
-        if everyone[0][2]:  # the first rank's clock, so that all of them stop looking in the same round
+        if everyone[0][2]:  # the first rank's clock, so that all ranks stop in the same round
             raise UserError(message)
         time.sleep(1.0)
 
@@ -157,7 +156,7 @@ def agree_on_folder(look: Callable[[], Mapping[str, Any]], fix: str) -> None:
 def first_difference(facts: Sequence[Mapping[str, Any]], hosts: Sequence[str], fix: str | None = None) -> str | None:
     """One line about the first fact in which some ranks differ from rank 0, or None. Indices are ranks.
 
-    Without ``fix`` the advice follows from what the fact is.
+    Without ``fix`` the advice depends on the fact.
     """
     names = list(dict.fromkeys(name for one in facts for name in one))
     differing = [name for name in names if any(_value(one, name) != _value(facts[0], name) for one in facts)]
@@ -189,7 +188,7 @@ def _fix(name: str) -> str:
 
 
 def _one_problem(problems: Sequence[str | None], hosts: Sequence[str]) -> str | None:
-    """The lowest rank's problem, with the ranks that have it unless all do; None where there is none."""
+    """The problem of the lowest rank that has one, with the ranks that have it unless all do, or None."""
     message = next((problem for problem in problems if problem is not None), None)
     if message is None or all(problem == message for problem in problems):
         return message
@@ -198,7 +197,7 @@ def _one_problem(problems: Sequence[str | None], hosts: Sequence[str]) -> str | 
 
 
 def _on(ranks: Sequence[int], hosts: Sequence[str], known_host: str | None) -> str:
-    """The ranks, and their host where it is not the one that goes without saying."""
+    """The ranks, and their hosts unless all are on ``known_host``."""
     names = list(dict.fromkeys(hosts[rank] for rank in ranks))
     if names == [known_host] or len(set(hosts)) == 1:
         return _ranks(ranks)
@@ -206,14 +205,14 @@ def _on(ranks: Sequence[int], hosts: Sequence[str], known_host: str | None) -> s
 
 
 def _ranks(ranks: Sequence[int]) -> str:
-    """Ascending ranks as people write them: ``rank 3``, ``ranks 4-7, 9``."""
+    """Ascending ranks as text: ``rank 3``, ``ranks 4-7, 9``."""
     spelled = format_ranges(ranks).split(",")
     text = ", ".join(spelled[:4]) + (", ..." if len(spelled) > 4 else "")
     return f"{'ranks' if len(ranks) > 1 else 'rank'} {text}"
 
 
 def _exchange(own: Any) -> list[Any]:
-    """What every rank holds, by rank."""
+    """The objects of all ranks, by rank."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return [own]
     everyone: list[Any] = [None] * dist.get_world_size()

@@ -1,11 +1,11 @@
-"""The end of a process whose peers are gone: one line instead of a communication library's traceback.
+"""Reports that another process died: one line instead of a communication library's traceback.
 
     a process is killed, fails or hangs  ->  a collective of the others fails  ->  LostContact on each of them
 
 gloo notices a closed connection at once. NCCL's collectives wait for ``--distributed-timeout-minutes`` or for the
-launcher, whichever comes first; gloo's do so too where a peer is there but does not answer.
+launcher, whichever comes first; so do gloo's if a process hangs.
 
-Not here: processes that were started differently, or did not come at all (``agreement``).
+Not here: processes that were started differently, or not at all (``agreement``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NCCL = re.compile(r"ncclRemoteError|remote process exited|was aborted|[Tt]imeou
 
 
 def lost_contact(error: BaseException) -> str | None:
-    """Why a collective failed, if it was for another process's sake; None for any other error."""
+    """Why a collective failed, if another process is the cause; None for any other error."""
     text = str(error)
     if isinstance(error, dist.DistBackendError):
         is_lost = _NCCL.search(text) is not None
@@ -38,7 +38,7 @@ def lost_contact(error: BaseException) -> str | None:
 
 @contextmanager
 def keeping_contact(mesh: Mesh, how_to_continue: Callable[[], str]) -> Iterator[None]:
-    """Raise ``LostContact`` for what fails in the block because another process is gone."""
+    """Raise ``LostContact`` if the block fails because another process died."""
     try:
         yield
     except RuntimeError as error:
@@ -46,6 +46,6 @@ def keeping_contact(mesh: Mesh, how_to_continue: Callable[[], str]) -> Iterator[
         if reason is None:
             raise
         raise LostContact(
-            f"rank {mesh.rank} lost contact with another process ({reason}), whose own message, if any, says why; "
+            f"rank {mesh.rank} lost contact with another process ({reason}): see the message of that process; "
             f"{how_to_continue()}"
         ) from None

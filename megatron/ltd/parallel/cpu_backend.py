@@ -1,16 +1,15 @@
-"""Megatron-Core on a machine without CUDA: stand-ins for the CUDA calls it makes.
+"""Megatron-Core on a machine without CUDA: replacements for the CUDA calls that it makes.
 
-Megatron-Core asks ``torch.cuda`` for the current device, streams, events and random state, spells ``device="cuda"`` in
-a few modules, and tells tensors apart by ``Tensor.type()``. ``install`` answers all of these for the CPU:
+Megatron-Core calls ``torch.cuda`` for the current device, streams, events and random state, writes ``device="cuda"`` in
+a few modules, and compares ``Tensor.type()``. ``install`` replaces all of these for the CPU:
 
     torch.cuda.<name>              replaced on the module: device, random state, streams, events
     Tensor.cuda, Tensor.type       replaced on the class: no copy, and the CUDA spelling of the type
     megatron.core.<module>.torch   replaced in the modules that spell "cuda": torch, but for its factories
 
-Nothing is put between an operation and its kernel (no ``TorchFunctionMode``): a name is looked up as before, so there
-is no cost per operation. Installed once, by ``mesh.initialize``, and only when the run's device is the CPU.
-
-Not here: any change of what Megatron-Core computes.
+Nothing is put between an operation and its kernel (no ``TorchFunctionMode``), so that there is no cost per operation.
+``mesh.initialize`` installs this once, and only if the device of the run is the CPU. What Megatron-Core computes does
+not change. ``docs/megatron-core.md`` lists the replaced names.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _installed = False
 
 
 class CpuStream:
-    """The one queue of work a CPU has: everything submitted has already run."""
+    """The only stream of a CPU: all submitted work is done."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.device = CPU
@@ -59,7 +58,7 @@ class CpuStream:
 
 
 class CpuEvent:
-    """An event that has always happened."""
+    """An event that is always complete."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -121,14 +120,14 @@ _torch_tensor_type = torch.Tensor.type
 
 
 def _tensor_type(self: torch.Tensor, dtype: Any = None, **kwargs: Any) -> Any:
-    """``Tensor.type()`` in CUDA's spelling, which Megatron-Core's optimizers compare with; casts are torch's own."""
+    """``Tensor.type()`` with CUDA's names, with which Megatron-Core's optimizers compare; casts are torch's own."""
     if dtype is not None:
         return _torch_tensor_type(self, dtype, **kwargs)
     return _torch_tensor_type(self).replace("torch.", "torch.cuda.", 1)
 
 
 def _on_cpu(factory: Any) -> Any:
-    """``factory`` with a literal ``device="cuda"`` read as the CPU."""
+    """``factory``, creating tensors on the CPU whatever its ``device`` argument."""
 
     def make(*args: Any, **kwargs: Any) -> torch.Tensor:
         if "device" in kwargs:
@@ -140,7 +139,7 @@ def _on_cpu(factory: Any) -> Any:
 
 
 def _torch_for_cpu() -> types.ModuleType:
-    """A module equal to ``torch`` but for the tensor factories; a plain dictionary, so look-ups cost what they did."""
+    """A module equal to ``torch`` except for the tensor factories, with the same cost of a look-up."""
     module = types.ModuleType("torch")
     module.__dict__.update(torch.__dict__)
     for name in _FACTORIES:
@@ -152,7 +151,7 @@ def _torch_for_cpu() -> types.ModuleType:
 def _cpu_rng_tracker_class() -> type:
     """Megatron-Core's tracker of random streams, forking the one generator that a CPU has.
 
-    The original compares the CPU's state before and after to catch stray draws, which on a CPU is every draw.
+    The original compares the CPU's state before and after to catch unintended draws, which on a CPU is every draw.
     """
     from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
 
@@ -175,7 +174,7 @@ def install() -> None:
     global _installed
     if _installed:
         return
-    # First: importing compiles nothing yet but lists torch's functions, which must still be torch's own.
+    # First, because importing these modules collects torch's functions, which must still be torch's own.
     literal_cuda_modules = [importlib.import_module(name) for name in _LITERAL_CUDA_MODULES]
     random = importlib.import_module("megatron.core.tensor_parallel.random")
     for name, stand_in in {
@@ -191,7 +190,7 @@ def install() -> None:
         "stream": _stream,
         "current_stream": _current_stream,
         "default_stream": _default_stream,
-    }.items():  # one function a name: torch's compiler files them by identity
+    }.items():  # a separate function for each name: torch's compiler stores them by identity
         setattr(torch.cuda, name, stand_in)
     torch.Tensor.cuda = _tensor_cuda  # type: ignore[method-assign,assignment]
     torch.Tensor.type = _tensor_type  # type: ignore[method-assign,assignment]

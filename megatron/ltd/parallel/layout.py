@@ -1,12 +1,12 @@
-"""What a layout can hold: the rules between parallelism and the model. No torch.
+"""Rules between parallelism, the model and the batch, and layouts as text. No torch.
 
-    layers       over pipeline stages, equal or with a first and a last stage of their own; chunks where interleaved
-    heads        over tensor-parallel processes, whole
-    sequence     in equal runs over context-parallel processes (zigzag), and again over tensor-parallel ones with
-                 sequence parallelism (``routing.sequence_shard``)
-    microbatches multiples of the stages where the pipeline is interleaved
+    layers       over pipeline stages, equal or with other first and last stages; in chunks if interleaved
+    heads        whole, over tensor-parallel processes
+    sequence     in equal parts over context-parallel processes (zigzag), and with sequence parallelism also over
+                 tensor-parallel processes (``routing.sequence_shard``)
+    microbatches a multiple of the stages if the pipeline is interleaved
 
-Every refusal is a ``UserError``.
+All checks raise ``UserError``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.parallel.config import PIPELINE_FLAGS, ParallelConfig
+from megatron.ltd.schedules.batch_size import BatchSchedule
 
 if TYPE_CHECKING:
     from megatron.ltd.models.config import ModelConfig
@@ -23,18 +24,18 @@ if TYPE_CHECKING:
 
 
 def num_runs(context_size: int, tensor_size: int) -> int:
-    """Equal runs that the sequence is cut in for this many context ranks, each split over ``tensor_size`` ranks."""
+    """Equal parts into which the sequence is split over context ranks, each over ``tensor_size`` ranks."""
     return tensor_size if context_size == 1 else math.lcm(2 * context_size, context_size * tensor_size)
 
 
 def sequence_runs(parallel: ParallelConfig) -> int:
-    """Equal runs that the sequence is cut in so that every process holds some; 1 where it is not split."""
+    """Equal parts into which the sequence is split over processes; 1 if it is not split."""
     tensor_size = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
     return num_runs(parallel.context_parallel_size, tensor_size)
 
 
 def virtual_stages(parallel: ParallelConfig, num_layers: int) -> int | None:
-    """Chunks of layers that each process holds in an interleaved pipeline; None where it is not interleaved."""
+    """Chunks of layers on each process of an interleaved pipeline; None if it is not interleaved."""
     per_chunk = parallel.num_layers_per_virtual_pipeline_stage
     if per_chunk is None:
         return None
@@ -42,7 +43,7 @@ def virtual_stages(parallel: ParallelConfig, num_layers: int) -> int | None:
 
 
 def layers_per_stage(parallel: ParallelConfig, num_layers: int) -> tuple[int, ...]:
-    """Layers of each pipeline stage. Raises ``UserError`` where the flags do not divide ``num_layers``."""
+    """Layers of each pipeline stage. Raises ``UserError`` if the flags do not divide ``num_layers``."""
     stages = parallel.pipeline_model_parallel_size
     first, last = parallel.decoder_first_pipeline_num_layers, parallel.decoder_last_pipeline_num_layers
     left = num_layers - (first or 0) - (last or 0)
@@ -54,15 +55,15 @@ def layers_per_stage(parallel: ParallelConfig, num_layers: int) -> tuple[int, ..
             if getattr(parallel, name) is not None
         )
         raise UserError(
-            f"--num-layers {num_layers} cannot be divided over --pipeline-model-parallel-size {stages}{given}: "
-            f"{left} layers are left for {sharing} equal stages; give the first and the last stage numbers that "
-            "leave a multiple, with --decoder-first-pipeline-num-layers and --decoder-last-pipeline-num-layers"
+            f"--num-layers {num_layers}: cannot be divided over --pipeline-model-parallel-size {stages}{given}, which "
+            f"leaves {left} layers for {sharing} equal stages; set the layers of the first and the last stage with "
+            "--decoder-first-pipeline-num-layers and --decoder-last-pipeline-num-layers, so that the rest divides"
         )
     middle = left // sharing if sharing else 0
     if left < 0 or (sharing and middle < 1):
         raise UserError(
-            f"--num-layers {num_layers} leaves {left} layers for {sharing} of --pipeline-model-parallel-size "
-            f"{stages} stages: every stage needs one; use fewer stages or smaller first and last ones"
+            f"--num-layers {num_layers}: leaves {left} layers for {sharing} of --pipeline-model-parallel-size "
+            f"{stages} stages, and every stage needs one; use fewer stages, or smaller first and last ones"
         )
     sizes = [middle] * stages
     sizes[0], sizes[-1] = first or middle, last or middle
@@ -70,7 +71,7 @@ def layers_per_stage(parallel: ParallelConfig, num_layers: int) -> tuple[int, ..
 
 
 def check_model(parallel: ParallelConfig, model: ModelConfig | ViTConfig) -> None:
-    """Refuse a model that this layout cannot hold. Raises ``UserError``."""
+    """Refuse a model that does not fit this layout. Raises ``UserError``."""
     for name, why in model.unfit_parallelism.items():
         value = getattr(parallel, name)
         if value != getattr(ParallelConfig, name):  # its default
@@ -81,13 +82,13 @@ def check_model(parallel: ParallelConfig, model: ModelConfig | ViTConfig) -> Non
     if per_chunk is not None:
         if len(set(stages)) > 1:
             raise UserError(
-                f"--num-layers-per-virtual-pipeline-stage {per_chunk} needs stages of equal length, and they have "
-                f"{', '.join(map(str, stages))} layers: drop it, or the numbers of the first and last stage"
+                f"--num-layers-per-virtual-pipeline-stage {per_chunk}: needs stages of equal length, and they have "
+                f"{', '.join(map(str, stages))} layers; remove it, or the layers of the first and last stage"
             )
         if stages[0] % per_chunk or stages[0] == per_chunk:
             raise UserError(
-                f"--num-layers-per-virtual-pipeline-stage is {per_chunk}: it must divide the {stages[0]} layers of "
-                "a stage (--num-layers / --pipeline-model-parallel-size) into two chunks or more"
+                f"--num-layers-per-virtual-pipeline-stage {per_chunk}: must divide the {stages[0]} layers of a stage "
+                "(--num-layers / --pipeline-model-parallel-size) into at least two chunks"
             )
     tensor = parallel.tensor_model_parallel_size
     sizes = {
@@ -98,8 +99,8 @@ def check_model(parallel: ParallelConfig, model: ModelConfig | ViTConfig) -> Non
     for spelling, value in sizes.items():
         if value % tensor:
             raise UserError(
-                f"{spelling} {value} is not a multiple of --tensor-model-parallel-size {tensor}: every process "
-                "computes an equal share; change one"
+                f"{spelling} {value}: must be a multiple of --tensor-model-parallel-size {tensor}, because every "
+                "process computes an equal share; change one of them"
             )
     runs = sequence_runs(parallel)
     if model.seq_length % runs:
@@ -108,17 +109,39 @@ def check_model(parallel: ParallelConfig, model: ModelConfig | ViTConfig) -> Non
             split = f"--tensor-model-parallel-size {tensor} with --sequence-parallel"
             splits = [*splits, split] if parallel.context_parallel_size > 1 else [split]
         raise UserError(
-            f"--seq-length {model.seq_length} is not a multiple of {runs}, the runs that {' and '.join(splits)} cut it "
-            "in: use one that is"
+            f"--seq-length {model.seq_length}: must be a multiple of {runs}, the number of parts into which "
+            f"{' and '.join(splits)} split it; change it"
         )
 
 
-def check_microbatches(parallel: ParallelConfig, microbatches: int, global_batch: int) -> None:
-    """Refuse a batch too small for an interleaved pipeline. Raises ``UserError``."""
+def check_batches(
+    parallel: ParallelConfig, batch: BatchSchedule, micro_batch_size: int, data_parallel_size: int
+) -> None:
+    """Refuse a schedule with a batch that this layout cannot split into microbatches. Raises ``UserError``."""
+    batch.check_divisible(micro_batch_size, data_parallel_size)
     stages = parallel.pipeline_model_parallel_size
-    if parallel.num_layers_per_virtual_pipeline_stage is not None and microbatches % stages:
-        raise UserError(
-            f"a global batch of {global_batch} gives each process {microbatches} microbatches, and an interleaved "
-            f"pipeline (--num-layers-per-virtual-pipeline-stage) takes multiples of "
-            f"--pipeline-model-parallel-size {stages}: change --global-batch-size or --micro-batch-size"
-        )
+    for batch_samples in batch.sizes:
+        microbatches = batch_samples // (micro_batch_size * data_parallel_size)
+        if parallel.num_layers_per_virtual_pipeline_stage is not None and microbatches % stages:
+            raise UserError(
+                f"--global-batch-size: a batch of {batch_samples} samples gives each process {microbatches} "
+                "microbatches, and an interleaved pipeline (--num-layers-per-virtual-pipeline-stage) needs a multiple "
+                f"of --pipeline-model-parallel-size {stages}; change --global-batch-size or --micro-batch-size"
+            )
+
+
+def layout_text(parallel: ParallelConfig, data_parallel_size: int, num_chunks: int) -> str:
+    """How processes divide the work, such as "tensor 2 with sequence parallelism x pipeline 2 x data 2".
+
+    ``num_chunks``: chunks of layers on each process, more than 1 in an interleaved pipeline. Empty for one process.
+    """
+    sequence_parallel = " with sequence parallelism" if parallel.sequence_parallel else ""
+    interleaved = f" interleaved in {num_chunks} chunks each" if num_chunks > 1 else ""
+    sharded = " with distributed optimizer" if parallel.use_distributed_optimizer else ""
+    sizes = (
+        (parallel.tensor_model_parallel_size, "tensor", sequence_parallel),
+        (parallel.context_parallel_size, "context", ""),
+        (parallel.pipeline_model_parallel_size, "pipeline", interleaved),
+        (data_parallel_size, "data", sharded),
+    )
+    return " x ".join(f"{name} {size}{how}" for size, name, how in sizes if size > 1)

@@ -1,8 +1,8 @@
 """Processes, their groups and their device.
 
-``initialize`` joins the processes a launcher started (``torchrun`` sets RANK, WORLD_SIZE, LOCAL_RANK and the address),
-or makes a world of one without opening a port, lays Megatron-Core's groups over them, and returns them as one object
-that is passed on as an argument.
+``initialize`` joins the processes that a launcher started (``torchrun`` sets RANK, WORLD_SIZE, LOCAL_RANK and the
+address), or makes a world of one process without opening a port, creates Megatron-Core's process groups, and returns
+them as one object, which is passed on as an argument.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from megatron.ltd.versions import installed_versions, source_fingerprint
 
 @dataclass(frozen=True)
 class Mesh:
-    """This process's place: its device, its rank, and Megatron-Core's process groups."""
+    """This process's device, its ranks, and Megatron-Core's process groups."""
 
     device: torch.device
     rank: int
@@ -44,8 +44,8 @@ class Mesh:
 
     @property
     def place(self) -> int:
-        """A number for the samples, the part of the sequence and the layers that this process holds; tensor-parallel
-        processes, which hold the same, share it.
+        """A number for the samples, the part of the sequence and the layers of this process; tensor-parallel processes
+        have the same and share the number.
         """
         samples_and_sequence = self.data_parallel_rank * self.context_parallel_size + self.context_parallel_rank
         return samples_and_sequence * self.pipeline_parallel_size + self.pipeline_parallel_rank
@@ -56,25 +56,22 @@ class Mesh:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device ``--device`` stands for. Raises ``UserError`` where CUDA is asked for and absent."""
+    """The device of ``--device``. Raises ``UserError`` if CUDA is required and not available."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UserError(
-            "--device is cuda, but torch sees no CUDA device: install a CUDA build of torch, or use --device cpu"
-        )
+        raise UserError("--device cuda: torch finds no CUDA device; install a CUDA build of torch, or use --device cpu")
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if local_rank >= torch.cuda.device_count():
         raise UserError(
             f"LOCAL_RANK is {local_rank}, but this node has {torch.cuda.device_count()} CUDA devices: start at most "
-            "one "
-            "process a device"
+            "one process per device"
         )
     return torch.device("cuda", local_rank)
 
 
 def quiet_core_imports() -> None:
-    """Silence what Megatron-Core says of absent optional packages and of its own use of torch."""
+    """Silence Megatron-Core's warnings about missing optional packages and about its own use of torch."""
     for message in (
         "Transformer Engine and Apex are not installed",
         "Apex is not installed",
@@ -89,10 +86,10 @@ def quiet_core_imports() -> None:
 
 
 def refuse_broken_transformer_engine() -> None:
-    """Transformer Engine is optional, but Megatron-Core imports what is there: one that fails would end in its
-    traceback.
+    """Raise ``UserError`` if Transformer Engine is installed but cannot be imported. Call it before Megatron-Core.
 
-    Its metapackage without the CUDA core is such a one. Raises ``UserError``. Call it before anything of Megatron-Core.
+    Transformer Engine is optional, but Megatron-Core imports it if it is installed, and would fail with a traceback;
+    its metapackage without the CUDA part is an example.
     """
     if importlib.util.find_spec("transformer_engine") is None:
         return
@@ -101,15 +98,15 @@ def refuse_broken_transformer_engine() -> None:
     except Exception as error:  # whatever a half-installed package raises
         what = next(iter(str(error).splitlines()), "")
         raise UserError(
-            f"the package transformer_engine is installed but cannot be imported ({type(error).__name__}: {what}), and "
-            "Megatron-Core would fail on it: uninstall it (pip uninstall transformer-engine), or install it whole "
+            f"the package transformer_engine is installed but cannot be imported ({type(error).__name__}: {what}), so "
+            "that Megatron-Core would fail: uninstall it (pip uninstall transformer-engine), or install all of it "
             '(pip install --no-build-isolation "transformer-engine[pytorch]>=2.9,<2.12")'
         ) from None
 
 
 @dataclass(frozen=True)
 class _World:
-    """The processes of a run, met but not yet joined."""
+    """The processes of a run, before they join a process group."""
 
     store: dist.Store
     rank: int
@@ -117,13 +114,13 @@ class _World:
 
     @classmethod
     def meet(cls, timeout: timedelta) -> _World:
-        """Those that a launcher started, or this process alone, without opening a port."""
+        """The processes that a launcher started, or this process alone, without opening a port."""
         if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
             return cls(*agreement.join(timeout))
         return cls(dist.HashStore(), 0, 1)
 
     def agree(self, config: ParallelConfig, flags: Mapping[str, Any], timeout: timedelta) -> torch.device:
-        """This process's device, once every process has one and all were started alike."""
+        """This process's device, once every process has one and all were started in the same way."""
         facts: dict[str, Any] = {"WORLD_SIZE": self.size, **installed_versions()}
         facts |= {"the fingerprint of megatron-ltd's sources": source_fingerprint()}
         device, problem = None, None
@@ -144,7 +141,7 @@ class _World:
         return device
 
     def join(self, device: torch.device, timeout: timedelta) -> None:
-        """Start the process group. Only processes of one kind may call this: others would wait for each other."""
+        """Start the process group. All processes must have devices of one type, or they would wait for each other."""
         store = dist.PrefixStore("default_pg", self.store)
         store.set_timeout(timeout)
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -153,10 +150,10 @@ class _World:
 
 @contextmanager
 def initialize(config: ParallelConfig, agree_on: Mapping[str, Any] | None = None) -> Iterator[Mesh]:
-    """Join the world for the duration of a ``with`` block and leave it clean.
+    """Join the processes of the run for the duration of a ``with`` block.
 
-    Processes that differ in versions, sources, device or the flags ``agree_on`` (by spelling) end before any of them
-    waits for another. Raises ``UserError`` on all of them, and ``RunStopped`` where some do not come.
+    Processes that differ in versions, sources, device or the flags ``agree_on`` (by spelling) exit before any of them
+    waits for another. Raises ``UserError`` on all of them, and ``RunStopped`` if some do not start.
     """
     quiet_core_imports()
     timeout = timedelta(minutes=config.distributed_timeout_minutes)
@@ -194,7 +191,7 @@ def initialize(config: ParallelConfig, agree_on: Mapping[str, Any] | None = None
             groups=ProcessGroupCollection.use_mpu_process_groups(),
         )
     except Exception:
-        leave_in_order = device.type == "cpu" or world.size == 1  # NCCL would wait for processes that may be gone
+        leave_in_order = device.type == "cpu" or world.size == 1  # NCCL would wait for processes that may be dead
         raise
     finally:
         if leave_in_order:

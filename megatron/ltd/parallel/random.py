@@ -1,10 +1,10 @@
-"""Where random streams start. Everything random is a pure function of the run's seed and of what it is drawn for.
+"""Seeds of the random streams. All random numbers are a pure function of the run's seed and of what they are drawn for.
 
     initial weights   (seed, layer number)      the same under every pipeline layout, and on a CPU under every layout
-    a step's dropout  (seed, step, place)       ranks that hold other samples, layers or tokens draw apart
+    dropout           (seed, step, place)       ranks with other samples, layers or tokens draw other numbers
 
-So a checkpoint holds nothing random, and a resumed run draws what the uninterrupted one drew. Kept tokens are not drawn
-from streams at all (``routing.sampling``).
+A checkpoint therefore stores no random state, and a resumed run draws what an uninterrupted one draws. Kept tokens are
+not drawn from streams at all (``routing.sampling``).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _SEED, _STEP, _PLACE, _LAYER = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F  #
 
 
 def seed_weights(seed: int, layer_number: int = 0) -> None:
-    """Start the streams that initial weights are drawn from: of one layer, or with 0 of what comes before the first."""
+    """Seed the streams for the initial weights of a layer, or with 0 of what comes before the first layer."""
     _start_streams(seed * _SEED + layer_number * _LAYER)
 
 
 def seed_step(seed: int, step: int, mesh: Mesh) -> None:
-    """Start the streams of the 0-based ``step``. Tensor-parallel ranks share one, and have one of their own as well."""
+    """Seed the streams of the 0-based ``step``. Tensor-parallel ranks share one, and each has another of its own."""
     _start_streams(seed * _SEED + (step + 1) * _STEP + mesh.place * _PLACE)
 
 

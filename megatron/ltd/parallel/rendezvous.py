@@ -1,13 +1,13 @@
-"""A part of the launcher's store for this start of the processes alone.
+"""A part of the launcher's store that belongs to this start of the processes.
 
 torchrun keeps one store over all restarts: what earlier processes wrote, such as their addresses, is still there, and a
-process that reads it waits for the dead. Counting restarts does not help, since each node counts its own. So the first
-rank draws a name for this start, and the others fetch it, each with a token of its own:
+process that reads it waits for a dead one. Counting restarts does not help, because each node counts its own. Therefore
+the first rank draws a name for this start, and each other rank requests it with a token:
 
     rank r   start/r = its token          start/<token>?  -> the name       start/<name>/r = ""
     rank 0   start/r? -> token    start/<token> = the name    until start/<name>/r is there for every r
 
-A token that a dead process left is answered too, harmlessly: its owner's successor brings another.
+A token that a dead process left is answered too, which is harmless: its successor has another token.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _POLL_SECONDS = 0.02
 
 
 def store_of_this_start(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> dist.Store:
-    """``store`` under a prefix that all ranks of this start share and no earlier process knows.
+    """``store`` under a prefix that only the ranks of this start share.
 
-    Every rank calls this. Raises ``RunStopped`` on rank 0, which knows who is missing after ``timeout``, and
+    Every rank calls this. After ``timeout`` it raises ``RunStopped`` on rank 0, which names the missing ranks, and
     ``dist.DistError`` on the others.
     """
     if rank == 0:
@@ -42,7 +42,7 @@ def store_of_this_start(store: dist.Store, rank: int, world_size: int, timeout: 
 
 
 def _give_name(store: dist.Store, world_size: int, timeout: timedelta) -> str:
-    """Draw a name and answer with it until every other rank has it."""
+    """Draw a name, and answer requests until every other rank has it."""
     name = secrets.token_hex(8)
     answered: dict[int, bytes] = {}
     missing = list(range(1, world_size))
@@ -56,9 +56,9 @@ def _give_name(store: dist.Store, world_size: int, timeout: timedelta) -> str:
         missing = [rank for rank in missing if not store.check([f"start/{name}/{rank}"])]
         if missing and time.monotonic() > deadline:
             raise RunStopped(
-                f"rank{'s' if len(missing) > 1 else ''} {format_ranges(missing)} of {world_size} did not come within "
-                f"{timeout.total_seconds() / 60:g} minutes: see what ended or keeps them; "
-                "--distributed-timeout-minutes sets how long to wait"
+                f"rank{'s' if len(missing) > 1 else ''} {format_ranges(missing)} of {world_size} did not start within "
+                f"{timeout.total_seconds() / 60:g} minutes: check their logs; --distributed-timeout-minutes sets how "
+                "long to wait"
             )
         if missing:
             time.sleep(_POLL_SECONDS)

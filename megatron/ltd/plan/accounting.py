@@ -1,4 +1,4 @@
-"""What a step computes: layer tokens and floating-point operations, from each layer's own kept tokens.
+"""Layer tokens and floating-point operations of a step, from the kept tokens of each layer.
 
 One multiply-add is 2 FLOPs. One layer, forward, for one sample of n tokens, with Hq = heads * kv_channels and
 Hkv = query groups * kv_channels:
@@ -8,8 +8,9 @@ Hkv = query groups * kv_channels:
     attention output           2 n Hq H
     feed-forward               2 n H F * 2              * 3 when gated (SwiGLU has a third matrix)
 
-A layer whose n kept tokens attend to all S (``StepPlan.entry_layers``) projects queries, keys and values of all S, as
-the fused projection does, and has pairs = n (S + 1) / 2 causal, the expected number of a uniform draw, n * S otherwise.
+A layer whose n kept tokens attend to all S (``StepPlan.entry_layers``) projects queries, keys and values of all S,
+since the projection is fused, and has pairs = n (S + 1) / 2 causal, the expected number for a uniform draw, n * S
+otherwise.
 
     LM head                    2 S H V                  always all S positions: every token is in the loss
     layers in BERT's head      2 S H H                  before the LM head
@@ -18,12 +19,13 @@ the fused projection does, and has pairs = n (S + 1) / 2 causal, the expected nu
 
 Backward computes two products (for the input and for the weight) where forward computes one: a step is 3 x forward,
 but 2 x for patches, whose pixels need no gradient.
-Layers are summed one by one. Attention is quadratic in n, so the mean of n over layers or steps would give too little.
+Layers are summed one by one. Attention is quadratic in n, so that the mean of n over layers or steps would give too few
+FLOPs.
 
 Left out: norms, softmax, activations, rotary, biases, embedding lookup, loss, sentence order (one token), gathering and
-scattering, optimizer, and the forward work that activation recompute repeats (it is cost, not useful work). Causal
-attention counts as a kernel that skips what the mask hides; padding inside a sample counts as tokens. No torch here,
-and no clock.
+scattering, optimizer, and the forward work that activation recompute repeats (a cost, not useful work). Causal
+attention is counted as computed by a kernel that skips masked pairs; padding inside a sample counts as tokens. No torch
+here.
 """
 
 from __future__ import annotations
@@ -37,10 +39,10 @@ from megatron.ltd.schedules.step_plan import StepPlan
 class ModelShape:
     """The sizes of a decoder or encoder that decide its FLOPs and parameters; names as in Megatron-Core.
 
-    ``vocab_size`` is the padded one, as computed; ``seq_length`` S in tokens; ``gated_mlp`` is SwiGLU and its kin;
-    ``causal`` is False for an encoder; ``head_layers`` are H x H layers before its head. A classifier has its classes
-    in place of the vocabulary; ``head_tokens`` is how many positions its head looks at (None: all S).
-    ``patch_values``: numbers of an image's patch, 0 for text.
+    ``vocab_size`` is the padded one; ``seq_length`` is S in tokens; ``gated_mlp`` is True for SwiGLU; ``causal`` is
+    False for an encoder; ``head_layers`` are H x H layers before its head. For a classifier ``vocab_size`` is the
+    number of classes, and ``head_tokens`` the number of positions that its head reads (None: all S). ``patch_values``:
+    numbers in a patch of an image, 0 for text.
     """
 
     num_layers: int
@@ -59,19 +61,19 @@ class ModelShape:
 
     @property
     def query_size(self) -> int:
-        """Hq: width of all queries together."""
+        """Hq: size of all queries of a token."""
         return self.num_attention_heads * self.kv_channels
 
     @property
     def key_value_size(self) -> int:
-        """Hkv: width of all keys together, and of all values."""
+        """Hkv: size of all keys of a token, and of all values."""
         return self.num_query_groups * self.kv_channels
 
 
 def layer_flops(shape: ModelShape, kept_tokens: int, *, attends_to_all: bool = False) -> int:
-    """Forward FLOPs of one layer for one sample of which it computes ``kept_tokens`` (0: the layer is skipped).
+    """Forward FLOPs of one layer for one sample with ``kept_tokens`` (0: the layer is skipped).
 
-    ``attends_to_all``: its kept tokens attend to all S tokens.
+    ``attends_to_all``: the kept tokens attend to all S tokens.
     """
     n, m = kept_tokens, shape.seq_length if attends_to_all else kept_tokens
     pairs = n * (m + 1) // 2 if shape.causal else n * m
@@ -82,20 +84,20 @@ def layer_flops(shape: ModelShape, kept_tokens: int, *, attends_to_all: bool = F
 
 
 def head_flops(shape: ModelShape) -> int:
-    """Forward FLOPs of the head and its layers for one sample: all S positions, or those it looks at."""
+    """Forward FLOPs of the head and its layers for one sample: all S positions, or those that it reads."""
     tokens = shape.seq_length if shape.head_tokens is None else shape.head_tokens
     return 2 * tokens * shape.hidden_size * (shape.vocab_size + shape.head_layers * shape.hidden_size)
 
 
 def patch_flops(shape: ModelShape) -> int:
-    """Forward FLOPs of projecting one image's patches; 0 for text, whose embedding is a look-up."""
+    """Forward FLOPs of projecting the patches of one image; 0 for text, whose embedding is a lookup."""
     return 2 * (shape.seq_length - 1) * shape.patch_values * shape.hidden_size
 
 
 def step_flops(shape: ModelShape, plan: StepPlan, num_samples: int) -> int:
     """FLOPs of an optimizer step, forward and backward, over ``num_samples`` samples on all devices together.
 
-    Of a layer that is dropped now and then the expected value, to whole FLOPs.
+    A layer that is dropped with some probability counts with its expected FLOPs, rounded.
     """
     assert len(plan.kept_tokens) == shape.num_layers, (len(plan.kept_tokens), shape.num_layers)
     layers = sum(
@@ -117,8 +119,9 @@ def dense_step_flops(shape: ModelShape, num_samples: int) -> int:
 def layer_tokens(plan: StepPlan, num_samples: int) -> int:
     """Layer tokens of a step: kept tokens summed over layers, times samples. Dense: L * S * samples.
 
-    Of a layer that is dropped now and then the expected number, to whole tokens: the learning rate follows a smooth
-    and plannable clock, not the draw. Source: the LayerToken of random-LTD (Yao et al., 2022), section 3.3.
+    A layer that is dropped with some probability counts with its expected tokens, rounded: the learning rate follows a
+    smooth clock that can be planned, not the draw. Source: the LayerToken of random-LTD (Yao et al., 2022), section
+    3.3.
     """
     return sum(
         _expected(kept_tokens * num_samples, probability)
@@ -127,75 +130,5 @@ def layer_tokens(plan: StepPlan, num_samples: int) -> int:
 
 
 def _expected(amount: int, probability: float) -> int:
-    """``amount`` times ``probability``, to the nearest whole; exact where the layer always runs."""
+    """``amount`` times ``probability``, rounded; exact if the layer is always computed."""
     return amount if probability == 1.0 else round(amount * probability)
-
-
-def num_parameters(
-    shape: ModelShape, *, tied_embeddings: bool, learned_positions: int, linear_bias: bool, norm_bias: bool
-) -> int:
-    """Parameters of the whole model, exactly: embeddings, layers, final norm and LM head.
-
-    Args:
-        tied_embeddings: the LM head shares the token embedding.
-        learned_positions: rows of the learned position table; 0 with rotary positions.
-        linear_bias: every linear layer but the LM head has a bias.
-        norm_bias: norms have a bias beside their weight (LayerNorm), or not (RMSNorm).
-    """
-    hidden = shape.hidden_size
-    embeddings = shape.vocab_size * hidden * (1 if tied_embeddings else 2) + learned_positions * hidden
-    return embeddings + block_parameters(shape, linear_bias=linear_bias, norm_bias=norm_bias)
-
-
-def num_image_parameters(shape: ModelShape, *, linear_bias: bool, norm_bias: bool) -> int:
-    """Parameters of a whole image classifier, exactly.
-
-    Patch projection and head, which have a bias always, [CLS], a position for each of the S tokens, layers, final norm.
-    """
-    hidden = shape.hidden_size
-    patches, head = (shape.patch_values + 1) * hidden, (hidden + 1) * shape.vocab_size
-    tokens = (1 + shape.seq_length) * hidden
-    return patches + tokens + block_parameters(shape, linear_bias=linear_bias, norm_bias=norm_bias) + head
-
-
-def block_parameters(shape: ModelShape, *, linear_bias: bool, norm_bias: bool) -> int:
-    """Parameters of all layers and of the norm after the last one."""
-    hidden, ffn = shape.hidden_size, shape.ffn_hidden_size
-    up_size = ffn * (2 if shape.gated_mlp else 1)
-    query_key_value_size = shape.query_size + 2 * shape.key_value_size
-    weights = hidden * (query_key_value_size + shape.query_size + up_size + ffn)
-    biases = (query_key_value_size + hidden + up_size + hidden) if linear_bias else 0
-    norm = hidden * (2 if norm_bias else 1)
-    return shape.num_layers * (weights + biases + 2 * norm) + norm
-
-
-def num_bert_head_parameters(shape: ModelShape, *, sentence_order: bool, norm_bias: bool) -> int:
-    """Parameters that BERT has beside those of ``num_parameters``, exactly.
-
-    Its head's layers, each with bias and a norm, and the bias of the logits; with ``sentence_order`` the embedding of
-    two sentence types, the pooler and the two logits of the order.
-    """
-    hidden = shape.hidden_size
-    dense = hidden * hidden + hidden
-    head = shape.head_layers * (dense + hidden * (2 if norm_bias else 1)) + shape.vocab_size
-    return head + (2 * hidden + dense + 2 * hidden + 2 if sentence_order else 0)
-
-
-def num_classifier_parameters(
-    shape: ModelShape,
-    *,
-    vocab_size: int,
-    learned_positions: int,
-    sentence_types: int,
-    linear_bias: bool,
-    norm_bias: bool,
-) -> int:
-    """Parameters of a BERT that tells classes apart, exactly: embeddings, layers, final norm, pooler and head.
-
-    ``shape`` has the classes in place of the vocabulary, whose padded size is ``vocab_size``; ``sentence_types``: rows
-    of the embedding that tells two sentences apart. Pooler and head have a bias always.
-    """
-    hidden = shape.hidden_size
-    embeddings = (vocab_size + learned_positions + sentence_types) * hidden
-    pooler, head = (hidden + 1) * hidden, (hidden + 1) * shape.vocab_size
-    return embeddings + block_parameters(shape, linear_bias=linear_bias, norm_bias=norm_bias) + pooler + head

@@ -1,13 +1,13 @@
-"""How long a run is and how its learning rate falls, both on one clock.
+"""The length of a run and its learning-rate schedule, both on one clock.
 
 The clock counts layer tokens (default), raw tokens or samples. A target in tokens means, on the layer-token clock,
 layer tokens divided by layers: the "tokens" of the random-LTD paper, equal to raw tokens in a dense run.
-Megatron-Core's ``OptimizerParamScheduler`` has no unit of its own; it is stepped by what each step really computed.
+Megatron-Core's ``OptimizerParamScheduler`` has no unit of its own; it is stepped by what each step computes.
 
     --train-tokens T    steps until clock >= T x L         --lr-decay-tokens, --lr-warmup-tokens: the same unit
-    --lr-decay-iters N  where the clock stands after N steps of the plan
+    --lr-decay-iters N  value of the clock after N steps of the plan
 
-A run continued with another method has consumed something else than its plan counts up to there; ``ahead`` is that
+A run that is continued with another method has consumed more or less than its plan up to that step; ``ahead`` is the
 difference. No torch here.
 """
 
@@ -36,12 +36,12 @@ SCHEDULE_IDS = {
     "wsd_decay_steps": "lr_wsd_decay_length",
     "lr_wsd_decay_style": "lr_wsd_decay_style",
 }
-"""By argument of ``OptimizerParamScheduler``, the id under which a checkpoint holds it. Lengths are on the clock."""
+"""The id in checkpoints of each argument of ``OptimizerParamScheduler``. Lengths are in units of the clock."""
 
 
 @dataclass(frozen=True)
 class RunClock:
-    """The plan of the run and where learning-rate horizons fall on its clock."""
+    """The plan of a run, and its learning-rate horizons on the clock."""
 
     shape: ModelShape
     batch: BatchSchedule
@@ -67,7 +67,7 @@ class RunClock:
         return self.optimizer.lr_clock  # type: ignore[return-value]  # argparse allows these three
 
     def plan(self, iteration: int = 0, consumed: Mapping[Clock, int] | None = None) -> RunPlan:
-        """The whole run, from step 0, as its length flag says; a continued run passes what it has ``consumed``."""
+        """The plan of the whole run, from step 0; a continued run passes what it has ``consumed``."""
         training = self.training
         if training.train_iters is not None:
             return plan_run(self.shape, self.batch, self.method.stages, training.train_iters)
@@ -85,14 +85,14 @@ class RunClock:
         return scale[self.unit]
 
     def increment(self, plan: StepPlan, samples: int) -> int:
-        """What one step adds to the clock."""
+        """How much one step adds to the clock."""
         tokens = samples * self.shape.seq_length
         return {"layer-tokens": layer_tokens(plan, samples), "tokens": tokens, "samples": samples}[self.unit]
 
     def schedule(self, iteration: int = 0, consumed: Mapping[Clock, int] | None = None) -> dict[str, Any]:
         """The learning-rate schedule as arguments of ``OptimizerParamScheduler``, its steps on this clock.
 
-        Raises ``UserError`` where the warm-up is not shorter than the decay.
+        Raises ``UserError`` if the warm-up or the final decay does not fit into the decay.
         """
         flags = self.optimizer
         ahead = self._ahead(self.unit, iteration, consumed)
@@ -105,20 +105,19 @@ class RunClock:
             warmup = int(flags.lr_warmup_fraction * decay)
         if warmup >= decay:
             raise UserError(
-                f"the learning rate's warm-up ({warmup:,} {self.unit}) is not shorter than its decay ({decay:,}): "
-                "lower "
-                "--lr-warmup-*, or raise --lr-decay-* or the length of the run"
+                f"--lr-warmup-*: the warm-up of {warmup:,} {self.unit} must be shorter than the decay of {decay:,}; "
+                "lower it, or raise --lr-decay-* or the length of the run"
             )
         wsd_decay = self._final_decay(decay, ahead)
         if flags.lr_decay_style == "WSD" and wsd_decay is None:
             raise UserError(
-                "--lr-decay-style is WSD: it needs the length of its final decay, such as --lr-wsd-decay-tokens"
+                "--lr-decay-style WSD: needs the length of the final decay; give --lr-wsd-decay-tokens, -iters or "
+                "-samples"
             )
         if wsd_decay is not None and wsd_decay > decay - warmup:
             raise UserError(
-                f"WSD's final decay ({wsd_decay:,} {self.unit}) does not fit between the warm-up ({warmup:,}) and "
-                "the end of "
-                f"the decay ({decay:,}): lower --lr-wsd-decay-*"
+                f"--lr-wsd-decay-*: the final decay of {wsd_decay:,} {self.unit} does not fit between the warm-up of "
+                f"{warmup:,} and the end of the decay at {decay:,}; lower it"
             )
         return {
             "init_lr": flags.lr_warmup_init,
@@ -132,9 +131,10 @@ class RunClock:
         }
 
     def settings(self, schedule: Mapping[str, Any]) -> dict[str, Any]:
-        """By id, all that decides how kept tokens, batch and learning rate go on; ``schedule`` as the one above.
+        """Everything that decides kept tokens, batch and learning rate of the steps to come, by id.
 
-        Two runs that agree here do the same from any step on, however their flags were spelled.
+        ``schedule`` is that of the method above. Two runs with equal settings do the same from any step on, even if
+        they were started with different flags.
         """
         batch = {
             "global_batch_size": self.batch.global_batch_samples,
@@ -144,7 +144,7 @@ class RunClock:
         return {**self.method.settings, **batch, "lr_clock": self.unit, **rate}
 
     def _horizon(self, name: str, ahead: int) -> int | None:
-        """Where ``--<name>-iters``, ``-samples`` or ``-tokens`` falls on the clock; None where none is given."""
+        """``--<name>-iters``, ``-samples`` or ``-tokens`` in units of the clock; None if none is given."""
         tokens, iters, samples = (getattr(self.optimizer, f"{name}_{unit}") for unit in ("tokens", "iters", "samples"))
         if tokens is not None:
             return self.from_tokens(tokens)
@@ -155,17 +155,17 @@ class RunClock:
                 else 0
             )
         if samples is not None:
-            if samples < self.batch.at(0):  # less than one step: none at all
+            if samples < self.batch.at(0):  # less than one step
                 return 0
             plan = self._until(samples, "samples")
             return plan.clock(plan.num_steps, self.unit) + ahead
         return None
 
     def _final_decay(self, decay: int, ahead: int) -> int | None:
-        """How long ``--lr-wsd-decay-*`` is on the clock; None where it is not given.
+        """The length of ``--lr-wsd-decay-*`` in units of the clock; None if it is not given.
 
-        Iterations and samples are the last before ``decay``: a step there is longer than one at the start, which keeps
-        fewer tokens of fewer samples.
+        Iterations and samples are the last ones before the end of the decay, where a step is longer than at the start,
+        because it keeps more tokens of more samples.
         """
         flags = self.optimizer
         if flags.lr_wsd_decay_tokens is not None:
@@ -182,14 +182,15 @@ class RunClock:
             flag, before = f"--lr-wsd-decay-samples {samples}", plan.samples(total) - samples
             first = bisect_left(range(total + 1), before, key=plan.samples) if before >= 0 else -1
         if first < 0:
-            raise UserError(f"{flag} is more than the learning rate's whole decay of {total} steps: lower it")
+            raise UserError(f"{flag}: is longer than the whole learning-rate decay of {total} steps; lower it")
         return plan.clock(total, self.unit) - plan.clock(first, self.unit)
 
     def _until(self, target: int, unit: Clock) -> RunPlan:
         return plan_run_until(self.shape, self.batch, self.method.stages, target, unit)
 
     def _ahead(self, unit: Clock, iteration: int, consumed: Mapping[Clock, int] | None) -> int:
-        """What the run has consumed beyond its plan's count up to ``iteration``; 0 where it followed the plan."""
+        """See ``RunPlan.ahead``; 0 for a run that starts."""
         if not iteration or consumed is None:
             return 0
-        return consumed[unit] - plan_run(self.shape, self.batch, self.method.stages, iteration).clock(iteration, unit)
+        done = plan_run(self.shape, self.batch, self.method.stages, iteration)
+        return done.ahead(iteration, consumed[unit], unit)

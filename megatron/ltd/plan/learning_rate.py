@@ -1,12 +1,12 @@
-"""The learning rate at any place of the run's clock, without running up to it.
+"""The learning rate at any value of the clock, without stepping a scheduler.
 
     lr     |     .....
-           |   .       ...          warm-up: a line from --lr-warmup-init to --lr; decay: --lr-decay-style
-    min lr | .            .......   after it the least
+           |   .       ...          warm-up: linear from --lr-warmup-init to --lr; decay: --lr-decay-style
+    min lr | .            .......   then --min-lr
            +--------------------- clock (layer tokens, tokens or samples)
 
-These are the values of Megatron-Core's ``OptimizerParamScheduler``, which a run steps; this is for plans, which are
-made before anything heavy is imported. A test holds the two equal. Rounding included: operations are in its order.
+The values are those of Megatron-Core's ``OptimizerParamScheduler``, to the last bit, which a test checks. Plans use
+this module, because they are made before torch is imported.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _DECAYS: dict[str, Callable[[float], float]] = {
     "exponential": lambda done: 2.0 * math.pow(0.5, done) - 1.0,
     "minus_sqrt": lambda done: 1.0 - math.sqrt(done),
 }
-"""By style: the share of (lr - min lr) that is left where ``done`` of the decay is over."""
+"""By style: the share of (lr - min lr) that is left after the share ``done`` of the decay."""
 
 
 def learning_rate(schedule: Mapping[str, Any], clock: int) -> float:
-    """The rate of the update made where the clock stands at ``clock``; ``schedule`` is ``RunClock.schedule``'s."""
+    """The rate of the update at this value of the clock; ``schedule`` is that of ``RunClock.schedule``."""
     first, peak, least = schedule["init_lr"], float(schedule["max_lr"]), schedule["min_lr"]
     warmup, end, style = schedule["lr_warmup_steps"], schedule["lr_decay_steps"], schedule["lr_decay_style"]
     if warmup and clock <= warmup:

@@ -1,10 +1,9 @@
-"""Where a model's parameters are: by place in the model, and held whole by every tensor-parallel process or split.
+"""Numbers of parameters: by place in the model, and split over tensor-parallel processes or whole on each.
 
     embedding | layer | layer | ... | layer | end          places, over pipeline stages
     [ V/t x H ]  [ H x Q/t ... ]            [ norm, head ]  split over t tensor-parallel processes, or whole
 
-A last stage that is not the first holds a copy of an embedding that the head shares. The whole model's number alone is
-``accounting.num_parameters``, which the sum of all places equals. No torch here.
+A last stage that is not the first holds a copy of an embedding that the head shares. No torch here.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from megatron.ltd.plan.accounting import ModelShape
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of parameters: ``split`` over tensor-parallel processes, and ``whole`` on each."""
+    """Numbers of parameters: ``split`` over tensor-parallel processes, and ``whole`` on each of them."""
 
     split: int = 0
     whole: int = 0
@@ -25,40 +24,40 @@ class Parameters:
         return Parameters(self.split + other.split, self.whole + other.whole)
 
     def times(self, number: int) -> Parameters:
-        """As many as ``number`` of these hold."""
+        """The parameters of ``number`` such parts."""
         return Parameters(self.split * number, self.whole * number)
 
     @property
     def total(self) -> int:
-        """Of the model, each counted once."""
+        """All parameters, each counted once."""
         return self.split + self.whole
 
     def on_process(self, tensor_parallel_size: int) -> int:
-        """Held by one process."""
+        """Parameters on one process."""
         return self.split // tensor_parallel_size + self.whole
 
 
 @dataclass(frozen=True)
 class ModelParameters:
-    """Parameters by place."""
+    """The parameters of a model by place."""
 
     num_layers: int
     embedding: Parameters
-    """Of tokens or patches, positions and sentence types: the first stage's."""
+    """Of tokens or patches, positions and sentence types: on the first stage."""
     layer: Parameters
-    """One layer's."""
+    """Of one layer."""
     end: Parameters
-    """The norm after the layers, and heads: the last stage's."""
+    """The norm after the layers, and the heads: on the last stage."""
     shared: Parameters = Parameters()
-    """What the end uses of the embedding, and copies where it is on another stage."""
+    """The part of the embedding that the head shares; a last stage that is not the first has a copy."""
 
     @property
     def total(self) -> int:
-        """Of the whole model, each counted once."""
+        """All parameters of the model, each counted once."""
         return (self.embedding + self.layer.times(self.num_layers) + self.end).total
 
     def on_stage(self, num_layers: int, *, first: bool, last: bool) -> Parameters:
-        """Those of a pipeline stage of ``num_layers`` layers."""
+        """The parameters of a pipeline stage of ``num_layers`` layers."""
         held = self.layer.times(num_layers)
         if first:
             held += self.embedding
@@ -69,21 +68,26 @@ class ModelParameters:
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """A model's shape, and its parameters by place. ``outputs`` says what the model tells apart."""
+    """A model's shape, and its parameters by place."""
 
     shape: ModelShape
     parameters: ModelParameters
-    num_parameters: int
     outputs: str
+    """What the model's outputs are, such as "vocabulary 50304"."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the whole model, exactly."""
+        return self.parameters.total
 
 
 def norm_parameters(hidden_size: int, *, norm_bias: bool) -> Parameters:
-    """A norm's: weight, and bias where it is LayerNorm."""
+    """Parameters of a norm: its weight, and the bias of LayerNorm."""
     return Parameters(whole=hidden_size * (2 if norm_bias else 1))
 
 
 def layer_parameters(shape: ModelShape, *, linear_bias: bool, norm_bias: bool) -> Parameters:
-    """One layer's: queries, keys, values and the MLP's first matrix are split with their biases, the others' are whole.
+    """Parameters of one layer. The biases of queries, keys, values and the MLP's first matrix are split, others whole.
 
     ``linear_bias``: linear layers have biases; ``norm_bias``: norms are LayerNorm.
     """

@@ -1,13 +1,13 @@
-"""What a run will do, before it does it: its stages, and every total at every step.
+"""The plan of a run: its stages, and all totals at every step.
 
     step      0 ........................................... num_steps
     batch     | 16 | 32 | 48 |             64                       |    BatchSchedule (--rampup-batch-size)
     kept      | 128   | 144   | 160   | ...      |       512        |    the method's stages
     stages    |    |  |  |  | |  ...                                |    Stage: nothing changes inside one
 
-Inside a stage every step is alike, so totals are sums over a few stages: exact integers, also after 372,757 steps. The
-training loop, the learning-rate clock and ``--plan`` read the same ``RunPlan``. It has no randomness, no seconds and no
-torch, knows a method only by its stages, and prints nothing (``table``).
+All steps of a stage are equal, so that totals are sums over a few stages: exact integers, also after 372,757 steps. The
+training loop, the learning-rate clock and ``--plan`` use the same ``RunPlan``. It has no randomness, no seconds and no
+torch, and depends on the method only through its stages. ``table`` prints it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from megatron.ltd.schedules.step_plan import StepPlan
 Clock = Literal["layer-tokens", "tokens", "samples"]
 
 PlanStages = Callable[[int], Iterable[tuple[int, int, StepPlan]]]
-"""Given ``num_steps``: (first step, steps, their plan) in order, gapless. ``Method.stages`` is one."""
+"""From ``num_steps`` to (first step, number of steps, plan) in order, without gaps, as ``Method.stages``."""
 
 _Column = Literal["samples", "layer tokens", "FLOPs", "dense FLOPs"]
 
@@ -38,7 +38,7 @@ UNBOUNDED_STEPS = 1 << 62
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps that are all alike."""
+    """A range of equal steps."""
 
     first_step: int
     num_steps: int
@@ -47,12 +47,12 @@ class Stage:
 
     @property
     def end_step(self) -> int:
-        """The step after its last."""
+        """The step after the last one."""
         return self.first_step + self.num_steps
 
 
 def plan_stages(batch: BatchSchedule, method_stages: PlanStages, num_steps: int) -> Iterator[Stage]:
-    """The stages of ``num_steps`` steps: cut wherever the batch or the method's plan changes. Lazy."""
+    """The stages of ``num_steps`` steps, as an iterator: a new one wherever the batch or the method's plan changes."""
     batches = iter(batch.stages(num_steps))
     step, batch_end, batch_samples = 0, 0, 0
     for plan_first, plan_steps, plan in method_stages(num_steps):
@@ -96,7 +96,7 @@ class RunPlan:
 
     @cached_property
     def _totals_before(self) -> dict[_Column, list[int]]:
-        """By column, ``_per_step`` summed over all steps before each stage; those that were asked for."""
+        """By column, ``_per_step`` summed over all steps before each stage; filled on demand."""
         return {}
 
     def _total(self, num_steps: int, column: _Column) -> int:
@@ -120,7 +120,7 @@ class RunPlan:
         return self.samples(num_steps) * self.shape.seq_length
 
     def layer_tokens(self, num_steps: int) -> int:
-        """Layer tokens of the first ``num_steps`` steps; divided by L they compare with raw tokens."""
+        """Layer tokens of the first ``num_steps`` steps; divided by L they are comparable with raw tokens."""
         return self._total(num_steps, "layer tokens")
 
     def flops(self, num_steps: int) -> int:
@@ -128,24 +128,32 @@ class RunPlan:
         return self._total(num_steps, "FLOPs")
 
     def dense_flops(self, num_steps: int) -> int:
-        """FLOPs that the dense model would take for the same steps."""
+        """FLOPs of the dense model for the same steps."""
         return self._total(num_steps, "dense FLOPs")
 
     def saving(self, num_steps: int) -> float:
-        """Share of the dense model's FLOPs for the same steps that the first ``num_steps``, 1 or more, do without."""
+        """Share of the dense model's FLOPs that the first ``num_steps`` steps, 1 or more, save."""
         return 1 - self.flops(num_steps) / self.dense_flops(num_steps)
 
     def layer_token_saving(self, num_steps: int) -> Fraction:
-        """Share of the dense model's layer tokens for the same steps that the first ``num_steps`` do without, exactly.
+        """Share of the dense model's layer tokens that the first ``num_steps`` steps save, exactly.
 
-        The random-LTD paper's "theoretical saving": it counts a layer token of attention, of the MLP and of every
-        length alike, and leaves embedding and LM head out.
+        This is the "theoretical saving" of the random-LTD paper. It counts every layer token equally, whatever the
+        length of the sequence, and leaves out embedding and LM head.
         """
         return 1 - Fraction(self.layer_tokens(num_steps), self.tokens(num_steps) * self.shape.num_layers)
 
     def clock(self, num_steps: int, unit: Clock) -> int:
-        """Where the clock stands after ``num_steps`` steps: layer tokens, raw tokens or samples."""
+        """Value of the clock after ``num_steps`` steps: layer tokens, raw tokens or samples."""
         return {"layer-tokens": self.layer_tokens, "tokens": self.tokens, "samples": self.samples}[unit](num_steps)
+
+    def ahead(self, iteration: int, consumed: int, unit: Clock) -> int:
+        """How much more than planned a run has ``consumed`` in its first ``iteration`` steps, in ``unit``.
+
+        0 if the run followed this plan from its start; a run that was continued with another method or batch did not.
+        Steps after the end of the plan are planned to consume nothing.
+        """
+        return consumed - self.clock(min(iteration, self.num_steps), unit)
 
 
 def plan_run(shape: ModelShape, batch: BatchSchedule, method_stages: PlanStages, num_steps: int) -> RunPlan:
@@ -154,7 +162,7 @@ def plan_run(shape: ModelShape, batch: BatchSchedule, method_stages: PlanStages,
 
 
 def _clock_per_step(shape: ModelShape, stage: Stage, unit: Clock) -> int:
-    """How far one step of the stage moves the clock."""
+    """How much one step of the stage adds to the clock."""
     if unit == "layer-tokens":
         return layer_tokens(stage.plan, stage.global_batch_samples)
     return stage.global_batch_samples * (shape.seq_length if unit == "tokens" else 1)
@@ -163,18 +171,18 @@ def _clock_per_step(shape: ModelShape, stage: Stage, unit: Clock) -> int:
 def plan_run_until(
     shape: ModelShape, batch: BatchSchedule, method_stages: PlanStages, target: int, unit: Clock
 ) -> RunPlan:
-    """The plan of a run as long as a horizon on a clock says.
+    """The plan of a run until ``target`` in units of a clock.
 
-    Each flag rounds to whole steps as where it comes from:
+    Each flag rounds to whole steps as in the program that it comes from:
 
-    - ``tokens`` and ``layer-tokens`` (``--train-tokens``; a horizon in tokens is multiplied by L for layer tokens) run
-      until the clock has reached the target, as Megatron-DeepSpeed's loop does, so the last step may pass it. The
+    - ``tokens`` and ``layer-tokens`` (``--train-tokens``; a target in tokens is multiplied by L for layer tokens) run
+      until the clock has reached the target, as Megatron-DeepSpeed does, so that the last step may exceed it. The
       published 1.3B recipe (300e9 layer tokens / L, batch 512, S 2048) is 372,757 steps.
-    - ``samples`` (``--train-samples``) takes whole batches only and never more samples than asked for, as Megatron-LM
-      does; data is prepared for that many. The dense run of 300e9 / 2048 samples is 286,102 steps.
+    - ``samples`` (``--train-samples``) takes whole batches only, and never more samples than given, as Megatron-LM
+      does. The dense run of 300e9 / 2048 samples is 286,102 steps.
 
     Raises:
-        UserError: a horizon shorter than the first batch (samples), or below 1.
+        UserError: a target shorter than the first batch (samples), or below 1.
     """
     stages: list[Stage] = []
     reached = 0
@@ -190,5 +198,5 @@ def plan_run_until(
             break
     if not stages:
         flag = "--train-samples" if unit == "samples" else "--train-tokens"
-        raise UserError(f"{flag} {target} ({unit}) is not enough for one step of {batch.at(0)} samples; give more")
+        raise UserError(f"{flag} {target} ({unit}): is not enough for one step of {batch.at(0)} samples; give more")
     return RunPlan(shape, tuple(stages))

@@ -1,1 +1,1 @@
-"""Which tokens a layer keeps, how they leave and return, and which part of the sequence a process holds."""
+"""Which tokens a layer keeps, how they are gathered and scattered, and which part of the sequence a process holds."""

@@ -1,16 +1,15 @@
-"""Take the kept tokens out of the hidden states, and put them back: the two ends of a routed layer.
+"""Gather the kept tokens from the hidden states, and scatter them back: the two ends of a routed layer.
 
     hidden_SBH ──split──> part_KBH ──the layer──> part_KBH ──merge──> hidden_SBH
           └───────────────── rest_SBH (untouched) ──────────────┘
 
-``gather_tokens`` and ``scatter_tokens`` are the plain pair, each right on its own. ``split_tokens`` and
-``merge_tokens`` equal them, values and gradients, but only together. They exist for memory traffic: the plain pair's
-backward clears rows of one full-size gradient, fills another and adds the two; theirs copies one gradient and
-overwrites the kept rows. Kept indices are distinct, so every write goes to its own row: no atomics, and deterministic
-on a GPU as well.
+``gather_tokens`` and ``scatter_tokens`` are the plain pair, each correct on its own. ``split_tokens`` and
+``merge_tokens`` have the same values and gradients, but only if they are used together. They save memory traffic: the
+backward of the plain pair clears rows of one full-size gradient, fills another and adds the two; that of the fused pair
+copies one gradient and overwrites the kept rows. Kept indices are distinct, so that every write goes to its own row,
+without atomics and deterministic on a GPU too.
 
-What attention needs in order to see kept tokens as what they are, masks and rotary embeddings, is rebuilt here too.
-Which tokens are kept is ``sampling``'s business; methods, models and parallel layouts are unknown here.
+Masks and rotary embeddings of the kept tokens are rebuilt here too. Which tokens are kept is decided in ``sampling``.
 
 Shapes: S sequence, K kept tokens, B micro-batch, H hidden, D rotary channels. ``kept_BK`` is int64, ascending and
 distinct per row. Rows are those of ``[S, B, H]`` seen as ``[S * B, H]``: token s of sample b is row s * B + b.
@@ -101,7 +100,7 @@ class _Split(torch.autograd.Function):
         (rows,) = ctx.saved_tensors
         if grad_rest_SBH is None:
             return None if grad_part_KBH is None else _spread(grad_part_KBH, rows, ctx.seq_length), None
-        # Merge left its own incoming gradient in the kept rows. Written to a copy: autograd may still share the buffer.
+        # The kept rows hold merge's incoming gradient. Write to a copy, because autograd may still share the buffer.
         if grad_part_KBH is None:
             return _clear(grad_rest_SBH, rows), None
         return _replace(grad_rest_SBH, rows, grad_part_KBH), None
@@ -133,9 +132,9 @@ def scatter_tokens(hidden_SBH: Tensor, part_KBH: Tensor, kept_BK: Tensor) -> Ten
 def split_tokens(hidden_SBH: Tensor, kept_BK: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """``(part_KBH, rest_SBH)``: the kept tokens, and the hidden states themselves for ``merge_tokens``.
 
-    ``rest_SBH`` shares its memory with ``hidden_SBH`` and may go to one place only, ``merge_tokens`` with the same
-    ``kept_BK``: its gradient at kept positions counts as unset. ``rows`` is ``flat_rows(kept_BK)``, for a caller that
-    has it already.
+    ``rest_SBH`` shares its memory with ``hidden_SBH`` and must be passed to ``merge_tokens`` only, with the same
+    ``kept_BK``: its gradient at kept positions is undefined. ``rows`` is ``flat_rows(kept_BK)``, for a caller that has
+    it already.
     """
     return _Split.apply(hidden_SBH, flat_rows(kept_BK) if rows is None else rows)
 
@@ -153,7 +152,7 @@ def gather_mask(attention_mask: Tensor | None, kept_BK: Tensor, query_BQ: Tensor
 
     [B or 1, 1, S, S] gives [B, 1, K, K], rows and columns of each sample's own kept tokens; a padding mask
     [B or 1, 1, 1, S] gives [B, 1, 1, K]; None (causal or full attention without a mask tensor) stays None. Where the
-    mask's rows are a rank's share of the sequence, ``query_BQ`` are the kept rows among them: [B, 1, Q, K].
+    rows of the mask are a rank's share of the sequence, ``query_BQ`` are the kept rows among them: [B, 1, Q, K].
     """
     if attention_mask is None:
         return None
@@ -171,7 +170,7 @@ def entry_mask(attention_mask: Tensor | None, position_BQ: Tensor, query_BQ: Ten
 
     [B or 1, 1, S, S] gives [B, 1, Q, S], the rows of each sample's own kept tokens ``query_BQ``; None, which is causal,
     gives the rows of the queries' positions in the whole sequence, ``position_BQ``. A padding mask [B or 1, 1, 1, S]
-    stays. Under context parallelism Q and ``query_BQ`` are of the rank's share.
+    is returned unchanged. Under context parallelism Q and ``query_BQ`` refer to the rank's share.
     """
     if attention_mask is None:
         columns_S = torch.arange(seq_length, device=position_BQ.device)

@@ -8,11 +8,10 @@
     blocks of 2:    0 0   1 1   2 2   3 3             positions in blocks of neighbours
                     .8    .1    .5    .9              K = 4   ->   kept 2 3 | 4 5     (one key a block)
 
-Ranking independent uniform keys draws uniformly without replacement, tokens or blocks of tokens alike, and every token
-is kept with the same probability K / S. The keys come from a counter-based hash and not
-from a random number generator: there is no state to save, order, fork or synchronise, so every tensor-, context- and
-pipeline-parallel rank, a recomputed layer and a resumed run get the same tokens, while each sample, layer and epoch
-gets its own. What is done with the kept tokens is ``gather_scatter``'s business.
+Ranking independent uniform keys draws uniformly without replacement, tokens or blocks of tokens, and every token is
+kept with the same probability K / S. The keys come from a counter-based hash, not from a random number generator: there
+is no state to save or synchronise, so that every tensor-, context- and pipeline-parallel rank, a recomputed layer and a
+resumed run keep the same tokens, while each sample, layer and epoch has its own. ``gather_scatter`` uses the result.
 
 Shapes: B micro-batch, S sequence, K kept tokens, n strata, N tokens of a block.
 """
@@ -58,9 +57,9 @@ def _finalise_(values: Tensor) -> Tensor:
 
 
 def uniform(seed: int, *place: int) -> float:
-    """A number in [0, 1) that is a pure function of the seed and of a place, such as (step, microbatch, layer).
+    """A number in [0, 1), a pure function of the seed and of coordinates such as (step, microbatch, layer).
 
-    In plain integers, so that asking for it never waits for a GPU.
+    It is computed with Python integers, so that it never waits for a GPU.
     """
     state = _finalise_int(seed)
     for coordinate in place:
@@ -79,16 +78,16 @@ def kept_indices(
 ) -> Tensor:
     """Positions that layer ``layer_number`` keeps of each sample: uniform without replacement, ascending, distinct.
 
-    A row depends on its own sample id only, never on its neighbours or its place in the micro-batch. Runs where
-    ``sample_ids`` is, without a host synchronisation.
+    A row depends on its own sample id only, not on its neighbours or its place in the micro-batch. It is computed on
+    the device of ``sample_ids``, without a host synchronisation.
 
     Args:
         seed: the run's seed, any integer.
-        sample_ids: int64 [B], index of each sample in the run's global order (so the next epoch draws anew).
+        sample_ids: int64 [B], index of each sample in the run's global order (so that each epoch draws other tokens).
         layer_number: 1-based and global.
         seq_length: S, tokens of a sample.
         kept_tokens: K, from 1 to S.
-        strata: n, cut the sequence into n equal runs and keep K / n of each, so that gathering is local when the
+        strata: n, split the sequence into n equal parts and keep K / n of each, so that gathering is local if the
             sequence is split over n ranks.
         block_size: N, draw blocks of N neighbouring tokens, K / N of the S / N blocks. 1 draws single tokens.
 
@@ -123,7 +122,7 @@ def token_keys(seed: int, sample_ids: Tensor, layer_number: int, seq_length: int
     layer_state = _finalise_int(_finalise_int(seed) + layer_number * _STEP)
     states_B = _finalise_((sample_ids * _signed(_STEP)).add_(_signed(layer_state)))
     keys_BS = _finalise_(states_B[:, None] + (positions_S + 1).mul_(_signed(_STEP)))
-    # The position in the low bits makes keys distinct and lets the winners say where they are.
+    # The position in the low bits makes keys distinct, and is read from the selected keys.
     return keys_BS.bitwise_and_(~_position_mask(seq_length)).bitwise_or_(positions_S)
 
 

@@ -1,14 +1,14 @@
-"""Which part of the sequence a rank holds, under context and sequence parallelism.
+"""Which parts of the sequence a rank holds, under context and sequence parallelism.
 
-The sequence is cut in n equal runs, and a rank holds some of them, in order:
+The sequence is split into n equal parts, called runs here, and a rank holds some of them, in order:
 
     context parallelism (zigzag), 2 ranks      │ 0 │ 1 │ 2 │ 3 │     rank 0: 0 3      rank 1: 1 2
     sequence parallelism, 2 ranks              │ 0 │ 1 │             rank 0: 0        rank 1: 1
     both: a context rank's runs, split again over the tensor-parallel ranks
 
-Causal attention gives later tokens more work; zigzag gives every context rank an early and a late run, so that all have
-the same. With strata that are a multiple of n every run keeps the same number of tokens, and so does every rank:
-gathering needs no communication, and shapes are equal everywhere.
+In causal attention later tokens cost more; with zigzag every context rank has an early and a late run, so that all have
+the same work. If the strata are a multiple of n, every run and so every rank keeps the same number of tokens: gathering
+needs no communication, and shapes are equal on all ranks.
 
 Shapes: B micro-batch, S sequence, K kept tokens; positions and K are the whole sequence's.
 """
@@ -25,14 +25,14 @@ from megatron.ltd.parallel.layout import num_runs
 
 @dataclass(frozen=True)
 class SequenceShard:
-    """The runs that a rank holds, of ``num_runs`` equal ones, in the order in which it holds them."""
+    """The runs on a rank, out of ``num_runs`` equal ones, in the order of the rank's tokens."""
 
     num_runs: int
     runs: tuple[int, ...]
 
     @classmethod
     def of(cls, context_rank: int, context_size: int, tensor_rank: int = 0, tensor_size: int = 1) -> SequenceShard:
-        """What one rank holds; ``tensor_size`` is 1 without sequence parallelism, and inside attention with it."""
+        """The shard of one rank; ``tensor_size`` is 1 without sequence parallelism, and also inside attention."""
         runs = num_runs(context_size, tensor_size)
         if context_size == 1:
             return cls(runs, (tensor_rank,))
@@ -54,9 +54,9 @@ class SequenceShard:
         return torch.cat([whole.narrow(dim, run * length, length) for run in self.runs], dim)
 
     def own_kept(self, kept_BK: Tensor, seq_length: int) -> Tensor:
-        """Of the kept tokens those that this rank holds, counted from its own start: int64 [B, K / ranks], ascending.
+        """The kept tokens on this rank, as positions in its shard: int64 [B, K / ranks], ascending.
 
-        Needs strata that are a multiple of ``num_runs``.
+        The strata must be a multiple of ``num_runs``.
         """
         if self.is_whole:
             return kept_BK

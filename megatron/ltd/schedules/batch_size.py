@@ -1,10 +1,10 @@
-"""Samples of each step's global batch: constant, or growing over the first samples of the run.
+"""Samples in the global batch of each step: constant, or growing over the first samples of the run.
 
     samples | start | + increment | + increment | ... | global batch ------>
             0                                         ramp samples
 
-A pure function of the consumed samples that agrees step for step with Megatron-Core's microbatch calculators, which the
-training loop hands its microbatches out by; here it can be planned ahead. No torch here, and no Megatron-Core.
+A pure function of the consumed samples, equal step by step to Megatron-Core's microbatch calculators, which cannot be
+asked ahead of a run. No torch here, and no Megatron-Core.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from megatron.ltd.errors import UserError
 
 @dataclass(frozen=True)
 class BatchRamp:
-    """``--rampup-batch-size start increment samples``: the batch grows by increments over the run's first samples."""
+    """``--rampup-batch-size start increment samples``: the batch grows over the first samples of a run."""
 
     start_samples: int
     increment_samples: int
@@ -26,7 +26,7 @@ class BatchRamp:
 
 @dataclass(frozen=True)
 class BatchSchedule:
-    """Samples of each step's global batch, step for step those of Megatron-Core's microbatch calculators.
+    """Samples in the global batch of each step, equal to Megatron-Core's microbatch calculators.
 
     With a ramp of n increments in R samples the batch after c consumed samples is start + floor(c / (R / n)) *
     increment, and the full batch once c > R. The division is Megatron-Core's, in floating point: both round alike.
@@ -44,24 +44,22 @@ class BatchSchedule:
 
     def __post_init__(self) -> None:
         if self.global_batch_samples < 1:
-            raise UserError(
-                f"--global-batch-size {self.global_batch_samples}: a step takes at least 1 sample; give more"
-            )
+            raise UserError(f"--global-batch-size {self.global_batch_samples}: must be at least 1")
         if self.ramp is None:
             return
         start, increment, samples = self.ramp.start_samples, self.ramp.increment_samples, self.ramp.ramp_samples
         given = f"--rampup-batch-size {start} {increment} {samples}"
         if start < 1 or increment < 1 or samples < 1:
-            raise UserError(f"{given}: start, increment and samples are all at least 1; give larger ones")
+            raise UserError(f"{given}: start, increment and samples must be at least 1")
         if start >= self.global_batch_samples:
             raise UserError(
-                f"{given}: the start must be below --global-batch-size {self.global_batch_samples}; lower it, or leave "
-                "--rampup-batch-size out"
+                f"{given}: the start must be below --global-batch-size {self.global_batch_samples}; lower it, or "
+                "remove --rampup-batch-size"
             )
         if (self.global_batch_samples - start) % increment:
             raise UserError(
-                f"{given}: steps of {increment} from {start} do not reach --global-batch-size "
-                f"{self.global_batch_samples}; give an increment that divides {self.global_batch_samples - start}"
+                f"{given}: increments of {increment} from {start} do not reach --global-batch-size "
+                f"{self.global_batch_samples}; use an increment that divides {self.global_batch_samples - start}"
             )
 
     @property
@@ -79,14 +77,16 @@ class BatchSchedule:
         divisor = micro_batch_samples * data_parallel_size
         for batch_samples in self.sizes:
             if batch_samples % divisor:
-                source = "--global-batch-size" if self.ramp is None else "--rampup-batch-size: the batch of"
+                source = f"--global-batch-size {batch_samples}"
+                if self.ramp is not None:
+                    source = f"--rampup-batch-size: a batch of {batch_samples}"
                 raise UserError(
-                    f"{source} {batch_samples} is not a multiple of --micro-batch-size {micro_batch_samples} x "
-                    f"{data_parallel_size} data-parallel processes: give multiples of {divisor}"
+                    f"{source}: must be a multiple of --micro-batch-size {micro_batch_samples} x {data_parallel_size} "
+                    f"data-parallel processes; use multiples of {divisor}"
                 )
 
     def at(self, consumed_samples: int) -> int:
-        """Samples of the step that starts after ``consumed_samples``."""
+        """The batch of the step after ``consumed_samples``."""
         ramp = self.ramp
         if ramp is None or consumed_samples > ramp.ramp_samples:
             return self.global_batch_samples
@@ -95,7 +95,7 @@ class BatchSchedule:
         return ramp.start_samples + increments * ramp.increment_samples
 
     def stages(self, num_steps: int) -> Iterator[tuple[int, int, int]]:
-        """Runs of equal batches over the first ``num_steps`` steps: ``(first_step, num_steps, batch_samples)``."""
+        """Ranges of steps with equal batches, of the first ``num_steps``: (first step, number of steps, samples)."""
         step, consumed_samples = 0, 0
         while step < num_steps:
             batch_samples = self.at(consumed_samples)
@@ -108,10 +108,10 @@ class BatchSchedule:
             consumed_samples += stage_steps * batch_samples
 
     def _steps_until_growth(self, consumed_samples: int) -> int:
-        """Steps in a row that take the same batch as the one after ``consumed_samples``, which is not the full one."""
+        """Number of steps with the batch that follows ``consumed_samples``, which is not the full one."""
         assert self.ramp is not None
         batch_samples = self.at(consumed_samples)
-        # The batch never shrinks and is another one past the ramp: bisect for the first step with another.
+        # The batch never shrinks, and is larger after the ramp: bisect for the first step with a larger one.
         fewest, most = 1, (self.ramp.ramp_samples - consumed_samples) // batch_samples + 1
         while fewest < most:
             middle = (fewest + most) // 2

@@ -1,4 +1,4 @@
-"""The chance that a layer runs, by step and by depth: progressive layer dropping.
+"""The probability that a layer is computed, by step and by depth: progressive layer dropping.
 
     keep probability of the deepest layer
     1     |*
@@ -22,15 +22,16 @@ from megatron.ltd.errors import UserError
 
 @dataclass(frozen=True)
 class KeepProbabilitySchedule:
-    """The chance that the deepest layer runs, falling from 1 to ``theta``: (1 - theta) * exp(-gamma * step) + theta.
+    """The keep probability of the deepest layer, from 1 to ``theta``: (1 - theta) * exp(-gamma * step) + theta.
 
-    Or rising from ``theta`` to 1, the mirror image: 1 - (1 - theta) * exp(-gamma * step). Sources: progressive layer
-    dropping (Zhang and He, 2020), equation 6; for depth that grows, RaPTr (arXiv:2402.05913).
+    If ``rising``, from ``theta`` to 1: 1 - (1 - theta) * exp(-gamma * step). Sources: progressive layer dropping
+    (Zhang and He, 2020), equation 6; for depth that grows, RaPTr (arXiv:2402.05913).
 
     Args:
-        theta: the limit, or where it rises from; above 0 and at most 1 (1 drops nothing).
-        gamma: how fast it moves, per step; 100 / (steps of the run) in the paper.
+        theta: the smallest keep probability, above 0 and at most 1 (1 drops nothing).
+        gamma: rate of change per step; 100 / (steps of the run) in the paper.
         rising: the direction.
+        names: the names of theta and gamma in messages: a method's flags.
 
     Raises:
         UserError: a value out of range.
@@ -39,31 +40,35 @@ class KeepProbabilitySchedule:
     theta: float
     gamma: float
     rising: bool = False
+    names: tuple[str, str] = ("theta", "gamma")
 
     def __post_init__(self) -> None:
         if not 0.0 < self.theta <= 1.0:
-            raise UserError(f"--layer-drop-theta {self.theta}: a probability above 0 and at most 1; 0.5 is the paper's")
+            raise UserError(
+                f"{self.names[0]} {self.theta}: must be above 0 and at most 1; the paper uses 0.5, and 1 drops nothing"
+            )
         if not 0.0 <= self.gamma < math.inf:
             raise UserError(
-                f"--layer-drop-gamma {self.gamma}: a finite rate a step, 0 or more; 100 / train steps in the paper"
+                f"{self.names[1]} {self.gamma}: must be at least 0 and finite; the paper uses 100 / (steps of the run)"
             )
 
     def at(self, step: int) -> float:
-        """theta(t) at the 0-based ``step``: 1 at step 0, towards ``theta`` later; or from ``theta`` towards 1."""
+        """theta(t) at the 0-based ``step``: from 1 at step 0 towards ``theta``, or from ``theta`` towards 1."""
         distance = (1.0 - self.theta) * math.exp(-self.gamma * step)
         return 1.0 - distance if self.rising else self.theta + distance
 
 
 def layer_keep_probability(layer_number: int, num_layers: int, theta_t: float) -> float:
-    """The chance that layer ``layer_number`` (1-based, of ``num_layers``) runs: 1 - layer_number / L * (1 - theta_t).
+    """The keep probability of layer ``layer_number``, 1-based, of L layers: 1 - layer_number / L * (1 - theta_t).
 
-    Deeper layers run less often; the last one with probability ``theta_t``. Source: as ``KeepProbabilitySchedule``.
+    Deeper layers are computed less often, the last one with probability ``theta_t``. Source: as
+    ``KeepProbabilitySchedule``.
     """
     return 1.0 - layer_number / num_layers * (1.0 - theta_t)
 
 
 def keep_probabilities(num_layers: int, theta_t: float, by_depth: str) -> tuple[float, ...]:
-    """The chance that each layer runs, first layer first; the last one's is ``theta_t``.
+    """The keep probabilities of all layers, first layer first; the last layer's is ``theta_t``.
 
     ``by_depth`` is "linear" (``layer_keep_probability``), "uniform" (``theta_t`` for all) or "exponential"
     (theta_t^(layer_number / L)).

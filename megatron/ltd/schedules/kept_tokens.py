@@ -1,4 +1,4 @@
-"""Kept tokens of a routed layer at each step: growing, shrinking, constant, or as a list of stages says.
+"""Schedules of kept tokens: how many tokens a routed layer computes at each step.
 
     growing                      shrinking              constant               staged
     s  |         ________        s  |*                  s  |                   s  |          ________
@@ -8,9 +8,8 @@
        +---------|--- step          +--------|--- step     +-------------- step   +---------------- step
                  T                           T
 
-Schedules are pure functions of the 0-based step: nothing to store, nothing to restore. They know neither layers'
-weights nor batch sizes (``plan.run_plan``), nor what a kept token costs (``plan.accounting``). Which of them a run
-follows is for flags to say (``methods.schedule_flags``). No torch here.
+A schedule is a pure function of the 0-based step and has no state. Batch sizes are in ``plan.run_plan``, costs in
+``plan.accounting``, and the flags that choose a schedule in ``methods.schedule_flags``. No torch here.
 """
 
 from __future__ import annotations
@@ -33,25 +32,22 @@ class TokenSchedule(Protocol):
         ...
 
     def stages(self, num_steps: int) -> Iterator[tuple[int, int, int]]:
-        """Runs of equal kept tokens over the first ``num_steps`` steps: ``(first_step, num_steps, kept_tokens)``.
+        """Ranges of the first ``num_steps`` steps with equal kept tokens: (first step, number of steps, kept tokens).
 
-        In order, without gaps, covering exactly ``num_steps``; two neighbours differ. The bounds are computed, not
-        searched: a huge ``num_steps`` costs nothing.
+        In order, without gaps; two neighbours differ. The bounds are computed, not searched, so that the cost does not
+        depend on ``num_steps``.
         """
         ...
 
 
 def check_kept_tokens(given: str, kept_tokens: int, seq_length: int, seq_length_name: str) -> None:
-    """Raise ``UserError`` for kept tokens outside 1 to S; ``given`` is what the user typed, flag and value."""
+    """Raise ``UserError`` for kept tokens outside 1 to S; ``given`` is the flag and its value."""
     if seq_length < 1:
-        raise UserError(f"--seq-length {seq_length}: a sample has at least one token; give 1 or more")
+        raise UserError(f"--seq-length {seq_length}: must be at least 1")
     if kept_tokens < 1:
-        raise UserError(f"{given}: a layer keeps at least one token; give 1 or more")
+        raise UserError(f"{given}: must be at least 1; a layer keeps at least one token")
     if kept_tokens > seq_length:
-        raise UserError(
-            f"{given} is above {seq_length_name} {seq_length}: "
-            f"a layer cannot keep more tokens than there are; give at most {seq_length}"
-        )
+        raise UserError(f"{given}: is above {seq_length_name} {seq_length}; give at most {seq_length}")
 
 
 @dataclass(frozen=True)
@@ -69,8 +65,8 @@ class KeptTokensSchedule:
         seq_length: tokens of a whole sample; need not be a multiple of the granularity (197 patches with 8 is fine).
         growth_steps: the step from which every token is kept.
         granularity: kept tokens below seq_length are multiples of this.
-        flags: what the user calls min_kept_tokens, growth_steps and granularity.
-        seq_length_name: what the user calls seq_length.
+        names: the names of min_kept_tokens, growth_steps and granularity in messages: a method's flags.
+        seq_length_name: the name of seq_length in messages.
 
     Raises:
         UserError: a value out of range, or min_kept_tokens that is not a multiple of the granularity.
@@ -80,26 +76,25 @@ class KeptTokensSchedule:
     seq_length: int
     growth_steps: int
     granularity: int
-    flags: tuple[str, str, str] = ("--ltd-min-kept-tokens", "--ltd-growth-steps", "--ltd-granularity")
+    names: tuple[str, str, str] = ("min_kept_tokens", "growth_steps", "granularity")
     seq_length_name: str = "--seq-length"
 
     def __post_init__(self) -> None:
         check_kept_tokens(
-            f"{self.flags[0]} {self.min_kept_tokens}", self.min_kept_tokens, self.seq_length, self.seq_length_name
+            f"{self.names[0]} {self.min_kept_tokens}", self.min_kept_tokens, self.seq_length, self.seq_length_name
         )
         if self.growth_steps < 0:
             raise UserError(
-                f"{self.flags[1]} {self.growth_steps}: growth takes a number of steps; give 1 or more, "
-                "or 0 to keep every token from the first step"
+                f"{self.names[1]} {self.growth_steps}: must be at least 0; 0 keeps every token from the first step"
             )
         if self.granularity < 1:
-            raise UserError(f"{self.flags[2]} {self.granularity}: kept tokens grow in whole steps; give 1 or more")
+            raise UserError(f"{self.names[2]} {self.granularity}: must be at least 1")
         if self.min_kept_tokens % self.granularity:
             below = self.min_kept_tokens // self.granularity * self.granularity
             fixes = [f"{kept}" for kept in (below, below + self.granularity) if 1 <= kept <= self.seq_length]
             raise UserError(
-                f"{self.flags[2]} {self.granularity} does not divide {self.flags[0]} {self.min_kept_tokens}: "
-                f"the schedule would go below it; give {' or '.join([*fixes, 'a granularity that divides it'])}"
+                f"{self.names[0]} {self.min_kept_tokens}: must be a multiple of {self.names[2]} {self.granularity}; "
+                f"use {' or '.join([*fixes, 'a granularity that divides it'])}"
             )
 
     def at(self, step: int) -> int:
@@ -133,12 +128,12 @@ class KeptTokensSchedule:
 
 @dataclass(frozen=True)
 class ShrinkingSchedule:
-    """Kept tokens shrinking linearly: the growing schedule backwards, then as few as it starts with.
+    """Kept tokens shrinking linearly: the growing schedule backwards, then its smallest number.
 
         at(t) = KeptTokensSchedule(...).at(shrink_steps - t) for t <= shrink_steps; min_kept_tokens from then on
 
-    Every token is kept at step 0 and, where the sequence is longer than the minimum, at no other step. Arguments are
-    those of ``KeptTokensSchedule``; ``shrink_steps``, 1 or more, is the step from which the fewest are kept.
+    Every token is kept at step 0 and, unless the minimum is the sequence length, at no other step. The arguments are
+    those of ``KeptTokensSchedule``; ``shrink_steps``, at least 1, is the step from which the fewest are kept.
 
     Raises:
         UserError: as ``KeptTokensSchedule``, and ``shrink_steps`` below 1.
@@ -148,12 +143,12 @@ class ShrinkingSchedule:
     seq_length: int
     shrink_steps: int
     granularity: int
-    flags: tuple[str, str, str] = ("--ltd-min-kept-tokens", "--ltd-growth-steps", "--ltd-granularity")
+    names: tuple[str, str, str] = ("min_kept_tokens", "growth_steps", "granularity")
     seq_length_name: str = "--seq-length"
 
     def __post_init__(self) -> None:
         if self.shrink_steps < 1:
-            raise UserError(f"{self.flags[1]} {self.shrink_steps}: shrinking takes a number of steps; give 1 or more")
+            raise UserError(f"{self.names[1]} {self.shrink_steps}: must be at least 1 for a shrinking schedule")
         _ = self._growing  # checks the rest
 
     @cached_property
@@ -163,7 +158,7 @@ class ShrinkingSchedule:
             self.seq_length,
             self.shrink_steps,
             self.granularity,
-            self.flags,
+            self.names,
             self.seq_length_name,
         )
 
@@ -184,15 +179,15 @@ class ShrinkingSchedule:
 
 @dataclass(frozen=True)
 class ConstantSchedule:
-    """As many kept tokens at every step. ``flag`` is what the user calls them. Raises ``UserError`` outside 1 to S."""
+    """The same number of kept tokens at every step; raises ``UserError`` outside 1 to S. ``name``: for messages."""
 
     kept_tokens: int
     seq_length: int
-    flag: str = "--ltd-min-kept-tokens"
+    name: str = "kept_tokens"
     seq_length_name: str = "--seq-length"
 
     def __post_init__(self) -> None:
-        check_kept_tokens(f"{self.flag} {self.kept_tokens}", self.kept_tokens, self.seq_length, self.seq_length_name)
+        check_kept_tokens(f"{self.name} {self.kept_tokens}", self.kept_tokens, self.seq_length, self.seq_length_name)
 
     def at(self, step: int) -> int:
         """Kept tokens of a routed layer at the 0-based ``step``."""
@@ -206,52 +201,51 @@ class ConstantSchedule:
 
 @dataclass(frozen=True)
 class StagedSchedule:
-    """Kept tokens as a list says: ``(first step, kept tokens)`` of each stage; the last one has no end.
+    """Kept tokens of a list of stages, ``(first step, kept tokens)`` each; the last stage has no end.
 
     Args:
-        starts: from step 0 on, steps ascending; each multiple of the granularity, or seq_length, and other than the one
-            before.
+        starts: the stages, the first at step 0, steps ascending; kept tokens are a multiple of the granularity or
+            seq_length, and differ from those of the stage before.
         seq_length: tokens of a whole sample.
         granularity: kept tokens below seq_length are multiples of this.
-        flags: what the user calls starts and granularity.
+        names: the names of starts and granularity in messages.
 
     Raises:
-        UserError: an empty list, or a stage that breaks a rule, named as "step:kept".
+        UserError: an empty list, or a stage that breaks a rule, given as "step:kept".
     """
 
     starts: tuple[tuple[int, int], ...]
     seq_length: int
     granularity: int
-    flags: tuple[str, str] = ("--ltd-stages", "--ltd-granularity")
+    names: tuple[str, str] = ("stages", "granularity")
     seq_length_name: str = "--seq-length"
 
     def __post_init__(self) -> None:
         if self.granularity < 1:
-            raise UserError(f"{self.flags[1]} {self.granularity}: kept tokens change in whole steps; give 1 or more")
+            raise UserError(f"{self.names[1]} {self.granularity}: must be at least 1")
         if not self.starts or self.starts[0][0] != 0:
             raise UserError(
-                f"{self.flags[0]} {self._text() or 'is empty'}: the first stage starts at step 0; "
-                'give one such as "0:128"'
+                f"{' '.join([self.names[0], *self._listed()])}: the first stage must start at step 0, for example 0:128"
             )
         before: tuple[int, int] | None = None
         for step, kept_tokens in self.starts:
-            given = f"{self.flags[0]} {self._text()}: {step}:{kept_tokens}"
+            given = f"{' '.join([self.names[0], *self._listed()])}: {step}:{kept_tokens}"
             if before is not None and step <= before[0]:
                 raise UserError(
-                    f"{given} does not start after the stage before it; give stages in order of their steps"
+                    f"{given} does not start after the stage before it; give the stages in the order of their steps"
                 )
             if before is not None and kept_tokens == before[1]:
-                raise UserError(f"{given} keeps what the stage before it keeps; leave it out")
+                raise UserError(f"{given} keeps as many tokens as the stage before it; remove it")
             check_kept_tokens(given, kept_tokens, self.seq_length, self.seq_length_name)
             if kept_tokens % self.granularity and kept_tokens != self.seq_length:
                 raise UserError(
-                    f"{given} keeps no multiple of {self.flags[1]} {self.granularity}; give a multiple, all "
+                    f"{given} is not a multiple of {self.names[1]} {self.granularity}; use a multiple, all "
                     f"{self.seq_length} tokens, or a granularity that divides it"
                 )
             before = step, kept_tokens
 
-    def _text(self) -> str:
-        return " ".join(f"{step}:{kept_tokens}" for step, kept_tokens in self.starts)
+    def _listed(self) -> list[str]:
+        return [f"{step}:{kept_tokens}" for step, kept_tokens in self.starts]
 
     def at(self, step: int) -> int:
         """Kept tokens of a routed layer at the 0-based ``step``."""

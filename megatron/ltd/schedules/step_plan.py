@@ -1,7 +1,8 @@
 """What one step computes: kept tokens and keep probability of every layer.
 
-The one frozen ``StepPlan`` goes from the method through model, accounting and log, so that what ran, what was logged
-and what the learning rate counted cannot disagree. No torch here: the planner reads plans before any device is touched.
+One frozen ``StepPlan`` is passed from the method to model, accounting and log, so that what was computed, what was
+logged and what the learning rate counted cannot differ. No torch here: plans are printed before any device is
+initialised.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ class StepPlan:
 
     seq_length: int
     kept_tokens: tuple[int, ...]
-    """Tokens a sample that each layer computes on."""
+    """Tokens of a sample that each layer computes."""
     keep_probability: tuple[float, ...]
-    """Probability that each layer runs at all."""
+    """Probability that each layer is computed."""
     entry_layers: frozenset[int] = frozenset()
     """Numbers of the layers whose kept tokens attend to every token, kept or not."""
 
@@ -27,10 +28,10 @@ class StepPlan:
 
     @property
     def min_kept_tokens(self) -> int:
-        """Kept tokens of the layer that keeps fewest: the figure a log line shows."""
+        """Kept tokens of the layer that keeps the fewest, for the log."""
         return min(self.kept_tokens)
 
     @property
     def mean_depth(self) -> float:
-        """Layers that run of each microbatch, on average."""
+        """Expected number of layers computed per microbatch."""
         return sum(self.keep_probability)

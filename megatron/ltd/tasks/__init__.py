@@ -1,4 +1,4 @@
-"""The registry: which tasks there are, and which flags each has of its own. No torch."""
+"""The registry of tasks, and the flags of each. No torch."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def _open_gpt(config: RunConfig) -> Task:
 
 
 def _check_gpt(config: RunConfig) -> None:
-    """Raises ``UserError`` for evaluations that never take place, or that this layout cannot do."""
+    """Raises ``UserError`` for evaluations that are disabled, or impossible on this layout."""
     if config.data.full_validation and not config.training.eval_iters:
-        raise UserError("--full-validation is given with --eval-iters 0, which evaluates never: drop one")
+        raise UserError("--full-validation: --eval-iters 0 disables evaluation; remove one of the two")
     for name in ("pipeline_model_parallel_size", "context_parallel_size"):
         if config.scores.eval_tasks and getattr(config.parallel, name) > 1:
             raise UserError(
-                f"--eval-tasks is given with --{name.replace('_', '-')} {getattr(config.parallel, name)}: during "
-                "training tasks are scored where a process holds whole samples and all layers; score the checkpoints "
-                "with tools/evaluate.py"
+                f"--eval-tasks: not possible with --{name.replace('_', '-')} {getattr(config.parallel, name)}, because "
+                "scoring during training needs whole samples and all layers on a process; score the checkpoints with "
+                "tools/evaluate.py"
             )
 
 
@@ -55,13 +55,13 @@ def _check_bert(config: RunConfig) -> None:
     """Raises ``UserError`` for what BERT cannot do."""
     if config.parallel.context_parallel_size > 1:
         raise UserError(
-            f"--context-parallel-size is {config.parallel.context_parallel_size}: Megatron-Core's BERT numbers the "
-            "positions of a whole sample on every process; use 1, and --sequence-parallel to split activations"
+            f"--context-parallel-size {config.parallel.context_parallel_size}: Megatron-Core's BERT needs the whole "
+            "sample on every process; use 1, and --sequence-parallel to split activations"
         )
     if config.tokenizer.tokenizer_type not in (None, *WORDPIECE_TYPES):
         raise UserError(
-            f"--tokenizer-type is {config.tokenizer.tokenizer_type}: BERT's samples need [CLS], [SEP], [MASK] and "
-            f"[PAD]; give {' or '.join(WORDPIECE_TYPES)}"
+            f"--tokenizer-type {config.tokenizer.tokenizer_type}: BERT needs [CLS], [SEP], [MASK] and [PAD]; use "
+            f"{' or '.join(WORDPIECE_TYPES)}"
         )
 
 
@@ -72,7 +72,7 @@ def _open_vit(config: RunConfig) -> Task:
 
 
 def _check_vit(config: RunConfig) -> None:
-    """Raises ``UserError`` where no images are named; a plan needs them only to count their classes."""
+    """Raises ``UserError`` if no images are given; a plan needs them only to count their classes."""
     if not config.planning.plan or config.model.num_classes is None:
         config.data.check_given()
 
@@ -90,7 +90,7 @@ def _bert_sizes(config: RunConfig) -> ModelSizes:
 
 
 def _classifier_sizes(config: RunConfig) -> ModelSizes:
-    """The classes are the labels of the training data, which are read."""
+    """The training data are read, whose labels are the classes."""
     from megatron.ltd.data.labelled_text import read_labelled
 
     data: LabelledTextConfig = config.data
@@ -99,7 +99,7 @@ def _classifier_sizes(config: RunConfig) -> ModelSizes:
 
 
 def _vit_sizes(config: RunConfig) -> ModelSizes:
-    """The classes are those of ``--num-classes``, else of the training images, which are read."""
+    """The number of classes is ``--num-classes``, else that of the training images, which are read."""
     if config.model.num_classes is not None:
         return vit_sizes(config.model, config.model.num_classes)
     from megatron.ltd.data.images import open_images  # imports torch

@@ -1,9 +1,10 @@
-"""What a run trains: everything in which pretraining a GPT differs from pretraining a BERT or finetuning a ViT.
+"""What a run trains: everything that differs between pretraining a GPT, pretraining a BERT and finetuning a ViT.
 
-A ``Task`` is open: its data are checked; it builds the model, reads samples, makes microbatches, judges outputs. What
-opens it is its ``config.Entry``.
+A ``Task`` has checked its data; it builds the model, reads samples, makes microbatches, and has the training objective.
+Its ``config.Entry`` creates it.
 
-Parallelism, methods, schedules, optimizer, checkpoints and the loop know no task, so that each has all of them.
+Parallelism, methods, schedules, optimizer, checkpoints and the loop do not depend on the task, so that every task has
+all of them.
 """
 
 from __future__ import annotations
@@ -29,109 +30,109 @@ if TYPE_CHECKING:
 
 
 CLASS_COUNT = "class_count"
-"""The id under which a checkpoint says how many classes its model tells apart."""
+"""The id of the number of a model's classes in a checkpoint."""
 _CLASS_NAMES = "class_names_fingerprint"
 
 
 def class_order(names: Sequence[str]) -> dict[str, Any]:
-    """The classes of the training data, by id, for ``Task.order``; ``names`` tell them apart."""
+    """The classes of the training data, by id, for ``Task.order``; ``names`` identify them."""
     return {CLASS_COUNT: len(names), _CLASS_NAMES: hashlib.sha256("\n".join(names).encode()).hexdigest()[:6]}
 
 
 def same_classes(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two ``Task.order`` are of the same classes."""
+    """Whether two ``Task.order`` have the same classes."""
     return all(first.get(setting) == second.get(setting) for setting in (CLASS_COUNT, _CLASS_NAMES))
 
 
 class Task(Protocol):
-    """A task whose tokenizer and data are there."""
+    """A task whose tokenizer and data are checked."""
 
     objective: Objective
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """By id, what two runs must agree on to share weights."""
+        """Settings, by id, that must be equal in two runs that share weights."""
         ...
 
     @property
     def order(self) -> Mapping[str, Any]:
-        """By id, what decides which sample comes when, and which of its tokens are kept."""
+        """Settings, by id, that decide the order of samples and which of their tokens are kept."""
         ...
 
     @property
     def fingerprints(self) -> Mapping[str, Sequence[str]]:
-        """By id, the content of the data, for the log."""
+        """Fingerprints of the data, by id, for the log."""
         ...
 
     @property
     def sizes(self) -> ModelSizes:
-        """How large the model is; equal to what the task's ``Entry`` says beforehand."""
+        """The size of the model, equal to ``Entry.sizes``."""
         ...
 
     @property
     def shape(self) -> ModelShape:
-        """What the accounting needs to know of the model."""
+        """The sizes of the model that the accounting needs."""
         return self.sizes.shape
 
     @property
     def num_parameters(self) -> int:
-        """Of the whole model, exactly."""
+        """Parameters of the whole model, exactly."""
         return self.sizes.num_parameters
 
     @property
-    def num_token_ids(self) -> int:
-        """How many ids the samples' tokens have. Asked where a method learns of them."""
-        ...
+    def num_token_ids(self) -> int | None:
+        """Number of ids that tokens have; None if tokens have no ids, or no loss of their own."""
+        return None
 
     @property
     def special_ids(self) -> tuple[int, ...]:
-        """Token ids that stand for no text, padding aside; none where samples hold text alone."""
+        """Ids of special tokens except padding; empty if samples have only text."""
         return ()
 
     @property
     def every_layer_needs_data(self) -> bool:
-        """Whether stages between the first and the last need more of a sample than its number: an attention mask."""
+        """Whether stages between the first and the last need data of the samples, such as an attention mask."""
         ...
 
     def eval_samples(self, global_batch_samples: int) -> int:
-        """Samples of one evaluation, whole global batches; 0 evaluates never."""
+        """Samples of one evaluation, whole global batches; 0 disables evaluation."""
         ...
 
     def new_weights(self, stored: Mapping[str, Any]) -> tuple[str, ...]:
-        """Beginnings of the names of the parameters that ``--finetune`` does not load, and that start anew.
+        """Prefixes of the names of parameters that ``--finetune`` does not load, but initializes randomly.
 
-        ``stored`` is what the checkpoint says of its run: its ``identity``, ``order`` and ``config``.
+        ``stored`` is the run.json of the checkpoint, with ``identity``, ``order`` and ``config``.
         """
         return ()
 
     def open_imported(self, folder: Path) -> tuple[ImportedModel, Mapping[str, Any], Mapping[str, Any]]:
-        """The Hugging Face model in ``folder``, and what of it, by id, must equal which settings of this run.
+        """The Hugging Face model in ``folder``, its settings by id, and those of this run that must equal them.
 
-        Raises ``UserError`` where the task cannot start from such a model.
+        Raises ``UserError`` if the task cannot start from such a model.
         """
         raise UserError(
-            f"--load {folder} holds a Hugging Face model, and this command starts from its own checkpoints only: name "
-            "the folder of one"
+            f"--load {folder}: is a Hugging Face model, and this command loads its own checkpoints only; give the "
+            "folder of one"
         )
 
     def build_chunks(
         self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool
     ) -> Sequence[MegatronModule]:
-        """This process's part of the model: one stage, or several chunks of an interleaved pipeline."""
+        """This process's part of the model: one stage, or the chunks of an interleaved pipeline."""
         ...
 
     def build_data(
         self, train_samples: int, valid_samples: int, *, reads: bool
     ) -> tuple[SampleSource | None, SampleSource | None]:
-        """The training samples of the whole run and those of one evaluation (None where 0). Every rank calls this.
+        """The training samples of the whole run and those of one evaluation (None if 0). Every rank calls this.
 
-        ``reads``: this rank reads them; where it does not, both are None. Raises ``UserError``.
+        ``reads``: whether this rank reads them; if not, both are None. Raises ``UserError``.
         """
         ...
 
     def collate(self, shard: SequenceShard, *, whole_tokens: bool) -> Collate[Any]:
-        """How samples become a microbatch, of which this rank holds ``shard`` of the sequence.
+        """The function from samples to a microbatch, with this rank's ``shard`` of the sequence.
 
-        ``whole_tokens``: with all tokens of the samples beside it. Samples that hold nothing give their numbers only.
+        ``whole_tokens``: with all tokens of the samples too. Samples without data give a microbatch of sample ids only.
         """
         ...

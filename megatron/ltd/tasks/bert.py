@@ -1,4 +1,4 @@
-"""Pretraining a BERT: sentences with hidden tokens, and whether two of them were swapped."""
+"""Pretraining a BERT: masked language modelling, and the order of two sentences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from megatron.ltd.training.objective import MaskedLM
 
 
 class BERT(Task):
-    """The tokenizer and the data of a run, checked, and what is made of them."""
+    """The tokenizer and the data of a run, checked, and what is built from them."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -50,7 +50,7 @@ class BERT(Task):
 
     @property
     def order(self) -> Mapping[str, Any]:
-        """As for GPT, and what is hidden and cut short."""
+        """As for GPT, and the probabilities of masking and of short samples."""
         drawn = {"mask_prob": self.data.mask_prob, "short_seq_prob": self.data.short_seq_prob}
         return data_order(self.config, self.sources) | drawn
 
@@ -72,22 +72,22 @@ class BERT(Task):
 
     @property
     def every_layer_needs_data(self) -> bool:
-        """Which tokens are padding."""
+        """True: attention needs to know which tokens are padding."""
         return True
 
     def new_weights(self, stored: Mapping[str, Any]) -> tuple[str, ...]:
-        """The heads, where the checkpoint is a classifier's, which has none of them."""
+        """The heads, if the checkpoint is that of a classifier, which does not have them."""
         if CLASS_COUNT not in stored["order"]:
             return ()
         heads = ("lm_head.", "binary_head.", "output_layer.bias")
-        # Tied, the output matrix is the embedding, which is there: also a last stage of several takes its copy.
+        # A tied output matrix is the embedding, which is loaded, also into the copy of a last stage.
         return heads if self.model.tied_embeddings else (*heads, "output_layer.weight")
 
     def eval_samples(self, global_batch_samples: int) -> int:
         return self.config.training.eval_iters * global_batch_samples
 
     def build_chunks(self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool) -> list[BertModel]:
-        """See ``models.bert.build_bert_chunks``; there is a mask always."""
+        """See ``models.bert.build_bert_chunks``; there is always a mask."""
         return build_bert_chunks(
             BertModel, self.model, core_config, self.vocab_size, mesh, seed=self.config.training.seed
         )
@@ -96,7 +96,7 @@ class BERT(Task):
         self, train_samples: int, valid_samples: int, *, reads: bool
     ) -> tuple[SampleSource | None, SampleSource | None]:
         """See ``data.bert_datasets.build_bert_datasets``."""
-        assert reads, "every stage needs to know what is padding"
+        assert reads, "every stage needs the padding"
         return build_bert_datasets(
             self.data,
             sentence_order=self.model.bert_binary_head,

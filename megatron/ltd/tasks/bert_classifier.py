@@ -31,9 +31,9 @@ from megatron.ltd.training.classification import Classification
 
 
 class BertClassification(Task):
-    """The tokenizer and the sentences of a run, checked. The whole validation set is evaluated, each time."""
+    """The tokenizer and the sentences of a run, checked. Each evaluation uses the whole validation set."""
 
-    every_layer_needs_data = True  # which tokens are padding
+    every_layer_needs_data = True  # attention needs the padding
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -46,11 +46,11 @@ class BertClassification(Task):
         if self.data.valid_data_path is not None:
             self.valid = self._read("--valid-data-path", self.data.valid_data_path, self.classes)
         if self.valid is None and config.training.eval_iters:
-            raise UserError("--valid-data-path is missing: give sentences to evaluate on, or --eval-iters 0")
+            raise UserError("--valid-data-path: required; give sentences to evaluate on, or use --eval-iters 0")
         self.vocab_size = model_vocab_size(
             config.tokenizer, self.tokenizer.vocab_size, config.parallel.tensor_model_parallel_size
         )
-        self.objective = Classification(len(self.classes), self._ask)
+        self.objective = Classification(len(self.classes), self._call)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -79,23 +79,15 @@ class BertClassification(Task):
     def sizes(self) -> ModelSizes:
         return classifier_sizes(self.model, self.vocab_size, len(self.classes))
 
-    @property
-    def num_token_ids(self) -> int:
-        """Raises ``UserError``: no token has a loss of its own to learn from."""
-        raise UserError(
-            "--token-bypass-selector is importance: it is learned of each token's loss, and a class is the whole "
-            "sample's; use random"
-        )
-
     def new_weights(self, stored: Mapping[str, Any]) -> tuple[str, ...]:
-        """The head, but where the checkpoint tells the same classes apart; and the pooler where it had none."""
+        """The head, unless the checkpoint has the same classes, and the pooler if the checkpoint has none."""
         if CLASS_COUNT in stored["order"]:
             return () if same_classes(stored["order"], self.order) else (bert_classifier.HEAD,)
         heads = (bert_classifier.HEAD, bert_classifier.POOLER)
         return heads[:1] if self.model.bert_binary_head else heads
 
     def eval_samples(self, global_batch_samples: int) -> int:
-        """The whole validation set, whatever else --eval-iters says than 0."""
+        """The whole validation set, unless --eval-iters is 0."""
         if self.valid is None or not self.config.training.eval_iters:
             return 0
         return whole_batches(len(self.valid.labels), global_batch_samples)
@@ -103,7 +95,7 @@ class BertClassification(Task):
     def build_chunks(
         self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool
     ) -> list[bert_classifier.BertClassifier]:
-        """See ``models.bert.build_bert_chunks``; there is a mask always."""
+        """See ``models.bert.build_bert_chunks``; there is always a mask."""
         kind = partial(bert_classifier.BertClassifier, num_classes=len(self.classes))
         return build_bert_chunks(kind, self.model, core_config, self.vocab_size, mesh, seed=self.config.training.seed)
 
@@ -111,7 +103,7 @@ class BertClassification(Task):
         self, train_samples: int, valid_samples: int, *, reads: bool
     ) -> tuple[SampleSource | None, SampleSource | None]:
         """The training sentences in epochs, and the validation sentences once."""
-        assert reads, "every stage needs to know what is padding"
+        assert reads, "every stage needs the padding"
         train = InEpochs(self._rows(self.train), self.config.training.seed, train_samples)
         if self.valid is None or not valid_samples:
             return train, None
@@ -121,8 +113,8 @@ class BertClassification(Task):
         """See ``data.labelled_rows.build_sentence_batch``; samples are never sharded (no context parallelism)."""
         return build_sentence_batch
 
-    def _ask(self, model: nn.Module, batch: SentenceBatch) -> Tensor:
-        assert batch.padding_BS is not None, "sentences say what is padding"
+    def _call(self, model: nn.Module, batch: SentenceBatch) -> Tensor:
+        assert batch.padding_BS is not None, "batches of sentences have padding"
         types_BS = batch.types_BS if self.model.sentence_types else None
         return model(batch.tokens_BS, ~batch.padding_BS, types_BS)
 

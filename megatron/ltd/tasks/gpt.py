@@ -38,7 +38,7 @@ TOKENIZER = "tokenizer_fingerprint"
 
 
 class GPT(Task):
-    """The tokenizer and the data of a run, checked, and what is made of them."""
+    """The tokenizer and the data of a run, checked, and what is built from them."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -55,7 +55,7 @@ class GPT(Task):
 
     @property
     def order(self) -> Mapping[str, Any]:
-        """Seed, sample length, and the training data by content."""
+        """Seed, sample length, and a fingerprint of the training data."""
         return data_order(self.config, self.sources)
 
     @property
@@ -87,13 +87,13 @@ class GPT(Task):
         )  # fmt: skip
 
     def eval_samples(self, global_batch_samples: int) -> int:
-        """``--eval-iters`` batches, or as many as hold all validation data."""
+        """``--eval-iters`` batches, or enough for all validation data."""
         if self.config.data.full_validation:
             return whole_batches(self._whole_valid_samples, global_batch_samples)
         return self.config.training.eval_iters * global_batch_samples
 
     def open_imported(self, folder: Path) -> tuple[ImportedModel, Mapping[str, Any], Mapping[str, Any]]:
-        """See ``Task``. The tokenizer is compared where its files are in the folder."""
+        """See ``Task``. The tokenizer is compared if its files are in the folder."""
         imported, config = ImportedModel.open(folder), self.config
         vocab_size = padded_vocab_size(
             imported.vocab_size,
@@ -145,12 +145,12 @@ class GPT(Task):
 
 
 def weights_identity(model: ModelConfig, tokenizer: Tokenizer, padded_vocab_size: int) -> dict[str, Any]:
-    """What two runs must agree on to share weights, by id: the model's shape, and the tokenizer by content."""
+    """Settings, by id, that must be equal in two runs that share weights: the model's shape, and the tokenizer."""
     return {TOKENIZER: tokenizer.fingerprint[:12]} | model.identity(padded_vocab_size)
 
 
 def data_order(config: RunConfig, sources: Mapping[str, Sequence[IndexedInfo]]) -> dict[str, Any]:
-    """What decides the order of samples and the draw of kept tokens, by id. Data count by content, not by path."""
+    """Settings, by id, that decide the order of samples and the draw of kept tokens. Data are compared by content."""
     data: IndexedDataConfig = config.data
     spelling = "--data-path" if "--data-path" in sources else "--train-data-path"
     blend = data.blends()[spelling]

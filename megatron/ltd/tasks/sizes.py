@@ -1,6 +1,6 @@
-"""How large the model of each task is, from the flags and the number of its outputs alone. No torch, and no data.
+"""The size of the model of each task, from its flags and its number of outputs. No torch, and no data.
 
-Tasks that are opened and plans that are made beforehand ask here, so that they cannot disagree.
+Both tasks and plans use these functions, so that they cannot differ.
 """
 
 from __future__ import annotations
@@ -9,27 +9,14 @@ import dataclasses
 
 from megatron.ltd.models.config import LayersConfig, ModelConfig
 from megatron.ltd.models.encoder_config import BertModelConfig, ViTConfig
-from megatron.ltd.plan.accounting import (
-    ModelShape,
-    num_bert_head_parameters,
-    num_classifier_parameters,
-    num_image_parameters,
-    num_parameters,
-)
+from megatron.ltd.plan.accounting import ModelShape
 from megatron.ltd.plan.parameters import ModelParameters, ModelSizes, Parameters, layer_parameters, norm_parameters
 
 
 def gpt_sizes(model: ModelConfig, vocab_size: int) -> ModelSizes:
-    """A GPT on ``vocab_size`` ids, padding of the vocabulary included."""
+    """A GPT with ``vocab_size`` ids, including the padding of the vocabulary."""
     shape = model.shape(vocab_size)
     hidden, norm_bias = shape.hidden_size, _norm_bias(model)
-    total = num_parameters(
-        shape,
-        tied_embeddings=model.tied_embeddings,
-        learned_positions=model.learned_positions,
-        linear_bias=model.add_bias_linear,
-        norm_bias=norm_bias,
-    )
     words = Parameters(vocab_size * hidden)
     end = norm_parameters(hidden, norm_bias=norm_bias)
     parameters = ModelParameters(
@@ -39,16 +26,13 @@ def gpt_sizes(model: ModelConfig, vocab_size: int) -> ModelSizes:
         end if model.tied_embeddings else end + words,
         words if model.tied_embeddings else Parameters(),
     )
-    return ModelSizes(shape, parameters, total, f"vocabulary {vocab_size}")
+    return ModelSizes(shape, parameters, f"vocabulary {vocab_size}")
 
 
 def bert_sizes(model: BertModelConfig, vocab_size: int) -> ModelSizes:
-    """A BERT that guesses hidden tokens, and where it has a head for it the order of two sentences."""
+    """A BERT with the masked-LM head, and if enabled the head for the order of two sentences."""
     gpt = gpt_sizes(model, vocab_size)
     hidden, norm_bias = model.hidden_size, _norm_bias(model)
-    total = gpt.num_parameters + num_bert_head_parameters(
-        gpt.shape, sentence_order=model.bert_binary_head, norm_bias=norm_bias
-    )
     head = Parameters(vocab_size, hidden * hidden + hidden) + norm_parameters(hidden, norm_bias=norm_bias)
     if model.bert_binary_head:
         head += Parameters(whole=hidden * hidden + hidden + 2 * hidden + 2)
@@ -57,21 +41,13 @@ def bert_sizes(model: BertModelConfig, vocab_size: int) -> ModelSizes:
         embedding=gpt.parameters.embedding + Parameters(whole=model.sentence_types * hidden),
         end=gpt.parameters.end + head,
     )
-    return dataclasses.replace(gpt, parameters=parameters, num_parameters=total)
+    return dataclasses.replace(gpt, parameters=parameters)
 
 
 def classifier_sizes(model: BertModelConfig, vocab_size: int, num_classes: int) -> ModelSizes:
-    """A BERT that tells ``num_classes`` classes apart."""
+    """A BERT with a classification head of ``num_classes``."""
     shape = dataclasses.replace(model.shape(num_classes), head_tokens=1)
     hidden, norm_bias = model.hidden_size, _norm_bias(model)
-    total = num_classifier_parameters(
-        shape,
-        vocab_size=vocab_size,
-        learned_positions=model.learned_positions,
-        sentence_types=model.sentence_types,
-        linear_bias=model.add_bias_linear,
-        norm_bias=norm_bias,
-    )
     end = norm_parameters(hidden, norm_bias=norm_bias)
     parameters = ModelParameters(
         shape.num_layers,
@@ -79,11 +55,11 @@ def classifier_sizes(model: BertModelConfig, vocab_size: int, num_classes: int) 
         _layer(model, shape),
         end + Parameters(whole=(hidden + 1) * (hidden + num_classes)),
     )
-    return ModelSizes(shape, parameters, total, f"vocabulary {vocab_size}, {num_classes} classes")
+    return ModelSizes(shape, parameters, f"vocabulary {vocab_size}, {num_classes} classes")
 
 
 def vit_sizes(model: ViTConfig, num_classes: int) -> ModelSizes:
-    """A vision transformer that tells ``num_classes`` classes apart."""
+    """A vision transformer with a head of ``num_classes``."""
     shape = model.shape(num_classes)
     hidden, norm_bias = shape.hidden_size, _norm_bias(model)
     parameters = ModelParameters(
@@ -92,8 +68,7 @@ def vit_sizes(model: ViTConfig, num_classes: int) -> ModelSizes:
         _layer(model, shape),
         norm_parameters(hidden, norm_bias=norm_bias) + Parameters(whole=(hidden + 1) * num_classes),
     )
-    total = num_image_parameters(shape, linear_bias=model.add_bias_linear, norm_bias=norm_bias)
-    return ModelSizes(shape, parameters, total, f"{num_classes} classes")
+    return ModelSizes(shape, parameters, f"{num_classes} classes")
 
 
 def _norm_bias(model: LayersConfig) -> bool:

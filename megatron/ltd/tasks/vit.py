@@ -1,4 +1,4 @@
-"""Finetuning a vision transformer, or training one: labelled images, the class of each."""
+"""Finetuning or training a vision transformer on labelled images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from megatron.ltd.training.classification import Classification
 
 
 class ViT(Task):
-    """The images of a run, checked, and what is made of them. The whole validation set is evaluated, each time."""
+    """The images of a run, checked, and what is built from them. Each evaluation uses the whole validation set."""
 
     every_layer_needs_data = False
 
@@ -33,7 +33,7 @@ class ViT(Task):
         self.config = config
         self.train_images, self.valid_images = open_images(config.data, config.model)
         if self.valid_images is None and config.training.eval_iters:
-            raise UserError("--valid-data-path is missing: give images to evaluate on, or --eval-iters 0")
+            raise UserError("--valid-data-path: required; give images to evaluate on, or use --eval-iters 0")
         self._check_normalisation()
         self.classes = self.train_images.classes
         self.objective = Classification(len(self.classes), lambda model, batch: model(batch.images_BCHW))
@@ -46,7 +46,7 @@ class ViT(Task):
 
     @property
     def order(self) -> Mapping[str, Any]:
-        """Seed, classes, and the training images by content."""
+        """Seed, classes, and a fingerprint of the training images."""
         return {
             "seed": self.config.training.seed,
             **class_order(self.classes),
@@ -62,17 +62,12 @@ class ViT(Task):
     def sizes(self) -> ModelSizes:
         return vit_sizes(self.config.model, len(self.classes))
 
-    @property
-    def num_token_ids(self) -> int:
-        """Raises ``UserError``: the tokens of an image have no ids to learn of."""
-        raise UserError("--token-bypass-selector is importance: images have no vocabulary to learn it of; use random")
-
     def new_weights(self, stored: Mapping[str, Any]) -> tuple[str, ...]:
-        """The head, where the checkpoint tells other classes apart."""
+        """The head, if the checkpoint has other classes."""
         return () if same_classes(stored["order"], self.order) else (vit.HEAD,)
 
     def eval_samples(self, global_batch_samples: int) -> int:
-        """The whole validation set, whatever else --eval-iters says than 0."""
+        """The whole validation set, unless --eval-iters is 0."""
         if self.valid_images is None or not self.config.training.eval_iters:
             return 0
         return whole_batches(len(self.valid_images), global_batch_samples)
@@ -101,6 +96,6 @@ class ViT(Task):
         for flag, values in (("--image-mean", data.image_mean), ("--image-std", data.image_std)):
             if len(values) not in (1, channels):
                 raise UserError(
-                    f"{flag} has {len(values)} values: give one for all channels, or one for each of --num-channels "
-                    f"{channels}"
+                    f"{flag} {' '.join(map(str, values))}: has {len(values)} values; give one for all channels, or one "
+                    f"for each of --num-channels {channels}"
                 )

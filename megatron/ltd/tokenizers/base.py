@@ -1,14 +1,15 @@
-"""What every tokenizer of this project is. Imports no torch, so that preprocessing workers start fast.
+"""The interface of all tokenizers. Imports no torch, so that preprocessing workers start quickly.
 
-Megatron-Core's ``GPTDataset`` asks a tokenizer for ``vocab_size``, ``eod`` and ``unique_identifiers`` (which go into
-the key of its index cache) and takes a missing ``pad`` to mean that nothing is padding: our documents are packed, so
-there is no ``pad`` here and no id of the text is ever masked by mistake.
+Megatron-Core's ``GPTDataset`` uses ``vocab_size``, ``eod`` and ``unique_identifiers`` of a tokenizer (the last in the
+key of its index cache). Without a ``pad`` it treats no token as padding: documents are packed, so that there is no
+``pad`` here, and no id of the text is masked by mistake.
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from megatron.ltd.errors import UserError
 class Tokenizer(abc.ABC):
     """Text to token ids and back.
 
-    ``name`` is the ``--tokenizer-type``; ``vocab_size`` counts every id, the end of document included; ``eod`` is the
-    id that ends a document; ``fingerprint`` is a sha256 (hex) of what defines the tokenizer: two tokenizers with equal
-    fingerprints give equal ids.
+    ``name`` is the ``--tokenizer-type``; ``vocab_size`` counts all ids, including the end of document; ``eod`` is the
+    id that ends a document; ``fingerprint`` is a sha256 (hex) of the definition of the tokenizer: two tokenizers with
+    equal fingerprints give equal ids.
     """
 
     name: str
@@ -30,12 +31,12 @@ class Tokenizer(abc.ABC):
 
     @property
     def unique_identifiers(self) -> dict[str, str]:
-        """What tells this tokenizer from others, wherever its files lie: part of the data index's cache key."""
+        """Identifies the tokenizer, whatever the paths of its files: part of the key of the data index cache."""
         return {"class": self.name, "fingerprint": self.fingerprint}
 
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
-        """The ids of ``text``, taken literally: a special token's spelling in the text is ordinary text."""
+        """The ids of ``text``, taken literally: the spelling of a special token is ordinary text."""
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -43,21 +44,51 @@ class Tokenizer(abc.ABC):
 
 
 def read_definition(flag: str, path: str | None, tokenizer_type: str) -> bytes:
-    """The bytes of a file that defines a tokenizer. Raises ``UserError`` when it is not given or not readable."""
+    """The bytes of a file that defines a tokenizer. Raises ``UserError`` if it is not given or not readable."""
     if path is None:
-        raise UserError(f"{flag} is missing: --tokenizer-type {tokenizer_type} needs it; give the path of a local file")
+        raise UserError(f"{flag}: required with --tokenizer-type {tokenizer_type}; give the path of a local file")
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot be read ({error.strerror}); give the path of a local file") from None
     if not content:
-        raise UserError(f"{flag} {path}: the file is empty; give a whole one")
+        raise UserError(f"{flag} {path}: the file is empty; use a complete one")
     return content
+
+
+def looks_like_ranks(content: bytes) -> bool:
+    """Whether a file's first line is one of a tiktoken file of ranks: a piece in base64, a space, its id."""
+    return _RANK.fullmatch(content[:4096].split(b"\n", 1)[0].rstrip(b"\r")) is not None
+
+
+_RANK = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+")
+_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<eod>")
+_MOST_SHOWN = 8
+
+
+def choose_eod(ids: Mapping[str, int], asked_for: str | None, given: str, special: Mapping[str, int] = {}) -> int:
+    """The id that ends a document: of the token ``asked_for``, else of the one that is spelled like an end.
+
+    ``given`` is what the user gave, ``special`` the tokens to name in an error, by default ``ids``. Raises
+    ``UserError`` where there is no such token.
+    """
+    shown = list(special or ids)
+    some = ", ".join(shown[:_MOST_SHOWN]) + (", ..." if len(shown) > _MOST_SHOWN else "") or "none"
+    if asked_for is not None:
+        if asked_for not in ids:
+            raise UserError(f"--eod-token {asked_for}: {given} has no such token; its special tokens are {some}")
+        return ids[asked_for]
+    found = [end for end in _ENDS if end in ids]
+    if not found:
+        raise UserError(
+            f"{given}: does not say which token ends a document; name it with --eod-token (special tokens: {some})"
+        )
+    return ids[found[0]]
 
 
 @contextmanager
 def needs_tokenizers(asked_for: str) -> Iterator[None]:
-    """Around an import that needs the package ``tokenizers``. Raises ``UserError`` where it is not installed."""
+    """A block with an import that needs the package ``tokenizers``. Raises ``UserError`` if it is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""From the flags to the tokenizer they ask for. Each kind's library is imported only when asked for."""
+"""From flags to a tokenizer. The library of a tokenizer is imported only if it is used."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 def build_tokenizer(config: TokenizerFiles) -> Tokenizer:
     """The tokenizer of ``--tokenizer-type``, from its local files.
 
-    Raises ``UserError`` when the type is not given, or a file that it needs is missing, unreadable or not what it
-    should be.
+    Raises ``UserError`` if the type is not given, or if a file that it needs is missing, unreadable or invalid.
     """
     kind = config.tokenizer_type
     if kind is None:
-        raise UserError(f"--tokenizer-type is missing: give one of {', '.join(TOKENIZER_TYPES)}")
+        raise UserError(f"--tokenizer-type: required; use one of {', '.join(TOKENIZER_TYPES)}")
     if kind == "ByteTokenizer":
         from megatron.ltd.tokenizers.byte import ByteTokenizer
 
@@ -38,6 +37,17 @@ def build_tokenizer(config: TokenizerFiles) -> Tokenizer:
 
         model = read_definition("--tokenizer-model", config.tokenizer_model, kind)
         return SentencePieceTokenizer(model, source=str(config.tokenizer_model))
+    if kind == "HuggingFaceTokenizer":
+        with needs_tokenizers(f"--tokenizer-type {kind}"):
+            from megatron.ltd.tokenizers.hugging_face import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer(config.tokenizer_model, config.eod_token)
+    if kind == "TikTokenizer":
+        from megatron.ltd.tokenizers.tiktoken_ranks import TikTokenizer
+
+        ranks = read_definition("--tokenizer-model", config.tokenizer_model, kind)
+        special = config.tiktoken_special_tokens
+        return TikTokenizer(ranks, str(config.tokenizer_model), special, config.eod_token)
     if kind in WORDPIECE_TYPES:
         with needs_tokenizers(f"--tokenizer-type {kind}"):
             from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
@@ -52,28 +62,28 @@ def build_tokenizer(config: TokenizerFiles) -> Tokenizer:
 
 
 def build_wordpiece(config: TokenizerFiles) -> WordPieceTokenizer:
-    """The tokenizer of a task whose command line admits WordPiece alone. Raises ``UserError`` as the other."""
+    """The tokenizer of a task that allows only WordPiece. Raises ``UserError`` as ``build_tokenizer``."""
     if config.tokenizer_type is None:
-        raise UserError(f"--tokenizer-type is missing: give {' or '.join(WORDPIECE_TYPES)}")
+        raise UserError(f"--tokenizer-type: required; use {' or '.join(WORDPIECE_TYPES)}")
     tokenizer = build_tokenizer(config)
     from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
 
-    assert isinstance(tokenizer, WordPieceTokenizer), "the command line admits no other"
+    assert isinstance(tokenizer, WordPieceTokenizer), "the task has checked the type"
     return tokenizer
 
 
 def planned_vocab_size(config: TokenizerConfig, tensor_parallel_size: int) -> int:
-    """The vocabulary that the model of a run will have [tokens], where the tokenizer's files need not be here yet.
+    """The size of a planned model's vocabulary [tokens]; the tokenizer's files need not exist yet.
 
-    They are read where they are; else ``--vocab-size`` counts alone. Raises ``UserError`` where neither is there.
+    The files are read if they exist, else ``--vocab-size`` is used. Raises ``UserError`` if neither is given.
     """
     files = [path for path in (config.vocab_file, config.merge_file, config.tokenizer_model) if path is not None]
     without_files = config.tokenizer_type is None or (config.tokenizer_type != "ByteTokenizer" and not files)
     if without_files and config.vocab_size is None:
         raise UserError(
-            "--vocab-size is missing: a plan needs the size of the vocabulary; give it, or --tokenizer-type and its "
-            "files"
+            "--vocab-size: required, because a plan needs the size of the vocabulary; give it, or --tokenizer-type and "
+            "its files"
         )
-    if config.vocab_size is not None and (without_files or not all(Path(path).is_file() for path in files)):
+    if config.vocab_size is not None and (without_files or not all(Path(path).exists() for path in files)):
         return padded_vocab_size(config.vocab_size, config.make_vocab_size_divisible_by, tensor_parallel_size)
     return model_vocab_size(config, build_tokenizer(config).vocab_size, tensor_parallel_size)

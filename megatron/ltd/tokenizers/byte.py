@@ -1,9 +1,9 @@
 """The byte-level tokenizer: the ids are the bytes of the UTF-8 text, and one more id ends a document.
 
     0 ... 255   the byte itself
-    256         end of document, outside the bytes, so that no text can contain it
+    256         end of document, which no text can contain
 
-Nothing is learned and no file is needed.
+It is not trained and needs no file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from megatron.ltd.tokenizers.base import Tokenizer
 
 
 class ByteTokenizer(Tokenizer):
-    """UTF-8 bytes as ids; needs no file, fits any text."""
+    """UTF-8 bytes as ids, for any text."""
 
     name = "ByteTokenizer"
     vocab_size = 257

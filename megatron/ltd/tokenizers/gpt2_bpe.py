@@ -1,11 +1,10 @@
 """GPT-2's byte-pair encoding from its two local files, run by tiktoken.
 
-    encoder.json   {piece: id}, pieces spelled in GPT-2's printable alphabet for bytes
-    vocab.bpe      a version line, then one merge "left right" a line, the earliest merged first
+    encoder.json   {piece: id}, with pieces in GPT-2's printable alphabet for bytes
+    vocab.bpe      a version line, then one merge "left right" per line, in the order of merging
 
-tiktoken merges by id, so it needs ids in the order of the merges: that the two files agree on it is checked here. Its
-own loader is not used: it keeps copies of what it reads under the temporary folder, by path, and goes on serving the
-copy after the file has changed.
+tiktoken merges by id, so that ids must be in the order of the merges, which is checked here. Its own loader is not
+used: it caches files in the temporary folder by path, and returns the cached copy after a file has changed.
 
 Not here: reading the files (``base.read_definition``).
 """
@@ -19,6 +18,7 @@ import tiktoken
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.json_text import parse_json
+from megatron.ltd.tokenizers import tiktoken_text
 from megatron.ltd.tokenizers.base import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
@@ -28,14 +28,14 @@ _WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s
 
 
 class GPT2BPETokenizer(Tokenizer):
-    """GPT-2's tokenizer; ``vocabulary`` and ``merges`` are the files' bytes, ``sources`` their names for errors."""
+    """GPT-2's tokenizer; ``vocabulary`` and ``merges`` are the bytes of the files, ``sources`` their paths."""
 
     name = "GPT2BPETokenizer"
 
     def __init__(self, vocabulary: bytes, merges: bytes, sources: tuple[str, str]) -> None:
         ids = _read_vocabulary(vocabulary, sources[0])
         if END_OF_TEXT not in ids:
-            raise UserError(f"--vocab-file {sources[0]}: has no {END_OF_TEXT} to end documents with; give GPT-2's file")
+            raise UserError(f"--vocab-file {sources[0]}: has no {END_OF_TEXT}, which ends documents; use GPT-2's file")
         self.eod = ids.pop(END_OF_TEXT)
         self.vocab_size = max([self.eod, *ids.values()]) + 1
         self.fingerprint = fingerprint(vocabulary, merges)
@@ -47,8 +47,8 @@ class GPT2BPETokenizer(Tokenizer):
         )
 
     def encode(self, text: str) -> list[int]:
-        """The ids of ``text``; "<|endoftext|>" in it is spelled out in ordinary pieces."""
-        return self._encoding.encode_ordinary(text)
+        """The ids of ``text``; "<|endoftext|>" in it is encoded as ordinary pieces."""
+        return tiktoken_text.encode(self._encoding, text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``."""
@@ -100,13 +100,13 @@ def _mergeable_ranks(ids: dict[str, int], merges: list[tuple[str, str]], sources
     order = list(alphabet) + [left + right for left, right in merges]
     if len(order) != len(ids) or set(order) != set(ids):
         raise UserError(
-            f"{both}: do not belong together ({len(ids)} pieces besides {END_OF_TEXT}, and {len(merges)} merges on 256 "
-            "bytes make others); give the two files of one tokenizer"
+            f"{both}: do not match ({len(ids)} pieces besides {END_OF_TEXT}, but 256 bytes and {len(merges)} merges "
+            "make others); use the two files of one tokenizer"
         )
     merged_ids = [ids[piece] for piece in order[256:]]
     if merged_ids != sorted(merged_ids) or (merged_ids and max(ids[byte] for byte in alphabet) > merged_ids[0]):
-        raise UserError(f"{both}: ids are not in the order of the merges; give GPT-2's files, or files made alike")
+        raise UserError(f"{both}: ids are not in the order of the merges; use GPT-2's files, or files made in that way")
     try:
         return {bytes(alphabet[char] for char in piece): token for piece, token in ids.items()}
     except KeyError as error:
-        raise UserError(f"--vocab-file {sources[0]}: character {error} spells no byte; give GPT-2's file") from None
+        raise UserError(f"--vocab-file {sources[0]}: character {error} is not a byte; use GPT-2's file") from None

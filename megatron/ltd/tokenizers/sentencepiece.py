@@ -1,8 +1,7 @@
 """A SentencePiece model as a tokenizer.
 
-SentencePiece writes a space as U+2581 and reads U+2581 back as a space. Text that holds that character itself would
-come back changed, so where the model has byte pieces (``train_tokenizer.py`` asks for them) it is encoded by its three
-bytes.
+SentencePiece encodes a space as U+2581 and decodes U+2581 as a space, so that the character itself would be changed. If
+the model has byte pieces, as those of ``train_tokenizer.py`` do, it is encoded as its three bytes.
 
 Not here: training a model (``train``).
 """
@@ -15,9 +14,20 @@ from collections.abc import Sequence
 import sentencepiece
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.tokenizers.base import Tokenizer
+from megatron.ltd.tokenizers.base import Tokenizer, looks_like_ranks
 
 _SPACE_MARK = "\u2581"
+_NO_SPACE_BEFORE = b"\x1a\x02\x18\x00"
+"""``normalizer_spec { add_dummy_prefix: false }`` as a protocol buffer, which behind a model takes precedence."""
+
+
+def _what_else(content: bytes) -> str:
+    """What a file is that is not a model, and which flag reads it."""
+    if looks_like_ranks(content):
+        return "is not a SentencePiece model but a tiktoken file of ranks; take --tokenizer-type TikTokenizer"
+    if content.lstrip()[:1] == b"{":
+        return "is not a SentencePiece model but JSON; take --tokenizer-type HuggingFaceTokenizer for a tokenizer.json"
+    return "is not a SentencePiece model; give the .model file of train_tokenizer.py"
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -30,24 +40,25 @@ class SentencePieceTokenizer(Tokenizer):
         try:
             self._processor.LoadFromSerializedProto(model)
         except RuntimeError:
-            raise UserError(
-                f"--tokenizer-model {source}: is not a SentencePiece model; give the .model file of train_tokenizer.py"
-            ) from None
+            raise UserError(f"--tokenizer-model {source}: {_what_else(model)}") from None
         self.vocab_size = self._processor.get_piece_size()
         self.eod = self._find_eod(source)
         self.fingerprint = hashlib.sha256(model).hexdigest()
         marks = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_MARK.encode("utf-8")]
         self._space_mark_ids = marks if self._processor.unk_id() not in marks else None
+        self._within_text = sentencepiece.SentencePieceProcessor()
+        """The same model without the space that it may put before a text."""
+        self._within_text.LoadFromSerializedProto(model + _NO_SPACE_BEFORE)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of ``text``; "</s>" in it is spelled out in ordinary pieces."""
+        """The ids of ``text``; "</s>" in it is encoded as ordinary pieces."""
         if self._space_mark_ids is None or _SPACE_MARK not in text:
             return self._processor.encode(text)
         first, *others = text.split(_SPACE_MARK)
         ids = self._processor.encode(first)
         for part in others:
             ids += self._space_mark_ids
-            ids += self._processor.encode(part)
+            ids += self._within_text.encode(part)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -55,7 +66,7 @@ class SentencePieceTokenizer(Tokenizer):
         return self._processor.decode([token for token in ids if token != self.eod])
 
     def _find_eod(self, source: str) -> int:
-        """The id that ends a document: the model's end of sequence, else a piece that is spelled like one."""
+        """The id that ends a document: the model's end of sequence, else the piece </s> or <eod>."""
         if self._processor.eos_id() >= 0:
             return self._processor.eos_id()
         for piece in ("</s>", "<eod>"):
@@ -63,6 +74,6 @@ class SentencePieceTokenizer(Tokenizer):
             if token != self._processor.unk_id():
                 return token
         raise UserError(
-            f"--tokenizer-model {source}: has no end of sequence, </s> or <eod> to end documents with; train one with "
+            f"--tokenizer-model {source}: has no end of sequence, </s> or <eod>, which ends documents; train one with "
             "train_tokenizer.py"
         )

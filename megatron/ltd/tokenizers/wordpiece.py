@@ -1,10 +1,10 @@
 """BERT's WordPiece tokenizer from its one local file, run by Hugging Face's ``tokenizers``.
 
-    vocab.txt   a piece a line, its id the line's number from 0; "##" marks a piece that goes on with a word
+    vocab.txt   one piece per line, whose id is the line number from 0; "##" marks a piece that continues a word
 
-``BertWordPieceLowerCase`` folds capitals and accents, ``BertWordPieceCase`` keeps them. Text is cut at spaces and
-punctuation, so that a special token's spelling in the text is ordinary pieces. What was cut away does not come back:
-decoding gives words with single spaces.
+``BertWordPieceLowerCase`` removes capitals and accents, ``BertWordPieceCase`` keeps them. Text is split at spaces and
+punctuation, so that the spelling of a special token is encoded as ordinary pieces. Decoding gives words with single
+spaces.
 
 Not here: training a vocabulary (``train_wordpiece``), reading the file (``base.read_definition``).
 """
@@ -26,10 +26,10 @@ _LONGEST_SHOWN = 40
 
 
 class WordPieceTokenizer(Tokenizer):
-    """A WordPiece vocabulary; ``vocabulary`` is the file's bytes and ``source`` its name for errors.
+    """A WordPiece vocabulary; ``vocabulary`` is the bytes of the file and ``source`` its name for errors.
 
-    Megatron-Core's BERT dataset reads ``cls``, ``sep``, ``mask``, ``pad`` and ``inv_vocab`` (piece by id). A document
-    ends with ``[SEP]`` where a causal model asks for an end.
+    Megatron-Core's BERT dataset uses ``cls``, ``sep``, ``mask``, ``pad`` and ``inv_vocab`` (piece by id). For a causal
+    model ``[SEP]`` ends a document.
     """
 
     def __init__(self, name: str, vocabulary: bytes, source: str) -> None:
@@ -47,25 +47,25 @@ class WordPieceTokenizer(Tokenizer):
 
     @property
     def special_ids(self) -> tuple[int, ...]:
-        """Ids that stand for no text, but for padding."""
+        """Ids of the special tokens except padding."""
         return self.unk, self.cls, self.sep, self.mask
 
     def encode(self, text: str) -> list[int]:
-        """The ids of ``text``, without ``[CLS]`` and ``[SEP]``; "[MASK]" in it is spelled out in ordinary pieces."""
+        """The ids of ``text``, without ``[CLS]`` and ``[SEP]``; "[MASK]" in it is encoded as ordinary pieces."""
         return self._engine.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The words of ``ids``, a space between two; special pieces are spelled out."""
+        """The words of ``ids``, separated by spaces; special pieces are included."""
         return self._engine.decode(list(ids), skip_special_tokens=False)
 
 
 def normalizer(*, cased: bool) -> normalizers.Normalizer:
-    """What BERT does to text first: control characters go, and without ``cased`` capitals and accents too."""
+    """BERT's normalizer: it removes control characters, and unless ``cased`` capitals and accents."""
     return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, lowercase=not cased)
 
 
 def _read_vocabulary(content: bytes, source: str) -> dict[str, int]:
-    """Ids by piece. Raises ``UserError`` for what is no vocabulary of BERT's."""
+    """Ids by piece. Raises ``UserError`` if the file is not a vocabulary of BERT's."""
     file = f"--vocab-file {source}"
     try:
         lines = content.decode("utf-8").removesuffix("\n").split("\n")
@@ -76,18 +76,18 @@ def _read_vocabulary(content: bytes, source: str) -> dict[str, int]:
         piece = line.removesuffix("\r")
         if not piece or piece in ids:
             shown = piece if len(piece) <= _LONGEST_SHOWN else f"{piece[:_LONGEST_SHOWN]}..."
-            what = f'holds "{shown}" again' if piece else "is empty"
-            raise UserError(f"{file}:{number + 1}: {what}, and each line is a piece of its own; give BERT's vocab.txt")
+            what = f'"{shown}" appears twice' if piece else "the line is empty"
+            raise UserError(f"{file}:{number + 1}: {what}, but each line must be another piece; use BERT's vocab.txt")
         ids[piece] = number
     missing = [piece for piece in SPECIAL_PIECES if piece not in ids]
     if missing:
         raise UserError(
-            f"{file}: has no {missing[0]}, which BERT's samples hold; give BERT's vocab.txt, or train one with "
+            f"{file}: has no {missing[0]}, which BERT's samples need; use BERT's vocab.txt, or train one with "
             "train_tokenizer.py --model-type wordpiece"
         )
     if ids[PADDING] != 0:
         raise UserError(
-            f"{file}: {PADDING} is line {ids[PADDING] + 1} and must be the first: padding has id 0 in Megatron-Core's "
-            "BERT samples; give BERT's vocab.txt, or one with that line moved to the top"
+            f"{file}: {PADDING} is line {ids[PADDING] + 1}, but must be the first, because padding has id 0 in "
+            "Megatron-Core's BERT samples; use BERT's vocab.txt, or move that line to the top"
         )
     return ids

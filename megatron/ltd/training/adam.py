@@ -3,8 +3,8 @@
     m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) g^2
     w = w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) - lr wd w
 
-torch's own ``AdamW`` keeps the step t as a tensor beside each parameter, which Megatron-Core's distributed optimizer
-cannot load. Here, as in Transformer Engine, t is a number in the parameter group and the state is ``exp_avg`` and
+torch's own ``AdamW`` stores the step t as a tensor for each parameter, which Megatron-Core's distributed optimizer
+cannot load. Here, as in Transformer Engine, t is a number in the parameter group, and the state is ``exp_avg`` and
 ``exp_avg_sq``, so that checkpoints move between machines with and without Transformer Engine.
 """
 
@@ -17,7 +17,7 @@ import torch
 
 
 class FusedAdam(torch.optim.Optimizer):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101), one kernel for each group."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101), one kernel call per group."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Everything a run is made of, built in the order in which mistakes are cheapest to find.
+"""Builds all parts of a run, in the order in which mistakes of the user are cheapest to find.
 
 tokenizer, data files -> checkpoint and its identity -> model, optimizer -> plan, schedule -> weights -> datasets -> log
 """
@@ -24,7 +24,7 @@ from megatron.ltd.layers import route
 from megatron.ltd.methods.base import Method
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.agreement import agree, together
-from megatron.ltd.parallel.layout import check_microbatches
+from megatron.ltd.parallel.layout import check_batches
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.plan.run_plan import RunPlan
@@ -59,7 +59,7 @@ class Run:
     saver: CheckpointSaver
     exits: ExitRequests
     record: Mapping[str, Any]
-    """What ``run.json`` of every checkpoint says beside the progress."""
+    """What ``run.json`` of every checkpoint holds besides the progress."""
 
     @property
     def progress(self) -> Progress:
@@ -67,20 +67,20 @@ class Run:
 
     @property
     def learning_rate(self) -> float:
-        """The rate that the next update uses."""
+        """The rate of the next update."""
         return self.state.optimizer.param_groups[0]["lr"]
 
     def microbatches_of(self, samples: int) -> int:
-        """Microbatches that each rank computes for ``samples`` of all ranks."""
+        """Microbatches of each rank for ``samples`` over all ranks."""
         return samples // (self.config.training.micro_batch_size * self.mesh.data_parallel_size)
 
     def batches(self, data: SampleSource, consumed_samples: int) -> Generator[Microbatch, None, None]:
-        """This rank's microbatches of ``data`` from ``consumed_samples`` on; to be closed."""
+        """This rank's microbatches of ``data`` from ``consumed_samples`` on. The caller closes the generator."""
         mesh = self.mesh
         shard = SequenceShard.of(mesh.context_parallel_rank, mesh.context_parallel_size)
         return microbatches(
             data,
-            self.task.collate(shard, whole_tokens=self.method.learns),
+            self.task.collate(shard, whole_tokens=self.method.observes),
             consumed_samples=consumed_samples,
             micro_batch_size=self.config.training.micro_batch_size,
             data_parallel_rank=mesh.data_parallel_rank,
@@ -90,18 +90,18 @@ class Run:
         )
 
     def save(self) -> None:
-        """Save the present state, if the run has a folder for it."""
+        """Save the current state, if the run has a ``--save`` folder."""
         with whole_weights(self.state.chunks):
             self.saver.save(self.state, self.record)
 
 
 def build_run(config: RunConfig, mesh: Mesh) -> Run:
-    """Build every part of a run. Raises ``UserError`` for what cannot be trained, before anything is written."""
+    """Build all parts of a run. Raises ``UserError`` for what cannot be trained, before anything is written."""
     route.install()
     with together():  # a file may be missing on one node alone
         task = config.task.open(config)
     shape, method = task.shape, config.build_method(task.special_ids)
-    learned_V = method.unlearned(task.num_token_ids).to(mesh.device) if method.learns else None
+    learned_V = method.initial_state(task.num_token_ids)
     identity = {MODEL: config.task.weights or config.task.id, **task.identity}
     order = dict(task.order)
     agree(in_words({**identity, **order, **task.fingerprints}), "give every node the same files")
@@ -109,20 +109,17 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
 
     global_batch_size = config.global_batch_size(mesh.data_parallel_size)
     clock = RunClock.build(shape, global_batch_size, method, config.training, config.optimizer)
-    clock.batch.check_divisible(config.training.micro_batch_size, mesh.data_parallel_size)
-    for batch_samples in clock.batch.sizes:
-        microbatches_each = batch_samples // (config.training.micro_batch_size * mesh.data_parallel_size)
-        check_microbatches(config.parallel, microbatches_each, batch_samples)
+    check_batches(config.parallel, clock.batch, config.training.micro_batch_size, mesh.data_parallel_size)
     consumed = start.consumed(shape.seq_length)
     plan, schedule = clock.plan(start.progress.iteration, consumed), clock.schedule(start.progress.iteration, consumed)
     taken = start.settle(config, clock.settings(schedule))
 
-    train_data, valid_data = _build_data(task, plan, clock, start, mesh, every_stage=method.learns)
-    clock_stands_at = start.clock_stands_at(config, consumed)
+    train_data, valid_data = _build_data(task, plan, clock, start, mesh, every_stage=method.observes)
+    initial_clock = start.initial_clock(config, consumed)
     enters = any(stage.plan.entry_layers for stage in plan.stages)
     new_weights = task.new_weights(start.stored) if start.checkpoint is not None and config.checkpoint.finetune else ()
     state = _build_state(
-        config, task, schedule, start, clock_stands_at, mesh, learned_V, entry=enters, new_weights=new_weights
+        config, task, schedule, start, initial_clock, mesh, learned_V, entry=enters, new_weights=new_weights
     )
     stepper = Stepper(
         state.chunks,
@@ -142,7 +139,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
         log.say(note)
     record = {
         "schedule": clock.settings(schedule), "identity": identity, "order": order, "config": config.to_dict(),
-        "learned": method.learns,
+        "learned": method.observes,
     }  # fmt: skip
     flags = config.checkpoint
     folder = None if flags.save is None else Path(flags.save)
@@ -155,20 +152,20 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
 
 
 def _notes(config: RunConfig, start: Start, new_weights: tuple[str, ...], taken: str | None) -> list[str]:
-    """What is said of where the run starts."""
+    """Lines about where the run starts."""
     notes, pretrained = list(start.notes), config.task.weights
     if pretrained is not None and start.checkpoint is None:
         notes.append(
-            f"starting from initial weights: name those of a pretrained {value_of(MODEL, pretrained)} with --load and "
-            "--finetune"
+            f"starting from random weights: use --load and --finetune to start from a pretrained "
+            f"{value_of(MODEL, pretrained)}"
         )
     if new_weights:
-        notes.append(f"starting anew, not from the checkpoint: {', '.join(new_weights)}")
+        notes.append(f"initialized randomly, not loaded from the checkpoint: {', '.join(new_weights)}")
     return notes if taken is None else [*notes, taken]
 
 
 def versions(mesh: Mesh) -> dict[str, Any]:
-    """What the run stands on, for its first line in metrics.jsonl."""
+    """Versions, device and number of processes, for the first line in metrics.jsonl."""
     device = (
         torch.cuda.get_device_name(mesh.device)
         if mesh.device.type == "cuda"
@@ -192,9 +189,9 @@ def _build_data(
 ) -> tuple[SampleSource, SampleSource | None]:
     """The training samples of the whole run, and those of one evaluation; a stage that needs none reads none.
 
-    ``every_stage``: all need tokens, to choose by them.
+    ``every_stage``: all stages need tokens, because the method selects by them.
     """
-    ahead = start.progress.consumed_samples - plan.samples(min(start.progress.iteration, plan.num_steps))
+    ahead = plan.ahead(start.progress.iteration, start.progress.consumed_samples, "samples")
     train_samples = plan.samples(plan.num_steps) + ahead
     valid_samples = task.eval_samples(clock.batch.global_batch_samples)
     at_an_end = mesh.pipeline_parallel_rank in (0, mesh.pipeline_parallel_size - 1)
@@ -211,16 +208,16 @@ def _build_state(
     task: Task,
     schedule: Mapping[str, Any],
     start: Start,
-    clock_stands_at: int | None,
+    initial_clock: int | None,
     mesh: Mesh,
     learned_V: Tensor | None,
     *,
     entry: bool,
     new_weights: tuple[str, ...],
 ) -> TrainingState:
-    """Model, optimizer, scheduler and ``learned_V``, fresh or loaded. ``entry``: some layers are entry layers.
+    """Model, optimizer, scheduler and ``learned_V``, new or loaded. ``entry``: some layers are entry layers.
 
-    ``new_weights``: what a loaded checkpoint is not asked for; see ``Task.new_weights``.
+    ``new_weights``: parameters that are not loaded from the checkpoint; see ``Task.new_weights``.
     """
     core_config = transformer_config(config.model, config.parallel, config.precision, config.recompute, mesh)
     chunks = wrap_chunks(task.build_chunks(core_config, mesh, explicit_mask=entry), config.parallel, config.precision)
@@ -233,14 +230,16 @@ def _build_state(
         wd_incr_steps=schedule["lr_decay_steps"],
         wd_incr_style="constant",
     )
-    state = TrainingState(chunks, optimizer, scheduler, start.progress, learned_V)
+    state = TrainingState(
+        chunks, optimizer, scheduler, start.progress, None if learned_V is None else learned_V.to(mesh.device)
+    )
     if start.checkpoint is not None:
         load_checkpoint(
             start.checkpoint,
             state,
             weights_only=config.checkpoint.finetune or config.checkpoint.no_load_optim,
-            stored_in_half=start.stored_in_half,
-            clock_stands_at=clock_stands_at,
+            stored_in_low_precision=start.stored_in_low_precision,
+            initial_clock=initial_clock,
             stored_learned=start.stored.get("learned", False),
             new_weights=new_weights,
         )

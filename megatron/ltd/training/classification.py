@@ -1,12 +1,12 @@
-"""Telling which class a sample has: cross entropy, accuracy and F1, from sums that add up over batches and ranks.
+"""Classification of samples: cross entropy, accuracy and F1, from sums that add up over batches and ranks.
 
     loss      mean over samples of -log softmax(logits)[label]
-    accuracy  share of samples whose largest logit is their label's
-    F1        of a class: 2 hits / (samples given the class + samples that have it)
-              two classes: that of class 1; more: the mean over the classes that some sample has or is given
+    accuracy  share of samples whose largest logit is that of their label
+    F1        of a class: 2 hits / (samples predicted as the class + samples labelled as the class)
+              two classes: the F1 of class 1; more: the mean over the classes that are predicted or labelled
 
-Samples of weight 0, which fill up a batch, count nowhere. Of each class three numbers are summed, not a whole confusion
-matrix: a thousand classes report 3,000 numbers.
+Samples of weight 0, which fill up a batch, are not counted. Three numbers per class are summed, not a confusion matrix:
+a thousand classes report 3,000 numbers.
 
 Shapes: B micro-batch, C classes.
 """
@@ -25,21 +25,21 @@ from megatron.ltd.training.objective import Objective, mean
 
 
 class Classification(Objective):
-    """The class of each sample: mean over the samples that count.
+    """The class of each sample: the mean loss over the samples that count.
 
-    ``ask(model, batch)`` gives the logits [B, C] on the last stage of a pipeline, hidden states before it.
+    ``call(model, batch)`` returns the logits [B, C] on the last stage of a pipeline, hidden states before it.
     """
 
-    def __init__(self, num_classes: int, ask: Callable[[torch.nn.Module, Any], Tensor]) -> None:
+    def __init__(self, num_classes: int, call: Callable[[torch.nn.Module, Any], Tensor]) -> None:
         self.num_classes = num_classes
         self.num_sums = 2 + 3 * num_classes
-        self._ask = ask
+        self._call = call
 
     def forward(self, model: torch.nn.Module, batch: LabelledBatch) -> Tensor:
-        return self._ask(model, batch)
+        return self._call(model, batch)
 
     def loss(self, batch: LabelledBatch, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The report: loss and number, then by class the hits, the samples given it and the samples that have it."""
+        """The report: loss and number, then for each class its hits, its predictions and its labels."""
         labels_B, weights_B = batch.labels_B, batch.weights_B
         assert labels_B is not None and weights_B is not None, "the last stage has labels"
         losses_B = F.cross_entropy(outputs.float(), labels_B, reduction="none")
@@ -56,7 +56,7 @@ class Classification(Objective):
         return loss, number.int(), torch.cat([torch.stack([loss.detach(), number]), *by_class])
 
     def measures(self, sums: Sequence[float]) -> dict[str, float]:
-        """The mean loss a sample, accuracy and F1, both from 0 to 1; NaN where there is nothing to measure it by."""
+        """The mean loss per sample, accuracy and F1, both from 0 to 1; NaN if there are no samples."""
         loss, number, counts = sums[0], sums[1], sums[2:]
         size = self.num_classes
         hits, given, labelled = counts[:size], counts[size : 2 * size], counts[2 * size :]
@@ -70,4 +70,4 @@ class Classification(Objective):
         return {"loss": mean(loss, number), "accuracy": mean(sum(hits), number), "f1": score}
 
     def token_losses(self, batch: LabelledBatch, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        raise AssertionError("a class is a sample's: no token has a loss of its own, so the task refuses to be asked")
+        raise AssertionError("a class is that of a whole sample: no token has a loss of its own")

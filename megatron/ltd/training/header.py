@@ -1,4 +1,4 @@
-"""What a run prints before its first step: what it is, what it will do, and what is unusual about it."""
+"""The header of a run, printed before its first step: model, device, layout, plan, and warnings."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from megatron.ltd.checkpoint.run_format import FORMAT_VERSION
 from megatron.ltd.forecast.forecast import rate_at, warnings_of
 from megatron.ltd.format import format_count
 from megatron.ltd.methods.base import METHOD
+from megatron.ltd.parallel.layout import layout_text
 from megatron.ltd.plan.clock import SCHEDULE_IDS
 from megatron.ltd.plan.table import LearningRate, stage_table
 from megatron.ltd.training.build import Run, versions
@@ -28,36 +29,22 @@ def say_header(run: Run) -> None:
         f"{run.config.precision.dtype}; torch {about['torch']}, megatron-core {about['megatron-core']}"
     )
     if run.mesh.world_size > 1:
-        say(f"layout    {_layout(run)}")
+        say(f"layout    {layout_text(run.config.parallel, run.mesh.data_parallel_size, len(run.state.chunks))}")
     say(f"plan      {run.method.name}")
     say(stage_table(plan, _rate(run)))
     if run.progress.iteration >= plan.num_steps:
-        say(f"the run is already at step {run.progress.iteration} of {plan.num_steps}: nothing is left to do")
+        say(f"the run is already at step {run.progress.iteration} of {plan.num_steps}: there is nothing left to do")
     for line in warnings_of(plan):
         say(line)
     run.log.run(_run_line(run, about))
 
 
 def _rate(run: Run) -> LearningRate:
-    """The learning rate by step, from where the scheduler stands; of steps before that, as if the flags were theirs."""
-    scheduler, done = run.state.scheduler, min(run.progress.iteration, run.plan.num_steps)
-    ahead = scheduler.num_steps - run.plan.clock(done, run.clock.unit)
+    """The learning rate of each step, on the scheduler's clock; of steps already done, as these flags would set it."""
+    scheduler = run.state.scheduler
+    ahead = run.plan.ahead(run.progress.iteration, scheduler.num_steps, run.clock.unit)
     schedule = {name: getattr(scheduler, name) for name in SCHEDULE_IDS}
     return partial(rate_at, run.clock, run.plan, schedule, ahead=ahead)
-
-
-def _layout(run: Run) -> str:
-    """How the processes divide the work, such as "tensor 2 with sequence parallelism x pipeline 2 x data 2"."""
-    parallel, chunks = run.config.parallel, len(run.state.chunks)
-    interleaved = f" interleaved in {chunks} chunks each" if chunks > 1 else ""
-    sharded = " with distributed optimizer" if parallel.use_distributed_optimizer else ""
-    sizes = (
-        (parallel.tensor_model_parallel_size, "tensor", " with sequence parallelism" * parallel.sequence_parallel),
-        (parallel.context_parallel_size, "context", ""),
-        (parallel.pipeline_model_parallel_size, "pipeline", interleaved),
-        (run.mesh.data_parallel_size, "data", sharded),
-    )
-    return " x ".join(f"{name} {size}{how}" for size, name, how in sizes if size > 1)
 
 
 def _run_line(run: Run, about: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""What a run says: console lines, a progress bar, ``metrics.jsonl``, TensorBoard and Weights & Biases.
+"""The log of a run: console lines, a progress bar, ``metrics.jsonl``, TensorBoard and Weights & Biases.
 
-    metrics.jsonl   one JSON object a line: "kind" is run (once a start), train (every step), validation or scores
-    console         one line every --log-interval steps, the means over them
+    metrics.jsonl   one JSON object per line: "kind" is run (once per start), train (every step), validation or scores
+    console         one line every --log-interval steps, with the means over them
     progress bar    on a terminal, with the time left estimated from the FLOPs left: steps grow as kept tokens grow
 
-After a resume lines are appended; where an iteration stands twice, the later line is the one that counts.
+After a resume lines are appended; if an iteration appears twice, the later line counts.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ _SCALARS = {  # Megatron's names, then ours
 
 
 class RunLog:
-    """Everything a run writes about itself. ``speaks`` is False on all ranks but one, where every call does nothing."""
+    """Everything a run logs. ``enabled`` is False on all ranks but one, on which every call does nothing."""
 
     def __init__(
-        self, config: LoggingConfig, folder: Path, speaks: bool, first_step: int, num_steps: int, flops_left: int
+        self, config: LoggingConfig, folder: Path, enabled: bool, first_step: int, num_steps: int, flops_left: int
     ) -> None:
         self._config = config
-        self._speaks = speaks
+        self._enabled = enabled
         self._num_steps = num_steps
         self._flops_left = flops_left
         self._interval: list[Mapping[str, Any]] = []
         self._seconds_per_flop = 0.0
         self._bar = self._tensorboard = self._wandb = None
-        if not speaks:
+        if not enabled:
             return
         if config.tensorboard_dir is not None:
             self._tensorboard = _tensorboard(config.tensorboard_dir)
@@ -63,12 +63,12 @@ class RunLog:
         if config.progress and sys.stderr.isatty():
             from tqdm import tqdm
 
-            layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {elapsed} gone, {postfix}"
+            layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {elapsed} elapsed, {postfix}"
             self._bar = tqdm(total=num_steps, initial=first_step, bar_format=layout, dynamic_ncols=True, leave=False)
 
     def say(self, text: str) -> None:
         """One line for the user."""
-        if not self._speaks:
+        if not self._enabled:
             return
         if self._bar is not None:
             self._bar.write(text, file=sys.stdout)
@@ -76,12 +76,12 @@ class RunLog:
             print(text, flush=True)
 
     def run(self, record: Mapping[str, Any]) -> None:
-        """The line that says what this run is: config, versions, data."""
+        """The first line of a start: config, versions, data."""
         self._write("run", {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record})
 
     def train(self, record: Mapping[str, Any]) -> None:
         """One step. ``record`` holds the fields of a train line and ``batch_size``, ``seq_length``."""
-        if not self._speaks:
+        if not self._enabled:
             return
         self._write("train", record)
         self._scalars({name: record[key] for key, name in _SCALARS.items()}, record["iteration"])
@@ -97,7 +97,7 @@ class RunLog:
             self._interval = []
 
     def validation(self, iteration: int, measures: Mapping[str, float]) -> None:
-        """One evaluation: what its task's objective measures, "loss" first."""
+        """One evaluation: the measures of the objective, "loss" first."""
         self._write("validation", {"iteration": iteration, **measures})
         scalars = {_VALIDATION_SCALARS.get(name, f"{name} validation"): value for name, value in measures.items()}
         self._scalars(scalars, iteration)
@@ -105,7 +105,7 @@ class RunLog:
         self.say(f"step {iteration:>{len(str(self._num_steps))}} | validation {shown}")
 
     def scores(self, iteration: int, scores: Mapping[str, float]) -> None:
-        """Tasks put to the weights after ``iteration`` steps: their metrics by "task/metric"."""
+        """Scores of the weights after ``iteration`` steps, by "task/metric"."""
         self._write("scores", {"iteration": iteration, **scores})
         self._scalars(scores, iteration)
         for task, metrics in groupby(scores.items(), key=lambda score: score[0].partition("/")[0]):
@@ -113,10 +113,10 @@ class RunLog:
             self.say(f"step {iteration:>{len(str(self._num_steps))}} | {task} {shown}")
 
     def close(self) -> None:
-        """Finish the files and the bar."""
-        if not self._speaks:
+        """Close the files and the progress bar."""
+        if not self._enabled:
             return
-        with contextlib.suppress(OSError):  # a line that could not be written has already ended the run
+        with contextlib.suppress(OSError):  # a failed write has already ended the run
             self._metrics.close()
         if self._bar is not None:
             self._bar.close()
@@ -151,15 +151,15 @@ class RunLog:
         return " | ".join(parts)
 
     def _write(self, kind: str, record: Mapping[str, Any]) -> None:
-        if self._speaks:
+        if self._enabled:
             finite = {key: None if _not_finite(value) else value for key, value in record.items()}  # JSON has no NaN
             try:
                 self._metrics.write(json.dumps({"kind": kind, **finite}, allow_nan=False) + "\n")
                 self._metrics.flush()
             except OSError as error:
                 raise RunStopped(
-                    f"{self._metrics.name} cannot be written ({error.strerror}): free space there, then continue "
-                    "with --load"
+                    f"{self._metrics.name} cannot be written ({error.strerror}): free disk space, then continue with "
+                    "--load"
                 ) from None
 
     def _scalars(self, scalars: Mapping[str, float], iteration: int) -> None:
@@ -171,12 +171,12 @@ class RunLog:
 
 
 def _score(value: float) -> str:
-    """An accuracy, or the perplexity of a model that has learned little yet."""
+    """A score as text: an accuracy, or a perplexity, which is huge early in training."""
     return format(value, ".4f" if abs(value) < 1e4 else ".4g")
 
 
 def _spelled(name: str, value: float) -> str:
-    """A measure as a console shows it."""
+    """A measure as text for the console."""
     return f"{name.replace('_', ' ')} {value:.{2 if name == 'perplexity' else 4}f}"
 
 
@@ -193,12 +193,12 @@ def _open_metrics(folder: Path) -> Any:
         return path.open("a", encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"--log-dir {folder} cannot be written ({error.strerror}): choose a folder that you own"
+            f"--log-dir {folder}: cannot be written ({error.strerror}); choose a folder that you can write to"
         ) from None
 
 
 def _cut_half_line(path: Path) -> None:
-    """Remove what a killed run left of its last line, whose step is about to be computed again."""
+    """Remove an incomplete last line, which a killed run leaves; its step will be computed again."""
     with path.open("rb+") as file:
         end = file.seek(0, os.SEEK_END)
         tail_start = max(0, end - _LONGEST_LINE_BYTES)
@@ -213,14 +213,14 @@ def _tensorboard(folder: str) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError(
-            f'--tensorboard-dir {folder} needs the package tensorboard: pip install "megatron-ltd[logging]", or drop '
-            "the flag"
+            f'--tensorboard-dir {folder}: needs the package tensorboard; run pip install "megatron-ltd[logging]", or '
+            "remove the flag"
         ) from None
     try:
         return SummaryWriter(log_dir=folder)
     except OSError as error:
         raise UserError(
-            f"--tensorboard-dir {folder} cannot be written ({error.strerror}): choose a folder that you own"
+            f"--tensorboard-dir {folder}: cannot be written ({error.strerror}); choose a folder that you can write to"
         ) from None
 
 
@@ -229,8 +229,7 @@ def _import_wandb(config: LoggingConfig) -> Any:
         import wandb
     except ImportError:
         raise UserError(
-            f'--wandb-project {config.wandb_project} needs the package wandb: pip install "megatron-ltd[logging]", '
-            "or drop "
-            "the flag"
+            f"--wandb-project {config.wandb_project}: needs the package wandb; run "
+            'pip install "megatron-ltd[logging]", or remove the flag'
         ) from None
     return wandb

@@ -3,11 +3,11 @@
 while steps are left:
     plan    what this step computes                      method.plan, a pure function of the step
             now and then: the same on all ranks?         routing_problem
-    step    forward, backward, update                    Stepper.train
+    step    forward, backward, update                    Stepper.train, Method.observe
     count   samples and layer tokens of the plan         Progress
     clock   learning rate of the next step               scheduler, stepped by what was computed
     log     every step to metrics.jsonl                  RunLog
-    then, when due: evaluate (also before the first step, where asked), score tasks, save, leave
+    then, when due: evaluate (with --eval-at-start also before the first step), score tasks, save, exit
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _SPIKE_SETTLE_STEPS = 20
 
 
 def train(run: Run, scorer: Scorer | None = None) -> str | None:
-    """Run to the end, or until a reason to leave; the last state is saved. Returns the reason, None at the end.
+    """Train to the end, or until there is a reason to exit early, and save. Returns the reason, None at the end.
 
-    ``scorer``: what ``--eval-tasks`` asks for; see ``task_scores``.
-    Raises ``RunStopped`` where the run diverges; nothing of the diverged state is saved.
+    ``scorer`` scores ``--eval-tasks``; see ``task_scores``. Raises ``RunStopped`` if the run diverges; the diverged
+    state is not saved.
     """
     progress, scheduler = run.progress, run.state.scheduler
     recent_losses: deque[float] = deque(maxlen=_SPIKE_WINDOW_STEPS)
@@ -58,8 +58,7 @@ def train(run: Run, scorer: Scorer | None = None) -> str | None:
                 microbatches, plan, progress.iteration, run.microbatches_of(samples), run.state.learned_V
             )
             _stop_on(run, _divergence(run, result, recent_losses))
-            if run.state.learned_V is not None and result.token_losses_2V is not None:
-                run.state.learned_V = run.method.learn(run.state.learned_V, *result.token_losses_2V)
+            run.state.learned_V = run.method.observe(run.state.learned_V, result.token_losses_2V)
 
             progress.iteration += 1
             progress.consumed_samples += samples
@@ -70,8 +69,8 @@ def train(run: Run, scorer: Scorer | None = None) -> str | None:
             run.log.train(_record(run, plan, samples, result, lr, time.perf_counter() - started))
             reason = run.exits.reason(progress.iteration)
             is_last = progress.iteration == run.plan.num_steps
-            if _judge(run, scorer, is_last):
-                reason = reason or run.exits.reason(progress.iteration)  # it may have come during a long evaluation
+            if _evaluate_when_due(run, scorer, is_last):
+                reason = reason or run.exits.reason(progress.iteration)  # a signal during a long evaluation
             if is_last or reason is not None or _is_multiple(progress.iteration, run.config.checkpoint.save_interval):
                 run.save()
             else:
@@ -79,8 +78,8 @@ def train(run: Run, scorer: Scorer | None = None) -> str | None:
     return reason
 
 
-def _judge(run: Run, scorer: Scorer | None, is_last: bool) -> bool:
-    """Evaluate the present weights and score them on tasks, each when it is due. Returns whether either was."""
+def _evaluate_when_due(run: Run, scorer: Scorer | None, is_last: bool) -> bool:
+    """Evaluate the current weights and score them on tasks, each when it is due. Returns whether either was done."""
     iteration = run.progress.iteration
     evaluates = is_last or iteration % run.config.training.eval_interval == 0
     if evaluates:
@@ -93,7 +92,7 @@ def _judge(run: Run, scorer: Scorer | None, is_last: bool) -> bool:
 
 
 def evaluate(run: Run) -> dict[str, float] | None:
-    """What the objective measures of the present weights, logged; None where the run has no validation samples."""
+    """Evaluate the current weights, and log the measures; None if the run has no validation samples."""
     if run.valid_data is None:
         return None
     num_microbatches = run.microbatches_of(run.task.eval_samples(run.clock.batch.global_batch_samples))
@@ -104,7 +103,7 @@ def evaluate(run: Run) -> dict[str, float] | None:
 
 
 def _record(run: Run, plan: StepPlan, samples: int, result: StepResult, lr: float, seconds: float) -> dict[str, Any]:
-    """The line that a step leaves in metrics.jsonl."""
+    """The line of a step in metrics.jsonl."""
     tokens = samples * plan.seq_length
     return {
         "iteration": run.progress.iteration,
@@ -127,7 +126,7 @@ def _record(run: Run, plan: StepPlan, samples: int, result: StepResult, lr: floa
 
 
 def _depth(run: Run, plan: StepPlan, samples: int) -> float:
-    """Layers that ran of each microbatch of the step just done, on average: what was drawn, not what was expected."""
+    """Mean number of layers computed per microbatch of the last step: as drawn, not the expected value."""
     step, microbatches = run.progress.iteration - 1, run.microbatches_of(samples)
     layers = enumerate(plan.keep_probability, start=1)
     drawn = [
@@ -139,36 +138,33 @@ def _depth(run: Run, plan: StepPlan, samples: int) -> float:
 
 
 def _stop_on(run: Run, problem: str | None) -> None:
-    """End the run where there is a problem, which every rank knows; what is being written was saved before."""
+    """End the run if there is a problem, which all ranks agree on, once a pending checkpoint is written."""
     if problem is not None:
         run.saver.finish()
         raise RunStopped(problem)
 
 
 def _divergence(run: Run, result: StepResult, recent_losses: deque[float]) -> str | None:
-    """Why the run must end, where its loss or gradient is not finite, or its loss has jumped."""
+    """Why the run must end: a loss or gradient that is not finite, or a spike of the loss. None if it is fine."""
     flags, step = run.config.training, run.progress.iteration + 1
     if flags.check_for_nan_in_loss_and_grad:
         if not math.isfinite(result.loss):
             return (
-                f"the loss of step {step} is {result.loss}; nothing was saved of it. Continue from the last "
-                "checkpoint with a "
-                "lower --lr or --clip-grad, or with --no-check-for-nan-in-loss-and-grad to skip such steps"
+                f"the loss of step {step} is {result.loss}; this step was not saved. Continue from the last checkpoint "
+                "with a lower --lr or --clip-grad, or with --no-check-for-nan-in-loss-and-grad to skip such steps"
             )
         if result.updated and not math.isfinite(result.grad_norm):
             return (
-                f"the gradient norm of step {step} is {result.grad_norm}; nothing was saved of it. Continue from the "
-                "last "
-                "checkpoint with a lower --lr"
+                f"the gradient norm of step {step} is {result.grad_norm}; this step was not saved. Continue from the "
+                "last checkpoint with a lower --lr"
             )
     if flags.check_for_spiky_loss:
         settled = len(recent_losses) >= _SPIKE_SETTLE_STEPS
         if settled and result.loss > flags.spiky_loss_factor * (usual := statistics.median(recent_losses)):
             return (
-                f"the loss of step {step} is {result.loss:.4f}, over --spiky-loss-factor {flags.spiky_loss_factor} "
-                "times its "
-                f"recent median {usual:.4f}; nothing was saved of it. Continue from the last checkpoint with a lower "
-                "--lr"
+                f"the loss of step {step} is {result.loss:.4f}, above --spiky-loss-factor {flags.spiky_loss_factor} "
+                f"times its recent median {usual:.4f}; this step was not saved. Continue from the last checkpoint with "
+                "a lower --lr"
             )
         if math.isfinite(result.loss):
             recent_losses.append(result.loss)

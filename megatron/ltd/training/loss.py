@@ -2,9 +2,9 @@
 
     loss of a step = sum of token losses / number of real tokens, over the whole global batch
 
-The sum and the count are returned apart, and Megatron-Core divides the gradient by the step's total count. So the
-gradient is that of the formula above however the tokens fall on microbatches and data-parallel ranks, unequal loss
-masks included.
+The sum and the count are returned separately, and Megatron-Core divides the gradient by the total count of the step.
+The gradient is therefore that of the formula above, however tokens are distributed over microbatches and data-parallel
+ranks, also with unequal loss masks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def masked_loss_sum(loss_mask_BS: Tensor | None, losses_BS: Tensor) -> tuple[Ten
 
 
 def add_by_token(losses_2V: Tensor, tokens_BS: Tensor, losses_BS: Tensor, loss_mask_BS: Tensor) -> None:
-    """Add the losses at each token's positions, and their number, to ``losses_2V``, float64 [2, V], by token id."""
+    """Add each token's loss, and 1, to the row of its id in ``losses_2V``, float64 [2, V]: sums, and their number."""
     mask_N = loss_mask_BS.flatten().double()
     amounts_2N = torch.stack([losses_BS.detach().flatten().double() * mask_N, mask_N])
     losses_2V.index_add_(1, tokens_BS.flatten(), amounts_2N)

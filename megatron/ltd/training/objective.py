@@ -1,9 +1,9 @@
-"""What a step makes smaller: from a model's outputs on a microbatch to sums that add up over the whole global batch.
+"""Training objectives: model outputs to loss sums, which add up over the global batch.
 
     loss of a step = sum of losses / their number, over the whole global batch
 
-Sum and number are reported apart, and Megatron-Core divides the gradient by the step's total number. So the gradient is
-that of the formula however samples fall on microbatches and data-parallel ranks.
+Sum and number are reported separately, and Megatron-Core divides the gradient by the total number of the step. The
+gradient is therefore that of the formula, however samples are distributed over microbatches and data-parallel ranks.
 
 Not here: how a microbatch is made (``data``), or the model (``models``).
 """
@@ -24,7 +24,7 @@ from megatron.ltd.training.loss import masked_loss_sum
 
 
 class Objective(Protocol):
-    """How a model is asked and judged. Without state."""
+    """How a model is called, and how its outputs become a loss. It has no state."""
 
     num_sums: int
     """Length of what ``loss`` reports."""
@@ -36,22 +36,22 @@ class Objective(Protocol):
     def loss(self, batch: Any, outputs: Any) -> tuple[Tensor, Tensor, Tensor]:
         """The sum of the losses, with gradient, their number, int, and a report, float [num_sums].
 
-        A report begins with that sum and number, and holds whatever else ``measures`` is made of, as sums too. Asked on
+        A report begins with this sum and number, and continues with the other sums that ``measures`` needs. Called on
         the last stage of a pipeline.
         """
         ...
 
     def measures(self, sums: Sequence[float]) -> dict[str, float]:
-        """What the log says of reports added up: "loss" first."""
+        """The values to log, computed from summed reports, "loss" first."""
         ...
 
     def token_losses(self, batch: Any, outputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Token ids [B, S], the loss that each is charged with, and 1 where it counts, else 0."""
+        """Token ids [B, S], the loss attributed to each, and 1 if it counts, else 0."""
         ...
 
 
 class CausalLM(Objective):
-    """The next token: mean over the tokens that the loss mask counts."""
+    """Next-token prediction: the mean loss over the tokens that the loss mask includes."""
 
     num_sums = 2
 
@@ -68,18 +68,18 @@ class CausalLM(Objective):
         return {"loss": loss, "perplexity": perplexity(loss)}
 
     def token_losses(self, batch: Batch, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A token is charged with the loss at its position: that of the token after it."""
+        """The loss at a token's position, which is that of predicting the token after it."""
         assert batch.tokens_BS is not None and batch.loss_mask_BS is not None, "the last stage has tokens"
         return batch.tokens_BS, outputs, batch.loss_mask_BS
 
 
 class MaskedLM(Objective):
-    """The hidden tokens of masked samples: mean over them, and with a head for it the order of two sentences.
+    """Masked language modelling: the mean loss over the hidden tokens, and optionally the order of two sentences.
 
         loss = sum over samples of (sum of its n hidden tokens' losses + n * its loss of sentence order) / sum of n
 
-    A sample's order weighs as much as a hidden token of it, times their number: so the whole is one mean over hidden
-    tokens, which adds up over microbatches and ranks. Where samples hide equally many it is BERT's sum of two means.
+    The order of a sample is weighted by its number n of hidden tokens: the whole is one mean over hidden tokens, which
+    adds up over microbatches and ranks. If all samples hide the same number, it is BERT's sum of two means.
     """
 
     num_sums = 6
@@ -94,7 +94,7 @@ class MaskedLM(Objective):
         return model(batch.tokens_BS, ~batch.padding_BS, lm_labels=batch.labels_BS, **types)
 
     def loss(self, batch: BertBatch, outputs: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the formula above; the report ends with the parts that ``measures`` tells apart."""
+        """The formula above; the report ends with the parts that ``measures`` lists separately."""
         losses_BS, order_logits_B2 = outputs
         hidden_B = batch.loss_mask_BS.sum(dim=1)
         masked_lm, number = (losses_BS.float() * batch.loss_mask_BS).sum(), hidden_B.sum()
@@ -108,7 +108,7 @@ class MaskedLM(Objective):
         return masked_lm + order, number.int(), report
 
     def measures(self, sums: Sequence[float]) -> dict[str, float]:
-        """The loss and the exponential of its first part; with sentence order both parts, and how often it is right."""
+        """Loss, and perplexity of the hidden tokens; with sentence order both parts and the accuracy of the order."""
         total, number, masked_lm, order, right, samples = sums
         measures = {"loss": mean(total, number), "perplexity": perplexity(mean(masked_lm, number))}
         if self.sentence_order:
@@ -118,12 +118,12 @@ class MaskedLM(Objective):
         return measures
 
     def token_losses(self, batch: BertBatch, outputs: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
-        """A token is charged with what it cost to guess it where it was hidden."""
+        """The loss of predicting a hidden token, attributed to that token."""
         return batch.labels_BS, outputs[0], batch.loss_mask_BS
 
 
 def mean(total: float, number: float) -> float:
-    """``total`` / ``number``; NaN of nothing."""
+    """``total`` / ``number``; NaN if the number is 0."""
     return total / number if number else math.nan
 
 

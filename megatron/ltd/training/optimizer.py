@@ -27,7 +27,7 @@ _DISTRIBUTED: Any = importlib.import_module("megatron.core.optimizer.distrib_opt
 
 
 def use_fused_adam() -> None:
-    """Where Megatron-Core fell back to torch's Adam, give it ours, with Transformer Engine's state."""
+    """If Megatron-Core fell back to torch's Adam, replace it with ours, whose state is Transformer Engine's."""
     if not _OPTIMIZERS.USING_PYTORCH_OPTIMIZER:
         return
     _OPTIMIZERS.Adam, _OPTIMIZERS.USING_PYTORCH_OPTIMIZER = FusedAdam, False
@@ -37,7 +37,7 @@ def use_fused_adam() -> None:
 def wrap_chunks(
     chunks: Sequence[MegatronModule], parallel: ParallelConfig, precision: PrecisionConfig
 ) -> list[DistributedDataParallel]:
-    """The chunks of the model in their training type, each inside Megatron-Core's DDP, gradients kept in fp32."""
+    """The chunks of the model in their training dtype, each in Megatron-Core's DDP, with gradients in fp32."""
     config, interleaved = chunks[0].config, len(chunks) > 1
     wrapped = []
     for number, chunk in enumerate(chunks):
@@ -50,7 +50,7 @@ def wrap_chunks(
             use_distributed_optimizer=parallel.use_distributed_optimizer,
             bucket_size=parallel.ddp_bucket_size,
         )
-        # Chunks after the first overlap whole: their turn comes while others compute.
+        # Chunks after the first are reduced whole, while other chunks compute.
         wrapped.append(DistributedDataParallel(config, ddp_config, module, disable_bucketing=number > 0))
     config.finalize_model_grads_func = finalize_model_grads
     if parallel.overlap_grad_reduce:
@@ -64,7 +64,7 @@ def wrap_chunks(
 
 
 def _mark_gradients_ready(chunk: DistributedDataParallel, layer: RoutedTransformerLayer) -> None:
-    """Count the gradients of a skipped layer as ready to be reduced."""
+    """Mark the gradients of a skipped layer as ready to be reduced."""
     for parameter in layer.parameters():
         chunk.param_to_bucket_group[parameter].register_grad_ready(parameter)
 
@@ -99,8 +99,8 @@ def build_optimizer(
     )
     built = get_megatron_optimizer(config, list(chunks))
     for part in built.chained_optimizers:
-        if not part.is_stub_optimizer:  # a rank may own no parameter of a kind
-            # Without state from the start, a checkpoint of a run whose first updates were all skipped would not load.
+        if not part.is_stub_optimizer:  # a rank may have no parameter of this kind
+            # Otherwise a checkpoint of a run whose first updates were all skipped would have no state to load.
             part.init_state_fn(part.optimizer, config)
     chunks[0].config.grad_scale_func = built.scale_loss
     return built
@@ -108,10 +108,10 @@ def build_optimizer(
 
 @contextmanager
 def whole_weights(chunks: Sequence[DistributedDataParallel]) -> Iterator[None]:
-    """Every process holds the whole of the latest weights.
+    """Within the block every process holds all of the latest weights.
 
-    With ``--overlap-param-gather`` a process gathers what the others have updated when it next computes, and until then
-    holds the step before of it.
+    With ``--overlap-param-gather`` a process gathers what others have updated during its next forward pass, and until
+    then has the previous weights.
     """
     overlapping = [chunk for chunk in chunks if chunk.ddp_config.overlap_param_gather]
     for chunk in overlapping:

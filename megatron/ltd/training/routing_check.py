@@ -1,10 +1,10 @@
-"""Do all ranks keep the same tokens? Asked at the start of a run, and now and then.
+"""A check that all ranks keep the same tokens, at the start of a run and every ``--check-routing-every`` steps.
 
-    each rank    step, samples consumed -> the plan -> kept tokens of a few of the step's samples -> a digest a layer
+    each rank    step, samples consumed -> the plan -> kept tokens of a few samples of the step -> one digest per layer
     all ranks    compare the digests; where they differ, the run ends
 
-Kept tokens are a pure function, so ranks that share a sample draw alike without a word. Ranks whose software or
-hardware computes otherwise would train on, each on other tokens, and the loss would hardly show it: hence the look.
+Kept tokens are a pure function, so ranks that share a sample draw the same ones without communication. Ranks with other
+software or faulty hardware would train on other tokens, and the loss would hardly show it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def routing_problem(
 ) -> str | None:
     """Compare over all ranks what the next step, of ``step_samples`` samples, will compute. Every rank calls this.
 
-    Where a method ``learns``, ranks compare what it has learned: which tokens the samples hold only some ranks know.
+    For a method that ``observes``, ranks compare what it has learned: only some ranks hold the tokens of the samples.
 
-    Returns None where they agree, and otherwise the same line on every rank, naming ranks, step and layer.
+    Returns None if they agree, and otherwise the same line on every rank, naming ranks, step and layer.
     """
     if mesh.world_size == 1:
         return None
@@ -53,8 +53,8 @@ def routing_problem(
     if difference is None:
         return None
     return (
-        f"{difference}, so they would train different models; nothing of this step was saved. See that every node has "
-        "the same software and sound hardware, then continue from the last checkpoint with --load"
+        f"{difference}, so that they would train different models; this step was not saved. Make sure that every node "
+        "has the same software and working hardware, then continue from the last checkpoint with --load"
     )
 
 
@@ -86,7 +86,7 @@ def _over_ranks(own: Sequence[int], mesh: Mesh) -> list[list[int]]:
 
 
 def _difference(everyone: Sequence[Sequence[int]], step: int) -> str | None:
-    """What the ranks disagree on first: where they are in the run, or the tokens of a layer. None where they agree."""
+    """The first difference between the ranks: their progress, or the tokens of a layer. None if they agree."""
     first = everyone[0]
     for position, expected in enumerate(first):
         odd = [rank for rank, numbers in enumerate(everyone) if numbers[position] != expected]

@@ -1,8 +1,7 @@
-"""Leaving early, between two steps and on all ranks together.
+"""Exiting early, between two steps and on all ranks together.
 
-SIGTERM (a scheduler's warning) saves and ends with status 0; a first Ctrl-C saves too and ends with 130; a second one
-stops where it is. ``--exit-interval``, ``--exit-duration-in-mins`` and whether torchrun is still there are asked in the
-same place.
+SIGTERM (a scheduler's warning) saves and exits with status 0; a first Ctrl-C saves too and exits with 130; a second one
+exits at once. ``--exit-interval``, ``--exit-duration-in-mins`` and the end of torchrun are checked in the same place.
 """
 
 from __future__ import annotations
@@ -30,22 +29,22 @@ INTERRUPTED = _REASONS[_CTRL_C]
 
 
 class ExitRequests:
-    """Collects reasons to leave; ``reason`` tells every rank the same one."""
+    """Collects reasons to exit; ``reason`` is the same on every rank."""
 
     def __init__(self, config: TrainingConfig, mesh: Mesh) -> None:
         self._config = config
         self._mesh = mesh
         self._started = time.monotonic()
         self._request = 0
-        # Started again, torchrun would start a second run beside the one that it left.
+        # If torchrun dies and is started again, its new processes would run beside these.
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM and Ctrl-C as requests inside the block.
+        """Treat SIGTERM and Ctrl-C as requests within the block.
 
-        Where it ends because another process is gone, SIGTERM stays without effect: it is a launcher's, which ends
-        those that are left over, and one line is still to be said.
+        If the block ends because another process died, SIGTERM stays ignored: the launcher sends it to the remaining
+        processes, and this one still has a line to print.
         """
         before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         signal.signal(signal.SIGTERM, self._on_signal)
@@ -66,7 +65,7 @@ class ExitRequests:
         self._request = max(self._request, _SIGTERM if number == signal.SIGTERM else _CTRL_C)
 
     def reason(self, iteration: int) -> str | None:
-        """Why the run should save and leave after ``iteration`` steps, or None. Every rank calls this each step."""
+        """Why the run should save and exit after ``iteration`` steps, or None. Every rank calls this at each step."""
         request = self._request
         minutes = self._config.exit_duration_in_mins
         if minutes is not None and time.monotonic() - self._started > 60.0 * minutes:

@@ -3,12 +3,13 @@
     for each microbatch:  batch -> route -> model -> loss sum -> gradients        (Megatron-Core's schedule)
     mean over the step's real tokens -> finite? -> clip -> Adam
 
-Every step seeds its own random streams (``parallel.random``), and gets its microbatches from outside: nothing of a step
-depends on the one before it but the weights.
+Every step seeds its own random streams (``parallel.random``), and receives its microbatches from the caller: a step
+depends on the previous one through the weights and the optimizer's state only.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from megatron.ltd.data.microbatches import Microbatch
 from megatron.ltd.layers.route import Route, use_route
-from megatron.ltd.methods.base import Method, Samples
+from megatron.ltd.methods.base import Method
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.parallel.random import seed_step
 from megatron.ltd.schedules.step_plan import StepPlan
@@ -41,11 +42,11 @@ class StepResult:
     grad_norm: float
     updated: bool
     token_losses_2V: Tensor | None = None
-    """Float64, by token id over the global batch: sums of the loss at its positions, and their number. Where asked."""
+    """Float64, over the global batch: for each token id the sum of its losses, and their number. None unless needed."""
 
 
 class Stepper:
-    """The compiled-in half of a step: model, optimizer, schedule and place; what varies comes as arguments."""
+    """What all steps share: model, optimizer, pipeline schedule and mesh; what varies by step is an argument."""
 
     def __init__(
         self,
@@ -80,8 +81,8 @@ class Stepper:
     ) -> StepResult:
         """Forward, backward and update for 0-based ``step``; each rank computes ``num_microbatches``.
 
-        ``learned_V`` is what a method that ``learns`` knows; then the step also reports the losses by token id. A loss
-        that is not finite leaves the weights as they were (``updated`` is False).
+        ``learned_V`` is the state of a method that ``observes``; then the step also reports the losses by token id. A
+        loss that is not finite leaves the weights as they were (``updated`` is False).
         """
         assert self.optimizer is not None
         seed_step(self.seed, step, self.mesh)
@@ -93,8 +94,7 @@ class Stepper:
             losses_2V = torch.zeros(2, learned_V.shape[0], dtype=torch.float64, device=self.mesh.device)
 
         def route(batch: Microbatch, microbatch: int) -> Route:
-            samples = Samples(batch.sample_ids_B, batch.whole_tokens_BS, learned_V, batch.padding_BS)
-            return Route(plan, self.method, samples, step, microbatch)
+            return Route(plan, self.method, dataclasses.replace(batch, learned_V=learned_V), step, microbatch)
 
         loss = self._measures(self._run(batches, route, losses_2V, num_microbatches, forward_only=False))["loss"]
         if losses_2V is not None:
@@ -118,7 +118,7 @@ class Stepper:
         forward_only: bool,
     ) -> list[Tensor]:
         numbered = enumerate(batches)
-        # Every chunk of an interleaved pipeline sees every microbatch; all are through when the step is.
+        # Every chunk of an interleaved pipeline computes every microbatch.
         per_chunk = list(itertools.tee(numbered, len(self.chunks))) if len(self.chunks) > 1 else numbered
         return self._forward_backward(
             forward_step_func=partial(self._forward, route, losses_2V),
@@ -144,19 +144,19 @@ class Stepper:
         return outputs, partial(self._loss, batch, losses_2V)
 
     def _loss(self, batch: Microbatch, losses_2V: Tensor | None, outputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """What Megatron-Core asks of the last stage; on the way its losses are added up by token, where asked."""
+        """The loss for Megatron-Core, on the last stage; for a method that observes, also summed by token id."""
         if losses_2V is not None:
             add_by_token(losses_2V, *self.objective.token_losses(batch, outputs))
         return self.objective.loss(batch, outputs)
 
     def _sum_over_ranks(self, losses_2V: Tensor) -> None:
-        """The sum over samples and their parts, on every rank to the last bit that of the last one."""
+        """Sum over data and context parallelism; every rank gets the same bits, those of the last rank."""
         if self.mesh.pipeline_parallel_rank == self.mesh.pipeline_parallel_size - 1:
             dist.all_reduce(losses_2V, group=self.mesh.groups.dp_cp)
         dist.broadcast(losses_2V, src=self.mesh.world_size - 1)  # ranks count pipeline stages last
 
     def _measures(self, reported: list[Tensor]) -> dict[str, float]:
-        """Over all microbatches, samples and their parts; the last pipeline stage knows it and tells the others."""
+        """Over all microbatches and ranks; the last pipeline stage has the sums and sends them to the others."""
         total = torch.zeros(self.objective.num_sums, device=self.mesh.device)
         if reported:
             total = torch.stack(reported).sum(dim=0)

@@ -1,4 +1,4 @@
-"""Tasks scored as a run goes on: the flags, when it is time, and what a scorer is. No torch, no lm-eval.
+"""Scoring lm-eval tasks during training: flags, when scoring is due, the type of a scorer. No torch, no lm-eval.
 
     every --eval-tasks-interval steps, and after the last: scorer() -> {"lambada_openai/acc": 0.31, ...}
 
@@ -14,7 +14,7 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 
 Scorer = Callable[[], Mapping[str, float]]
-"""Scores the present weights: by "task/metric" on the first process, others may get nothing. Every rank calls it."""
+"""Scores of the current weights by "task/metric", on the first process; others may get none. Every rank calls it."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class TaskScoresConfig:
         (),
         affects="execution",
         metavar="TASK",
-        help="lm-eval tasks to score as the run goes on, such as lambada_openai",
+        help="lm-eval tasks to score during training, such as lambada_openai",
     )
     eval_tasks_interval: int | None = flag(
-        None, affects="execution", help="steps between scorings; needed with --eval-tasks"
+        None, affects="execution", help="steps between two scorings; required with --eval-tasks"
     )
     eval_tasks_limit: int | None = flag(
-        None, affects="execution", help="examples of each task to score, its first ones (default: all)"
+        None, affects="execution", help="score only this many examples of each task, from its start (default: all)"
     )
     eval_tasks_data: str | None = flag(
         None,
@@ -45,19 +45,19 @@ class TaskScoresConfig:
             for name in ("eval_tasks_interval", "eval_tasks_limit", "eval_tasks_data"):
                 if getattr(self, name) is not None:
                     raise UserError(
-                        f"--{name.replace('_', '-')} {getattr(self, name)} is given without --eval-tasks: name the "
-                        "tasks to score, or drop it"
+                        f"--{name.replace('_', '-')} {getattr(self, name)}: has no effect without --eval-tasks; add "
+                        "the tasks to score, or remove it"
                     )
             return
         if self.eval_tasks_interval is None:
             raise UserError(
-                f"--eval-tasks {' '.join(self.eval_tasks)} is given without --eval-tasks-interval: say every how many "
-                "steps they are scored, such as 1000"
+                f"--eval-tasks {' '.join(self.eval_tasks)}: needs --eval-tasks-interval; give the number of steps "
+                "between two scorings, for example 1000"
             )
         for name in ("eval_tasks_interval", "eval_tasks_limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least 1")
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
 
     def is_due(self, iteration: int, *, is_last: bool) -> bool:
         """Whether the weights after ``iteration`` steps are scored."""

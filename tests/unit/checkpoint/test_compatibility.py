@@ -13,6 +13,7 @@ from megatron.ltd.checkpoint.compatibility import changed_settings, check_identi
 from megatron.ltd.errors import UserError
 from megatron.ltd.words import name_of
 from tests.support import assert_differs
+from tests.support_errors import refused
 
 CHECKPOINT = Path("runs/iter_0000100")
 STORED = {"method": "random_ltd", "ltd_growth_steps": 50, "global_batch_size": 8, "lr": 1e-3}
@@ -87,7 +88,7 @@ def test_the_weights_of_another_task_and_data_of_another_kind() -> None:
     with pytest.raises(UserError) as caught:
         check_identity(CHECKPOINT, {"model": "bert", "num_layers": 3}, {"model": "gpt", "num_layers": 4})
     assert_differs(str(caught.value), "model", "GPT", "BERT")
-    with pytest.raises(UserError, match=f"{CHECKPOINT} .*--finetune"):
+    with refused(CHECKPOINT, "--finetune"):
         check_order(CHECKPOINT, {"seed": 1}, {"seed": 1, "mask_prob": 0.15})
 
 

@@ -1,119 +1,74 @@
-"""The process that writes: what it sees, what comes back, and what it takes to end it."""
+"""The thread that writes a checkpoint: what comes back, how it ends early, and which signals it leaves alone."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
+import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 
-import psutil
 import pytest
-import torch
 
 from megatron.ltd.checkpoint.writer import Outcome, Writer, first_line
 
+Check = Callable[[], None]
 
-def test_it_sees_memory_as_it_was(tmp_path: Path) -> None:
-    """Both ways: what it reads later, and what it changes itself."""
-    weights, go = torch.zeros(4), tmp_path / "go"
 
-    def write() -> list[float]:
-        while not go.exists():
-            time.sleep(0.01)
-        weights.add_(1.0)
-        return weights.tolist()
+def test_training_continues_while_it_writes() -> None:
+    go = threading.Event()
+
+    def write(check: Check) -> list[int]:
+        go.wait(20.0)
+        return [1, 2]
 
     writer = Writer(write)
-    weights.add_(10.0)
     assert not writer.wait(0.05)
-    go.touch()
-    assert writer.wait(20.0)
-    assert writer.outcome() == Outcome([1.0] * 4)
-    assert weights.tolist() == [10.0] * 4
+    go.set()
+    assert writer.outcome() == Outcome([1, 2])
+    assert writer.wait(0.0)
 
 
-def _fail() -> None:
-    raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SystemExit("left"), MemoryError()])
+def test_what_goes_wrong_comes_back(error: BaseException) -> None:
+    def fail(check: Check) -> None:
+        raise error
+
+    assert Writer(fail).outcome() == Outcome(failure=first_line(error))
 
 
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.parametrize(
-    ("write", "failure"),
-    [
-        (_fail, "[Errno 28] No space left on device"),
-        (_die, "its writing process ended with status -9"),
-    ],
-)
-def test_what_goes_wrong_comes_back(write: object, failure: str) -> None:
-    writer = Writer(write)  # type: ignore[arg-type]
-    assert writer.wait(20.0)
-    assert writer.outcome() == Outcome(failure=failure)
-
-
-def test_no_process_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> int:
-        raise OSError(12, "Cannot allocate memory")
+def test_without_room_for_a_thread_it_writes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fork", refuse)
-        writer = Writer(lambda: None)
+        patch.setattr(threading.Thread, "start", refuse)
+        writer = Writer(lambda check: 7)
     assert writer.wait(0.0)
-    assert writer.outcome() == Outcome(failure="[Errno 12] Cannot allocate memory")
+    assert writer.outcome() == Outcome(7)
 
 
-def test_much_comes_back() -> None:
-    """More than a pipe holds."""
-    assert Writer(lambda: bytes(1 << 22)).outcome().value == bytes(1 << 22)
+def test_it_can_be_abandoned() -> None:
+    written = []
 
-
-def test_it_is_deaf_but_mortal(tmp_path: Path) -> None:
-    def write() -> str:
-        (tmp_path / "pid").write_text(str(os.getpid()))
-        time.sleep(1.0)
-        return "written"
-
-    def pid() -> int:
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+    def write(check: Check) -> None:
+        while True:
+            check()
+            written.append(1)
             time.sleep(0.01)
-        return int((tmp_path / "pid").read_text())
 
     writer = Writer(write)
-    os.kill(pid(), signal.SIGTERM)
-    os.kill(pid(), signal.SIGINT)
-    assert writer.outcome().value == "written"
-    assert not psutil.pid_exists(pid())
-
-    (tmp_path / "pid").unlink()
-    killed = Writer(write)
-    last = pid()
-    killed.kill()
-    assert not psutil.pid_exists(last)
+    writer.abandon()
+    pieces = len(written)
+    assert writer.outcome() == Outcome(failure="Abandoned")
+    time.sleep(0.1)
+    assert len(written) == pieces
 
 
-_PARENT = """
-import sys, time
-from megatron.ltd.checkpoint.writer import Writer
-writer = Writer(lambda: time.sleep(60))
-print(writer._process.pid, flush=True)
-time.sleep(60)
-"""
-
-
-@pytest.mark.slow
-def test_it_ends_with_its_parent(repository: Path) -> None:
-    command = [sys.executable, "-c", _PARENT]
-    environment = os.environ | {"PYTHONPATH": str(repository)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        writer = psutil.Process(int(parent.stdout.readline()))
-        parent.kill()
-        writer.wait(20.0)
+def test_signals_reach_the_training_thread() -> None:
+    """Those that schedulers and terminals send: one that arrived in the writer would not wake the loop."""
+    blocked = Writer(lambda check: signal.pthread_sigmask(signal.SIG_BLOCK, ())).outcome().value
+    assert {signal.SIGTERM, signal.SIGINT} <= blocked
+    assert not {signal.SIGTERM, signal.SIGINT} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_one_line_of_an_error() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from megatron.ltd.data.corpus import CorpusConfig, collect_documents, write_corpus
-from megatron.ltd.errors import UserError
+from tests.support_errors import refused
 
 
 @pytest.fixture
@@ -92,18 +92,18 @@ def test_the_running_pythons_library(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"output_dir": None}, "--output-dir is missing"),
-        ({"held_out_fraction": 0.0}, "--held-out-fraction 0.0: must be between 0 and 1"),
-        ({"held_out_fraction": 1e-9}, "--held-out-fraction 1e-09: leaves no document for valid of 41"),
-        ({"max_mb": 0.0}, "--max-mb 0.0: must be above 0"),
-        ({"output_dir": "file/out"}, "--output-dir .*: cannot be written"),
+        ({"output_dir": None}, ("--output-dir",)),
+        ({"held_out_fraction": 0.0}, ("--held-out-fraction 0.0", 0, 1)),
+        ({"held_out_fraction": 1e-9}, ("--held-out-fraction 1e-09", 41)),
+        ({"max_mb": 0.0}, ("--max-mb 0.0", 0)),
+        ({"output_dir": "file/out"}, ("--output-dir",)),
     ],
 )
 def test_values_refused(
-    values: dict, message: str, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    values: dict, message: tuple[object, ...], library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
-    with pytest.raises(UserError, match=message):
+    with refused(*message):
         write_corpus(CorpusConfig(**{"output_dir": str(tmp_path / "out"), **values}))
     assert not (tmp_path / "out").exists()

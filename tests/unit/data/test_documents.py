@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron.ltd.data.documents import InputFile, RawChunk, Shard, find_inputs, parse_chunk, read_chunks
-from megatron.ltd.errors import UserError
+from tests.support_errors import refused
 
 
 def texts_of(paths: list[Path], chunk_bytes: int = 1 << 20) -> list[str]:
@@ -69,7 +69,7 @@ def test_shards_share_the_bytes(tmp_path: Path) -> None:
 def test_a_bad_line_of_a_shard_is_named_by_its_place_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
     path.write_text("".join(f'{{"text": "{number}"}}\n' for number in range(700)) + "[]\n" + '{"text": ""}\n' * 99)
-    with pytest.raises(UserError, match="d.jsonl:701: a JSON list where an object is wanted"):
+    with refused("d.jsonl:701"):
         for chunk in read_chunks(find_inputs([str(path)]), 1000, Shard(3, 3)):
             parse_chunk(chunk, ["text"], skip_bad_lines=False)
 
@@ -77,16 +77,16 @@ def test_a_bad_line_of_a_shard_is_named_by_its_place_in_the_file(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("3", "--shard 3: give the number of a shard and how many there are, such as 1/8"),
-        ("a/8", "--shard a/8: give the number"),
-        ("-1/8", "--shard -1/8: give the number"),
-        ("0/8", "--shard 0/8: shards count from 1; give 1/8 or more"),
-        ("9/8", "--shard 9/8: there are 8; give 8/8 or less"),
-        ("1/0", "--shard 1/0: there are 0; give at least one, such as 1/1"),
+        ("3", ("--shard 3", 1, 8)),
+        ("a/8", ("--shard a/8",)),
+        ("-1/8", ("--shard -1/8",)),
+        ("0/8", ("--shard 0/8", 1, 8)),
+        ("9/8", ("--shard 9/8", 8)),
+        ("1/0", ("--shard 1/0", 0, 1)),
     ],
 )
-def test_shards_that_cannot_be(text: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_shards_that_cannot_be(text: str, message: tuple[object, ...]) -> None:
+    with refused(*message):
         Shard.parse(text)
 
 
@@ -113,12 +113,12 @@ def test_byte_order_marks_and_empty_lines_are_no_text(tmp_path: Path) -> None:
 
 
 BAD_LINES = {
-    '{"text": "cut': r"not JSON \(.*column \d+\)",
-    '["text"]': "a JSON list where an object is wanted",
-    '{"body": "x"}': r'no "text" in the object \(see --json-keys\)',
-    '{"text": 7}': '"text" is a int where a string is wanted',
-    '{"text": "\\ud800"}': "half a surrogate pair at character 0",
-    "[" * 100_000: "not JSON",
+    '{"text": "cut': "JSON",
+    '["text"]': "list",
+    '{"body": "x"}': "--json-keys",
+    '{"text": 7}': "int",
+    '{"text": "\\ud800"}': "surrogate",
+    "[" * 100_000: "JSON",
 }
 
 
@@ -126,18 +126,17 @@ BAD_LINES = {
 def test_bad_lines_are_named_or_counted(bad: str) -> None:
     lines = tuple(line.encode() for line in ('{"text": "good"}\n', bad + "\n", '{"text": "more"}\n'))
     chunk = RawChunk(InputFile("f.jsonl", 1, is_json=True), lines, lines_before=40)
-    with pytest.raises(UserError, match=f"^f.jsonl:42: .*{BAD_LINES[bad]}.*--skip-bad-lines") as error:
+    with refused("f.jsonl:42", BAD_LINES[bad], "--skip-bad-lines"):
         parse_chunk(chunk, ["text"], skip_bad_lines=False)
-    assert "\n" not in str(error.value)
     parsed = parse_chunk(chunk, ["text"], skip_bad_lines=True)
     assert parsed.texts == (("good",), ("more",)) and parsed.bad_lines == 1
 
 
 def test_bytes_that_are_not_utf8() -> None:
     line = b'{"text": "caf\xe9"}\n'
-    with pytest.raises(UserError, match=r"f.jsonl:1: not UTF-8 at byte 13 \(0xe9\)"):
+    with refused("f.jsonl:1", "UTF-8", 13):
         parse_chunk(RawChunk(InputFile("f.jsonl", 1, is_json=True), (line,)), ["text"], skip_bad_lines=False)
-    with pytest.raises(UserError, match=r"f.txt: not UTF-8 at byte 3 \(0xe9\); convert"):
+    with refused("f.txt", "UTF-8", 3):
         parse_chunk(RawChunk(InputFile("f.txt", 1, is_json=False), (b"caf\xe9",)), ["text"], skip_bad_lines=True)
 
 
@@ -153,5 +152,5 @@ def test_bytes_that_are_not_utf8() -> None:
 def test_inputs_refused(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty.txt").touch()
-    with pytest.raises(UserError, match=f"--input .*{message}"):
+    with refused("--input", message):
         find_inputs([str(tmp_path / name)])

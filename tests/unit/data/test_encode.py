@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-
 from megatron.ltd.data.documents import InputFile, RawChunk
 from megatron.ltd.data.encode import EncodeOptions, encode_all
-from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.byte import ByteTokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
+from tests.support_errors import refused
 
 
 def test_a_worker_that_dies_ends_the_work() -> None:
     # A tokenizer that cannot be built ends a worker as surely as the system's out-of-memory killer does.
     options = EncodeOptions(TokenizerFiles("SentencePieceTokenizer"), ("text",), append_eod=True, skip_bad_lines=False)
     chunks = [RawChunk(InputFile("f.jsonl", 1, is_json=True), (b'{"text": "a"}\n',))] * 3
-    with pytest.raises(UserError, match="--workers 2: a worker process died, .*; try fewer workers"):
+    with refused("--workers 2"):
         list(encode_all(chunks, options, ByteTokenizer(), workers=2))

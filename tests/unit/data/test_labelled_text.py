@@ -10,6 +10,7 @@ import pytest
 
 from megatron.ltd.data.labelled_text import Columns, LabelledText, read_labelled
 from megatron.ltd.errors import UserError
+from tests.support_errors import refused
 
 
 def read(path: Path, columns: Columns | None = None, classes: tuple[str | int, ...] | None = None) -> LabelledText:
@@ -45,9 +46,9 @@ GOOD = '{"text": "x", "label": "a"}\n{"text": "y", "label": "b"}\n'
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("no.csv", "x", "neither .tsv nor .jsonl"),
-        ("no.jsonl", None, "cannot be read"),
-        ("no.jsonl", "\n", "holds no samples"),
+        ("no.csv", "x", "no.csv"),
+        ("no.jsonl", None, "no.jsonl"),
+        ("no.jsonl", "\n", "no.jsonl"),
         ("no.jsonl", GOOD[:28] * 2, "every label is 'a'"),
         ("no.jsonl", GOOD + "{", r":3: not JSON"),
         ("no.jsonl", GOOD + "[1]", r":3: a JSON list where an object"),
@@ -62,7 +63,7 @@ GOOD = '{"text": "x", "label": "a"}\n{"text": "y", "label": "b"}\n'
         ("no.jsonl", GOOD + '{"text": "z", "label": ' + "7" * 5000 + "}", r":3: not JSON"),
         ("no.jsonl", b'{"text": "\xff", "label": "a"}', r":1: not UTF-8 at byte 10"),
         ("no.tsv", "text\nx", r':1: no column "label" among text'),
-        ("no.tsv", "", "holds no samples"),
+        ("no.tsv", "", "no.tsv"),
         ("no.tsv", "text\tlabel\nx\ta\ny", r":3: 1 of the 2 columns that the first line names"),
         ("no.tsv", "text\tlabel\nx\t", r":2: the label .* is missing"),
     ],
@@ -78,5 +79,5 @@ def test_bad_files_are_refused_by_line(tmp_path: Path, name: str, content: str |
 
 def test_labels_that_training_has_not_are_refused(tmp_path: Path) -> None:
     (tmp_path / "some.jsonl").write_text(GOOD)
-    with pytest.raises(UserError, match=r":2: the label 'b' is unknown: the training data have 'a', 'c'"):
+    with refused(2, "b", "a", "c"):
         read(tmp_path / "some.jsonl", classes=("a", "c"))

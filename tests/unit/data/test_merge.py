@@ -16,6 +16,7 @@ from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from tests.regression.runs import snapshot
+from tests.support_errors import refused
 
 BYTES = TokenizerFiles("ByteTokenizer")
 
@@ -66,13 +67,13 @@ def test_shards_join_to_the_files_of_one_command(
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        ([1, 3, 2], "part3_text_document is shard 3/3 where shard 2/3 is due: give all shards"),
-        ([1, 2], "nothing follows where shard 3/3 is due"),
-        ([2, 3], "part2_text_document is shard 2/3 where shard 1 of its input is due"),
-        ([1, 0, 2, 3], "other_text_document is no shard where shard 2/3 is due"),
+        ([1, 3, 2], (3, 2)),
+        ([1, 2], (3,)),
+        ([2, 3], (2, 3, 1)),
+        ([1, 0, 2, 3], (2, 3)),
     ],
 )
-def test_shards_that_are_not_all_there_in_order(order: list[int], message: str) -> None:
+def test_shards_that_are_not_all_there_in_order(order: list[int], message: tuple[object, ...]) -> None:
     names = {0: write("other", "Another text.")}
     Path("whole.jsonl").write_text("".join(json.dumps({"text": f"Text {number}."}) + "\n" for number in range(30)))
     for number in (1, 2, 3):
@@ -80,7 +81,7 @@ def test_shards_that_are_not_all_there_in_order(order: list[int], message: str) 
             input=("whole.jsonl",), output_prefix=f"part{number}", append_eod=True, shard=f"{number}/3"
         )
         (names[number],) = preprocess(config, BYTES).cards
-    with pytest.raises(UserError, match=message):
+    with refused(*message):
         join(*(names[number] for number in order))
     assert not Path("joined.bin").exists()
     assert join(*(names[number] for number in (0, 1, 2, 3))).documents == 31
@@ -168,44 +169,44 @@ def damage(prefix: str, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("tokenizer", "--input b_text_document: was made with another tokenizer than a_text_document .ByteTokenizer, "),
-        ("no card", "--input b_text_document: b_text_document.json does not exist and that of a_text_document does"),
-        ("bytes", "--input b_text_document: b_text_document.bin is not what its card .* damaged .* again$"),
-        ("cut", "--input b_text_document: b_text_document.bin holds 6 bytes and b_text_document.idx speaks of 8"),
-        ("dtype", "--input b_text_document: holds int32 and a_text_document holds uint16: .* different tokenizers"),
-        ("bin", "--input b_text_document: b_text_document.bin does not exist"),
-        ("idx", "--input b_text_document: b_text_document.idx does not exist"),
+        ("tokenizer", ("--input", "ByteTokenizer")),
+        ("no card", ("--input", "b_text_document.json")),
+        ("bytes", ("--input", "b_text_document.bin")),
+        ("cut", ("--input", "b_text_document.bin", 6, "b_text_document.idx", 8)),
+        ("dtype", ("--input",)),
+        ("bin", ("--input", "b_text_document.bin")),
+        ("idx", ("--input", "b_text_document.idx")),
     ],
 )
-def test_parts_that_do_not_fit(how: str, message: str) -> None:
+def test_parts_that_do_not_fit(how: str, message: tuple[object, ...]) -> None:
     prefixes = [write("a", "one"), write("b", "two")]
     damage(prefixes[1], how)
     before = snapshot(Path())
-    with pytest.raises(UserError, match=message) as refused:
+    with refused(*message):
         join(*prefixes)
-    assert "\n" not in str(refused.value) and snapshot(Path()) == before
+    assert snapshot(Path()) == before
 
 
 def test_ends_of_documents_are_in_all_parts_or_in_none() -> None:
-    with pytest.raises(UserError, match="--input b_text_document: was made with another --append-eod than a_text"):
+    with refused("--input", "--append-eod"):
         join(write("a", "one"), write("b", "two", append_eod=False))
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"input": ()}, "--input is missing: give the prefixes"),
-        ({"output_prefix": None}, "--output-prefix is missing"),
-        ({"input": ("a_text_document", "./a_text_document.idx")}, "--input a_text_document: is given twice; .*weight"),
-        ({"output_prefix": "a_text_document"}, "--output-prefix a_text_document: is one of --input"),
-        ({"output_prefix": "b_text_document"}, "b_text_document.bin exists; give another prefix, or --overwrite"),
-        ({"output_prefix": "nowhere/d"}, "--output-prefix nowhere/d: the folder nowhere does not exist"),
+        ({"input": ()}, ("--input",)),
+        ({"output_prefix": None}, ("--output-prefix",)),
+        ({"input": ("a_text_document", "./a_text_document.idx")}, ("--input",)),
+        ({"output_prefix": "a_text_document"}, ("--output-prefix", "--input")),
+        ({"output_prefix": "b_text_document"}, ("b_text_document.bin", "--overwrite")),
+        ({"output_prefix": "nowhere/d"}, ("--output-prefix nowhere/d",)),
     ],
 )
-def test_values_refused(values: dict[str, object], message: str) -> None:
+def test_values_refused(values: dict[str, object], message: tuple[object, ...]) -> None:
     write("a", "one")
     write("b", "two")
     before = snapshot(Path())
-    with pytest.raises(UserError, match=message):
+    with refused(*message):
         merge(MergeConfig(**({"input": ("a_text_document",), "output_prefix": "joined"} | values)))
     assert snapshot(Path()) == before

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron.ltd.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
-from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
+from tests.support_errors import refused
 
 
 @pytest.fixture(scope="module")
@@ -81,24 +81,26 @@ def test_less_text_is_spread_evenly(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"input": ()}, "--input is missing"),
-        ({"output_prefix": None}, "--output-prefix is missing"),
-        ({"output_prefix": "nowhere/m"}, "--output-prefix nowhere/m: there is no folder nowhere"),
-        ({"output_prefix": "there"}, r"--output-prefix there: there.model exists; .*--overwrite"),
-        ({"vocab_size": 100}, "--vocab-size 100: must be at least 300"),
-        ({"vocab_size": 9000}, "--vocab-size 9000: m.model cannot be trained: Vocabulary size too high"),
-        ({"threads": 0}, "--threads 0: must be at least 1"),
-        ({"max_train_mb": 0.0}, "--max-train-mb 0.0: must be above 0"),
-        ({"input": ("missing.txt",)}, "--input missing.txt: no such file"),
-        ({"input": ("bad.jsonl",)}, "bad.jsonl:2: not JSON"),
+        ({"input": ()}, ("--input",)),
+        ({"output_prefix": None}, ("--output-prefix",)),
+        ({"output_prefix": "nowhere/m"}, ("--output-prefix nowhere/m",)),
+        ({"output_prefix": "there"}, ("--output-prefix", "there.model", "--overwrite")),
+        ({"vocab_size": 100}, ("--vocab-size 100", 300)),
+        ({"vocab_size": 9000}, ("--vocab-size 9000", "m.model")),
+        ({"threads": 0}, ("--threads 0", 1)),
+        ({"max_train_mb": 0.0}, ("--max-train-mb 0.0", 0)),
+        ({"input": ("missing.txt",)}, ("--input", "missing.txt")),
+        ({"input": ("bad.jsonl",)}, ("bad.jsonl:2",)),
     ],
 )
-def test_values_refused(values: dict, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_refused(
+    values: dict, message: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("t.txt").write_text("a small text to learn from\n" * 50)
     Path("bad.jsonl").write_text('{"text": "good"}\n{"text": "bad\n')
     Path("there.model").write_text("kept")
-    with pytest.raises(UserError, match=message) as error:
+    with refused(*message) as error:
         train_tokenizer(
             TrainTokenizerConfig(**{"input": ("t.txt",), "vocab_size": 300, "output_prefix": "m", **values})
         )

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from megatron.ltd.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
-from megatron.ltd.errors import UserError
 from megatron.ltd.export.config import ExportConfig, ImportConfig
 from megatron.ltd.export.from_hugging_face import import_model
 from megatron.ltd.export.to_hugging_face import export_checkpoint
@@ -18,6 +17,7 @@ from megatron.ltd.tokenizers.config import TokenizerFiles
 from tests.reference.gpt2_folder import write_gpt2
 from tests.reference.llama_folder import LLAMA, write_llama
 from tests.reference.plain_gpt import PlainConfig
+from tests.support_errors import refused
 
 TEXT = "the model keeps some of its tokens, and every other token skips this layer\n\n\tdef f(x): return x\n"
 
@@ -73,7 +73,7 @@ def test_files_that_have_moved_are_named_anew(small_bpe: TokenizerFiles, tmp_pat
     import_model(ImportConfig(load=str(tmp_path / "theirs"), save=str(tmp_path / "ours")), files)
     vocabulary.unlink()
     config = ExportConfig(load=str(tmp_path / "ours"), output=str(tmp_path / "exported"))
-    with pytest.raises(UserError, match=f"--vocab-file {vocabulary}: cannot be read"):
+    with refused(f"--vocab-file {vocabulary}"):
         export_checkpoint(config, TokenizerFiles())
     export_checkpoint(config, TokenizerFiles(vocab_file=small_bpe.vocab_file))
     assert (tmp_path / "exported" / "vocab.json").read_bytes() == Path(str(small_bpe.vocab_file)).read_bytes()

@@ -12,10 +12,10 @@ import torch
 from megatron.core import dist_checkpointing
 from torch import Tensor
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.export.checkpoint_tensors import CheckpointTensors
 from megatron.ltd.export.torch_dist import write_weights
 from tests.support import world
+from tests.support_errors import refused
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "embedding.word_embeddings.weight": (8, 4),
@@ -105,19 +105,18 @@ def test_boxes_that_cut_a_tensor_both_ways(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "fragment"),
+    ("name", "shape", "names"),
     [
-        ("decoder.layers.0.mlp.linear_fc2.weight", (4, 6), "it holds no tensor decoder.layers.mlp.linear_fc2.weight"),
-        ("embedding.word_embeddings.weight", (9, 4), "has shape [8, 4], and its run's flags say [9, 4]"),
-        ("embedding.word_embeddings.weight", (8, 5), "has shape [8, 4], and its run's flags say [8, 5]"),
+        ("decoder.layers.0.mlp.linear_fc2.weight", (4, 6), ("decoder.layers.mlp.linear_fc2.weight",)),
+        ("embedding.word_embeddings.weight", (9, 4), ("[8, 4]", "[9, 4]")),
+        ("embedding.word_embeddings.weight", (8, 5), ("[8, 4]", "[8, 5]")),
         (
             "decoder.layers.3.mlp.linear_fc1.bias",
             (6,),
-            "linear_fc1.bias it holds 0 values of 6",
+            ("decoder.layers.3.mlp.linear_fc1.bias", 6),
         ),
     ],
 )
-def test_what_is_not_there(written: Path, name: str, shape: tuple[int, ...], fragment: str) -> None:
-    with pytest.raises(UserError, match="restore it from a copy") as caught:
+def test_what_is_not_there(written: Path, name: str, shape: tuple[int, ...], names: tuple[str, ...]) -> None:
+    with refused(written, *names):
         CheckpointTensors(written).read(name, shape)
-    assert fragment in str(caught.value) and str(written) in str(caught.value)

@@ -20,6 +20,7 @@ from megatron.ltd.forecast.report import Forecast
 from megatron.ltd.launch import launch
 from megatron.ltd.plan.accounting import dense_step_flops
 from tests.support import parse, pretrain, small_dataset
+from tests.support_processes import PATIENCE_SECONDS
 
 RECIPE = (
     "--num-layers 24 --hidden-size 2048 --num-attention-heads 16 --seq-length 2048 --global-batch-size 512 "
@@ -193,7 +194,7 @@ def plan_in_a_process(repository: Path, folder: Path, flags: Sequence[str], **en
     inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     settings = inherited | {"PYTHONPATH": str(repository)} | environment
     ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=settings, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=folder, env=settings, capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
     return ended.stdout

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.hugging_face.model import described_flags
 from megatron.ltd.parallel.mesh import Mesh
 from tests.reference.llama_folder import LLAMA, llama_config, write_llama
 from tests.reference.plain_gpt import PlainConfig
 from tests.support import random_batches, world
+from tests.support_errors import refused
 from tests.unit.hugging_face.test_weights import imported
 
 VARIANTS: dict[str, PlainConfig] = {
@@ -91,6 +91,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize(("entries", "fragment"), BAD.values(), ids=BAD.keys())
 def test_a_llama_that_ours_cannot_be(tmp_path: Path, entries: dict[str, Any], fragment: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(llama_config(LLAMA, **entries)))
-    with pytest.raises(UserError, match=f"^--load {tmp_path}") as caught:
+    with refused(f"--load {tmp_path}") as caught:
         described_flags(tmp_path)
     assert fragment in str(caught.value) and "\n" not in str(caught.value)

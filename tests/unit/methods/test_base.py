@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from megatron.ltd.errors import UserError
+from megatron.ltd.layers.route import Route
 from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Dense, ModelFacts, Samples, build_method
 from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
@@ -16,8 +16,10 @@ from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
 from megatron.ltd.schedules.step_plan import StepPlan
 from tests.methods.cases import CASES
+from tests.support_errors import refused
 
 FACTS = ModelFacts(num_layers=3, seq_length=8, seed=1)
+OFF = {name: entry.config_class() for name, entry in METHODS.items()}
 
 
 def test_a_dense_plan_keeps_everything() -> None:
@@ -36,9 +38,8 @@ def test_the_dense_method_is_one_stage() -> None:
 def test_the_switch_decides_what_is_built() -> None:
     on = RandomLTDConfig(random_ltd=True, ltd_min_kept_tokens=2, ltd_growth_steps=4, ltd_granularity=2)
     off = RandomLTDConfig(random_ltd=False, ltd_min_kept_tokens=2, ltd_growth_steps=4, ltd_granularity=2)
-    no_depth = {"layer_drop": LayerDropConfig(), "token_bypass": TokenBypassConfig()}
-    assert isinstance(build_method(METHODS, {"random_ltd": on} | no_depth, FACTS), RandomLTD)
-    assert build_method(METHODS, {"random_ltd": off} | no_depth, FACTS) == Dense(FACTS)
+    assert isinstance(build_method(METHODS, OFF | {"random_ltd": on}, FACTS), RandomLTD)
+    assert build_method(METHODS, OFF | {"random_ltd": off}, FACTS) == build_method(METHODS, OFF, FACTS) == Dense(FACTS)
 
 
 def test_a_routing_and_a_depth_method_compose() -> None:
@@ -47,8 +48,7 @@ def test_a_routing_and_a_depth_method_compose() -> None:
     depth = LayerDropConfig(layer_drop=True, layer_drop_theta=0.5, layer_drop_gamma=0.3)
     routing = RandomLTD.build(tokens, FACTS)
     dropping = LayerDrop.build(depth, FACTS)
-    others = {"token_bypass": TokenBypassConfig()}
-    both = build_method(METHODS, {"random_ltd": tokens, "layer_drop": depth} | others, FACTS)
+    both = build_method(METHODS, OFF | {"random_ltd": tokens, "layer_drop": depth}, FACTS)
     walked = [StepPlan(8, routing.plan(step).kept_tokens, dropping.plan(step).keep_probability) for step in range(30)]
     assert [both.plan(step) for step in range(30)] == walked
     assert [plan for _, steps, plan in both.stages(30) for _ in range(steps)] == walked
@@ -63,9 +63,8 @@ def test_a_routing_and_a_depth_method_compose() -> None:
 def test_two_methods_of_a_kind_are_refused() -> None:
     entries = METHODS | {"another": dataclasses.replace(METHODS["random_ltd"], flag="--another")}
     on = RandomLTDConfig(random_ltd=True, ltd_min_kept_tokens=2, ltd_growth_steps=4, ltd_granularity=2)
-    configs = {"random_ltd": on, "another": on, "layer_drop": LayerDropConfig(), "token_bypass": TokenBypassConfig()}
-    with pytest.raises(UserError, match="--random-ltd and --another are both on: each says which tokens to drop"):
-        build_method(entries, configs, FACTS)
+    with refused("--random-ltd", "--another"):
+        build_method(entries, OFF | {"random_ltd": on, "another": on}, FACTS)
 
 
 def test_every_method_has_its_line_in_the_matrix() -> None:
@@ -75,10 +74,60 @@ def test_every_method_has_its_line_in_the_matrix() -> None:
 def test_a_learning_method_composes_with_a_depth_method() -> None:
     bypass = TokenBypassConfig(token_bypass=True, token_bypass_kept_tokens=4, token_bypass_special_ids=(2,))
     depth = LayerDropConfig(layer_drop=True, layer_drop_theta=0.5, layer_drop_gamma=0.3)
-    configs = {"random_ltd": RandomLTDConfig(), "layer_drop": depth, "token_bypass": bypass}
+    configs = OFF | {"layer_drop": depth, "token_bypass": bypass}
     both, alone = build_method(METHODS, configs, FACTS), TokenBypass.build(bypass, FACTS)
-    assert both.learns and both.plan(3).entry_layers == alone.plan(3).entry_layers == {2}
-    learned_V = both.learn(both.unlearned(5), torch.tensor([2.0, 0, 0, 0, 9]).double(), torch.tensor([1.0, 0, 0, 0, 3]))
+    assert both.observes and both.plan(3).entry_layers == alone.plan(3).entry_layers == {2}
+    losses_2V = torch.tensor([[2.0, 0, 0, 0, 9], [1, 0, 0, 0, 3]], dtype=torch.float64)
+    learned_V = both.observe(both.initial_state(5), losses_2V)
+    assert learned_V is not None
     assert torch.equal(learned_V, torch.tensor([9.96, 10, 10, 10, 9.965], dtype=torch.float64))
     samples = Samples(torch.tensor([3]), torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2]]), learned_V)
     assert torch.equal(both.select(samples, 2, 4), alone.select(samples, 2, 4))
+
+
+class Chosen(Dense):
+    """A method that selects whatever it is told to."""
+
+    def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> torch.Tensor:
+        return self.answer
+
+
+def chosen(answer: torch.Tensor, sequence_runs: int = 1, kept_tokens: int = 4) -> torch.Tensor | None:
+    """What layer 2 gets from a method that answers so."""
+    method = Chosen(dataclasses.replace(FACTS, sequence_runs=sequence_runs))
+    object.__setattr__(method, "answer", answer)
+    route = Route(StepPlan(8, (8, kept_tokens, 8), (1.0,) * 3), method, Samples(torch.tensor([5, 6])))
+    return route.kept_tokens(2)
+
+
+RIGHT = torch.tensor([[0, 1, 4, 7], [2, 3, 4, 5]])
+
+
+@pytest.mark.parametrize(
+    ("answer", "rule"),
+    [
+        (RIGHT[:1], "shape"),
+        (RIGHT[:, :3], "shape"),
+        (RIGHT.flatten(), "shape"),
+        (RIGHT.int(), "int64"),
+        (RIGHT.flip(1), "ascending"),
+        (torch.tensor([[0, 1, 1, 7], [2, 3, 4, 5]]), "distinct"),
+        (RIGHT - 1, "positions"),
+        (RIGHT + 1, "positions"),
+    ],
+)
+def test_a_selection_that_breaks_a_rule_is_found(answer: torch.Tensor, rule: str) -> None:
+    assert chosen(RIGHT) is RIGHT
+    with pytest.raises(AssertionError, match=f"^dense, layer 2: .*{rule}"):
+        chosen(answer)
+
+
+def test_every_part_of_the_sequence_keeps_its_share() -> None:
+    """Two processes hold half of the sequence each: a method that ignores it must not hang one of them."""
+    assert chosen(RIGHT, sequence_runs=2) is RIGHT
+    for answer in (torch.tensor([[0, 1, 2, 7], [2, 3, 4, 5]]), torch.tensor([[0, 1, 4, 7], [2, 4, 5, 6]])):
+        assert chosen(answer) is answer
+        with pytest.raises(AssertionError, match="layer 2: .*4/2 of the positions"):
+            chosen(answer, sequence_runs=2)
+    with pytest.raises(AssertionError, match="layer 2"):
+        chosen(torch.tensor([[0, 1, 4], [2, 3, 4]]), sequence_runs=2, kept_tokens=3)

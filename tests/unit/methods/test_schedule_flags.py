@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.methods.base import Method, ModelFacts
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
+from tests.support_errors import refused
 
 FACTS = ModelFacts(num_layers=4, seq_length=32, seed=1)
 Build = Callable[..., Method]
@@ -79,84 +79,83 @@ def test_the_default_of_random_ltd_is_the_papers() -> None:
         (
             random_ltd,
             {"growth_steps": 3, "stages": ("0:8",)},
-            "--ltd-stages 0:8 says nothing to --ltd-schedule growing",
+            ("--ltd-stages 0:8", "--ltd-schedule growing"),
         ),
-        (random_ltd, {"schedule": "constant", "growth_steps": 3}, "--ltd-growth-steps 3 .* growing or shrinking"),
+        (random_ltd, {"schedule": "constant", "growth_steps": 3}, ("--ltd-growth-steps 3",)),
         (
             random_ltd,
             {"schedule": "staged", "stages": ("0:8",), "kept_tokens": 8},
-            "--ltd-min-kept-tokens 8 says nothing to --ltd-schedule staged: .* growing or constant or shrinking",
+            ("--ltd-min-kept-tokens 8", "--ltd-schedule"),
         ),
-        (random_ltd, {"schedule": "shrinking"}, "--ltd-growth-steps is missing: .* until the fewest tokens are kept"),
-        (random_ltd, {"schedule": "staged"}, "--ltd-stages is missing: .* such as 0:128 1000:256"),
-        (random_ltd, {"schedule": "staged", "stages": ("0-8",)}, '--ltd-stages: "0-8" is no stage; .* 1000:256'),
-        (random_ltd, {"schedule": "staged", "stages": ("0:8", "-3:8")}, '"-3:8" is no stage'),
-        (random_ltd, {"schedule": "shrinking", "growth_steps": 0}, "--ltd-growth-steps 0: shrinking takes a number"),
+        (random_ltd, {"schedule": "shrinking"}, ("--ltd-growth-steps",)),
+        (random_ltd, {"schedule": "staged"}, ("--ltd-stages", "0:128", "1000:256")),
+        (random_ltd, {"schedule": "staged", "stages": ("0-8",)}, ("--ltd-stages", "0-8", "1000:256")),
+        (random_ltd, {"schedule": "staged", "stages": ("0:8", "-3:8")}, ("-3:8",)),
+        (random_ltd, {"schedule": "shrinking", "growth_steps": 0}, ("--ltd-growth-steps 0",)),
         (
             random_ltd,
             {"schedule": "constant", "kept_tokens": 12, "strata": 8},
-            "--ltd-strata is 8: it must divide --seq-length 32 and --ltd-min-kept-tokens 12",
+            ("--ltd-strata 8", "--seq-length 32", "--ltd-min-kept-tokens 12"),
         ),
         (
             random_ltd,
             {"schedule": "staged", "stages": ("0:8",), "strata": 16},
-            "--ltd-strata is 16: it must divide --seq-length 32 and --ltd-granularity 8",
+            ("--ltd-strata 16", "--seq-length 32", "--ltd-granularity 8"),
         ),
         (
             random_ltd,
             {"growth_steps": 3, "kept_tokens": 8, "block_size": 0},
-            "--ltd-block-size 0: a block has at least one token; give 1",
+            ("--ltd-block-size 0", 1),
         ),
         (
             random_ltd,
             {"growth_steps": 3, "kept_tokens": 8, "block_size": 5},
-            "--ltd-block-size 5 does not divide --seq-length 32; give 4 or 8",
+            ("--ltd-block-size 5", "--seq-length 32", 4, 8),
         ),
         (
             random_ltd,
             {"growth_steps": 3, "kept_tokens": 8, "block_size": 64},
-            "--ltd-block-size 64 does not divide .* 32; give 32",
+            ("--ltd-block-size 64", 32),
         ),
         (
             random_ltd,
             {"growth_steps": 3, "kept_tokens": 8, "granularity": 4, "block_size": 8},
-            "--ltd-granularity 4 is not a multiple of --ltd-block-size 8: .* give --ltd-granularity 8, or a block size",
+            ("--ltd-granularity 4", "--ltd-block-size 8", 8),
         ),
         (
             random_ltd,
             {"schedule": "constant", "kept_tokens": 20, "block_size": 8},
-            "--ltd-min-kept-tokens 20 is not a multiple of --ltd-block-size 8: .* --ltd-min-kept-tokens 16 or 24, or",
+            ("--ltd-min-kept-tokens 20", "--ltd-block-size 8", 16, 24),
         ),
         (
             random_ltd,
             {"growth_steps": 3, "kept_tokens": 8, "block_size": 4, "strata": 4},
-            "--ltd-block-size 4 and --ltd-strata 4: .* so 16 must divide --seq-length 32 and --ltd-granularity 8; give",
+            ("--ltd-block-size 4", "--ltd-strata 4", 16, "--seq-length 32", "--ltd-granularity 8"),
         ),
         (
             token_bypass,
             {"block_size": 3, "selector": "random"},
-            "--token-bypass-block-size 3 does not divide --seq-length 32; give 2 or 4",
+            ("--token-bypass-block-size 3", "--seq-length 32", 2, 4),
         ),
         (
             token_bypass,
             {"block_size": 4},
-            "--token-bypass-block-size 4: importance is that of single tokens; add --tok",
+            ("--token-bypass-block-size 4", "--token-bypass-selector random"),
         ),
-        (token_bypass, {"stages": ("0:8",)}, "--token-bypass-stages 0:8 says nothing to --token-bypass-schedule const"),
-        (token_bypass, {"schedule": "growing"}, "--token-bypass-growth-steps is missing: .* until every token is kept"),
+        (token_bypass, {"stages": ("0:8",)}, ("--token-bypass-stages 0:8", "--token-bypass-schedule")),
+        (token_bypass, {"schedule": "growing"}, ("--token-bypass-growth-steps",)),
         (
             token_bypass,
             {"schedule": "staged", "stages": ("0:12",)},
-            "--token-bypass-stages 0:12: 0:12 keeps no multiple of --token-bypass-granularity 8",
+            ("--token-bypass-stages 0:12", "0:12", "--token-bypass-granularity 8"),
         ),
         (
             token_bypass,
             {"schedule": "constant", "growth_steps": 5},
-            "--token-bypass-growth-steps 5 says nothing to --token-bypass-schedule constant",
+            ("--token-bypass-growth-steps 5", "--token-bypass-schedule"),
         ),
     ],
 )
-def test_flags_that_disagree_are_refused(build: Build, flags: dict[str, Any], line: str) -> None:
-    with pytest.raises(UserError, match=line) as refusal:
+def test_flags_that_disagree_are_refused(build: Build, flags: dict[str, Any], line: tuple[object, ...]) -> None:
+    with refused(*line):
         build(**flags)
-    assert "\n" not in str(refusal.value)

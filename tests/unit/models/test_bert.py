@@ -21,6 +21,7 @@ from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan.config import OptimizerConfig
 from megatron.ltd.routing.gather_scatter import entry_mask, gather_mask
+from megatron.ltd.tasks.sizes import bert_sizes
 from megatron.ltd.training.objective import MaskedLM
 from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
 from megatron.ltd.training.step import Stepper
@@ -233,14 +234,8 @@ def test_what_padding_holds_has_no_influence(mesh: Mesh) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameters_are_counted_exactly(mesh: Mesh, variant: str) -> None:
-    from megatron.ltd.plan.accounting import num_bert_head_parameters, num_parameters
-
     model = small_bert(**VARIANTS[variant])
     core_config = transformer_config(model, ParallelConfig(device="cpu"), PrecisionConfig(), RecomputeConfig(), mesh)
     (core,) = build_bert_chunks(BertModel, model, core_config, VOCAB_SIZE, mesh, seed=1)
-    shape, norm_bias = model.shape(VOCAB_SIZE), model.normalization == "LayerNorm"
-    counted = num_parameters(
-        shape, tied_embeddings=model.tied_embeddings, learned_positions=model.learned_positions,
-        linear_bias=model.add_bias_linear, norm_bias=norm_bias,
-    ) + num_bert_head_parameters(shape, sentence_order=model.bert_binary_head, norm_bias=norm_bias)  # fmt: skip
+    counted = bert_sizes(model, VOCAB_SIZE).num_parameters
     assert counted == sum(parameter.numel() for parameter in core.parameters())

@@ -19,8 +19,8 @@ from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.plan.accounting import num_classifier_parameters
 from megatron.ltd.plan.config import OptimizerConfig
+from megatron.ltd.tasks.sizes import classifier_sizes
 from megatron.ltd.training.classification import Classification
 from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
 from megatron.ltd.training.step import Stepper
@@ -123,14 +123,8 @@ def test_loss_and_every_gradient_equal_the_plain_bert(mesh: Mesh, drops: bool) -
 
 @pytest.mark.parametrize("sentence_types", [True, False])
 def test_parameters_are_counted_exactly(mesh: Mesh, sentence_types: bool) -> None:
-    import dataclasses
-
     model = model_config(sentence_types)
-    shape = dataclasses.replace(model.shape(CLASSES), head_tokens=1)
-    counted = num_classifier_parameters(
-        shape, vocab_size=VOCAB_SIZE, learned_positions=S, sentence_types=model.sentence_types, linear_bias=True,
-        norm_bias=True,
-    )  # fmt: skip
+    counted = classifier_sizes(model, VOCAB_SIZE, CLASSES).num_parameters
     assert counted == sum(parameter.numel() for parameter in build(mesh, model).parameters())
 
 

@@ -20,9 +20,9 @@ from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.models.vit import HEAD, build_chunks
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.plan.accounting import num_image_parameters
 from megatron.ltd.plan.config import OptimizerConfig
 from megatron.ltd.routing.sampling import kept_indices
+from megatron.ltd.tasks.sizes import vit_sizes
 from megatron.ltd.training.classification import Classification
 from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
 from megatron.ltd.training.step import Stepper
@@ -246,9 +246,7 @@ def test_logits_and_gradients_equal_hugging_face(mesh: Mesh) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameters_are_counted_exactly(mesh: Mesh, variant: str) -> None:
     model = small_vit(**VARIANTS[variant])
-    counted = num_image_parameters(
-        model.shape(CLASSES), linear_bias=model.add_bias_linear, norm_bias=model.normalization == "LayerNorm"
-    )
+    counted = vit_sizes(model, CLASSES).num_parameters
     assert counted == sum(parameter.numel() for parameter in build(model, mesh).parameters())
 
 

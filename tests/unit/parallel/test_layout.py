@@ -11,12 +11,15 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import (
-    check_microbatches,
+    check_batches,
     check_model,
     layers_per_stage,
+    layout_text,
     sequence_runs,
     virtual_stages,
 )
+from megatron.ltd.schedules.batch_size import BatchRamp, BatchSchedule
+from tests.support_errors import refused
 
 STAGES = [
     (24, {}, (24,)),
@@ -70,43 +73,43 @@ def test_runs_of_the_sequence(flags: dict[str, Any], runs: int) -> None:
 
 
 PP2: dict[str, Any] = {"pipeline_model_parallel_size": 2}
-REFUSALS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    ({"pipeline_model_parallel_size": 3}, {}, "--num-layers 4 cannot be divided over --pipeline-model-parallel-size 3"),
+REFUSALS: list[tuple[dict[str, Any], dict[str, Any], tuple[object, ...]]] = [
+    ({"pipeline_model_parallel_size": 3}, {}, ("--num-layers 4", "--pipeline-model-parallel-size 3")),
     ({**PP2, "decoder_first_pipeline_num_layers": 1, "decoder_last_pipeline_num_layers": 2}, {},
-     "--decoder-first-pipeline-num-layers 1 and --decoder-last-pipeline-num-layers 2: 1 layers are left for 0"),
-    ({**PP2, "decoder_first_pipeline_num_layers": 4}, {}, "--num-layers 4 leaves 0 layers for 1"),
-    ({**PP2, "num_layers_per_virtual_pipeline_stage": 2}, {}, "--num-layers-per-virtual-pipeline-stage is 2"),
+     ("--num-layers 4", "--decoder-first-pipeline-num-layers 1", "--decoder-last-pipeline-num-layers 2")),
+    ({**PP2, "decoder_first_pipeline_num_layers": 4}, {}, ("--num-layers 4", "--pipeline-model-parallel-size 2")),
+    ({**PP2, "num_layers_per_virtual_pipeline_stage": 2}, {}, ("--num-layers-per-virtual-pipeline-stage 2",)),
     ({**PP2, "num_layers_per_virtual_pipeline_stage": 1, "decoder_first_pipeline_num_layers": 1}, {},
-     "needs stages of equal length, and they have 1, 3 layers"),
-    ({"tensor_model_parallel_size": 3}, {}, "--num-attention-heads 16 is not a multiple of --tensor-model-parallel-si"),
+     ("--num-layers-per-virtual-pipeline-stage 1", "1, 3 layers")),
+    ({"tensor_model_parallel_size": 3}, {}, ("--num-attention-heads 16", "--tensor-model-parallel-size 3")),
     ({"tensor_model_parallel_size": 4}, {"group_query_attention": True, "num_query_groups": 2},
-     "--num-query-groups 2 is not a multiple of --tensor-model-parallel-size 4"),
-    ({"tensor_model_parallel_size": 4}, {"ffn_hidden_size": 6}, "--ffn-hidden-size 6 is not a multiple of"),
-    ({"context_parallel_size": 2}, {"seq_length": 30}, "--seq-length 30 is not a multiple of 4, the runs that 2 x "
-     "--context-parallel-size 2 cut it in"),
+     ("--num-query-groups 2", "--tensor-model-parallel-size 4")),
+    ({"tensor_model_parallel_size": 4}, {"ffn_hidden_size": 6}, ("--ffn-hidden-size 6",)),
+    ({"context_parallel_size": 2}, {"seq_length": 30}, ("--seq-length 30", 4, "2 x --context-parallel-size 2")),
     ({"tensor_model_parallel_size": 4, "sequence_parallel": True}, {"seq_length": 30},
-     "--seq-length 30 is not a multiple of 4, the runs that --tensor-model-parallel-size 4 with --sequence-parallel"),
+     ("--seq-length 30", 4, "--tensor-model-parallel-size 4", "--sequence-parallel")),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("parallel", "model", "message"), REFUSALS)
-def test_a_model_that_does_not_fit_is_refused(parallel: dict[str, Any], model: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError) as refused:
+@pytest.mark.parametrize(("parallel", "model", "names"), REFUSALS)
+def test_a_model_that_does_not_fit_is_refused(
+    parallel: dict[str, Any], model: dict[str, Any], names: tuple[object, ...]
+) -> None:
+    with refused(*names):
         check_model(ParallelConfig(**parallel), ModelConfig(**({"num_layers": 4} | model)))
-    assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"context_parallel_size": 0}, "--context-parallel-size is 0: it must be at least 1"),
-        ({"decoder_last_pipeline_num_layers": 0, **PP2}, "--decoder-last-pipeline-num-layers is 0"),
-        ({"num_layers_per_virtual_pipeline_stage": 2}, "is given with --pipeline-model-parallel-size 1"),
-        ({"decoder_first_pipeline_num_layers": 2}, "is given with --pipeline-model-parallel-size 1"),
+        ({"context_parallel_size": 0}, ("--context-parallel-size 0", 1)),
+        ({"decoder_last_pipeline_num_layers": 0, **PP2}, ("--decoder-last-pipeline-num-layers 0",)),
+        ({"num_layers_per_virtual_pipeline_stage": 2}, ("--pipeline-model-parallel-size 1",)),
+        ({"decoder_first_pipeline_num_layers": 2}, ("--pipeline-model-parallel-size 1",)),
     ],
 )
-def test_flags_that_contradict_each_other_are_refused(flags: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_flags_that_contradict_each_other_are_refused(flags: dict[str, Any], message: tuple[object, ...]) -> None:
+    with refused(*message):
         ParallelConfig(**flags)
 
 
@@ -124,7 +127,28 @@ def test_a_layout_that_does_not_multiply_to_the_processes() -> None:
 
 def test_an_interleaved_pipeline_takes_multiples_of_its_stages() -> None:
     interleaved = ParallelConfig(**PP2, num_layers_per_virtual_pipeline_stage=1)
-    check_microbatches(interleaved, 4, 32)
-    check_microbatches(ParallelConfig(**PP2), 3, 24)
-    with pytest.raises(UserError, match="a global batch of 24 gives each process 3 microbatches"):
-        check_microbatches(interleaved, 3, 24)
+    whole, three_each = BatchSchedule(32, None), BatchSchedule(24, None)
+    check_batches(interleaved, whole, 4, 2)
+    check_batches(ParallelConfig(**PP2), three_each, 4, 2)
+    with refused("--global-batch-size", 24, 3, "--pipeline-model-parallel-size 2"):
+        check_batches(interleaved, three_each, 4, 2)
+    with refused("--global-batch-size", 24, 3):  # the second batch of the ramp
+        check_batches(interleaved, BatchSchedule(32, BatchRamp(16, 8, 100)), 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "data_parallel_size", "num_chunks", "text"),
+    [
+        ({}, 1, 1, ""),
+        ({}, 4, 1, "data 4"),
+        (PP2, 1, 3, "pipeline 2 interleaved in 3 chunks each"),
+        (
+            {**PP2, "tensor_model_parallel_size": 2, "sequence_parallel": True, "use_distributed_optimizer": True},
+            8,
+            1,
+            "tensor 2 with sequence parallelism x pipeline 2 x data 8 with distributed optimizer",
+        ),
+    ],
+)
+def test_a_layout_in_words(flags: dict[str, Any], data_parallel_size: int, num_chunks: int, text: str) -> None:
+    assert layout_text(ParallelConfig(**flags), data_parallel_size, num_chunks) == text

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.support_processes import PATIENCE_SECONDS
+
 PROGRAM = """
 import signal, sys, time
 from megatron.ltd.parallel.signals import hear_signals
@@ -24,6 +26,6 @@ def test_a_deaf_process_hears_again(number: signal.Signals, repository: object) 
         program = [sys.executable, "-c", PROGRAM, str(int(number)), *words]
         ended = subprocess.run(
             ["bash", "-c", 'trap "" TERM INT; exec "$@"', "bash", *program],
-            cwd=str(repository), capture_output=True, text=True, check=False, timeout=60,
+            cwd=str(repository), capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS,
         )  # fmt: skip
         assert (ended.returncode, ended.stdout) == (status, said), ended.stderr

@@ -1,4 +1,4 @@
-"""FLOPs against torch's own counter on a plain layer, and parameters against published totals."""
+"""FLOPs against torch's own counter on a plain layer, and against published savings."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from megatron.ltd.plan.accounting import (
     head_flops,
     layer_flops,
     layer_tokens,
-    num_bert_head_parameters,
-    num_image_parameters,
-    num_parameters,
     step_flops,
 )
 from megatron.ltd.schedules.step_plan import StepPlan
@@ -92,19 +89,6 @@ def test_flops_of_berts_head_are_those_torch_counts() -> None:
     assert counter.get_total_flops() == dense_step_flops(shape, 3)
 
 
-def test_bert_has_the_parameters_that_were_published() -> None:
-    """BERT-large with both heads: where its norms lie differs, not their number (one of the embeddings, none last)."""
-    from transformers import BertConfig, BertForPreTraining
-
-    shape = ModelShape(24, 1024, 4096, 16, 16, 64, False, 30522, 512, causal=False, head_layers=1)
-    counted = num_parameters(shape, tied_embeddings=True, learned_positions=512, linear_bias=True, norm_bias=True)
-    counted += num_bert_head_parameters(shape, sentence_order=True, norm_bias=True)
-    large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-    with torch.device("meta"):
-        published = BertForPreTraining(BertConfig(**large))
-    assert counted == sum(parameter.numel() for parameter in published.parameters()) == 336_226_108
-
-
 def test_causal_attention_counts_the_pairs_a_mask_leaves() -> None:
     full = dataclasses.replace(SMALL, causal=False)
     for tokens in (1, 2, 7, 512):
@@ -123,8 +107,7 @@ def test_savings_worked_out_elsewhere(kept_tokens: int, saving: float) -> None:
 def test_dense_flops_are_six_per_weight_and_token_and_attention() -> None:
     shape = dataclasses.replace(SMALL, causal=False)
     tokens = 5 * shape.seq_length
-    weights = num_parameters(shape, tied_embeddings=True, learned_positions=0, linear_bias=False, norm_bias=False)
-    weights -= (2 * shape.num_layers + 1) * shape.hidden_size
+    weights = 12 * (4 * 384 * 384 + 2 * 384 * 1536) + 8192 * 384
     attention = 12 * shape.num_layers * shape.hidden_size * shape.seq_length * tokens
     assert dense_step_flops(shape, 5) == 6 * weights * tokens + attention
 
@@ -152,47 +135,6 @@ def test_layers_are_counted_from_their_own_tokens_and_not_from_the_mean() -> Non
 
 def test_layer_tokens() -> None:
     assert layer_tokens(keeping(512, 128, 0, 512), 3) == 3456
-
-
-@pytest.mark.parametrize(
-    ("shape", "options", "published"),
-    [
-        (ModelShape(12, 768, 3072, 12, 12, 64, False, 50257, 1024), (True, 1024, True, True), 124_439_808),  # GPT-2
-        (
-            ModelShape(48, 1600, 6400, 25, 25, 64, False, 50257, 1024),
-            (True, 1024, True, True),
-            1_557_611_200,
-        ),  # GPT-2 XL
-        (
-            ModelShape(32, 4096, 11008, 32, 32, 128, True, 32000, 4096),
-            (False, 0, False, False),
-            6_738_415_616,
-        ),  # Llama 2
-        (
-            ModelShape(32, 4096, 14336, 32, 8, 128, True, 32000, 4096),
-            (False, 0, False, False),
-            7_241_732_096,
-        ),  # Mistral
-    ],
-)
-def test_parameters_of_published_models(
-    shape: ModelShape, options: tuple[bool, int, bool, bool], published: int
-) -> None:
-    tied, positions, linear_bias, norm_bias = options
-    counted = num_parameters(
-        shape, tied_embeddings=tied, learned_positions=positions, linear_bias=linear_bias, norm_bias=norm_bias
-    )
-    assert counted == published
-
-
-VIT_B_16 = ViTConfig(num_layers=12, hidden_size=768, num_attention_heads=12)
-
-
-def test_vision_transformers_parameters_are_the_published_totals() -> None:
-    """ViT-B/16 and ViT-L/16 at 224 x 224 with ImageNet's 1,000 classes."""
-    large = ViTConfig(num_layers=24, hidden_size=1024, num_attention_heads=16)
-    counts = [num_image_parameters(model.shape(1000), linear_bias=True, norm_bias=True) for model in (VIT_B_16, large)]
-    assert counts == [86_567_656, 304_326_632]
 
 
 def test_vision_transformers_flops_equal_torchs_count_of_hugging_faces() -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.methods.base import Dense, Method, ModelFacts
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.plan.accounting import ModelShape
 from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.plan.config import OptimizerConfig, TrainingConfig
+from tests.support_errors import refused
 
 LAYERS, SEQ, BATCH = 4, 32, 8
 SHAPE = ModelShape(
@@ -90,20 +90,20 @@ def test_warm_up_as_a_fraction() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"lr_decay_iters": 5, "lr_warmup_iters": 5}, r"warm-up \(.* layer-tokens\) is not shorter than its decay"),
-        ({"lr_warmup_tokens": 10**9}, "warm-up"),
-        ({"lr_decay_samples": 3}, r"not shorter than its decay \(0\)"),
-        ({"lr_decay_style": "WSD"}, "--lr-decay-style is WSD: it needs the length of its final decay"),
+        ({"lr_decay_iters": 5, "lr_warmup_iters": 5}, ("--lr-warmup-*", "--lr-decay-*")),
+        ({"lr_warmup_tokens": 10**9}, ("--lr-warmup-*", "--lr-decay-*")),
+        ({"lr_decay_samples": 3}, (0, "--lr-decay-*")),
+        ({"lr_decay_style": "WSD"}, ("--lr-decay-style WSD",)),
         (
             {"lr_decay_style": "WSD", "lr_wsd_decay_iters": 28, "lr_warmup_iters": 5},
-            "WSD's final decay .* does not fit",
+            ("--lr-wsd-decay-*",),
         ),
-        ({"lr_decay_style": "WSD", "lr_wsd_decay_iters": 31}, "--lr-wsd-decay-iters 31 is more than .* of 30 steps"),
-        ({"lr_decay_style": "WSD", "lr_wsd_decay_samples": 999}, "--lr-wsd-decay-samples 999 is more than"),
+        ({"lr_decay_style": "WSD", "lr_wsd_decay_iters": 31}, ("--lr-wsd-decay-iters 31", 30)),
+        ({"lr_decay_style": "WSD", "lr_wsd_decay_samples": 999}, ("--lr-wsd-decay-samples 999",)),
     ],
 )
-def test_horizons_that_do_not_fit(flags: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_horizons_that_do_not_fit(flags: dict[str, Any], message: tuple[object, ...]) -> None:
+    with refused(*message):
         clock(LTD, {"train_iters": 30}, **flags).schedule()
 
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from megatron.core.num_microbatches_calculator import RampupBatchsizeNumMicroBatchesCalculator
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.schedules.batch_size import BatchRamp, BatchSchedule
+from tests.support_errors import refused
 
 
 @st.composite
@@ -62,25 +62,24 @@ def test_a_constant_batch_is_one_stage() -> None:
 
 
 @pytest.mark.parametrize(
-    ("full", "ramp", "words"),
+    ("full", "ramp", "names"),
     [
         (0, None, ["--global-batch-size 0"]),
-        (64, BatchRamp(0, 16, 100), ["--rampup-batch-size 0 16 100", "at least 1"]),
-        (64, BatchRamp(16, 0, 100), ["--rampup-batch-size 16 0 100", "at least 1"]),
-        (64, BatchRamp(16, 16, 0), ["--rampup-batch-size 16 16 0", "at least 1"]),
-        (64, BatchRamp(64, 16, 100), ["below --global-batch-size 64", "leave --rampup-batch-size out"]),
-        (64, BatchRamp(16, 20, 100), ["do not reach --global-batch-size 64", "divides 48"]),
+        (64, BatchRamp(0, 16, 100), ["--rampup-batch-size 0 16 100"]),
+        (64, BatchRamp(16, 0, 100), ["--rampup-batch-size 16 0 100"]),
+        (64, BatchRamp(16, 16, 0), ["--rampup-batch-size 16 16 0"]),
+        (64, BatchRamp(64, 16, 100), ["--rampup-batch-size 64 16 100", "--global-batch-size 64"]),
+        (64, BatchRamp(16, 20, 100), ["--rampup-batch-size 16 20 100", "--global-batch-size 64", "48"]),
     ],
 )
-def test_bad_ramps_are_refused(full: int, ramp: BatchRamp | None, words: list[str]) -> None:
-    with pytest.raises(UserError) as refusal:
+def test_bad_ramps_are_refused(full: int, ramp: BatchRamp | None, names: list[str]) -> None:
+    with refused(*names):
         BatchSchedule(full, ramp)
-    assert all(word in str(refusal.value) for word in words), refusal.value
 
 
 def test_batches_split_into_whole_microbatches() -> None:
     BatchSchedule(64, BatchRamp(16, 16, 100)).check_divisible(4, 4)
-    with pytest.raises(UserError, match="--rampup-batch-size: the batch of 24 .* give multiples of 16"):
+    with refused("--rampup-batch-size", 24, 16):
         BatchSchedule(64, BatchRamp(16, 8, 100)).check_divisible(4, 4)
-    with pytest.raises(UserError, match="--global-batch-size 60 .*--micro-batch-size 4 x 2"):
+    with refused("--global-batch-size 60", "--micro-batch-size 4", 2):
         BatchSchedule(60, None).check_divisible(4, 2)

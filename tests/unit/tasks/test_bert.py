@@ -22,6 +22,7 @@ from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.training.build import build_run
 from megatron.ltd.training.objective import MaskedLM
 from tests.support import assert_differs, parse, pretrain, small_sentences, world
+from tests.support_errors import refused
 
 MODEL = "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32".split()
 STEPS = "--micro-batch-size 4 --train-iters 1 --lr 1e-3 --eval-iters 0".split()
@@ -48,24 +49,22 @@ def mesh() -> Iterator[Mesh]:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--context-parallel-size 2", "--context-parallel-size is 2: Megatron-Core's BERT numbers the positions"),
-        ("--tokenizer-type ByteTokenizer", "--tokenizer-type is ByteTokenizer: BERT's samples need"),
-        ("--seq-length 4", "--seq-length is 4: a sample holds .*; give at least 5"),
-        ("--mask-prob 1.5", "--mask-prob is 1.5"),
-        ("--reset-attention-mask", "--reset-attention-mask: there is no such flag"),
+        ("--context-parallel-size 2", ("--context-parallel-size 2",)),
+        ("--tokenizer-type ByteTokenizer", ("--tokenizer-type ByteTokenizer",)),
+        ("--seq-length 4", ("--seq-length 4", 5)),
+        ("--mask-prob 1.5", ("--mask-prob 1.5",)),
+        ("--reset-attention-mask", ("--reset-attention-mask",)),
     ],
 )
-def test_flags_refused(command: list[str], flags: str, message: str) -> None:
-    with pytest.raises(UserError, match=message) as error:
+def test_flags_refused(command: list[str], flags: str, message: tuple[object, ...]) -> None:
+    with refused(*message) as error:
         parse([*command, *flags.split()])
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_tokenizer_is_asked_for_among_those_that_will_do(command: list[str], mesh: Mesh) -> None:
     place = command.index("--tokenizer-type")
-    with pytest.raises(
-        UserError, match="--tokenizer-type is missing: give BertWordPieceLowerCase or BertWordPieceCase"
-    ):
+    with refused("--tokenizer-type", "BertWordPieceLowerCase", "BertWordPieceCase"):
         build_run(parse(command[:place] + command[place + 2 :]), mesh)
 
 
@@ -76,7 +75,7 @@ def test_documents_that_are_not_split_are_refused(command: list[str], folder: Pa
     files = TokenizerFiles("BertWordPieceLowerCase", vocab_file=command[command.index("--vocab-file") + 1])
     (prefix,) = preprocess(config, files).cards
     flags = [*command, "--data-path", prefix, "--split", "1", "--log-dir", str(folder / "log")]
-    with pytest.raises(UserError, match="holds two sentences, .*--split-sentences, or .*--bert-no-binary-head"):
+    with refused("--split-sentences", "--bert-no-binary-head"):
         build_run(parse(flags), mesh)
     run = build_run(parse([*flags, "--bert-no-binary-head"]), mesh)
     run.log.close()
@@ -91,7 +90,7 @@ def test_a_gpt_does_not_go_on_as_a_bert(command: list[str], folder: Path) -> Non
         pretrain(flags, folder / "gpt")
     assert_differs(str(caught.value), "model", "GPT", "BERT")
     assert not any((folder / "gpt").iterdir())
-    with world() as mesh, pytest.raises(UserError, match="--load .*saved: is a BERT, and evaluation supports GPT"):
+    with world() as mesh, refused("--load"):
         load_model(folder / "saved", TokenizerFiles(), ParallelConfig(device="cpu"), mesh)
 
 
@@ -103,7 +102,7 @@ def test_importance_keeps_the_tokenizers_special_ids_unless_told_others(
         run.log.close()
         assert isinstance(run.method, TokenBypass) and run.method.special_ids == expected
         assert run.method.settings["token_bypass_special_ids"] == list(expected)
-    with pytest.raises(UserError, match="--token-bypass-special-ids 99 is outside the vocabulary"):
+    with refused("--token-bypass-special-ids 99"):
         build_run(parse([*command, "--token-bypass", "--token-bypass-special-ids", "99"]), mesh)
 
 

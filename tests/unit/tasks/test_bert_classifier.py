@@ -16,6 +16,7 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.training.build import Run, build_run
 from megatron.ltd.training.loop import evaluate
 from tests.support import assert_differs, parse, pretrain, small_sentences, world
+from tests.support_errors import refused
 
 MODEL = "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32".split()
 STEPS = "--micro-batch-size 4 --train-iters 6 --lr 3e-3 --seed 5".split()
@@ -104,7 +105,7 @@ def test_one_command_starts_from_the_pretrained_and_goes_on(
     parts = [*command, "--exit-interval", "4", "--load", str(tmp_path / "parts"), *weights_of]
     for _ in range(2):
         found = pretrain(parts, tmp_path / "parts")
-    assert "starting anew" in capsys.readouterr().out
+    assert "not loaded from the checkpoint: " in capsys.readouterr().out
     assert found.column("loss") == straight.column("loss") and len(found.column("loss")) == 6
 
 
@@ -186,28 +187,28 @@ def test_a_shorter_length_keeps_the_pretrained_positions(
         assert run.task.shape.seq_length == 16
     assert "initial weights" not in capsys.readouterr().out
     with (
-        pytest.raises(UserError, match="is of a run that trained otherwise, on data of another kind: add --finetune"),
+        refused("--finetune"),
         built(flags, tmp_path),
     ):
         pass
     with built(command, tmp_path):
         pass
-    assert "starting from initial weights: name those of a pretrained BERT with --load" in capsys.readouterr().out
+    assert "--load and --finetune to start from a pretrained BERT" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--token-bypass"], "--token-bypass-selector is importance: .*a class is the whole sample's; use random"),
-        (["--valid-data-path", "no.jsonl"], "--valid-data-path no.jsonl: cannot be read"),
-        (["--context-parallel-size", "2"], "--context-parallel-size is 2"),
-        (["--tokenizer-type", "ByteTokenizer"], "--tokenizer-type is ByteTokenizer"),
-        (["--label-column", "text"], "--label-column text is a column of sentences too"),
-        (["--label-column", "gold"], r'train.jsonl:1: the label \("gold"\) is missing'),
+        (["--token-bypass"], ("--token-bypass-selector",)),
+        (["--valid-data-path", "no.jsonl"], ("--valid-data-path", "no.jsonl")),
+        (["--context-parallel-size", "2"], ("--context-parallel-size 2",)),
+        (["--tokenizer-type", "ByteTokenizer"], ("--tokenizer-type ByteTokenizer",)),
+        (["--label-column", "text"], ("--label-column",)),
+        (["--label-column", "gold"], ("train.jsonl:1", "gold")),
     ],
 )
-def test_what_is_refused(command: list[str], tmp_path: Path, flags: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message) as error, built([*command, *flags], tmp_path):
+def test_what_is_refused(command: list[str], tmp_path: Path, flags: list[str], message: tuple[object, ...]) -> None:
+    with refused(*message) as error, built([*command, *flags], tmp_path):
         pass
     assert "\n" not in str(error.value)
 
@@ -215,10 +216,10 @@ def test_what_is_refused(command: list[str], tmp_path: Path, flags: list[str], m
 def test_sentences_to_evaluate_on_are_asked_for(command: list[str], tmp_path: Path) -> None:
     place = command.index("--valid-data-path")
     without = command[:place] + command[place + 2 :]
-    with pytest.raises(UserError, match="--valid-data-path is missing"), built(without, tmp_path):
+    with refused("--valid-data-path"), built(without, tmp_path):
         pass
     with built([*without, "--eval-iters", "0"], tmp_path) as run:
         assert run.valid_data is None
     place = without.index("--train-data-path")
-    with pytest.raises(UserError, match="--train-data-path is missing"):
+    with refused("--train-data-path"):
         parse(without[:place] + without[place + 2 :])

@@ -1,4 +1,4 @@
-"""Parameters by place add up to those of the whole model, whatever it is made of."""
+"""Parameters by place in the model, against the totals of published models. Each task compares with its own model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.models.encoder_config import BertModelConfig, ViTConfig
@@ -32,10 +33,56 @@ CASES = [(model, name) for model in range(4) for name in OPTIONS | OF_TEXT] + [(
 
 
 @pytest.mark.parametrize(("model", "options"), CASES)
-def test_places_add_up(model: int, options: str) -> None:
-    """The number itself is held against real models by the tests of each task."""
-    sizes = MODELS[model](**(OPTIONS | OF_TEXT)[options])
-    assert sizes.parameters.total == sizes.num_parameters
+def test_pipeline_stages_add_up(model: int, options: str) -> None:
+    """A first and a last stage hold the whole model, and the last one a copy of a shared embedding."""
+    parameters = MODELS[model](**(OPTIONS | OF_TEXT)[options]).parameters
+    stages = [parameters.on_stage(1, first=True, last=False), parameters.on_stage(2, first=False, last=True)]
+    assert sum(stage.total for stage in stages) == parameters.total + parameters.shared.total
+    assert parameters.on_stage(3, first=True, last=True).total == parameters.total
+
+
+GPT2: dict[str, Any] = {"num_layers": 12, "hidden_size": 768, "num_attention_heads": 12}
+LLAMA: dict[str, Any] = {
+    "num_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "seq_length": 4096, "swiglu": True,
+    "normalization": "RMSNorm", "add_bias_linear": False, "position_embedding_type": "rope", "tied_embeddings": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "vocab_size", "published"),
+    [
+        (ModelConfig(**GPT2), 50257, 124_439_808),
+        (ModelConfig(num_layers=48, hidden_size=1600, num_attention_heads=25), 50257, 1_557_611_200),
+        (ModelConfig(**LLAMA, ffn_hidden_size=11008), 32000, 6_738_415_616),
+        (
+            ModelConfig(**LLAMA, ffn_hidden_size=14336, group_query_attention=True, num_query_groups=8),
+            32000,
+            7_241_732_096,
+        ),
+    ],
+    ids=["GPT-2", "GPT-2 XL", "Llama 2 7B", "Mistral 7B"],
+)
+def test_published_gpts(model: ModelConfig, vocab_size: int, published: int) -> None:
+    assert gpt_sizes(model, vocab_size).num_parameters == published
+
+
+def test_published_vision_transformers() -> None:
+    """ViT-B/16 and ViT-L/16 at 224 x 224 with ImageNet's 1,000 classes."""
+    large = ViTConfig(num_layers=24, hidden_size=1024, num_attention_heads=16)
+    assert vit_sizes(ViTConfig(**GPT2), 1000).num_parameters == 86_567_656
+    assert vit_sizes(large, 1000).num_parameters == 304_326_632
+
+
+def test_published_bert() -> None:
+    """BERT-large with both heads: its norms are in other places, but as many (one of the embeddings, none last)."""
+    from transformers import BertConfig, BertForPreTraining
+
+    ours = BertModelConfig(num_layers=24, hidden_size=1024, num_attention_heads=16)
+    large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    with torch.device("meta"):
+        published = BertForPreTraining(BertConfig(**large))
+    counted = bert_sizes(ours, 30522).num_parameters
+    assert counted == sum(parameter.numel() for parameter in published.parameters()) == 336_226_108
 
 
 def test_a_shared_embedding_is_copied_to_a_last_stage_of_its_own() -> None:

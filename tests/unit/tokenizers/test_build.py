@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
+from tests.support_errors import refused
 
 BYTES = TokenizerFiles(tokenizer_type="ByteTokenizer")
 
@@ -30,23 +30,28 @@ def test_tokenizers_travel_to_other_processes() -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "--tokenizer-type is missing: give one of"),
-        ({"tokenizer_type": "SentencePieceTokenizer"}, "--tokenizer-model is missing: --tokenizer-type Sentence"),
-        ({"tokenizer_type": "GPT2BPETokenizer"}, "--vocab-file is missing"),
-        ({"tokenizer_type": "GPT2BPETokenizer", "vocab_file": "good.json"}, "--merge-file is missing"),
-        ({"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "none"}, "--tokenizer-model none: cannot be"),
+        ({}, ("--tokenizer-type",)),
+        (
+            {"tokenizer_type": "SentencePieceTokenizer"},
+            ("--tokenizer-model", "--tokenizer-type SentencePieceTokenizer"),
+        ),
+        ({"tokenizer_type": "GPT2BPETokenizer"}, ("--vocab-file",)),
+        ({"tokenizer_type": "GPT2BPETokenizer", "vocab_file": "good.json"}, ("--merge-file",)),
+        ({"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "none"}, ("--tokenizer-model",)),
         (
             {"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "empty"},
-            "--tokenizer-model empty: the file is",
+            ("--tokenizer-model",),
         ),
-        ({"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "good.json"}, "is not a SentencePiece model"),
-        ({"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "."}, r"--tokenizer-model \.: cannot be read"),
+        ({"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "good.json"}, ("SentencePiece",)),
+        ({"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "."}, ("--tokenizer-model",)),
     ],
 )
-def test_files_refused(files: dict, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_refused(
+    files: dict, message: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("good.json").write_text('{"a": 0}')
     Path("empty").touch()
-    with pytest.raises(UserError, match=message) as error:
+    with refused(*message) as error:
         build_tokenizer(TokenizerFiles(**files))
     assert "\n" not in str(error.value)

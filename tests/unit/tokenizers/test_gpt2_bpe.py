@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tokenizers import ByteLevelBPETokenizer
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
+from tests.support_errors import refused
 
 # What Hugging Face's GPT2Tokenizer makes of them with the published files.
 GOLD = {
@@ -72,23 +72,23 @@ def test_a_changed_file_is_read_again(small: tuple[Path, ByteLevelBPETokenizer],
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("encoder.json", "not json", "--vocab-file .*encoder.json: is not JSON"),
-        ("encoder.json", "[" * 100_000, "--vocab-file .*encoder.json: is not JSON"),
-        ("encoder.json", '{"a": ' + "1" * 10_000 + "}", "--vocab-file .*encoder.json: is not JSON"),
-        ("encoder.json", '["a"]', "is not an object of piece to id"),
-        ("encoder.json", '{"a": 0}', r"has no <\|endoftext\|> to end documents"),
-        ("encoder.json", '{"a": 0, "<|endoftext|>": 1}', "do not belong together"),
-        ("vocab.bpe", "#version: 0.2\na b\nabc\n", r"--merge-file .*vocab.bpe:3: is not two pieces"),
-        ("vocab.bpe", "#version: 0.2\n", "do not belong together"),
+        ("encoder.json", "not json", ("--vocab-file", "encoder.json")),
+        ("encoder.json", "[" * 100_000, ("--vocab-file", "encoder.json")),
+        ("encoder.json", '{"a": ' + "1" * 10_000 + "}", ("--vocab-file", "encoder.json")),
+        ("encoder.json", '["a"]', ("--vocab-file", "encoder.json")),
+        ("encoder.json", '{"a": 0}', ("--vocab-file",)),
+        ("encoder.json", '{"a": 0, "<|endoftext|>": 1}', ("--vocab-file", "encoder.json", "--merge-file")),
+        ("vocab.bpe", "#version: 0.2\na b\nabc\n", ("--merge-file", 3)),
+        ("vocab.bpe", "#version: 0.2\n", ("--vocab-file", "encoder.json", "--merge-file")),
     ],
 )
 def test_files_refused(
-    name: str, content: str, message: str, small: tuple[Path, ByteLevelBPETokenizer], tmp_path: Path
+    name: str, content: str, message: tuple[object, ...], small: tuple[Path, ByteLevelBPETokenizer], tmp_path: Path
 ) -> None:
     for file in ("encoder.json", "vocab.bpe"):
         (tmp_path / file).write_bytes((small[0] / file).read_bytes())
     (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=message):
+    with refused(*message):
         gpt2(tmp_path)
 
 
@@ -96,7 +96,7 @@ def test_merges_in_another_order_are_refused(small: tuple[Path, ByteLevelBPEToke
     first, *merges = (small[0] / "vocab.bpe").read_text().splitlines()
     (tmp_path / "vocab.bpe").write_text("\n".join([first, *reversed(merges)]) + "\n")
     (tmp_path / "encoder.json").write_bytes((small[0] / "encoder.json").read_bytes())
-    with pytest.raises(UserError, match="ids are not in the order of the merges"):
+    with refused("--vocab-file", "--merge-file"):
         gpt2(tmp_path)
 
 

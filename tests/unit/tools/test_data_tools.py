@@ -14,6 +14,7 @@ import pytest
 from megatron.ltd.data.indexed import check_indexed_dataset
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
+from tests.support_processes import PATIENCE_SECONDS, child
 
 
 def command(repository: Path, tool: str, *arguments: str | Path) -> list[str]:
@@ -72,21 +73,19 @@ def test_ctrl_c_leaves_nothing_behind(repository: Path, tmp_path: Path) -> None:
     line = '{"text": "' + "many words " * 100 + '"}\n'
     (tmp_path / "a.jsonl").write_text(line * 60_000)
     arguments = ("--input", "a.jsonl", "--output-prefix", "d", "--tokenizer-type", "ByteTokenizer", "--workers", "2")
-    process = subprocess.Popen(
+    with child(
         command(repository, "preprocess_data.py", *arguments),
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(repository)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        start_new_session=True,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not any(path.stat().st_size for path in tmp_path.glob("*.tmp-*")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
-    # A terminal sends the signal to every process of the command.
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    ) as process:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not any(path.stat().st_size for path in tmp_path.glob("*.tmp-*")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        # A terminal sends the signal to every process of the command.
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, out, err) == (130, "", "preprocess_data.py: interrupted\n")
     assert os.listdir(tmp_path) == ["a.jsonl"]

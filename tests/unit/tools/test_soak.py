@@ -13,6 +13,7 @@ import pytest
 
 from megatron.ltd.errors import UserError
 from tests.regression.runs import run_status
+from tests.support_processes import PATIENCE_SECONDS
 from tools.soak.config import SoakConfig
 from tools.soak.drive import Kill, Result, _equal_files
 from tools.soak.report import to_markdown, write
@@ -30,7 +31,7 @@ def test_one_kill(repository: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(repository / "tools/soak.py"), "--kills", "1", "--steps", "12", "--async-save"]
     more = ["--work-dir", str(tmp_path / "work"), "--output-prefix", str(tmp_path / "soak"), "--seed", "3"]
     environment = os.environ | {"PYTHONPATH": str(repository)}
-    ran = subprocess.run([*command, *more], env=environment, capture_output=True, text=True, timeout=300)
+    ran = subprocess.run([*command, *more], env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "kill 1/1: " in ran.stdout
     result = json.loads((tmp_path / "soak.json").read_text())["asynchronous"]["result"]

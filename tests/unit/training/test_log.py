@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.training.config import LoggingConfig
 from megatron.ltd.training.log import RunLog
+from tests.support_errors import refused
 
 STEP = {
     "loss": 2.0, "lr": 1e-3, "grad_norm": 0.5, "kept_tokens": 8, "batch_size": 4, "seq_length": 16,
@@ -27,8 +27,8 @@ def step(iteration: int, **changes: Any) -> dict[str, Any]:
     return {"iteration": iteration, **STEP, **changes}
 
 
-def log(folder: Path, *, speaks: bool = True, **flags: Any) -> RunLog:
-    return RunLog(LoggingConfig(**flags), folder, speaks, first_step=0, num_steps=4, flops_left=3000)
+def log(folder: Path, *, enabled: bool = True, **flags: Any) -> RunLog:
+    return RunLog(LoggingConfig(**flags), folder, enabled, first_step=0, num_steps=4, flops_left=3000)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ def test_the_console_shows_the_depth_where_layers_were_dropped(
 
 
 def test_other_ranks_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = log(tmp_path / "logs", speaks=False)
+    run = log(tmp_path / "logs", enabled=False)
     run.say("hello")
     run.run({})
     run.train(step(1))
@@ -147,7 +147,7 @@ def test_a_missing_package_is_named(
     module: str, flags: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=r"needs the package .*pip install \"megatron-ltd\[logging\]\""):
+    with refused("megatron-ltd[logging]"):
         log(tmp_path, **flags)
 
 

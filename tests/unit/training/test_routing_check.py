@@ -93,16 +93,16 @@ def test_it_is_cheap() -> None:
     method = random_ltd(small_model(num_layers=24, seq_length=2048), 1024)
     route = Route(method.plan(0), method, Samples(IDS))
     layer_digests(route)
-    started = time.perf_counter()
+    started = time.process_time()
     layer_digests(route)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_what_is_learned_counts_where_tokens_are_chosen() -> None:
     """Layers 2 and 3 of six choose by it; which tokens the samples hold nobody asks. The entry is in the plan."""
     config = TokenBypassConfig(token_bypass=True, token_bypass_layers="2-3", token_bypass_kept_tokens=4)
     method = TokenBypass.build(config, ModelFacts(6, 16, 7))
-    learned_V = method.unlearned(50)
+    learned_V = method.initial_state(50)
     other_V = learned_V.clone()
     other_V[49] += 1e-12
     plan = method.plan(0)

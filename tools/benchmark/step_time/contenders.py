@@ -142,7 +142,7 @@ def build_ours(config: StepTimeConfig, batch: Batch, mesh: Mesh) -> Callable[...
             num_steps = next(n for n in itertools.count(num_steps) if _depth(method, plan, n) == executed_layers)
         sample_ids_B = batch.sample_ids_B + num_steps * config.micro_batch_size
         microbatch = dataclasses.replace(batch, sample_ids_B=sample_ids_B, whole_tokens_BS=batch.tokens_BS)
-        result = stepper.train(iter([microbatch]), plan, num_steps, 1, learned_V if method.learns else None)
+        result = stepper.train(iter([microbatch]), plan, num_steps, 1, learned_V if method.observes else None)
         num_steps += 1
         return result.loss
 

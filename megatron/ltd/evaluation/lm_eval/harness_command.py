@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import glob
 import importlib.util
 import io
@@ -19,7 +20,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,8 @@ def evaluate(arguments: Sequence[str], description: str | None) -> None:
     with _quiet(verbose):
         asked = _lm_eval_config(typed)
         with _tasks(asked, task_data, args) as (names, manager), _without_git_complaint():
-            if args is None:
-                _score(asked, asked.model, names, manager)
-            else:
-                _score_ours(asked, args, names, manager)
+            score = functools.partial(_score, asked, names, manager, verbose)
+            score(asked.model) if args is None else _score_ours(args, score)
 
 
 def need_lm_eval() -> None:
@@ -210,8 +209,8 @@ def _matches(name: str, manager: Any) -> list[str]:
     return found
 
 
-def _score_ours(asked: Any, args: HarnessArgs, names: list[str], manager: Any) -> None:
-    """Open the model on all processes that were started, and score it."""
+def _score_ours(args: HarnessArgs, score: Callable[..., None]) -> None:
+    """Load the model on all processes that were started, and ``score`` it."""
     from megatron.ltd.parallel.contact import keeping_contact
     from megatron.ltd.parallel.mesh import initialize
 
@@ -226,25 +225,27 @@ def _score_ours(asked: Any, args: HarnessArgs, names: list[str], manager: Any) -
         for note in loaded.notes if mesh.is_first else ():
             print(note)
         # lm-eval takes the first process of each node for the one that reports.
-        _score(asked, HarnessModel.of(loaded, args), names, manager, reports=mesh.is_first)
+        score(HarnessModel.of(loaded, args), reports=mesh.is_first)
 
 
-def _score(asked: Any, model: Any, names: list[str], manager: Any, *, reports: bool = True) -> None:
+def _score(asked: Any, names: list[str], manager: Any, verbose: bool, model: Any, *, reports: bool = True) -> None:
     """Score ``model``, an object or lm-eval's name of one; with ``reports`` write and print the results."""
     from lm_eval import simple_evaluate
 
     from megatron.ltd.evaluation.lm_eval.results import Report
 
     report = Report.open(asked) if reports else None
-    results = simple_evaluate(
-        model=model,
-        tasks=names,
-        task_manager=manager,
-        evaluation_tracker=None if report is None else report.tracker,
-        **{name: getattr(asked, name) for name in _PASSED_ON},
-        **cache_arguments(asked.cache_requests),
-        **dict(zip(_SEEDS, asked.seed or [None] * len(_SEEDS), strict=True)),
-    )
+    # lm-eval prints to standard output when it starts to bootstrap.
+    with contextlib.nullcontext() if verbose else contextlib.redirect_stdout(io.StringIO()):
+        results = simple_evaluate(
+            model=model,
+            tasks=names,
+            task_manager=manager,
+            evaluation_tracker=None if report is None else report.tracker,
+            **{name: getattr(asked, name) for name in _PASSED_ON},
+            **cache_arguments(asked.cache_requests),
+            **dict(zip(_SEEDS, asked.seed or [None] * len(_SEEDS), strict=True)),
+        )
     if report is not None and results is not None:
         report.write(results)
 

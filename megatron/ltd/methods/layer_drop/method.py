@@ -1,12 +1,13 @@
-"""Progressive layer dropping (PLD): layers are skipped now and then, deeper ones more often.
+"""Progressive layer dropping (PLD): layers are skipped at random, deeper ones more often.
 
     x ── gate closed ───────────────────────────────► x
     x ── gate open ──► x + Attn(LN x)/p = h ── h + MLP(LN h)/p ──►
 
-One gate a layer and microbatch, shared by both sublayers, open with probability p. theta(t) moves over the run, and p
-falls from 1 to theta(t) with depth. In evaluation every layer runs, unscaled. Zhang and He, "Accelerating Training of
-Transformer-Based Language Models with Progressive Layer Dropping" (2020); its published code scales by the next step's
-p, which this does not repeat.
+Each layer has one gate per microbatch, shared by both sublayers, which is open with probability p. theta(t) changes
+during the run, and p falls from 1 to theta(t) with depth. In evaluation every layer is computed, unscaled.
+
+Zhang and He, "Accelerating Training of Transformer-Based Language Models with Progressive Layer Dropping" (2020). The
+published code scales by the next layer's p; this code scales by the layer's own.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from megatron.ltd.schedules.keep_probability import KeepProbabilitySchedule, kee
 from megatron.ltd.schedules.step_plan import StepPlan
 
 _UNIT = 1000
-"""theta is rounded to thousandths, so that a run is a few hundred stages of equal steps, which can be planned."""
+"""theta is rounded to thousandths, so that a run has a few hundred stages of equal steps."""
 
 
 @dataclass(frozen=True)
 class LayerDropConfig:
     """progressive layer dropping"""
 
-    layer_drop: bool = flag(False, affects="schedule", help="skip layers now and then, deeper ones more often")
+    layer_drop: bool = flag(False, affects="schedule", help="skip layers at random, deeper ones more often")
     layer_drop_theta: float = flag(0.5, affects="schedule", help="the smallest keep probability of the deepest layer")
     layer_drop_gamma: float | None = flag(
         None,
         affects="schedule",
-        help="how fast theta moves, per step; required with --layer-drop; the paper has 100 / steps of the run",
+        help="rate of change of theta per step; required with --layer-drop; the paper uses 100 / (steps of the run)",
     )
     layer_drop_direction: str = flag(
         "falling",
@@ -68,11 +69,14 @@ class LayerDrop(Method):
         """Check the flags against the model. Raises ``UserError``."""
         if config.layer_drop_gamma is None:
             raise UserError(
-                "--layer-drop-gamma is missing: --layer-drop needs to know how fast theta moves; 100 / steps of the "
-                "run is the paper's"
+                "--layer-drop-gamma: required with --layer-drop; give the rate at which theta changes per step, in the "
+                "paper 100 / (steps of the run)"
             )
         schedule = KeepProbabilitySchedule(
-            config.layer_drop_theta, config.layer_drop_gamma, rising=config.layer_drop_direction == "rising"
+            config.layer_drop_theta,
+            config.layer_drop_gamma,
+            rising=config.layer_drop_direction == "rising",
+            names=("--layer-drop-theta", "--layer-drop-gamma"),
         )
         return cls(facts, schedule, config.layer_drop_by_depth)
 
@@ -106,7 +110,7 @@ class LayerDrop(Method):
         return round(_UNIT * self.schedule.at(step))
 
     def _end_of_stage(self, first_step: int, num_steps: int) -> int:
-        """The first step after ``first_step`` whose theta differs, at most ``num_steps``: theta moves one way only."""
+        """The first step after ``first_step`` with another theta, at most ``num_steps``: theta is monotonic."""
         thousandths, span = self._thousandths(first_step), 1
         while first_step + span < num_steps and self._thousandths(first_step + span) == thousandths:
             span *= 2

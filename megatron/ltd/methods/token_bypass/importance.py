@@ -1,13 +1,13 @@
-"""How important each token of the vocabulary is, learned from its losses, and which tokens of a sample that keeps.
+"""The importance of each token id, learned from its losses, and the tokens of a sample that it selects.
 
-    importance of an id    0.995 of what it was + 0.005 of the mean loss of its tokens in the step; 10 before the first
-    kept                   the K most important tokens of a sample; where they are equal, the hash decides; special
-                           ones before all others, padding after them
+    importance of an id    0.995 importance + 0.005 mean loss of its tokens in the step; 10 before the first step
+    kept                   the K most important tokens of a sample; a hash decides between equal ones; special tokens
+                           come first, padding last
 
-The loss of a token is the one at its position: for a causal model, that of predicting the token after it. The source is
-BERT's (Hou et al., "Token Dropping for Efficient BERT Pretraining", arXiv:2203.13240), where a token predicts itself.
+The loss of a token is the one at its position: for a causal model, that of predicting the token after it. In the source
+(Hou et al., "Token Dropping for Efficient BERT Pretraining", arXiv:2203.13240) a hidden token is predicted itself.
 
-Float64, because ranks sum losses in any order and a rounding must not decide between two ids.
+Float64, because ranks sum losses in any order, and rounding must not decide between two ids.
 
 Shapes: B micro-batch, S sequence, K kept tokens, V vocabulary. No state here: every function is pure.
 """
@@ -24,12 +24,12 @@ _NEW_SHARE = 0.005
 
 
 def start_importance(vocab_size: int) -> Tensor:
-    """The importance of ids that were never seen, float64 [V]."""
+    """The importance of all ids before the first step, float64 [V]."""
     return torch.full((vocab_size,), START, dtype=torch.float64)
 
 
 def next_importance(importance_V: Tensor, loss_sums_V: Tensor, counts_V: Tensor) -> Tensor:
-    """The importance after a step, float64 [V]; an id without a token in the loss keeps what it has.
+    """The importance after a step, float64 [V]; that of an id without a token in the loss does not change.
 
     ``loss_sums_V`` and ``counts_V`` are over the tokens of the whole global batch.
     """
@@ -40,16 +40,16 @@ def next_importance(importance_V: Tensor, loss_sums_V: Tensor, counts_V: Tensor)
 def importance_of(
     tokens_BS: Tensor, importance_V: Tensor, special_ids: Sequence[int], padding_BS: Tensor | None = None
 ) -> Tensor:
-    """The importance of each token, float64 [B, S]; of a special one it is infinite, of padding less than any other."""
+    """The importance of each token, float64 [B, S]: infinite for special tokens, minus infinity for padding."""
     special = torch.tensor(special_ids, dtype=tokens_BS.dtype, device=tokens_BS.device)
     importance_BS = importance_V[tokens_BS].masked_fill(torch.isin(tokens_BS, special), torch.inf)
     return importance_BS if padding_BS is None else importance_BS.masked_fill(padding_BS, -torch.inf)
 
 
 def most_important(importance_BS: Tensor, keys_BS: Tensor, kept_tokens: int, strata: int) -> Tensor:
-    """Positions of the most important tokens, int64 [B, K], ascending; K / strata of each of ``strata`` equal runs.
+    """Positions of the most important tokens, int64 [B, K], ascending; K / strata of each of ``strata`` equal parts.
 
-    Of equally important tokens those with the smallest of the keys, int64 [B, S], distinct in each row.
+    Of equally important tokens those with the smallest keys are selected; ``keys_BS``: int64, distinct in each row.
     """
     batch, seq_length = importance_BS.shape
     run_length = seq_length // strata

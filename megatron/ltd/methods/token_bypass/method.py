@@ -5,9 +5,9 @@
     the rest of the span        the kept tokens, among themselves
     layers after the span       all tokens
 
-Kept are the most important tokens (``importance``), or a random draw that the layers share. Each layer takes the kept
-tokens out and puts them back by itself: the numbers are those of doing so once for the span, and a span may cross the
-stages of a pipeline. Hou et al., "Token Dropping for Efficient BERT Pretraining" (arXiv:2203.13240).
+The most important tokens are kept (``importance``), or a random draw that the layers of the span share. Each layer
+gathers and scatters the kept tokens by itself, which computes the same as doing so once for the span, so that a span
+may cross pipeline stages. Hou et al., "Token Dropping for Efficient BERT Pretraining" (arXiv:2203.13240).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 from megatron.ltd.methods.base import METHOD, Method, ModelFacts, Samples
-from megatron.ltd.methods.schedule_flags import KINDS, ScheduleFlags, in_blocks
+from megatron.ltd.methods.schedule_flags import ScheduleChoice, ScheduleFlags, in_blocks
 from megatron.ltd.schedules.kept_tokens import TokenSchedule
 from megatron.ltd.schedules.step_plan import StepPlan
 
@@ -28,35 +28,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TokenBypassConfig:
+class TokenBypassConfig(ScheduleFlags, prefix="token_bypass", only_with="random selector: "):
     """TokenBypass (tokens that bypass the middle layers)"""
 
     token_bypass: bool = flag(False, affects="schedule", help="let the less important tokens bypass a span of layers")
-    token_bypass_kept_tokens: int | None = flag(
-        None, affects="schedule", help="tokens of a sample that do not bypass it (default: half of them)"
-    )
-    token_bypass_schedule: str | None = flag(
-        None,
-        affects="schedule",
-        choices=KINDS,
-        help="how kept tokens go on: from so many to all, as many, back, or as stages say (default: constant, growing "
-        "where --token-bypass-growth-steps is given)",
-    )
-    token_bypass_growth_steps: int | None = flag(
-        None, affects="schedule", help="steps until every token is kept, or the fewest where they shrink"
-    )
-    token_bypass_granularity: int = flag(16, affects="schedule", help="kept tokens that change are a multiple of this")
-    token_bypass_stages: tuple[str, ...] = flag(
-        (),
-        affects="schedule",
-        metavar="STEP:KEPT",
-        help="of a staged schedule: kept tokens from each of these 0-based steps on",
-    )
     token_bypass_layers: str | None = flag(
         None,
         affects="schedule",
         metavar="SPAN",
-        help='layers of the span, 1-based, as "6-11" (default: the middle to the last but one)',
+        help='layers of the span, 1-based, as "6-11" (default: from the middle to the last but one)',
     )
     token_bypass_selector: str = flag(
         "importance",
@@ -68,64 +48,38 @@ class TokenBypassConfig:
         "all",
         affects="schedule",
         choices=("all", "kept"),
-        help="what kept tokens attend to in the span's first layer: all tokens, or kept",
+        help="the tokens that kept tokens attend to in the span's first layer: all of them, or the kept ones",
     )
     token_bypass_special_ids: tuple[int, ...] = flag(
         (),
         affects="schedule",
         help="ids of tokens that importance always keeps (default: the tokenizer's special ones, such as [CLS])",
     )
-    token_bypass_block_size: int = flag(
-        1, affects="schedule", help="random selector: draw blocks of this many neighbouring tokens (1: single tokens)"
-    )
-    token_bypass_strata: int = flag(
-        1, affects="schedule", help="cut the sequence in this many equal runs, each keeping its share of the tokens"
-    )
 
     @property
     def enabled(self) -> bool:
         return self.token_bypass
 
-    @property
-    def grows(self) -> bool:
-        """Whether kept tokens grow where ``token_bypass_growth_steps`` is given."""
-        return self.token_bypass_schedule in (None, "growing")
-
-    def schedule_flags(self, seq_length: int) -> ScheduleFlags:
-        """The schedule that is asked for; kept tokens are half of ``seq_length`` where none are given."""
-        return ScheduleFlags(
-            prefix="--token-bypass",
-            kept_flag="--token-bypass-kept-tokens",
-            kind=self.token_bypass_schedule or ("constant" if self.token_bypass_growth_steps is None else "growing"),
-            kept_tokens=self.token_bypass_kept_tokens,
-            default_kept_tokens=max(1, seq_length // 2),
-            growth_steps=self.token_bypass_growth_steps,
-            granularity=self.token_bypass_granularity,
-            stages=self.token_bypass_stages,
-            strata=self.token_bypass_strata,
-            block_size=self.token_bypass_block_size,
-        )
-
 
 def parse_span(text: str, num_layers: int) -> range:
-    """Layer numbers of a span such as ``"6-11"``. Raises ``UserError`` where it is none inside the model."""
+    """The layer numbers of a span such as ``"6-11"``. Raises ``UserError`` if it is not inside the model."""
     first, _, last = text.strip().partition("-")
     if not first.isdecimal() or (last and not last.isdecimal()):
-        raise UserError(f'--token-bypass-layers is "{text}": it is one span, such as 6-11; give its two ends')
+        raise UserError(f"--token-bypass-layers {text}: must be one span; give its first and last layer, as 6-11")
     span = range(int(first), int(last or first) + 1)
     if not span:
-        raise UserError(f'--token-bypass-layers is "{text}": the span is empty; give the lower layer first')
+        raise UserError(f"--token-bypass-layers {text}: the span is empty; give the lower layer first")
     if span[0] < 2 or span[-1] >= num_layers:
         raise UserError(
-            f'--token-bypass-layers is "{text}": the first and the last layer compute every token, so that a span lies '
-            f"between 2 and {num_layers - 1} with --num-layers {num_layers}"
+            f"--token-bypass-layers {text}: the first and the last layer compute every token; give a span from 2 to "
+            f"{num_layers - 1} with --num-layers {num_layers}"
         )
     return span
 
 
 @dataclass(frozen=True)
 class TokenBypass(Method):
-    """The span, how many tokens it keeps, and which."""
+    """The span of layers, and how many and which tokens it keeps."""
 
     title: ClassVar[str] = "TokenBypass"
 
@@ -133,6 +87,7 @@ class TokenBypass(Method):
     schedule: TokenSchedule
     span: range
     config: TokenBypassConfig
+    choice: ScheduleChoice
 
     @classmethod
     def build(cls, config: TokenBypassConfig, facts: ModelFacts) -> TokenBypass:
@@ -140,39 +95,40 @@ class TokenBypass(Method):
         num_layers, seq_length = facts.num_layers, facts.seq_length
         if num_layers < 3:
             raise UserError(
-                f"--token-bypass keeps the first and the last layer full, and --num-layers {num_layers} has none "
-                "between: use at least 3 layers"
+                f"--num-layers {num_layers}: --token-bypass drops no tokens in the first and the last layer, and there "
+                "is no other; use at least 3 layers"
             )
         span = parse_span(config.token_bypass_layers or f"{max(2, num_layers // 2)}-{num_layers - 1}", num_layers)
-        schedule = config.schedule_flags(seq_length).build(facts)
+        choice = config.schedule_choice(seq_length)
+        schedule = choice.build(facts)
         if config.token_bypass_special_ids and config.token_bypass_selector != "importance":
             raise UserError(
-                f"--token-bypass-special-ids {' '.join(map(str, config.token_bypass_special_ids))} are kept by "
-                f"importance, and --token-bypass-selector is {config.token_bypass_selector}: leave one of the two out"
+                f"--token-bypass-special-ids {' '.join(map(str, config.token_bypass_special_ids))}: has no effect with "
+                f"--token-bypass-selector {config.token_bypass_selector}; remove one of the two"
             )
-        if config.token_bypass_block_size > 1 and config.token_bypass_selector != "random":
+        if choice.block_size > 1 and config.token_bypass_selector != "random":
             raise UserError(
-                f"--token-bypass-block-size {config.token_bypass_block_size}: importance is that of single tokens; add "
-                "--token-bypass-selector random, or leave the block size out"
+                f"--token-bypass-block-size {choice.block_size}: importance ranks single tokens, not blocks; add "
+                "--token-bypass-selector random, or remove the block size"
             )
-        return cls(facts, schedule, span, config)
+        return cls(facts, schedule, span, config, choice)
 
     @property
     def name(self) -> str:
-        """With the size of the blocks, where tokens come in such."""
-        return f"{self.title}{in_blocks(self.config.token_bypass_block_size)}"
+        """The title, and the block size if blocks are drawn."""
+        return f"{self.title}{in_blocks(self.choice.block_size)}"
 
     @property
     def special_ids(self) -> tuple[int, ...]:
         """Ids of tokens that importance always keeps."""
-        return self.config.token_bypass_special_ids or (self.facts.special_ids if self.learns else ())
+        return self.config.token_bypass_special_ids or (self.facts.special_ids if self.observes else ())
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The span, its schedule, and how its tokens are chosen."""
+        """The span, its schedule, and how its tokens are selected."""
         return {
             METHOD: "token_bypass",
-            **self.config.schedule_flags(self.facts.seq_length).settings,
+            **self.choice.settings,
             "token_bypass_layers": f"{self.span[0]}-{self.span[-1]}",
             "token_bypass_selector": self.config.token_bypass_selector,
             "token_bypass_entry": self.config.token_bypass_entry,
@@ -187,38 +143,46 @@ class TokenBypass(Method):
             yield first_step, steps, self._plan(kept_tokens)
 
     @property
-    def learns(self) -> bool:
+    def observes(self) -> bool:
         return self.config.token_bypass_selector == "importance"
 
-    def unlearned(self, vocab_size: int) -> Tensor:
-        """Every id as important as any other. Raises ``UserError`` for special ids outside the vocabulary."""
+    def initial_state(self, vocab_size: int | None) -> Tensor | None:
+        """The same importance for every id. Raises ``UserError`` for special ids outside the vocabulary."""
+        if not self.observes:
+            return None
+        if vocab_size is None:
+            raise UserError(
+                "--token-bypass-selector importance: importance is learned from the loss of each token id, and this "
+                "model's tokens have none; use --token-bypass-selector random"
+            )
         from megatron.ltd.methods.token_bypass.importance import start_importance
 
         outside = [number for number in self.special_ids if not 0 <= number < vocab_size]
         if outside:
             raise UserError(
-                f"--token-bypass-special-ids {outside[0]} is outside the vocabulary: ids of this tokenizer go from 0 "
-                f"to {vocab_size - 1}; give some of those"
+                f"--token-bypass-special-ids {outside[0]}: is outside the vocabulary; give ids of this tokenizer, from "
+                f"0 to {vocab_size - 1}"
             )
         return start_importance(vocab_size)
 
-    def learn(self, learned_V: Tensor, loss_sums_V: Tensor, counts_V: Tensor) -> Tensor:
+    def observe(self, learned_V: Tensor | None, losses_2V: Tensor | None) -> Tensor | None:
+        """The importances after the step."""
         from megatron.ltd.methods.token_bypass.importance import next_importance
 
-        return next_importance(learned_V, loss_sums_V, counts_V)
+        return None if learned_V is None or losses_2V is None else next_importance(learned_V, *losses_2V)
 
     def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
-        """The most important tokens, or one draw for the span: the same in each of its layers."""
+        """The most important tokens, or one draw: the same in every layer of the span."""
         from megatron.ltd.methods.token_bypass.importance import importance_of, most_important
         from megatron.ltd.routing.sampling import kept_indices, token_keys  # import torch, which plans do not need
 
-        seed, seq_length, strata = self.facts.seed, self.facts.seq_length, self.config.token_bypass_strata
-        if not self.learns:
-            block_size = self.config.token_bypass_block_size
-            return kept_indices(seed, samples.ids_B, self.span[0], seq_length, kept_tokens, strata, block_size)
-        assert samples.tokens_BS is not None and samples.learned_V is not None, "importance is that of tokens"
-        importance_BS = importance_of(samples.tokens_BS, samples.learned_V, self.special_ids, samples.padding_BS)
-        keys_BS = token_keys(seed, samples.ids_B, self.span[0], seq_length)
+        seed, seq_length, strata = self.facts.seed, self.facts.seq_length, self.choice.strata
+        if not self.observes:
+            blocks = self.choice.block_size
+            return kept_indices(seed, samples.sample_ids_B, self.span[0], seq_length, kept_tokens, strata, blocks)
+        assert samples.whole_tokens_BS is not None and samples.learned_V is not None, "the method observes"
+        importance_BS = importance_of(samples.whole_tokens_BS, samples.learned_V, self.special_ids, samples.padding_BS)
+        keys_BS = token_keys(seed, samples.sample_ids_B, self.span[0], seq_length)
         return most_important(importance_BS, keys_BS, kept_tokens, strata)
 
     def _plan(self, kept_tokens: int) -> StepPlan:

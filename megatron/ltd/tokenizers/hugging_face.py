@@ -1,0 +1,106 @@
+"""Any tokenizer of Hugging Face's from local files, run by their library ``tokenizers``.
+
+    tokenizer.json             the tokenizer; alone, or in a folder beside
+    tokenizer_config.json      names the special token that ends a text (as do config.json and generation_config.json)
+
+No code of the folder runs, and nothing is looked up on the network. Text is taken literally: a special token that is
+spelled in it is ordinary text, as with every tokenizer here, and nothing is put before or after a document but its end.
+
+Not here: files that are not ``tokenizer.json``, such as SentencePiece's ``tokenizer.model``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Engine
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.json_text import parse_json
+from megatron.ltd.tokenizers.base import Tokenizer, choose_eod, read_definition
+
+FILE = "tokenizer.json"
+_SETTINGS = "tokenizer_config.json"
+_MODELS = ("config.json", "generation_config.json")
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """The tokenizer of ``path``, a ``tokenizer.json`` or a folder that holds one.
+
+    ``eod_token`` is the spelling of the token that ends a document; by default the folder's files name it, or it is the
+    one special token that is spelled like an end. Raises ``UserError`` for what is not such a file, or names no end.
+    """
+
+    name = "HuggingFaceTokenizer"
+
+    def __init__(self, path: str | None, eod_token: str | None = None) -> None:
+        file = None if path is None else str(Path(path) / FILE if Path(path).is_dir() else path)
+        definition = read_definition("--tokenizer-model", file, self.name)
+        given = f"--tokenizer-model {path}"
+        self._engine = _engine(definition, given)
+        self._engine.no_truncation()
+        self._engine.no_padding()
+        self._engine.encode_special_tokens = True  # as text
+        added = self._engine.get_added_tokens_decoder()
+        self.special_tokens = {token.content: number for number, token in sorted(added.items()) if token.special}
+        known = self._engine.get_vocab(with_added_tokens=True)
+        if eod_token is None:
+            eod_token = _named_end(Path(str(file)).parent, {number: piece for piece, number in known.items()})
+        choices = known if eod_token is not None else self.special_tokens
+        self.eod = choose_eod(choices, eod_token, given, self.special_tokens)
+        self.eod_token = next(piece for piece, number in known.items() if number == self.eod)
+        self.vocab_size = max(known.values()) + 1
+        self.definition = definition
+        self.fingerprint = hashlib.sha256(definition + f"\n{self.eod}".encode()).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of ``text``; special tokens that are spelled in it are ordinary text."""
+        try:
+            return self._engine.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError):  # half of a surrogate pair, which is no Unicode text
+            whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            return self._engine.encode(whole, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids``; ends of documents are left out."""
+        return self._engine.decode([token for token in ids if token != self.eod], skip_special_tokens=False)
+
+
+def _engine(definition: bytes, given: str) -> Engine:
+    try:
+        return Engine.from_buffer(definition)
+    except Exception as error:  # the library raises bare exceptions
+        reason = str(error).split("\n", 1)[0]
+        raise UserError(
+            f"{given}: is not a tokenizer.json that this version of the library tokenizers reads ({reason}); give the "
+            "file, or the folder that holds it"
+        ) from None
+
+
+def _named_end(folder: Path, pieces: Mapping[int, str]) -> str | None:
+    """The spelling of the token that the files beside ``tokenizer.json`` say ends a text; None where none does."""
+    settings = _read(folder / _SETTINGS)
+    named = settings.get("eos_token")
+    if isinstance(named, dict):  # an added token with its settings
+        named = named.get("content")
+    if isinstance(named, str):
+        return named
+    for name in _MODELS:
+        number = _read(folder / name).get("eos_token_id")
+        if isinstance(number, list) and number:
+            number = number[0]
+        if type(number) is int and number in pieces:
+            return pieces[number]
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where the file is missing or holds something else."""
+    try:
+        found = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -3,8 +3,7 @@
     python tools/evaluate.py --load runs/dense --tasks lambada_openai hellaswag --output_path results
     torchrun --nproc-per-node 8 tools/evaluate.py --load runs/1.3b --tensor-model-parallel-size 2 ...
 
-Takes all flags of lm_eval run: --tasks, --num_fewshot, --limit, --batch_size, --output_path, --log_samples, ...
-Processes that do not share a model share the requests. The work is in ``megatron.ltd.evaluation``.
+All flags of lm_eval run may be given too: --tasks, --num_fewshot, --limit, --output_path, ... Processes that do not share a model share the requests. The work is in ``megatron.ltd.evaluation``.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ _FLOPS_UNITS = (" FLOP", " KFLOP", " MFLOP", " GFLOP", " TFLOP", " PFLOP", " EFL
 
 
 def _scaled(value: float, units: tuple[str, ...]) -> str:
-    """``value`` in the largest unit (each 1000 times the last) where it is at least 1, to four significant digits."""
+    """``value`` in the largest unit in which it is at least 1, to four significant digits; units go up by 1000."""
     power = 0
     while power + 1 < len(units) and abs(value) >= (999.5 if power == 0 else 999.95):
         value /= 1000
@@ -27,7 +27,7 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
 
 
 def format_count(count: float) -> str:
-    """A number of things: ``"512"``, ``"8.192 K"``, ``"390.9 B"``."""
+    """A count: ``"512"``, ``"8.192 K"``, ``"390.9 B"``."""
     return _scaled(count, _COUNT_UNITS)
 
 
@@ -37,7 +37,7 @@ def format_bytes(num_bytes: float) -> str:
 
 
 def format_flops(flops: float) -> str:
-    """An amount of floating-point operations: ``"1.234 TFLOP"``."""
+    """A number of floating-point operations: ``"1.234 TFLOP"``."""
     return _scaled(flops, _FLOPS_UNITS)
 
 
@@ -50,14 +50,14 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_ranges(numbers: Iterable[int]) -> str:
-    """Ascending whole numbers, runs of them joined: ``"2-5,8"``."""
-    runs: list[list[int]] = []
+    """Ascending whole numbers, with ranges joined: ``"2-5,8"``."""
+    ranges: list[list[int]] = []
     for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
         else:
-            runs.append([number, number])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+            ranges.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def text_table(rows: Iterable[Sequence[str]], header: Sequence[str] = (), *, num_labels: int = 1) -> str:

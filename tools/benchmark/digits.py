@@ -30,7 +30,7 @@ from megatron.ltd.flags import flag
 from megatron.ltd.reports.metrics import read_history
 from megatron.ltd.reports.summary import summarize
 
-METHODS = {"dense": "", "random-LTD": DIGITS_RANDOM_LTD}
+METHODS = {"dense": (), "random-LTD": (DIGITS_RANDOM_LTD,)}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Result:
 
 def measure(method: str, seed: int, config: DigitsConfig) -> Result:
     """Train one model, and read its log. Raises ``UserError`` if the run fails."""
-    flags = [*DIGITS.split(), *METHODS[method].split(), "--seed", str(seed), "--device", "cpu"]
+    flags = ["--config", DIGITS, *METHODS[method], "--seed", str(seed)]
     if config.train_iters is not None:
         flags += ["--train-iters", str(config.train_iters)]
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +125,8 @@ def main() -> None:
     named = about(
         "digits.py", "torch", "megatron-core", "scikit-learn",
         threads=os.environ.get("OMP_NUM_THREADS", "torch's default"),
-        flags=f"`{DIGITS}`; random-LTD: `{DIGITS_RANDOM_LTD}`; {results[0].steps} steps",
+        flags="`--config examples/vit/digits.yaml`; random-LTD: `examples/vit/digits_random_ltd.yaml`; "
+        f"{results[0].steps} steps",
     )  # fmt: skip
     print("# Digits: dense and random-LTD at equal steps\n")
     print("\n".join([*facts(named), "", *table(results)]))

@@ -6,6 +6,7 @@ If another package hides ``megatron.ltd``, Python does not find the doctor by th
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -63,4 +64,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":  # the processes that a check starts import this file
+    about = "Check this machine: packages, devices, processes, and a layer. It takes no flags."
+    argparse.ArgumentParser("python -m megatron.ltd.doctor", description=about).parse_args()
     raise SystemExit(main())

@@ -28,8 +28,9 @@ from typing import Any
 from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.lm_eval.harness_args import NAME, HarnessArgs
-from megatron.ltd.evaluation.lm_eval.lm_eval_flags import add_lm_eval_flags, cache_arguments
-from megatron.ltd.flags import FlagParser, add_flags, flag, flag_fields, flag_name, flag_values
+from megatron.ltd.evaluation.lm_eval.lm_eval_flags import LmEvalParser, cache_arguments
+from megatron.ltd.flags import FlagParser, add_flags, flag, flag_name, flag_values
+from megatron.ltd.flags.unknown import about_unknown
 from megatron.ltd.hugging_face.config_file import is_hugging_face
 
 _OTHER_COMMANDS = ("ls", "validate")
@@ -63,15 +64,9 @@ def evaluate(arguments: Sequence[str], description: str | None) -> None:
     if arguments and arguments[0] in _OTHER_COMMANDS:
         _other_command(arguments)
         return
-    parser = FlagParser(description)
-    for config_class in (HarnessArgs, TaskFlags):
-        add_flags(parser, config_class)
-    if importlib.util.find_spec("lm_eval") is not None:
-        add_lm_eval_flags(parser)
-    typed = vars(parser.parse_args(arguments[1:] if arguments[:1] == ["run"] else arguments))
-    task_data, verbose = typed.pop("task_data", None), typed.pop("verbose", False)
+    ours, typed = _read_flags(arguments[1:] if arguments[:1] == ["run"] else arguments, description)
+    task_data, verbose = ours.pop("task_data", None), ours.pop("verbose", False)
     verbose = verbose or bool({"verbosity", "write_out"} & typed.keys())
-    ours = {field.name: typed.pop(field.name) for field in flag_fields(HarnessArgs) if field.name in typed}
     args = None
     if typed.get("model") in (None, NAME):
         args = _harness_args(ours, typed)
@@ -84,6 +79,23 @@ def evaluate(arguments: Sequence[str], description: str | None) -> None:
         with _tasks(asked, task_data, args) as (names, manager), _without_git_complaint():
             score = functools.partial(_score, asked, names, manager, verbose)
             score(asked.model) if args is None else _score_ours(args, score)
+
+
+def _read_flags(arguments: Sequence[str], description: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of our flags and of lm-eval's, from files and the command line; absent if not given."""
+    parser = FlagParser(description, others=lambda: LmEvalParser().flags)
+    for config_class in (HarnessArgs, TaskFlags):
+        add_flags(parser, config_class)
+    ours, words = parser.parse_known_args(list(arguments))
+    theirs = LmEvalParser()
+    typed, unknown = theirs.parse_known_args([*parser.other_words, *words])
+    if unknown:
+        flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+        if not flags:
+            raise UserError(f"{' '.join(unknown)}: no flag takes this value; --help lists the flags")
+        otherwise = "--help lists ours, and lm_eval run --help lm-eval's"
+        raise UserError(about_unknown(flags, [*parser.flags, *theirs.flags], "flag", otherwise))
+    return vars(ours), vars(typed)
 
 
 def need_lm_eval() -> None:
@@ -131,7 +143,7 @@ def _check(args: HarnessArgs, typed: Mapping[str, Any]) -> None:
     folder = Path(str(args.pretrained))
     if not is_hugging_face(folder) and not checkpoint_files.candidates(folder):
         raise UserError(f"--load {folder}: holds no checkpoint; give the --save folder of a run that has saved one")
-    if "tasks" not in typed and "config" not in typed:
+    if "tasks" not in typed:
         raise UserError("--tasks is missing: give one or more, such as --tasks lambada_openai hellaswag")
     if "apply_chat_template" in typed:
         raise UserError("--apply_chat_template: models of this program have no chat template; leave it out")

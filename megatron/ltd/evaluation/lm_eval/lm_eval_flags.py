@@ -14,10 +14,12 @@ import dataclasses
 import json
 import re
 import typing
-from typing import Any
+from typing import Any, NoReturn
+
+from megatron.ltd.errors import UserError
 
 _SHORT = {
-    "config": "-C", "tasks": "-t", "model": "-M", "model_args": "-a", "limit": "-L", "use_cache": "-c",
+    "tasks": "-t", "model": "-M", "model_args": "-a", "limit": "-L", "use_cache": "-c",
     "num_fewshot": "-f", "batch_size": "-b", "output_path": "-o", "log_samples": "-s", "samples": "-E",
     "verbosity": "-v", "write_out": "-w", "predict_only": "-x",
 }  # fmt: skip
@@ -85,13 +87,33 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def add_lm_eval_flags(parser: argparse.ArgumentParser) -> None:
-    """Add every flag of ``lm_eval run``; a flag that is not typed is absent from the namespace."""
+class LmEvalParser(argparse.ArgumentParser):
+    """The flags of ``lm_eval run`` without its ``--config``: settings files are ours. Errors are ``UserError``.
+
+    A flag that is not typed is absent from the namespace.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(usage="%(prog)s [flags]", add_help=False, allow_abbrev=False)
+        _add_flags(self)
+
+    @property
+    def flags(self) -> dict[str, argparse.Action]:
+        """All flags by their spelling."""
+        return dict(self._option_string_actions)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise argparse's ``message`` as a ``UserError``."""
+        raise UserError(message.removeprefix("argument "))
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
     from lm_eval.config.evaluate_config import EvaluatorConfig
 
-    group = parser.add_argument_group("lm-eval")
     annotations = typing.get_type_hints(EvaluatorConfig)
     for field in dataclasses.fields(EvaluatorConfig):
+        if field.name == "config":
+            continue
         kinds = {annotations[field.name], *typing.get_args(annotations[field.name])}
         options = _OPTIONS.get(field.name)
         if options is None and bool in kinds:
@@ -103,7 +125,7 @@ def add_lm_eval_flags(parser: argparse.ArgumentParser) -> None:
             options = {"type": number or str, "metavar": "N" if number else "TEXT"}
         short = [_SHORT[field.name]] if field.name in _SHORT else []
         text = str(field.metadata.get("help", "")).replace("%", "%%")
-        group.add_argument(*short, f"--{field.name}", default=argparse.SUPPRESS, help=text, **options)
+        parser.add_argument(f"--{field.name}", *short, default=argparse.SUPPRESS, help=text, **options)
 
 
 def cache_arguments(mode: str | dict[str, bool]) -> dict[str, bool]:

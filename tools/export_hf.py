@@ -12,17 +12,13 @@ from pathlib import Path
 
 from megatron.ltd.errors import run_command
 from megatron.ltd.export.config import ExportConfig, check_new
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.flags import read_command
 from megatron.ltd.tokenizers.config import TokenizerFiles
 
 
 def main() -> None:
     """Read the flags, do the work, print what was written."""
-    parser = FlagParser(__doc__)
-    add_flags(parser, ExportConfig)
-    add_flags(parser, TokenizerFiles)
-    namespace = parser.parse_args()
-    config, files = read_flags(namespace, ExportConfig), read_flags(namespace, TokenizerFiles)
+    config, files = read_command(__doc__, ExportConfig, TokenizerFiles)
     check_new(f"--output {config.output}", Path(str(config.output)))  # before torch is imported, which takes seconds
     from megatron.ltd.parallel.mesh import quiet_core_imports, refuse_broken_transformer_engine
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from megatron.ltd.errors import run_command
 from megatron.ltd.evaluation.local_tasks.prepare import PrepareConfig, prepare
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.flags import read_command
 
 
 def main() -> None:
     """Read the flags, convert the files, print what was written."""
-    parser = FlagParser(__doc__)
-    add_flags(parser, PrepareConfig)
-    print(prepare(read_flags(parser.parse_args(), PrepareConfig)).summary())
+    (config,) = read_command(__doc__, PrepareConfig)
+    print(prepare(config).summary())
 
 
 if __name__ == "__main__":

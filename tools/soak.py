@@ -19,15 +19,13 @@ from pathlib import Path
 from soak.config import SoakConfig
 
 from megatron.ltd.errors import UserError, run_command
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.flags import read_command
 from megatron.ltd.format import text_table
 
 
 def main() -> None:
     """Read the flags, kill, print the result."""
-    parser = FlagParser(__doc__)
-    add_flags(parser, SoakConfig)
-    config = read_flags(parser.parse_args(), SoakConfig)
+    (config,) = read_command(__doc__, SoakConfig)
     if config.work_dir is None:
         with tempfile.TemporaryDirectory(prefix="soak-") as folder:
             soak_in(Path(folder), config)

@@ -22,12 +22,12 @@ from bert_text.data import Facts, prepare
 from bert_text.recipe import FULL, TINY, VARIANTS, Recipe, finetuning, pretraining
 from bert_text.report import to_markdown
 from common.corpus import REPOSITORY
-from common.page import about, check_at_least, facts, read_command, write_json
+from common.page import about, check_at_least, facts, write_json
 from common.runs import RunResult, locked, read_result, run_all
 from common.spec import RunSpec
 
 from megatron.ltd.errors import UserError, run_command
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import flag, read_command
 from megatron.ltd.reports.metrics import read_history
 
 _SHARED = REPOSITORY.parent / "shared" / "data"
@@ -63,7 +63,7 @@ class BertConfig:
 
 def main() -> None:
     """Read the flags, prepare, pretrain, finetune, report."""
-    config = read_command(__doc__, BertConfig)
+    (config,) = read_command(__doc__, BertConfig)
     work = Path(config.work_dir).resolve()
     prefix = Path(config.output_prefix) if config.output_prefix is not None else work / "report"
     if config.output_prefix is not None and not prefix.parent.is_dir():

@@ -22,11 +22,11 @@ from statistics import mean
 
 from common.corpus import REPOSITORY
 from common.estimate import markdown_table
-from common.page import about, check_at_least, facts, read_command, write_json
+from common.page import about, check_at_least, facts, write_json
 
 from finetune_vit_ltd import DIGITS, DIGITS_RANDOM_LTD
 from megatron.ltd.errors import UserError, run_command
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import flag, read_command
 from megatron.ltd.reports.metrics import read_history
 from megatron.ltd.reports.summary import summarize
 
@@ -120,7 +120,7 @@ _COSTS = {
 
 def main() -> None:
     """Read the flags, run, print the page and write the JSON."""
-    config = read_command(__doc__, DigitsConfig)
+    (config,) = read_command(__doc__, DigitsConfig)
     results = [measure(method, seed, config) for seed in config.seeds for method in METHODS]
     named = about(
         "digits.py", "torch", "megatron-core", "scikit-learn",

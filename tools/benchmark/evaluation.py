@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from common.estimate import markdown_table
-from common.page import about, check_at_least, check_clock, facts, read_command
+from common.page import about, check_at_least, check_clock, facts
 
 from megatron.ltd.errors import UserError, run_command
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import flag, read_command
 from megatron.ltd.versions import cpu_model
 
 _TASKS = {
@@ -80,7 +80,7 @@ Contender = Callable[[str, Sequence[Any]], list[Any]]
 
 def main() -> None:
     """Read the flags, measure, print the table."""
-    config = read_command(__doc__, EvaluationBenchmarkConfig)
+    (config,) = read_command(__doc__, EvaluationBenchmarkConfig)
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     import torch
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.page import facts, read_command, write_json
+from common.page import facts, write_json
 from step_time.config import StepTimeConfig
 
 from megatron.ltd.errors import run_command
+from megatron.ltd.flags import read_command
 from megatron.ltd.format import markdown_table, text_table
 
 
 def main() -> None:
     """Read the flags, measure, print the table and write the JSON."""
-    config = read_command(__doc__, StepTimeConfig)
+    (config,) = read_command(__doc__, StepTimeConfig)
 
     from step_time.measure import measure
     from step_time.report import circumstances, figures, table, to_json

@@ -1,4 +1,4 @@
-"""The frame of a benchmark: its flags, the circumstances of a measurement, and the page about it."""
+"""What benchmarks share around a measurement: checks of flags, circumstances, and the page about it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,10 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
 from megatron.ltd.versions import circumstances
-
-Config = TypeVar("Config")
-
-
-def read_command(description: str | None, config_class: type[Config]) -> Config:
-    """The flags that this program was called with."""
-    parser = FlagParser(description)
-    add_flags(parser, config_class)
-    return read_flags(parser.parse_args(), config_class)
 
 
 def check_at_least(config: object, **least: int) -> None:

@@ -49,6 +49,7 @@ def test_a_field_is_the_id_of_one_flag(task: str) -> None:
 
 OF_THE_VOCABULARY = {
     "tokenizer_type", "vocab_file", "merge_file", "tokenizer_model",  # the tokenizer's fingerprint
+    "eod_token", "tiktoken_special_tokens",
     "vocab_size", "make_vocab_size_divisible_by",  # the padded vocabulary
 }  # fmt: skip
 IDENTITIES: dict[str, dict[str, Any]] = {

@@ -23,6 +23,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 VOCABULARY, MERGES, SENTENCEPIECE = "vocab.json", "merges.txt", "tokenizer.model"
+TOKENIZER = "tokenizer.json"
 _SIZE_LIMIT = 1 << 31
 _LONGEST_SHOWN = 100
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")

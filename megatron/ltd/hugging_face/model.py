@@ -8,7 +8,15 @@ from typing import Any
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.hugging_face.architecture import Architecture
-from megatron.ltd.hugging_face.config_file import CONFIG, MERGES, SENTENCEPIECE, VOCABULARY, ConfigFile, refuse_pickled
+from megatron.ltd.hugging_face.config_file import (
+    CONFIG,
+    MERGES,
+    SENTENCEPIECE,
+    TOKENIZER,
+    VOCABULARY,
+    ConfigFile,
+    refuse_pickled,
+)
 from megatron.ltd.hugging_face.gpt2 import GPT2
 from megatron.ltd.hugging_face.llama import LLAMA
 from megatron.ltd.models.config import ModelConfig
@@ -49,6 +57,8 @@ def described_tokenizer(folder: Path) -> dict[str, Any]:
         return {"tokenizer_type": "GPT2BPETokenizer", "vocab_file": str(vocabulary), "merge_file": str(merges)}
     if model.is_file():
         return {"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": str(model)}
+    if (folder / TOKENIZER).is_file():
+        return {"tokenizer_type": "HuggingFaceTokenizer", "tokenizer_model": str(folder)}
     return {}
 
 

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.hugging_face.config_file import MERGES, SENTENCEPIECE, VOCABULARY
+from megatron.ltd.hugging_face.config_file import MERGES, SENTENCEPIECE, TOKENIZER, VOCABULARY
 from megatron.ltd.tokenizers.base import Tokenizer, needs_tokenizers, read_definition
-from megatron.ltd.tokenizers.config import TokenizerFiles
-from megatron.ltd.tokenizers.gpt2_bpe import END_OF_TEXT
+from megatron.ltd.tokenizers.config import WORDPIECE_TYPES, TokenizerFiles
+from megatron.ltd.tokenizers.gpt2_bpe import END_OF_TEXT, byte_alphabet
+from megatron.ltd.tokenizers.tiktoken_ranks import WORDS, TikTokenizer
 
 if TYPE_CHECKING:
     import tokenizers
@@ -55,7 +56,7 @@ class _SentencePiece:
 
 def check_tokenizer(tokenizer: Tokenizer) -> None:
     """Raise ``UserError`` for a tokenizer that Hugging Face has no class for."""
-    if tokenizer.name not in ("GPT2BPETokenizer", "SentencePieceTokenizer"):
+    if tokenizer.name == "ByteTokenizer" or tokenizer.name in WORDPIECE_TYPES:
         raise UserError(
             f"--tokenizer-type {tokenizer.name}: Hugging Face has no class for the tokenizer of this run; use "
             "--no-tokenizer to export without its files"
@@ -76,12 +77,23 @@ def write_tokenizer(folder: Path, files: TokenizerFiles, tokenizer: Tokenizer, m
         (folder / VOCABULARY).write_bytes(vocabulary)
         (folder / MERGES).write_bytes(merges)
         converted, eod = _byte_level(json.loads(vocabulary), merges.decode("utf-8")), END_OF_TEXT
-        unknown = END_OF_TEXT
+        unknown: str | None = END_OF_TEXT
+        definition = converted.to_str().encode()
+    elif isinstance(tokenizer, TikTokenizer):
+        definition, eod, unknown = _from_ranks(tokenizer).to_str().encode(), tokenizer.decode([tokenizer.eod]), None
+    elif tokenizer.name == "HuggingFaceTokenizer":
+        from megatron.ltd.tokenizers.hugging_face import HuggingFaceTokenizer
+
+        assert isinstance(tokenizer, HuggingFaceTokenizer)
+        # Without the tokens that it would add around a text: the run was trained without them.
+        definition = json.dumps({**json.loads(tokenizer.definition), "post_processor": None}).encode()
+        eod, unknown = tokenizer.eod_token, None
     else:
         model = read_definition("--tokenizer-model", files.tokenizer_model, tokenizer.name)
         (folder / SENTENCEPIECE).write_bytes(model)
         converted, eod, unknown = _from_sentencepiece(model, str(files.tokenizer_model), tokenizer)
-    converted.save(str(folder / "tokenizer.json"))
+        definition = converted.to_str().encode()
+    (folder / TOKENIZER).write_bytes(definition)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": eod,
@@ -103,6 +115,32 @@ def _byte_level(vocabulary: dict[str, int], merges: str) -> tokenizers.Tokenizer
     converted.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     converted.decoder = decoders.ByteLevel()
     converted.add_special_tokens([AddedToken(END_OF_TEXT, normalized=False, special=True)])
+    return converted
+
+
+def _from_ranks(tokenizer: TikTokenizer) -> tokenizers.Tokenizer:
+    """Byte pieces that merge in the order of their ids, after Llama 3's split into words."""
+    from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Converted
+
+    spelling = {byte: character for character, byte in byte_alphabet().items()}
+    vocabulary = {"".join(spelling[byte] for byte in piece): token for piece, token in tokenizer.ranks.items()}
+    converted = Converted(models.BPE(vocab=vocabulary, merges=list(_merges(vocabulary)), ignore_merges=True))
+    converted.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    converted.decoder = decoders.ByteLevel()
+    converted.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in tokenizer.special_tokens]
+    )
+    if any(converted.encode(text).ids != tokenizer.encode(text) for text in _PROBES):
+        raise UserError(
+            "--tokenizer-type TikTokenizer: the library tokenizers encodes differently with these ranks; use "
+            "--no-tokenizer to export without the tokenizer's files"
+        )
     return converted
 
 

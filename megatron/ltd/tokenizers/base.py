@@ -8,7 +8,8 @@ key of its index cache). Without a ``pad`` it treats no token as padding: docume
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +54,38 @@ def read_definition(flag: str, path: str | None, tokenizer_type: str) -> bytes:
     if not content:
         raise UserError(f"{flag} {path}: the file is empty; use a complete one")
     return content
+
+
+def looks_like_ranks(content: bytes) -> bool:
+    """Whether a file's first line fits a tiktoken file of ranks: a piece in base64, a space, its id."""
+    return _RANK.fullmatch(content[:4096].split(b"\n", 1)[0].rstrip(b"\r")) is not None
+
+
+_RANK = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+")
+_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<eod>")
+_MOST_SHOWN = 8
+
+
+def choose_eod(ids: Mapping[str, int], asked_for: str | None, given: str, special: Mapping[str, int] = {}) -> int:
+    """The id that ends a document: that of the token ``asked_for``, or else of the first usual spelling of the end.
+
+    ``given`` is the user's flag and value, ``special`` the tokens that an error lists, by default ``ids``. Raises
+    ``UserError`` if there is no such token.
+    """
+    shown = list(special or ids)
+    some = ", ".join(shown[:_MOST_SHOWN]) + (", ..." if len(shown) > _MOST_SHOWN else "") or "none"
+    if asked_for is not None:
+        if asked_for not in ids:
+            raise UserError(
+                f"--eod-token {asked_for}: {given} has no such token; choose one of its special tokens: {some}"
+            )
+        return ids[asked_for]
+    found = [end for end in _ENDS if end in ids]
+    if not found:
+        raise UserError(
+            f"{given}: does not say which token ends a document; give it with --eod-token (special tokens: {some})"
+        )
+    return ids[found[0]]
 
 
 @contextmanager

@@ -37,6 +37,17 @@ def build_tokenizer(config: TokenizerFiles) -> Tokenizer:
 
         model = read_definition("--tokenizer-model", config.tokenizer_model, kind)
         return SentencePieceTokenizer(model, source=str(config.tokenizer_model))
+    if kind == "HuggingFaceTokenizer":
+        with needs_tokenizers(f"--tokenizer-type {kind}"):
+            from megatron.ltd.tokenizers.hugging_face import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer(config.tokenizer_model, config.eod_token)
+    if kind == "TikTokenizer":
+        from megatron.ltd.tokenizers.tiktoken_ranks import TikTokenizer
+
+        ranks = read_definition("--tokenizer-model", config.tokenizer_model, kind)
+        special = config.tiktoken_special_tokens
+        return TikTokenizer(ranks, str(config.tokenizer_model), special, config.eod_token)
     if kind in WORDPIECE_TYPES:
         with needs_tokenizers(f"--tokenizer-type {kind}"):
             from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
@@ -73,6 +84,6 @@ def planned_vocab_size(config: TokenizerConfig, tensor_parallel_size: int) -> in
             "--vocab-size: required, because a plan needs the size of the vocabulary; give it, or --tokenizer-type and "
             "its files"
         )
-    if config.vocab_size is not None and (without_files or not all(Path(path).is_file() for path in files)):
+    if config.vocab_size is not None and (without_files or not all(Path(path).exists() for path in files)):
         return padded_vocab_size(config.vocab_size, config.make_vocab_size_divisible_by, tensor_parallel_size)
     return model_vocab_size(config, build_tokenizer(config).vocab_size, tensor_parallel_size)

@@ -19,7 +19,14 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 
 WORDPIECE_TYPES = ("BertWordPieceLowerCase", "BertWordPieceCase")
-TOKENIZER_TYPES = ("GPT2BPETokenizer", "SentencePieceTokenizer", "ByteTokenizer", *WORDPIECE_TYPES)
+TOKENIZER_TYPES = (
+    "GPT2BPETokenizer",
+    "SentencePieceTokenizer",
+    "HuggingFaceTokenizer",
+    "TikTokenizer",
+    "ByteTokenizer",
+    *WORDPIECE_TYPES,
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class TokenizerFiles:
         None,
         affects="model",
         choices=TOKENIZER_TYPES,
-        help="GPT2BPETokenizer reads --vocab-file and --merge-file, SentencePieceTokenizer reads --tokenizer-model, "
+        help="GPT2BPETokenizer reads --vocab-file and --merge-file; SentencePieceTokenizer, HuggingFaceTokenizer (a "
+        "tokenizer.json or its folder) and TikTokenizer (a file of ranks, as of Llama 3) read --tokenizer-model; "
         "ByteTokenizer reads nothing: ids 0-255 are the bytes of the UTF-8 text and 256 ends a document; "
         "BertWordPieceLowerCase and BertWordPieceCase read --vocab-file",
     )
@@ -38,11 +46,39 @@ class TokenizerFiles:
         None, affects="model", metavar="FILE", help="GPT-2 BPE: encoder.json (vocab.json); BERT: vocab.txt"
     )
     merge_file: str | None = flag(None, affects="model", metavar="FILE", help="GPT-2 BPE: vocab.bpe (merges.txt)")
-    tokenizer_model: str | None = flag(None, affects="model", metavar="FILE", help="SentencePiece: the .model file")
+    tokenizer_model: str | None = flag(
+        None,
+        affects="model",
+        metavar="FILE",
+        help="SentencePiece: the .model file; Hugging Face: tokenizer.json or a folder with it; tiktoken: the ranks",
+    )
+    eod_token: str | None = flag(
+        None,
+        affects="model",
+        metavar="TOKEN",
+        help="Hugging Face and tiktoken: the token that ends a document (default: the one that the files name)",
+    )
+    tiktoken_special_tokens: tuple[str, ...] = flag(
+        (),
+        affects="model",
+        metavar="TOKEN",
+        help="tiktoken: special tokens, in the order of their ids after the ranks (default: Llama 3's 256)",
+    )
 
     def __post_init__(self) -> None:
         if self.tokenizer_type is not None and self.tokenizer_type not in TOKENIZER_TYPES:
             raise UserError(f"--tokenizer-type {self.tokenizer_type}: give one of {', '.join(TOKENIZER_TYPES)}")
+        named = {"HuggingFaceTokenizer", "TikTokenizer"}
+        if self.eod_token is not None and self.tokenizer_type not in named:
+            raise UserError(
+                f"--eod-token {self.eod_token}: has no effect with --tokenizer-type {self.tokenizer_type}, whose files "
+                f"decide; leave it out, or take {' or '.join(sorted(named))}"
+            )
+        if self.tiktoken_special_tokens and self.tokenizer_type != "TikTokenizer":
+            raise UserError(
+                f"--tiktoken-special-tokens {' '.join(self.tiktoken_special_tokens)}: has no effect with "
+                f"--tokenizer-type {self.tokenizer_type}; leave it out, or take TikTokenizer"
+            )
 
 
 @dataclass(frozen=True)

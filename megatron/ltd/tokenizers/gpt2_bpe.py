@@ -18,6 +18,7 @@ import tiktoken
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.json_text import parse_json
+from megatron.ltd.tokenizers import tiktoken_text
 from megatron.ltd.tokenizers.base import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
@@ -47,7 +48,7 @@ class GPT2BPETokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``; "<|endoftext|>" in it is encoded as ordinary pieces."""
-        return self._encoding.encode_ordinary(text)
+        return tiktoken_text.encode(self._encoding, text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``."""

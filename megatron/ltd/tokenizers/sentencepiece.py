@@ -14,9 +14,20 @@ from collections.abc import Sequence
 import sentencepiece
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.tokenizers.base import Tokenizer
+from megatron.ltd.tokenizers.base import Tokenizer, looks_like_ranks
 
 _SPACE_MARK = "\u2581"
+_NO_SPACE_BEFORE = b"\x1a\x02\x18\x00"
+"""``normalizer_spec { add_dummy_prefix: false }`` as a protocol buffer; appended to a model it takes precedence."""
+
+
+def _what_else(content: bytes) -> str:
+    """What the file is instead of a model, and which flag reads it."""
+    if looks_like_ranks(content):
+        return "not a SentencePiece model but a tiktoken file of ranks; use --tokenizer-type TikTokenizer"
+    if content.lstrip()[:1] == b"{":
+        return "not a SentencePiece model but JSON; use --tokenizer-type HuggingFaceTokenizer for a tokenizer.json"
+    return "not a SentencePiece model; give the .model file of train_tokenizer.py"
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -29,14 +40,15 @@ class SentencePieceTokenizer(Tokenizer):
         try:
             self._processor.LoadFromSerializedProto(model)
         except RuntimeError:
-            raise UserError(
-                f"--tokenizer-model {source}: is not a SentencePiece model; give the .model file of train_tokenizer.py"
-            ) from None
+            raise UserError(f"--tokenizer-model {source}: {_what_else(model)}") from None
         self.vocab_size = self._processor.get_piece_size()
         self.eod = self._find_eod(source)
         self.fingerprint = hashlib.sha256(model).hexdigest()
         marks = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_MARK.encode("utf-8")]
         self._space_mark_ids = marks if self._processor.unk_id() not in marks else None
+        self._within_text = sentencepiece.SentencePieceProcessor()
+        """The same model without the space that it may put before a text."""
+        self._within_text.LoadFromSerializedProto(model + _NO_SPACE_BEFORE)
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``; "</s>" in it is encoded as ordinary pieces."""
@@ -46,7 +58,7 @@ class SentencePieceTokenizer(Tokenizer):
         ids = self._processor.encode(first)
         for part in others:
             ids += self._space_mark_ids
-            ids += self._processor.encode(part)
+            ids += self._within_text.encode(part)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

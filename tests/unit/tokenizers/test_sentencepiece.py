@@ -6,6 +6,7 @@ import io
 import pickle
 from pathlib import Path
 
+import pytest
 import sentencepiece
 
 from megatron.ltd.tokenizers.base import Tokenizer
@@ -69,3 +70,15 @@ def test_a_model_without_any_end_is_refused(tmp_path: Path, sample_text: str) ->
     path = train(tmp_path, sample_text, eos_id=-1)
     with refused("m.model"):
         tokenizer_of(path)
+
+
+@pytest.mark.parametrize("text", ["a\u2581b", "\u2581", "\u2581\u2581a ", "a \u2581 b\u2581", " a\u2581\n\u2581b"])
+@pytest.mark.parametrize("add_dummy_prefix", [True, False])
+def test_the_mark_of_a_space_comes_back(tmp_path: Path, sample_text: str, text: str, add_dummy_prefix: bool) -> None:
+    """Also where the model puts a space before a text: it does so once."""
+    path = train(
+        tmp_path, sample_text, byte_fallback=True, vocab_size=400, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, add_dummy_prefix=add_dummy_prefix,
+    )  # fmt: skip
+    tokenizer = tokenizer_of(path)
+    assert tokenizer.decode(tokenizer.encode(text)) == text

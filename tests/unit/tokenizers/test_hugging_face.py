@@ -1,0 +1,152 @@
+"""Tokenizers from a ``tokenizer.json``: the ids are those of ``transformers`` on the same files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from megatron.ltd.tokenizers.base import Tokenizer as Ours
+from megatron.ltd.tokenizers.build import build_tokenizer
+from megatron.ltd.tokenizers.config import TokenizerFiles
+from tests.support_errors import refused
+
+END = "<|endoftext|>"
+HOSTILE = (
+    "",
+    " ",
+    "\x00a\x00",
+    "e\u0301 \u00e9 \ufb01 ½",
+    "👩‍👩‍👧‍👦🏳️‍🌈🙂",
+    "\u200b\u202eabc\u202c\ufeff",
+    "a" * 3000 + " " * 3000 + "\n" * 300,
+    "東京は русский العربية",
+    "\r\n\t\v\f\x85\u2028",
+    "��" + chr(0x10FFFF),
+)
+
+
+def save(folder: Path, text: str, kind: str = "byte level", **settings: Any) -> Path:
+    """A tokenizer trained on ``text``, in the files in which models come."""
+    if kind == "byte level":
+        made = Tokenizer(models.BPE())
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+    else:  # as Llama 2
+        made = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+        made.decoder = decoders.Sequence(
+            [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
+        alphabet = []
+    special = ["<unk>", "<s>", END]
+    pieces = [AddedToken(token, special=True, normalized=False) for token in special]
+    if kind != "byte level":
+        pieces += [AddedToken(f"<0x{byte:02X}>", special=False, normalized=False) for byte in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=pieces, initial_alphabet=alphabet, show_progress=False)
+    made.train_from_iterator(text.splitlines(keepends=True), trainer)
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    folder.mkdir(exist_ok=True)
+    made.save(str(folder / "tokenizer.json"))
+    if settings:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def ours(path: Path, **flags: Any) -> Ours:
+    return build_tokenizer(TokenizerFiles("HuggingFaceTokenizer", tokenizer_model=str(path), **flags))
+
+
+@pytest.mark.parametrize("kind", ["byte level", "byte fallback"])
+def test_ids_are_those_of_transformers(tmp_path: Path, sample_text: str, kind: str) -> None:
+    """On all text but the spelling of special tokens, which is text here."""
+    from transformers import PreTrainedTokenizerFast
+
+    folder = save(tmp_path / "t", sample_text * 3, kind, eos_token=END)
+    theirs, found = PreTrainedTokenizerFast.from_pretrained(str(folder)), ours(folder)
+    for text in (sample_text.replace(END, ""), *HOSTILE):
+        expected = theirs.encode(text, add_special_tokens=False)
+        assert found.encode(text) == expected
+        decoded = theirs.decode(expected, clean_up_tokenization_spaces=False)
+        assert found.decode(expected) == decoded
+        if kind == "byte level":
+            assert decoded == text
+    assert found.eod == theirs.eos_token_id and found.vocab_size == len(theirs)
+
+
+def test_text_is_taken_literally(tmp_path: Path, sample_text: str) -> None:
+    tokenizer = ours(save(tmp_path / "t", sample_text, eos_token=END))
+    assert END in sample_text and tokenizer.eod not in tokenizer.encode(sample_text)
+    assert tokenizer.decode(tokenizer.encode(sample_text)) == sample_text
+    assert tokenizer.decode([*tokenizer.encode("a"), tokenizer.eod]) == "a"
+
+
+def test_half_a_surrogate_pair_is_the_replacement_character(tmp_path: Path, sample_text: str) -> None:
+    tokenizer = ours(save(tmp_path / "t", sample_text))
+    assert tokenizer.encode("a\ud83db") == tokenizer.encode("a\ufffdb")
+
+
+def test_truncation_and_padding_of_the_file_are_off(tmp_path: Path, sample_text: str) -> None:
+    path = save(tmp_path / "t", sample_text) / "tokenizer.json"
+    whole = ours(path).encode("a b c d")
+    changed = Tokenizer.from_file(str(path))
+    changed.enable_truncation(2)
+    changed.enable_padding(length=9)
+    changed.save(str(path))
+    assert ours(path).encode("a b c d") == whole and len(whole) > 2
+
+
+def test_a_long_run_of_one_character(tmp_path: Path, sample_text: str) -> None:
+    tokenizer = ours(save(tmp_path / "t", sample_text))
+    text = " " * 1_200_000 + "x"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"eos_token": "<s>"}, {"eos_token": {"content": "<s>", "__type": "AddedToken"}}],
+)
+def test_the_end_is_the_one_that_the_files_name(tmp_path: Path, sample_text: str, settings: dict[str, Any]) -> None:
+    assert ours(save(tmp_path / "t", sample_text, **settings)).eod == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("config.json", 1), ("generation_config.json", [1, 2]), ("config.json", 10**9)]
+)
+def test_or_the_model_beside(tmp_path: Path, sample_text: str, name: str, number: object) -> None:
+    folder = save(tmp_path / "t", sample_text)
+    (folder / name).write_text(json.dumps({"eos_token_id": number}))
+    assert ours(folder).eod == (2 if number == 10**9 else 1)
+
+
+def test_or_the_flag(tmp_path: Path, sample_text: str) -> None:
+    folder = save(tmp_path / "t", sample_text, eos_token=END)
+    by_file, by_flag = ours(folder), ours(folder, eod_token="<s>")
+    assert (by_file.eod, by_flag.eod) == (2, 1)
+    assert (
+        by_file.fingerprint != by_flag.fingerprint
+        and by_file.fingerprint == ours(folder / "tokenizer.json").fingerprint
+    )
+    with refused("--eod-token <nix>", "<unk>, <s>"):
+        ours(folder, eod_token="<nix>")
+
+
+@pytest.mark.parametrize(
+    "content", [b"{}", b"[]", b"no JSON", b"\x80\x00", b"[" * 100_000, b'{"version": "1.0", "model": 3}']
+)
+def test_what_is_no_tokenizer(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with refused("--tokenizer-model", "tokenizer.json"):
+        ours(path)
+
+
+def test_a_folder_without_one(tmp_path: Path) -> None:
+    with refused("--tokenizer-model", "tokenizer.json"):
+        ours(tmp_path)
+    with refused("--tokenizer-model"):
+        build_tokenizer(TokenizerFiles("HuggingFaceTokenizer"))

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from megatron.ltd.parallel.signals import starting_deaf_processes
+from megatron.ltd.parallel.signals import signals_blocked
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Writer:
         self._done, self._abandoned = threading.Event(), threading.Event()
         thread = threading.Thread(target=self._run, name="checkpoint writer")
         try:
-            with starting_deaf_processes():
+            with signals_blocked():
                 thread.start()
         except RuntimeError:  # the limit of threads is reached
             self._run()

@@ -13,7 +13,7 @@ import pytest
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.tasks import BERT, BERT_CLASSIFIER
 from tests.docs.documents import code_blocks
-from tests.regression.runs import metrics, snapshot
+from tests.end_to_end.runs import metrics, snapshot
 from tests.support_processes import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow

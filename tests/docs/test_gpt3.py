@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.gpt3_scripts import run
-from tests.regression.runs import metrics, snapshot
+from tests.end_to_end.runs import metrics, snapshot
 from tests.support_processes import PATIENCE_SECONDS, child
 
 pytestmark = pytest.mark.slow

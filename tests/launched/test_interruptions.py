@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from megatron.ltd.checkpoint import files as checkpoint_files
+from tests.end_to_end.runs import metrics, tiny_flags
 from tests.launched.launched import Launched, torchrun, two_ranks
-from tests.regression.runs import metrics, tiny_flags
 from tests.support import REPOSITORY
 from tests.support_processes import PATIENCE_SECONDS
 

@@ -1,4 +1,4 @@
-"""What the description of tensors may hold, on pickles of several protocols. Whole runs are in tests/regression."""
+"""What the description of tensors may hold, on pickles of several protocols. Whole runs are in tests/end_to_end."""
 
 from __future__ import annotations
 

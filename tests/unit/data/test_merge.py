@@ -15,7 +15,7 @@ from megatron.ltd.data.merge import MergeConfig, merge
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.config import TokenizerFiles
-from tests.regression.runs import snapshot
+from tests.end_to_end.runs import snapshot
 from tests.support_errors import assert_names, refused
 
 BYTES = TokenizerFiles("ByteTokenizer")

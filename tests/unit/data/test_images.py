@@ -161,12 +161,12 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     with refused("--num-classes 3", folder, 2):
         opened(folder, num_classes=3)
     valid = write_folder(tmp_path / "valid", ("cow",))
-    with refused("--valid-data-path", valid / "cow" / "0.png"):
+    with refused(f"--valid-data-path {valid}", "cow/0.png"):
         opened(folder, valid)
     with refused("--num-channels 2"):
         opened(folder, num_channels=2)
     write_image(folder / "3.png", pixels(0))
-    with refused("--train-data-path", folder / "3.png"):
+    with refused(f"--train-data-path {folder}", "3.png"):
         opened(folder)
     (folder / "3.png").unlink()
     whole = (folder / "cat" / "1.png").read_bytes()
@@ -176,7 +176,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         images[1]
     assert_names(str(error.value), folder / "cat" / "1.png")
     (folder / "cat" / "1.png").write_bytes(b"no image")
-    with refused("--train-data-path", folder / "cat" / "1.png"):
+    with refused(f"--train-data-path {folder}", "1.png"):
         opened(folder)
     (tmp_path / "empty" / "cat").mkdir(parents=True)
     (tmp_path / "bad.npz").write_bytes(b"nothing")

@@ -99,7 +99,7 @@ def test_special_tokens_that_do_not_fit(tmp_path: Path, flags: dict[str, object]
     ],
 )
 def test_what_is_no_file_of_ranks(tmp_path: Path, content: bytes) -> None:
-    with refused("--tokenizer-model", "tokenizer.model"):
+    with refused("--tokenizer-model", tmp_path / "tokenizer.model"):
         ours(tmp_path, content)
 
 
@@ -107,7 +107,7 @@ def test_other_types_name_the_format(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.model"
     for content, kind in ((ranks(), "TikTokenizer"), (b'{"version": "1.0"}', "HuggingFaceTokenizer")):
         path.write_bytes(content)
-        with refused("--tokenizer-model", f"--tokenizer-type {kind}"):
+        with refused(f"--tokenizer-model {path}", f"--tokenizer-type {kind}"):
             build_tokenizer(TokenizerFiles("SentencePieceTokenizer", tokenizer_model=str(path)))
 
 
@@ -131,7 +131,7 @@ def test_other_long_texts_are_encoded_whole(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_flags_of_other_types_are_refused() -> None:
-    with refused("--eod-token x"):
+    with refused("--eod-token x", "--tokenizer-type ByteTokenizer"):
         TokenizerFiles("ByteTokenizer", eod_token="x")
-    with refused("--tiktoken-special-tokens x"):
+    with refused("--tiktoken-special-tokens x", "--tokenizer-type HuggingFaceTokenizer"):
         TokenizerFiles("HuggingFaceTokenizer", tiktoken_special_tokens=("x",))

@@ -99,10 +99,10 @@ def planned_stages(plan: RunPlan, rate: LearningRate | None = None) -> list[Stag
             stage.plan.mean_depth,
             math.nan if rate is None else rate(stage.first_step),
             math.nan if rate is None else rate(stage.end_step - 1),
-            *(
-                total(stage.end_step) - total(stage.first_step)
-                for total in (plan.tokens, plan.layer_tokens, plan.flops, plan.dense_flops)
-            ),
+            tokens=plan.tokens(stage.end_step) - plan.tokens(stage.first_step),
+            layer_tokens=plan.layer_tokens(stage.end_step) - plan.layer_tokens(stage.first_step),
+            flops=plan.flops(stage.end_step) - plan.flops(stage.first_step),
+            dense_flops=plan.dense_flops(stage.end_step) - plan.dense_flops(stage.first_step),
         )
         for stage in plan.stages
     ]

@@ -104,15 +104,7 @@ def kept_indices(
         f"{strata} strata and blocks of {block_size} do not divide {kept_tokens} of {seq_length} tokens"
     )
     num_blocks = seq_length // block_size
-    import os
-    probe = os.environ.get("LTD_PROBE", "")
-    if probe == "pairs":
-        layer_number = layer_number // 2 * 2
-    if probe == "shared":
-        layer_number = 2
     keys = token_keys(seed, sample_ids, layer_number, num_blocks).view(batch * strata, num_blocks // strata)
-    if probe == "first":
-        keys[:, 0] = _signed(1 << 63)
     winners = torch.topk(keys, kept_tokens // block_size // strata, dim=1, largest=False, sorted=False).values
     kept_blocks = winners.bitwise_and_(_position_mask(num_blocks)).sort(dim=1).values.view(batch, -1)
     return kept_blocks if block_size == 1 else _positions(kept_blocks, block_size)

@@ -1,11 +1,15 @@
-"""Numbers as text for console lines and tables: counts, bytes, FLOPs, durations and lists of numbers.
+"""Numbers and tables as people read them, on the console and in Markdown.
 
-Large numbers are shown with four significant digits. Numbers that are stored or used in computation are not formatted.
+Large numbers get four significant digits. Values that are stored or computed with stay plain numbers.
+Tables are laid out by ``tabulate``. Their cells are text; the first ``num_labels`` columns are aligned to the left, and
+the others, which are figures, to the right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from tabulate import DataRow, TableFormat, tabulate
 
 _COUNT_UNITS = ("", " K", " M", " B", " T", " Q")
 _BYTE_UNITS = (" B", " KB", " MB", " GB", " TB", " PB")
@@ -54,3 +58,25 @@ def format_ranges(numbers: Iterable[int]) -> str:
         else:
             ranges.append([number, number])
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+
+
+def text_table(rows: Iterable[Sequence[str]], header: Sequence[str] = (), *, num_labels: int = 1) -> str:
+    """A table for a terminal: aligned columns, two spaces apart."""
+    lines = [list(row) for row in rows]
+    sides = _sides(max(map(len, (header, *lines))), num_labels, ("left", "right"))
+    table = tabulate(lines, header, "plain", disable_numparse=True, preserve_whitespace=True, colalign=sides)
+    return "\n".join(line.rstrip() for line in table.splitlines())
+
+
+def markdown_table(rows: Iterable[Sequence[str]], header: Sequence[str], *, num_labels: int = 1) -> str:
+    """A table in Markdown, cells as wide as their text; a ``|`` in a cell is escaped."""
+    ruler = f"| {' | '.join(_sides(len(header), num_labels, ('---', '---:')))} |"
+    row = DataRow("| ", " | ", " |")
+    layout = TableFormat(None, lambda widths, sides: ruler, None, None, row, row, 0, None)
+    escaped = [[cell.replace("|", r"\|") for cell in cells] for cells in (header, *rows)]
+    return tabulate(escaped[1:], escaped[0], layout, disable_numparse=True, stralign=None, preserve_whitespace=True)
+
+
+def _sides(num_columns: int, num_labels: int, names: tuple[str, str]) -> list[str]:
+    """The alignment of every column."""
+    return [names[0] if column < num_labels else names[1] for column in range(num_columns)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import importlib.metadata
+import os
 import platform
 from pathlib import Path
 
@@ -43,3 +45,14 @@ def source_fingerprint() -> str:
     for path in sorted(package.rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
+
+
+def circumstances(*packages: str) -> dict[str, str]:
+    """What a measurement depends on, for its report: machine, versions of ``packages``, date and load."""
+    versions = [f"Python {platform.python_version()}", *(f"{name} {package_version(name)}" for name in packages)]
+    return {
+        "machine": f"{cpu_model()}, {os.cpu_count()} cores",
+        "versions": ", ".join(versions),
+        "date": datetime.date.today().isoformat(),
+        "load average": f"{os.getloadavg()[0]:.1f} over the last minute, this measurement included",
+    }

@@ -40,11 +40,11 @@ def test_the_recipe_is_read_and_the_commands_parse(page: str, tmp_path: Path, mo
 
 def test_the_settings_of_an_evaluation(page: str, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
-    from megatron.ltd.evaluation.lm_eval.harness_command import lm_eval_command
+    from megatron.ltd.evaluation.lm_eval.lm_eval_flags import LmEvalParser
 
     _, evaluation = code_blocks(page, "yaml")
     (tmp_path / "evaluation.yaml").write_text(evaluation)
-    parser = FlagParser(None, others=lambda: lm_eval_command()[1]["run"]._option_string_actions)
+    parser = FlagParser(None, others=lambda: LmEvalParser().flags)
     add_flags(parser, HarnessArgs)
     ours, unknown = parser.parse_known_args(["--config", str(tmp_path / "evaluation.yaml")])
     assert ours.pretrained == "runs/random-ltd" and unknown == []

@@ -193,6 +193,18 @@ def read_flags(namespace: argparse.Namespace, config_class: type[Config]) -> Con
     return config_class(**values)
 
 
+def read_command(description: str | None, *config_classes: type) -> tuple[Any, ...]:
+    """The settings that this program was called with, one object for each class. Raises ``UserError``."""
+    parser = FlagParser(description)
+    for config_class in config_classes:
+        add_flags(parser, config_class)
+    values = parser.parse_args()
+    try:
+        return tuple(read_flags(values, config_class) for config_class in config_classes)
+    except UserError as error:
+        raise parser.with_origin(error) from None
+
+
 def from_record(values: typing.Mapping[str, Any], config_class: type[Config], source: str, part: str) -> Config:
     """The dataclass whose fields are stored in a file. Raises ``UserError`` for values that are not of their types."""
     annotations = typing.get_type_hints(config_class)

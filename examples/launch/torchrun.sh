@@ -66,14 +66,14 @@ trainers() {
     cat /proc/"$launcher"/task/*/children 2>/dev/null || pgrep -P "$launcher" || true
 }
 
-# ask_to_leave: they save, leave together and end with status 0, and so does the launcher.
-ask_to_leave() {
+# ask_to_stop: they save and exit together with status 0, and so does the launcher.
+ask_to_stop() {
     signalled=1
-    # shellcheck disable=SC2046  # a word each
+    # shellcheck disable=SC2046  # one word per process
     kill -TERM $(trainers) 2>/dev/null || true
 }
 
-# stop_tool: a tool has nothing to save, and torchrun would report at length that it failed.
+# stop_tool: a tool has nothing to save, and is interrupted without a report of the launcher.
 stop_tool() {
     local processes _
     read -ra processes <<<"$(trainers | tr '\n' ' ')"
@@ -94,8 +94,8 @@ interrupt() {
     elif [[ "$SCRIPT" == tools/* ]]; then
         stop_tool
     else
-        echo "torchrun.sh: asked the run to save and leave; once more ends it where it is" >&2
-        ask_to_leave
+        echo "torchrun.sh: asked the run to save and exit; a second Ctrl-C ends it at once" >&2
+        ask_to_stop
     fi
     signalled=1 interrupted=1
 }
@@ -104,7 +104,7 @@ signalled=0 interrupted=0 status=0
 # A scheduler may signal every process of a job: the launcher ignores what its children handle.
 (trap '' TERM INT HUP && exec env "${settings[@]}" "${command[@]}") &
 launcher=$!
-trap ask_to_leave TERM HUP
+trap ask_to_stop TERM HUP
 trap interrupt INT
 while :; do
     signalled=0

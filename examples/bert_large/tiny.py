@@ -1,4 +1,4 @@
-"""What the small version reads: text of Python's own, a vocabulary of it, and sentences labelled by a word in them.
+"""The data of TINY=1: texts that come with Python, a vocabulary of them, and sentences labelled by a word in them.
 
 python examples/bert_large/tiny.py OUT      writes train.jsonl, valid.jsonl, words-vocab.txt, labelled.jsonl, dev.jsonl
 """
@@ -18,7 +18,7 @@ _VOCAB_SIZE = 1000
 
 
 def main(out: Path) -> None:
-    """Write the files; the last one stands for all of them."""
+    """Write the files; the last one shows that all are complete."""
     out.mkdir(parents=True, exist_ok=True)
     texts = [" ".join(topics[name].split()) for name in sorted(topics)]
     for name, part in (("train", texts[:-5]), ("valid", texts[-5:])):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Stand-ins for a GPT-2 and a text, for a machine without a network: ``tiny.py FOLDER`` writes
+"""The data of TINY=1, a small GPT-2 and texts that come with Python: ``tiny.py FOLDER`` writes
 
-FOLDER/weights/               a model with random weights as Hugging Face writes one: config.json, model.safetensors,
+FOLDER/weights/               a model with random weights in Hugging Face's format: config.json, model.safetensors,
                               and vocab.json and merges.txt of a tokenizer of 256 bytes and an end of text
 FOLDER/train.txt, valid.txt   some of Python's own documentation
 """
@@ -31,7 +31,7 @@ def write_text(folder: Path) -> None:
 
 
 def write_model(folder: Path) -> None:
-    """Write the model to ``folder``, which is made."""
+    """Make ``folder``, and write the model to it."""
     vocabulary = {piece: token for token, piece in enumerate([*byte_alphabet(), END_OF_TEXT])}
     config = {
         "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new",

@@ -1,4 +1,4 @@
-"""What TINY=1 reads: text of Python's own, a vocabulary of bytes, and sentences whose last word is to be guessed.
+"""The data of TINY=1: texts that come with Python, a vocabulary of bytes, and sentences whose last word is predicted.
 
 python examples/gpt3/tiny.py OUT     writes text-1.jsonl, text-2.jsonl, encoder.json, vocab.bpe,
                                      tasks/lambada_openai/test.jsonl and done
@@ -19,7 +19,7 @@ _QUESTIONS = 20
 
 
 def main(out: Path) -> None:
-    """Write the files; the last one stands for all of them."""
+    """Write the files; the last one shows that all are complete."""
     tasks = out / "tasks" / "lambada_openai"
     tasks.mkdir(parents=True, exist_ok=True)
     texts = [topics[name] for name in sorted(topics)]

@@ -1,6 +1,7 @@
-"""torchrun for torchrun.sh: where the processes fail, their own line is the last one, and their exit status is its own.
+"""torchrun for torchrun.sh: if a process fails, its own message is the last one, and its exit status is returned.
 
-Torch's own command adds a traceback of itself and ends with 1. A process that a signal ended says nothing: it is named.
+Torch's own command adds a traceback of the launcher and exits with 1. A process that was ended by a signal prints
+nothing itself, so the signal is named here.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Train on this node, alone or as one of several: torchrun with settings that suit this project.
+# Start a script on this node, alone or as one of several: torchrun with settings that suit this project.
 #
-#     bash examples/launch/torchrun.sh --data-path corpus_text_document ...        flags of pretrain_gpt_ltd.py, or of SCRIPT
-#     DRY_RUN=1 bash examples/launch/torchrun.sh ...                               show the command, start nothing
+#     bash examples/launch/torchrun.sh --config recipe.yaml ...     flags of pretrain_gpt_ltd.py, or of SCRIPT
+#     DRY_RUN=1 bash examples/launch/torchrun.sh ...                show the command, start nothing
 #
 # A cluster sets the environment variables below; README.md of this folder lists them. SIGTERM, Ctrl-C and a closed
-# terminal ask the run to save and leave; a second Ctrl-C ends it where it is.
+# terminal ask the run to save and exit; a second Ctrl-C ends it at once.
 
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
@@ -18,7 +18,7 @@ GPUS_PER_NODE="${GPUS_PER_NODE:-$(count_gpus)}"  # 0: on the CPU
 whole_number GPUS_PER_NODE
 NPROC="${NPROC:-$((GPUS_PER_NODE > 0 ? GPUS_PER_NODE : 1))}" # processes of this node: one a GPU, or any number on the CPU
 NNODES="${NNODES:-1}"
-NODE_RANK="${NODE_RANK:-${SLURM_NODEID:-0}}"     # 0 on the node at MASTER_ADDR, where the others meet it
+NODE_RANK="${NODE_RANK:-${SLURM_NODEID:-0}}"     # 0 on the node at MASTER_ADDR, to which the others connect
 MASTER_ADDR="${MASTER_ADDR:-}"                   # that node's name or address; needed with several nodes
 MASTER_PORT="${MASTER_PORT:-29500}"
 RUN_ID="${RUN_ID:-megatron-ltd}"                 # the same on all nodes, another for each run
@@ -37,7 +37,7 @@ fi
 
 settings=(
     "OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((cores = $(count_cores) / NPROC) > 0 ? cores : 1))}"
-    # torchrun would end the processes 30 s after SIGTERM, saved or not, and fail: it leaves the signals to them.
+    # By default torchrun kills the processes 30 s after SIGTERM, saved or not, and fails; the processes handle it.
     "PET_SIGNALS_TO_HANDLE=SIGQUIT"
 )
 if ((GPUS_PER_NODE > 0)); then
@@ -66,14 +66,14 @@ trainers() {
     cat /proc/"$launcher"/task/*/children 2>/dev/null || pgrep -P "$launcher" || true
 }
 
-# ask_to_leave: they save, leave together and end with status 0, and so does the launcher.
-ask_to_leave() {
+# ask_to_stop: they save and exit together with status 0, and so does the launcher.
+ask_to_stop() {
     signalled=1
-    # shellcheck disable=SC2046  # a word each
+    # shellcheck disable=SC2046  # one word per process
     kill -TERM $(trainers) 2>/dev/null || true
 }
 
-# stop_tool: a tool has nothing to save, and torchrun would report at length that it failed.
+# stop_tool: a tool has nothing to save, and is interrupted without a report of the launcher.
 stop_tool() {
     local processes _
     read -ra processes <<<"$(trainers | tr '\n' ' ')"
@@ -94,8 +94,8 @@ interrupt() {
     elif [[ "$SCRIPT" == tools/* ]]; then
         stop_tool
     else
-        echo "torchrun.sh: asked the run to save and leave; once more ends it where it is" >&2
-        ask_to_leave
+        echo "torchrun.sh: asked the run to save and exit; a second Ctrl-C ends it at once" >&2
+        ask_to_stop
     fi
     signalled=1 interrupted=1
 }
@@ -104,7 +104,7 @@ signalled=0 interrupted=0 status=0
 # A scheduler may signal every process of a job: the launcher ignores what its children handle.
 (trap '' TERM INT HUP && exec env "${settings[@]}" "${command[@]}") &
 launcher=$!
-trap ask_to_leave TERM HUP
+trap ask_to_stop TERM HUP
 trap interrupt INT
 while :; do
     signalled=0

@@ -6,7 +6,7 @@
 #     bash examples/vit/run.sh recipe random_ltd --train-data-path images/train --valid-data-path images/valid
 #     DRY_RUN=1 bash examples/vit/run.sh recipe ...             show the command, start nothing
 #
-# The names are YAML files of this folder, or yours by their paths, in which every number stands; flags of
+# The names are YAML files of this folder, or yours by their paths; they hold every number. Flags of
 # finetune_vit_ltd.py win over them. A run goes to runs/vit-NAMES of the current folder, and the same command continues
 # it. See README.md in this folder.
 

@@ -45,7 +45,7 @@ def listed_pages(repository: Path) -> list[str]:
 
 
 def known_flags(repository: Path) -> set[str]:
-    """Every flag of this project's commands: in the sources those made with ``flag`` or argparse, and the methods'."""
+    """Every flag of this project's commands: those made with ``flag`` or argparse, the methods', and the scripts'."""
     paths = [*(repository / "megatron" / "ltd").rglob("*.py"), *(repository / "tools").rglob("*.py")]
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
     written = {flag for tree in trees for node in ast.walk(tree) for flag in _flags_of(node)}
@@ -54,7 +54,9 @@ def known_flags(repository: Path) -> set[str]:
         for entry in METHODS.values()
         for field in flag_fields(entry.config_class)
     }
-    return {"--help"} | written | of_methods
+    scripts = "".join(path.read_text(encoding="utf-8") for path in (repository / "examples").glob("*/*.sh"))
+    of_scripts = set(re.findall(r'"\$\{1:-\}" [!=]= (--[a-z-]+)', scripts))
+    return {"--help"} | written | of_methods | of_scripts
 
 
 def _flags_of(node: ast.AST) -> Iterator[str]:

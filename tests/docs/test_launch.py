@@ -192,7 +192,7 @@ def test_slurm_runs_a_script_of_the_checkout(repository: Path, slurm: dict[str, 
 
 @pytest.mark.parametrize(
     ("changes", "line"),
-    [({"SLURM_JOB_ID": ""}, "start it with sbatch"), ({"SLURM_SUBMIT_DIR": "/"}, "/ is no checkout of this project")],
+    [({"SLURM_JOB_ID": ""}, "start it with sbatch"), ({"SLURM_SUBMIT_DIR": "/"}, "/ is not a checkout")],
 )
 def test_slurm_from_the_wrong_place(
     repository: Path, slurm: dict[str, str], changes: dict[str, str], line: str

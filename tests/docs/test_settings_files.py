@@ -25,7 +25,7 @@ def test_the_recipe_is_read_and_the_commands_parse(page: str, tmp_path: Path, mo
     Path("longer.yaml").write_text("train-tokens: 20_000_000_000\nrandom-ltd: false\nprogress: false\n")
     first, second = (line.split()[2:] for line in code_blocks(page, "bash")[0].splitlines())
     config = parse_run_config(first)
-    assert (config.model.hidden_size, config.model.bias_linear) == (1024, False)
+    assert (config.model.hidden_size, config.model.add_bias_linear) == (1024, False)
     assert config.data.data_path == ("0.7", "books", "0.3", "pile")
     assert (config.training.train_tokens, config.optimizer.lr) == (10**10, 3e-4)
     assert config.methods["random_ltd"].enabled and config.logging.progress

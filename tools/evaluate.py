@@ -14,8 +14,8 @@ import sys
 
 from megatron.ltd.errors import run_command
 from megatron.ltd.evaluation.lm_eval.harness_command import evaluate
-from megatron.ltd.parallel.signals import hear_signals
+from megatron.ltd.parallel.signals import stop_ignoring_signals
 
 if __name__ == "__main__":
-    hear_signals()
+    stop_ignoring_signals()
     run_command(lambda: evaluate(sys.argv[1:], __doc__))

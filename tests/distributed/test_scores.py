@@ -37,7 +37,7 @@ from megatron.ltd.export.to_hugging_face import export_checkpoint
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import initialize
 from megatron.ltd.tokenizers.config import TokenizerFiles
-from tests.distributed.ending_jobs import end_of
+from tests.distributed.error_jobs import end_of
 from tests.distributed.pool import Pool
 from tests.support import REPOSITORY
 from tests.support_processes import PATIENCE_SECONDS

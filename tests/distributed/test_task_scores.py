@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.ending_jobs import end_of
+from tests.distributed.error_jobs import end_of
 from tests.distributed.layouts import LAYOUTS, RANDOM_LTD, Layout, one_process, run_flags
 from tests.distributed.pool import Pool
 from tests.support_tasks import write_task_data

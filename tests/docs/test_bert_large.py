@@ -13,7 +13,7 @@ from megatron.ltd.config import RunConfig
 from megatron.ltd.tasks import BERT, BERT_CLASSIFIER
 from tests.docs.documents import code_blocks
 from tests.docs.example_scripts import run
-from tests.regression.runs import metrics, snapshot
+from tests.end_to_end.runs import metrics, snapshot
 
 pytestmark = pytest.mark.slow
 

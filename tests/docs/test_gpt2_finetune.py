@@ -13,7 +13,7 @@ import pytest
 from megatron.ltd.arguments import parse_run_config
 from tests.docs.documents import code_blocks
 from tests.docs.example_scripts import run
-from tests.regression.runs import metrics, snapshot
+from tests.end_to_end.runs import metrics, snapshot
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.example_scripts import environment, run
-from tests.regression.runs import metrics, snapshot
+from tests.end_to_end.runs import metrics, snapshot
 from tests.support_processes import PATIENCE_SECONDS, child
 
 pytestmark = pytest.mark.slow

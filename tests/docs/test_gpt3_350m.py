@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.example_scripts import run
-from tests.regression.runs import metrics
+from tests.end_to_end.runs import metrics
 
 pytestmark = pytest.mark.slow
 

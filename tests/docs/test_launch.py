@@ -22,7 +22,7 @@ from torch.distributed.run import get_args_parser
 
 from megatron.ltd.arguments import parse_run_config
 from tests.docs.documents import code_blocks
-from tests.regression.runs import metrics, tiny_flags, write_data
+from tests.end_to_end.runs import metrics, tiny_flags, write_data
 from tests.support_processes import PATIENCE_SECONDS, child
 
 FOLDER = Path("examples") / "launch"

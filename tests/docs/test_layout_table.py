@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from tests.distributed.layouts import LAYOUT_CASES, LAYOUTS, RECOMPUTE, RECOMPUTE_CASES, RECOMPUTED_LAYOUTS, VARIANTS
-from tests.distributed.test_moving import PAIRS
+from tests.distributed.test_layout_changes import PAIRS
 
 PAGE = "docs/tested-layouts.md"
-LAYOUT_TESTS, MOVING_TESTS = "tests/distributed/test_layouts.py", "tests/distributed/test_moving.py"
+LAYOUT_TESTS, CHANGE_TESTS = "tests/distributed/test_layouts.py", "tests/distributed/test_layout_changes.py"
 WORDS = {
     "tp2": "tensor 2",
     "sp": "sequence",
@@ -34,7 +34,7 @@ def in_words(name: str) -> str:
 def moved(name: str) -> str:
     """The first pair that this layout is part of."""
     before, after, _ = next(pair for pair in PAIRS if name in pair[:2])
-    return cell(MOVING_TESTS, f"test_goes_on_under_another_layout[{before} to {after}]")
+    return cell(CHANGE_TESTS, f"test_goes_on_under_another_layout[{before} to {after}]")
 
 
 def layout_table() -> list[str]:
@@ -71,7 +71,7 @@ def test_the_table_is_that_of_the_tests(repository: Path) -> None:
 
 
 def test_the_tests_that_it_names_are_there(repository: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", LAYOUT_TESTS, MOVING_TESTS]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", LAYOUT_TESTS, CHANGE_TESTS]
     collected = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout.splitlines()
     links = [link.split('"') for row in [*layout_table(), *recompute_table()] for link in row.split("](")[1:]]
     named = {f"{path.strip().removeprefix('../')}::{test}" for path, test, _ in links}

@@ -1,11 +1,11 @@
-"""Saving a run, while training waits or goes on.
+"""Saving a run, while training waits or continues.
 
     start    folder -> what this rank writes (rank_shard) -> a thread that writes it (writer)
     ...      files and their checksums, on every rank
     finish   outcomes exchanged -> .metadata, run.json, manifest -> name, tracker (files)
 
-With ``asynchronous`` training continues between start and finish, and what is written is a copy; without, it waits.
-Until the last act the checkpoint before stays current. What any rank's disk refuses ends the run on every rank.
+With ``asynchronous`` training continues between start and finish, and a copy is written; otherwise training waits. The
+previous checkpoint stays current until the last action. A write error on any rank ends the run on every rank.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class _Pending:
 class CheckpointSaver:
     """Saves the checkpoints of a run in ``folder``, one at a time; without a folder every call does nothing.
 
-    Every rank makes every call, and each raises ``RunStopped``, on every rank, where a checkpoint cannot be written, as
-    on a full disk.
+    Every rank makes every call. If a checkpoint cannot be written, for example because a disk is full, the call raises
+    ``RunStopped`` on every rank.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class CheckpointSaver:
         self._layout_checked = False
 
     def save(self, state: TrainingState, record: Mapping[str, Any]) -> None:
-        """Save ``state`` as it is now. ``record`` goes to ``run.json``, with the progress added."""
+        """Save the current ``state``. ``record`` is written to ``run.json``, with the progress added."""
         if self._folder is None:
             return
         self.finish()
@@ -97,7 +97,7 @@ class CheckpointSaver:
 
     @contextmanager
     def settling(self) -> Iterator[None]:
-        """Leave nothing pending behind: finish it at the end of the block, give it up where that fails."""
+        """Finish the pending checkpoint at the end of the block, or abandon it if the block raises."""
         try:
             yield
         except BaseException:
@@ -112,7 +112,7 @@ class CheckpointSaver:
         iteration = state.progress.iteration
         partial = self._make_partial(folder, iteration)
         plan = RankPlan(partial, state, check_layout=not self._layout_checked, copies=self._asynchronous)
-        self._layout_checked = True  # it stays as it is within a run
+        self._layout_checked = True  # it does not change within a run
         pending = _Pending(
             iteration=iteration,
             partial=partial,
@@ -126,7 +126,7 @@ class CheckpointSaver:
         return pending
 
     def _make_partial(self, folder: Path, iteration: int) -> Path:
-        """The folder that rank 0 makes, once every rank sees it."""
+        """The folder that rank 0 creates, once every rank sees it."""
         made: list[Path | None] = [None]
         failure = None
         if self._mesh.is_first:
@@ -137,7 +137,7 @@ class CheckpointSaver:
         dist.broadcast_object_list(made, src=0)
         partial = made[0]
         if partial is not None and not partial.is_dir():
-            failure = f"it does not see {partial}, which rank 0 made: --save must be one folder for all processes"
+            failure = f"{partial}, created by rank 0, is not visible: --save must be one folder for all processes"
         self._stop_on_any(failure, folder, iteration)
         assert partial is not None
         return partial
@@ -145,7 +145,7 @@ class CheckpointSaver:
     def _is_written(self, seconds: float) -> bool:
         """Whether all ranks' writers are done, after about ``seconds`` at most.
 
-        Asking in turns keeps a long write from running into the time limit of a collective.
+        Short waits keep a long write from exceeding the time limit of a collective.
         """
         assert self._pending is not None
         is_written = torch.tensor(int(self._pending.writer.wait(seconds)), device=self._mesh.device)
@@ -153,7 +153,7 @@ class CheckpointSaver:
         return bool(is_written)
 
     def _publish(self, pending: _Pending) -> None:
-        """Exchange what the writers say, and give the checkpoint its name."""
+        """Exchange the outcomes of the writers, and give the checkpoint its name."""
         folder, outcome = pending.path.parent, pending.writer.outcome()
         try:
             self._stop_on_any(outcome.failure, folder, pending.iteration)
@@ -167,7 +167,7 @@ class CheckpointSaver:
             raise
 
     def _seal(self, pending: _Pending, written: list[Written]) -> str | None:
-        """Rank 0's part of the end: the files about all ranks, the name, the tracker."""
+        """On rank 0, write the files about all ranks, the name and the tracker; returns why that failed."""
         try:
             pending.plan.write_index([share.results for share in written])
             files.write_run(pending.partial, pending.record)
@@ -182,7 +182,7 @@ class CheckpointSaver:
         return None
 
     def _stop_on_any(self, failure: str | None, folder: Path, iteration: int) -> None:
-        """Raise on every rank where any rank has a ``failure``."""
+        """Raise ``RunStopped`` on every rank if any rank has a ``failure``."""
         if failure is not None and self._mesh.world_size > 1:
             failure = f"rank {self._mesh.rank}: {failure}"
         failure = first_of_all_ranks(failure, self._mesh)
@@ -190,9 +190,9 @@ class CheckpointSaver:
             return
         current = files.read_tracker(folder)
         last = (
-            "there is none before it" if current is None else f"{files.checkpoint_path(folder, current)} stays the last"
+            "there is no earlier one" if current is None else f"{files.checkpoint_path(folder, current)} stays latest"
         )
         raise RunStopped(
             f"the checkpoint of iteration {iteration} could not be written to --save {folder} ({failure}); "
-            f"{last}. Free space there or mend what failed, then continue with --load"
+            f"{last}. Free space there or correct the cause, then continue with --load"
         )

@@ -4,9 +4,9 @@
                  └─────  tensors -> files ────────────┘
 
 A thread, not a forked process: a fork copies locks that other threads of the process hold, such as those of the process
-groups, and a child that needs one of them waits for ever. Files are written outside Python's global lock.
+groups, and a child that needs one of them waits forever. Files are written without holding Python's global lock.
 
-The caller (``save``) decides what is written and where, and passes tensors that training does not change meanwhile.
+The caller (``save``) decides what is written and where, and passes tensors that training does not change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from megatron.ltd.parallel.signals import starting_deaf_processes
+from megatron.ltd.parallel.signals import signals_blocked
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Outcome:
 
 
 class Abandoned(Exception):
-    """Nobody needs what is being written any more."""
+    """The files being written are no longer needed."""
 
 
 class Writer:
-    """Runs ``write(check)`` in a thread and keeps what it returns.
+    """Runs ``write(check)`` in a thread and keeps its return value.
 
-    ``write`` calls ``check()`` between its pieces, which raises ``Abandoned`` after ``abandon``; it must leave
-    CUDA and the process groups alone. The process does not exit before the thread has ended.
+    ``write`` calls ``check()`` between its parts, which raises ``Abandoned`` after ``abandon``; it must not use CUDA or
+    process groups. The process does not exit before the thread has ended.
     """
 
     def __init__(self, write: Callable[[Callable[[], None]], Any]) -> None:
@@ -44,9 +44,9 @@ class Writer:
         self._done, self._abandoned = threading.Event(), threading.Event()
         thread = threading.Thread(target=self._run, name="checkpoint writer")
         try:
-            with starting_deaf_processes():
+            with signals_blocked():
                 thread.start()
-        except RuntimeError:  # the limit of threads is reached
+        except RuntimeError:  # no more threads are allowed
             self._run()
 
     def wait(self, seconds: float) -> bool:
@@ -54,19 +54,19 @@ class Writer:
         return self._done.wait(seconds)
 
     def outcome(self) -> Outcome:
-        """What came of it; waits for the end."""
+        """The outcome, once the writer is done."""
         self._done.wait()
         return self._outcome
 
     def abandon(self) -> None:
-        """Have ``write`` stop at its next check, and wait for that."""
+        """Stop ``write`` at its next check, and wait for that."""
         self._abandoned.set()
         self._done.wait()
 
     def _run(self) -> None:
         try:
             self._outcome = Outcome(self._write(self._check))
-        except BaseException as error:  # whatever it is, the waiting ranks need an answer
+        except BaseException as error:  # of any kind: the waiting ranks need an answer
             self._outcome = Outcome(failure=first_line(error))
         finally:
             self._done.set()
@@ -77,5 +77,5 @@ class Writer:
 
 
 def first_line(error: BaseException) -> str:
-    """An error in one line."""
+    """The first line of an error's message, or its type's name."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -141,7 +141,7 @@ def check_sentences(sources: Mapping[str, tuple[IndexedInfo, ...]]) -> None:
 
 
 def _check_documents(name: str, info: IndexedInfo, documents: range, *, sentence_order: bool) -> None:
-    """Raise ``UserError`` for a split without samples, in which Megatron-Core would search for ever."""
+    """Raise ``UserError`` for a split without samples, in which Megatron-Core would search forever."""
     data = IndexedDataset(info.prefix)
     bounds = data.document_indices[documents.start : documents.stop + 1].astype(numpy.int64)
     lengths = data.sequence_lengths

@@ -223,7 +223,7 @@ def _open_arrays(shown: str, path: Path, model: ViTConfig, known: Sequence[str] 
 def _check_labels(shown: str, labels: np.ndarray, num_images: int, num_classes: int | None) -> None:
     """Check that each image has an integer label from 0, below the number of classes if that is known."""
     if labels.dtype.kind not in "iu":
-        raise UserError(f"{shown}: labels has type {labels.dtype}; it must have integers, the numbers of the classes")
+        raise UserError(f"{shown}: labels has type {labels.dtype}; it must contain the integers of the classes")
     if labels.shape != (num_images,):
         raise UserError(f"{shown}: labels has shape {list(labels.shape)} for {num_images} images; give one per image")
     unknown = labels < 0 if num_classes is None else (labels < 0) | (labels >= num_classes)

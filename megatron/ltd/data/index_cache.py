@@ -57,8 +57,8 @@ def remove_unless(is_right: Callable[..., bool], folder: Path, stem: str, names:
     text = folder / f"{stem}-description.txt"
     paths = [folder / f"{stem}-{name}.npy" for name in names]
     try:
-        whole = all(path.is_file() and not path.is_symlink() for path in (text, *paths))
-        if whole and is_right(*map(_numbers, paths)):
+        are_files = all(path.is_file() and not path.is_symlink() for path in (text, *paths))
+        if are_files and is_right(*map(_numbers, paths)):
             return
     except Exception:  # a file made by hand can fail in any way
         pass

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from megatron.ltd.methods.base import Samples
-from megatron.ltd.parallel.signals import starting_deaf_processes
+from megatron.ltd.parallel.signals import signals_blocked
 
 
 class SampleSource(Protocol):
@@ -104,7 +104,7 @@ def microbatches(
 
 
 def _read(loader: DataLoader[Made]) -> Generator[Made, None, None]:
-    with starting_deaf_processes():
+    with signals_blocked():
         batches = iter(loader)
     yield from batches
 

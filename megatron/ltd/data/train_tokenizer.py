@@ -87,7 +87,7 @@ class TrainedTokenizer:
 
 
 def train_tokenizer(config: TrainTokenizerConfig) -> TrainedTokenizer:
-    """Train and write PREFIX.model or PREFIX-vocab.txt, which appears when it is whole.
+    """Train and write PREFIX.model or PREFIX-vocab.txt, which appears when it is complete.
 
     Raises ``UserError`` for input that cannot be read, a vocabulary that the text cannot fill, or a model that exists
     (without ``--overwrite``) or cannot be written.

@@ -85,7 +85,7 @@ def write_tokenizer(folder: Path, files: TokenizerFiles, tokenizer: Tokenizer, m
         from megatron.ltd.tokenizers.hugging_face import HuggingFaceTokenizer
 
         assert isinstance(tokenizer, HuggingFaceTokenizer)
-        # Without what it would put before and after a text: the run has not seen it.
+        # Without the tokens that it would add around a text: the run was trained without them.
         definition = json.dumps({**json.loads(tokenizer.definition), "post_processor": None}).encode()
         eod, unknown = tokenizer.eod_token, None
     else:
@@ -138,8 +138,8 @@ def _from_ranks(tokenizer: TikTokenizer) -> tokenizers.Tokenizer:
     )
     if any(converted.encode(text).ids != tokenizer.encode(text) for text in _PROBES):
         raise UserError(
-            "--tokenizer-type TikTokenizer: the library tokenizers gives other ids for these ranks: leave the "
-            "tokenizer's files out with --no-tokenizer"
+            "--tokenizer-type TikTokenizer: the library tokenizers encodes differently with these ranks; use "
+            "--no-tokenizer to export without the tokenizer's files"
         )
     return converted
 

@@ -76,7 +76,7 @@ def quiet_core_imports() -> None:
         "Transformer Engine and Apex are not installed",
         "Apex is not installed",
         "full scope is deprecated",
-        "If you are using transformer_engine as the transformer implementation",  # said of every selective recompute
+        "If you are using transformer_engine as the transformer implementation",  # for every selective recompute
         "When using .* it is recommended to set the environment variable CUDA_DEVICE_MAX_CONNECTIONS",
         "The .grad attribute of a Tensor that is not a leaf Tensor",  # of the distributed optimizer's own shards
         "`torch.distributed.reduce_scatter_tensor` is deprecated",

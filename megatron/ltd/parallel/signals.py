@@ -1,7 +1,7 @@
-"""Who hears SIGTERM and Ctrl-C: processes that outlive what is said to everyone, and others that must not.
+"""SIGTERM and Ctrl-C: helper processes that are not interrupted by them, and commands that always are.
 
-Schedulers send SIGTERM to every process of a job, and a terminal Ctrl-C to its whole foreground group. It is for the
-training process to answer them: one of its helpers that died of such a signal would fail the save it asks for.
+A scheduler sends SIGTERM to every process of a job, and a terminal sends Ctrl-C to its whole foreground group. Only the
+training process answers them: if they ended one of its helpers, the save that this helper writes would fail.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_TO_EVERYONE = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def starting_deaf_processes() -> Iterator[None]:
-    """Processes and threads started in the block never hear SIGTERM and Ctrl-C; this one hears them afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_EVERYONE)
+def signals_blocked() -> Iterator[None]:
+    """Block SIGTERM and Ctrl-C for the processes and threads started in the block; the caller gets them afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def hear_signals() -> None:
-    """SIGTERM and Ctrl-C end this process, also where it was started deaf to them, as under a launcher that is.
+def stop_ignoring_signals() -> None:
+    """Restore the default actions of SIGTERM and Ctrl-C if a launcher started this process with them ignored.
 
-    For commands without an answer of their own. The processes that they fork can be ended then too: a pool of
-    ``multiprocessing`` waits for ever for a worker that is deaf.
+    For commands without signal handlers of their own. Their child processes can then be ended too; otherwise a
+    ``multiprocessing`` pool would wait forever for a worker that ignores its SIGTERM.
     """
     if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from megatron.ltd.format import format_count, format_flops, text_table
-from megatron.ltd.plan.run_plan import RunPlan, Stage
+from megatron.ltd.plan.run_plan import RunPlan
 
 LearningRate = Callable[[int], float]
 """The learning rate of the update at the end of a 0-based step."""
@@ -90,10 +90,6 @@ def _row(group: Sequence[StageFigures], all_flops: int) -> dict[str, str]:
 
 def planned_stages(plan: RunPlan, rate: LearningRate | None = None) -> list[StageFigures]:
     """The stages of a plan; ``rate`` is the learning rate, if it is known."""
-
-    def of_stage(total: Callable[[int], int], stage: Stage) -> int:
-        return total(stage.end_step) - total(stage.first_step)
-
     return [
         StageFigures(
             stage.first_step,
@@ -103,10 +99,10 @@ def planned_stages(plan: RunPlan, rate: LearningRate | None = None) -> list[Stag
             stage.plan.mean_depth,
             math.nan if rate is None else rate(stage.first_step),
             math.nan if rate is None else rate(stage.end_step - 1),
-            of_stage(plan.tokens, stage),
-            of_stage(plan.layer_tokens, stage),
-            of_stage(plan.flops, stage),
-            of_stage(plan.dense_flops, stage),
+            tokens=plan.tokens(stage.end_step) - plan.tokens(stage.first_step),
+            layer_tokens=plan.layer_tokens(stage.end_step) - plan.layer_tokens(stage.first_step),
+            flops=plan.flops(stage.end_step) - plan.flops(stage.first_step),
+            dense_flops=plan.dense_flops(stage.end_step) - plan.dense_flops(stage.first_step),
         )
         for stage in plan.stages
     ]

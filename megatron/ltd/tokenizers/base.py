@@ -57,7 +57,7 @@ def read_definition(flag: str, path: str | None, tokenizer_type: str) -> bytes:
 
 
 def looks_like_ranks(content: bytes) -> bool:
-    """Whether a file's first line is one of a tiktoken file of ranks: a piece in base64, a space, its id."""
+    """Whether a file's first line fits a tiktoken file of ranks: a piece in base64, a space, its id."""
     return _RANK.fullmatch(content[:4096].split(b"\n", 1)[0].rstrip(b"\r")) is not None
 
 
@@ -67,21 +67,23 @@ _MOST_SHOWN = 8
 
 
 def choose_eod(ids: Mapping[str, int], asked_for: str | None, given: str, special: Mapping[str, int] = {}) -> int:
-    """The id that ends a document: of the token ``asked_for``, else of the one that is spelled like an end.
+    """The id that ends a document: that of the token ``asked_for``, or else of the first usual spelling of the end.
 
-    ``given`` is what the user gave, ``special`` the tokens to name in an error, by default ``ids``. Raises
-    ``UserError`` where there is no such token.
+    ``given`` is the user's flag and value, ``special`` the tokens that an error lists, by default ``ids``. Raises
+    ``UserError`` if there is no such token.
     """
     shown = list(special or ids)
     some = ", ".join(shown[:_MOST_SHOWN]) + (", ..." if len(shown) > _MOST_SHOWN else "") or "none"
     if asked_for is not None:
         if asked_for not in ids:
-            raise UserError(f"--eod-token {asked_for}: {given} has no such token; its special tokens are {some}")
+            raise UserError(
+                f"--eod-token {asked_for}: {given} has no such token; choose one of its special tokens: {some}"
+            )
         return ids[asked_for]
     found = [end for end in _ENDS if end in ids]
     if not found:
         raise UserError(
-            f"{given}: does not say which token ends a document; name it with --eod-token (special tokens: {some})"
+            f"{given}: does not say which token ends a document; give it with --eod-token (special tokens: {some})"
         )
     return ids[found[0]]
 

@@ -1,10 +1,10 @@
-"""Any tokenizer of Hugging Face's from local files, run by their library ``tokenizers``.
+"""Any Hugging Face tokenizer from local files, run by the library ``tokenizers``.
 
     tokenizer.json             the tokenizer; alone, or in a folder beside
     tokenizer_config.json      names the special token that ends a text (as do config.json and generation_config.json)
 
-No code of the folder runs, and nothing is looked up on the network. Text is taken literally: a special token that is
-spelled in it is ordinary text, as with every tokenizer here, and nothing is put before or after a document but its end.
+No code from the folder runs, and nothing is downloaded. The spelling of a special token inside a text is ordinary text,
+as with every tokenizer here, and the only token added to a document is its end.
 
 Not here: files that are not ``tokenizer.json``, such as SentencePiece's ``tokenizer.model``.
 """
@@ -30,8 +30,9 @@ _MODELS = ("config.json", "generation_config.json")
 class HuggingFaceTokenizer(Tokenizer):
     """The tokenizer of ``path``, a ``tokenizer.json`` or a folder that holds one.
 
-    ``eod_token`` is the spelling of the token that ends a document; by default the folder's files name it, or it is the
-    one special token that is spelled like an end. Raises ``UserError`` for what is not such a file, or names no end.
+    ``eod_token`` is the spelling of the token that ends a document; by default the one that the folder's files name, or
+    else the first special token with a usual spelling of the end. Raises ``UserError`` if the file is not a tokenizer,
+    or if no token ends a document.
     """
 
     name = "HuggingFaceTokenizer"
@@ -57,15 +58,15 @@ class HuggingFaceTokenizer(Tokenizer):
         self.fingerprint = hashlib.sha256(definition + f"\n{self.eod}".encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of ``text``; special tokens that are spelled in it are ordinary text."""
+        """The ids of ``text``; a special token's spelling in it is ordinary text."""
         try:
             return self._engine.encode(text, add_special_tokens=False).ids
-        except (TypeError, UnicodeEncodeError):  # half of a surrogate pair, which is no Unicode text
+        except (TypeError, UnicodeEncodeError):  # a lone surrogate: not valid Unicode
             whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
             return self._engine.encode(whole, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ``ids``; ends of documents are left out."""
+        """The text of ``ids``, without the end-of-document tokens."""
         return self._engine.decode([token for token in ids if token != self.eod], skip_special_tokens=False)
 
 
@@ -75,13 +76,13 @@ def _engine(definition: bytes, given: str) -> Engine:
     except Exception as error:  # the library raises bare exceptions
         reason = str(error).split("\n", 1)[0]
         raise UserError(
-            f"{given}: is not a tokenizer.json that this version of the library tokenizers reads ({reason}); give the "
-            "file, or the folder that holds it"
+            f"{given}: the installed version of the library tokenizers cannot read it ({reason}); give a "
+            "tokenizer.json, or the folder that contains it"
         ) from None
 
 
 def _named_end(folder: Path, pieces: Mapping[int, str]) -> str | None:
-    """The spelling of the token that the files beside ``tokenizer.json`` say ends a text; None where none does."""
+    """The token that ends a text according to the files beside ``tokenizer.json``; None if they name none."""
     settings = _read(folder / _SETTINGS)
     named = settings.get("eos_token")
     if isinstance(named, dict):  # an added token with its settings
@@ -98,7 +99,7 @@ def _named_end(folder: Path, pieces: Mapping[int, str]) -> str | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where the file is missing or holds something else."""
+    """The object in a JSON file; empty if the file is missing or contains something else."""
     try:
         found = parse_json(path.read_bytes())
     except (OSError, ValueError):

@@ -18,16 +18,16 @@ from megatron.ltd.tokenizers.base import Tokenizer, looks_like_ranks
 
 _SPACE_MARK = "\u2581"
 _NO_SPACE_BEFORE = b"\x1a\x02\x18\x00"
-"""``normalizer_spec { add_dummy_prefix: false }`` as a protocol buffer, which behind a model takes precedence."""
+"""``normalizer_spec { add_dummy_prefix: false }`` as a protocol buffer; appended to a model it takes precedence."""
 
 
 def _what_else(content: bytes) -> str:
-    """What a file is that is not a model, and which flag reads it."""
+    """What the file is instead of a model, and which flag reads it."""
     if looks_like_ranks(content):
-        return "is not a SentencePiece model but a tiktoken file of ranks; take --tokenizer-type TikTokenizer"
+        return "not a SentencePiece model but a tiktoken file of ranks; use --tokenizer-type TikTokenizer"
     if content.lstrip()[:1] == b"{":
-        return "is not a SentencePiece model but JSON; take --tokenizer-type HuggingFaceTokenizer for a tokenizer.json"
-    return "is not a SentencePiece model; give the .model file of train_tokenizer.py"
+        return "not a SentencePiece model but JSON; use --tokenizer-type HuggingFaceTokenizer for a tokenizer.json"
+    return "not a SentencePiece model; give the .model file of train_tokenizer.py"
 
 
 class SentencePieceTokenizer(Tokenizer):

@@ -1,9 +1,9 @@
 """A tiktoken file of ranks with Llama 3's word pattern and special tokens, run by tiktoken.
 
-    tokenizer.model    a line for each piece: its bytes in base64, a space, its id; ids are 0, 1, 2, ... in merge order
+    tokenizer.model    one line per piece: its bytes in base64, a space, its id; ids are 0, 1, 2, ... in merge order
 
-Special tokens are not in the file: they follow the last piece. By default they are the 256 of Llama 3 (two of text, the
-headers' two, end of turn, and reserved ones), in its order; ``--tiktoken-special-tokens`` names others.
+Special tokens are not in the file; their ids follow the last piece's. By default they are Llama 3's 256 (begin and end
+of text, start and end of header, end of turn, and reserved ones); ``--tiktoken-special-tokens`` names others.
 
 Not here: reading the file (``base.read_definition``).
 """
@@ -30,7 +30,7 @@ _NAMED = {
     9: "<|eot_id|>",
 }
 
-# The published split of Llama 3 into words (the same as of OpenAI's cl100k_base).
+# The published pattern with which Llama 3 splits text into words (the same as OpenAI's cl100k_base).
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -46,8 +46,8 @@ def llama3_special_tokens() -> tuple[str, ...]:
 class TikTokenizer(Tokenizer):
     """A file of ranks; ``ranks`` is its bytes, ``source`` its name for errors.
 
-    ``special_tokens`` are the spellings of the ids after the file's, Llama 3's where empty; ``eod_token`` is one of
-    them, by default the one that ends a text. Raises ``UserError`` for a file that is not one of ranks.
+    ``special_tokens`` are the tokens whose ids follow the file's, Llama 3's if empty; ``eod_token`` is one of them, by
+    default the one that ends a text. Raises ``UserError`` if the file is not a file of ranks.
     """
 
     name = "TikTokenizer"
@@ -59,7 +59,7 @@ class TikTokenizer(Tokenizer):
         special = tuple(special_tokens) or llama3_special_tokens()
         if len(set(special)) < len(special):
             twice = next(token for token in special if special.count(token) > 1)
-            raise UserError(f"--tiktoken-special-tokens: {twice} is named twice; name each token once")
+            raise UserError(f"--tiktoken-special-tokens: {twice} is given twice; give each token once")
         self.special_tokens = {token: len(ids) + place for place, token in enumerate(special)}
         self.eod = choose_eod(self.special_tokens, eod_token, f"--tokenizer-model {source}")
         self.vocab_size = len(ids) + len(special)
@@ -70,11 +70,11 @@ class TikTokenizer(Tokenizer):
         )
 
     def encode(self, text: str) -> list[int]:
-        """The ids of ``text``; special tokens that are spelled in it are ordinary text."""
+        """The ids of ``text``; a special token's spelling in it is ordinary text."""
         return tiktoken_text.encode(self._encoding, text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ``ids``; special tokens are spelled out."""
+        """The text of ``ids``, with special tokens as their spelling."""
         return self._encoding.decode(list(ids), errors="replace")
 
 
@@ -82,8 +82,8 @@ def _read_ranks(content: bytes, source: str) -> dict[bytes, int]:
     given = f"--tokenizer-model {source}"
     if not looks_like_ranks(content):
         raise UserError(
-            f"{given}: is not a tiktoken file of ranks; give one such as Llama 3's tokenizer.model, or take "
-            "--tokenizer-type SentencePieceTokenizer or HuggingFaceTokenizer for files of these"
+            f"{given}: not a tiktoken file of ranks; give one such as Llama 3's tokenizer.model, or use "
+            "--tokenizer-type SentencePieceTokenizer or HuggingFaceTokenizer for their files"
         )
     ids: dict[bytes, int] = {}
     for number, line in enumerate(content.splitlines(), start=1):
@@ -94,11 +94,11 @@ def _read_ranks(content: bytes, source: str) -> dict[bytes, int]:
             token = base64.b64decode(piece, validate=True)
             is_next = int(rank) == len(ids) and token not in ids
         except (ValueError, binascii.Error):
-            raise UserError(f"{given}:{number}: is not a piece in base64 and its id; give a whole file") from None
+            raise UserError(f"{given}:{number}: expected a piece in base64 and its id; give a complete file") from None
         if not is_next:
-            raise UserError(f"{given}:{number}: ids do not go 0, 1, 2, ... over distinct pieces; give a whole file")
+            raise UserError(f"{given}:{number}: expected ids 0, 1, 2, ... of distinct pieces; give a complete file")
         ids[token] = len(ids)
     missing = [byte for byte in range(256) if bytes([byte]) not in ids]
     if missing:
-        raise UserError(f"{given}: has no piece for the byte 0x{missing[0]:02X}; give a whole file")
+        raise UserError(f"{given}: no piece for the byte 0x{missing[0]:02X}; give a complete file")
     return ids

@@ -1,4 +1,4 @@
-"""Encoding any text with tiktoken, also what would exhaust its regular-expression engine.
+"""Encoding any text with tiktoken, including text that would exhaust its regular-expression engine.
 
 The engine keeps a stack entry for each character of a run of white space that it may have to give back, and panics at
 a million. Runs longer than 400,000 characters are therefore cut before they are encoded; all other text is encoded as
@@ -17,14 +17,14 @@ _SPACES = re.compile(r"\s+")
 
 
 def encode(encoding: tiktoken.Encoding, text: str) -> list[int]:
-    """The ids of ``text``; special tokens that are spelled in it are ordinary text."""
+    """The ids of ``text``; a special token's spelling in it is ordinary text."""
     if len(text) <= LONGEST_SPACE:
         return encoding.encode_ordinary(text)
     return [token for part in _parts(text) for token in encoding.encode_ordinary(part)]
 
 
 def _parts(text: str) -> Iterator[str]:
-    """``text`` in pieces without longer runs of white space."""
+    """``text`` in parts without longer runs of white space."""
     start = 0
     for run in _SPACES.finditer(text):
         for cut in range(run.start() + LONGEST_SPACE, run.end(), LONGEST_SPACE):

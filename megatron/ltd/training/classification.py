@@ -70,4 +70,4 @@ class Classification(Objective):
         return {"loss": mean(loss, number), "accuracy": mean(sum(hits), number), "f1": score}
 
     def token_losses(self, batch: LabelledBatch, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        raise AssertionError("a class is that of a whole sample: no token has a loss of its own")
+        raise AssertionError("classes belong to samples: there are no token losses")

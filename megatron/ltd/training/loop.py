@@ -1,4 +1,4 @@
-"""The training loop, whole.
+"""The complete training loop.
 
 while steps are left:
     plan    what this step computes                      method.plan, a pure function of the step

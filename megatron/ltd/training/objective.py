@@ -20,7 +20,6 @@ from torch import Tensor
 
 from megatron.ltd.data.batch import Batch
 from megatron.ltd.data.bert_batch import BertBatch
-from megatron.ltd.training.loss import masked_loss_sum
 
 
 class Objective(Protocol):
@@ -120,6 +119,14 @@ class MaskedLM(Objective):
     def token_losses(self, batch: BertBatch, outputs: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of predicting a hidden token, attributed to that token."""
         return batch.labels_BS, outputs[0], batch.loss_mask_BS
+
+
+def masked_loss_sum(loss_mask_BS: Tensor | None, losses_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of the losses where the mask is 1, the number of those tokens, and both as one [2] tensor for the log."""
+    assert loss_mask_BS is not None, "the last pipeline stage has the loss mask"
+    loss_sum = torch.sum(losses_BS.float() * loss_mask_BS)
+    num_tokens = loss_mask_BS.sum()
+    return loss_sum, num_tokens.int(), torch.stack([loss_sum.detach(), num_tokens])
 
 
 def mean(total: float, number: float) -> float:

@@ -30,7 +30,6 @@ from megatron.ltd.methods.base import Method
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.parallel.random import seed_step
 from megatron.ltd.schedules.step_plan import StepPlan
-from megatron.ltd.training.loss import add_by_token
 from megatron.ltd.training.objective import Objective
 
 
@@ -165,3 +164,10 @@ class Stepper:
             last_stage = dist.get_process_group_ranks(self.mesh.groups.pp)[-1]
             dist.broadcast(total, src=last_stage, group=self.mesh.groups.pp)
         return self.objective.measures(total.tolist())
+
+
+def add_by_token(losses_2V: Tensor, tokens_BS: Tensor, losses_BS: Tensor, loss_mask_BS: Tensor) -> None:
+    """Add each token's loss, and 1, to the row of its id in ``losses_2V``, float64 [2, V]: sums, and their number."""
+    mask_N = loss_mask_BS.flatten().double()
+    amounts_2N = torch.stack([losses_BS.detach().flatten().double() * mask_N, mask_N])
+    losses_2V.index_add_(1, tokens_BS.flatten(), amounts_2N)

@@ -9,7 +9,7 @@ import pytest
 
 from megatron.ltd.checkpoint import files
 from megatron.ltd.checkpoint.run_format import FORMAT_VERSION
-from tests.support_errors import refused
+from tests.support_errors import assert_names, refused
 
 RECORD = {name: {"key": name} for name in ("progress", "schedule", "identity", "order", "config")}
 
@@ -124,16 +124,15 @@ def test_an_old_checkpoint_that_cannot_be_removed(tmp_path: Path, monkeypatch: p
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(files.shutil, "rmtree", refuse)
-    said = f"{tmp_path / 'iter_0000001'} is past --keep-last 1 but cannot be removed (Permission denied)"
-    assert files.remove_old(tmp_path, keep_last=1) == [said]
+    (line,) = files.remove_old(tmp_path, keep_last=1)
+    assert_names(line, tmp_path / "iter_0000001", "--keep-last 1", "Permission denied")
 
 
 def test_how_to_continue(tmp_path: Path) -> None:
     assert "--save" in files.how_to_continue(None)
-    assert files.how_to_continue(str(tmp_path)) == f"nothing was saved in {tmp_path} yet: start again"
+    assert_names(files.how_to_continue(str(tmp_path)), tmp_path)
     path = write(tmp_path, 3)
-    advice = f"the last complete checkpoint is {path}: continue with --load {tmp_path}"
-    assert files.how_to_continue(str(tmp_path)) == advice
+    assert_names(files.how_to_continue(str(tmp_path)), path, f"--load {tmp_path}")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"progress": {}}', '{"progress": 3}'])

@@ -14,7 +14,7 @@ from megatron.ltd.data.config import ImageDataConfig
 from megatron.ltd.data.images import build_image_batch, open_images
 from megatron.ltd.errors import UserError
 from megatron.ltd.models.encoder_config import ViTConfig
-from tests.support_errors import assert_names
+from tests.support_errors import assert_names, refused
 
 DIGITS = "05542a5937b2"
 """The training part, on any machine."""
@@ -52,13 +52,6 @@ def write_arrays(path: Path, **changes: Any) -> Path:
 def opened(train: Path, valid: Path | None = None, **changes: Any) -> Any:
     config = ImageDataConfig(train_data_path=str(train), valid_data_path=None if valid is None else str(valid))
     return open_images(config, model(**changes))
-
-
-def refused(train: Path, valid: Path | None = None, **changes: Any) -> str:
-    with pytest.raises(UserError) as error:
-        opened(train, valid, **changes)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -125,56 +118,56 @@ def test_a_batch_is_normalised() -> None:
 def test_images_of_mixed_sizes_name_the_first_odd_file(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "train")
     write_image(folder / "dog" / "2.png", pixels(0, height=5))
-    line = refused(folder)
-    for fragment in ("--train-data-path", "dog/2.png is 5 x 6", "cat/0.png is 4 x 6", "of one size"):
-        assert fragment in line
+    with refused("--train-data-path", "dog/2.png", "5 x 6", "cat/0.png", "4 x 6"):
+        opened(folder)
 
 
-ARRAYS: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "no labels": ({"labels": None}, ["holds no array labels", "images=..., labels=..."]),
-    "no images": ({"images": None}, ["holds no array images"]),
-    "labels of words": ({"labels": np.array(["cat", "cat", "dog", "dog"])}, ["labels is of type <U3", "number the"]),
-    "labels of floats": ({"labels": np.array([0.0, 0.5, 1.0, 1.0])}, ["labels is of type float64", "whole numbers"]),
-    "negative label": ({"labels": np.array([0, 0, -1, 1])}, ["labels[2] is -1", "numbered from 0"]),
-    "too few labels": ({"labels": np.array([0, 1, 1])}, ["labels is [3] for 4 images", "one label an image"]),
-    "one class": ({"labels": np.zeros(4, np.int64)}, ["holds 1 class", "two to tell apart"]),
-    "other size": ({"images": np.zeros((4, 6, 6), np.uint8)}, ["6 x 6 pixels", "4 x 6", "--img-h 6 --img-w 6"]),
-    "channels": ({"images": np.zeros((4, 4, 6, 3), np.uint8)}, ["3 channels", "--num-channels 3"]),
-    "flat": ({"images": np.zeros((4, 24), np.uint8)}, ["images is [4, 24]", "[N, H, W]"]),
-    "whole numbers of 64 bits": ({"images": np.zeros((4, 4, 6), np.int64)}, ["of type int64", "uint8 (0 to 255)"]),
-    "not finite": ({"images": np.full((4, 4, 6), np.nan)}, ["images[0] holds a number that is not finite"]),
-    "objects": ({"labels": np.array([0, None, 1, 1], dtype=object)}, ["cannot be read", "numpy.savez"]),
+ARRAYS: dict[str, tuple[dict[str, Any], list[object]]] = {
+    "no labels": ({"labels": None}, ["labels", "images=..., labels=..."]),
+    "no images": ({"images": None}, ["images"]),
+    "labels of words": ({"labels": np.array(["cat", "cat", "dog", "dog"])}, ["labels", "<U3"]),
+    "labels of floats": ({"labels": np.array([0.0, 0.5, 1.0, 1.0])}, ["labels", "float64"]),
+    "negative label": ({"labels": np.array([0, 0, -1, 1])}, ["labels[2]", "-1", 0]),
+    "too few labels": ({"labels": np.array([0, 1, 1])}, ["labels", "[3]", 4]),
+    "one class": ({"labels": np.zeros(4, np.int64)}, [1]),
+    "other size": ({"images": np.zeros((4, 6, 6), np.uint8)}, ["6 x 6", "4 x 6", "--img-h 6 --img-w 6"]),
+    "channels": ({"images": np.zeros((4, 4, 6, 3), np.uint8)}, ["--num-channels 3"]),
+    "flat": ({"images": np.zeros((4, 24), np.uint8)}, ["images", "[4, 24]", "[N, H, W]"]),
+    "whole numbers of 64 bits": ({"images": np.zeros((4, 4, 6), np.int64)}, ["int64", "uint8 (0 to 255)"]),
+    "not finite": ({"images": np.full((4, 4, 6), np.nan)}, ["images[0]"]),
+    "objects": ({"labels": np.array([0, None, 1, 1], dtype=object)}, ["numpy.savez"]),
 }
 
 
-@pytest.mark.parametrize(("changes", "fragments"), ARRAYS.values(), ids=ARRAYS.keys())
-def test_arrays_that_cannot_be_used(tmp_path: Path, changes: dict[str, Any], fragments: list[str]) -> None:
-    line = refused(write_arrays(tmp_path / "train.npz", **changes))
-    for fragment in ("--train-data-path", "train.npz", *fragments):
-        assert fragment in line
+@pytest.mark.parametrize(("changes", "names"), ARRAYS.values(), ids=ARRAYS.keys())
+def test_arrays_that_cannot_be_used(tmp_path: Path, changes: dict[str, Any], names: list[object]) -> None:
+    path = write_arrays(tmp_path / "train.npz", **changes)
+    with refused("--train-data-path", path, *names):
+        opened(path)
 
 
 def test_labels_that_the_classes_do_not_have(tmp_path: Path) -> None:
     train = write_arrays(tmp_path / "train.npz")
     valid = write_arrays(tmp_path / "valid.npz", labels=np.array([0, 1, 2, 1]))
-    assert "--valid-data-path" in refused(train, valid)
-    assert "valid.npz: labels[2] is 2, and classes go from 0 to 1" in refused(train, valid)
-    assert "train.npz: labels[2] is 2, and classes go from 0 to 1" in refused(
-        write_arrays(tmp_path / "train.npz", labels=np.array([0, 1, 2, 1])), num_classes=2
-    )
+    with refused("--valid-data-path", valid, "labels[2]", 2, 0, 1):
+        opened(train, valid)
+    with refused("--train-data-path", "train.npz", "labels[2]", 2, 0, 1):
+        opened(write_arrays(tmp_path / "train.npz", labels=np.array([0, 1, 2, 1])), num_classes=2)
     opened(train, num_classes=3)  # no image need have a class
 
 
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "train")
-    assert "--num-classes is 3" in refused(folder, num_classes=3) and "holds 2 classes" in refused(
-        folder, num_classes=3
-    )
+    with refused("--num-classes 3", folder, 2):
+        opened(folder, num_classes=3)
     valid = write_folder(tmp_path / "valid", ("cow",))
-    assert "cow/0.png is of class cow, which the training images do not have" in refused(folder, valid)
-    assert "--num-channels 2" in refused(folder, num_channels=2)
+    with refused(f"--valid-data-path {valid}", "cow/0.png"):
+        opened(folder, valid)
+    with refused("--num-channels 2"):
+        opened(folder, num_channels=2)
     write_image(folder / "3.png", pixels(0))
-    assert "3.png has no label" in refused(folder) and "sub-folder named after its class" in refused(folder)
+    with refused(f"--train-data-path {folder}", "3.png"):
+        opened(folder)
     (folder / "3.png").unlink()
     whole = (folder / "cat" / "1.png").read_bytes()
     (folder / "cat" / "1.png").write_bytes(whole[:-30])
@@ -183,26 +176,25 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         images[1]
     assert_names(str(error.value), folder / "cat" / "1.png")
     (folder / "cat" / "1.png").write_bytes(b"no image")
-    assert "1.png cannot be read as an image" in refused(folder)
+    with refused(f"--train-data-path {folder}", "1.png"):
+        opened(folder)
     (tmp_path / "empty" / "cat").mkdir(parents=True)
-    assert "holds no image" in refused(tmp_path / "empty")
-    assert "neither a folder of images nor a .npz file" in refused(tmp_path / "nothing")
     (tmp_path / "bad.npz").write_bytes(b"nothing")
-    assert "bad.npz cannot be read" in refused(tmp_path / "bad.npz")
+    for name in ("empty", "nothing", "bad.npz"):
+        with refused("--train-data-path", tmp_path / name):
+            opened(tmp_path / name)
 
 
 FLAGS: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "nothing": ({}, ["--train-data-path is missing"]),
-    "validation alone": ({"valid_data_path": "x"}, ["--train-data-path is missing"]),
-    "both": ({"data_path": "digits", "train_data_path": "x"}, ["--data-path digits", "drop it"]),
+    "nothing": ({}, ["--train-data-path"]),
+    "validation alone": ({"valid_data_path": "x"}, ["--train-data-path"]),
+    "both": ({"data_path": "digits", "train_data_path": "x"}, ["--data-path digits", "--train-data-path"]),
     "unknown": ({"data_path": "faces"}, ["--data-path faces", "digits", "--train-data-path"]),
-    "zero": ({"data_path": "digits", "image_std": (0.5, 0.0)}, ["--image-std 0.5 0.0", "above 0"]),
+    "zero": ({"data_path": "digits", "image_std": (0.5, 0.0)}, ["--image-std 0.5 0.0"]),
 }
 
 
-@pytest.mark.parametrize(("flags", "fragments"), FLAGS.values(), ids=FLAGS.keys())
-def test_flags_that_do_not_fit(flags: dict[str, Any], fragments: list[str]) -> None:
-    with pytest.raises(UserError) as error:
+@pytest.mark.parametrize(("flags", "names"), FLAGS.values(), ids=FLAGS.keys())
+def test_flags_that_do_not_fit(flags: dict[str, Any], names: list[str]) -> None:
+    with refused(*names):
         ImageDataConfig(**flags).check_given()
-    for fragment in fragments:
-        assert fragment in str(error.value)

@@ -257,7 +257,7 @@ def test_a_file_changed_after_the_check_runs_no_code(tmp_path: Path) -> None:
     np.save(tmp_path / "numbers.npy", np.arange(3))
     _pickle(tmp_path / "pickle.npy", tmp_path / "mark")
     load = np.load
-    with pytest.raises(OSError, match="holds no array of numbers"), numbers_only():
+    with refused(tmp_path / "pickle.npy", error=OSError), numbers_only():
         assert np.load(tmp_path / "numbers.npy", allow_pickle=True, mmap_mode="r").tolist() == [0, 1, 2]
         np.load(tmp_path / "pickle.npy", allow_pickle=True, mmap_mode="r")
     assert np.load is load and not (tmp_path / "mark").exists()

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from megatron.ltd.data.labelled_text import Columns, LabelledText, read_labelled
-from megatron.ltd.errors import UserError
 from tests.support_errors import refused
 
 
@@ -44,37 +43,38 @@ GOOD = '{"text": "x", "label": "a"}\n{"text": "y", "label": "b"}\n'
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "place", "names"),
     [
-        ("no.csv", "x", "no.csv"),
-        ("no.jsonl", None, "no.jsonl"),
-        ("no.jsonl", "\n", "no.jsonl"),
-        ("no.jsonl", GOOD[:28] * 2, "every label is 'a'"),
-        ("no.jsonl", GOOD + "{", r":3: not JSON"),
-        ("no.jsonl", GOOD + "[1]", r":3: a JSON list where an object"),
-        ("no.jsonl", GOOD + '{"label": "a"}', r':3: no "text"'),
-        ("no.jsonl", GOOD + '{"text": 3, "label": "a"}', r':3: "text" is a int'),
-        ("no.jsonl", GOOD + '{"text": " ", "label": "a"}', r':3: "text" is empty'),
-        ("no.jsonl", GOOD + '{"text": "z"}', r":3: the label .* is missing"),
-        ("no.jsonl", GOOD + '{"text": "z", "label": 1.5}', r":3: the label .* 1.5 is a float"),
-        ("no.jsonl", GOOD + '{"text": "z", "label": true}', r":3: the label .* True is a bool"),
-        ("no.jsonl", GOOD + '{"text": "z", "label": 7}', r":3: the label 7 and the first one, 'a', are of two kinds"),
-        ("no.jsonl", GOOD + '{"text": "\\ud800", "label": "a"}', r':3: "text" is no Unicode text'),
-        ("no.jsonl", GOOD + '{"text": "z", "label": ' + "7" * 5000 + "}", r":3: not JSON"),
-        ("no.jsonl", b'{"text": "\xff", "label": "a"}', r":1: not UTF-8 at byte 10"),
-        ("no.tsv", "text\nx", r':1: no column "label" among text'),
-        ("no.tsv", "", "no.tsv"),
-        ("no.tsv", "text\tlabel\nx\ta\ny", r":3: 1 of the 2 columns that the first line names"),
-        ("no.tsv", "text\tlabel\nx\t", r":2: the label .* is missing"),
+        ("no.csv", "x", "", ()),
+        ("no.jsonl", None, "", ()),
+        ("no.jsonl", "\n", "", ()),
+        ("no.jsonl", GOOD[:28] * 2, "", ("'a'",)),
+        ("no.jsonl", GOOD + "{", ":3", ("JSON",)),
+        ("no.jsonl", GOOD + "[1]", ":3", ()),
+        ("no.jsonl", GOOD + '{"label": "a"}', ":3", ('"text"',)),
+        ("no.jsonl", GOOD + '{"text": 3, "label": "a"}', ":3", ('"text"', "int")),
+        ("no.jsonl", GOOD + '{"text": " ", "label": "a"}', ":3", ('"text"',)),
+        ("no.jsonl", GOOD + '{"text": "z"}', ":3", ()),
+        ("no.jsonl", GOOD + '{"text": "z", "label": 1.5}', ":3", ("1.5", "float")),
+        ("no.jsonl", GOOD + '{"text": "z", "label": true}', ":3", ("True", "bool")),
+        ("no.jsonl", GOOD + '{"text": "z", "label": 7}', ":3", ("7", "'a'")),
+        ("no.jsonl", GOOD + '{"text": "\\ud800", "label": "a"}', ":3", ('"text"',)),
+        ("no.jsonl", GOOD + '{"text": "z", "label": ' + "7" * 5000 + "}", ":3", ("JSON",)),
+        ("no.jsonl", b'{"text": "\xff", "label": "a"}', ":1", ("UTF-8", 10)),
+        ("no.tsv", "text\nx", ":1", ('"label"', "text")),
+        ("no.tsv", "", "", ()),
+        ("no.tsv", "text\tlabel\nx\ta\ny", ":3", (1, 2)),
+        ("no.tsv", "text\tlabel\nx\t", ":2", ()),
     ],
 )
-def test_bad_files_are_refused_by_line(tmp_path: Path, name: str, content: str | bytes | None, said: str) -> None:
+def test_bad_files_are_refused_by_line(
+    tmp_path: Path, name: str, content: str | bytes | None, place: str, names: tuple[object, ...]
+) -> None:
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(UserError, match=said) as raised:
+    with refused(f"{path}{place}", *names):
         read(path)
-    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_labels_that_training_has_not_are_refused(tmp_path: Path) -> None:

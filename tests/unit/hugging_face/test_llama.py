@@ -76,21 +76,20 @@ def test_both_spellings_of_rotary_positions(tmp_path: Path) -> None:
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "scaled positions": ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling is"),
-    "scaled positions, older": ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "only plain rotary positions"),
+    "scaled positions, older": ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is"),
     "scaled positions, newer": ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters is"),
-    "half-turned heads": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5: Llama turns whole heads"),
-    "a broken base": ({"rope_theta": 0.5}, "rope_theta is 0.5: --rotary-base is a whole number"),
-    "biases of attention alone": ({"attention_bias": True}, "mlp_bias is false: only models with the same as"),
-    "another activation": ({"hidden_act": "gelu"}, 'hidden_act is "gelu": only silu'),
-    "quantized": ({"quantization_config": {"quant_method": "gptq"}}, "the weights are quantized (gptq)"),
-    "heads": ({"num_key_value_heads": 3}, "describes no model (--num-query-groups 3 does not divide"),
-    "no size": ({"hidden_size": None}, "hidden_size is null: it must be a whole number"),
+    "heads rotated by half": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+    "a broken base": ({"rope_theta": 0.5}, "rope_theta is 0.5"),
+    "biases of attention alone": ({"attention_bias": True}, "mlp_bias is false"),
+    "another activation": ({"hidden_act": "gelu"}, 'hidden_act is "gelu"'),
+    "quantized": ({"quantization_config": {"quant_method": "gptq"}}, "(gptq)"),
+    "heads": ({"num_key_value_heads": 3}, "--num-query-groups 3"),
+    "no size": ({"hidden_size": None}, "hidden_size is null"),
 }
 
 
-@pytest.mark.parametrize(("entries", "fragment"), BAD.values(), ids=BAD.keys())
-def test_a_llama_that_ours_cannot_be(tmp_path: Path, entries: dict[str, Any], fragment: str) -> None:
+@pytest.mark.parametrize(("entries", "name"), BAD.values(), ids=BAD.keys())
+def test_a_llama_that_ours_cannot_be(tmp_path: Path, entries: dict[str, Any], name: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(llama_config(LLAMA, **entries)))
-    with refused(f"--load {tmp_path}") as caught:
+    with refused(f"--load {tmp_path}", name):
         described_flags(tmp_path)
-    assert fragment in str(caught.value) and "\n" not in str(caught.value)

@@ -65,7 +65,7 @@ def plain_config(model: ModelConfig) -> PlainConfig:
 
 
 def plain_step(plain: PlainGPT, batches: Sequence[Batch], method: Method, blocks: int = 1) -> float:
-    """Loss of a step over ``batches`` by the formula in training/loss.py; gradients are left in ``plain``.
+    """Loss of a step over ``batches`` by the formula in training/objective.py; gradients are left in ``plain``.
 
     ``blocks`` is the size of the blocks that random-LTD keeps.
     """

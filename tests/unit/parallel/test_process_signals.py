@@ -1,4 +1,4 @@
-"""Processes that are started deaf to SIGTERM and Ctrl-C, as by examples/launch/torchrun.sh, and hear them again."""
+"""Processes started with SIGTERM and Ctrl-C ignored, as by examples/launch/torchrun.sh, that stop ignoring them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tests.support_processes import PATIENCE_SECONDS
 
 PROGRAM = """
 import signal, sys, time
-from megatron.ltd.parallel.signals import hear_signals
-if "hear" in sys.argv:
-    hear_signals()
+from megatron.ltd.parallel.signals import stop_ignoring_signals
+if "stop" in sys.argv:
+    stop_ignoring_signals()
 signal.raise_signal(int(sys.argv[1]))
 print("still here")
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_deaf_process_hears_again(number: signal.Signals, repository: object) -> None:
-    for words, status, said in (([], 0, "still here\n"), (["hear"], -number, "")):
+def test_stop_ignoring_signals(number: signal.Signals, repository: object) -> None:
+    for words, status, said in (([], 0, "still here\n"), (["stop"], -number, "")):
         program = [sys.executable, "-c", PROGRAM, str(int(number)), *words]
         ended = subprocess.run(
             ["bash", "-c", 'trap "" TERM INT; exec "$@"', "bash", *program],

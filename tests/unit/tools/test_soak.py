@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from megatron.ltd.errors import UserError
-from tests.regression.runs import run_status
+from tests.end_to_end.runs import run_status
 from tests.support_processes import PATIENCE_SECONDS
 from tools.soak.config import SoakConfig
 from tools.soak.drive import Kill, Result, _equal_files

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from megatron.ltd.training.loss import add_by_token, masked_loss_sum
+from megatron.ltd.training.objective import masked_loss_sum
+from megatron.ltd.training.step import add_by_token
 
 
 def test_sum_count_and_report() -> None:

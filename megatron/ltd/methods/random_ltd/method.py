@@ -90,8 +90,8 @@ class RandomLTD(Method):
             )
         if config.ltd_layers is None and facts.num_layers < 3:
             raise UserError(
-                f"--num-layers {facts.num_layers}: --random-ltd drops no tokens in the first and the last layer, and "
-                "there is no other; use at least 3 layers, or --ltd-layers with --ltd-allow-edge-layers"
+                f"--num-layers {facts.num_layers}: --random-ltd drops no tokens in the first and the last layer, so "
+                "no layer is left; use at least 3 layers, or --ltd-layers with --ltd-allow-edge-layers"
             )
         layers = parse_layers(
             config.ltd_layers or f"2-{facts.num_layers - 1}", facts.num_layers, config.ltd_allow_edge_layers

@@ -95,8 +95,8 @@ class TokenBypass(Method):
         num_layers, seq_length = facts.num_layers, facts.seq_length
         if num_layers < 3:
             raise UserError(
-                f"--num-layers {num_layers}: --token-bypass drops no tokens in the first and the last layer, and there "
-                "is no other; use at least 3 layers"
+                f"--num-layers {num_layers}: --token-bypass drops no tokens in the first and the last layer, so no "
+                "layer is left; use at least 3 layers"
             )
         span = parse_span(config.token_bypass_layers or f"{max(2, num_layers // 2)}-{num_layers - 1}", num_layers)
         choice = config.schedule_choice(seq_length)

@@ -11,7 +11,7 @@ import pytest
 
 from megatron.ltd.config import Entry
 from megatron.ltd.tasks import BERT, GPT
-from tests.regression.runs import bert_flags, metrics, run_status, tiny_flags, write_data
+from tests.end_to_end.runs import bert_flags, metrics, run_status, tiny_flags, write_data
 from tests.support_pickles import Payload
 
 

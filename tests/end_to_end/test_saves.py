@@ -18,8 +18,9 @@ import pytest
 
 from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.checkpoint.rank_shard import RankPlan
-from tests.regression.processes import patched_script, started, steps_logged, wait_for
-from tests.regression.runs import metrics, run_status, tiny_flags
+from tests.end_to_end.processes import patched_script, started, steps_logged, wait_for
+from tests.end_to_end.runs import metrics, run_status, tiny_flags
+from tests.support_errors import assert_names
 from tests.support_processes import PATIENCE_SECONDS
 
 MODES = {"sync": (), "async": ("--async-save",)}
@@ -132,9 +133,8 @@ def test_a_full_disk(
             status, said = run_status(tiny_flags(data, "--save", tmp_path, "--save-interval", 2, *mode))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert status == 1 and len(said.splitlines()) == 1, said
-    assert f"stopped: the checkpoint of iteration 4 could not be written to --save {tmp_path}" in said
-    assert "fail" in said and f"{tmp_path / 'iter_0000002'} stays the last" in said
+    assert status == 1
+    assert_names(said.rstrip(), "iteration 4", f"--save {tmp_path}", tmp_path / "iter_0000002")
     assert [path.name for path in tmp_path.glob("iter_*")] == ["iter_0000002"]
     assert_resumes(data, tmp_path, straight)
 
@@ -150,8 +150,8 @@ def test_a_writer_without_memory(
     with monkeypatch.context() as patch:
         _while_writing(patch, fail)
         status, said = run_status(tiny_flags(data, "--save", tmp_path, "--save-interval", 2, *mode))
-    assert status == 1 and "iteration 4 could not be written" in said, said
-    assert "(MemoryError)" in said
+    assert status == 1
+    assert_names(said.rstrip(), "iteration 4", "MemoryError")
     assert_resumes(data, tmp_path, straight)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from megatron.ltd.words import name_of
-from tests.regression.runs import metrics, refusal, reseal, run_status, snapshot, tiny_flags, write_data
+from tests.end_to_end.runs import metrics, refusal, reseal, run_status, snapshot, tiny_flags, write_data
 from tests.support import assert_differs
 from tests.support_errors import assert_names
 
@@ -101,39 +101,40 @@ def _flip_byte(checkpoint: Path) -> str:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    return f"{path.name} has changed since it was written"
+    return path.name
 
 
 def _shorten(checkpoint: Path) -> str:
     path = sorted(checkpoint.glob("*.distcp"))[-1]
     path.write_bytes(path.read_bytes()[:-3])
-    return f"{path.name} has {path.stat().st_size} bytes instead of {path.stat().st_size + 3}"
+    return path.name
 
 
 def _lose_file(checkpoint: Path) -> str:
     (checkpoint / "common.pt").unlink()
-    return "common.pt: No such file or directory"
+    return "common.pt"
 
 
 def _lose_manifest(checkpoint: Path) -> str:
     (checkpoint / "manifest.json").write_text('{"files": {"__0_0.distcp": ')
-    return "manifest.json is missing or not readable"
+    return "manifest.json"
 
 
 @pytest.mark.parametrize("damage", [_flip_byte, _shorten, _lose_file, _lose_manifest])
-def test_a_damaged_checkpoint_is_passed_over(
+def test_a_damaged_checkpoint_is_skipped(
     damage: Callable[[Path], str], data: str, straight: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The run goes on from the last whole one, says so, and ends as the undamaged run did."""
+    """The run continues from the last complete one, says so, and ends as the undamaged run did."""
     what = damage(trained / "iter_0000006")
     assert run_status(tiny_flags(data, "--save", trained, "--load", trained)) == (0, "")
     said = capsys.readouterr().out
-    assert f"checkpoint {trained / 'iter_0000006'} is damaged: {what}" in said
+    (line,) = (line for line in said.splitlines() if str(trained / "iter_0000006") in line and "damaged" in line)
+    assert_names(line, what)
     assert f"loading {trained / 'iter_0000004'}" in said
     assert metrics(trained) == metrics(straight)
 
 
-def test_a_half_written_checkpoint_is_none(data: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_partly_written_checkpoint_is_ignored(data: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (trained / "iter_0000006").rename(trained / "iter_0000006.partial")
     (trained / "latest_checkpointed_iteration.txt").write_text("4")
     assert run_status(tiny_flags(data, "--save", trained, "--load", trained)) == (0, "")
@@ -142,7 +143,7 @@ def test_a_half_written_checkpoint_is_none(data: str, trained: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(("tracker", "complaint"), [("9", "iteration 9"), ("x\n", "latest_checkpointed_iteration.txt")])
-def test_a_wrong_tracker_is_said(
+def test_a_wrong_tracker_is_reported(
     tracker: str, complaint: str, data: str, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (trained / "latest_checkpointed_iteration.txt").write_text(tracker)
@@ -151,8 +152,8 @@ def test_a_wrong_tracker_is_said(
     assert complaint in said and f"loading {trained / 'iter_0000006'}" in said
 
 
-def test_no_whole_checkpoint_is_refused(data: str, trained: Path) -> None:
-    """Starting anew in their place would overwrite them."""
+def test_only_damaged_checkpoints_are_refused(data: str, trained: Path) -> None:
+    """Starting from the beginning would overwrite them."""
     for checkpoint in trained.glob("iter_*"):
         _flip_byte(checkpoint)
     before = snapshot(trained)

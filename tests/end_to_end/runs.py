@@ -1,4 +1,4 @@
-"""What the regression tests share: a tiny run of the product, how it ends, and how a checkpoint is damaged.
+"""What the end-to-end tests share: a tiny run of the product, how it ends, and how a checkpoint is damaged.
 
 Every run is ``pretrain_gpt_ltd.py`` in this process, under the same wrapper as its command line, so that exit status
 and error line are the user's.
@@ -97,6 +97,6 @@ def metrics(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def reseal(checkpoint: Path) -> None:
-    """List the files of a checkpoint anew, so that what a test changed is not taken for damage."""
+    """Write a new manifest of a checkpoint, so that a test's changes do not count as damage."""
     names = checkpoint_files.file_names(checkpoint)
     checkpoint_files.write_manifest(checkpoint, checkpoint_files.checksums(checkpoint, names))

@@ -17,7 +17,7 @@ pytest.importorskip("lm_eval")
 from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.errors import run_command
 from megatron.ltd.evaluation.lm_eval.harness_command import evaluate
-from tests.regression.runs import reseal, snapshot
+from tests.end_to_end.runs import reseal, snapshot
 from tests.support_errors import assert_refused, refused
 
 PASSAGES = ("the model keeps some of its tokens", "every other token skips this layer", "kept tokens stay in order")

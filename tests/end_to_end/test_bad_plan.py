@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.regression.runs import refusal, run_status, snapshot, tiny_flags
+from tests.end_to_end.runs import refusal, run_status, snapshot, tiny_flags
 from tests.support_errors import assert_names
 
 SPEED = ["--plan-peak-tflops", 1, "--plan-mfu", 0.5]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron.ltd.evaluation.lm_eval.harness_command import evaluate
-from tests.regression.runs import metrics, refusal, run_status, tiny_flags, write_data
+from tests.end_to_end.runs import metrics, refusal, run_status, tiny_flags, write_data
 from tests.support_errors import assert_names
 from tests.support_tasks import write_task_data
 

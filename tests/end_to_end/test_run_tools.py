@@ -1,4 +1,4 @@
-"""Looking at a real run: figure and page agree with its log, and what bad input gets from the tools."""
+"""The tools that plot and summarize a run, on a real one: they agree with its log, and refuse bad input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from megatron.ltd.plan.table import stage_rows
 from megatron.ltd.reports.metrics import read_history
 from megatron.ltd.reports.page.plan_file import read_plan
 from megatron.ltd.reports.page.stages import logged_stages
-from tests.regression.runs import run_status, snapshot, tiny_flags
+from tests.end_to_end.runs import run_status, snapshot, tiny_flags
 from tests.support_errors import assert_refused
 from tests.unit.reports.page.pages import Page
 from tools import plot_run, report, summarize_runs

@@ -1,6 +1,6 @@
-"""What a rank does in a test of runs that end alike: start as the command line does, and tell how it ended.
+"""Jobs of one rank for tests of errors that all ranks report: run as the command line does, and return how it ended.
 
-Ranks differ here as nodes may: in flags, in the folder that they see, in what they compute.
+Ranks differ here as nodes may: in their flags, in the folder that they see, or in the tokens that they keep.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from megatron.ltd.parallel import agreement
 
 
 def end_of(flags: Sequence[Sequence[str]], folders: Sequence[str] | None = None) -> tuple[str, str]:
-    """How a run ended on this rank, whose flags and working folder these lists hold: kind of end, line."""
+    """How a run with this rank's entries of the two lists ended: "done" or the name of the error, and its line."""
     rank = int(os.environ["RANK"])
     before = os.getcwd()
     with pytest.MonkeyPatch.context() as patch:
@@ -35,8 +35,8 @@ def end_of(flags: Sequence[Sequence[str]], folders: Sequence[str] | None = None)
     return "done", ""
 
 
-def end_with_another_draw(flags: Sequence[Sequence[str]], from_step: int) -> tuple[str, str]:
-    """As ``end_of``, on ranks of which the second keeps other tokens in layer 3, from the K of ``from_step`` on."""
+def end_with_other_tokens(flags: Sequence[Sequence[str]], from_step: int) -> tuple[str, str]:
+    """Like ``end_of``, but rank 1 keeps other tokens in layer 3 from ``from_step`` on."""
     select = RandomLTD.select
 
     def other_select(self: RandomLTD, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:

@@ -13,7 +13,7 @@ import yaml
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import field_id
-from tests.regression.runs import TINY, metrics, refusal, run_status, tiny_flags, write_data
+from tests.end_to_end.runs import TINY, metrics, refusal, run_status, tiny_flags, write_data
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.training.build import Run, build_run
-from tests.regression.runs import metrics, refusal, run_status, tiny_flags
+from tests.end_to_end.runs import metrics, refusal, run_status, tiny_flags
 from tests.support import assert_differs, world
 
 OVERRIDE = "--override-opt-param-scheduler"

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from megatron.ltd.checkpoint import files as checkpoint_files
+from tests.end_to_end.runs import metrics, refusal, reseal, run_status, snapshot, tiny_flags
+from tests.end_to_end.tools import tool_refusal, tool_status
 from tests.reference.gpt2_folder import write_gpt2
 from tests.reference.llama_folder import LLAMA, llama_config, write_llama
 from tests.reference.plain_gpt import PlainConfig
-from tests.regression.runs import metrics, refusal, reseal, run_status, snapshot, tiny_flags
-from tests.regression.tools import tool_refusal, tool_status
 from tests.support import assert_differs
 from tests.support_errors import assert_names
 
@@ -55,34 +55,32 @@ def of_a_bert(folder: Path) -> None:
 
 
 ROPE = {"position_embedding_type": "rope", "normalization": "RMSNorm", "swiglu": True, "ffn_hidden_size": 64}
-NO_CLASS = "cannot be exported: Hugging Face has no class for a model of these flags"
 RUNS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
-    "LayerNorm with RoPE": (with_model(**ROPE | {"normalization": "LayerNorm"}), [NO_CLASS, "needs --normalization"]),
-    "RMSNorm with GELU": (with_model(**ROPE | {"swiglu": False}), [NO_CLASS, "Llama needs --swiglu"]),
-    "no positions": (with_model(position_embedding_type="none"), [NO_CLASS, "--position-embedding-type"]),
-    "rotary percent": (with_model(**ROPE, rotary_percent=0.5), [NO_CLASS, "Llama needs --rotary-percent 1.0"]),
-    "GPT-2's heads": (with_model(kv_channels=4), [NO_CLASS, "GPT-2 needs no --kv-channels"]),
-    "GPT-2's biases": (with_model(add_bias_linear=False), [NO_CLASS, "GPT-2 needs no --disable-bias-linear"]),
-    "GPT-2's groups": (with_model(group_query_attention=True), [NO_CLASS, "GPT-2 needs no --group-query-attention"]),
-    "BERT": (of_a_bert, ["holds a BERT, and only a GPT can be exported"]),
-    "a later version's": (with_model(new_flag=1), ["holds the model setting new_flag"]),
+    "LayerNorm with RoPE": (with_model(**ROPE | {"normalization": "LayerNorm"}), ["--normalization"]),
+    "RMSNorm with GELU": (with_model(**ROPE | {"swiglu": False}), ["--swiglu"]),
+    "no positions": (with_model(position_embedding_type="none"), ["--position-embedding-type"]),
+    "rotary percent": (with_model(**ROPE, rotary_percent=0.5), ["--rotary-percent 1.0"]),
+    "GPT-2's heads": (with_model(kv_channels=4), ["GPT-2", "--kv-channels"]),
+    "GPT-2's biases": (with_model(add_bias_linear=False), ["GPT-2", "--disable-bias-linear"]),
+    "GPT-2's groups": (with_model(group_query_attention=True), ["GPT-2", "--group-query-attention"]),
+    "BERT": (of_a_bert, ["BERT"]),
+    "a later version's": (with_model(new_flag=1), ["new_flag"]),
     "tokenizer moved": (
         with_tokenizer(tokenizer_type="GPT2BPETokenizer", vocab_file="gone.json", merge_file="gone.bpe"),
-        ["--vocab-file gone.json: cannot be read"],
+        ["--vocab-file gone.json"],
     ),
-    "no tokenizer": (with_tokenizer(tokenizer_type=None), ["--tokenizer-type is missing"]),
+    "no tokenizer": (with_tokenizer(tokenizer_type=None), ["--tokenizer-type"]),
 }
 
 
-@pytest.mark.parametrize(("change", "fragments"), RUNS.values(), ids=RUNS.keys())
+@pytest.mark.parametrize(("change", "names"), RUNS.values(), ids=RUNS.keys())
 def test_a_run_that_cannot_be_exported(
-    trained: Path, tmp_path: Path, change: Callable[[Path], None], fragments: list[str]
+    trained: Path, tmp_path: Path, change: Callable[[Path], None], names: list[str]
 ) -> None:
     change(trained)
     before = snapshot(tmp_path)
     line = tool_refusal("export_hf.py", "--load", trained, "--output", tmp_path / "out", "--no-tokenizer")
-    for fragment in fragments:
-        assert fragment in line
+    assert_names(line, *names)
     assert snapshot(tmp_path) == before and not (tmp_path / "out").exists()
 
 
@@ -126,24 +124,24 @@ def test_a_target_that_exists(straight: Path, tmp_path: Path, make: Callable[[Pa
     make(target)
     before = os.lstat(target)
     line = tool_refusal("export_hf.py", "--load", straight, "--output", target, "--no-tokenizer")
-    assert line == f"--output {target} exists: name a folder that does not, nothing is overwritten"
+    assert_names(line, f"--output {target}")
     assert os.lstat(target) == before and list(tmp_path.iterdir()) == [target]
 
 
 FLAGS: dict[str, tuple[list[str], str]] = {
-    "no --load": (["--output", "x"], "--load is missing: give the --save folder of a run"),
-    "no --output": (["--load", "x"], "--output is missing: give the folder to write"),
-    "size": (["--load", "x", "--output", "y", "--max-shard-size", "5TB"], "--max-shard-size 5TB: give a number and"),
-    "no size": (["--load", "x", "--output", "y", "--max-shard-size", "0GB"], "--max-shard-size 0GB: give a number"),
-    "type": (["--load", "x", "--output", "y", "--dtype", "int8"], "--dtype: invalid choice: 'int8'"),
+    "no --load": (["--output", "x"], "--load"),
+    "no --output": (["--load", "x"], "--output"),
+    "size": (["--load", "x", "--output", "y", "--max-shard-size", "5TB"], "--max-shard-size 5TB"),
+    "no size": (["--load", "x", "--output", "y", "--max-shard-size", "0GB"], "--max-shard-size 0GB"),
+    "type": (["--load", "x", "--output", "y", "--dtype", "int8"], "--dtype"),
     "no checkpoint": (["--load", "x", "--output", "y"], "--load x"),
 }
 
 
-@pytest.mark.parametrize(("flags", "fragment"), FLAGS.values(), ids=FLAGS.keys())
-def test_flags_of_an_export(flags: list[str], fragment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("flags", "name"), FLAGS.values(), ids=FLAGS.keys())
+def test_flags_of_an_export(flags: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert fragment in tool_refusal("export_hf.py", *flags)
+    assert_names(tool_refusal("export_hf.py", *flags), name)
     assert not list(tmp_path.iterdir())
 
 
@@ -163,11 +161,11 @@ def test_a_disk_that_fills_up(straight: Path, tmp_path: Path, monkeypatch: pytes
     assert "(No space left on device)" in line and not list(tmp_path.iterdir())
 
 
-def test_a_damaged_checkpoint_is_passed_over(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_is_skipped(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (trained / "iter_0000006" / "common.pt").unlink()
     status = tool_status("export_hf.py", "--load", trained, "--output", tmp_path / "out", "--no-tokenizer")
     said = capsys.readouterr().out
-    assert status == (0, "") and f"from {trained / 'iter_0000004'}" in said and "iter_0000006 is damaged" in said
+    assert status == (0, "") and str(trained / "iter_0000004") in said and str(trained / "iter_0000006") in said
     assert "| steps | 4 |" in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -195,27 +193,26 @@ def _empty(folder: Path) -> None:
 
 
 FOLDERS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
-    "another kind": (_config(model_type="mistral"), ["of type mistral", "only gpt2 and llama can be loaded"]),
-    "scaled positions": (_config(rope_scaling={"rope_type": "llama3"}), ["rope_scaling is", "plain rotary positions"]),
-    "quantized": (_config(quantization_config={"quant_method": "awq"}), ["the weights are quantized (awq)"]),
-    "biases": (_config(attention_bias=True), ["mlp_bias is false: only models with the same as attention_bias"]),
-    "no weights": (_no_weights, ["model.safetensors is missing"]),
+    "another kind": (_config(model_type="mistral"), ["mistral", "gpt2", "llama"]),
+    "scaled positions": (_config(rope_scaling={"rope_type": "llama3"}), ["rope_scaling"]),
+    "quantized": (_config(quantization_config={"quant_method": "awq"}), ["(awq)"]),
+    "biases": (_config(attention_bias=True), ["mlp_bias is false", "attention_bias"]),
+    "no weights": (_no_weights, ["model.safetensors"]),
     "nothing": (_empty, ["--load"]),
     "a smaller vocabulary": (
-        lambda folder: write_llama(folder, LLAMA).clear(), ["the tokenizer makes 257 ids", "knows 32"],
+        lambda folder: write_llama(folder, LLAMA).clear(), ["257", "32"],
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("damage", "fragments"), FOLDERS.values(), ids=FOLDERS.keys())
+@pytest.mark.parametrize(("damage", "names"), FOLDERS.values(), ids=FOLDERS.keys())
 def test_a_folder_that_cannot_be_imported(
-    llama: Path, tmp_path: Path, damage: Callable[[Path], None], fragments: list[str]
+    llama: Path, tmp_path: Path, damage: Callable[[Path], None], names: list[str]
 ) -> None:
     damage(llama)
     before = snapshot(tmp_path)
     line = tool_refusal("import_hf.py", "--load", llama, "--save", tmp_path / "out", *BYTES)
-    for fragment in [*fragments, str(llama)]:
-        assert fragment in line
+    assert_names(line, llama, *names)
     assert snapshot(tmp_path) == before and not (tmp_path / "out").exists()
 
 

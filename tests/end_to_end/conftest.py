@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.regression.runs import run_status, tiny_flags, write_data
+from tests.end_to_end.runs import run_status, tiny_flags, write_data
 
 
 @pytest.fixture(scope="session")

@@ -11,24 +11,20 @@ Flags are Megatron-LM's where it has them; --help lists all. See docs/training.m
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.errors import run_command
 from megatron.ltd.launch import launch
 from megatron.ltd.tasks import VIT
 
-DIGITS = (
-    "--data-path digits --img-h 8 --img-w 8 --patch-dim 2 --num-channels 1 --num-layers 6 --hidden-size 64 "
-    "--num-attention-heads 4 --init-method-std 0.1 --attention-dropout 0 --hidden-dropout 0 --micro-batch-size 64 "
-    "--train-iters 600 --lr 2e-3 --lr-decay-style cosine --lr-warmup-fraction 0.08 --eval-interval 200"
-)
-DIGITS_RANDOM_LTD = "--random-ltd --ltd-min-kept-tokens 5 --ltd-growth-steps 450 --ltd-granularity 1"
-"""What is run without any flag, on the CPU in a minute or two."""
+_SETTINGS = Path(__file__).resolve().parent / "examples" / "vit"
+DIGITS, DIGITS_RANDOM_LTD = (str(_SETTINGS / f"{name}.yaml") for name in ("digits", "digits_random_ltd"))
+"""The settings of the run without any flag, on the CPU in a minute or two."""
 
 
 def main() -> None:
-    typed = sys.argv[1:]
-    launch(parse_run_config(typed or [*DIGITS.split(), *DIGITS_RANDOM_LTD.split()], VIT))
+    launch(parse_run_config(sys.argv[1:] or ["--config", DIGITS, DIGITS_RANDOM_LTD], VIT))
 
 
 if __name__ == "__main__":

@@ -6,4 +6,8 @@ no ``megatron/__init__.py``: it would hide ``megatron.core``.
 
 from setuptools import find_namespace_packages, setup
 
-setup(packages=find_namespace_packages(include=["megatron.ltd", "megatron.ltd.*"]), py_modules=[])
+setup(
+    packages=find_namespace_packages(include=["megatron.ltd", "megatron.ltd.*"]),
+    package_data={"megatron.ltd.reports.page": ["*.jinja"]},
+    py_modules=[],
+)

@@ -11,17 +11,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron.ltd.errors import UserError, run_command
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.flags import read_command
 from megatron.ltd.reports.task_table import CompareConfig, compare
-from megatron.ltd.reports.task_table_text import latex_table, markdown_table
+from megatron.ltd.reports.task_table_text import to_latex, to_markdown
 
 
 def main() -> None:
     """Read the flags and the results, print or write the table."""
-    parser = FlagParser(__doc__)
-    add_flags(parser, CompareConfig)
-    config = read_flags(parser.parse_args(), CompareConfig)
-    table = (latex_table if config.format == "latex" else markdown_table)(compare(config))
+    (config,) = read_command(__doc__, CompareConfig)
+    table = (to_latex if config.format == "latex" else to_markdown)(compare(config))
     if config.output is None:
         print(table, end="")
         return

@@ -7,6 +7,10 @@
 # Exit status: 0 built, 1 the build or the set-up failed.
 
 set -euo pipefail
+if [[ " $* " == *" --help "* || " $* " == *" -h "* ]]; then
+    sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit
+fi
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash tools/setup_env.sh docs

@@ -1,11 +1,11 @@
-"""MkDocs hooks that build the site from pages where they are: README.md, docs/, cards, examples, results.
+"""MkDocs hooks that build the site from pages in their places: README.md, docs/, cards, examples, results.
 
     nav in mkdocs.yml                 paths from the root of the checkout
     a page that another links to      is a page of the site, and must be in the nav
     another file that a page links to is copied beside the pages, at its own path
     a link to a folder                leads to its README.md; the link is removed if there is none
 
-So relative links work in the checkout, on a code host and in the site alike. Broken links are reported by MkDocs.
+Relative links then work in the checkout, on a code host and in the site. MkDocs reports broken links.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python tools/export_hf.py --load runs/random-ltd --output exported/random-ltd
 
-A GPT of learned positions, LayerNorm and GELU becomes a GPT-2; one of RoPE, RMSNorm and SwiGLU a Llama. Whatever layout
-wrote the checkpoint, one process reads it, a tensor at a time. The work is in ``megatron.ltd.export.to_hugging_face``.
+A GPT with learned positions, LayerNorm and GELU becomes a GPT-2; one with RoPE, RMSNorm and SwiGLU a Llama. One process
+reads checkpoints of any layout, one tensor at a time. The work is in ``megatron.ltd.export.to_hugging_face``.
 """
 
 from __future__ import annotations
@@ -12,17 +12,13 @@ from pathlib import Path
 
 from megatron.ltd.errors import run_command
 from megatron.ltd.export.config import ExportConfig, check_new
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.flags import read_command
 from megatron.ltd.tokenizers.config import TokenizerFiles
 
 
 def main() -> None:
     """Read the flags, do the work, print what was written."""
-    parser = FlagParser(__doc__)
-    add_flags(parser, ExportConfig)
-    add_flags(parser, TokenizerFiles)
-    namespace = parser.parse_args()
-    config, files = read_flags(namespace, ExportConfig), read_flags(namespace, TokenizerFiles)
+    config, files = read_command(__doc__, ExportConfig, TokenizerFiles)
     check_new(f"--output {config.output}", Path(str(config.output)))  # before torch is imported, which takes seconds
     from megatron.ltd.parallel.mesh import quiet_core_imports, refuse_broken_transformer_engine
 

@@ -1,8 +1,8 @@
-"""Let a trained model go on from a text.
+"""Continue a text with a trained model.
 
     python tools/generate_text.py --load runs/random-ltd --prompt "def " --temperature 0.8 --top-k 40
 
-The model is built from what its checkpoint says. The work is in ``megatron.ltd.evaluation.generate``.
+The checkpoint describes the model. The work is in ``megatron.ltd.evaluation.generate``.
 """
 
 from __future__ import annotations
@@ -11,17 +11,13 @@ from pathlib import Path
 
 from megatron.ltd.errors import run_command
 from megatron.ltd.evaluation.sampling_config import SamplingConfig
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.flags import read_command
 from megatron.ltd.tokenizers.config import TokenizerFiles
 
 
 def main() -> None:
     """Read the flags, load the model, print the prompt with what follows it."""
-    parser = FlagParser(__doc__)
-    add_flags(parser, SamplingConfig)
-    add_flags(parser, TokenizerFiles)
-    namespace = parser.parse_args()
-    print_sample(read_flags(namespace, SamplingConfig), read_flags(namespace, TokenizerFiles))
+    print_sample(*read_command(__doc__, SamplingConfig, TokenizerFiles))
 
 
 def print_sample(config: SamplingConfig, tokenizer_files: TokenizerFiles) -> None:

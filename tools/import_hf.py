@@ -1,4 +1,4 @@
-"""Write a Hugging Face GPT-2 or Llama as a checkpoint, which finetuning, evaluation and export load under any layout.
+"""Write a Hugging Face GPT-2 or Llama as a checkpoint, which finetuning, evaluation and export load with any layout.
 
     python tools/import_hf.py --load gpt2-medium --save runs/gpt2-medium
 
@@ -12,17 +12,13 @@ from pathlib import Path
 
 from megatron.ltd.errors import run_command
 from megatron.ltd.export.config import ImportConfig, check_free
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.flags import read_command
 from megatron.ltd.tokenizers.config import TokenizerFiles
 
 
 def main() -> None:
     """Read the flags, do the work, print what was written."""
-    parser = FlagParser(__doc__)
-    add_flags(parser, ImportConfig)
-    add_flags(parser, TokenizerFiles)
-    namespace = parser.parse_args()
-    config, files = read_flags(namespace, ImportConfig), read_flags(namespace, TokenizerFiles)
+    config, files = read_command(__doc__, ImportConfig, TokenizerFiles)
     check_free(f"--save {config.save}", Path(str(config.save)))  # before torch is imported, which takes seconds
     from megatron.ltd.parallel.mesh import quiet_core_imports, refuse_broken_transformer_engine
 

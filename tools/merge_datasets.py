@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from megatron.ltd.data.merge import MergeConfig, merge
 from megatron.ltd.errors import run_command
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.flags import read_command
 
 
 def main() -> None:
     """Read the flags, do the work, print what was written."""
-    parser = FlagParser(__doc__)
-    add_flags(parser, MergeConfig)
-    print(merge(read_flags(parser.parse_args(), MergeConfig)).summary())
+    (config,) = read_command(__doc__, MergeConfig)
+    print(merge(config).summary())
 
 
 if __name__ == "__main__":

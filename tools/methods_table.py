@@ -21,9 +21,8 @@ that drops layers; without any it is dense. Methods that drop tokens share their
 constant, shrinking or staged: [schedule_flags.py](schedule_flags.py). To add a method: a folder like these, a line in
 `__init__.py`, and a line in `tests/methods/cases.py`, which buys it the tests that every method passes.
 
-| method | drops | switch | what it does | source |
-|---|---|---|---|---|
 """
+_HEADER = ("method", "drops", "switch", "what it does", "source")
 _DROPS = {"routing": "tokens", "depth": "layers"}
 
 
@@ -38,13 +37,15 @@ def card_row(card: str) -> tuple[str, str, str]:
 
 def table() -> str:
     """The whole file."""
+    from megatron.ltd.format import markdown_table
     from megatron.ltd.methods import METHODS
 
     rows = []
     for name, entry in METHODS.items():
         title, sentence, source = card_row((FOLDER / name / "README.md").read_text(encoding="utf-8"))
-        rows.append(f"| [{title}]({name}/README.md) | {_DROPS[entry.kind]} | `{entry.flag}` | {sentence} | {source} |")
-    return _INTRODUCTION + "\n".join(rows) + "\n\nMade by `tools/methods_table.py`.\n"
+        rows.append((f"[{title}]({name}/README.md)", _DROPS[entry.kind], f"`{entry.flag}`", sentence, source))
+    table_of_methods = markdown_table(rows, _HEADER, num_labels=len(_HEADER))
+    return f"{_INTRODUCTION}{table_of_methods}\n\nMade by `tools/methods_table.py`.\n"
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron.ltd.errors import run_command
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.flags import read_command
 from megatron.ltd.reports.figures.config import PlotConfig
 from megatron.ltd.reports.figures.draw import check_matplotlib, draw, save
 from megatron.ltd.reports.figures.panels import panels_of
@@ -19,9 +19,7 @@ from megatron.ltd.reports.runs import read_runs
 
 def main() -> None:
     """Read the flags and the runs, draw the figure."""
-    parser = FlagParser(__doc__)
-    add_flags(parser, PlotConfig)
-    config = read_flags(parser.parse_args(), PlotConfig)
+    (config,) = read_command(__doc__, PlotConfig)
     path = Path(str(config.output))
     check_matplotlib("--output", path)
     histories = read_runs(config)

@@ -1,4 +1,4 @@
-"""Turn the published files of a task into task data, which lm-eval's official task then scores without internet.
+"""Convert the published files of a task to task data, for lm-eval's official task without internet.
 
     python tools/prepare_tasks.py --task hellaswag --validation hellaswag_val.jsonl --output-dir task_data
     python tools/prepare_tasks.py --task arc_easy --test ARC-V1-Feb2018.zip --output-dir task_data
@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from megatron.ltd.errors import run_command
 from megatron.ltd.evaluation.local_tasks.prepare import PrepareConfig, prepare
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.flags import read_command
 
 
 def main() -> None:
     """Read the flags, convert the files, print what was written."""
-    parser = FlagParser(__doc__)
-    add_flags(parser, PrepareConfig)
-    print(prepare(read_flags(parser.parse_args(), PrepareConfig)).summary())
+    (config,) = read_command(__doc__, PrepareConfig)
+    print(prepare(config).summary())
 
 
 if __name__ == "__main__":

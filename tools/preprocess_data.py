@@ -1,4 +1,4 @@
-"""Turn text into the indexed tokens that training reads.
+"""Convert text to the indexed tokens that training reads.
 
     python tools/preprocess_data.py --input books.jsonl --output-prefix data/books --append-eod --workers 8 \\
         --tokenizer-type SentencePieceTokenizer --tokenizer-model data/books.model
@@ -10,18 +10,13 @@ from __future__ import annotations
 
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import run_command
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.flags import read_command
 from megatron.ltd.tokenizers.config import TokenizerFiles
 
 
 def main() -> None:
     """Read the flags, do the work, print what was written."""
-    parser = FlagParser(__doc__)
-    add_flags(parser, PreprocessConfig)
-    add_flags(parser, TokenizerFiles)
-    namespace = parser.parse_args()
-    result = preprocess(read_flags(namespace, PreprocessConfig), read_flags(namespace, TokenizerFiles))
-    print(result.summary())
+    print(preprocess(*read_command(__doc__, PreprocessConfig, TokenizerFiles)).summary())
 
 
 if __name__ == "__main__":

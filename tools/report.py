@@ -2,7 +2,7 @@
 
     python tools/report.py --run runs/random-ltd --plan plan.json --scores results --output report.html
 
-The page holds everything it shows and loads nothing. The work is in ``megatron.ltd.reports.page``.
+The page is one file that loads nothing else. The work is in ``megatron.ltd.reports.page``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron.ltd.errors import run_command
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.flags import read_command
 from megatron.ltd.reports.figures.draw import check_matplotlib
 from megatron.ltd.reports.metrics import read_history
 from megatron.ltd.reports.output import write_output
@@ -22,9 +22,7 @@ from megatron.ltd.reports.page.scores import read_scores
 
 def main() -> None:
     """Read the flags, the run and its scores, write the page."""
-    parser = FlagParser(__doc__)
-    add_flags(parser, ReportConfig)
-    config = read_flags(parser.parse_args(), ReportConfig)
+    (config,) = read_command(__doc__, ReportConfig)
     path, folder = Path(str(config.output)), Path(str(config.run))
     check_matplotlib("--output", path)
     scores = read_scores(config.scores)

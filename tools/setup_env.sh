@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make or update the virtual environment .venv in the root of the checkout, with the versions of constraints.txt.
 #
-#     bash tools/setup_env.sh [EXTRA...]            EXTRA: bert eval hf logging plot vision gpu docs dev
+#     bash tools/setup_env.sh [EXTRA...]            EXTRA: bert data eval hf logging plot vision gpu docs dev
 #
 # When nothing changed since the last time it only looks at a stamp, in well under a second. Extras add up: what was
 # once asked for stays. A set-up that was cut off is repaired by the next. Two at once wait for each other.
@@ -13,6 +13,10 @@
 # Exit status: 0 ready, 1 an installation failed (its log is named), 2 the call cannot work.
 
 set -euo pipefail
+if [[ " $* " == *" --help "* || " $* " == *" -h "* ]]; then
+    sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit
+fi
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$root"

@@ -1,11 +1,10 @@
-"""Kill a run at random moments, let it continue each time, and see that it ends as if nothing had happened.
+"""Kill a run at random moments, continue it each time, and check that it ends like an undisturbed run.
 
     python tools/soak.py --kills 30 --output-prefix soak
     python tools/soak.py --kills 30 --output-prefix soak --async-save
 
-Two processes under torchrun on the CPU; one of them, both, the launcher or all are killed with SIGKILL. Exit
-status 0 where every step and the final weights equal those of a run that was left alone, bit for bit, and no process is
-left.
+Two processes under torchrun on the CPU; one of them, both, the launcher or all are killed with SIGKILL. The exit status
+is 0 if every step and the final weights are bit-equal to those of an undisturbed run, and no process is left.
 """
 
 from __future__ import annotations
@@ -20,26 +19,25 @@ from pathlib import Path
 from soak.config import SoakConfig
 
 from megatron.ltd.errors import UserError, run_command
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.flags import read_command
+from megatron.ltd.format import text_table
 
 
 def main() -> None:
-    """Read the flags, kill, print what came of it."""
-    parser = FlagParser(__doc__)
-    add_flags(parser, SoakConfig)
-    config = read_flags(parser.parse_args(), SoakConfig)
+    """Read the flags, kill, print the result."""
+    (config,) = read_command(__doc__, SoakConfig)
     if config.work_dir is None:
         with tempfile.TemporaryDirectory(prefix="soak-") as folder:
             soak_in(Path(folder), config)
         return
     folder = Path(config.work_dir).resolve()
     if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"--work-dir {config.work_dir} is not empty: choose an empty folder")
+        raise UserError(f"--work-dir {config.work_dir}: is not empty; give an empty folder")
     soak_in(folder, config)
 
 
 def soak_in(folder: Path, config: SoakConfig) -> None:
-    """Make a corpus in ``folder`` and soak a run there. Exits with 1 where the runs differ."""
+    """Make a corpus in ``folder`` and soak a run there. Exits with 1 if the runs differ."""
     from soak.drive import soak
     from soak.report import lines_of, to_json, write
 
@@ -54,8 +52,7 @@ def soak_in(folder: Path, config: SoakConfig) -> None:
         PreprocessConfig(input=(str(source),), output_prefix=str(folder / "text")), TokenizerFiles("ByteTokenizer")
     )
     result = soak(config, next(iter(prepared.cards)), folder, lambda text: print(text, flush=True))
-    for name, value in lines_of(asdict(result)).items():
-        print(f"{name + ':':46}{value}")
+    print(text_table(lines_of(asdict(result)).items(), num_labels=2))
     if config.output_prefix is not None:
         command = shlex.join(["python", "tools/soak.py", *sys.argv[1:]])
         write(config.output_prefix, config.mode, to_json(config, result, command))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron.ltd.errors import run_command
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.flags import read_command
 from megatron.ltd.reports.figures.config import FORMATS
 from megatron.ltd.reports.figures.draw import check_matplotlib, draw_losses, save
 from megatron.ltd.reports.output import check_output
@@ -21,9 +21,7 @@ from megatron.ltd.reports.summary import SummaryConfig, summarize, summary_table
 
 def main() -> None:
     """Read the flags and the runs, print the table, draw the figure."""
-    parser = FlagParser(__doc__)
-    add_flags(parser, SummaryConfig)
-    config = read_flags(parser.parse_args(), SummaryConfig)
+    (config,) = read_command(__doc__, SummaryConfig)
     if config.plot is not None:
         check_output("--plot", Path(config.plot), FORMATS, overwrite=True)
         check_matplotlib("--plot", Path(config.plot))

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from megatron.ltd.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from megatron.ltd.errors import run_command
-from megatron.ltd.flags import FlagParser, add_flags, read_flags
+from megatron.ltd.flags import read_command
 
 
 def main() -> None:
     """Read the flags, do the work, print what was written."""
-    parser = FlagParser(__doc__)
-    add_flags(parser, TrainTokenizerConfig)
-    print(train_tokenizer(read_flags(parser.parse_args(), TrainTokenizerConfig)).summary())
+    (config,) = read_command(__doc__, TrainTokenizerConfig)
+    print(train_tokenizer(config).summary())
 
 
 if __name__ == "__main__":

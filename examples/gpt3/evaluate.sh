@@ -1,63 +1,43 @@
-# Zero-shot scores for the GPT-3 examples: sourced by their scripts after settings.sh and the recipe.sh of their folder.
-# shellcheck shell=bash disable=SC2153,SC2154  # what those two set
+#!/usr/bin/env bash
+# Score trained models on zero-shot tasks, and print one table.
+#
+#     bash examples/gpt3/evaluate.sh runs/gpt3-1.3b/random_ltd runs/gpt3-1.3b/dense
+#     bash examples/gpt3/evaluate.sh runs/gpt3-1.3b/* --task-data task_data       local copies of the tasks' data
+#     DRY_RUN=1 bash ...                                                          show the commands, start nothing
+#     TINY=1 bash examples/gpt3/evaluate.sh runs/gpt3-1.3b-tiny/*                 on a few sentences
+#
+# The tasks are in evaluate.yaml; flags of tools/evaluate.py and of lm-eval may follow the folders and win. Scores go to
+# results/ beside the runs; a checkpoint that has its scores is not scored again.
 
-TASKS="${TASKS:-random_ltd_paper}" # the paper's 19 tasks and wikitext; or names of lm-eval's
-TASK_DATA="${TASK_DATA:-}"         # folder of tools/prepare_tasks.py; empty: lm-eval downloads what it lacks
-EVAL_BATCH="${EVAL_BATCH:-32}"     # requests a GPU scores at a time
-NUM_FEWSHOT="${NUM_FEWSHOT:-0}"    # solved examples before each question
-RESULTS="${RESULTS:-}"             # where scores go; empty: OUT/results
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
-# evaluate RUN...: the newest checkpoint of these runs of OUT, or of all, and a table of all scores.
-evaluate() {
-    local run runs=() results=() folder asked
-    settle_paths
-    TASK_DATA="$(absolute "$TASK_DATA")"
-    RESULTS="$(absolute "$RESULTS")" && RESULTS="${RESULTS:-$OUT/results}"
-    find_runs "$@"
-    use_python logging eval
-    if [[ "$TINY" == 1 ]]; then
-        TASK_DATA="${TASK_DATA:-$DATA_DIR/tiny/tasks}"
-        write_tiny
+settings=("$here/evaluate.yaml") runs=() names=() results=()
+if [[ "$TINY" == 1 ]]; then
+    settings+=("$here/tiny_evaluate.yaml")
+    export GPUS_PER_NODE=0 NPROC="${NPROC:-2}"
+fi
+while [[ $# -gt 0 && "$1" != -* ]]; do
+    [[ "$(basename "$1")" == results ]] || runs+=("${1%/}")
+    shift
+done
+[[ ${#runs[@]} -gt 0 ]] || refuse "no run is given: name folders with checkpoints, such as runs/gpt3-1.3b/random_ltd"
+for run in "${runs[@]}"; do
+    [[ -f "$run/latest_checkpointed_iteration.txt" ]] || refuse "$run: there is no checkpoint; train with pretrain.sh first"
+done
+
+set_up logging eval
+for run in "${runs[@]}"; do
+    steps="$(<"$run/latest_checkpointed_iteration.txt")"
+    folder="$(dirname "$run")/results/$(basename "$run")-$steps-steps"
+    names+=("$(basename "$run")") results+=("$folder")
+    if compgen -G "$folder/*/results_*.json" >/dev/null; then
+        [[ "$(cat "$folder/flags")" == "$*" ]] ||
+            refuse "$folder: these scores were made with other flags ($(cat "$folder/flags")); move the folder away"
+        echo "there already: $folder"
+        continue
     fi
-    [[ -z "$TASK_DATA" || -d "$TASK_DATA" || "$DRY_RUN" == 1 ]] ||
-        refuse "TASK_DATA=$TASK_DATA is no folder: name one that tools/prepare_tasks.py wrote"
-    read -ra tasks <<<"$TASKS"
-    asked="TASKS=$TASKS NUM_FEWSHOT=$NUM_FEWSHOT TASK_DATA=$TASK_DATA"
-    for run in "${runs[@]}"; do
-        folder="$RESULTS/$run-$(<"$OUT/$run/latest_checkpointed_iteration.txt")-steps"
-        results+=("$folder")
-        if compgen -G "$folder/*/results_*.json" >/dev/null; then
-            [[ "$(cat "$folder/settings" 2>/dev/null)" == "$asked" ]] ||
-                refuse "$folder holds other scores ($(cat "$folder/settings" 2>/dev/null)): choose another RESULTS="
-            echo "there already: $folder"
-            continue
-        fi
-        if [[ "$DRY_RUN" != 1 ]]; then
-            mkdir -p "$folder" || refuse "RESULTS=$RESULTS cannot be made: choose a folder that you own"
-            echo "$asked" >"$folder/settings"
-        fi
-        (start tools/evaluate.py --load "$OUT/$run" --tasks "${tasks[@]}" --num_fewshot "$NUM_FEWSHOT" \
-            --batch_size "$EVAL_BATCH" ${TASK_DATA:+--task-data "$TASK_DATA"} --output_path "$folder")
-    done
-    run "$python" tools/compare_runs.py --results "${results[@]}" --names "${runs[@]}"
-}
-
-# find_runs RUN...: sets `runs`; each has a checkpoint, of this model.
-find_runs() {
-    local run found
-    if (($#)); then
-        runs=("$@")
-    else
-        for found in "$OUT"/*/latest_checkpointed_iteration.txt; do
-            [[ ! -f "$found" ]] || runs+=("$(basename "$(dirname "$found")")")
-        done
-        ((${#runs[@]})) ||
-            refuse "$OUT holds no checkpoint: train with pretrain_random_ltd.sh or pretrain_dense.sh first"
-    fi
-    for run in "${runs[@]}"; do
-        [[ -f "$OUT/$run/latest_checkpointed_iteration.txt" ]] ||
-            refuse "$OUT/$run holds no checkpoint: name a run of $OUT, such as random-ltd-300B"
-        [[ ! -f "$OUT/$run/settings" || "$(<"$OUT/$run/settings")" == "$MODEL "* ]] ||
-            refuse "$OUT/$run is a $(cut -d' ' -f1 "$OUT/$run/settings"), not a $MODEL: take the script of that size"
-    done
-}
+    [[ "$DRY_RUN" == 1 ]] || { mkdir -p "$folder" && echo "$*" >"$folder/flags"; }
+    (train tools/evaluate.py --config "${settings[@]}" --load "$run" --output_path "$folder" "$@")
+done
+run "$python" "$root/tools/compare_runs.py" --results "${results[@]}" --names "${names[@]}"

@@ -4,30 +4,15 @@
 #     bash examples/launch/torchrun.sh --data-path corpus_text_document ...        flags of pretrain_gpt_ltd.py, or of SCRIPT
 #     DRY_RUN=1 bash examples/launch/torchrun.sh ...                               show the command, start nothing
 #
-# Settings are environment variables, listed below and in README.md of this folder. SIGTERM, Ctrl-C and a closed
+# A cluster sets the environment variables below; README.md of this folder lists them. SIGTERM, Ctrl-C and a closed
 # terminal ask the run to save and leave; a second Ctrl-C ends it where it is.
 
 set -euo pipefail
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
-refuse() {
-    echo "torchrun.sh: error: $*" >&2
-    exit 2
-}
-
-whole_number() {
-    [[ "${!1}" =~ ^[0-9]+$ ]] || refuse "$1 is '${!1}': give a whole number"
-}
-
-count_gpus() {
-    { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null || true; } | wc -l | tr -d ' '
-}
-
-count_cores() {
-    nproc 2>/dev/null || getconf _NPROCESSORS_ONLN
-}
-
-# ------------------------------------------------------------------------------------------------------- settings
+count_gpus() { { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null || true; } | wc -l | tr -d ' '; }
+count_cores() { nproc 2>/dev/null || getconf _NPROCESSORS_ONLN; }
+whole_number() { [[ "${!1}" =~ ^[0-9]+$ ]] || refuse "$1 '${!1}': give a whole number"; }
 
 GPUS_PER_NODE="${GPUS_PER_NODE:-$(count_gpus)}"  # 0: on the CPU
 whole_number GPUS_PER_NODE
@@ -40,12 +25,11 @@ RUN_ID="${RUN_ID:-megatron-ltd}"                 # the same on all nodes, anothe
 MAX_RESTARTS="${MAX_RESTARTS:-0}"                # times that the processes are started again when one dies
 SCRIPT="${SCRIPT:-pretrain_gpt_ltd.py}"          # what to run: a script of this repository
 PYTHON="${PYTHON:-}"                             # empty: .venv if there is one, else python
-DRY_RUN="${DRY_RUN:-0}"
 for name in NPROC NNODES NODE_RANK MASTER_PORT MAX_RESTARTS; do whole_number "$name"; done
-((NPROC >= 1 && NNODES >= 1)) || refuse "NPROC is $NPROC and NNODES is $NNODES: both are at least 1"
-((NODE_RANK < NNODES)) || refuse "NODE_RANK is $NODE_RANK with NNODES $NNODES: nodes count from 0"
+((NPROC >= 1 && NNODES >= 1)) || refuse "NPROC $NPROC, NNODES $NNODES: both must be at least 1"
+((NODE_RANK < NNODES)) || refuse "NODE_RANK $NODE_RANK: with NNODES $NNODES nodes count from 0 to $((NNODES - 1))"
 ((NNODES == 1)) || [[ -n "$MASTER_ADDR" ]] || refuse "MASTER_ADDR is missing: with NNODES $NNODES name the first node"
-[[ -f "$root/$SCRIPT" ]] || refuse "SCRIPT is '$SCRIPT': there is no such file in the checkout; give one such as pretrain_gpt_ltd.py"
+[[ -f "$root/$SCRIPT" ]] || refuse "SCRIPT '$SCRIPT': there is no such file in the checkout; give one such as pretrain_gpt_ltd.py"
 if [[ -z "$PYTHON" ]]; then
     PYTHON=python
     [[ ! -x "$root/.venv/bin/python" ]] || PYTHON="$root/.venv/bin/python"
@@ -62,7 +46,7 @@ else
     settings+=("CUDA_VISIBLE_DEVICES=")
 fi
 
-command=("$PYTHON" -m torch.distributed.run --nproc-per-node "$NPROC" --max-restarts "$MAX_RESTARTS")
+command=("$PYTHON" "$here/torchrun.py" --nproc-per-node "$NPROC" --max-restarts "$MAX_RESTARTS")
 if ((NNODES == 1)); then
     command+=(--standalone)
 else
@@ -76,8 +60,6 @@ if [[ "$DRY_RUN" == 1 ]]; then
     echo
     exit 0
 fi
-
-# ------------------------------------------------------------------------------------------------------------ run
 
 # The processes that train: the launcher's children.
 trainers() {
@@ -119,7 +101,7 @@ interrupt() {
 }
 
 signalled=0 interrupted=0 status=0
-# A scheduler may signal every process of a job: the launcher is deaf to what its children answer.
+# A scheduler may signal every process of a job: the launcher ignores what its children handle.
 (trap '' TERM INT HUP && exec env "${settings[@]}" "${command[@]}") &
 launcher=$!
 trap ask_to_leave TERM HUP

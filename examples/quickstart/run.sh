@@ -2,165 +2,59 @@
 # Pretrain a small GPT on real text with random-LTD in blocks, dense for the same FLOPs and dense for the same steps, and
 # compare: about twelve minutes on two CPU cores.
 #
-#     bash examples/quickstart/run.sh              the whole, set-up included
-#     QUICK=1 bash examples/quickstart/run.sh      a small version of everything: about a minute after the set-up
+#     bash examples/quickstart/run.sh [--out DIR] [FLAGS]    the whole, set-up included, to runs/quickstart or DIR
+#     TINY=1 bash examples/quickstart/run.sh                 a small version: about a minute after the set-up
 #
-# Every setting below can be given the same way. What is finished stays: the same command again goes on where it was
-# stopped. See README.md in this folder.
+# recipe.yaml and random_ltd.yaml hold the numbers; flags of pretrain_gpt_ltd.py win. The same command continues.
 
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
-# ------------------------------------------------------------------------------------------------------- settings
-
-called_from="$PWD"
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-
-QUICK="${QUICK:-0}"
-if [[ "$QUICK" == 1 ]]; then
-    OUT="${OUT:-$PWD/runs/quickstart-quick}"    # everything is written here
-    CORPUS_MB="${CORPUS_MB:-2}"                 # at most this much text
-    VOCAB_SIZE="${VOCAB_SIZE:-1024}"
-    NUM_LAYERS="${NUM_LAYERS:-4}"
-    HIDDEN_SIZE="${HIDDEN_SIZE:-64}"
-    SEQ_LENGTH="${SEQ_LENGTH:-128}"             # tokens in a sample
-    STEPS="${STEPS:-30}"                        # of the runs that are equally long
-    LR="${LR:-3e-3}"
-    EVAL_INTERVAL="${EVAL_INTERVAL:-10}"
-    EVAL_BATCHES="${EVAL_BATCHES:-4}"           # global batches of held-out text in an evaluation
-else
-    OUT="${OUT:-$PWD/runs/quickstart}"
-    CORPUS_MB="${CORPUS_MB:-20}"                # more than there is: all of it
-    VOCAB_SIZE="${VOCAB_SIZE:-2048}"            # small, so that the layers and not the LM head do the work
-    NUM_LAYERS="${NUM_LAYERS:-8}"
-    HIDDEN_SIZE="${HIDDEN_SIZE:-256}"
-    SEQ_LENGTH="${SEQ_LENGTH:-512}"
-    STEPS="${STEPS:-240}"
-    LR="${LR:-1e-3}"
-    EVAL_INTERVAL="${EVAL_INTERVAL:-40}"
-    EVAL_BATCHES="${EVAL_BATCHES:-8}"
-fi
-NUM_HEADS="${NUM_HEADS:-4}"
-BATCH_SIZE="${BATCH_SIZE:-4}"                             # samples a step
-MIN_KEPT_TOKENS="${MIN_KEPT_TOKENS:-$((SEQ_LENGTH / 4))}" # random-LTD: kept tokens of a middle layer at the first step,
-GROWTH_STEPS="${GROWTH_STEPS:-$((STEPS * 3 / 4))}"        # steps until it keeps all,
-BLOCK_SIZE="${BLOCK_SIZE:-16}"                            # and neighbouring tokens that are kept or dropped together
-SEED="${SEED:-1234}"
-PROMPT="${PROMPT:-def }"
-VENV="${VENV:-}" # an environment that holds the dependencies; empty: .venv, made by tools/setup_env.sh
-
-# ---------------------------------------------------------------------------------------------------------- helpers
-
-source examples/common.sh
-
-# stage TITLE: say what comes, and how long what came before took.
-stage_name="" stage_start=0
-stage() {
-    [[ -z "$stage_name" ]] || echo "-- $((SECONDS - stage_start)) s"
-    stage_name="$1" stage_start=$SECONDS
-    [[ -z "$1" ]] || printf '\n== %s\n' "$1"
-}
-
-# Ctrl-C: the step under way saves a checkpoint and leaves.
-trap 'echo; echo "stopped; the same command goes on from here"; exit 130' INT
-
-[[ "$OUT" == /* ]] || OUT="$called_from/$OUT"
-[[ -z "$VENV" || "$VENV" == /* ]] || VENV="$called_from/$VENV"
-
-settings="CORPUS_MB=$CORPUS_MB VOCAB_SIZE=$VOCAB_SIZE NUM_LAYERS=$NUM_LAYERS HIDDEN_SIZE=$HIDDEN_SIZE"
-settings+=" NUM_HEADS=$NUM_HEADS SEQ_LENGTH=$SEQ_LENGTH BATCH_SIZE=$BATCH_SIZE STEPS=$STEPS LR=$LR"
-settings+=" MIN_KEPT_TOKENS=$MIN_KEPT_TOKENS GROWTH_STEPS=$GROWTH_STEPS BLOCK_SIZE=$BLOCK_SIZE EVAL_INTERVAL=$EVAL_INTERVAL"
-settings+=" EVAL_BATCHES=$EVAL_BATCHES SEED=$SEED"
-check_out "$settings"
-
-# ------------------------------------------------------------------------------------------------------------ set-up
+out="$PWD/runs/quickstart" tiny=() corpus_mb=20 vocab_size=2048
+[[ "$TINY" != 1 ]] || { out+="-tiny" tiny=("$here/tiny.yaml") corpus_mb=2 vocab_size=1024; }
+[[ "${1:-}" != --out ]] || { out="${2:?"a folder is missing after --out"}" && shift 2; }
 
 stage "set up"
 set_up plot
-claim_out "$settings"
-
-# -------------------------------------------------------------------------------------------------------------- data
-
+claim "$out"
 stage "corpus: the text that Python brings along, some of it held out"
-if [[ -f "$OUT/corpus/corpus.json" ]]; then
-    echo "there already: $OUT/corpus"
-else
-    "$python" tools/builtin_corpus.py --output-dir "$OUT/corpus" --max-mb "$CORPUS_MB"
-fi
-
-stage "tokenizer: SentencePiece, $VOCAB_SIZE pieces"
-if [[ -f "$OUT/tokenizer.model" ]]; then
-    echo "there already: $OUT/tokenizer.model"
-else
-    "$python" tools/train_tokenizer.py --input "$OUT/corpus/train.jsonl" --vocab-size "$VOCAB_SIZE" \
-        --output-prefix "$OUT/tokenizer"
-fi
-
-tokenizer=(--tokenizer-type SentencePieceTokenizer --tokenizer-model "$OUT/tokenizer.model")
-
+there "$out/corpus/corpus.json" || "$python" "$root/tools/builtin_corpus.py" \
+    --output-dir "$out/corpus" --max-mb "$corpus_mb"
+stage "tokenizer: SentencePiece, $vocab_size pieces"
+there "$out/tokenizer.model" || "$python" "$root/tools/train_tokenizer.py" \
+    --input "$out/corpus/train.jsonl" --vocab-size "$vocab_size" --output-prefix "$out/tokenizer"
+tokenizer=(--tokenizer-type SentencePieceTokenizer --tokenizer-model "$out/tokenizer.model")
 stage "tokens: from text to Megatron's indexed format"
 for split in train valid; do
-    if [[ -f "$OUT/${split}_text_document.json" ]]; then
-        echo "there already: $OUT/${split}_text_document"
-    else
-        "$python" tools/preprocess_data.py --input "$OUT/corpus/$split.jsonl" --output-prefix "$OUT/$split" \
-            --append-eod --overwrite --workers 2 "${tokenizer[@]}"
-    fi
+    there "$out/${split}_text_document.json" || "$python" "$root/tools/preprocess_data.py" \
+        --input "$out/corpus/$split.jsonl" --output-prefix "$out/$split" --append-eod --overwrite --workers 2 "${tokenizer[@]}"
 done
 
-# ---------------------------------------------------------------------------------------------------------- training
-
-common=(
-    --train-data-path "$OUT/train_text_document" --valid-data-path "$OUT/valid_text_document" "${tokenizer[@]}"
-    --num-layers "$NUM_LAYERS" --hidden-size "$HIDDEN_SIZE" --num-attention-heads "$NUM_HEADS"
-    --seq-length "$SEQ_LENGTH" --position-embedding-type rope --attention-dropout 0 --hidden-dropout 0
-    --micro-batch-size "$BATCH_SIZE" --seed "$SEED"
-    --lr "$LR" --min-lr 1e-4 --lr-decay-style cosine --lr-warmup-fraction 0.1 --weight-decay 0.1 --adam-beta2 0.95
-    --eval-interval "$EVAL_INTERVAL" --eval-iters "$EVAL_BATCHES" --log-interval "$EVAL_INTERVAL"
-)
-random_ltd=(
-    --random-ltd --ltd-min-kept-tokens "$MIN_KEPT_TOKENS" --ltd-growth-steps "$GROWTH_STEPS" --ltd-granularity 16
-    --ltd-block-size "$BLOCK_SIZE"
-)
-
-# train NAME STEPS FLAGS...: --load beside --save continues a run that was stopped, and starts one where there is none.
-train() {
-    local folder="$OUT/$1" steps="$2"
-    shift 2
-    if [[ "$(cat "$folder/latest_checkpointed_iteration.txt" 2>/dev/null)" == "$steps" ]]; then
-        echo "finished already: $folder"
-    else
-        "$python" pretrain_gpt_ltd.py "${common[@]}" --train-iters "$steps" --save "$folder" --load "$folder" "$@"
-    fi
+# pretrain NAME VARIANT FLAGS...: --load beside --save continues a run that was stopped, and starts it where there is none.
+pretrain() {
+    "$python" "$root/pretrain_gpt_ltd.py" --config "$here/recipe.yaml" ${2:+"$here/$2.yaml"} ${tiny[@]+"${tiny[@]}"} \
+        --train-data-path "$out/train_text_document" --valid-data-path "$out/valid_text_document" "${tokenizer[@]}" \
+        --save "$out/$1" --load "$out/$1" "${@:3}"
 }
-
-stage "train with random-LTD in blocks of $BLOCK_SIZE tokens"
-train random-ltd "$STEPS" "${random_ltd[@]}"
-
+stage "train with random-LTD in blocks"
+pretrain random-ltd random_ltd "$@"
 stage "plan a dense run that takes as many FLOPs"
-rm -f "$OUT/plan.json"
-"$python" pretrain_gpt_ltd.py "${common[@]}" "${random_ltd[@]}" --train-iters "$STEPS" \
-    --plan --plan-json "$OUT/plan.json" | grep -e "^FLOPs" -e "^equivalent dense tokens"
-dense_steps="$("$python" -c 'import json, sys
+rm -f "$out/plan.json"
+pretrain random-ltd random_ltd "$@" --plan --plan-json "$out/plan.json" | grep -e "^FLOPs" -e "^equivalent dense tokens"
+read -r steps dense_steps < <("$python" -c 'import json, sys
 totals = json.load(open(sys.argv[1]))["totals"]
-print(round(totals["steps"] * totals["flops"] / totals["dense_flops"]))' "$OUT/plan.json")"
-echo "$dense_steps dense steps take as many FLOPs as $STEPS with random-LTD"
-
+print(totals["steps"], round(totals["steps"] * totals["flops"] / totals["dense_flops"]))' "$out/plan.json")
+echo "$dense_steps dense steps take as many FLOPs as $steps with random-LTD"
 stage "train dense, for the same FLOPs"
-train dense-equal-flops "$dense_steps"
-
+pretrain dense-equal-flops "" "$@" --train-iters "$dense_steps"
 stage "train dense, for the same steps"
-train dense "$STEPS"
-
-# ----------------------------------------------------------------------------------------------------------- results
+pretrain dense "" "$@"
 
 stage "compare"
-"$python" tools/summarize_runs.py --runs "$OUT/random-ltd" "$OUT/dense-equal-flops" "$OUT/dense" \
-    --names random-LTD "dense, same FLOPs" "dense, same steps" --plot "$OUT/loss.png"
-
+"$python" "$root/tools/summarize_runs.py" --runs "$out/random-ltd" "$out/dense-equal-flops" "$out/dense" \
+    --names random-LTD "dense, same FLOPs" "dense, same steps" --plot "$out/loss.png"
 stage "a sample from the random-LTD model, which is an ordinary dense checkpoint"
-"$python" tools/generate_text.py --load "$OUT/random-ltd" --prompt "$PROMPT" --num-tokens-to-generate 80 \
-    --temperature 0.7 --top-k 40 --seed "$SEED"
-
+"$python" "$root/tools/generate_text.py" --load "$out/random-ltd" --prompt "def " --num-tokens-to-generate 80 \
+    --temperature 0.7 --top-k 40 --seed 1234
 stage ""
-echo
-echo "all done in $SECONDS s; the checkpoints, figures and logs are in $OUT"
+printf '\nall done in %s s; the checkpoints, figures and logs are in %s\n' "$SECONDS" "$out"

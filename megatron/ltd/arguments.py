@@ -1,9 +1,9 @@
-"""The command line: flags of every part of a run, read into one ``RunConfig``. No torch here."""
+"""The command line: the flags of every part of a run, read into one ``RunConfig``. Imports no torch."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,24 @@ def build_parser(task: Entry = GPT) -> FlagParser:
 
 
 def parse_run_config(arguments: Sequence[str] | None, task: Entry = GPT) -> RunConfig:
-    """Read the command line. Raises ``UserError`` for values that no run can have.
+    """Read the command line and the files of ``--config``. Raises ``UserError`` for values that no run can have.
 
     With ``--use-checkpoint-args`` the model's shape and the tokenizer of the checkpoint, or of the Hugging Face folder,
-    replace the defaults; a flag that was typed still wins.
+    replace the defaults; a flag that was given still wins.
     """
-    namespace = build_parser(task).parse_args(arguments)
+    parser = build_parser(task)
+    namespace = parser.parse_args(arguments)
+    try:
+        return _run_config(namespace, task, replaceable=parser.from_files.keys())
+    except UserError as error:
+        raise parser.with_origin(error) from None
+
+
+def _run_config(namespace: argparse.Namespace, task: Entry, replaceable: Collection[str]) -> RunConfig:
+    """The run that the flags describe. The question of a plan may replace the fields in ``replaceable``."""
+    given = dict(vars(namespace))
     planning = read_flags(namespace, PlanConfig)
-    leave_open(namespace, planning)
+    leave_open(namespace, planning, replaceable)
     _settle_pretrained(namespace)
     if getattr(namespace, "use_checkpoint_args", False) and hasattr(namespace, "load"):
         folder = Path(namespace.load)
@@ -51,28 +61,28 @@ def parse_run_config(arguments: Sequence[str] | None, task: Entry = GPT) -> RunC
         for name, config_class in classes.items()
     }
     methods: dict[str, Any] = {name: read_flags(namespace, entry.config_class) for name, entry in METHODS.items()}
-    return RunConfig(task=task, **parts, methods=methods, planning=planning)
+    return RunConfig(task=task, **parts, methods=methods, planning=planning, given=given)
 
 
 def _settle_pretrained(flags: argparse.Namespace) -> None:
-    """Where ``--load`` holds no checkpoint yet, take ``--pretrained-checkpoint`` in its place, for its weights alone.
+    """While ``--load`` holds no checkpoint, load the weights of ``--pretrained-checkpoint`` instead.
 
-    Nodes that see the folder differently then have other flags, and are told so when they meet.
+    Nodes that see different contents of the folder then have different flags, which is reported when they connect.
     """
     if not hasattr(flags, "pretrained_checkpoint"):
         return
     if not hasattr(flags, "load") or hasattr(flags, "finetune"):
         what = "with --finetune" if hasattr(flags, "finetune") else "without --load"
         raise UserError(
-            f"--pretrained-checkpoint {flags.pretrained_checkpoint} is given {what}: give it with the folder of --save "
-            "as --load, and without --finetune"
+            f"--pretrained-checkpoint {flags.pretrained_checkpoint}: it is given {what}; give the folder of --save as "
+            "--load too, and leave out --finetune"
         )
     if not candidates(Path(flags.load)):
         flags.load, flags.finetune = flags.pretrained_checkpoint, True
 
 
 def _as_flags(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A part of a checkpoint's settings as flags that mean the same beside another ``--seq-length``."""
-    if stored.get("max_position_embeddings", 0) is None:  # as many as its samples had tokens
+    """A part of a checkpoint's settings as flags, which mean the same with another ``--seq-length``."""
+    if stored.get("max_position_embeddings", 0) is None:  # as many positions as its samples had tokens
         return {**stored, "max_position_embeddings": stored["seq_length"]}
     return dict(stored)

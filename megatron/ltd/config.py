@@ -1,19 +1,19 @@
-"""The whole of a run's settings, one frozen object: ``RunConfig``.
+"""All settings of a run in one frozen object: ``RunConfig``.
 
-Each part is a dataclass beside the code it steers and checks its own values; here are the rules that hold between
-parts. No torch here: a wrong flag is answered before anything heavy is imported.
+Each part is a dataclass beside the code that it configures, and checks its own values; the rules between parts are
+here. Nothing here imports torch, so that a wrong flag is reported at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from megatron.ltd.checkpoint.config import CheckpointConfig
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag_name, flag_values
+from megatron.ltd.flags import flag_name, flag_values, settings_lines
 from megatron.ltd.forecast.config import PlanConfig
 from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Entry as MethodEntry
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from megatron.ltd.tasks.base import Task
 
 TASK_PARTS = ("model", "tokenizer", "data", "scores")
-"""What each task has its own flags for."""
+"""Parts for which each task has its own flags."""
 PARTS: dict[str, type] = {
     "training": TrainingConfig,
     "optimizer": OptimizerConfig,
@@ -46,27 +46,28 @@ class Entry:
     """One task on the command line."""
 
     id: str
-    """What files call it."""
+    """Its name in files."""
     name: str
-    """What a screen calls it."""
+    """Its name on screens."""
     description: str
     parts: Mapping[str, type]
-    """The dataclasses of its own flags: "model" and "data", and "tokenizer" where it reads text."""
+    """The dataclasses of its own flags: "model" and "data", and "tokenizer" if it reads text."""
     open: Callable[[RunConfig], Task]
     """Check tokenizer and data. Raises ``UserError``."""
     sizes: Callable[[RunConfig], ModelSizes]
-    """How large the model will be, from flags alone where they say it: data need not be there. Raises ``UserError``."""
+    """The sizes of the model, from the flags alone if they are enough, without data. Raises ``UserError``."""
     check: Callable[[RunConfig], None] | None = None
-    """Refuse flags that this task cannot do together, before anything is read. Raises ``UserError``."""
+    """Refuse combinations of flags that this task does not support, before reading anything. Raises ``UserError``."""
     weights: str | None = None
-    """The id of the task whose weights it starts from, where that is another one."""
+    """The id of the task whose weights it starts from, if that is another one."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that the command line says, in parts; ``model``, ``tokenizer`` and ``data`` are of the task's classes.
+    """The settings of a run in parts; the classes of ``model``, ``tokenizer`` and ``data`` are the task's.
 
-    ``tokenizer`` is None for a task that reads no text, ``scores`` for one whose model no other tasks are put to.
+    ``tokenizer`` is None for a task that reads no text, and ``scores`` for one whose model is not scored on lm-eval's
+    tasks.
     """
 
     task: Entry
@@ -83,7 +84,9 @@ class RunConfig:
     logging: LoggingConfig
     methods: Mapping[str, Any]
     planning: PlanConfig = PlanConfig()
-    """What is asked of a plan: no part of the run, and not among ``parts``."""
+    """Questions to a plan. They are not part of the run, and not among ``parts``."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """The flags that were given, by field, before the settings of a checkpoint were taken."""
 
     def __post_init__(self) -> None:
         check_model(self.parallel, self.model)
@@ -97,7 +100,7 @@ class RunConfig:
         return {name: getattr(self, name) for name in (*self.task.parts, *PARTS)}
 
     def build_method(self, special_ids: tuple[int, ...] = ()) -> Method:
-        """The method that the flags switch on. Raises ``UserError`` where it does not fit the model.
+        """The method that the flags switch on. Raises ``UserError`` if it does not fit the model.
 
         ``special_ids`` are the tokenizer's; a plan does not depend on them.
         """
@@ -118,7 +121,7 @@ class RunConfig:
         return flag_name(entry.config_class, str(entry.growth))
 
     def growing_over(self, growth_steps: int) -> RunConfig:
-        """The same run whose kept tokens grow over so many steps; a method that has a growth is on."""
+        """The same run with this growth length; a method that has one is on."""
         name, entry = self._growing_entry
         changed = dataclasses.replace(self.methods[name], **{str(entry.growth): growth_steps})
         return dataclasses.replace(self, methods={**self.methods, name: changed})
@@ -128,7 +131,7 @@ class RunConfig:
         return next((name, entry) for name, entry in METHODS.items() if entry.growth and self.methods[name].enabled)
 
     def global_batch_size(self, data_parallel_size: int) -> int:
-        """Samples a step, checked against the layout. Raises ``UserError``."""
+        """Samples per step, checked against the layout. Raises ``UserError``."""
         per_round = self.training.micro_batch_size * data_parallel_size
         size = self.training.global_batch_size or per_round
         if size % per_round:
@@ -140,13 +143,23 @@ class RunConfig:
         return size
 
     def shared_flags(self) -> dict[str, Any]:
-        """The flags that every process must be given alike, by spelling: all but those that affect nothing."""
+        """The flags that must be the same on all processes, by spelling: all but those that affect nothing."""
         configs = [*self.parts.values(), *self.methods.values()]
         return {
             spelling: value
             for config in configs
             for spelling, value in flag_values(config, but_affecting="nothing").items()
         }
+
+    def settings_file(self) -> str:
+        """The settings as YAML for ``--config``, which makes the same run again: what was given, the rest as comments.
+
+        What was not given stays open, since some rules depend on it: a checkpoint's shape, or the length of a run.
+        """
+        configs = [*self.parts.values(), *self.methods.values()]
+        sections = ["\n".join(settings_lines(config, self.given)) for config in configs]
+        head = f"# The settings of a run ({self.task.id}). --config FILE reads them; other values are comments."
+        return "\n\n".join([head, *sections]) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, for metrics.jsonl and checkpoints."""
@@ -155,5 +168,5 @@ class RunConfig:
 
 
 def flag_classes(task: Entry) -> list[type]:
-    """The classes of all flags of the command that trains ``task``: its parts, those of every run, and every method."""
+    """The classes of all flags of the command that trains ``task``: its own, those of every run, and every method's."""
     return [*task.parts.values(), *PARTS.values(), *(entry.config_class for entry in METHODS.values()), PlanConfig]

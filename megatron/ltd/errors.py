@@ -1,7 +1,7 @@
-"""The one exception for a user's mistake, and the wrapper every command line runs under.
+"""The exception for a mistake of the user, and the wrapper of every command.
 
-A user's mistake ends with one line that names the flag or file, the value, the rule and the fix, and
-with exit status 2. Our own mistakes are asserts and keep their traceback.
+A mistake of the user ends the command with exit status 2 and one line that names the flag or file, the value, the rule
+and the fix. Errors in our own code are asserts and keep their traceback.
 """
 
 from __future__ import annotations
@@ -13,49 +13,49 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used.
+    """A flag or file of the user cannot be used.
 
-    The message is one line: the flag or file, its value, the rule it breaks, and what to do instead.
+    The message is one line: ``--flag VALUE: what is wrong; what to do``.
     """
 
 
 class RunStopped(Exception):
-    """The run ended itself (a NaN, a loss spike): the message says why and how to go on. Exit status 1."""
+    """The run stopped itself (a NaN, a loss spike): the message says why, and how to continue. Exit status 1."""
 
 
 class LostContact(RunStopped):
-    """Another process of the run is gone. Whoever notices says so: the one that is gone may have been the first."""
+    """Another process of the run has died. Every process that notices prints it, since the first one may have died."""
 
 
 def run_command(main: Callable[[], object]) -> None:
     """Run a command line's ``main`` and turn its exceptions into an exit status.
 
-    0: done. 1: the run stopped itself (``RunStopped``). 2: the user's mistake (``UserError``). 130: Ctrl-C.
-    141: nobody reads its output any more, as after ``| head``; a program that SIGPIPE ends has this status too.
-    Under a launcher each node's first process alone prints the line, but for ``LostContact``.
+    0: done. 1: the run stopped itself (``RunStopped``). 2: a mistake of the user (``UserError``). 130: Ctrl-C.
+    141: the reader of its output has closed it, as after ``| head``; a program that SIGPIPE ends has this status too.
+    Under a launcher only the first process of each node prints the line, except for ``LostContact``.
     """
     program = Path(sys.argv[0]).name
-    speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+    prints = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         main()
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again at exit
         raise SystemExit(141) from None
     except UserError as error:
-        if speaks:
+        if prints:
             print(f"{program}: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except LostContact as error:
         print(f"{program}: stopped: {error}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)  # communication libraries may wait for the one that is gone in what they do at a process's end
+        os._exit(1)  # at exit, communication libraries may wait for the process that has died
     except RunStopped as error:
-        if speaks:
+        if prints:
             print(f"{program}: stopped: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        if speaks:
+        if prints:
             print(f"{program}: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

@@ -1,12 +1,15 @@
-"""Numbers as people read them: counts, bytes, FLOPs, durations and lists of numbers for console lines and tables.
+"""Numbers and tables as people read them, on the console and in Markdown.
 
-Four significant digits of a big one, never more: these are for reading. What is computed with or stored stays a plain
-number.
+Large numbers get four significant digits. Values that are stored or computed with stay plain numbers.
+Tables are laid out by ``tabulate``. Their cells are text; the first ``num_labels`` columns are aligned to the left, and
+the others, which are figures, to the right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from tabulate import DataRow, TableFormat, tabulate
 
 _COUNT_UNITS = ("", " K", " M", " B", " T", " Q")
 _BYTE_UNITS = (" B", " KB", " MB", " GB", " TB", " PB")
@@ -14,7 +17,7 @@ _FLOPS_UNITS = (" FLOP", " KFLOP", " MFLOP", " GFLOP", " TFLOP", " PFLOP", " EFL
 
 
 def _scaled(value: float, units: tuple[str, ...]) -> str:
-    """``value`` in the largest unit (each 1000 times the last) where it is at least 1, to four significant digits."""
+    """``value`` in the largest unit in which it is at least 1, to four significant digits; units go up by 1000."""
     power = 0
     while power + 1 < len(units) and abs(value) >= (999.5 if power == 0 else 999.95):
         value /= 1000
@@ -24,7 +27,7 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
 
 
 def format_count(count: float) -> str:
-    """A number of things: ``"512"``, ``"8.192 K"``, ``"390.9 B"``."""
+    """A count: ``"512"``, ``"8.192 K"``, ``"390.9 B"``."""
     return _scaled(count, _COUNT_UNITS)
 
 
@@ -34,7 +37,7 @@ def format_bytes(num_bytes: float) -> str:
 
 
 def format_flops(flops: float) -> str:
-    """An amount of floating-point operations: ``"1.234 TFLOP"``."""
+    """A number of floating-point operations: ``"1.234 TFLOP"``."""
     return _scaled(flops, _FLOPS_UNITS)
 
 
@@ -47,11 +50,33 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_ranges(numbers: Iterable[int]) -> str:
-    """Ascending whole numbers, runs of them joined: ``"2-5,8"``."""
-    runs: list[list[int]] = []
+    """Ascending whole numbers, with ranges joined: ``"2-5,8"``."""
+    ranges: list[list[int]] = []
     for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
         else:
-            runs.append([number, number])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+            ranges.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+
+
+def text_table(rows: Iterable[Sequence[str]], header: Sequence[str] = (), *, num_labels: int = 1) -> str:
+    """A table for a terminal: aligned columns, two spaces apart."""
+    lines = [list(row) for row in rows]
+    sides = _sides(max(map(len, (header, *lines))), num_labels, ("left", "right"))
+    table = tabulate(lines, header, "plain", disable_numparse=True, preserve_whitespace=True, colalign=sides)
+    return "\n".join(line.rstrip() for line in table.splitlines())
+
+
+def markdown_table(rows: Iterable[Sequence[str]], header: Sequence[str], *, num_labels: int = 1) -> str:
+    """A table in Markdown, cells as wide as their text; a ``|`` in a cell is escaped."""
+    ruler = f"| {' | '.join(_sides(len(header), num_labels, ('---', '---:')))} |"
+    row = DataRow("| ", " | ", " |")
+    layout = TableFormat(None, lambda widths, sides: ruler, None, None, row, row, 0, None)
+    escaped = [[cell.replace("|", r"\|") for cell in cells] for cells in (header, *rows)]
+    return tabulate(escaped[1:], escaped[0], layout, disable_numparse=True, stralign=None, preserve_whitespace=True)
+
+
+def _sides(num_columns: int, num_labels: int, names: tuple[str, str]) -> list[str]:
+    """The alignment of every column."""
+    return [names[0] if column < num_labels else names[1] for column in range(num_columns)]

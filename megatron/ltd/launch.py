@@ -1,4 +1,4 @@
-"""A run from its settings to its end: what each script does once it has read the command line. Imports no torch."""
+"""Start a run, or print its plan: what each training script does after reading its flags. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from megatron.ltd.forecast.forecast import say_plan
 
 
 def launch(config: RunConfig) -> None:
-    """Build the run, train it to its end or until it is asked to leave, and say how it ended. Or only plan it."""
+    """Build the run, train it to its end or until it is asked to stop, and print how it ended; or print its plan."""
     if config.planning.plan:
         say_plan(config)
         return

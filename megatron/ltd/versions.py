@@ -1,9 +1,11 @@
-"""What a run stands on: versions, processor, and its own sources. Imports neither torch nor Megatron-Core."""
+"""The versions, processor and sources of a run. Imports neither torch nor Megatron-Core."""
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import importlib.metadata
+import os
 import platform
 from pathlib import Path
 
@@ -21,13 +23,13 @@ def package_version(name: str) -> str:
 
 
 def installed_versions() -> dict[str, str]:
-    """By name: megatron-ltd, python, and the packages whose version changes what a run computes or stores."""
+    """The versions of megatron-ltd, python, and the packages that change what a run computes or stores."""
     own = {"megatron-ltd": megatron.ltd.__version__, "python": platform.python_version()}
     return own | {name: package_version(name) for name in _PACKAGES}
 
 
 def cpu_model() -> str:
-    """The processor's name as Linux tells it, or the platform's."""
+    """The name of the processor from Linux, or from the platform."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -37,9 +39,20 @@ def cpu_model() -> str:
 
 
 def source_fingerprint() -> str:
-    """12 hexadecimal digits over every Python file of this package: two checkouts of one version may differ."""
+    """12 hexadecimal digits of a hash over this package's Python files: checkouts of one version may differ."""
     package = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
+
+
+def circumstances(*packages: str) -> dict[str, str]:
+    """What a measurement depends on, for its report: machine, versions of ``packages``, date and load."""
+    versions = [f"Python {platform.python_version()}", *(f"{name} {package_version(name)}" for name in packages)]
+    return {
+        "machine": f"{cpu_model()}, {os.cpu_count()} cores",
+        "versions": ", ".join(versions),
+        "date": datetime.date.today().isoformat(),
+        "load average": f"{os.getloadavg()[0]:.1f} over the last minute, this measurement included",
+    }

@@ -60,7 +60,7 @@ def evaluated(pool: Pool, saved: str, task_data: Path, output: Path, world_size:
     flags = ["--load", saved, "--task-data", str(task_data), "--tasks", *TASKS, "--device", "cpu", "--log_samples"]
     flags += ["--output_path", str(output), "--gen_kwargs", "max_gen_toks=6"]
     printed = pool.run(evaluate_command, [*flags, "--tensor-model-parallel-size", str(tensor)], world_size=world_size)
-    assert "|lambada_openai|" in printed[0] and printed[1:] == [""] * (world_size - 1)
+    assert "| lambada_openai |" in printed[0] and printed[1:] == [""] * (world_size - 1)
     (path,) = output.rglob("results_*.json")
     found = json.loads(path.read_text())
     for task in TASKS:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +12,20 @@ import pytest
 
 from megatron.ltd.arguments import parse_run_config
 from tests.docs.documents import code_blocks
+from tests.docs.example_scripts import run
 from tests.end_to_end.runs import metrics, snapshot
-from tests.support_processes import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
 
 FOLDER = Path("examples") / "gpt2_finetune"
-
-
-def run(repository: Path, cwd: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """The script in a plain user's environment, with few threads, and this environment in place of one set up."""
-    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR", "LANG")}
-    return subprocess.run(
-        ["bash", str(repository / FOLDER / "run.sh"), *arguments],
-        env={**kept, "OMP_NUM_THREADS": "1", "VENV": sys.prefix, **settings},
-        cwd=cwd, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS,
-    )  # fmt: skip
+SCRIPT = "gpt2_finetune/run.sh"
 
 
 @pytest.fixture(scope="module")
 def finished(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The output folder and what was printed; OUT is relative to where the user stands."""
+    """The output folder, given relative to where the user stands, and what was printed."""
     home = tmp_path_factory.mktemp("home")
-    ended = run(repository, home, TINY="1", OUT="out")
+    ended = run(repository, home, SCRIPT, "--out", "out", TINY="1")
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout[-2000:] + ended.stderr[-2000:]
     return home / "out", ended.stdout
 
@@ -49,9 +37,9 @@ def about(folder: Path) -> dict[str, Any]:
 
 def test_both_runs_start_from_the_weights_and_learn(finished: tuple[Path, str]) -> None:
     out, printed = finished
-    assert printed.count(f"loading the weights of Hugging Face's gpt2 in {out / 'tiny' / 'weights'}") == 2
+    assert printed.count("loading the weights of Hugging Face's gpt2 in out/tiny/weights") == 2
     starts = []
-    for name in ("random-ltd", "dense"):
+    for name in ("random_ltd", "dense"):
         perplexities = {
             step: line["perplexity"] for (kind, step), line in metrics(out / name).items() if kind != "train"
         }
@@ -68,15 +56,15 @@ def test_the_plan_is_the_recipes(finished: tuple[Path, str]) -> None:
     out, _ = finished
     tokens = json.loads((out / "train_text_document.json").read_text())["tokens"]
     dense_steps = (tokens - 1) // 64 // 8
-    dense, dropped = about(out / "dense"), about(out / "random-ltd")
+    dense, dropped = about(out / "dense"), about(out / "random_ltd")
     assert dense["num_steps"] == dense_steps < dropped["num_steps"]
     ends = [
-        metrics(out / name)["train", line["num_steps"]] for name, line in (("dense", dense), ("random-ltd", dropped))
+        metrics(out / name)["train", line["num_steps"]] for name, line in (("dense", dense), ("random_ltd", dropped))
     ]
     layer_tokens = [end["consumed_layer_tokens"] for end in ends]
     assert layer_tokens[0] == dense_steps * 8 * 64 * 4
     assert layer_tokens[0] <= layer_tokens[1] < layer_tokens[0] + 8 * 64 * 4
-    kept = [line["kept_tokens"] for (kind, _), line in sorted(metrics(out / "random-ltd").items()) if kind == "train"]
+    kept = [line["kept_tokens"] for (kind, _), line in sorted(metrics(out / "random_ltd").items()) if kind == "train"]
     growth = int(0.3 * dense_steps)
     assert kept[0] == 16 and kept[growth - 1] < 64 and set(kept[growth:]) == {64}
 
@@ -84,35 +72,39 @@ def test_the_plan_is_the_recipes(finished: tuple[Path, str]) -> None:
 def test_the_same_command_again_changes_nothing(finished: tuple[Path, str], repository: Path) -> None:
     out, _ = finished
     checkpoints = snapshot(out / "dense" / f"iter_{about(out / 'dense')['num_steps']:07d}")
-    ended = run(repository, repository, TINY="1", OUT=str(out))
+    ended = run(repository, out.parent, SCRIPT, "--out", "out", TINY="1")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.count("there already: ") == 2 and ended.stdout.count("nothing is left to do") == 2
     assert snapshot(out / "dense" / f"iter_{about(out / 'dense')['num_steps']:07d}") == checkpoints
 
 
-def test_what_cannot_be_is_refused(finished: tuple[Path, str], repository: Path, tmp_path: Path) -> None:
+def test_mistakes_are_refused(finished: tuple[Path, str], repository: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("words")
     (tmp_path / "weights").mkdir()
-    text = {"TRAIN_TEXT": "text.txt", "VALID_TEXT": "text.txt"}
-    for settings, message in (
-        ({}, "WEIGHTS='' is no folder: name that of a Hugging Face GPT-2, or set TINY=1"),
-        ({"WEIGHTS": "weights", "VALID_TEXT": "text.txt"}, "TRAIN_TEXT='' is no file"),
-        ({"WEIGHTS": "weights", **text, "OUT": str(tmp_path)}, "was not made by this script: choose another OUT="),
-        ({"TINY": "1", "OUT": str(finished[0]), "SEED": "7"}, "was made with other settings"),
-        ({"WEIGHTS": "weights", **text, "OUT": "new", "VENV": "/nowhere"}, "VENV=/nowhere has no bin/python"),
+    for words, settings, message in (
+        (["weights", "text.txt"], {}, "give the folder of a GPT-2 and two text files, or set TINY=1"),
+        (
+            ["weights", "text.txt", "no.txt"],
+            {},
+            "weights text.txt no.txt: the first must be a folder",
+        ),
+        (
+            ["weights", "text.txt", "text.txt", "--out", str(tmp_path)],
+            {},
+            "was not made by this example; choose another one",
+        ),
+        (["--out", str(finished[0]), "--seed", "7"], {"TINY": "1"}, "--seed"),
+        (["--out", str(finished[0]), "--sed", "7"], {"TINY": "1"}, "--sed: there is no such flag; use --seed"),
     ):
-        ended = run(repository, tmp_path, **settings)
-        assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1 and message in ended.stderr
+        ended = run(repository, tmp_path, SCRIPT, *words, **settings)
+        assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1 and message in ended.stderr, ended
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt", "weights"]
 
 
 def test_the_card_names_what_is_there(repository: Path, finished: tuple[Path, str]) -> None:
-    card, script = (repository / FOLDER / "README.md").read_text(), (repository / FOLDER / "run.sh").read_text()
+    card = (repository / FOLDER / "README.md").read_text()
     paths = set(re.findall(r"[\w/]+\.(?:py|sh)\b", card)) - {"run.sh"}
     assert len(paths) == 5 and all((repository / path).is_file() for path in paths)
-    settings = set(re.findall(r"\b([A-Z_]{3,})=", card))
-    assert settings == {"WEIGHTS", "TRAIN_TEXT", "VALID_TEXT", "TINY", "VENV"}
-    assert all(f'{name}="${{{name}:-' in script for name in settings)
     (command,) = (block for block in code_blocks(card, "bash") if "pretrain_gpt_ltd.py" in block)
     words = shlex.split(command.split("pretrain_gpt_ltd.py")[1].replace("\\\n", " "))
     words[words.index("--pretrained-checkpoint") + 1] = str(finished[0] / "tiny" / "weights")

@@ -1,4 +1,4 @@
-"""The launch scripts: the commands that they would start, what they do when asked to leave, and one real run.
+"""The launch scripts: the commands that they would start, what they do when asked to leave, and real runs.
 
 Slurm's own commands are small stand-ins on PATH here.
 """
@@ -51,10 +51,12 @@ def dry_run(repository: Path, script: str, *flags: str, **settings: str) -> list
     return [line.strip() for line in ended.stdout.splitlines()]
 
 
-ONE_NODE = "python -m torch.distributed.run --nproc-per-node {} --max-restarts 0 --standalone {}/pretrain_gpt_ltd.py"
+ONE_NODE = (
+    "python {1}/examples/launch/torchrun.py --nproc-per-node {0} --max-restarts 0 --standalone {1}/pretrain_gpt_ltd.py"
+)
 SEVERAL = (
-    "python -m torch.distributed.run --nproc-per-node 8 --max-restarts {} --nnodes 2 --rdzv-backend c10d "
-    "--rdzv-endpoint {} --rdzv-id {} --rdzv-conf is_host={} {}/pretrain_gpt_ltd.py"
+    "python {4}/examples/launch/torchrun.py --nproc-per-node 8 --max-restarts {0} --nnodes 2 --rdzv-backend c10d "
+    "--rdzv-endpoint {1} --rdzv-id {2} --rdzv-conf is_host={3} {4}/pretrain_gpt_ltd.py"
 )
 CPU = "env OMP_NUM_THREADS=3 PET_SIGNALS_TO_HANDLE=SIGQUIT CUDA_VISIBLE_DEVICES= "
 GPU = "env OMP_NUM_THREADS=3 PET_SIGNALS_TO_HANDLE=SIGQUIT CUDA_DEVICE_MAX_CONNECTIONS=1 NCCL_DEBUG=WARN "
@@ -91,7 +93,7 @@ def test_torchrun_knows_every_flag(repository: Path, monkeypatch: pytest.MonkeyP
     (shown,) = dry_run(repository, "torchrun.sh", "--lr", "1", **settings)
     words = shlex.split(shown)
     monkeypatch.setenv(*next(word for word in words if word.startswith("PET_")).split("="))
-    parsed = get_args_parser().parse_args(words[words.index("torch.distributed.run") + 1 :])
+    parsed = get_args_parser().parse_args(words[words.index(f"{repository}/examples/launch/torchrun.py") + 1 :])
     assert (parsed.nproc_per_node, parsed.nnodes, parsed.rdzv_endpoint) == ("8", "2", "n0:29500")
     assert parsed.rdzv_conf == "is_host=0" and parsed.training_script_args == ["--lr", "1"]
     assert parsed.signals_to_handle == "SIGQUIT"
@@ -100,19 +102,40 @@ def test_torchrun_knows_every_flag(repository: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"NPROC": "two"}, "NPROC is 'two': give a whole number"),
-        ({"NPROC": "0"}, "NPROC is 0 and NNODES is 1: both are at least 1"),
+        ({"NPROC": "two"}, "NPROC 'two': give a whole number"),
+        ({"NPROC": "0"}, "NPROC 0, NNODES 1: both must be at least 1"),
         (
             {"SCRIPT": "pretrain.py"},
-            "SCRIPT is 'pretrain.py': there is no such file in the checkout; give one such as pretrain_gpt_ltd.py",
+            "SCRIPT 'pretrain.py': there is no such file in the checkout; give one such as pretrain_gpt_ltd.py",
         ),
         ({"NNODES": "2"}, "MASTER_ADDR is missing: with NNODES 2 name the first node"),
-        ({"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "n0"}, "NODE_RANK is 2 with NNODES 2: nodes count from 0"),
+        ({"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "n0"}, "NODE_RANK 2: with NNODES 2 nodes count from 0 to 1"),
     ],
 )
 def test_settings_that_cannot_be(repository: Path, settings: dict[str, str], line: str) -> None:
     ended = run(repository, "torchrun.sh", **settings)
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"torchrun.sh: error: {line}\n")
+
+
+def test_the_last_line_of_a_run_that_fails_is_its_own(repository: Path) -> None:
+    """Without torchrun's traceback, and with the status of the process."""
+    settings = {"GPUS_PER_NODE": "0", "NPROC": "2", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    ended = run(repository, "torchrun.sh", "--no-such-flag", **settings)
+    line = "pretrain_gpt_ltd.py: error: --no-such-flag: there is no such flag; --help lists them all\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", line)
+
+
+def test_a_process_that_a_signal_ends_is_named(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    launcher = [sys.executable, str(repository / FOLDER / "torchrun.py"), "--standalone", str(tmp_path / "dies.py")]
+    ended = subprocess.run(
+        launcher, env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (
+        1,
+        "torchrun.sh: error: the process of rank 0 was ended by SIGKILL",
+    )
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.fixture
@@ -154,9 +177,11 @@ def test_slurm_on_one_node(repository: Path, slurm: dict[str, str]) -> None:
 
 
 def test_slurm_runs_a_script_of_the_checkout(repository: Path, slurm: dict[str, str]) -> None:
-    script = "examples/gpt3_350m/prepare_data.sh"
-    srun, *shown = dry_run(repository, "slurm.sbatch", script, **slurm, TINY="1", INPUT="a.jsonl")
-    assert srun.endswith(f" srun --nodes 2 --ntasks-per-node 1 --kill-on-bad-exit=1 bash {repository}/{script}")
+    script = "examples/gpt3/prepare_data.sh"
+    srun, *shown = dry_run(repository, "slurm.sbatch", script, "--input", "a.jsonl", **slurm)
+    assert srun.endswith(
+        f" srun --nodes 2 --ntasks-per-node 1 --kill-on-bad-exit=1 bash {repository}/{script} --input a.jsonl"
+    )
     assert len(shown) == 1 and "tools/preprocess_data.py" in shown[0]
     ended = run(repository, "slurm.sbatch", "examples/none.sh", **slurm)
     assert ended.returncode == 2 and ended.stderr == (
@@ -251,7 +276,7 @@ def test_the_readme_names_every_setting(repository: Path) -> None:
     named = {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
     scripts = "".join((repository / FOLDER / name).read_text() for name in ("torchrun.sh", "slurm.sbatch"))
     read = {name for name in re.findall(r"\$\{([A-Z_]+):-", scripts) if not name.startswith("SLURM_")}
-    assert named == read
+    assert named == read | {"DRY_RUN"}
 
 
 def test_the_readmes_commands_parse(repository: Path) -> None:

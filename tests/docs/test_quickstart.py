@@ -8,7 +8,6 @@ import re
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import initialize
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from tests.docs.documents import code_blocks
+from tests.docs.example_scripts import environment, run
 from tests.support_processes import PATIENCE_SECONDS, child
 
 pytestmark = pytest.mark.slow
@@ -28,22 +28,15 @@ EQUAL_FLOPS_STEPS = 26
 RUNS = ("random-ltd", "dense-equal-flops", "dense")
 
 
-def environment(out: Path, **settings: str) -> dict[str, str]:
-    """A plain user's environment, with few threads, and this environment in place of the one that is set up."""
-    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR", "LANG")}
-    return {**kept, "OMP_NUM_THREADS": "1", "VENV": sys.prefix, "QUICK": "1", "OUT": str(out), **settings}
-
-
-def run(repository: Path, cwd: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    script = ["bash", str(repository / "examples" / "quickstart" / "run.sh")]
-    return subprocess.run(script, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
+def quick(repository: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return run(repository, cwd, "quickstart/run.sh", *words, TINY="1")
 
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> tuple[Path, str]:
-    """The output folder and what was printed; OUT is given relative to where the user stands."""
+    """The output folder, given relative to where the user stands, and what was printed."""
     home = tmp_path_factory.mktemp("home")
-    result = run(repository, home, environment(Path("out")))
+    result = quick(repository, home, "--out", "out")
     assert (result.returncode, result.stderr) == (0, ""), result.stdout[-2000:] + result.stderr[-2000:]
     return home / "out", result.stdout
 
@@ -138,11 +131,11 @@ def test_the_checkpoint_is_an_ordinary_dense_one(quickstart: tuple[Path, str]) -
 
 def test_a_second_run_skips_what_is_finished(quickstart: tuple[Path, str], repository: Path) -> None:
     out, _ = quickstart
-    before = (out / "dense" / "metrics.jsonl").read_bytes()
-    result = run(repository, repository, environment(out))
+    steps = lines_of(out / "dense", "train")
+    result = quick(repository, out.parent, "--out", "out")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.count("there already: ") == 4 and result.stdout.count("finished already: ") == 3
-    assert (out / "dense" / "metrics.jsonl").read_bytes() == before
+    assert result.stdout.count("there already: ") == 4 and result.stdout.count("nothing is left to do") == 3
+    assert lines_of(out / "dense", "train") == steps
 
 
 def in_form(line: str) -> str:
@@ -162,26 +155,25 @@ def test_the_front_page_shows_what_is_printed(quickstart: tuple[Path, str], repo
 
 
 def test_the_card_names_what_is_there(repository: Path) -> None:
-    """Every script, and every setting of the script, that the README of the quickstart speaks of."""
+    """Every script, and every settings file, that the README of the quickstart names."""
     folder = repository / "examples" / "quickstart"
-    card, script = (folder / "README.md").read_text(), (folder / "run.sh").read_text()
+    card = (folder / "README.md").read_text()
     scripts = set(re.findall(r"[\w/]+\.(?:py|sh)\b", card)) - {"run.sh"}
     assert len(scripts) == 8 and all((repository / path).is_file() for path in scripts)
-    settings = set(re.findall(r"\b([A-Z_]{3,})=", card))
-    assert settings == {"QUICK", "OUT", "STEPS", "GROWTH_STEPS", "VENV"}
-    assert all(f'{name}="${{{name}:-' in script for name in settings)
+    files = set(re.findall(r"\b\w+\.yaml\b", card)) - {"config.yaml"}
+    assert files == {"recipe.yaml", "random_ltd.yaml", "tiny.yaml"} == {path.name for path in folder.glob("*.yaml")}
 
 
 def test_other_settings_or_a_foreign_folder_are_refused(
     quickstart: tuple[Path, str], repository: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.tex").touch()
-    for variables, message in (
-        (environment(quickstart[0], SEED="7"), "was made with other settings"),
-        (environment(tmp_path), "was not made by this script: choose another OUT="),
-        (environment(tmp_path / "new", VENV="/nowhere"), "VENV=/nowhere has no bin/python"),
+    for words, message in (
+        (["--out", str(quickstart[0]), "--seed", "7"], "--seed"),
+        (["--out", str(quickstart[0]), "--sed", "7"], "--sed: there is no such flag; use --seed"),
+        (["--out", "."], "the folder is not empty, and was not made by this example; choose another one"),
     ):
-        result = run(repository, tmp_path, variables)
+        result = quick(repository, tmp_path, *words)
         assert result.returncode == 2
         assert len(result.stderr.splitlines()) == 1 and message in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
@@ -189,9 +181,9 @@ def test_other_settings_or_a_foreign_folder_are_refused(
 
 def test_ctrl_c_leaves_cleanly_and_the_next_run_goes_on(repository: Path, tmp_path: Path) -> None:
     """Ctrl-C reaches the script and what it runs, as from a terminal: here while text becomes tokens."""
-    script = ["bash", str(repository / "examples" / "quickstart" / "run.sh")]
+    script = ["bash", str(repository / "examples" / "quickstart" / "run.sh"), "--out", "out"]
     pipes: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with child(script, cwd=tmp_path, env=environment(tmp_path / "out"), **pipes) as process:
+    with child(script, cwd=tmp_path, env=environment(TINY="1"), **pipes) as process:
         deadline = time.monotonic() + PATIENCE_SECONDS
         # Not while an interpreter is starting: CPython answers that with a traceback of its own.
         while not list((tmp_path / "out").glob("*.tmp-*")) and time.monotonic() < deadline:

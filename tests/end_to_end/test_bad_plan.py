@@ -87,7 +87,7 @@ def test_a_schedule_without_growth(schedule: str) -> None:
 def test_a_growth_of_no_method() -> None:
     flags = [flag for flag in tiny_flags("nowhere", "--plan", "--plan-target-saving", 0.3) if flag != "--random-ltd"]
     line = refusal(flags)
-    assert "none that has one is on: add --random-ltd or --token-bypass" in line
+    assert "no method with a growth is on; add --random-ltd or --token-bypass" in line
 
 
 def test_hours_that_pay_for_no_step() -> None:

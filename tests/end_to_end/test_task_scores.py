@@ -9,6 +9,7 @@ import pytest
 
 from megatron.ltd.evaluation.lm_eval.harness_command import evaluate
 from tests.end_to_end.runs import metrics, refusal, run_status, tiny_flags, write_data
+from tests.support_errors import assert_names
 from tests.support_tasks import write_task_data
 
 pytest.importorskip("lm_eval")
@@ -55,18 +56,17 @@ def test_training_is_not_changed_by_scoring(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (("--eval-tasks", "bolq"), "--eval-tasks bolq: lm-eval has no such task; the closest are boolq"),
-        (("--eval-tasks", "piqa"), "--eval-tasks piqa: no data for piqa in --eval-tasks-data"),
-    ],
+    ("more", "names"),
+    [(("--eval-tasks", "bolq"), ["--eval-tasks bolq", "boolq"]), (("--eval-tasks", "piqa"), ["--eval-tasks piqa"])],
 )
-def test_tasks_that_are_not_there_are_refused_before_the_run(folder: Path, more: tuple[str, ...], message: str) -> None:
+def test_tasks_that_are_not_there_are_refused_before_the_run(
+    folder: Path, more: tuple[str, ...], names: list[str]
+) -> None:
     save = folder / "refused"
     said = refusal(
         flags(folder, "--save", save, *more, "--eval-tasks-interval", 4, "--eval-tasks-data", folder / "tasks")
     )
-    assert said.startswith(message)
+    assert_names(said, *names)
     assert not save.exists()
 
 
@@ -74,6 +74,4 @@ def test_more_processes_than_examples_are_refused_before_the_run(folder: Path, m
     """lm-eval would fail on the processes that get none, one by one."""
     monkeypatch.setenv("WORLD_SIZE", "3")
     said = refusal(flags(folder, *TASKS, "--eval-tasks-data", folder / "tasks", "--eval-tasks-limit", 2))
-    assert said.startswith(
-        "--eval-tasks lambada_openai: examples to score with --eval-tasks-limit 2 are 2, and each of"
-    )
+    assert_names(said, "--eval-tasks lambada_openai", "--eval-tasks-limit 2", 3)

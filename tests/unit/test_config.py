@@ -40,7 +40,7 @@ def test_shared_flags_are_all_but_those_of_a_machine() -> None:
     values = parse_run_config(NEEDED).shared_flags()
     spellings = {spelling for action in build_parser()._actions for spelling in action.option_strings}
     of_plans = {flag_name(PlanConfig, field.name) for field in dataclasses.fields(PlanConfig)}  # no part of a run
-    assert values.keys() == spellings - {"-h", "--help"} - of_plans - LOCAL_FLAGS
+    assert values.keys() == spellings - {"-h", "--help", "--config"} - of_plans - LOCAL_FLAGS
     assert values["--lr"] == 1e-3 and values["--random-ltd"] is False
 
 
@@ -108,7 +108,7 @@ def test_pretrained_checkpoint_holds_until_the_run_has_its_own(tmp_path: Path) -
     config = parse_run_config(flags).checkpoint
     assert (config.load, config.finetune) == (own, False)
     for wrong, said in (([*flags, "--finetune"], "with --finetune"), ([*NEEDED, *flags[-2:]], "without --load")):
-        with pytest.raises(UserError, match=f"--pretrained-checkpoint {pretrained} is given {said}: give it with the"):
+        with pytest.raises(UserError, match=f"--pretrained-checkpoint {pretrained}: it is given {said}; give"):
             parse_run_config(wrong)
 
 

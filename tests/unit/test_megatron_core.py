@@ -118,12 +118,6 @@ def test_argparse_has_no_list_of_spellings() -> None:
     assert not [name for name in dir(argparse.ArgumentParser) if "option" in name and not name.startswith("_")]
 
 
-def test_lm_evals_command_makes_its_own_task_manager() -> None:
-    harness = pytest.importorskip("lm_eval._cli.harness")
-    config = pytest.importorskip("lm_eval.config.evaluate_config")
-    assert "TaskManager(" in source(config) and "self._parser" in source(harness)
-
-
 def test_lm_eval_models_score_in_a_private_method() -> None:
     assert "_loglikelihood_tokens" in pytest.importorskip("lm_eval.api.model").TemplateLM.__abstractmethods__
 

@@ -25,7 +25,13 @@ import megatron.ltd
 SUPPORTED_PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 UPSTREAM_NAMES = ("training", "inference", "rl", "post_training", "core", "legacy")
 # Where the name that is imported is not the name that is installed.
-DISTRIBUTION_OF = {"sklearn": "scikit-learn", "PIL": "pillow", "megatron": "megatron-core", "lm_eval": "lm-eval"}
+DISTRIBUTION_OF = {
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+    "megatron": "megatron-core",
+    "lm_eval": "lm-eval",
+    "yaml": "pyyaml",
+}
 
 
 def project_table(repository: Path) -> dict:

@@ -1,23 +1,19 @@
-"""Measure evaluation: our model and lm-eval's ``hf`` on the same weights and the same requests, in turns.
+"""Measure evaluation: our model and lm-eval's ``hf``, alternating, on the same weights and requests.
 
     python tools/benchmark/evaluation.py --vocab-file encoder.json --merge-file vocab.bpe --task-data task_data
 
-Weights are random, as Hugging Face's code draws a GPT-2 of the given shape: what a score is does not change what it
-costs. Requests are those that lm-eval's official tasks make of local data; answers of both are compared. Prints
-seconds and their ratio as Markdown. lm-eval's ``hf`` needs the packages transformers and accelerate. Run it on a
-machine that does nothing else, or on one thread with ``--clock cpu``.
+The weights are those of a new GPT-2 of Hugging Face, since the cost does not depend on them. Requests are those of
+lm-eval's official tasks on local data; the answers of both are compared. Prints seconds and their ratio as Markdown.
+lm-eval's ``hf`` needs the packages transformers and accelerate. Run it on an idle machine, or on one thread with
+``--clock cpu``.
 """
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import functools
 import gc
 import importlib.util
 import os
-import platform
-import shlex
 import shutil
 import statistics
 import sys
@@ -26,12 +22,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from common.estimate import markdown_table
+from common.page import about, check_at_least, check_clock, facts
+
 from megatron.ltd.errors import UserError, run_command
-from megatron.ltd.flags import add_flags, flag, read_flags
+from megatron.ltd.flags import flag, read_command
 from megatron.ltd.versions import cpu_model
 
 _TASKS = {
@@ -58,10 +56,8 @@ class EvaluationBenchmarkConfig:
     seq_length: int = flag(1024, help="tokens that the model takes")
     limit: int = flag(64, help="documents of each task; of wikitext, a thirty-second of them")
     new_tokens: int = flag(32, help="tokens generated after each of the passages")
-    hf_batch_sizes: tuple[int, ...] = flag(
-        (1, 8, 32), metavar="N", help="texts that hf computes at once; 1 is lm-eval's default"
-    )
-    rounds: int = flag(3, help="measured rounds; in each, everyone answers everything once")
+    hf_batch_sizes: tuple[int, ...] = flag((1, 8, 32), metavar="N", help="batch sizes of hf; 1 is lm-eval's default")
+    rounds: int = flag(3, help="measured rounds; each answers all requests with every model")
     threads: int | None = flag(None, help="threads of the CPU (default: torch's, one a core)")
     clock: str = flag("wall", choices=("wall", "cpu"), help="cpu: CPU time of the process, with --threads 1")
     device: str = flag("auto", choices=("auto", "cuda", "cpu"), help="where to compute")
@@ -71,13 +67,8 @@ class EvaluationBenchmarkConfig:
         for name in ("vocab_file", "merge_file", "task_data"):
             if getattr(self, name) is None:
                 raise UserError(f"--{name.replace('_', '-')} is missing: see --help")
-        for name in ("limit", "new_tokens", "rounds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
-        if self.clock == "cpu" and (self.threads != 1 or self.device != "cpu"):
-            raise UserError(
-                "--clock is cpu: CPU time counts threads that wait, and no GPU; add --threads 1 --device cpu"
-            )
+        check_at_least(self, limit=1, new_tokens=1, rounds=1, threads=1)
+        check_clock(self.clock, self.threads, self.device)
         for package in ("lm_eval", "transformers", "accelerate"):
             if importlib.util.find_spec(package) is None:
                 raise UserError(f"the package {package} is not installed: pip install {package.replace('_', '-')}")
@@ -89,11 +80,7 @@ Contender = Callable[[str, Sequence[Any]], list[Any]]
 
 def main() -> None:
     """Read the flags, measure, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    add_flags(parser, EvaluationBenchmarkConfig)
-    config = read_flags(parser.parse_args(), EvaluationBenchmarkConfig)
+    (config,) = read_command(__doc__, EvaluationBenchmarkConfig)
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     import torch
 
@@ -108,7 +95,7 @@ def main() -> None:
 
 
 def build_requests(config: EvaluationBenchmarkConfig) -> dict[str, tuple[str, list[Any]]]:
-    """What there is to answer: name -> lm-eval's method and its requests."""
+    """The requests: name -> lm-eval's method and its requests."""
     from lm_eval.api.instance import Instance
     from lm_eval.tasks import TaskManager
 
@@ -152,7 +139,7 @@ def write_model(config: EvaluationBenchmarkConfig, folder: Path) -> None:
 
 @contextmanager
 def contenders(config: EvaluationBenchmarkConfig, folder: Path) -> Iterator[dict[str, Contender]]:
-    """Who is measured, ready to answer."""
+    """The models to measure."""
     from megatron.ltd.parallel.config import ParallelConfig
     from megatron.ltd.parallel.mesh import initialize
 
@@ -186,7 +173,7 @@ def measure(
     differences: dict[str, str] = {}
     for round_number in range(config.rounds + 1):
         for what, (method, instances) in requests.items():
-            few = instances[:2] if round_number == 0 else instances  # the first round only wakes everyone
+            few = instances[:2] if round_number == 0 else instances  # the first round is a warm-up
             answers = {}
             for name, contender in asked.items():
                 gc.collect()
@@ -220,25 +207,21 @@ def report(
     others = [f"hf, batch {size}" for size in config.hf_batch_sizes]
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     machine = torch.cuda.get_device_name() if on_gpu else f"{cpu_model()}, {os.cpu_count()} cores"
-    packages = ("torch", "megatron-core", "lm-eval", "transformers", "accelerate")
-    lines = [
-        f"- command: `{shlex.join(['python', 'tools/benchmark/evaluation.py', *sys.argv[1:]])}`",
-        f"- machine: {machine}; CPU threads: {torch.get_num_threads()}; {config.clock} seconds",
-        f"- model: GPT-2, {config.num_layers} layers, hidden {config.hidden_size}, {config.num_attention_heads} heads, "
+    named = about(
+        "evaluation.py", "torch", "megatron-core", "lm-eval", "transformers", "accelerate",
+        machine=f"{machine}; CPU threads: {torch.get_num_threads()}; {config.clock} seconds",
+        model=f"GPT-2, {config.num_layers} layers, hidden {config.hidden_size}, {config.num_attention_heads} heads, "
         f"{config.seq_length} positions, vocabulary 50257, {'bf16' if config.bf16 else 'fp32'}; {config.rounds} rounds",
-        f"- versions: Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in packages),
-        f"- date: {datetime.date.today().isoformat()}; load average {os.getloadavg()[0]:.1f}, this benchmark included",
-        "",
-        "| requests | number | ours | " + " | ".join(others) + " | ours over the fastest hf | answers |",
-        "| --- | ---: | ---: | " + "---: | " * len(others) + "---: | --- |",
-    ]
+    )  # fmt: skip
+    rows = []
     for what, (_, instances) in requests.items():
         median = {name: statistics.median(values) for name, values in seconds[what].items()}
         best = min(others, key=median.__getitem__)
         ratio = statistics.median(b / a for a, b in zip(seconds[what]["ours"], seconds[what][best], strict=True))
-        cells = [what, str(len(instances)), f"{median['ours']:.2f} s", *(f"{median[name]:.2f} s" for name in others)]
-        lines.append("| " + " | ".join([*cells, f"{ratio:.2f} x", differences[what]]) + " |")
-    return "\n".join(lines)
+        times = [f"{median[name]:.2f} s" for name in ("ours", *others)]
+        rows.append([what, f"{len(instances)}", *times, f"{ratio:.2f} x", differences[what]])
+    header = ["requests", "number", "ours", *others, "ours over the fastest hf", "answers"]
+    return "\n".join([*facts(named), "", *markdown_table(header, rows)])
 
 
 if __name__ == "__main__":

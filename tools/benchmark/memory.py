@@ -1,41 +1,35 @@
 #!/usr/bin/env python3
-"""Memory that ``--plan`` foresees beside what an allocator gives out, for small runs on the CPU.
+"""Memory as planned by ``--plan`` and as allocated, for small runs on the CPU.
 
     python tools/benchmark/memory.py > tools/benchmark/results/memory.md
 
-Each case is a run of ``pretrain_gpt_ltd.py`` of two steps in this process. Every allocation of torch's, the insides of
-kernels included, is recorded by its profiler while model, optimizer and steps are made, and the most that was alive at
-a time is compared with the plan of the same flags. Nothing is sampled: no other process, and no memory of Python's or
-of libraries, comes into it. GPU kernels and their allocator are another matter; see ``megatron.ltd.forecast.memory``.
+Each case is a run of ``pretrain_gpt_ltd.py`` of two steps in this process. torch's profiler records every allocation,
+also inside of kernels, and the peak is compared with the plan of the same flags. The count is exact, and includes no
+other process and no memory of Python or of libraries. GPU kernels and their allocator differ; see
+``megatron.ltd.forecast.memory``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import io
 import json
-import platform
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import torch
+from common.estimate import markdown_table
+from common.page import about, facts
 
-import torch  # noqa: E402
-
-from megatron.ltd.arguments import parse_run_config  # noqa: E402
-from megatron.ltd.config import RunConfig  # noqa: E402
-from megatron.ltd.data.preprocess import PreprocessConfig, preprocess  # noqa: E402
-from megatron.ltd.errors import run_command  # noqa: E402
-from megatron.ltd.forecast.forecast import plan_ahead  # noqa: E402
-from megatron.ltd.launch import launch  # noqa: E402
-from megatron.ltd.tokenizers.config import TokenizerFiles  # noqa: E402
-from megatron.ltd.versions import cpu_model  # noqa: E402
+from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.config import RunConfig
+from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
+from megatron.ltd.errors import run_command
+from megatron.ltd.forecast.forecast import plan_ahead
+from megatron.ltd.launch import launch
+from megatron.ltd.tokenizers.config import TokenizerFiles
 
 _SHAPE = "--num-layers 4 --hidden-size 64 --num-attention-heads 4 --seq-length 256 --micro-batch-size 2"
 _NO_DROPOUT = "--attention-dropout 0 --hidden-dropout 0"
@@ -74,7 +68,7 @@ CASES = {
     "TokenBypass": f"{_SHAPE} {_NO_DROPOUT} --num-layers 6 --token-bypass --token-bypass-kept-tokens 64 "
     "--token-bypass-selector random",
 }
-"""Short name -> what of the run is its own: flags."""
+"""Name -> flags of the case."""
 
 
 def small_data(folder: Path) -> str:
@@ -94,7 +88,7 @@ def case_config(flags: str, data: str, folder: Path) -> RunConfig:
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """The most bytes of torch's CPU allocations that were alive at a time while ``work`` ran, of those it made."""
+    """The peak of the bytes that ``work`` allocated with torch on the CPU."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     peak, before, mine = 0, None, set()
@@ -104,9 +98,9 @@ def peak_bytes(work: Callable[[], object]) -> int:
             before = total - size
         if size > 0:
             mine.add(allocation.ptr)
-        elif allocation.ptr not in mine:  # it was there before
+        elif allocation.ptr not in mine:  # it was allocated before
             before += size
-        # The total knows releases in other threads too, such as those of a communication library.
+        # The total includes releases in other threads, such as those of a communication library.
         peak = max(peak, total - before)
     return peak
 
@@ -124,7 +118,7 @@ def _allocations(profiler: Any) -> list[Any]:
 
 
 def planned_and_measured(config: RunConfig) -> tuple[dict[str, int], int]:
-    """What the plan of a run of one process foresees, by part, and its measured peak [bytes]."""
+    """Planned memory of a run of one process, by part, and its measured peak [bytes]."""
     planned = plan_ahead(config).fullest
     with contextlib.redirect_stdout(io.StringIO()):
         return planned.parts, peak_bytes(lambda: launch(config))
@@ -142,28 +136,14 @@ def main() -> None:
             planned_total = sum(parts.values())
             cells = [_mb(parts[part]) for part in names]
             rows.append([case, *cells, _mb(planned_total), _mb(measured), f"{planned_total / measured - 1:+.1%}"])
-    print("\n".join(_markdown(["", *names, "planned", "measured", "off by"], rows)))
+    print("# Memory: planned and measured\n")
+    print("Peak of two steps on the CPU, in MB (10^6 bytes); the parts are the plan's.\n")
+    table = markdown_table(["", *names, "planned", "measured", "off by"], rows)
+    print("\n".join([*table, "", *facts(about("memory.py", "torch", "megatron-core"))]))
 
 
 def _mb(amount_bytes: int) -> str:
     return f"{amount_bytes / 1e6:.2f}"
-
-
-def _markdown(head: list[str], rows: list[list[str]]) -> Iterator[str]:
-    yield "# Memory: planned and measured"
-    yield ""
-    yield "Peak of two steps on the CPU, in MB (10^6 bytes); the parts are the plan's."
-    yield ""
-    yield f"| {' | '.join(head)} |"
-    yield f"| --- |{' ---: |' * (len(head) - 1)}"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
-    yield ""
-    about = ", ".join(f"{name} {version(name)}" for name in ("torch", "megatron-core"))
-    yield (
-        f"- `python tools/benchmark/memory.py`, {datetime.date.today()}; {cpu_model()}; "
-        f"Python {platform.python_version()}, {about}."
-    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the soak test runs and kills: flags only, no torch."""
+"""The flags of the soak test; no torch."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ _STEPS_PER_KILL = 20
 class SoakConfig:
     """soak test"""
 
-    kills: int = flag(30, help="times that something is killed")
-    seed: int = flag(1234, help="seed of what is killed, and when")
+    kills: int = flag(30, help="number of kills")
+    seed: int = flag(1234, help="seed of the kills")
     async_save: bool = flag(False, help="run with --async-save")
     steps: int | None = flag(None, help=f"length of the run (default: {_STEPS_PER_KILL} steps for each kill)")
     save_interval: int = flag(3, help="steps between checkpoints")
     work_dir: str | None = flag(None, metavar="DIR", help="folder of the runs, kept (default: a temporary one)")
     output_prefix: str | None = flag(
-        None, metavar="PATH", help="also write PATH.md and PATH.json; what they hold of the other kind of save stays"
+        None,
+        metavar="PATH",
+        help="also write PATH.md and PATH.json; results there of the other kind of save are kept",
     )
 
     def __post_init__(self) -> None:
         if self.kills < 1 or self.save_interval < 1:
             raise UserError(
-                f"--kills is {self.kills} and --save-interval {self.save_interval}: both must be at least 1"
+                f"--kills {self.kills}, --save-interval {self.save_interval}: must be at least 1; give larger numbers"
             )
         if self.num_steps < 2 * self.kills:
-            raise UserError(f"--steps is {self.num_steps}: {self.kills} kills need at least {2 * self.kills}")
+            raise UserError(
+                f"--steps {self.num_steps}: must be at least {2 * self.kills} for {self.kills} kills; give more"
+            )
 
     @property
     def num_steps(self) -> int:
@@ -42,7 +46,7 @@ class SoakConfig:
         return "asynchronous" if self.async_save else "synchronous"
 
     def run_flags(self, data: str, save: str) -> list[str]:
-        """The flags of the run: two data-parallel processes that share the optimizer's state, and that continue."""
+        """The flags of the run: two data-parallel processes with the distributed optimizer, which continue."""
         return (
             "--device cpu --tokenizer-type ByteTokenizer --num-layers 4 --hidden-size 128 --num-attention-heads 4 "
             "--seq-length 64 --micro-batch-size 2 --global-batch-size 8 --lr 1e-3 --lr-decay-style cosine "

@@ -1,8 +1,8 @@
-"""The soak test itself: one run that is left alone, and the same run killed again and again.
+"""The soak test: an undisturbed run, and the same run killed again and again.
 
-    what dies     one rank or both (torchrun restarts them), the launcher alone (its ranks notice, save and leave), or
-                  the node: launcher, ranks and all (started anew)
-    when          a random number of steps after the last kill and a random moment further on; at times while the run
+    what          one rank or both (torchrun restarts them), the launcher alone (its ranks notice, save and exit), or
+                  the node: launcher and ranks (started again)
+    when          a random number of steps after the last kill, at a random moment of a step; sometimes while the run
                   is still starting
 
 A kill is ``SIGKILL``. It counts as inside a save if it leaves an unfinished checkpoint behind.
@@ -38,29 +38,29 @@ class Kill:
 
     what: str
     step: int
-    """The last in the log."""
+    """The last step in the log."""
     moment: str
     """starting, training or saving"""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of it all."""
+    """The result of the soak test."""
 
     kills: list[Kill]
     resumes: int
     """Starts that loaded a checkpoint."""
     num_steps: int
     repeated_steps: int
-    """Computed again, since they were not saved."""
+    """Steps that were computed again because they were not saved."""
     straight_seconds: float
     seconds: float
     longest_restart_seconds: float
-    """From a kill, or several in a row, to the next step."""
+    """From a kill, or the first of several in a row, to the next step."""
     equal_steps: bool
-    """Loss, gradient norm and everything else in the log of every step."""
+    """Whether loss, gradient norm and everything else in the log of every step are equal."""
     equal_weights: bool
-    """Weights and optimizer state of the last checkpoint, byte for byte."""
+    """Whether weights and optimizer state of the last checkpoint are bit-equal."""
     processes_left: int
 
     @property
@@ -69,7 +69,7 @@ class Result:
 
 
 def soak(config: SoakConfig, data: str, folder: Path, say: Callable[[str], None]) -> Result:
-    """Run both, and compare. Raises ``RunStopped`` where a run fails or hangs."""
+    """Run both, and compare. Raises ``RunStopped`` if a run fails or hangs."""
     started = time.monotonic()
     straight = SoakedRun(folder / "straight", lambda save: config.run_flags(data, save), config.kills)
     try:
@@ -79,12 +79,12 @@ def soak(config: SoakConfig, data: str, folder: Path, say: Callable[[str], None]
     finally:
         straight.kill()
     straight_seconds = time.monotonic() - started
-    say(f"left alone: {config.num_steps} steps in {straight_seconds:.0f} s, {start_seconds:.1f} s of them to start")
+    say(f"undisturbed: {config.num_steps} steps in {straight_seconds:.0f} s, {start_seconds:.1f} s of them to start")
 
     started = time.monotonic()
     soaked = SoakedRun(folder / "soaked", lambda save: config.run_flags(data, save), config.kills)
     try:
-        step_seconds = (straight_seconds - start_seconds) / config.num_steps  # with their share of the saves
+        step_seconds = (straight_seconds - start_seconds) / config.num_steps  # including saves
         kills, restarts = _kill_again_and_again(config, soaked, step_seconds, start_seconds, say)
         soaked.wait_for_end()
     finally:
@@ -106,7 +106,7 @@ def soak(config: SoakConfig, data: str, folder: Path, say: Callable[[str], None]
 def _kill_again_and_again(
     config: SoakConfig, run: SoakedRun, step_seconds: float, start_seconds: float, say: Callable[[str], None]
 ) -> tuple[list[Kill], list[float]]:
-    """Kill as often as asked; what was killed, and the seconds from a kill, or several in a row, to the next step."""
+    """Kill ``--kills`` times; returns the kills, and the seconds from a kill, or several in a row, to the next step."""
     draw = random.Random(config.seed)
     kills: list[Kill] = []
     restarts: list[float] = []
@@ -139,7 +139,7 @@ def _kill_again_and_again(
 
 
 def _kill(run: SoakedRun, what: str, steps_before: int) -> Kill:
-    """Kill, and wait until no rank is left of those there are."""
+    """Kill, and wait until none of the present ranks is left."""
     victims = run.ranks()
     if what == "the node":
         run.kill()

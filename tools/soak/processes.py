@@ -1,4 +1,4 @@
-"""A run of several processes under torchrun, seen from outside: its ranks, and what is killed of it."""
+"""The processes of a run under torchrun: starting it, its ranks, and killing it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SCRIPT = REPOSITORY / "pretrain_gpt_ltd.py"
 
 
 def torchrun(*agent_flags: str) -> list[str]:
-    """The launcher of two ranks on this machine, to be followed by a script and its flags."""
+    """Arguments that launch two ranks on this machine; a script and its flags follow."""
     return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *agent_flags]
 
 
 def start(command: Sequence[str], output: IO[str], environment: Mapping[str, str] | None = None) -> psutil.Popen:
-    """Start Python on ``command`` in a session of its own, everything that it says going to ``output``."""
+    """Start Python with ``command`` in its own session; all of its output goes to ``output``."""
     shared = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     return psutil.Popen(
         [sys.executable, *command], env=os.environ | shared | (environment or {}), stdout=output,
@@ -31,7 +31,7 @@ def start(command: Sequence[str], output: IO[str], environment: Mapping[str, str
 
 
 def ranks(started: psutil.Popen) -> dict[int, psutil.Process]:
-    """The living ranks of a run by number, without what they started: ``started`` itself, or those below it."""
+    """The living ranks of a run by number: ``started`` itself, or its children; not the processes that ranks start."""
     found = {}
     with suppress(psutil.NoSuchProcess):
         for process in [started] if "RANK" in started.environ() else started.children():
@@ -43,7 +43,7 @@ def ranks(started: psutil.Popen) -> dict[int, psutil.Process]:
 
 
 def kill_all(started: psutil.Popen) -> None:
-    """Kill a run: launcher, ranks, and everything below them."""
+    """Kill a run: launcher, ranks, and all their children."""
     with suppress(psutil.NoSuchProcess):
         below = started.children(recursive=True)
         started.kill()

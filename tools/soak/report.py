@@ -1,34 +1,32 @@
-"""From results to a table, Markdown and JSON."""
+"""The result as a table, in Markdown and JSON."""
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import platform
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from megatron.ltd.versions import cpu_model
+from megatron.ltd.format import markdown_table
+from megatron.ltd.versions import circumstances
 
 from .config import SoakConfig
 from .drive import Result
 
-_PACKAGES = ("torch", "megatron-core")
+_TITLE = """# Soak: a run that is killed again and again
+
+Two data-parallel processes with the distributed optimizer, under torchrun, are killed (SIGKILL) at
+random moments and go on from the last checkpoint. The same run, left alone, must end alike.
+"""
 
 
 def to_json(config: SoakConfig, result: Result, command: str) -> dict[str, Any]:
     """Everything: flags, circumstances, result."""
-    versions = [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in _PACKAGES)]
     return {
         "command": command,
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{cpu_model()}, {os.cpu_count()} cores; load average {os.getloadavg()[0]:.1f}, this test included",
-        "versions": ", ".join(versions),
+        **circumstances("torch", "megatron-core"),
         "config": asdict(config),
         "result": asdict(result),
     }
@@ -56,7 +54,7 @@ def lines_of(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write(prefix: str, mode: str, entry: Mapping[str, Any]) -> None:
-    """Put a result beside those of other kinds of save that stand in ``prefix``.json, and write both files anew."""
+    """Add a result to those of other kinds of save in ``prefix``.json, and write both files."""
     path = Path(f"{prefix}.json")
     entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     entries[mode] = dict(entry)
@@ -66,28 +64,15 @@ def write(prefix: str, mode: str, entry: Mapping[str, Any]) -> None:
 
 
 def to_markdown(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """A column for each kind of save, and the circumstances of each."""
+    """One column for each kind of save, and its circumstances."""
     columns = {mode: lines_of(entry["result"]) for mode, entry in sorted(entries.items(), reverse=True)}
-    rows = list(next(iter(columns.values())))
-    table = [["", *(f"{mode} save" for mode in columns)], ["---"] * (len(columns) + 1)]
-    table += [[row, *(column[row] for column in columns.values())] for row in rows]
+    rows = [[name, *(column[name] for column in columns.values())] for name in next(iter(columns.values()))]
+    header = ["", *(f"{mode} save" for mode in columns)]
     about = [
         f"- {mode}: `{entry['command']}`, {entry['date']}; {entry['machine']}; {entry['versions']}."
         for mode, entry in sorted(entries.items(), reverse=True)
     ]
-    return "\n".join(
-        [
-            "# Soak: a run that is killed again and again",
-            "",
-            "Two data-parallel processes with the distributed optimizer, under torchrun, are killed (SIGKILL) at",
-            "random moments and go on from the last checkpoint. The same run, left alone, must end alike.",
-            "",
-            *("| " + " | ".join(cells) + " |" for cells in table),
-            "",
-            *about,
-            "",
-        ]
-    )
+    return "\n".join([_TITLE, markdown_table(rows, header, num_labels=len(header)), "", *about, ""])
 
 
 def _yes(value: bool) -> str:

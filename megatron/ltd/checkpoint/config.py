@@ -18,26 +18,26 @@ class CheckpointConfig:
         None,
         affects="start",
         metavar="DIR",
-        help="folder to continue from; with --finetune, to start from, ours or Hugging Face's (GPT-2, Llama)",
+        help="folder to continue from; with --finetune to start from, which may be Hugging Face's (GPT-2, Llama)",
     )
     pretrained_checkpoint: str | None = flag(
         None,
         affects="start",
         metavar="DIR",
-        help="while --load holds no checkpoint, start from this folder as --load and --finetune would: the same "
-        "command starts a finetuning run and goes on with it",
+        help="start from the weights in this folder while --load holds no checkpoint: one command then starts and "
+        "continues a finetuning run",
     )
-    save_interval: int | None = flag(None, affects="start", help="steps between checkpoints (default: only at the end)")
+    save_interval: int | None = flag(
+        None, affects="start", help="steps between checkpoints (default: save at the end only)"
+    )
     keep_last: int | None = flag(
         None, affects="start", help="checkpoints to keep; older ones are removed after a save (default: all)"
     )
     async_save: bool = flag(
-        False,
-        affects="start",
-        help="continue training while a checkpoint is written, from a copy of the state in host memory",
+        False, affects="start", help="continue training while a checkpoint is written from a copy in memory"
     )
-    no_load_optim: bool = flag(False, affects="start", help="load the weights only; the optimizer starts anew")
-    finetune: bool = flag(False, affects="start", help="load the weights only and start counting from step 0")
+    no_load_optim: bool = flag(False, affects="start", help="load only the weights, and start with a new optimizer")
+    finetune: bool = flag(False, affects="start", help="load only the weights, and start at step 0")
     use_checkpoint_args: bool = flag(
         False, affects="start", help="take the model's shape and the tokenizer from --load"
     )
@@ -45,11 +45,11 @@ class CheckpointConfig:
     def __post_init__(self) -> None:
         positive(self, "save_interval", "keep_last")
         if self.keep_last is not None and self.save is None:
-            raise UserError(f"--keep-last {self.keep_last} is given without --save: name the folder to save in")
+            raise UserError(f"--keep-last {self.keep_last}: it needs --save; give the folder to save in")
         if self.save_interval is not None and self.save is None:
-            raise UserError(f"--save-interval {self.save_interval} is given without --save: name the folder to save in")
+            raise UserError(f"--save-interval {self.save_interval}: it needs --save; give the folder to save in")
         if self.async_save and self.save is None:
-            raise UserError("--async-save is given without --save: name the folder to save in")
+            raise UserError("--async-save: it needs --save; give the folder to save in")
         for name in ("no_load_optim", "finetune", "use_checkpoint_args"):
             if getattr(self, name) and self.load is None:
-                raise UserError(f"--{name.replace('_', '-')} is given without --load: name the folder to load from")
+                raise UserError(f"--{name.replace('_', '-')}: it needs --load; give the folder to load from")

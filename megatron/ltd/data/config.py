@@ -1,6 +1,6 @@
-"""Which data a run trains on, and how documents are treated. Imports no torch.
+"""The data of a run, and how documents are treated. Imports no torch.
 
-Flags have Megatron-LM's names and meanings. A blend is what follows ``--data-path``:
+Names and meanings are Megatron-LM's. A blend is the value of ``--data-path``:
 
     PREFIX                        one indexed dataset, PREFIX.bin and PREFIX.idx
     WEIGHT PREFIX WEIGHT PREFIX   samples are drawn in proportion to the weights
@@ -43,10 +43,10 @@ class ReadingConfig:
 
     def __post_init__(self) -> None:
         if self.num_workers is not None and self.num_workers < 0:
-            raise UserError(f"--num-workers {self.num_workers}: must be at least 0; 0 reads in the training process")
+            raise UserError(f"--num-workers {self.num_workers}: it must be at least 0; 0 reads in the training process")
 
     def workers_on(self, device_type: str) -> int:
-        """Data processes of a rank on ``device_type`` ("cpu" or "cuda"). On a CPU they would take the model's cores."""
+        """Data processes of a rank on ``device_type`` ("cpu" or "cuda"). On a CPU they would compete with the model."""
         if self.num_workers is not None:
             return self.num_workers
         return 0 if device_type == "cpu" else 2
@@ -92,15 +92,15 @@ class IndexedDataConfig(ReadingConfig):
         if self.data_path and self.per_split_paths:
             flags = ", ".join(f"--{name}-data-path" for name in self.per_split_paths)
             raise UserError(
-                f"--data-path and {flags} exclude each other: give --data-path with --split, or one per split"
+                f"--data-path and {flags}: they exclude each other; give --data-path with --split, or one per split"
             )
         if self.per_split_paths and "train" not in self.per_split_paths:
             flags = ", ".join(f"--{name}-data-path" for name in self.per_split_paths)
-            raise UserError(f"{flags} needs --train-data-path beside it")
+            raise UserError(f"{flags}: it needs --train-data-path; add it")
         self.blends()
         parse_split(self.split)
         if self.num_dataset_builder_threads < 1:
-            raise UserError(f"--num-dataset-builder-threads {self.num_dataset_builder_threads}: must be at least 1")
+            raise UserError(f"--num-dataset-builder-threads {self.num_dataset_builder_threads}: it must be at least 1")
 
     @property
     def per_split_paths(self) -> dict[str, tuple[str, ...]]:
@@ -146,35 +146,39 @@ class ImageDataConfig(ReadingConfig):
         None,
         affects="order",
         metavar="PATH",
-        help="a folder with one sub-folder a class, or a .npz file of images and labels",
+        help="a folder with one sub-folder per class, or a .npz file of images and labels",
     )
     valid_data_path: str | None = flag(
         None, affects="execution", metavar="PATH", help="images to evaluate on, beside --train-data-path"
     )
     image_mean: tuple[float, ...] = flag(
-        (0.5,), affects="numbers", help="subtracted from pixels between 0 and 1: one for all channels, or one each"
+        (0.5,),
+        affects="numbers",
+        help="mean that is subtracted from pixels between 0 and 1: one for all channels, or one each",
     )
-    image_std: tuple[float, ...] = flag((0.5,), affects="numbers", help="what they are then divided by")
+    image_std: tuple[float, ...] = flag(
+        (0.5,), affects="numbers", help="standard deviation by which pixels are then divided"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.data_path is not None and (self.train_data_path or self.valid_data_path):
             raise UserError(
-                f"--data-path {self.data_path} holds training and validation images: drop it, or --train-data-path and "
-                "--valid-data-path"
+                f"--data-path {self.data_path}: it holds training and validation images; drop it, or "
+                "--train-data-path and --valid-data-path"
             )
         if self.data_path not in (None, "digits"):
             raise UserError(
-                f"--data-path {self.data_path}: the images that come with a library are digits; give your own with "
+                f"--data-path {self.data_path}: only digits come with a library; give your own with "
                 "--train-data-path and --valid-data-path"
             )
         if any(std <= 0.0 for std in self.image_std):
-            raise UserError(f"--image-std {' '.join(map(str, self.image_std))}: each must be above 0")
+            raise UserError(f"--image-std {' '.join(map(str, self.image_std))}: each value must be above 0")
 
     def check_given(self) -> None:
-        """Raises ``UserError`` where no images to train on are named: a run needs them, and its plan does not."""
+        """Raises ``UserError`` if no training images are given: a run needs them, and its plan does not."""
         if self.data_path is None and self.train_data_path is None:
-            raise UserError("--train-data-path is missing: give a folder with one sub-folder a class, or a .npz file")
+            raise UserError("--train-data-path is missing: give a folder with one sub-folder per class, or a .npz file")
 
 
 @dataclass(frozen=True)
@@ -201,13 +205,15 @@ class LabelledTextConfig(ReadingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.label_column in (self.text_column, self.text_pair_column):
-            raise UserError(f"--label-column {self.label_column} is a column of sentences too: name another for each")
+            raise UserError(
+                f"--label-column {self.label_column}: it is also a column of sentences; name another one for each"
+            )
         if self.train_data_path is None:
             raise UserError("--train-data-path is missing: give a .tsv or .jsonl file of labelled sentences")
 
     @property
     def columns(self) -> Columns:
-        """Where a sample's sentences and its label are."""
+        """The columns of a sample's sentences and label."""
         return Columns(self.text_column, self.label_column, self.text_pair_column)
 
 
@@ -215,19 +221,19 @@ class LabelledTextConfig(ReadingConfig):
 class BertDataConfig(IndexedDataConfig):
     """data"""
 
-    mask_prob: float = flag(0.15, affects="order", help="share of a sample's tokens that the model must guess")
+    mask_prob: float = flag(0.15, affects="order", help="share of a sample's tokens that are masked")
     short_seq_prob: float = flag(0.1, affects="order", help="share of samples that are cut to a random, shorter length")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0.0 < self.mask_prob < 1.0:
-            raise UserError(f"--mask-prob is {self.mask_prob}: it must be above 0 and below 1; BERT's is 0.15")
+            raise UserError(f"--mask-prob {self.mask_prob}: it must be above 0 and below 1; BERT's is 0.15")
         if not 0.0 <= self.short_seq_prob <= 1.0:
-            raise UserError(f"--short-seq-prob is {self.short_seq_prob}: it must be in [0, 1]; BERT's is 0.1")
+            raise UserError(f"--short-seq-prob {self.short_seq_prob}: it must be in [0, 1]; BERT's is 0.1")
 
 
 def parse_blend(flag_spelling: str, values: Sequence[str]) -> Blend:
-    """Read what follows ``--data-path``: see the top of this file. Raises ``UserError`` naming ``flag_spelling``."""
+    """Read the value of ``--data-path``: see the top of this file. Raises ``UserError`` naming ``flag_spelling``."""
     shown = f"{flag_spelling} {' '.join(values)}"
     first, second = values[0::2], values[1::2]
     weights = [_weight(value) for value in first]
@@ -237,7 +243,7 @@ def parse_blend(flag_spelling: str, values: Sequence[str]) -> Blend:
             raise UserError(f"{shown}: a weight comes before its prefix; write WEIGHT PREFIX WEIGHT PREFIX")
         result = Blend(prefixes, None)
     elif any(weight is None for weight in weights) or len(first) != len(second):
-        raise UserError(f"{shown}: every prefix needs a weight before it, or none has one")
+        raise UserError(f"{shown}: give a weight before every prefix, or no weights")
     else:
         if any(not (math.isfinite(weight) and weight > 0) for weight in weights if weight is not None):
             raise UserError(f"{shown}: weights must be above 0; leave a dataset out to give it no weight")

@@ -1,8 +1,8 @@
-"""Documents from text files: the files of ``--input``, read in chunks that any process can parse on its own.
+"""Documents from files: the content of ``--input`` in chunks that any process can parse on its own.
 
-    .jsonl, .json   JSON lines: one object per line, with a document in each of the given keys
-    .txt            the whole file is one document
-    anything else   JSON lines if the first character is "{", else one document
+    JSON lines      one object per line, with a document in each of the given keys
+    table           one row likewise, with a document in each of the given columns
+    plain text      the whole file is one document
 
 Text is UTF-8; a byte-order mark at the start of a file is ignored, and so are empty lines between JSON lines. This
 module imports no torch, so that worker processes start quickly.
@@ -11,28 +11,21 @@ module imports no torch, so that worker processes start quickly.
     documents            [a ][b      ][c       ][d ][e                ][f     ]     1/3: a b c   2/3: d e   3/3: f
 
 A document belongs to the shard of its first byte: each is in one shard, and the shards in order are the whole input.
+A compressed file, a table and a plain text are not cut: all of it belongs to the shard of the file's first byte.
 """
 
 from __future__ import annotations
 
-import glob
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from megatron.ltd.data.input_files import InputFile, open_content, stored_position
+from megatron.ltd.data.tables import Row, read_rows
 from megatron.ltd.errors import UserError
 
 CHUNK_BYTES = 512 << 10
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """A text file, its size and whether it holds JSON lines."""
-
-    path: str
-    num_bytes: int
-    is_json: bool
+_MOST_KEYS, _LONGEST_KEY = 8, 40
 
 
 @dataclass(frozen=True)
@@ -69,20 +62,24 @@ WHOLE = Shard(1, 1)
 
 @dataclass(frozen=True)
 class RawChunk:
-    """Some lines of a JSON-lines file, or a whole text file.
+    """Some lines of JSON lines, some rows of a table, or a whole text file.
 
-    Before them in the file are the lines in its first ``skipped_bytes``, and then ``lines_before`` more.
+    Before them in the file are the lines in its first ``skipped_bytes``, and then ``lines_before`` more lines or rows.
     """
 
     file: InputFile
-    lines: tuple[bytes, ...]
+    lines: tuple[bytes, ...] = ()
     lines_before: int = 0
     skipped_bytes: int = 0
+    rows: tuple[Row, ...] = ()
+    stored_bytes: int = 0
+    """Bytes of the file that hold the chunk; of a compressed file about so many."""
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the lines, line ends included."""
-        return sum(map(len, self.lines))
+        """Bytes of the lines, line ends included, or of the texts in the rows."""
+        texts = sum(len(text.encode("utf-8")) for row in self.rows for text in row if text is not None)
+        return sum(map(len, self.lines)) + texts
 
     def line_number(self, place: int) -> int:
         """The line number, from 1, of ``lines[place]``. Reads what a shard skipped, so that it is for errors only."""
@@ -103,33 +100,33 @@ class Documents:
     bad_lines: int
 
 
-def find_inputs(patterns: Sequence[str]) -> list[InputFile]:
-    """The files of ``--input``: paths as given, patterns (``*``, ``?``, ``[]``, ``**``) sorted by name.
+def read_chunks(
+    files: Sequence[InputFile],
+    chunk_bytes: int = CHUNK_BYTES,
+    shard: Shard = WHOLE,
+    json_keys: Sequence[str] = ("text",),
+) -> Iterator[RawChunk]:
+    """The documents of the shard in order, in chunks of whole lines or rows of about ``chunk_bytes``; a text is one.
 
-    Raises ``UserError`` if one is missing, matches nothing, is a folder or cannot be read, or if all are empty.
+    ``json_keys`` are the columns to read of a table. Raises ``UserError`` for a file that cannot be read.
     """
-    files = []
-    for pattern in patterns:
-        paths = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
-        if not paths:
-            raise UserError(f"--input {pattern}: no such file; give text files, or a quoted pattern")
-        files += [_inspect(path) for path in paths]
-    if not any(file.num_bytes for file in files):
-        raise UserError(f"--input {' '.join(patterns)}: all files are empty; give files with text")
-    return files
-
-
-def read_chunks(files: Sequence[InputFile], chunk_bytes: int = CHUNK_BYTES, shard: Shard = WHOLE) -> Iterator[RawChunk]:
-    """The documents of the shard in order, in chunks of whole lines of about ``chunk_bytes``; a text file is one."""
     begin, end = shard.span(sum(file.num_bytes for file in files))
     file_start = 0
     for file in files:
         first, stop = begin - file_start, end - file_start
         file_start += file.num_bytes
-        if file.is_json:
+        begins_here = first <= 0 and (stop > 0 or shard.number == shard.count)
+        if file.can_be_cut:
             yield from _read_lines(file, max(first, 0), min(stop, file.num_bytes), chunk_bytes)
-        elif first <= 0 and (stop > 0 or shard.number == shard.count):
-            yield RawChunk(file, (Path(file.path).read_bytes(),))
+        elif not begins_here:
+            continue
+        elif file.table is not None:
+            yield from _read_table(file, chunk_bytes, json_keys)
+        elif file.is_json:
+            yield from _read_compressed_lines(file, chunk_bytes)
+        else:
+            with open_content(file) as stream:
+                yield RawChunk(file, (stream.read(),), stored_bytes=file.num_bytes)
 
 
 def _read_lines(file: InputFile, first: int, stop: int, chunk_bytes: int) -> Iterator[RawChunk]:
@@ -146,13 +143,46 @@ def _read_lines(file: InputFile, first: int, stop: int, chunk_bytes: int) -> Ite
             num_bytes = sum(map(len, lines))
             while position + num_bytes - len(lines[-1]) >= stop:
                 num_bytes -= len(lines.pop())
-            yield RawChunk(file, tuple(lines), lines_before, skipped_bytes)
+            yield RawChunk(file, tuple(lines), lines_before, skipped_bytes, stored_bytes=num_bytes)
             position += num_bytes
             lines_before += len(lines)
 
 
+def _read_compressed_lines(file: InputFile, chunk_bytes: int) -> Iterator[RawChunk]:
+    position = lines_before = 0
+    with open_content(file) as stream:
+        while lines := stream.readlines(chunk_bytes):
+            position, before = stored_position(stream), position
+            yield RawChunk(file, tuple(lines), lines_before, stored_bytes=position - before)
+            lines_before += len(lines)
+
+
+def _read_table(file: InputFile, chunk_bytes: int, columns: Sequence[str]) -> Iterator[RawChunk]:
+    waiting: list[Row] = []
+    waiting_bytes = rows_before = 0
+    read = counted = 0.0
+
+    def chunk() -> RawChunk:
+        return RawChunk(
+            file, rows=tuple(waiting), lines_before=rows_before, stored_bytes=round((read - counted) * file.num_bytes)
+        )
+
+    for rows, read in read_rows(file, columns):
+        for row in rows:
+            waiting.append(row)
+            waiting_bytes += sum(map(len, filter(None, row)))
+            if waiting_bytes >= chunk_bytes:
+                yield chunk()
+                rows_before, counted = rows_before + len(waiting), read
+                waiting, waiting_bytes = [], 0
+    if waiting:
+        yield chunk()
+
+
 def parse_chunk(chunk: RawChunk, json_keys: Sequence[str], skip_bad_lines: bool) -> Documents:
     """The documents of ``chunk``. A bad JSON line raises ``UserError`` with its number, or is skipped and counted."""
+    if chunk.file.table is not None:
+        return _parse_rows(chunk, json_keys, skip_bad_lines)
     if not chunk.file.is_json:
         try:
             return Documents(((_decode(chunk.lines[0], is_start=True),),), 0)
@@ -173,18 +203,21 @@ def parse_chunk(chunk: RawChunk, json_keys: Sequence[str], skip_bad_lines: bool)
     return Documents(tuple(texts), bad_lines)
 
 
-def _inspect(path: str) -> InputFile:
-    if Path(path).is_dir():
-        raise UserError(f"--input {path}: is a folder; give its files, for example '{path.rstrip('/')}/*.jsonl'")
-    try:
-        with open(path, "rb") as stream:
-            start = stream.read(4096)
-        num_bytes = Path(path).stat().st_size
-    except OSError as error:
-        raise UserError(f"--input {path}: cannot be read ({error.strerror})") from None
-    suffix = Path(path).suffix.lower()
-    looks_json = start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
-    return InputFile(path, num_bytes, suffix in (".jsonl", ".json") or (suffix != ".txt" and looks_json))
+def _parse_rows(chunk: RawChunk, columns: Sequence[str], skip_bad_lines: bool) -> Documents:
+    texts, bad_rows = [], 0
+    for number, row in enumerate(chunk.rows, start=chunk.lines_before + 1):
+        whole = tuple(text for text in row if text is not None)
+        if len(whole) == len(row):
+            texts.append(whole)
+        elif skip_bad_lines:
+            bad_rows += 1
+        else:
+            empty = columns[row.index(None)]
+            raise UserError(
+                f'{chunk.file.path}: row {number} has no value in "{empty}"; fill it in, or skip such rows with '
+                "--skip-bad-lines"
+            )
+    return Documents(tuple(texts), bad_rows)
 
 
 def _decode(content: bytes, is_start: bool) -> str:
@@ -207,7 +240,7 @@ def _parse_line(line: bytes, json_keys: Sequence[str], is_start: bool) -> tuple[
     texts = []
     for key in json_keys:
         if key not in item:
-            raise ValueError(f'the object has no "{key}" (see --json-keys)')
+            raise ValueError(f'the object has no "{key}" but {_names(item)}; name one with --json-keys')
         if not isinstance(item[key], str):
             raise ValueError(f'"{key}" is a {type(item[key]).__name__} instead of a string')
         try:
@@ -218,3 +251,9 @@ def _parse_line(line: bytes, json_keys: Sequence[str], is_start: bool) -> tuple[
             ) from None
         texts.append(item[key])
     return tuple(texts)
+
+
+def _names(item: dict[str, object]) -> str:
+    """The keys of an object, the first ones of many."""
+    shown = [f'"{key[:_LONGEST_KEY]}"' for key in list(item)[:_MOST_KEYS]]
+    return ", ".join(shown + ["..."] * (len(item) > _MOST_KEYS)) or "no keys"

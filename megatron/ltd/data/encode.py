@@ -50,6 +50,7 @@ class EncodedChunk:
     empty_documents: int
     bad_lines: int
     num_bytes: int
+    stored_bytes: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def encode_chunk(chunk: RawChunk, options: EncodeOptions, tokenizer: Tokenizer) 
                 ids += sentence
             lengths.append(tuple(map(len, sentences)))
         documents[key] = EncodedDocuments(numpy.array(ids, dtype=numpy.int32), tuple(lengths))
-    return EncodedChunk(documents, empty, parsed.bad_lines, chunk.num_bytes)
+    return EncodedChunk(documents, empty, parsed.bad_lines, chunk.num_bytes, chunk.stored_bytes)
 
 
 def _encode_document(text: str, options: EncodeOptions, tokenizer: Tokenizer) -> list[list[int]]:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from megatron.ltd.data.documents import WHOLE, InputFile, Shard, find_inputs, read_chunks
+from megatron.ltd.data.documents import WHOLE, Shard, read_chunks
 from megatron.ltd.data.encode import EncodedChunk, EncodeOptions, encode_all
 from megatron.ltd.data.indexed import DatasetCard
+from megatron.ltd.data.input_files import InputFile, find_inputs
 from megatron.ltd.data.pending import check_output
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
@@ -41,8 +42,8 @@ class PreprocessConfig:
     input: tuple[str, ...] = flag(
         (),
         metavar="FILE",
-        help="text files or quoted patterns: JSON lines (.jsonl, .json: one object a line) or plain text (.txt: each "
-        "file is one document); other names are judged by their first character",
+        help="files, folders or quoted patterns: JSON lines (one object a line), plain text (each file is one "
+        "document), Parquet, Arrow, or a saved Hugging Face dataset; text also compressed (gzip, bzip2, xz, Zstandard)",
     )
     output_prefix: str | None = flag(
         None,
@@ -50,7 +51,9 @@ class PreprocessConfig:
         help="writes PREFIX_KEY_document.bin, .idx and .json for each of --json-keys (with "
         "--split-sentences: PREFIX_KEY_sentence)",
     )
-    json_keys: tuple[str, ...] = flag(("text",), metavar="KEY", help="keys of a JSON line that hold text")
+    json_keys: tuple[str, ...] = flag(
+        ("text",), metavar="KEY", help="keys of a JSON line, or columns of a table, that hold text"
+    )
     workers: int = flag(1, metavar="N", help="processes that encode")
     shard: str | None = flag(
         None,
@@ -135,7 +138,7 @@ def preprocess(config: PreprocessConfig, tokenizer_files: TokenizerFiles) -> Pre
     options = EncodeOptions(
         tokenizer_files, config.json_keys, config.append_eod, config.skip_bad_lines, config.split_sentences
     )
-    raw_chunks = read_chunks(files, shard=config.part)
+    raw_chunks = read_chunks(files, shard=config.part, json_keys=config.json_keys)
     chunks = _with_progress(encode_all(raw_chunks, options, tokenizer, config.workers), files, config)
 
     with warnings.catch_warnings():
@@ -183,7 +186,7 @@ def _finish(
 
 
 def _check_keys(files: Sequence[InputFile], json_keys: Sequence[str]) -> None:
-    text_file = next((file.path for file in files if not file.is_json), None)
+    text_file = next((file.path for file in files if not file.is_json and file.table is None), None)
     if text_file is not None and len(json_keys) > 1:
         raise UserError(
             f"--json-keys {' '.join(json_keys)}: {text_file} is plain text, a document without keys; give one key only"
@@ -202,8 +205,8 @@ def _with_progress(
     with tqdm(total=total_bytes, unit="B", unit_scale=True, desc="encoding", disable=not is_terminal) as bar:
         for chunk in chunks:
             yield chunk
-            bar.update(chunk.num_bytes)
-            done_bytes += chunk.num_bytes
+            bar.update(chunk.stored_bytes)
+            done_bytes += chunk.stored_bytes
             documents += len(chunk.documents[config.json_keys[0]].lengths)
             if config.log_interval and not is_terminal and documents // config.log_interval > lines:
                 lines = documents // config.log_interval

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import sentencepiece
 
-from megatron.ltd.data.documents import find_inputs, parse_chunk, read_chunks
+from megatron.ltd.data.documents import parse_chunk, read_chunks
+from megatron.ltd.data.input_files import find_inputs
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 from megatron.ltd.tokenizers.base import needs_tokenizers
@@ -34,9 +35,11 @@ class TrainTokenizerConfig:
     """tokenizer training"""
 
     input: tuple[str, ...] = flag(
-        (), metavar="FILE", help="text files or quoted patterns: JSON lines (.jsonl, .json) or plain text (.txt)"
+        (), metavar="FILE", help="files, folders or quoted patterns, of every kind that preprocess_data.py takes"
     )
-    json_keys: tuple[str, ...] = flag(("text",), metavar="KEY", help="keys of a JSON line that hold text")
+    json_keys: tuple[str, ...] = flag(
+        ("text",), metavar="KEY", help="keys of a JSON line, or columns of a table, that hold text"
+    )
     vocab_size: int = flag(8192, metavar="N", help="pieces, bytes and special ones among them")
     output_prefix: str | None = flag(
         None, metavar="PREFIX", help="writes PREFIX.model, or PREFIX-vocab.txt with --model-type wordpiece"
@@ -153,7 +156,7 @@ class _Passages:
     def __init__(self, config: TrainTokenizerConfig) -> None:
         self._config = config
         self._files = find_inputs(config.input)
-        total_bytes = sum(file.num_bytes for file in self._files)
+        total_bytes = self._text_bytes()
         self._share = min(1.0, config.max_train_mb * 1e6 / total_bytes)
         self.text_bytes = 0
 
@@ -165,8 +168,14 @@ class _Passages:
                 self.text_bytes += len(passage.encode("utf-8"))
                 yield passage
 
+    def _text_bytes(self) -> int:
+        """Of all files; compressed ones and tables are read for it."""
+        if all(file.compression is None and file.table is None for file in self._files):
+            return sum(file.num_bytes for file in self._files)
+        return sum(chunk.num_bytes for chunk in read_chunks(self._files, json_keys=self._config.json_keys))
+
     def _all(self) -> Iterator[str]:
-        for chunk in read_chunks(self._files):
+        for chunk in read_chunks(self._files, json_keys=self._config.json_keys):
             for texts in parse_chunk(chunk, self._config.json_keys, skip_bad_lines=False).texts:
                 for text in texts:
                     yield from _passages(text)

@@ -1,10 +1,10 @@
-"""Is this machine ready to train? ``python -m megatron.ltd.doctor`` looks and says what to do about what is not.
+"""Is this machine ready to train? ``python -m megatron.ltd.doctor`` checks it and says how to fix what is wrong.
 
-    __main__     what hides the package itself; then the checks below, a line each, and the exit status
+    __main__     packages that hide this one; then the checks below, one line each, and the exit status
     software     versions, requirements, packages that Megatron-Core would fail on
     hardware     devices, cores, shared memory
-    processes    two processes that meet, add up and send
-    layer        a layer on half of its tokens, against the same layer computed by hand
+    processes    two processes that communicate
+    layer        a layer on half of its tokens, compared with the dense layer on these tokens alone
 
-Each check is an iterator of ``finding.Finding``s. Nothing is changed, written or sent anywhere.
+Each check yields ``finding.Finding``s. The doctor changes and writes nothing, and sends nothing to other machines.
 """

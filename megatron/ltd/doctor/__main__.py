@@ -1,11 +1,12 @@
-"""``python -m megatron.ltd.doctor``: the whole report.
+"""``python -m megatron.ltd.doctor``: all checks, one line each.
 
-Where another package hides ``megatron.ltd``, Python does not find the doctor by that name; it is then run by its path:
-``python megatron/ltd/doctor``. So the first look, at that very thing, needs nothing but the standard library.
+If another package hides ``megatron.ltd``, Python does not find the doctor by that name; run it by its path then:
+``python megatron/ltd/doctor``. The first check, which looks for such packages, needs the standard library only.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,13 +20,13 @@ _SOURCES = Path(__file__).resolve().parents[3]  # the folder that holds megatron
 
 
 def hiding_packages(path: Sequence[str]) -> list[Path]:
-    """Every ``megatron/__init__.py`` on the module search path: each hides the namespace, wherever on the path."""
+    """Every ``megatron/__init__.py`` on the module search path; each of them hides the namespace package."""
     found = [Path(folder or os.curdir) / "megatron" / "__init__.py" for folder in path]
     return [file for file in dict.fromkeys(found) if file.is_file()]
 
 
 def findings() -> Iterator[Finding]:
-    """All checks, cheapest first; what rests on something broken is left out, and said to be."""
+    """All checks, cheapest first. Checks that need a broken package are skipped, with a note."""
     from megatron.ltd.doctor import hardware, layer, processes, software
     from megatron.ltd.doctor.finding import NOTE, WRONG, Finding
 
@@ -34,7 +35,7 @@ def findings() -> Iterator[Finding]:
         broken += [finding.name] if finding.state == WRONG else []
         yield finding
     if broken:
-        advice = f"mend {', '.join(broken)} first"
+        advice = f"fix {', '.join(broken)} first"
         yield Finding(NOTE, "not checked", "devices, processes and the layer", advice)
         return
     yield from hardware.check()
@@ -43,7 +44,7 @@ def findings() -> Iterator[Finding]:
 
 
 def main() -> int:
-    """Print the report. Exit status 0: all is well; 1: something is wrong."""
+    """Print the report. Exit status 0: everything works; 1: something is wrong."""
     sys.path[:] = [entry for entry in sys.path if Path(entry or os.curdir).resolve() != Path(__file__).resolve().parent]
     hiding = hiding_packages(sys.path)
     if hiding:
@@ -55,12 +56,14 @@ def main() -> int:
         return 1
     if str(_SOURCES) not in sys.path:
         sys.path.append(str(_SOURCES))
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):  # this is one process, also inside a launcher's job
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):  # the doctor is one process, also inside a job of a launcher
         os.environ.pop(name, None)
     from megatron.ltd.doctor.finding import report
 
     return report(findings())
 
 
-if __name__ == "__main__":  # the check of two processes starts some, which import this file
+if __name__ == "__main__":  # the processes that a check starts import this file
+    about = "Check this machine: packages, devices, processes, and a layer. It takes no flags."
+    argparse.ArgumentParser("python -m megatron.ltd.doctor", description=about).parse_args()
     raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""What a check found, and how it is shown."""
+"""A result of a check, and how it is printed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Finding:
     """One line of the report."""
 
     state: str
-    """``OK``; ``NOTE``: works, and worth knowing; ``WRONG``: a run would fail or be wrong."""
+    """``OK``; ``NOTE``: works, but is worth knowing; ``WRONG``: a run would fail or compute something wrong."""
     name: str
     text: str
     advice: str = ""
-    """What to do. Empty where nothing is to be done."""
+    """How to fix it; may be empty."""
 
     @property
     def line(self) -> str:
@@ -26,7 +26,7 @@ class Finding:
 
 
 def report(findings: Iterable[Finding]) -> int:
-    """Print each finding as it comes, and a last line; the exit status is 1 where something is wrong."""
+    """Print each finding as it comes, then a summary. Returns the exit status: 1 if something is wrong."""
     num_wrong = 0
     for finding in findings:
         num_wrong += finding.state == WRONG

@@ -1,7 +1,7 @@
-"""Two processes of this machine that meet as a run's do, add up a tensor and send one.
+"""Two processes of this machine join a process group, as those of a run do, all-reduce a tensor and send one.
 
-gloo is always tried; NCCL where there is a GPU, with two processes where there are two. Not here: other nodes. For
-those run a few steps of ``examples/launch``.
+gloo is always tried, and NCCL if there is a GPU, with two processes if there are two GPUs. Not here: other nodes. To
+check those, run a few steps with ``examples/launch``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch.distributed as dist
 
 from megatron.ltd.doctor.finding import OK, WRONG, Finding
 
-_SECONDS = 60.0
+_SECONDS = 180.0
 _ADVICE = {
-    "gloo": "see that this machine's own name resolves (/etc/hosts), or set GLOO_SOCKET_IFNAME to a network interface",
-    "nccl": "run again with NCCL_DEBUG=INFO; in a container see that GPUs may talk to each other (--ipc=host)",
+    "gloo": "make sure that this machine's name resolves (/etc/hosts), or set GLOO_SOCKET_IFNAME to an interface",
+    "nccl": "run again with NCCL_DEBUG=INFO; in a container make sure that GPUs can reach each other (--ipc=host)",
 }
 
 
@@ -37,7 +37,7 @@ def exchange(
     seconds: float = _SECONDS,
     talk: Callable[[str, int, int], str | None] | None = None,
 ) -> Finding:
-    """Have ``world_size`` processes ``talk`` over ``backend``; they are ended after ``seconds``."""
+    """Run ``talk`` in ``world_size`` processes over ``backend``; they are killed after ``seconds``."""
     started = time.monotonic()
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("spawn")
@@ -69,14 +69,14 @@ def _answer(connection: Connection, rank: int) -> str | None:
     try:
         complaint = connection.recv()
     except EOFError:
-        return f"failed: rank {rank} died without a word"
+        return f"failed: rank {rank} died without a message"
     return None if complaint is None else f"failed on rank {rank} ({complaint})"
 
 
 def _process(
     talk: Callable[[str, int, int], str | None], backend: str, rank: int, world_size: int, port: int, answer: Connection
 ) -> None:
-    """One of the processes: join, talk, and say what went wrong or None."""
+    """One of the processes: join the group, run ``talk``, answer with the error or None."""
     try:
         store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=_SECONDS))
         if backend == "nccl":
@@ -90,7 +90,7 @@ def _process(
 
 
 def _talk(backend: str, rank: int, world_size: int) -> str | None:
-    """A sum over all, then a tensor from rank 0 to rank 1."""
+    """An all-reduce, then a tensor from rank 0 to rank 1."""
     device = torch.device("cuda", rank) if backend == "nccl" else torch.device("cpu")
     total = torch.full((1000,), float(rank + 1), device=device)
     dist.all_reduce(total)

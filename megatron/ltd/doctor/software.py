@@ -1,4 +1,4 @@
-"""Versions, requirements, and packages whose presence does harm."""
+"""Versions, requirements, and packages that break others by being installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.versions import package_version, source_fingerprint
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
-_IMPORTED_AS = {"megatron-core": "megatron.core"}
+_IMPORTED_AS = {"megatron-core": "megatron.core", "pyyaml": "yaml"}
 
 
 def check() -> Iterator[Finding]:
@@ -27,16 +27,18 @@ def check() -> Iterator[Finding]:
     yield Finding(OK, "megatron-ltd", about)
     engine = _transformer_engine()
     for requirement in _requirements():
-        # A broken Transformer Engine breaks Megatron-Core's import too: say it once, where it belongs.
+        # A broken Transformer Engine also breaks the import of Megatron-Core; it is reported once, as the engine's.
         importable = engine.state != WRONG or requirement.name != "megatron-core"
         yield _required(requirement, importable)
     yield engine
     triton = package_version("triton")
-    yield Finding(OK, "triton", triton) if triton != "none" else Finding(NOTE, "triton", "none; nothing here needs it")
+    yield (
+        Finding(OK, "triton", triton) if triton != "none" else Finding(NOTE, "triton", "not installed; not needed here")
+    )
 
 
 def _requirements() -> list[Requirement]:
-    """What this package declares: its installed metadata, or the checkout's."""
+    """The declared dependencies, from the installed metadata or from the checkout."""
     try:
         lines = importlib.metadata.requires("megatron-ltd") or []
     except importlib.metadata.PackageNotFoundError:
@@ -71,11 +73,11 @@ def _required(requirement: Requirement, importable: bool) -> Finding:
 def _transformer_engine() -> Finding:
     try:
         from megatron.ltd.parallel.mesh import quiet_core_imports, refuse_broken_transformer_engine
-    except ImportError:  # torch is missing or broken, which its own line says
+    except ImportError:  # torch is missing or broken; its own line reports that
         return Finding(NOTE, "transformer-engine", package_version("transformer-engine"))
     quiet_core_imports()
     if importlib.util.find_spec("transformer_engine") is None:
-        return Finding(NOTE, "transformer-engine", "none; PyTorch's own kernels are used")
+        return Finding(NOTE, "transformer-engine", "not installed; PyTorch's own kernels are used")
     try:
         refuse_broken_transformer_engine()
     except UserError as error:

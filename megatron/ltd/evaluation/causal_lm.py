@@ -1,17 +1,17 @@
-"""A GPT as evaluation asks it: hidden states of a batch, and from those that matter log-probabilities or logits.
+"""A GPT for evaluation: hidden states of a batch, and log-probabilities or logits at selected positions.
 
-B samples, S tokens, H hidden, N places in texts, V vocabulary.
+B samples, S tokens, H hidden, N positions in texts, V vocabulary.
 
-    tokens_BS ──► embedding ──► layers ──► hidden_SBH ──► the N places asked for ──► output matrix
-                                                                                       ├─► log p(target_N)
-                                                                                       └─► logits_NV
+    tokens_BS ──► embedding ──► layers ──► hidden_SBH ──► N selected positions ──► output matrix
+                                                                                     ├─► log p(target_N)
+                                                                                     └─► logits_NV
 
-The output matrix is most of a small model's work and its logits most of the memory, so it meets needed places only.
-Samples are padded on the right: attention is causal, so what stands before the padding does not see it.
+The output matrix is most of the work of a small model, and its logits most of the memory, so they are computed only
+where they are needed. Samples are padded on the right; attention is causal, so no token sees the padding.
 
-The model may come from a checkpoint or be the one in training; every rank of its tensor-parallel group calls each
-method with the same arguments. Under sequence parallelism the layers' share of the sequence is gathered again. Not
-here: pipeline and context parallelism, under which no process has a whole forward pass.
+The model may come from a checkpoint or be in training. Every rank of its tensor-parallel group calls each method with
+the same arguments. Under sequence parallelism the sequence is gathered after the layers. Not supported: pipeline and
+context parallelism, where no process has a whole forward pass.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.routing.gather_scatter import RotaryEmbedding, gather_rotary
 
 _LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}
-"""Logits of a rank that exist at a time, in fp32: 16 MiB, which stay in a CPU's caches, and 256 MiB."""
+"""Logits of a rank that are computed at a time, in fp32: 16 MiB, which fit into the caches of a CPU, and 256 MiB."""
 
 
 class CausalLM:
-    """``model``, unwrapped, with the tokens that it knows: ids below ``num_token_ids``, ``max_length`` in a row.
+    """``model``, unwrapped. Its vocabulary has the ids below ``num_token_ids``; it takes ``max_length`` tokens.
 
-    Of those the ids below ``num_text_ids`` (by default all) are the tokenizer's: only they are generated.
+    The ids below ``num_text_ids`` (by default all) are those of the tokenizer; only they are generated.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class CausalLM:
         if mesh.pipeline_parallel_size > 1 or mesh.context_parallel_size > 1:
             flag = "--pipeline-model-parallel-size" if mesh.pipeline_parallel_size > 1 else "--context-parallel-size"
             raise UserError(
-                f"{flag} is above 1: evaluation runs whole samples through whole models; save a checkpoint and score "
-                "it with tools/evaluate.py, which takes it from any layout"
+                f"{flag}: must be 1 for evaluation during training; save a checkpoint and score it with "
+                "tools/evaluate.py, which loads it from any layout"
             )
         self.model = model
         self.num_token_ids = num_token_ids
@@ -68,7 +68,7 @@ class CausalLM:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """No dropout and no gradients inside the block; after it the model trains on if it did."""
+        """No dropout and no gradients inside the block; the training mode of the model is restored after it."""
         was_training = self.model.training
         self.model.eval()
         try:
@@ -91,17 +91,17 @@ class CausalLM:
         return hidden_SBH[:length]
 
     def next_hidden_states(self, tokens_BS: Tensor, positions_BS: Tensor, cache: KeyValueCache) -> Tensor:
-        """Hidden states [S, B, H] of tokens at these positions, after those that ``cache`` holds.
+        """Hidden states [S, B, H] of tokens at these positions, which follow those in ``cache``.
 
-        Padding may lie beyond the model's length.
+        Padding may exceed the length of the model.
         """
-        assert self.can_cache, "ask for hidden_states"
+        assert self.can_cache, "use hidden_states"
         with cache.reading(positions_BS):
             positions_BS = positions_BS.clamp(max=self.max_length - 1)
             return self._decode(tokens_BS, positions_BS, gather_rotary(self._rotary(self.max_length), positions_BS))
 
     def log_probabilities(self, hidden_NH: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each target its log-probability [nat] and whether no token is likelier; see ``vocab_parallel``."""
+        """The log-probability [nat] of each target, and whether no token is likelier; see ``vocab_parallel``."""
         weight_vH = self._output_weight()
         rows = max(1, _LOGITS_AT_ONCE[self.device.type] // weight_vH.shape[0])
         parts = [
@@ -121,7 +121,7 @@ class CausalLM:
         return self.model.decoder(hidden_states=embedded_SBH, attention_mask=None, rotary_pos_emb=rotary)
 
     def _rotary(self, length: int) -> Tensor | None:
-        """Rotary embeddings [length, 1, 1, D] of positions from 0 on; None in a model without."""
+        """Rotary embeddings [length, 1, 1, D] of the first positions; None if the model has none."""
         return self.model.rotary_pos_emb(length) if self.model.position_embedding_type == "rope" else None
 
     def _output_weight(self) -> Tensor:

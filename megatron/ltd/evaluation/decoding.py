@@ -1,12 +1,12 @@
-"""Texts that go on: many prompts at a time, token after token, each from the logits after the last one.
+"""Text generation: many prompts at a time, one token of each per step, from the logits after its last token.
 
     prompts ──► all of them at once ──► cache ─┐
-                 ┌── next token of each ◄──────┤ one new token a text and step
-                 └──► texts that go on ────────┘
+                 ┌── next token of each ◄──────┤ one new token per text and step
+                 └──► unfinished texts ────────┘
 
-A text ends with the end of the document, when it has as many tokens as asked for, or when the caller says so. While a
-text fits the model its keys and values are cached; beyond that the context is its last tokens, counted from position 0,
-and is computed anew for each token, as for models whose attention has no cache (``CausalLM.can_cache``).
+A text ends with the end-of-document token, at its largest number of new tokens, or when the caller ends it. Keys and
+values are cached while a text fits the model. Beyond that the context is its last tokens, counted from position 0, and
+is recomputed for each token, as for models whose attention has no cache (``CausalLM.can_cache``).
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ def generate(
     eod: int,
     has_ended: Callable[[int, Sequence[int]], bool] = lambda place, new_tokens: False,
 ) -> list[list[int]]:
-    """The token ids that follow each prompt (of one token or more), without the end of the document.
+    """The token ids that follow each prompt (of one token or more), without the end-of-document token.
 
-    ``has_ended`` is asked after each token whether the text of the prompt at that place, which has these new tokens,
-    ends with it. There is one sampler and one largest number of new tokens for each prompt.
+    ``has_ended(place, new_tokens)`` is called after each token and returns whether the text of the prompt at that place
+    ends here. Each prompt has its own sampler and largest number of new tokens.
     """
     new: list[list[int]] = [[] for _ in prompts]
-    going = [place for place in range(len(prompts)) if max_new_tokens[place] > 0]
+    unfinished = [place for place in range(len(prompts)) if max_new_tokens[place] > 0]
     with model.evaluating():
         reader = _Reader(model, [list(prompt) for prompt in prompts], max_new_tokens)
-        while going:
-            tokens = pick_all([samplers[place] for place in going], reader.next_logits(going))
-            still_going = []
-            for place, token in zip(going, tokens, strict=True):
+        while unfinished:
+            tokens = pick_all([samplers[place] for place in unfinished], reader.next_logits(unfinished))
+            still_unfinished = []
+            for place, token in zip(unfinished, tokens, strict=True):
                 if token == eod:
                     continue
                 new[place].append(token)
                 reader.texts[place].append(token)
                 if len(new[place]) < max_new_tokens[place] and not has_ended(place, new[place]):
-                    still_going.append(place)
-            going = still_going
+                    still_unfinished.append(place)
+            unfinished = still_unfinished
     return new
 
 
 class _Reader:
-    """Logits after the last token of texts that grow by one token at a time."""
+    """Logits after the last token of texts that grow by one token per step."""
 
     def __init__(self, model: CausalLM, texts: list[list[int]], max_new_tokens: Sequence[int]) -> None:
         self.model = model
@@ -65,10 +65,10 @@ class _Reader:
         self._has_read_prompts = False
 
     def next_logits(self, places: Sequence[int]) -> Tensor:
-        """Logits [N, V] of the texts at ``places``, ascending; each call may leave texts out, and none comes back."""
-        going = set(places)
-        cached = [place for place in self._cached if place in going and self._fits(place)]
-        others = sorted(going.difference(cached))
+        """Logits [N, V] of the texts at ``places``, ascending. A text that is left out once may not return."""
+        unfinished = set(places)
+        cached = [place for place in self._cached if place in unfinished and self._fits(place)]
+        others = sorted(unfinished.difference(cached))
         hidden_of: dict[int, Tensor] = {}
         if cached:
             hidden_of |= dict(zip(cached, self._next_hidden(cached), strict=True))
@@ -80,7 +80,7 @@ class _Reader:
         return len(self.texts[place]) <= self.model.max_length
 
     def _next_hidden(self, places: list[int]) -> Tensor:
-        """[N, H], by way of the cache."""
+        """[N, H], with the cache."""
         lengths_N = torch.tensor([len(self.texts[place]) for place in places], device=self.model.device)
         if not self._has_read_prompts:
             self._has_read_prompts, self._cached = True, places
@@ -95,7 +95,7 @@ class _Reader:
         return self.model.next_hidden_states(last_N1, lengths_N[:, None] - 1, self._cache)[0]
 
     def _reread_hidden(self, places: list[int]) -> Tensor:
-        """[N, H], from the last tokens that the model takes."""
+        """[N, H], without a cache, from as many last tokens as fit the model."""
         contexts = [self.texts[place][-self.model.max_length :] for place in places]
         lengths_N = torch.tensor([len(context) for context in contexts], device=self.model.device)
         return _last(self.model.hidden_states(self._padded(contexts)), lengths_N)
@@ -107,5 +107,5 @@ class _Reader:
 
 
 def _last(hidden_SNH: Tensor, lengths_N: Tensor) -> Tensor:
-    """Each sample's hidden state [N, H] at the last of so many tokens."""
+    """The hidden state [N, H] of the last token of each sample."""
     return hidden_SNH[lengths_N - 1, torch.arange(len(lengths_N), device=lengths_N.device)]

@@ -1,4 +1,4 @@
-"""Text from a model that was loaded: the prompt of a command line, gone on from (``decoding``)."""
+"""Text from a loaded model: continues the prompt of a command line (``decoding``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megatron.ltd.evaluation.sampling_config import SamplingConfig
 
 
 def generate_text(loaded: LoadedModel, config: SamplingConfig) -> str:
-    """The text that follows ``--prompt``, without it."""
+    """The continuation of ``--prompt``, without the prompt."""
     tokenizer = loaded.tokenizer
     sampler = Sampler.build(config.seed, config.temperature, config.top_k, config.top_p)
     (tokens,) = generate(

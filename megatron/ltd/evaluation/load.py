@@ -1,10 +1,10 @@
-"""A trained model out of its checkpoint, ready to be asked: weights only, no optimizer, no data.
+"""Loads a trained model for evaluation: weights only, no optimizer and no data.
 
     run.json -> flags of the model and the tokenizer -> build -> weights
 
-The checkpoint says what the model is. The caller may name the tokenizer's files anew: the checkpoint holds the path
-that they had when the model was trained, and the fingerprint that they must have. A folder as Hugging Face writes it
-can take a checkpoint's place.
+The checkpoint describes the model. The caller may give other paths of the tokenizer's files: the checkpoint stores the
+paths that they had in training, and the fingerprint that they must have. A Hugging Face folder can be loaded instead of
+a checkpoint.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from megatron.ltd.words import value_of
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode on the mesh's device, every token kept, and what belongs to it."""
+    """A model in evaluation mode on the mesh's device, which keeps every token, with its tokenizer and its history."""
 
     model: GPTModel
     tokenizer: Tokenizer
@@ -54,37 +54,37 @@ class LoadedModel:
     checkpoint: Path
     iteration: int
     notes: tuple[str, ...]
-    """A line about each damaged checkpoint that was passed over."""
+    """One line for each damaged checkpoint that was skipped."""
     causal_lm: CausalLM
-    """The model as evaluation asks it."""
+    """The model for evaluation."""
     consumed_tokens: int = 0
-    """That it was trained on; 0 where its folder does not say."""
+    """Tokens that it was trained on; 0 if the folder does not record them."""
     consumed_layer_tokens: int = 0
 
 
 def load_model(folder: Path, tokenizer_files: TokenizerFiles, parallel: ParallelConfig, mesh: Mesh) -> LoadedModel:
-    """The model of the newest whole checkpoint in ``folder``, or of a Hugging Face folder. Every rank calls this.
+    """The model of the newest complete checkpoint in ``folder``, or of a Hugging Face folder. Every rank calls this.
 
-    It is cut for ``parallel``, whatever layout trained it. What ``tokenizer_files`` names takes the place of the
-    checkpoint's own paths. Raises ``UserError`` where the folder holds no checkpoint, the tokenizer is not the one that
-    the model was trained with, or the layout cannot hold the model.
+    It is sharded for ``parallel``, whatever layout trained it. Paths in ``tokenizer_files`` replace those of the
+    checkpoint. Raises ``UserError`` if the folder holds no checkpoint, the tokenizer is not the one that the model was
+    trained with, or the layout does not fit the model.
     """
     if is_hugging_face(folder):
         return _load_imported(folder, tokenizer_files, parallel, mesh)
     checkpoint, notes = find_checkpoint(folder, mesh)
     if checkpoint is None:
-        raise UserError(f"--load {folder} holds no checkpoint: name the --save folder of a run that has saved one")
+        raise UserError(f"--load {folder}: holds no checkpoint; give the --save folder of a run that has saved one")
     stored = checkpoint_files.read_run_to_use(checkpoint)
     kind = stored["identity"].get(MODEL, GPT.id)
     if kind != GPT.id:
         raise UserError(
-            f"--load {folder} holds a {value_of(MODEL, kind)}, and only a GPT speaks: name the --save folder of a "
-            "GPT's run"
+            f"--load {folder}: is a {value_of(MODEL, kind)}, and evaluation supports GPT models only; give the --save "
+            "folder of a GPT run"
         )
     model_config = stored_part(ModelConfig, stored, "model")
     tokenizer_config = with_typed(stored_part(TokenizerConfig, stored, "tokenizer"), tokenizer_files)
     tokenizer = _tokenizer(tokenizer_config, tokenizer_files, checkpoint)
-    trained_on = stored_part(ParallelConfig, stored, "parallel")  # its layout decided how far the vocabulary is padded
+    trained_on = stored_part(ParallelConfig, stored, "parallel")  # the padding of the vocabulary depends on its layout
     vocab_size = model_vocab_size(tokenizer_config, tokenizer.vocab_size, trained_on.tensor_model_parallel_size)
     check_tokenizer(checkpoint, stored["identity"], weights_identity(model_config, tokenizer, vocab_size))
 
@@ -111,14 +111,14 @@ def load_model(folder: Path, tokenizer_files: TokenizerFiles, parallel: Parallel
 
 
 def _load_imported(folder: Path, tokenizer_files: TokenizerFiles, parallel: ParallelConfig, mesh: Mesh) -> LoadedModel:
-    """A Hugging Face model, in the type that it is stored in; its tokenizer's files lie there, or are typed."""
+    """A Hugging Face model, in its stored type, with the tokenizer of its folder or that of the flags."""
     imported = ImportedModel.open(folder)
     described = TokenizerConfig(**described_flags(folder)["tokenizer"])
     tokenizer = build_tokenizer(with_typed(described, tokenizer_files))
     if tokenizer.vocab_size > imported.vocab_size:
         raise UserError(
-            f"the tokenizer makes {tokenizer.vocab_size} ids and the model in --load {folder} knows "
-            f"{imported.vocab_size}: name the files of the model's own tokenizer"
+            f"--load {folder}: the model has {imported.vocab_size} token ids and the tokenizer {tokenizer.vocab_size}; "
+            "give the files of the model's own tokenizer"
         )
     dtypes = {tensor.dtype for tensor in imported.stored.values()}
     precision = PrecisionConfig(bf16=dtypes == {"BF16"}, fp16=dtypes == {"F16"})
@@ -131,21 +131,23 @@ def _load_imported(folder: Path, tokenizer_files: TokenizerFiles, parallel: Para
 def _build(
     model: ModelConfig, vocab_size: int, parallel: ParallelConfig, precision: PrecisionConfig, mesh: Mesh
 ) -> GPTModel:
-    """This process's share of the model, with weights to be loaded. The vocabulary is padded on for the layout."""
+    """The shard of this process, with weights to be loaded. The vocabulary is padded further for the layout."""
     check_model(parallel, model)
     core_config = transformer_config(model, parallel, precision, RecomputeConfig(), mesh)
     route.install()
     vocab_size = padded_vocab_size(vocab_size, 1, parallel.tensor_model_parallel_size)
-    # explicit_mask: our attention module, which knows caches, under Transformer Engine too
+    # explicit_mask: our attention module, which has a cache, also with Transformer Engine
     (built,) = build_chunks(model, core_config, vocab_size, mesh, seed=0, explicit_mask=True)
     return built.to(core_config.params_dtype).eval()
 
 
 def _tokenizer(config: TokenizerConfig, typed: TokenizerFiles, checkpoint: Path) -> Tokenizer:
-    """The tokenizer of ``config``; a complaint says so where the paths are those of the training."""
+    """The tokenizer of ``config``. An error tells if the paths are those of the checkpoint."""
     try:
         return build_tokenizer(config)
     except UserError as error:
         if typed != TokenizerFiles():
             raise
-        raise UserError(f"the tokenizer's files are not where checkpoint {checkpoint} had them: {error}") from None
+        raise UserError(
+            f"the checkpoint {checkpoint} names files of its tokenizer that are not there: {error}"
+        ) from None

@@ -1,8 +1,8 @@
-"""Which token comes next, from the logits of all.
+"""Sampling: the next token, from the logits.
 
     temperature 0:  the likeliest token
-    otherwise:      a draw from softmax(logits_V / temperature), over the top k likeliest, and of those over the
-                    likeliest that together hold a share top p
+    otherwise:      a sample from softmax(logits_V / temperature), among the top k tokens, and among the likeliest of
+                    those that together have the probability top p
 
 N texts, V vocabulary.
 """
@@ -22,7 +22,7 @@ from megatron.ltd.errors import UserError
 
 @dataclass(frozen=True)
 class Sampler:
-    """Picks the next tokens of one text; its draws come from a stream of their own."""
+    """Picks the next tokens of one text, with its own random generator."""
 
     temperature: float
     top_k: int | None
@@ -34,7 +34,7 @@ class Sampler:
         return cls(temperature, top_k, top_p, torch.Generator().manual_seed(seed))
 
     def pick(self, logits_V: Tensor) -> int:
-        """A token id. ``logits_V`` holds ids that may be picked and no others. Raises ``UserError`` for no numbers."""
+        """A token id. ``logits_V`` has the ids that may be picked. Raises ``UserError`` if a logit is not finite."""
         logits_V = logits_V.float().cpu()
         _check_finite(logits_V.max().item())
         if self.temperature == 0.0:
@@ -52,7 +52,7 @@ class Sampler:
 
 
 def pick_all(samplers: Sequence[Sampler], logits_NV: Tensor) -> list[int]:
-    """The next token of each text, by its own sampler. Raises ``UserError`` where the logits are no numbers."""
+    """The next token of each text, by its own sampler. Raises ``UserError`` if a logit is not finite."""
     if all(sampler.temperature == 0.0 for sampler in samplers):
         largest_N, tokens_N = logits_NV.max(dim=1)
         for largest in largest_N.tolist():
@@ -62,15 +62,15 @@ def pick_all(samplers: Sequence[Sampler], logits_NV: Tensor) -> list[int]:
 
 
 def _check_finite(largest_logit: float) -> None:
-    """A NaN among logits is their largest."""
+    """If any logit is NaN, the largest is NaN."""
     if not math.isfinite(largest_logit):
         raise UserError(
-            f"the model of --load gives {largest_logit} for its likeliest token: its weights are damaged, or its "
-            "training went wrong; take another checkpoint"
+            f"--load: the largest logit of the model is {largest_logit}, so its weights are damaged or its training "
+            "diverged; give another checkpoint"
         )
 
 
 def text_seed(seed: int, tokens: Sequence[int], draw: int) -> int:
-    """The seed of the ``draw``-th continuation of a prompt: the same in whatever batch and on whatever rank it is."""
+    """The seed of the ``draw``-th continuation of a prompt: the same in every batch and on every rank."""
     digest = hashlib.sha256(repr((seed, list(tokens), draw)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -1,15 +1,15 @@
-"""Log-likelihoods of the ends of texts, many at a time.
+"""Log-likelihoods of continuations, many at a time.
 
     text        t0 t1 t2 t3 t4 t5         inputs    t0 t1 t2 t3 t4
     scored               ▲  ▲  ▲          targets            t3 t4 t5        log p = sum of log p(target)
 
-What texts have in common is computed once:
+What texts share is computed once:
 
-    equal inputs     a question's one-token answers: all of them from one row
-    equal contexts   a question's longer answers: the context is read into a cache, which each answer goes on from
+    equal inputs     the one-token answers to a question: all of them from one row
+    equal contexts   longer answers to a question: the context is read into a cache, which each answer continues
 
-The longest come first, batches are of similar length and hold at most ``BatchSize.tokens`` with padding, so that memory
-is known after the first batch. Not here: which texts, and what is made of their scores (``lm_eval.harness``).
+The longest texts come first. The texts of a batch have similar lengths and at most ``BatchSize.tokens`` tokens, padding
+included, so the first batch needs the most memory. Not here: which texts, and metrics (``lm_eval.harness``).
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from megatron.ltd.evaluation.causal_lm import CausalLM
 from megatron.ltd.layers.key_value_cache import KeyValueCache
 
 Inputs = tuple[int, ...]
-"""What the model reads of a text: its tokens but the last."""
+"""The tokens of a text that the model reads: all but the last."""
 
 
 _FULL_ENOUGH_TOKENS = 1024
 _ALIKE = 0.9
-"""A batch of so many tokens costs no more a token than a larger one, and texts shorter than this share of its longest
-would be padding to more than a tenth."""
+"""A batch of 1024 tokens costs no more per token than a larger one; a text shorter than 0.9 of the longest text in its
+batch would be padded by more than a tenth."""
 
 
 @dataclass(frozen=True)
 class BatchSize:
-    """How much is computed at once: at most so many tokens, padding included, and so many texts."""
+    """The largest batch: at most this many tokens, padding included, and this many texts."""
 
     tokens: int
     texts: int | None = None
-    """None: as many as the tokens allow."""
+    """None: as many as ``tokens`` allows."""
 
     def split(self, lengths: Sequence[int], numbers: Sequence[int] | None = None) -> Iterator[range]:
-        """Runs of places in ``lengths``, each of which stands for one text or for ``numbers`` of them.
+        """Batches as ranges of places in ``lengths``, where a place is one text or ``numbers`` of them.
 
-        A single place may exceed what may be computed at once.
+        A single place may exceed the largest batch.
         """
-        return self._runs(lengths, numbers, alike=0.0)
+        return self._batches(lengths, numbers, alike=0.0)
 
     def split_alike(self, lengths: Sequence[int], numbers: Sequence[int] | None = None) -> Iterator[range]:
-        """The same, where what is padded is computed too: a run that is full enough takes no text much shorter."""
-        return self._runs(lengths, numbers, alike=_ALIKE)
+        """The same if padding is computed too: a batch that is full enough takes no text that is much shorter."""
+        return self._batches(lengths, numbers, alike=_ALIKE)
 
-    def _runs(self, lengths: Sequence[int], numbers: Sequence[int] | None, alike: float) -> Iterator[range]:
+    def _batches(self, lengths: Sequence[int], numbers: Sequence[int] | None, alike: float) -> Iterator[range]:
         start = texts = longest = 0
         for place, length in enumerate(lengths):
             number = 1 if numbers is None else numbers[place]
@@ -68,7 +68,7 @@ class BatchSize:
 
 @dataclass(frozen=True)
 class Text:
-    """Token ids, of which the last ``num_scored`` are scored: at least one is before them."""
+    """Token ids, of which the last ``num_scored`` are scored; at least one token is before them."""
 
     tokens: tuple[int, ...]
     num_scored: int
@@ -87,17 +87,17 @@ class Text:
 
 @dataclass(frozen=True)
 class Score:
-    """Of the scored tokens of a text."""
+    """The score of the last tokens of a text."""
 
     log_likelihood: float
     """Sum of their log-probabilities [nat]."""
     is_greedy: bool
-    """Whether each is the likeliest after those before it."""
+    """Whether greedy decoding would produce them."""
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Inputs that begin with the same context."""
+    """Inputs with the same context."""
 
     context: Inputs
     inputs: tuple[Inputs, ...]
@@ -109,21 +109,22 @@ class _Group:
 
     @property
     def is_worth_it(self) -> bool:
-        """Whether more tokens are saved than there are left to read after the context."""
+        """Whether the cache saves more tokens than there are after the context."""
         ends = sum(map(len, self.inputs)) - len(self.inputs) * len(self.context)
         return (len(self.inputs) - 1) * len(self.context) > ends
 
     def parts(self, batch_size: BatchSize) -> Iterator[_Group]:
-        """As many groups as it takes for each to be computed at once: a cache has room for whole texts."""
-        for run in batch_size.split([len(inputs) for inputs in self.inputs]):
-            yield _Group(self.context, tuple(self.inputs[place] for place in run))
+        """The group in parts that fit into a batch each: a cache has room for whole texts."""
+        for batch in batch_size.split([len(inputs) for inputs in self.inputs]):
+            yield _Group(self.context, tuple(self.inputs[place] for place in batch))
 
 
 def score(
     model: CausalLM, texts: Sequence[Text], batch_size: BatchSize, on_progress: Callable[[int], object] | None = None
 ) -> list[Score]:
-    """The score of each text; none may have more than ``model.max_length`` inputs. ``on_progress`` hears of each batch
-    how many texts it settled.
+    """The score of each text, which may have at most ``model.max_length`` inputs.
+
+    ``on_progress`` is called after each batch with the number of texts that it scored.
     """
     same_inputs: dict[Inputs, list[int]] = {}
     same_context: dict[Inputs, dict[Inputs, None]] = {}
@@ -148,16 +149,16 @@ def score(
             on_progress(len(places))
 
     with model.evaluating():
-        for run in batch_size.split_alike([len(inputs) for inputs in alone]):
-            settle(*_read(model, [alone[place] for place in run]))
+        for batch in batch_size.split_alike([len(inputs) for inputs in alone]):
+            settle(*_read(model, [alone[place] for place in batch]))
         lengths = [len(group.context) + group.longest_end for group in groups]
-        for run in batch_size.split_alike(lengths, [len(group.inputs) for group in groups]):
-            settle(*_read_groups(model, [groups[place] for place in run]))
+        for batch in batch_size.split_alike(lengths, [len(group.inputs) for group in groups]):
+            settle(*_read_groups(model, [groups[place] for place in batch]))
     return [one for one in scores if one is not None]
 
 
 def _read(model: CausalLM, batch: Sequence[Inputs]) -> tuple[Tensor, dict[Inputs, Sequence[int]]]:
-    """Hidden states [M, H], and of each of the inputs the rows of its tokens among them."""
+    """Hidden states [M, H], and for each of the inputs the rows of its tokens."""
     hidden_SBH = model.hidden_states(_padded(model, batch))
     number = len(batch)
     rows: dict[Inputs, Sequence[int]] = {
@@ -167,7 +168,7 @@ def _read(model: CausalLM, batch: Sequence[Inputs]) -> tuple[Tensor, dict[Inputs
 
 
 def _read_groups(model: CausalLM, groups: Sequence[_Group]) -> tuple[Tensor, dict[Inputs, Sequence[int]]]:
-    """The same of groups: first their contexts, one a sample, then what follows them, one of the inputs a sample."""
+    """The same for groups: first their contexts, one per sample, then the rest, one of the inputs per sample."""
     contexts = [group.context for group in groups]
     inputs = [one for group in groups for one in group.inputs]
     samples = [sample for sample, group in enumerate(groups) for _ in group.inputs]
@@ -198,7 +199,7 @@ def _padded(model: CausalLM, rows: Sequence[Inputs]) -> Tensor:
 
 
 def _scores(model: CausalLM, hidden_MH: Tensor, asked: Sequence[tuple[Text, Sequence[int]]]) -> list[Score]:
-    """Scores of texts, each given with the rows of its inputs."""
+    """Scores of texts, each with the rows of its inputs."""
     rows = [row for text, own in asked for row in own[len(own) - text.num_scored :]]
     targets = [token for text, _ in asked for token in text.tokens[len(text.tokens) - text.num_scored :]]
     rows_N, targets_N = torch.tensor([rows, targets], device=model.device)

@@ -1,7 +1,7 @@
-"""What a checkpoint's run.json says of its run, as the objects that the flags were. No torch.
+"""The flags of a run from the run.json of its checkpoint. No torch.
 
-The caller may name the tokenizer's files anew: the checkpoint holds the path that they had when the model was trained,
-and the fingerprint that they must have.
+The caller may give other paths of the tokenizer's files: the checkpoint stores the paths that they had in training, and
+the fingerprint that they must have.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Config = TypeVar("Config")
 
 
 def stored_part(config_class: type[Config], stored: Mapping[str, Any], part: str) -> Config:
-    """A part of the run's flags as the checkpoint holds them. Raises ``UserError`` where that is no such part."""
+    """A part of the flags of the run. Raises ``UserError`` if the checkpoint holds something else."""
     return from_record(stored["config"].get(part) or {}, config_class, f"the checkpoint's {RUN}", part)
 
 
 def check_tokenizer(checkpoint: Path, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Refuse ids that mean something else than in training. The model's shape is the checkpoint's own: it is equal."""
-    check_equal(checkpoint, stored, identity, "name the files of the tokenizer that the model was trained with")
+    """Refuse a tokenizer whose ids differ from those of training. The shape of the model is the checkpoint's own."""
+    check_equal(checkpoint, stored, identity, "give the files of the tokenizer that the model was trained with")
 
 
 def with_typed(stored: TokenizerConfig, typed: TokenizerFiles) -> TokenizerConfig:
-    """``stored`` with the files that the user named instead."""
+    """``stored``, with the files that the user gave instead."""
     named = {name: value for name, value in dataclasses.asdict(typed).items() if value is not None}
     return dataclasses.replace(stored, **named)

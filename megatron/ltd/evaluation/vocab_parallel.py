@@ -1,12 +1,12 @@
-"""Log-probabilities of given tokens where each tensor-parallel rank holds a run of the vocabulary.
+"""Log-probabilities of given tokens, with the vocabulary sharded over the tensor-parallel ranks.
 
-N places in texts, V vocabulary, v = V / ranks.
+N positions in texts, V vocabulary, v = V / ranks.
 
     log p(target) = logit(target) - log sum over V of exp(logit)
 
-Four reductions of at most N numbers stand in for gathered logits. Ids from ``num_token_ids`` on pad the vocabulary:
-they stand for no token and count nowhere, as in an exported model, which has no such rows. (Training's softmax runs
-over them; they are never a target, and its loss is higher by what it still gives to them.)
+Four reductions of at most N numbers replace gathered logits. Ids from ``num_token_ids`` on are padding of the
+vocabulary and have no probability here, as in an exported model, which has no such rows. (The softmax of training
+includes them, so its loss is higher by the probability that they still have.)
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def target_log_probabilities(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target, fp32 [nat], and whether no token is likelier, bool; on every rank of ``group``.
 
-    ``logits_Nv`` are the rank's own, of whole vocabulary V = v x ranks, and changed in place where they are fp32. Of
-    equally likely tokens the one with the lowest id counts as the likeliest.
+    ``logits_Nv`` are those of this rank, V = v x ranks, and changed in place if they are fp32. Of equally likely tokens
+    the one with the lowest id counts as the likeliest.
     """
     logits_Nv = logits_Nv.float()
     first_id = group.rank() * logits_Nv.shape[1]
@@ -37,7 +37,7 @@ def target_log_probabilities(
     is_own_N = (own_targets_N >= 0) & (own_targets_N < logits_Nv.shape[1])
     target_logits_N = logits_Nv.gather(1, own_targets_N.clamp(0, logits_Nv.shape[1] - 1)[:, None])[:, 0]
     target_logits_N = _reduced(torch.where(is_own_N, target_logits_N, 0.0), dist.ReduceOp.SUM, group)
-    # Looking for the places of maxima is slow, and needed where the target's logit is one.
+    # Finding the ids of the largest logits is slow, and needed only if the logit of the target is among them.
     are_likeliest_N = target_logits_N == max_N
     at_max = are_likeliest_N.nonzero()[:, 0]
     lowest = torch.where(own_max_N[at_max] == max_N[at_max], logits_Nv[at_max].argmax(dim=1) + first_id, _NO_TOKEN)

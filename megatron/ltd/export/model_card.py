@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron.ltd.format import format_count, format_flops
+from megatron.ltd.format import format_count, format_flops, markdown_table
 from megatron.ltd.hugging_face.architecture import Architecture
 from megatron.ltd.methods.base import METHOD
 from megatron.ltd.models.config import ModelConfig
@@ -54,8 +54,9 @@ def model_card(
         f"```python\nfrom transformers import {use}\n\n"
         + "\n".join([f'model = AutoModelForCausalLM.from_pretrained("{name}")', *more])
         + "\n```",
-        "## Model\n\n" + _table(_model_rows(model, str(tokenizer), with_tokenizer)),
-        "## Training\n\n" + _table(_training_rows(record, history)),
+        "## Model\n\n"
+        + markdown_table(_model_rows(model, str(tokenizer), with_tokenizer).items(), ("", ""), num_labels=2),
+        "## Training\n\n" + markdown_table(_training_rows(record, history).items(), ("", ""), num_labels=2),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -100,7 +101,3 @@ def _training_rows(record: Mapping[str, Any], history: RunHistory | None) -> dic
     rows["dropout"] = f"attention {dropout['attention_dropout']}, hidden {dropout['hidden_dropout']}"
     rows["data, fingerprint"] = str(record["order"].get("train_data_fingerprint", "not known"))
     return rows | {key: f"`{value}`" for key, value in settings.items()}
-
-
-def _table(rows: Mapping[str, str]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {label} | {value} |" for label, value in rows.items())])

@@ -1,24 +1,24 @@
-"""What one layer keeps for its backward pass, and what that pass adds at its peak: bytes of one process.
+"""Activations that a layer stores for backward, and memory that its backward pass adds: bytes of one process.
 
-n tokens that the layer computes (kept x micro-batch / context), s those of its sequence-parallel share, m those it
-attends to, h heads, e bytes a number; H hidden, Q queries, G keys, F feed-forward, Q, G, F and h of its tensor-parallel
-share.
+n tokens that the layer computes (kept x micro-batch / context), s those of its sequence-parallel share, m those that it
+attends to, h heads, e bytes per number; H hidden, Q queries, G keys, F feed-forward; Q, G, F and h are those of the
+tensor-parallel share.
 
     residuals      2 s H                input of either norm
-                   2 s H                dropout masks, where there is dropout (a byte each on a GPU)
+                   2 s H                dropout masks, with dropout (one byte each on a GPU)
     norm outputs   2 s H                input of either first product
-    projections    n (Q + 2 G)          queries, keys and values; rotated queries and keys beside them  + n (Q + G)
-                   n Q                  what attention gives, input of its second product
+    projections    n (Q + 2 G)          queries, keys and values; with rotary embeddings also the rotated  + n (Q + G)
+                   n Q                  output of attention, input of the output projection
     core           n h                  log-sums of a flash kernel, in fp32
-                   3 h n m              probabilities, their mask, and both multiplied, in fp32: dropout on a CPU, which
-                                        has no flash kernel for it
-                   n m                  an explicit mask, in the numbers' type
-    MLP            2 n F, 5 n F gated   input and output of the activation; of its parts too where it is gated
+                   3 h n m              probabilities, dropout mask and their product, in fp32: on a CPU, which has no
+                                        flash kernel with dropout
+                   n m                  an explicit mask, in the type of the activations
+    MLP            2 n F, 5 n F gated   input and output of the activation; if it is gated, also of its parts
 
-A routed layer keeps nothing of the tokens that skip it. Backward adds the gradients that are alive at the same time.
-These are counts of what our layers leave alive (``layers``, Megatron-Core's ``TransformerLayer``, no fused bias and
-dropout); a test holds them against an allocator. Transformer Engine's kernels keep about the same: its fused norms and
-activations may keep less. No torch here.
+A routed layer stores nothing of the tokens that skip it. Backward adds the gradients that exist at the same time. These
+are counts of our layers (``layers``, Megatron-Core's ``TransformerLayer``, no fused bias and dropout); a test compares
+them with an allocator. Transformer Engine stores about the same; its fused norms and activations may store less.
+No torch here.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from dataclasses import dataclass
 from megatron.ltd.plan.accounting import ModelShape
 
 BLOCK_TOKENS = 128
-"""Queries a block of causal attention on a CPU; see ``layers.causal_blocks``, where torch is imported."""
+"""Queries per block of causal attention on a CPU, as in ``layers.causal_blocks``, which imports torch."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """Sizes and kinds of what is computed with."""
+    """Types and features of the computation."""
 
     bytes_each: int
     """Of a weight or an activation: 4 in fp32, 2 in bf16 and fp16."""
@@ -47,18 +47,18 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Share:
-    """What one process computes of a layer."""
+    """The share of a layer that one process computes."""
 
     micro_batch: int
     tensor: int
     sequence: int
-    """Tensor-parallel size where sequence parallelism is on, else 1."""
+    """Tensor-parallel size with sequence parallelism, else 1."""
     context: int
 
 
 @dataclass(frozen=True)
 class LayerBytes:
-    """One layer's, by what recompute can drop."""
+    """The bytes of one layer, by what recompute can drop."""
 
     residuals: int
     norm_outputs: int
@@ -66,33 +66,33 @@ class LayerBytes:
     core: int
     mlp: int
     mlp_work: int
-    """What the backward pass of the MLP adds to all of it."""
+    """Added by the backward pass of the MLP."""
     attention_work: int
-    """What that of attention adds to all but the MLP's."""
+    """Added by the backward pass of attention, when the MLP's activations are freed."""
 
     @property
     def kept(self) -> int:
-        """All that is kept where nothing is recomputed."""
+        """Stored for backward without recompute."""
         return self.residuals + self.norm_outputs + self.projections + self.core + self.mlp
 
 
 def layer_bytes(
     shape: ModelShape, numbers: Numbers, share: Share, kept_tokens: int, *, attends_to_all: bool = False
 ) -> LayerBytes:
-    """Bytes of a layer that keeps so many tokens of each sample; ``attends_to_all``: in an entry layer."""
+    """Bytes of a layer that keeps this many tokens of each sample; ``attends_to_all``: it is an entry layer."""
     each, seq_length, routed = numbers.bytes_each, shape.seq_length, kept_tokens < shape.seq_length
     queries, keys = shape.query_size // share.tensor, shape.key_value_size // share.tensor
     ffn, hidden = shape.ffn_hidden_size // share.tensor, shape.hidden_size
     tokens = kept_tokens * share.micro_batch // share.context  # n
     all_tokens = seq_length * share.micro_batch // share.context
-    read_tokens = all_tokens if attends_to_all else tokens  # whose queries, keys and values there are
+    read_tokens = all_tokens if attends_to_all else tokens  # their queries, keys and values are computed
     own, own_read = tokens // share.sequence, read_tokens // share.sequence
     masks = own * hidden * (each if numbers.on_cpu else 1) if numbers.hidden_dropout else 0
     projections = (read_tokens * (queries + 2 * keys) + tokens * queries) * each
     projections += _rotary(shape, numbers, share, tokens, routed=routed)
     if attends_to_all:
-        projections += tokens * queries * each  # the kept queries, taken out
-    if share.context > 1:  # keys and values gathered and put in order; the results of two runs put together
+        projections += tokens * queries * each  # the gathered kept queries
+    if share.context > 1:  # keys and values gathered and ordered; the merged results of two chunks
         projections += (2 * share.context * tokens * keys + tokens * queries) * each
     core, core_work = _core(shape, numbers, share, kept_tokens, attends_to_all=attends_to_all)
     widths = 5 if shape.gated_mlp else 2
@@ -126,7 +126,7 @@ def _rotary(shape: ModelShape, numbers: Numbers, share: Share, tokens: int, *, r
 def _core(
     shape: ModelShape, numbers: Numbers, share: Share, kept_tokens: int, *, attends_to_all: bool
 ) -> tuple[int, int]:
-    """What the attention kernel alone keeps, and what its backward pass adds."""
+    """Stored by the attention kernel, and added by its backward pass."""
     each, heads = numbers.bytes_each, shape.num_attention_heads // share.tensor
     tokens = kept_tokens * share.micro_batch // share.context
     columns = shape.seq_length if attends_to_all else kept_tokens
@@ -134,7 +134,7 @@ def _core(
     mask = 0
     if numbers.explicit_mask or attends_to_all:
         mask = tokens * columns * each
-    elif share.context > 1:  # of two runs of queries, the same for each sample
+    elif share.context > 1:  # for two chunks of queries, the same for each sample
         run = kept_tokens // (2 * share.context)
         mask = run * run * (2 * share.context + 1) * each
     if numbers.on_cpu and numbers.attention_dropout:  # plain products, in fp32

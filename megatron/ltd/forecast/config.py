@@ -1,16 +1,17 @@
-"""What is asked of a plan: flags only, no torch.
+"""Questions to a plan: flags only, no torch.
 
-    --plan                       print what the other flags mean, and end: no device, no data, no other process
-    --plan-mfu, -step-seconds    how fast it would go: time and GPU-hours follow
-    --plan-target-saving         a question: the growth length that saves so much
-    --plan-gpu-hours             a question: the tokens that so much pays for
+    --plan                       print the plan of the run and end: no device, no data, no other process
+    --plan-mfu, -step-seconds    the speed, from which time and GPU-hours follow
+    --plan-target-saving         a question: the growth length that saves this share
+    --plan-gpu-hours             a question: the tokens that these GPU-hours pay for
 
-These flags are no part of a run: checkpoints do not hold them, and processes do not compare them.
+These flags are not part of a run: checkpoints do not store them, and processes do not compare them.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 from megatron.ltd.errors import UserError
@@ -39,13 +40,13 @@ class PlanConfig:
     plan: bool = flag(
         False,
         affects="nothing",
-        help="print what the run will compute, save, hold and take, and end: nothing is started",
+        help="print what the run will compute, save, hold in memory and take in time, without starting it",
     )
     plan_json: str | None = flag(None, affects="nothing", metavar="FILE", help="also write the plan to this new file")
     plan_gpus: int | None = flag(
         None,
         affects="nothing",
-        help="processes that the run will have, one a GPU (default: as many as hold one copy of the model)",
+        help="processes of the run, one per GPU (default: as many as hold one copy of the model)",
     )
     plan_gpu: str | None = flag(
         None,
@@ -63,7 +64,7 @@ class PlanConfig:
         None,
         affects="nothing",
         help="instead of --plan-mfu: measured seconds of a step of the same run without a method, on --plan-gpus and "
-        "at the full --global-batch-size; steps that compute less are taken to be faster in proportion to their FLOPs",
+        "at the full --global-batch-size; the time of other steps is taken to be in proportion to their FLOPs",
     )
     plan_target_saving: float | None = flag(
         None,
@@ -78,49 +79,53 @@ class PlanConfig:
     def __post_init__(self) -> None:
         given = [field.name for field in fields(self) if getattr(self, field.name) not in (None, False)]
         if given and not self.plan:
-            raise UserError(f"{self._typed(given[0])} is given without --plan, and says nothing to a run: add --plan")
+            raise UserError(f"{self._typed(given[0])}: it has no effect without --plan; add --plan")
         for name in ("plan_gpus", "plan_peak_tflops", "plan_step_seconds", "plan_gpu_hours"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{self._typed(name)}: it must be above 0")
         if self.plan_mfu is not None and not 0.0 < self.plan_mfu <= 1.0:
-            raise UserError(f"{self._typed('plan_mfu')}: it is a share of the peak, above 0 and at most 1, such as 0.4")
+            raise UserError(
+                f"{self._typed('plan_mfu')}: it must be a share of the peak, above 0 and at most 1, such as 0.4"
+            )
         if self.plan_target_saving is not None and not 0.0 < self.plan_target_saving < 1.0:
-            raise UserError(f"{self._typed('plan_target_saving')}: it is a share, above 0 and below 1, such as 0.333")
+            raise UserError(
+                f"{self._typed('plan_target_saving')}: it must be a share, above 0 and below 1, such as 0.333"
+            )
         self._keep_one("plan_target_saving", "plan_gpu_hours", "a plan answers one question at a time")
-        self._keep_one("plan_mfu", "plan_step_seconds", "both say how fast the run is")
-        self._keep_one("plan_gpu", "plan_peak_tflops", "both say what a GPU can do")
+        self._keep_one("plan_mfu", "plan_step_seconds", "both set the speed of the run")
+        self._keep_one("plan_gpu", "plan_peak_tflops", "both set the peak of a GPU")
         self._check_speed()
 
     def _check_speed(self) -> None:
-        """What speed is made of is there, and of use."""
+        """Refuse a peak without a speed, and a share without a peak."""
         peak = "plan_gpu" if self.plan_gpu is not None else "plan_peak_tflops"
         has_peak = getattr(self, peak) is not None
         if self.plan_mfu is not None and not has_peak:
             raise UserError(
-                f"{self._typed('plan_mfu')} is a share of a GPU's peak: give --plan-gpu {{{','.join(PEAK_TFLOPS)}}}, "
-                "or --plan-peak-tflops"
+                f"{self._typed('plan_mfu')}: it is a share of a GPU's peak; give --plan-gpu "
+                f"{{{','.join(PEAK_TFLOPS)}}}, or --plan-peak-tflops"
             )
         if has_peak and not self.knows_speed:
             raise UserError(
-                f"{self._typed(peak)} alone says no time: add --plan-mfu, the share of it that is reached, or "
+                f"{self._typed(peak)}: the peak alone gives no time; add --plan-mfu, the share that is reached, or "
                 "--plan-step-seconds"
             )
         if self.plan_gpu_hours is not None and not self.knows_speed:
             raise UserError(
-                f"{self._typed('plan_gpu_hours')} pays for tokens by what a step takes: add --plan-mfu with "
+                f"{self._typed('plan_gpu_hours')}: it needs the time of a step; add --plan-mfu with "
                 "--plan-gpu, or --plan-step-seconds"
             )
 
     @property
     def knows_speed(self) -> bool:
-        """Whether the flags say how long a step takes."""
+        """Whether the flags give the time of a step."""
         return self.plan_mfu is not None or self.plan_step_seconds is not None
 
     def peak_flops(self, dtype: str) -> float | None:
-        """Peak FLOPs a second of one GPU computing in ``dtype``; None where none is given.
+        """Peak FLOPs per second of one GPU in ``dtype``; None if none is given.
 
-        Raises ``UserError`` for a type that the published peak is not of.
+        Raises ``UserError`` if the published peak is of another type.
         """
         if self.plan_peak_tflops is not None:
             return self.plan_peak_tflops * 1e12
@@ -129,7 +134,7 @@ class PlanConfig:
         if dtype == "float32" or (dtype == "bfloat16" and self.plan_gpu == "v100"):
             has = "float16 (--fp16)" if self.plan_gpu == "v100" else "bfloat16 and float16 (--bf16, --fp16)"
             raise UserError(
-                f"--plan-gpu {self.plan_gpu}: its published peak is that of {has}, and this run computes in {dtype}; "
+                f"--plan-gpu {self.plan_gpu}: its published peak is for {has}, and this run computes in {dtype}; "
                 "change the type, or give --plan-peak-tflops"
             )
         return PEAK_TFLOPS[self.plan_gpu] * 1e12
@@ -141,33 +146,42 @@ class PlanConfig:
 
     def _keep_one(self, first: str, second: str, why: str) -> None:
         if getattr(self, first) is not None and getattr(self, second) is not None:
-            raise UserError(f"{self._typed(first)} and {self._typed(second)} are both given: {why}; keep one")
+            raise UserError(f"{self._typed(first)} and {self._typed(second)}: {why}; keep one")
 
 
-def leave_open(flags: argparse.Namespace, planning: PlanConfig) -> None:
-    """Put the least in place of what a plan is asked to find, which must not be given.
+def leave_open(flags: argparse.Namespace, planning: PlanConfig, replaceable: Collection[str] = ()) -> None:
+    """Put the smallest value in place of what a plan is asked to find.
 
-    Raises ``UserError`` where it is given, or where there is nothing to find.
+    Raises ``UserError`` if it is given too, or if there is nothing to find. Fields in ``replaceable``, which settings
+    files set and the command line does not, do not count as given.
     """
+
+    def is_given(name: str) -> bool:
+        return hasattr(flags, name) and name not in replaceable
+
     if planning.plan_gpu_hours is not None:
         question = f"--plan-gpu-hours {planning.plan_gpu_hours:g}"
         for name in ("train_iters", "train_samples", "train_tokens"):
-            if hasattr(flags, name):
+            if is_given(name):
                 typed = f"--{name.replace('_', '-')} {getattr(flags, name)}"
-                raise UserError(f"{question} finds the length of the run, and {typed} gives one: keep one")
+                raise UserError(f"{question}: it finds the length of the run, and {typed} gives one; keep one")
+            if hasattr(flags, name):
+                delattr(flags, name)
         flags.train_iters = 1
     if planning.plan_target_saving is not None:
         question = f"--plan-target-saving {planning.plan_target_saving:g}"
         on = [entry for entry in METHODS.values() if read_flags(flags, entry.config_class).enabled and entry.growth]
         if not on:
             able = " or ".join(entry.flag for entry in METHODS.values() if entry.growth)
-            raise UserError(f"{question} finds the growth of a method, and none that has one is on: add {able}")
+            raise UserError(
+                f"{question}: it finds the growth of a method, and no method with a growth is on; add {able}"
+            )
         growth = str(on[0].growth)
-        if hasattr(flags, growth):
+        if is_given(growth):
             typed = f"{flag_name(on[0].config_class, growth)} {getattr(flags, growth)}"
-            raise UserError(f"{question} finds the growth, and {typed} gives one: keep one")
+            raise UserError(f"{question}: it finds the growth, and {typed} gives one; keep one")
         if not read_flags(flags, on[0].config_class).grows:
             raise UserError(
-                f"{question} finds the growth, and the schedule of {on[0].flag} does not grow: use one that does"
+                f"{question}: it finds the growth, and the schedule of {on[0].flag} does not grow; use one that does"
             )
         setattr(flags, growth, 1)

@@ -5,10 +5,9 @@
 
     seconds = FLOPs of the run / FLOPs a second         GPU-hours = seconds x GPUs / 3600
 
-FLOPs are the useful ones of ``plan.accounting``, so that what recompute repeats, what a pipeline waits and what is
-communicated is all in the MFU, or in the measured step. Left out is that it changes: short sequences and small batches
-use a device less well than the dense step, so that the time of a run that drops tokens is a lower bound. Evaluations,
-checkpoints and starts are left out too.
+FLOPs are the useful FLOPs of ``plan.accounting``: recompute, pipeline bubbles and communication are part of the MFU, or
+of the measured step. The MFU is taken as constant. Short sequences and small batches use a device less well than the
+dense step, so the time of a run that drops tokens is a lower bound. Evaluation, checkpoints and start-up are left out.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ from megatron.ltd.plan.accounting import ModelShape, dense_step_flops
 
 @dataclass(frozen=True)
 class Speed:
-    """What all GPUs of a run compute together."""
+    """The speed of all GPUs of a run together."""
 
     num_gpus: int
     flops_per_second: float
     peak_flops: float | None
-    """Of one GPU, each second; None where it is not known."""
+    """Of one GPU, per second; None if it is not known."""
 
     @classmethod
     def of(cls, planning: PlanConfig, dtype: str, num_gpus: int, shape: ModelShape, batch_samples: int) -> Speed | None:
-        """As the flags say; None where they say nothing. ``batch_samples``: those of the full batch.
+        """The speed that the flags give; None if they give none. ``batch_samples``: samples of the full batch.
 
-        Raises ``UserError`` for a peak that is not of ``dtype``.
+        Raises ``UserError`` for a peak of another type than ``dtype``.
         """
         peak = planning.peak_flops(dtype)
         if planning.plan_mfu is not None:
@@ -50,13 +49,13 @@ class Speed:
         return None if self.peak_flops is None else self.flops_per_second / (self.num_gpus * self.peak_flops)
 
     def seconds(self, flops: int) -> float:
-        """What so many FLOPs take."""
+        """The time for this many FLOPs."""
         return flops / self.flops_per_second
 
     def gpu_hours(self, flops: int) -> float:
-        """What they cost."""
+        """The cost of this many FLOPs."""
         return self.seconds(flops) * self.num_gpus / 3600
 
     def flops_of(self, gpu_hours: float) -> int:
-        """The FLOPs that so many GPU-hours pay for, whole ones."""
+        """The FLOPs that this many GPU-hours pay for, rounded down."""
         return math.floor(Fraction(gpu_hours) * 3600 * Fraction(self.flops_per_second) / self.num_gpus)

@@ -1,25 +1,25 @@
-"""Memory of one GPU at the peak of a step, by part, for each pipeline stage.
+"""Peak memory of one GPU during a step, by part, for each pipeline stage.
 
 P parameters of the process, e bytes of a weight (4 in fp32, 2 in bf16 and fp16), d data-parallel size x context size.
 
     weights       P e
-    gradients     4 P                     Megatron-Core's buffer, fp32 always
+    gradients     4 P                     Megatron-Core's buffer, always fp32
     optimizer     8 P   (e = 4)           two moments, fp32
                   12 P  (e = 2)           and main weights, fp32           both / d with the distributed optimizer
-    activations   what layers keep for backward (``activations``), of all microbatches in flight, and the head's input:
-                  1F1B: min(microbatches, stages - stage); a layer that is recomputed keeps its input alone (``peak``)
-    at work       what the fullest moment adds: logits, loss and the gradients that begin there; or a layer replayed and
-                  its gradients; or the embedding's gradients
+    activations   stored for backward by layers (``activations``), of all microbatches in flight, and by the head:
+                  1F1B: min(microbatches, stages - stage); a recomputed layer stores only its input (``peak``)
+    at work       added at the peak: logits, loss and their gradients; or a recomputed layer and its gradients; or
+                  the gradient of the embedding
 
-The peak is taken over the stages of the plan: as kept tokens grow, so does memory, and a run that ends dense needs what
-a dense run needs. Layers that are dropped now and then count as if all ran.
+The peak is taken over the stages of the plan: memory grows with the kept tokens, and a run that ends dense needs as
+much as a dense run. Layer dropping does not reduce the peak: a microbatch may run all layers.
 
-The kernels are a GPU's unless ``--device cpu`` is given: flash attention with dropout too, a byte for each element of
-a dropout mask. On a CPU the count agrees with torch's allocator (``tools/benchmark/memory.py``). On GPUs it has not
-been measured, and Transformer Engine's fused norms and activations may keep less than is counted here.
+The kernels are those of a GPU unless ``--device cpu`` is given: flash attention also with dropout, and one byte for
+each element of a dropout mask. On a CPU the count agrees with torch's allocator (``tools/benchmark/memory.py``). It has
+not been measured on GPUs; Transformer Engine's fused norms and activations may store less than is counted here.
 
-Not here, because no count of tensors knows them: CUDA's context and libraries (about 1 GiB), NCCL's buffers, workspaces
-of kernels, batches waiting to be read, and what an allocator cannot use for being in pieces (plan for 10 % more).
+Not included, because they are not tensors of the run: CUDA's context and libraries (about 1 GiB), NCCL's buffers,
+workspaces of kernels, prefetched batches, and fragmentation (plan for 10 % more).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageMemory:
-    """What each process of one pipeline stage holds at its peak, in bytes by part."""
+    """Peak memory of each process of one pipeline stage, in bytes by part."""
 
     number: int
     """1-based."""
@@ -79,7 +79,7 @@ class _Stage:
     num_microbatches: int
 
     def memory(self, steps: list[StepPlan]) -> StageMemory:
-        """What it holds in the fullest of ``steps``."""
+        """Its memory in the step with the highest peak."""
         kept, peak = max((self._activations(step) for step in steps), key=lambda held: held[1])
         layers = tuple(self.layout.layers_of(self.number))
         return StageMemory(self.number + 1, layers, {**self._states(), "activations": kept, "at work": peak - kept})
@@ -107,7 +107,7 @@ class _Stage:
 
     @property
     def _pads(self) -> bool:
-        """Whether samples end in padding, and so bring a mask: those of encoders of text."""
+        """Whether samples are padded and have a mask: those of text encoders."""
         return not self.sizes.shape.causal and not self.sizes.shape.patch_values
 
     @cached_property
@@ -144,7 +144,7 @@ class _Stage:
         return self.sizes.parameters.embedding.split // self._share.tensor * self._numbers.bytes_each
 
     def _activations(self, step: StepPlan) -> tuple[int, int]:
-        """What is kept for backward, and the peak, beside the states [bytes]."""
+        """Stored for backward, and at the peak, without the states [bytes]."""
         chunks = [self._chunk(step, layers) for layers in self._chunks()]
         in_flight = list(self._in_flight())
         walks = [walk_back(chunk, self.config.recompute) for chunk in chunks]
@@ -162,14 +162,14 @@ class _Stage:
 
     @property
     def _held_gradient(self) -> int:
-        """The head's gradient of an embedding that both ends share waits for the other end's."""
+        """The gradient of a shared embedding from the output, held until the input's is added."""
         return (
             self._embedding_gradient if self._is_first and self._is_last and self.sizes.parameters.shared.split else 0
         )
 
     @property
     def _messages(self) -> int:
-        """Hidden states and gradients on their way to and from other pipeline stages, which overlap with backward."""
+        """Hidden states and gradients that are sent to and from other pipeline stages while backward runs."""
         if self._is_first and self._is_last:
             return 0
         return self._row * self.layout.num_chunks * (1 if self._is_last else 2)
@@ -180,7 +180,7 @@ class _Stage:
         return [layers[first : first + size] for first in range(0, len(layers), size)]
 
     def _in_flight(self) -> Iterator[int]:
-        """The chunks of the microbatches whose backward is to come where the first one begins."""
+        """The chunks of the microbatches in flight when the first backward pass starts."""
         stages, chunks = self.config.parallel.pipeline_model_parallel_size, self.layout.num_chunks
         ahead = stages - self.number - 1
         if chunks > 1:
@@ -197,7 +197,7 @@ class _Stage:
         return stored
 
     def _head(self) -> tuple[int, int]:
-        """What the end of the model keeps beside its layers, and what its fullest moment adds [bytes]."""
+        """Stored by the head of the model, and added at its peak [bytes]."""
         shape, row, each = self.sizes.shape, self._row, self._numbers.bytes_each
         kept = (2 + 3 * shape.head_layers) * row
         if shape.head_tokens is not None:

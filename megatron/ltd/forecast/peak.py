@@ -1,10 +1,10 @@
-"""The fullest moment of a backward pass through a stage's layers, under any recompute. Bytes, and nothing else.
+"""Peak memory of the backward pass through the layers of a stage, with any activation recompute, in bytes.
 
-    forward     a layer leaves what its backward needs, or where it is recomputed its input alone
-    backward    from the last layer on: what earlier ones left + this one's, replayed or kept + gradients
+    forward     a layer stores what its backward needs, or only its input if it is recomputed
+    backward    from the last layer: stored by earlier layers + this layer, recomputed or stored + gradients
 
     bytes |           .|.                     |
-          |        .   | . .                  |   .   .   .   .         each layer is replayed at its turn, and gone
+          |        .   | . .                  |   .   .   .   .         each layer is recomputed at its turn, then freed
           |     .      |     . .              |  . . . . . . . .
           |  .         |         . .          | . . . . . . . . .
           +---------------------------        +---------------------
@@ -24,7 +24,7 @@ from megatron.ltd.models.config import RecomputeConfig
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """One layer: its bytes, its input's, and whether that input is among them (a routed layer keeps its part alone)."""
+    """One layer: its bytes, its input's, and whether they include the input (a routed layer stores a part of it)."""
 
     bytes: LayerBytes
     input: int
@@ -33,26 +33,27 @@ class StoredLayer:
 
 @dataclass(frozen=True)
 class Walk:
-    """Backward through the layers of a stage: what they have left, and the fullest moment above that."""
+    """Memory of the layers of a stage: stored by the forward pass, and at the peak of the backward pass."""
 
     kept: int
-    """Left by the forward pass of all of them."""
+    """Stored by the forward pass of all layers."""
     peak: int
-    """At the fullest moment, all of it."""
+    """At the peak of the backward pass, what is stored included."""
 
 
 def walk_back(layers: Sequence[StoredLayer], recompute: RecomputeConfig) -> Walk:
-    """Through ``layers``, first one first."""
+    """The memory of ``layers``, in forward order."""
     groups = list(_groups(layers, recompute))
     left = [
-        group[0].input if replayed else sum(_left(layer, recompute) for layer in group) for replayed, group in groups
+        group[0].input if recomputed else sum(_left(layer, recompute) for layer in group)
+        for recomputed, group in groups
     ]
     moments = [0]
-    for number, (replayed, group) in enumerate(groups):
-        before = sum(left[:number]) + (group[0].input if replayed else 0)
+    for number, (recomputed, group) in enumerate(groups):
+        before = sum(left[:number]) + (group[0].input if recomputed else 0)
         for place, layer in enumerate(group):
-            moments.extend(before + moment for moment in _moments(layer, recompute, replayed=replayed))
-            if replayed:  # what a replay keeps of the input is there already
+            moments.extend(before + moment for moment in _moments(layer, recompute, recomputed=recomputed))
+            if recomputed:  # the input, which the recomputed layer also stores, is counted already
                 before += layer.bytes.kept - (layer.input if layer.keeps_input and place == 0 else 0)
             else:
                 before += _left(layer, recompute)
@@ -60,7 +61,7 @@ def walk_back(layers: Sequence[StoredLayer], recompute: RecomputeConfig) -> Walk
 
 
 def _groups(layers: Sequence[StoredLayer], recompute: RecomputeConfig) -> Iterator[tuple[bool, Sequence[StoredLayer]]]:
-    """Layers that are replayed together, and those that are not, one by one."""
+    """Groups of layers: whether a group is recomputed, and its layers; other layers are groups of one."""
     number = recompute.recompute_num_layers
     if recompute.recompute_granularity != "full" or number is None:
         yield from ((False, [layer]) for layer in layers)
@@ -71,7 +72,7 @@ def _groups(layers: Sequence[StoredLayer], recompute: RecomputeConfig) -> Iterat
 
 
 def _dropped(layer: StoredLayer, recompute: RecomputeConfig) -> dict[str, int]:
-    """By module, what selective recompute does not keep."""
+    """What selective recompute does not store, by module."""
     if recompute.recompute_granularity != "selective":
         return {}
     sizes = {
@@ -83,15 +84,17 @@ def _dropped(layer: StoredLayer, recompute: RecomputeConfig) -> dict[str, int]:
 
 
 def _left(layer: StoredLayer, recompute: RecomputeConfig) -> int:
-    """What the layer leaves where it is not replayed whole."""
+    """What the layer stores if it is not recomputed as a whole."""
     return layer.bytes.kept - sum(_dropped(layer, recompute).values())
 
 
-def _moments(layer: StoredLayer, recompute: RecomputeConfig, *, replayed: bool) -> tuple[int, int]:
-    """What there is of a layer, gradients included, while its MLP and while its attention goes backward."""
-    sizes, dropped = layer.bytes, {} if replayed else _dropped(layer, recompute)
-    output = layer.input if replayed or "mlp" in dropped else 0  # of the replay, held while it goes backward
-    shared = layer.input if replayed and layer.keeps_input else 0
+def _moments(layer: StoredLayer, recompute: RecomputeConfig, *, recomputed: bool) -> tuple[int, int]:
+    """Memory of a layer, gradients included, during the backward pass of its MLP and of its attention."""
+    sizes, dropped = layer.bytes, {} if recomputed else _dropped(layer, recompute)
+    output = (
+        layer.input if recomputed or "mlp" in dropped else 0
+    )  # of the recomputed forward pass, held during backward
+    shared = layer.input if recomputed and layer.keeps_input else 0
     at_attention = sizes.kept - sizes.mlp - (sizes.norm_outputs + sizes.residuals) // 2 - shared
     at_mlp = sizes.kept - dropped.get("core_attn", 0) - shared + output
     return at_mlp + sizes.mlp_work, at_attention + sizes.attention_work

@@ -1,6 +1,6 @@
-"""What is known of a run beforehand, as text and as JSON: table of stages, totals, parameters, memory, time.
+"""The forecast of a run as text and as JSON: table of stages, totals, parameters, memory, time.
 
-One number a line where there is no table. Text rounds for reading; JSON has every integer as it is.
+Text rounds numbers for reading; JSON has exact integers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from megatron.ltd.flags import field_id
 from megatron.ltd.forecast.duration import Speed
 from megatron.ltd.forecast.layout import Layout
 from megatron.ltd.forecast.memory import StageMemory
-from megatron.ltd.format import format_flops, format_ranges, format_seconds
+from megatron.ltd.format import format_flops, format_ranges, format_seconds, text_table
 from megatron.ltd.methods.base import METHOD
 from megatron.ltd.plan.accounting import dense_step_flops, layer_tokens, step_flops
 from megatron.ltd.plan.parameters import ModelSizes
@@ -25,21 +25,22 @@ from megatron.ltd.plan.table import LearningRate, stage_table
 if TYPE_CHECKING:
     from megatron.ltd.config import Entry
 
-_LABEL_WIDTH = 25
 _GIB = 2**30
+_Line = tuple[str, str]
+"""A label, and its value with a note."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a plan was asked to find: the flags that do it."""
+    """The answer to a question of planning: the flags that reach the target."""
 
     asked: Mapping[str, float]
-    """The flag that asks, and its value."""
+    """The flag with the target, and its value."""
     flags: Mapping[str, int]
     about: str
 
-    def lines(self) -> Iterator[str]:
-        """The answer, and what it does."""
+    def lines(self) -> Iterator[_Line]:
+        """The answer, and its effect."""
         flags = " or ".join(f"{name} {value}" for name, value in self.flags.items())
         yield _line("answer", flags, " ".join(f"{name} {value:g}" for name, value in self.asked.items()))
         yield _line("", self.about)
@@ -54,18 +55,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A run as it will be. ``rate`` is the learning rate by step; ``memory`` that of each pipeline stage."""
+    """The forecast. ``rate`` is the learning rate by step; ``memory`` is that of each pipeline stage."""
 
     task: Entry
     method: str
-    """What the method is called."""
+    """The title of the method."""
     settings: Mapping[str, Any]
-    """By id, what decides the method's plan and draw."""
+    """By id, the settings that the plan and the draws of the method depend on."""
     sizes: ModelSizes
     plan: RunPlan
     rate: LearningRate
     train_tokens: int
-    """What the run's length is on its clock, in the unit of ``--train-tokens``."""
+    """The length of the run on its clock, in the unit of ``--train-tokens``."""
     layout: Layout
     dtype: str
     memory: tuple[StageMemory, ...]
@@ -74,7 +75,7 @@ class Forecast:
 
     @property
     def fullest(self) -> StageMemory:
-        """The pipeline stage whose processes hold most."""
+        """The pipeline stage with the most memory per process."""
         return max(self.memory, key=lambda stage: stage.total)
 
     def text(self) -> str:
@@ -84,49 +85,45 @@ class Forecast:
             f"{self.task.name}, {shape.num_layers} layers, hidden {shape.hidden_size}, "
             f"{shape.num_attention_heads} heads, {shape.seq_length} tokens, {self.sizes.outputs}"
         )
-        lines = [
-            _line("model", model),
-            _line("method", self.method),
-            _line("layout", self.layout.text),
-            *(self.answer.lines() if self.answer is not None else ()),
-            "",
+        about = [_line("model", model), _line("method", self.method), _line("layout", self.layout.text)]
+        parts = [
+            text_table([*about, *(self.answer.lines() if self.answer is not None else ())], num_labels=2),
             stage_table(self.plan, self.rate),
-            "",
-            *self._totals(),
-            "",
-            *self._memory(),
-            "",
-            *self._time(),
+            text_table(self._totals(), num_labels=2),
+            f"{self._memory_title}\n{text_table(self._memory(), num_labels=2)}",
+            text_table(self._time(), num_labels=2),
         ]
-        return "\n".join(lines)
+        return "\n\n".join(parts)
 
-    def _totals(self) -> Iterator[str]:
+    def _totals(self) -> Iterator[_Line]:
         plan, steps, num_layers = self.plan, self.plan.num_steps, self.sizes.shape.num_layers
         yield _line("parameters", f"{self.sizes.num_parameters:,}")
         yield _line("steps", f"{steps:,}")
         yield _line("samples", f"{plan.samples(steps):,}")
         yield _line("raw tokens", f"{plan.tokens(steps):,}")
         yield _line("layer tokens", f"{plan.layer_tokens(steps):,}")
-        yield _line(
-            "layer tokens / layers", f"{plan.layer_tokens(steps) // num_layers:,}", "what --train-tokens counts"
-        )
-        yield _line("equivalent dense tokens", f"{self._equivalent_tokens:,}", "a dense run of these has as many FLOPs")
+        yield _line("layer tokens / layers", f"{plan.layer_tokens(steps) // num_layers:,}", "as --train-tokens counts")
+        yield _line("equivalent dense tokens", f"{self._equivalent_tokens:,}", "of a dense run with as many FLOPs")
         yield _line("FLOPs", format_flops(plan.flops(steps)))
         yield _line("dense FLOPs", format_flops(plan.dense_flops(steps)), "of as many steps")
         yield _line("theoretical saving", f"{float(plan.layer_token_saving(steps)):.2%}", "of dense layer tokens")
         yield _line("saving of FLOPs", f"{plan.saving(steps):.2%}", "of dense FLOPs, LM head included")
 
-    def _memory(self) -> Iterator[str]:
+    @property
+    def _memory_title(self) -> str:
         stage, number = self.fullest, len(self.memory)
         where = f"pipeline stage {stage.number} of {number}, the fullest: " if number > 1 else ""
-        yield f"memory of a process ({where}layers {format_ranges(stage.layers)}, {self.dtype})"
+        return f"memory of a process ({where}layers {format_ranges(stage.layers)}, {self.dtype})"
+
+    def _memory(self) -> Iterator[_Line]:
+        stage = self.fullest
         for part, amount in stage.parts.items():
             yield _line(f"  {part}", _gib(amount))
-        yield _line("  in all", _gib(stage.total), "without CUDA's own, NCCL's, and fragmentation")
-        if number > 1:
+        yield _line("  in all", _gib(stage.total), "without CUDA's context, NCCL's buffers and fragmentation")
+        if len(self.memory) > 1:
             yield _line("  by stage", ", ".join(_gib(stage.total) for stage in self.memory))
 
-    def _time(self) -> Iterator[str]:
+    def _time(self) -> Iterator[_Line]:
         if self.speed is None:
             yield _line("time", "unknown", "give --plan-mfu with --plan-gpu, or --plan-step-seconds")
             return
@@ -141,7 +138,7 @@ class Forecast:
 
     @property
     def _equivalent_tokens(self) -> int:
-        """Tokens of a dense run that takes as many FLOPs, to the nearest."""
+        """Tokens of a dense run with as many FLOPs, rounded."""
         steps, plan = self.plan.num_steps, self.plan
         return round(Fraction(plan.tokens(steps) * plan.flops(steps), plan.dense_flops(steps)))
 
@@ -202,8 +199,8 @@ class Forecast:
         }
 
 
-def _line(label: str, value: str, note: str = "") -> str:
-    return f"{label.ljust(_LABEL_WIDTH)}{value}" + (f"   ({note})" if note else "")
+def _line(label: str, value: str, note: str = "") -> _Line:
+    return label, value + (f"   ({note})" if note else "")
 
 
 def _gib(amount_bytes: int) -> str:

@@ -1,19 +1,19 @@
-"""What flags a wish takes: the growth that saves so much, and the steps that so many FLOPs pay for. Exact.
+"""The growth length that saves a target share, and the steps that an amount of FLOPs pays for. Exact.
 
     saving
-     most |             ........      the saving rises with the growth length, at a length of the run that is held:
-          |        ....                 the least length that reaches the wish is found by halving
-     wish |   .....
+     most |             ........      the saving rises with the growth length, at a fixed length of the run:
+          |        ....                 bisection finds the least growth length that reaches the target
+   target |   .....
           |...|
         0 +---------------------- growth length [steps]
               answer      end of the run
 
-Held is what the run's own flag says: iterations, samples, or tokens on its clock. Where that is layer tokens, a longer
-growth makes the run longer, and its last step passes the horizon by more or less than a step, so that the saving rises
-in small teeth: halving then works on the saving without that excess, which is never below the true one, and the true
-one is looked for from there on, step by step.
+The length of the run is fixed by its own flag: iterations, samples, or tokens on its clock. If the clock counts layer
+tokens, a longer growth makes the run longer, and its last step passes the horizon by a varying part of a step, so that
+the saving is not quite monotonic. Bisection then uses the saving without that excess, which is never below the true
+saving, and the true saving is checked from there on, step by step.
 
-No torch, and no method: a plan is asked for by its growth length.
+No torch and no method: the caller provides the plan for a growth length.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from megatron.ltd.schedules.batch_size import BatchSchedule
 
 
 class OutOfReach(Exception):
-    """No growth length does it: they save from ``least`` to ``most``."""
+    """No growth length reaches the target: they save from ``least`` to ``most``."""
 
     def __init__(self, least: Fraction, most: Fraction) -> None:
         super().__init__(f"growth lengths save from {least} to {most}")
@@ -43,12 +43,12 @@ def ends_dense(plan: RunPlan) -> bool:
 def least_growth(plan_of: Callable[[int], RunPlan], saving: Fraction, horizon_layer_tokens: int | None) -> int:
     """The least growth length in steps that saves at least ``saving`` of the layer tokens, the run ending dense.
 
-    ``plan_of`` gives the run's plan by its growth length, 1 or more; ``horizon_layer_tokens`` is the run's length where
-    that is held in layer tokens. Raises ``OutOfReach``.
+    ``plan_of`` returns the plan for a growth length of 1 or more; ``horizon_layer_tokens`` is the length of the run if
+    it is fixed in layer tokens. Raises ``OutOfReach``.
     """
 
     def at_most(growth_steps: int) -> Fraction:
-        """The saving without what the last step passes the horizon by."""
+        """The saving, without the part of the last step that passes the horizon."""
         plan = plan_of(growth_steps)
         counted = plan.layer_tokens(plan.num_steps)
         if horizon_layer_tokens is not None:
@@ -68,12 +68,12 @@ def least_growth(plan_of: Callable[[int], RunPlan], saving: Fraction, horizon_la
 
 
 def saved(plan: RunPlan) -> Fraction:
-    """Share of the dense model's layer tokens that the run does without."""
+    """Share of the dense model's layer tokens that the run saves."""
     return plan.layer_token_saving(plan.num_steps)
 
 
 def _last(holds: Callable[[int], bool]) -> int:
-    """The last of 1, 2, ... for which ``holds``, which is true up to some number and then never again; 0 for none."""
+    """The last of 1, 2, ... for which ``holds`` is true, which it is up to some number and not beyond; 0 for none."""
     beyond = 1
     while holds(beyond):
         beyond *= 2
@@ -88,7 +88,7 @@ def _last(holds: Callable[[int], bool]) -> int:
 
 
 def plan_within(shape: ModelShape, batch: BatchSchedule, method_stages: PlanStages, flops: int) -> RunPlan:
-    """The longest run that takes at most ``flops``: whole steps; of none, where the first one takes more."""
+    """The longest run of at most ``flops``, in whole steps; it has no steps if the first one takes more."""
     return RunPlan(shape, tuple(_affordable(shape, plan_stages(batch, method_stages, UNBOUNDED_STEPS), flops)))
 
 

@@ -16,9 +16,9 @@ class LayersConfig:
     """layers"""
 
     unfit_parallelism: ClassVar[Mapping[str, str]] = {}
-    """By setting of ``ParallelConfig`` that this kind of model cannot use: why, and what to use."""
+    """Settings of ``ParallelConfig`` that this kind of model cannot use: the reason, and what to use instead."""
     seq_length_name: ClassVar[str] = "--seq-length"
-    """What a user calls the number of a sample's tokens."""
+    """The flag or expression that sets the tokens of a sample, for messages."""
 
     num_layers: int = flag(24, affects="model", help="transformer layers")
     hidden_size: int = flag(1024, affects="model", help="width of the hidden states")
@@ -47,7 +47,7 @@ class LayersConfig:
         "auto",
         affects="execution",
         choices=("auto", "local", "transformer_engine"),
-        help="kernels of the layers; auto takes Transformer Engine on CUDA where it is installed",
+        help="implementation of the layers; auto uses Transformer Engine on CUDA if it is installed",
     )
 
     def __post_init__(self) -> None:
@@ -56,38 +56,38 @@ class LayersConfig:
         )
         if self.num_query_groups != 1 and not self.group_query_attention:
             raise UserError(
-                f"--num-query-groups {self.num_query_groups} is given without --group-query-attention: add it, or drop "
+                f"--num-query-groups {self.num_query_groups}: it needs --group-query-attention; add it, or drop "
                 "--num-query-groups"
             )
         if self.kv_channels is None and self.hidden_size % self.num_attention_heads:
             raise UserError(
-                f"--hidden-size {self.hidden_size} is not a multiple of --num-attention-heads "
-                f"{self.num_attention_heads}: change one, or give the size of a head with --kv-channels"
+                f"--hidden-size {self.hidden_size}: it is not a multiple of --num-attention-heads "
+                f"{self.num_attention_heads}; change one, or give the size of a head with --kv-channels"
             )
         if self.num_attention_heads % self.query_groups:
             raise UserError(
-                f"--num-query-groups {self.num_query_groups} does not divide --num-attention-heads "
-                f"{self.num_attention_heads}: every key-value head serves the same number of heads"
+                f"--num-query-groups {self.num_query_groups}: it must divide --num-attention-heads "
+                f"{self.num_attention_heads}; change one of them"
             )
         if self.mlp_size < 1:
             raise UserError(
-                f"--hidden-size {self.hidden_size} with --swiglu makes an MLP of width 0 (8/3 x hidden, down to a "
-                "multiple of 64): give --ffn-hidden-size"
+                f"--hidden-size {self.hidden_size}: the MLP of --swiglu would have width 0 (8/3 x hidden, rounded down "
+                "to a multiple of 64); give --ffn-hidden-size"
             )
         if self.swiglu and self.openai_gelu:
-            raise UserError("--swiglu and --openai-gelu are both on: the MLP has one activation; drop one")
+            raise UserError("--swiglu and --openai-gelu: the MLP has one activation; drop one")
         for name in ("attention_dropout", "hidden_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be in [0, 1)")
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: it must be in [0, 1)")
         for name in ("norm_epsilon", "init_method_std"):
             if getattr(self, name) <= 0.0:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be above 0")
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: it must be above 0")
 
     def _at_least_one(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least 1")
+                raise UserError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
 
     @property
     def head_size(self) -> int:
@@ -119,7 +119,7 @@ class LayersConfig:
         }
 
     def layers_shape(self) -> dict[str, Any]:
-        """The sizes of ``ModelShape`` that are the layers'."""
+        """The sizes of ``ModelShape`` that belong to layers."""
         return {
             "num_layers": self.num_layers,
             "hidden_size": self.hidden_size,
@@ -141,15 +141,15 @@ class ModelConfig(LayersConfig):
         "learned_absolute",
         affects="model",
         choices=("learned_absolute", "rope", "none"),
-        help="how the model knows where a token is",
+        help="position embedding",
     )
     rotary_base: int = flag(10000, affects="model", help="base period of RoPE")
-    rotary_percent: float = flag(1.0, affects="model", help="share of each head that RoPE turns")
+    rotary_percent: float = flag(1.0, affects="model", help="share of each head that RoPE rotates")
     tied_embeddings: bool = flag(
         True,
         affects="model",
         name="untie-embeddings-and-output-weights",
-        help="an output matrix of its own instead of the embedding's",
+        help="use an output matrix of its own instead of the embedding's",
     )
 
     def __post_init__(self) -> None:
@@ -157,15 +157,15 @@ class ModelConfig(LayersConfig):
         self._at_least_one("seq_length", "max_position_embeddings", "rotary_base")
         if self.learned_positions and self.learned_positions < self.seq_length:
             raise UserError(
-                f"--max-position-embeddings {self.max_position_embeddings} is below --seq-length {self.seq_length}: "
-                "the last tokens would have no position; raise it"
+                f"--max-position-embeddings {self.max_position_embeddings}: it must be at least --seq-length "
+                f"{self.seq_length}; raise it"
             )
         if not 0.0 < self.rotary_percent <= 1.0:
-            raise UserError(f"--rotary-percent is {self.rotary_percent}: it must be above 0 and at most 1")
+            raise UserError(f"--rotary-percent {self.rotary_percent}: it must be above 0 and at most 1")
 
     @property
     def learned_positions(self) -> int:
-        """Rows of the position embedding; 0 where positions are not learned."""
+        """Rows of the position embedding; 0 if positions are not learned."""
         if self.position_embedding_type != "learned_absolute":
             return 0
         return self.max_position_embeddings if self.max_position_embeddings is not None else self.seq_length
@@ -183,7 +183,7 @@ class ModelConfig(LayersConfig):
         }
 
     def shape(self, padded_vocab_size: int) -> ModelShape:
-        """What the accounting needs to know of this model."""
+        """The sizes that the accounting needs."""
         return ModelShape(**self.layers_shape(), vocab_size=padded_vocab_size, seq_length=self.seq_length)
 
 
@@ -194,14 +194,14 @@ class PrecisionConfig:
     bf16: bool = flag(False, affects="numbers", help="compute in bfloat16, keep fp32 main weights")
     fp16: bool = flag(False, affects="numbers", help="compute in float16 with loss scaling, keep fp32 main weights")
     loss_scale: float | None = flag(None, affects="numbers", help="constant loss scale for --fp16 (default: dynamic)")
-    initial_loss_scale: float = flag(2.0**32, affects="numbers", help="where dynamic loss scaling starts")
-    min_loss_scale: float = flag(1.0, affects="numbers", help="where dynamic loss scaling stops falling")
+    initial_loss_scale: float = flag(2.0**32, affects="numbers", help="first value of the dynamic loss scale")
+    min_loss_scale: float = flag(1.0, affects="numbers", help="smallest value of the dynamic loss scale")
     loss_scale_window: int = flag(1000, affects="numbers", help="steps without overflow before the loss scale doubles")
     hysteresis: int = flag(2, affects="numbers", help="overflows before the loss scale halves")
 
     def __post_init__(self) -> None:
         if self.bf16 and self.fp16:
-            raise UserError("--bf16 and --fp16 are both on: a run computes in one type; drop one")
+            raise UserError("--bf16 and --fp16: a run computes in one type; drop one")
 
     @property
     def dtype(self) -> str:
@@ -220,26 +220,26 @@ class RecomputeConfig:
         None, affects="execution", choices=("uniform", "block"), help="how full recompute groups the layers"
     )
     recompute_num_layers: int | None = flag(
-        None, affects="execution", help="layers a group (uniform) or layers recomputed (block)"
+        None, affects="execution", help="layers per group (uniform) or layers recomputed (block)"
     )
     recompute_modules: tuple[str, ...] = flag(
         (),
         affects="execution",
         choices=("core_attn", "mlp", "layernorm"),
-        help="parts that selective recompute drops (default: core_attn; layernorm needs Transformer Engine)",
+        help="modules that selective recompute runs again (default: core_attn; layernorm needs Transformer Engine)",
     )
 
     def __post_init__(self) -> None:
         full = self.recompute_granularity == "full"
         if full and (self.recompute_method is None or self.recompute_num_layers is None):
             raise UserError(
-                "--recompute-granularity is full: it also needs --recompute-method (uniform or block) and "
-                "--recompute-num-layers"
+                "--recompute-granularity full: it needs --recompute-method (uniform or block) and "
+                "--recompute-num-layers; add them"
             )
         if not full and (self.recompute_method is not None or self.recompute_num_layers is not None):
             raise UserError(
-                "--recompute-method and --recompute-num-layers belong to --recompute-granularity full: add it or "
-                "drop them"
+                "--recompute-method, --recompute-num-layers: they need --recompute-granularity full; add it, or drop "
+                "them"
             )
         if self.recompute_modules and self.recompute_granularity != "selective":
-            raise UserError("--recompute-modules belongs to --recompute-granularity selective: add it or drop the list")
+            raise UserError("--recompute-modules: it needs --recompute-granularity selective; add it, or drop the list")

@@ -1,4 +1,4 @@
-"""How a run is laid out over processes and devices: flags only, no torch."""
+"""Parallel layout, processes and devices of a run: flags only, no torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ParallelConfig:
         "auto",
         affects="execution",
         choices=("auto", "cuda", "cpu"),
-        help="where to compute; auto takes CUDA where there is one",
+        help="device to compute on; auto uses CUDA if a device is available",
     )
     tensor_model_parallel_size: int = flag(1, affects="execution", help="processes that share each layer")
     sequence_parallel: bool = flag(
@@ -33,7 +33,7 @@ class ParallelConfig:
     num_layers_per_virtual_pipeline_stage: int | None = flag(
         None,
         affects="execution",
-        help="interleave the pipeline: layers of each of the several chunks that a process holds",
+        help="interleave the pipeline: layers of each of the chunks of a process",
     )
     decoder_first_pipeline_num_layers: int | None = flag(
         None, affects="execution", help="layers of the first stage; the stages without a number share the rest equally"
@@ -42,7 +42,7 @@ class ParallelConfig:
     use_cpu_initialization: bool = flag(
         False,
         affects="numbers",
-        help="draw initial weights on the CPU: then they are the same under every tensor-parallel layout",
+        help="draw initial weights on the CPU, which makes them the same under every tensor-parallel layout",
     )
     use_distributed_optimizer: bool = flag(
         False, affects="execution", help="shard the optimizer's state over data-parallel processes"
@@ -51,13 +51,13 @@ class ParallelConfig:
     ddp_bucket_size: int | None = flag(
         None,
         affects="execution",
-        help="parameters reduced and gathered at a time where that overlaps (default: 40 million or more)",
+        help="parameters per bucket of overlapped reduces and gathers (default: 40 million or more)",
     )
     overlap_param_gather: bool = flag(
         False, affects="execution", help="gather updated weights while the forward pass runs"
     )
     distributed_timeout_minutes: float = flag(
-        10.0, affects="execution", help="minutes a collective may take before the run ends"
+        10.0, affects="execution", help="minutes that a collective may take before the run ends"
     )
     check_routing_every: int = flag(
         1000,
@@ -70,36 +70,35 @@ class ParallelConfig:
         for name in (*at_least_one, "num_layers_per_virtual_pipeline_stage"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least 1")
+                raise UserError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
         if self.distributed_timeout_minutes <= 0.0:
             raise UserError(
-                f"--distributed-timeout-minutes is {self.distributed_timeout_minutes}: it must be above 0, such as 10"
+                f"--distributed-timeout-minutes {self.distributed_timeout_minutes}: it must be above 0, such as 10"
             )
         if self.ddp_bucket_size is not None and not (self.ddp_bucket_size > 0 and self.overlap_grad_reduce):
             raise UserError(
-                f"--ddp-bucket-size is {self.ddp_bucket_size}: it is above 0, and only of use with "
+                f"--ddp-bucket-size {self.ddp_bucket_size}: it must be above 0, and needs "
                 "--overlap-grad-reduce; add that or drop it"
             )
         if self.pipeline_model_parallel_size == 1:
             for name in PIPELINE_FLAGS:
                 if getattr(self, name) is not None:
                     raise UserError(
-                        f"--{name.replace('_', '-')} {getattr(self, name)} is given with "
-                        "--pipeline-model-parallel-size 1: it divides a pipeline; drop it or raise "
-                        "--pipeline-model-parallel-size"
+                        f"--{name.replace('_', '-')} {getattr(self, name)}: it has no effect with "
+                        "--pipeline-model-parallel-size 1; drop it, or raise --pipeline-model-parallel-size"
                     )
         if self.check_routing_every < 0:
             raise UserError(
-                f"--check-routing-every is {self.check_routing_every}: it must be 0 (at the start only) or more"
+                f"--check-routing-every {self.check_routing_every}: it must be at least 0; 0 checks at the start only"
             )
         if self.sequence_parallel and self.tensor_model_parallel_size == 1:
             raise UserError(
-                "--sequence-parallel is on with --tensor-model-parallel-size 1: it splits over tensor-parallel "
-                "processes; drop it or raise --tensor-model-parallel-size"
+                "--sequence-parallel: it has no effect with --tensor-model-parallel-size 1; drop it, or raise "
+                "--tensor-model-parallel-size"
             )
         if self.overlap_param_gather and not (self.use_distributed_optimizer and self.overlap_grad_reduce):
             raise UserError(
-                "--overlap-param-gather is on: it needs --use-distributed-optimizer and --overlap-grad-reduce; add them"
+                "--overlap-param-gather: it needs --use-distributed-optimizer and --overlap-grad-reduce; add them"
             )
 
     @property

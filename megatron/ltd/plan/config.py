@@ -1,6 +1,6 @@
-"""How long, how much at a time and how fast a run trains: flags only, no torch.
+"""Length, batch and learning rate of a run: flags only, no torch.
 
-Megatron-LM's names and meanings where it has them. Lengths are given in one unit each: iterations, samples, or tokens
+Names and meanings are Megatron-LM's where it has them. Each length is given in one unit: iterations, samples, or tokens
 on the run's clock (``plan.clock``).
 """
 
@@ -17,7 +17,7 @@ def at_most_one(config: object, *names: str) -> None:
     given = [name for name in names if getattr(config, name) is not None]
     if len(given) > 1:
         spelled = [f"--{name.replace('_', '-')} {getattr(config, name)}" for name in given]
-        raise UserError(f"{' and '.join(spelled)} are both given: they say the same thing in two units; keep one")
+        raise UserError(f"{' and '.join(spelled)}: both set the same length; keep one")
 
 
 def positive(config: object, *names: str) -> None:
@@ -30,7 +30,7 @@ def at_least(config: object, bound: int, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value is not None and value < bound:
-            raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least {bound}")
+            raise UserError(f"--{name.replace('_', '-')} {value}: it must be at least {bound}")
 
 
 def in_range(config: object, *names: str) -> None:
@@ -38,7 +38,7 @@ def in_range(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value is not None and not 0.0 <= value < 1.0:
-            raise UserError(f"--{name.replace('_', '-')} is {value}: it must be in [0, 1)")
+            raise UserError(f"--{name.replace('_', '-')} {value}: it must be in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TrainingConfig:
 
     micro_batch_size: int = flag(1, affects="numbers", help="samples that a process computes at a time")
     global_batch_size: int | None = flag(
-        None, affects="schedule", help="samples a step (default: one micro-batch a process)"
+        None, affects="schedule", help="samples per step (default: one micro-batch per process)"
     )
     rampup_batch_size: tuple[int, ...] = flag(
         (),
@@ -62,23 +62,25 @@ class TrainingConfig:
     )
     seed: int = flag(1234, affects="order", help="seed of weights, data order, dropout and kept tokens")
     exit_interval: int | None = flag(
-        None, affects="start", help="save and leave after a step that is a multiple of this"
+        None, affects="start", help="save and exit after a step that is a multiple of this"
     )
-    exit_duration_in_mins: float | None = flag(None, affects="start", help="save and leave after this many minutes")
+    exit_duration_in_mins: float | None = flag(None, affects="start", help="save and exit after this many minutes")
     eval_interval: int = flag(1000, affects="execution", help="steps between evaluations")
     eval_iters: int = flag(
         100,
         affects="execution",
-        help="global batches an evaluation averages over (labelled data: always all); 0 evaluates never",
+        help="global batches per evaluation (labelled data: always all); 0 disables evaluation",
     )
     eval_at_start: bool = flag(False, affects="execution", help="evaluate before the first step too")
-    check_for_nan_in_loss_and_grad: bool = flag(
-        True, affects="execution", help="do not stop when the loss is not finite"
-    )
+    check_for_nan_in_loss_and_grad: bool = flag(True, affects="execution", help="continue when the loss is not finite")
     check_for_spiky_loss: bool = flag(
         False, affects="execution", help="stop when the loss exceeds --spiky-loss-factor times its recent median"
     )
-    spiky_loss_factor: float = flag(3.0, affects="execution", help="what --check-for-spiky-loss calls a spike")
+    spiky_loss_factor: float = flag(
+        3.0,
+        affects="execution",
+        help="a loss above this many times its recent median is a spike for --check-for-spiky-loss",
+    )
 
     def __post_init__(self) -> None:
         positive(
@@ -88,20 +90,23 @@ class TrainingConfig:
         )  # fmt: skip
         at_most_one(self, "train_iters", "train_samples", "train_tokens")
         if self.train_iters is None and self.train_samples is None and self.train_tokens is None:
-            raise UserError("the length of the run is missing: give --train-iters, --train-samples or --train-tokens")
+            raise UserError(
+                "--train-iters is missing: give it, or --train-samples or --train-tokens, for the length of the run"
+            )
         if self.rampup_batch_size and len(self.rampup_batch_size) != 3:
             raise UserError(
-                f"--rampup-batch-size has {len(self.rampup_batch_size)} values: it takes three, START INCREMENT SAMPLES"
+                f"--rampup-batch-size {' '.join(map(str, self.rampup_batch_size))}: it takes three values; give START "
+                "INCREMENT SAMPLES"
             )
         if self.eval_iters < 0:
-            raise UserError(f"--eval-iters is {self.eval_iters}: it must be 0 (never) or more")
+            raise UserError(f"--eval-iters {self.eval_iters}: it must be at least 0; 0 disables evaluation")
         if self.eval_at_start and not self.eval_iters:
-            raise UserError("--eval-at-start is given with --eval-iters 0, which evaluates never: drop one")
+            raise UserError("--eval-at-start: --eval-iters 0 disables evaluation; drop one of the two")
         if not 0 <= self.seed < 2**31:
-            raise UserError(f"--seed is {self.seed}: it must be in [0, 2^31)")
+            raise UserError(f"--seed {self.seed}: it must be in [0, 2^31)")
         at_least(self, 0, "exit_duration_in_mins")
         if self.check_for_spiky_loss and self.spiky_loss_factor <= 1.0:
-            raise UserError(f"--spiky-loss-factor is {self.spiky_loss_factor}: it must be above 1")
+            raise UserError(f"--spiky-loss-factor {self.spiky_loss_factor}: it must be above 1")
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ class OptimizerConfig:
     lr_warmup_fraction: float | None = flag(
         None, affects="schedule", help="share of the decay's length to warm up over"
     )
-    lr_warmup_init: float = flag(0.0, affects="schedule", help="learning rate where warm-up starts")
+    lr_warmup_init: float = flag(0.0, affects="schedule", help="learning rate at the start of warm-up")
     lr_wsd_decay_style: str = flag(
         "exponential",
         affects="schedule",
@@ -142,23 +147,23 @@ class OptimizerConfig:
         None, affects="schedule", help="tokens on the run's clock of WSD's final decay"
     )
     override_opt_param_scheduler: bool = flag(
-        False, affects="start", help="on --load, take the schedule from these flags, not the checkpoint"
+        False, affects="start", help="with --load, take the schedule from the flags and not from the checkpoint"
     )
     weight_decay: float = flag(0.01, affects="numbers", help="decoupled weight decay; biases and norms have none")
     adam_beta1: float = flag(0.9, affects="numbers", help="Adam's first decay")
     adam_beta2: float = flag(0.999, affects="numbers", help="Adam's second decay")
     adam_eps: float = flag(1e-8, affects="numbers", help="Adam's epsilon")
-    clip_grad: float = flag(1.0, affects="numbers", help="largest norm of the gradient; 0 clips never")
+    clip_grad: float = flag(1.0, affects="numbers", help="largest norm of the gradient; 0 disables clipping")
 
     def __post_init__(self) -> None:
         if self.lr is None:
             raise UserError("--lr is missing: give the peak learning rate, such as 3e-4")
         if self.lr <= 0.0:
-            raise UserError(f"--lr is {self.lr}: it must be above 0, such as 3e-4")
+            raise UserError(f"--lr {self.lr}: it must be above 0, such as 3e-4")
         if not 0.0 <= self.min_lr <= self.lr:
-            raise UserError(f"--min-lr is {self.min_lr}: it must be between 0 and --lr {self.lr}")
+            raise UserError(f"--min-lr {self.min_lr}: it must be between 0 and --lr {self.lr}")
         if not 0.0 <= self.lr_warmup_init <= self.lr:
-            raise UserError(f"--lr-warmup-init is {self.lr_warmup_init}: it must be between 0 and --lr {self.lr}")
+            raise UserError(f"--lr-warmup-init {self.lr_warmup_init}: it must be between 0 and --lr {self.lr}")
         at_most_one(self, "lr_decay_iters", "lr_decay_samples", "lr_decay_tokens")
         at_most_one(self, "lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens", "lr_warmup_fraction")
         at_most_one(self, "lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens")
@@ -167,11 +172,10 @@ class OptimizerConfig:
         for name in ("lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens"):
             if getattr(self, name) is not None and self.lr_decay_style != "WSD":
                 raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)} is given with --lr-decay-style "
-                    f"{self.lr_decay_style}: "
-                    "drop it, or use --lr-decay-style WSD"
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: it has no effect with --lr-decay-style "
+                    f"{self.lr_decay_style}; drop it, or use --lr-decay-style WSD"
                 )
         at_least(self, 0, "lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens", "weight_decay", "clip_grad")
         in_range(self, "lr_warmup_fraction", "adam_beta1", "adam_beta2")
         if self.adam_eps <= 0.0:
-            raise UserError(f"--adam-eps is {self.adam_eps}: it must be above 0, such as 1e-8")
+            raise UserError(f"--adam-eps {self.adam_eps}: it must be above 0, such as 1e-8")

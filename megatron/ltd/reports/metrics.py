@@ -1,13 +1,13 @@
 """The history of a run, read from its ``metrics.jsonl``.
 
-    run         once a start, also after a resume: what the run is, and the step it goes on from
-    train       a line a step
-    validation  a line an evaluation on held-out data
-    scores      a line an evaluation on tasks
+    run         one line per start or resume: what the run is, and the step that it continues from
+    train       one line per step
+    validation  one line per evaluation on held-out data
+    scores      one line per evaluation on tasks
 
-A run that was cut off and resumed has steps twice, or steps beyond the one it resumed at: the later line counts, and
-what lies beyond the step that a run line resumes at has not happened. Numbers that are not finite stand as null. A
-run of 370,000 steps is read in seconds. No torch here.
+A run that was interrupted and resumed may have logged steps twice, or steps beyond the one that it resumed at. The
+later line counts, and steps beyond the one that a run line resumes at are dropped. Numbers that are not finite are
+null. A run of 370,000 steps is read in seconds. No torch here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STEP_FIELDS = frozenset(
 
 @dataclass(frozen=True)
 class RunHistory:
-    """What a run did, step by step; ``name`` is what tables and figures call it."""
+    """The log of a run, step by step; ``name`` is its name in tables and figures."""
 
     name: str
     about: Mapping[str, Any]
@@ -58,7 +58,7 @@ class RunHistory:
 
     @cached_property
     def seconds(self) -> tuple[float, ...]:
-        """Seconds spent in training steps up to and with each step: no evaluation, saving or starting."""
+        """Seconds spent in training steps up to and with each step, without evaluation, saving and start-up."""
         return tuple(accumulate(step["step_seconds"] for step in self.steps))
 
     def place_of(self, iteration: int) -> int:
@@ -69,8 +69,8 @@ class RunHistory:
 def read_history(folder: Path, name: str) -> RunHistory:
     """The history of the run that logged to ``folder``.
 
-    Raises ``UserError`` where there is no metrics.jsonl, it holds no step, or a line in it cannot be read. An
-    unfinished last line, as a run leaves that is writing or was killed, is passed over.
+    Raises ``UserError`` if there is no metrics.jsonl, it has no step, or a line cannot be read. An incomplete last
+    line, of a run that is writing or was killed, is skipped.
     """
     path = folder / METRICS
     starts: list[dict[str, Any]] = []
@@ -90,14 +90,12 @@ def read_history(folder: Path, name: str) -> RunHistory:
             raise _not_a_line(path, number) from None
     steps, validations, scores = (tuple(lines[key] for key in sorted(lines)) for lines in records.values())
     if not steps:
-        raise UserError(
-            f"{path} holds no training step: name the --log-dir (or --save) folder of a run that has trained"
-        )
+        raise UserError(f"{path} has no training step: give the --log-dir (or --save) folder of a run that has trained")
     return RunHistory(name, starts[-1] if starts else {}, steps, validations, scores, tuple(starts))
 
 
 def _read_lines(path: Path) -> Iterator[Any]:
-    """Every whole line of the file, parsed."""
+    """Every complete line of the file, parsed."""
     try:
         with path.open(encoding="utf-8") as file:
             first_number = 1
@@ -108,16 +106,16 @@ def _read_lines(path: Path) -> Iterator[Any]:
                 first_number += len(texts)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}): name the --log-dir (or --save) folder of a run"
+            f"{path} cannot be read ({error.strerror}): give the --log-dir (or --save) folder of a run"
         ) from None
     except UnicodeDecodeError:
         raise UserError(
-            f"{path} is not UTF-8 text: name the folder of a run, or restore the file from a copy"
+            f"{path} is not UTF-8 text: give the folder of a run, or restore the file from a copy"
         ) from None
 
 
 def _parse_all(path: Path, first_number: int, texts: list[str]) -> list[Any]:
-    """Many lines as one JSON list: twice as fast, and the names of fields are kept once for all of them."""
+    """Many lines as one JSON list: twice as fast, and the names of fields are stored once."""
     try:
         lines = parse_json(f"[{','.join(texts)}]")
         if len(lines) == len(texts):
@@ -135,4 +133,4 @@ def _parse(path: Path, number: int, text: str) -> Any:
 
 
 def _not_a_line(path: Path, number: int) -> UserError:
-    return UserError(f"{path}, line {number} is not a line that a run writes: remove it, or restore the file")
+    return UserError(f"{path}, line {number} is not a line of a run's log: remove it, or restore the file")

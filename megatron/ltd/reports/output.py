@@ -1,4 +1,4 @@
-"""Files that a tool writes for people: refused before any work where they cannot be, and never left half written."""
+"""Output files of tools: checked before any work, and written as a whole."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from megatron.ltd.errors import UserError
 
 
 def check_output(flag: str, path: Path, suffixes: Sequence[str], *, overwrite: bool) -> None:
-    """Raises ``UserError`` for a name that does not end in one of ``suffixes``, and for what is there already."""
+    """Raises ``UserError`` for a name that does not end in one of ``suffixes``, and for an existing file or folder."""
     if path.suffix.lower() not in suffixes:
-        raise UserError(f"{flag} {path}: the name must end in {', '.join(suffixes)}, which says what to write")
+        raise UserError(f"{flag} {path}: the name must end in {', '.join(suffixes)}; change it")
     if path.is_dir():
-        raise UserError(f"{flag} {path} is a folder: name a file in it")
+        raise UserError(f"{flag} {path}: is a folder; give a file in it")
     if os.path.lexists(path) and not overwrite:
-        raise UserError(f"{flag} {path} exists: give another name, or --overwrite to replace it")
+        raise UserError(f"{flag} {path}: exists; give another name, or --overwrite to replace it")
 
 
 def write_output(flag: str, path: Path, content: bytes) -> None:
-    """Write the whole file or none of it; missing folders are made. Raises ``UserError``."""
+    """Write the whole file or nothing; missing folders are created. Raises ``UserError``."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,4 +30,6 @@ def write_output(flag: str, path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UserError(f"{flag} {path}: cannot be written ({error.strerror}); choose a folder that you own") from None
+        raise UserError(
+            f"{flag} {path}: cannot be written ({error.strerror}); give a folder that you may write to"
+        ) from None

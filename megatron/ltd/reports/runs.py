@@ -1,4 +1,4 @@
-"""Which runs a tool looks at, and what it calls them: flags that every such tool has. No torch."""
+"""The flags of tools that read runs: their folders and names. No torch."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ class RunsConfig:
     """runs"""
 
     runs: tuple[str, ...] = flag((), metavar="DIR", help="folders of the runs: their --log-dir, or --save")
-    names: tuple[str, ...] = flag((), metavar="NAME", help="what to call them (default: the folders' own names)")
+    names: tuple[str, ...] = flag(
+        (), metavar="NAME", help="their names in tables and figures (default: the names of the folders)"
+    )
 
     def __post_init__(self) -> None:
         if not self.runs:
             raise UserError("--runs is missing: give the folder of at least one run")
         if self.names and len(self.names) != len(self.runs):
-            raise UserError(f"--names has {len(self.names)} values and --runs {len(self.runs)}: give one name a run")
+            raise UserError(f"--names has {len(self.names)} values and --runs {len(self.runs)}: give one name per run")
 
 
 def read_runs(config: RunsConfig) -> list[RunHistory]:
-    """The histories that ``--runs`` names. Raises ``UserError``.
+    """The histories of ``--runs``. Raises ``UserError``.
 
-    Folders that are all called the same, such as a/log and b/log, go by the paths that were given.
+    If folders have the same name, such as a/log and b/log, the given paths are the names.
     """
     folders = [Path(run) for run in config.runs]
     names = config.names or [folder.resolve().name for folder in folders]

@@ -1,12 +1,12 @@
-"""Runs side by side: what they reached, what they computed, and what that saved.
+"""Compares runs: what they reached, what they computed, and what they saved.
 
     saved, theoretical = 1 - FLOPs / FLOPs of the dense model over the same steps
     saved, measured    = 1 - (usual seconds / tokens) / (usual seconds / tokens of the dense run)
 
-Seconds are those of training steps (forward, backward, update): starting, evaluating and saving are left out. For the
-usual seconds each step counts as the median of all steps of its run that compute as much, so that a machine that
-stalled for a moment does not pass for a saving. The measured saving needs a dense run among those compared, from the
-same machine; of several the first counts.
+Seconds are those of training steps (forward, backward, update), without start-up, evaluation and saving. For the usual
+seconds each step counts as the median of all steps of its run with as many FLOPs, so that a stall of the machine does
+not look like a saving. The measured saving needs a dense run from the same machine among the compared runs; the first
+one counts.
 Not here: significance. One run is one seed.
 """
 
@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from statistics import median
 
 from megatron.ltd.flags import flag
-from megatron.ltd.format import format_count, format_flops
+from megatron.ltd.format import format_count, format_flops, text_table
 from megatron.ltd.reports.metrics import RunHistory
 from megatron.ltd.reports.runs import RunsConfig
 
-_DENSE = "dense"  # what a run line calls a run without a method
+_DENSE = "dense"  # in the run line of a run without a method
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class SummaryConfig(RunsConfig):
     """comparison"""
 
     plot: str | None = flag(
-        None, metavar="FILE", help="draw the loss curves into this .png, .pdf or .svg file, anew if it exists"
+        None, metavar="FILE", help="write the loss curves to this .png, .pdf or .svg file, which is replaced"
     )
 
 
@@ -39,10 +39,10 @@ class RunSummary:
 
     name: str
     validation_loss: float | None
-    """Mean loss a token [nat] at the last evaluation; None where the run had none."""
+    """Mean loss per token [nat] at the last evaluation; None if there was none."""
     perplexity: float | None
     start_perplexity: float | None
-    """Before the first step; None where the run did not evaluate there."""
+    """Before the first step; None if the run did not evaluate there."""
     lowest_perplexity: float | None
     """Of all evaluations."""
     num_steps: int
@@ -50,10 +50,10 @@ class RunSummary:
     layer_tokens: int
     flops: int
     dense_flops: int
-    """What the dense model would take for the same steps."""
+    """FLOPs of the dense model for the same steps."""
     seconds: float
     usual_seconds: float
-    """Seconds, where each step counts as the median of those that compute as much."""
+    """Seconds, if each step counts as the median of the steps with as many FLOPs."""
     is_dense: bool
 
     @property
@@ -62,11 +62,11 @@ class RunSummary:
 
     @property
     def theoretical_saving(self) -> float:
-        """Share of the FLOPs that dropping leaves out."""
+        """Share of the dense FLOPs that the run saves."""
         return 1.0 - self.flops / self.dense_flops
 
     def measured_saving(self, dense: RunSummary) -> float:
-        """Share of the usual time a token that ``dense`` takes and this run does not."""
+        """Share of the usual time per token of ``dense`` that this run saves."""
         return 1.0 - (self.usual_seconds / self.tokens) / (dense.usual_seconds / dense.tokens)
 
 
@@ -101,10 +101,9 @@ def _usual_seconds(history: RunHistory) -> float:
 
 
 def summary_table(summaries: Sequence[RunSummary]) -> str:
-    """A column a run, a row a figure; of perplexities before training and the lowest where they say more."""
+    """One column per run. Perplexities before training and the lowest are shown if they add something."""
     dense = next((summary for summary in summaries if summary.is_dense), None)
-    rows = [("", [summary.name for summary in summaries])]
-    rows += [
+    rows = [
         ("validation loss", [_decimal(summary.validation_loss, 4) for summary in summaries]),
         ("perplexity", [_decimal(summary.perplexity, 2) for summary in summaries]),
     ]
@@ -124,7 +123,7 @@ def summary_table(summaries: Sequence[RunSummary]) -> str:
     if dense is not None:
         measured = [_saving(summary, summary.measured_saving(dense)) for summary in summaries]
         rows.append(("saved, measured (usual seconds)", measured))
-    return _aligned(rows)
+    return text_table(((label, *cells) for label, cells in rows), ("", *(summary.name for summary in summaries)))
 
 
 def _decimal(value: float | None, digits: int) -> str:
@@ -133,14 +132,3 @@ def _decimal(value: float | None, digits: int) -> str:
 
 def _saving(summary: RunSummary, share: float) -> str:
     return "-" if summary.is_dense else f"{100.0 * share:.1f} %"
-
-
-def _aligned(rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """Labels to the left, figures to the right, a rule under the first row."""
-    label_width = max(len(label) for label, _ in rows)
-    widths = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
-    lines = [
-        "  ".join([label.ljust(label_width), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
-        for label, cells in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

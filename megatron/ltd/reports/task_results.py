@@ -1,9 +1,9 @@
-"""lm-eval's result files, read: the scores of each task, and what they were measured under.
+"""Reads lm-eval's result files: the scores of each task, and the settings that they depend on.
 
     PATH/results_2026-01-31T12-00-00.json -> RunResults("dense", {"piqa": TaskResult({"acc": Score(0.71, 0.01)}, ...)})
 
-A folder stands for the newest result file in it and below it; tasks that this one lacks are taken from older files of
-the same model, as where a job scored each task. Groups are left out: their parts are there.
+A folder stands for the newest result file in it or below it; tasks that are missing there are taken from older files of
+the same model, for example if one job scored each task. Groups are left out, since their tasks are there.
 Not here: which metric of a task counts, and averages (``task_table``).
 """
 
@@ -22,25 +22,25 @@ from megatron.ltd.json_text import parse_json
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value and its standard error, as lm-eval has them: accuracies between 0 and 1."""
+    """The value of a metric and its standard error, as in lm-eval: accuracies are between 0 and 1."""
 
     value: float
     standard_error: float | None
-    """None where lm-eval gave none (for one sample, or without bootstrap)."""
+    """None if lm-eval gave none (for one sample, or without bootstrap)."""
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One task's scores in one run, and what must be equal for them to be compared."""
+    """The scores of a task in one run, and what must be equal to compare them."""
 
     scores: Mapping[str, Score]
-    """By metric, in lm-eval's order; ``metric,filter`` too where a task has several filters."""
+    """By metric, in lm-eval's order; also by ``metric,filter``."""
     lower_is_better: frozenset[str]
     version: Any
     num_fewshot: Any
     num_samples: int | None
     num_all_samples: int | None
-    """Of the whole task; more than ``num_samples`` under ``--limit``."""
+    """Of the whole task; more than ``num_samples`` with ``--limit``."""
     content_hash: str | None
     """Of all documents, prompts and targets; only with ``--log_samples``."""
 
@@ -54,23 +54,23 @@ class RunResults:
     tasks: Mapping[str, TaskResult]
     lm_eval_version: str | None
     older: Mapping[str, str] = field(default_factory=dict)
-    """Tasks that the newest file lacks, with the names of the older files that have them."""
+    """Tasks that the newest file does not have, with the names of the older files that have them."""
     num_unused: int = 0
-    """Older files in the folder of which nothing is taken."""
+    """Older files in the folder that are not used."""
 
 
 def read_results(path: Path, name: str | None = None, *, flag: str = "--results") -> RunResults:
     """The results in ``path``, a file or a folder.
 
-    ``name``: by default the folder's; ``flag``: the one that named the path. Raises ``UserError`` for no results, JSON
-    cut short, and JSON of something else.
+    ``name``: by default the folder's; ``flag``: the flag that gave the path. Raises ``UserError`` if there are no
+    results, or a file is incomplete or something else.
     """
     files = _result_files(path, flag)
     newest = _read(files[-1], flag)
     tasks = _task_results(newest)
     older: dict[str, str] = {}
     if not tasks:
-        raise UserError(f"{flag} {path}: {files[-1]} holds no score; give the results of an evaluation that has ended")
+        raise UserError(f"{flag} {path}: {files[-1]} has no score; give the results of an evaluation that has ended")
     for file in reversed(files[:-1]):
         content = _read(file, flag)
         if _model(content) == _model(newest):
@@ -83,7 +83,7 @@ def read_results(path: Path, name: str | None = None, *, flag: str = "--results"
 
 
 def _model(content: dict[str, Any]) -> tuple[Any, ...]:
-    """What must be equal for two files to be of one model."""
+    """What is equal in result files of one model."""
     config = content.get("config") or {}
     return (content.get("model_name"), *(config.get(name) for name in ("model", "model_args", "iteration")))
 
@@ -100,12 +100,12 @@ def _result_files(path: Path, flag: str) -> list[Path]:
         files = sorted(path.rglob("results_*.json"), key=lambda file: (file.name, file))
         if not files:
             raise UserError(
-                f"{flag} {path}: holds no results_*.json; give the --output_path of an evaluation, or a result file"
+                f"{flag} {path}: has no results_*.json; give the --output_path of an evaluation, or a result file"
             )
         folders = sorted({str(file.parent) for file in files})
         if len(folders) > 1:
             raise UserError(
-                f"{flag} {path}: holds results of several models; give one of the folders {', '.join(folders[:4])}"
+                f"{flag} {path}: has results of several models; give one of the folders {', '.join(folders[:4])}"
             )
         return files
     if not path.is_file():
@@ -118,11 +118,11 @@ def _read(path: Path, flag: str) -> dict[str, Any]:
         content = parse_json(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{flag} {path}: no whole JSON ({error.msg} at line {error.lineno}); give a result file of "
-            "lm-eval's, or evaluate again if this one was cut short"
+            f"{flag} {path}: is not complete JSON ({error.msg} at line {error.lineno}); give a result file of lm-eval, "
+            "or evaluate again if this one is incomplete"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{flag} {path}: cannot be read ({error}); give a result file of lm-eval's") from None
+        raise UserError(f"{flag} {path}: cannot be read ({error}); give a result file of lm-eval") from None
     results = content.get("results") if isinstance(content, dict) else None
     if not isinstance(results, dict) or not all(isinstance(values, dict) for values in results.values()):
         found = f"the fields {', '.join(list(content)[:5])}" if isinstance(content, dict) else type(content).__name__
@@ -141,7 +141,7 @@ def _task_result(task: str, content: dict[str, Any]) -> TaskResult:
             continue
         error = values.get(f"{metric}_stderr,{filter_name}" if filter_name else f"{metric}_stderr")
         score = Score(float(value), float(error) if _is_number(error) else None)
-        scores.setdefault(metric, score)  # of several filters the first, unless one is asked for
+        scores.setdefault(metric, score)  # the first of several filters, unless one is chosen
         if filter_name:
             scores[key] = score
     samples = content.get("n-samples", {}).get(task, {})

@@ -1,15 +1,15 @@
-"""Runs side by side on lm-eval's tasks: the work behind ``tools/compare_runs.py``.
+"""Compares runs on lm-eval's tasks, for ``tools/compare_runs.py``.
 
-    average        = (s_1 + ... + s_n) / n                       over the n tasks, each counting alike
+    average        = (s_1 + ... + s_n) / n                       over the n tasks, all with equal weight
     standard error = sqrt(e_1^2 + ... + e_n^2) / n               of the average; e_i that of task i
 
-Only scores that are shares of right answers (accuracies, exact match, F1) are averaged, and only of tasks that every
-run has. The standard error says how far the average would move with other test questions of the same kind, the tasks
-being independent; it says nothing of another seed in training. Perplexities stand below the average.
+Only scores that are shares of correct answers (accuracies, exact match, F1) are averaged, and only of tasks that every
+run has. The standard error is that of other test questions of the same kind, with independent tasks; it does not
+include the seed of training. Perplexities are shown below the average.
 
 Which metric of a task counts: the one that the paper reports (``paper_tasks``: ``acc_norm`` for HellaSwag, PIQA, ARC
 and OpenBookQA, F1 for ReCoRD); for other tasks ``acc``, else ``exact_match``, else the first that lm-eval lists.
-``--metrics`` overrides it. Not here: what the figures look like (``task_table_text``).
+``--metrics`` overrides it. Not here: the text of the table (``task_table_text``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from megatron.ltd.flags import flag
 from megatron.ltd.reports.task_results import RunResults, Score, TaskResult, read_results
 
 SHARES = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em", "f1", "mc1", "mc2"})
-"""Metrics between 0 and 1, more being better: these are shown in percent, and averaged."""
+"""Metrics between 0 and 1, where higher is better: shown in percent, and averaged."""
 _NUM_PAPER_TASKS = sum(task.metric in SHARES for task in PAPER_TASKS)
 
 
@@ -34,28 +34,30 @@ class CompareConfig:
     """comparison"""
 
     results: tuple[str, ...] = flag(
-        (), metavar="PATH", help="lm-eval's result files, or folders, of which the newest counts"
+        (), metavar="PATH", help="result files of lm-eval, or folders, of which the newest file counts"
     )
-    names: tuple[str, ...] = flag((), metavar="NAME", help="what to call them (default: the folders' own names)")
+    names: tuple[str, ...] = flag(
+        (), metavar="NAME", help="their names in the table (default: the names of the folders)"
+    )
     tasks: tuple[str, ...] = flag(
-        (), metavar="TASK", help=f"only these tasks; {PAPER_GROUP} stands for the paper's (default: all)"
+        (), metavar="TASK", help=f"only these tasks; {PAPER_GROUP} means all of the paper's (default: all)"
     )
-    metrics: tuple[str, ...] = flag((), metavar="TASK=METRIC", help="metrics that count, such as hellaswag=acc")
-    format: str = flag("markdown", choices=("markdown", "latex"), help="what the table is written in")
-    output: str | None = flag(None, metavar="FILE", help="write the table into this file")
+    metrics: tuple[str, ...] = flag((), metavar="TASK=METRIC", help="metrics to show, such as hellaswag=acc")
+    format: str = flag("markdown", choices=("markdown", "latex"), help="format of the table")
+    output: str | None = flag(None, metavar="FILE", help="write the table to this new file")
 
     def __post_init__(self) -> None:
         if not self.results:
-            raise UserError("--results is missing: give result files of lm-eval's, or the folders that hold them")
+            raise UserError("--results is missing: give result files of lm-eval, or their folders")
         if self.names and len(self.names) != len(self.results):
             raise UserError(
-                f"--names has {len(self.names)} values and --results {len(self.results)}: give one name a result"
+                f"--names has {len(self.names)} values and --results {len(self.results)}: give one name per result"
             )
         for metric in self.metrics:
             if not all(metric.partition("=")):
-                raise UserError(f"--metrics {metric}: expected a task and its metric, such as hellaswag=acc")
+                raise UserError(f"--metrics {metric}: is not a task and its metric; give them as in hellaswag=acc")
         if self.output is not None and Path(self.output).exists():
-            raise UserError(f"--output {self.output} exists; give another file, or move it away")
+            raise UserError(f"--output {self.output}: exists; give another file, or move it away")
 
     @property
     def metric_by_task(self) -> dict[str, str]:
@@ -71,7 +73,7 @@ class Row:
     metric: str
     lower_is_better: bool
     scores: tuple[Score | None, ...]
-    """One a run; None where the run has not this task."""
+    """One per run; None if the run does not have this task."""
 
     @property
     def is_share(self) -> bool:
@@ -84,24 +86,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that a table shows."""
+    """The content of a table."""
 
     names: tuple[str, ...]
     rows: tuple[Row, ...]
-    """The paper's tasks in its order, then others by name."""
+    """The paper's tasks in its order, then other tasks by name."""
     averages: tuple[Score, ...] | None
-    """One a run; None where the runs have no task in common that is averaged."""
+    """One per run; None if the runs have no task in common that is averaged."""
     num_averaged: int
     notes: tuple[str, ...]
 
 
 def compare(config: CompareConfig) -> Comparison:
-    """Read the results and put them side by side. Raises ``UserError``."""
+    """Read and compare the results. Raises ``UserError``."""
     names = config.names or (None,) * len(config.results)
     runs = [read_results(Path(path), name) for path, name in zip(config.results, names, strict=True)]
     for run in runs:
         if [other.name for other in runs].count(run.name) > 1:
-            raise UserError(f"--names: two of the results are called {run.name}; give each a name of its own")
+            raise UserError(f"--names: two of the results have the name {run.name}; give each its own name")
     rows = tuple(_row(task, runs, config.metric_by_task) for task in _tasks(runs, config))
     averaged = [row for row in rows if row.is_averaged]
     averages = tuple(map(average, zip(*(row.scores for row in averaged), strict=True))) if averaged else None
@@ -110,7 +112,7 @@ def compare(config: CompareConfig) -> Comparison:
 
 
 def average(scores: Sequence[Score | None]) -> Score:
-    """Mean of the scores and its standard error, None where a score has none."""
+    """Mean of the scores and its standard error, which is None if a score has none."""
     values = [score.value for score in scores if score is not None]
     errors = [score.standard_error for score in scores if score is not None and score.standard_error is not None]
     assert values and len(values) == len(scores)
@@ -152,7 +154,7 @@ def _row(task: str, runs: Sequence[RunResults], chosen: Mapping[str, str]) -> Ro
 
 
 def _metric(task: str, results: Sequence[TaskResult], chosen: str | None) -> str:
-    """The metric that counts: it must be there in every run that has the task."""
+    """The metric to show; every run with the task must have it."""
     common = [metric for metric in results[0].scores if all(metric in result.scores for result in results)]
     if chosen is not None:
         if chosen not in common:
@@ -162,7 +164,7 @@ def _metric(task: str, results: Sequence[TaskResult], chosen: str | None) -> str
     paper_task = PAPER_TASKS_BY_NAME.get(task)
     preferred = [*([paper_task.metric] if paper_task else []), "acc", "exact_match"]
     if not common:
-        raise UserError(f"--results: {task} has no metric that all of them have; leave it out with --tasks")
+        raise UserError(f"--results: {task} has no metric in common; leave it out with --tasks")
     return next((metric for metric in preferred if metric in common), common[0])
 
 
@@ -189,7 +191,7 @@ def _notes_on_average(rows: Sequence[Row], runs: Sequence[RunResults]) -> Iterat
 
 
 def _notes_on_runs(rows: Sequence[Row], runs: Sequence[RunResults]) -> Iterator[str]:
-    """What differs between the runs, and what is not the whole of a task."""
+    """Differences between the runs, and tasks of which only a part was scored."""
     for run in runs:
         if run.older:
             yield f"{run.name}: {', '.join(sorted(run.older))} from older result files of the same model"

@@ -1,88 +1,61 @@
-"""A comparison of runs on tasks as a table: markdown, or LaTeX with booktabs.
+"""A comparison of runs on tasks as a table: Markdown, or LaTeX for the booktabs package.
 
 | task | metric | dense | random-LTD |            shares in percent, each with its standard error;
-| PIQA | acc_norm | 71.2 ± 1.1 | 71.0 ± 1.1 |     then the average, then what is no share
+| PIQA | acc_norm | 71.2 ± 1.1 | 71.0 ± 1.1 |     then the average, then the other metrics
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from tabulate import SEPARATING_LINE, tabulate
 
+from megatron.ltd.format import markdown_table
 from megatron.ltd.reports.task_results import Score
 from megatron.ltd.reports.task_table import Comparison, Row
 
 _MISSING = "-"
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
-    sign: f"\\{sign}" for sign in "&%$#_{}"
-}
 
 
-def markdown_table(comparison: Comparison) -> str:
-    """The table, and its notes as a list below."""
-    header = ["task", "metric", *comparison.names]
-    lines = [_markdown_line(header), _markdown_line(["---", "---", *("---:" for _ in comparison.names)])]
-    above, average, below = _cells(comparison, " ± ")
-    lines += map(_markdown_line, above)
-    lines += [_markdown_line([f"**{cell}**" if cell else "" for cell in average])] if average else []
-    lines += map(_markdown_line, below)
+def to_markdown(comparison: Comparison) -> str:
+    """The table, and its notes as a list below it."""
+    shares, average, others = _cells(comparison)
+    bold = [[f"**{cell}**" if cell else "" for cell in row] for row in average]
+    table = markdown_table([*shares, *bold, *others], _header(comparison), num_labels=2)
     notes = [f"- {note}" for note in comparison.notes]
-    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
+    return "\n".join([table, *(["", *notes] if notes else [])]) + "\n"
 
 
-def latex_table(comparison: Comparison) -> str:
-    """A ``tabular`` for the booktabs package; its notes as comments above it."""
-    above, average, below = _cells(comparison, r" $\pm$ ")
-    lines = [f"% {note}" for note in comparison.notes]
-    lines += [r"\begin{tabular}{ll" + "r" * len(comparison.names) + "}", r"\toprule"]
-    lines += [_latex_line(map(_escaped, ["task", "metric", *comparison.names])), r"\midrule"]
-    lines += [_latex_line([_escaped(row[0]), _escaped(row[1]), *row[2:]]) for row in above]
-    for rows in ([average] if average else [], below):
-        if rows:
-            lines.append(r"\midrule")
-        lines += [_latex_line([_escaped(row[0]), _escaped(row[1]), *row[2:]]) for row in rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+def to_latex(comparison: Comparison) -> str:
+    """A ``tabular`` with its notes as comments above it."""
+    shares, average, others = _cells(comparison)
+    rows: list[list[str] | str] = [*shares]
+    for more in (average, others):
+        rows += [SEPARATING_LINE, *more] if more else []
+    alignment = ["left", "left", *("right" for _ in comparison.names)]
+    table = tabulate(rows, _header(comparison), tablefmt="latex_booktabs", disable_numparse=True, colalign=alignment)
+    return "\n".join([*(f"% {note}" for note in comparison.notes), table.replace("±", r"$\pm$")]) + "\n"
 
 
-def _cells(comparison: Comparison, plus_minus: str) -> tuple[list[list[str]], list[str], list[list[str]]]:
-    """The cells of the shares, of the average (empty where there is none) and of the other rows."""
-    shares = [row for row in comparison.rows if row.is_share]
-    others = [row for row in comparison.rows if not row.is_share]
-    average: list[str] = []
+def _header(comparison: Comparison) -> list[str]:
+    return ["task", "metric", *comparison.names]
+
+
+def _cells(comparison: Comparison) -> tuple[list[list[str]], list[list[str]], list[list[str]]]:
+    """The rows of the shares, of the average (none without one) and of the other metrics."""
+    average = []
     if comparison.averages is not None:
         title = f"average of {comparison.num_averaged} task{'s' if comparison.num_averaged != 1 else ''}"
-        average = [title, "", *(_percent(score, plus_minus) for score in comparison.averages)]
-    return (
-        [[row.title, row.metric, *(_percent(score, plus_minus) for score in row.scores)] for row in shares],
-        average,
-        [_other(row, plus_minus) for row in others],
-    )
+        average = [[title, "", *(_text(score, 100, 1) for score in comparison.averages)]]
+    shares, others = ([row for row in comparison.rows if row.is_share is wanted] for wanted in (True, False))
+    return [_row(row, 100, 1) for row in shares], average, [_row(row, 1, 2) for row in others]
 
 
-def _percent(score: Score | None, plus_minus: str) -> str:
+def _row(row: Row, scale: float, digits: int) -> list[str]:
+    metric = f"{row.metric}{' (lower is better)' if row.lower_is_better else ''}"
+    return [row.title, metric, *(_text(score, scale, digits) for score in row.scores)]
+
+
+def _text(score: Score | None, scale: float, digits: int) -> str:
     if score is None:
         return _MISSING
-    text = f"{100 * score.value:.1f}"
-    return text if score.standard_error is None else f"{text}{plus_minus}{100 * score.standard_error:.1f}"
-
-
-def _other(row: Row, plus_minus: str) -> list[str]:
-    cells = []
-    for score in row.scores:
-        if score is None:
-            cells.append(_MISSING)
-            continue
-        error = "" if score.standard_error is None else f"{plus_minus}{score.standard_error:.2f}"
-        cells.append(f"{score.value:.2f}{error}")
-    return [row.title, f"{row.metric}{' (lower is better)' if row.lower_is_better else ''}", *cells]
-
-
-def _markdown_line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-
-def _latex_line(cells: Iterable[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
-def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+    error = "" if score.standard_error is None else f" ± {scale * score.standard_error:.{digits}f}"
+    return f"{scale * score.value:.{digits}f}{error}"

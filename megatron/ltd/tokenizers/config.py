@@ -3,9 +3,9 @@
     model vocabulary = the smallest multiple of lcm(d, tp) not below max(tokenizer's vocabulary, --vocab-size)
 
 with d = ``--make-vocab-size-divisible-by`` and tp the tensor-parallel size, so that every tensor-parallel rank holds an
-equal share of the embedding. The ids above the tokenizer's own are never met in data, but the softmax runs over them.
-Megatron-LM pads to d * tp, which makes another model of every tensor-parallel size; here the model is the same for
-every tp that divides d. For Megatron-LM's figure give d * tp.
+equal share of the embedding. Ids above the tokenizer's own never occur in data, but the softmax includes them.
+Megatron-LM pads to d * tp, so that its model depends on the tensor-parallel size; here the model is the same for
+every tp that divides d. For Megatron-LM's size give d * tp.
 
 Not here: the tokenizers themselves (``build.build_tokenizer``).
 """
@@ -101,10 +101,12 @@ class TokenizerConfig(TokenizerFiles):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.vocab_size is not None and self.vocab_size < 1:
-            raise UserError(f"--vocab-size {self.vocab_size}: must be at least 1; leave it out to use the tokenizer's")
+            raise UserError(
+                f"--vocab-size {self.vocab_size}: it must be at least 1; leave it out to use the tokenizer's"
+            )
         if self.make_vocab_size_divisible_by < 1:
             raise UserError(
-                f"--make-vocab-size-divisible-by {self.make_vocab_size_divisible_by}: must be at least 1; "
+                f"--make-vocab-size-divisible-by {self.make_vocab_size_divisible_by}: it must be at least 1; "
                 "1 pads only to the tensor-parallel size"
             )
 

@@ -135,6 +135,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     flops_left = plan.flops(plan.num_steps) - plan.flops(min(iteration, plan.num_steps))
     with together():
         log = RunLog(config.logging, _log_folder(config), mesh.is_first, iteration, plan.num_steps, flops_left)
+        log.settings(config.settings_file())
     for note in _notes(config, start, new_weights, taken):
         log.print_line(note)
     record = {

@@ -1,4 +1,4 @@
-"""What a run logs: flags only, no torch."""
+"""Logging: flags only, no torch."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class LoggingConfig:
     )
     wandb_project: str | None = flag(None, affects="nothing", help="also log to this Weights & Biases project")
     wandb_exp_name: str | None = flag(None, affects="nothing", help="name of the Weights & Biases run")
-    progress: bool = flag(True, affects="nothing", help="no progress bar on a terminal")
+    progress: bool = flag(True, affects="nothing", help="show no progress bar")
 
     def __post_init__(self) -> None:
         positive(self, "log_interval")
         if self.wandb_exp_name is not None and self.wandb_project is None:
-            raise UserError("--wandb-exp-name is given without --wandb-project: name the project")
+            raise UserError(f"--wandb-exp-name {self.wandb_exp_name}: it needs --wandb-project; name the project")

@@ -1,5 +1,6 @@
 """The log of a run: console lines, a progress bar, ``metrics.jsonl``, TensorBoard and Weights & Biases.
 
+    config.yaml     the settings of the last start, for --config
     metrics.jsonl   one JSON object per line: "kind" is run (once per start), train (every step), validation or scores
     console         one line every --log-interval steps, with the means over them
     progress bar    on a terminal, with the time left estimated from the FLOPs left: steps grow as kept tokens grow
@@ -65,6 +66,20 @@ class RunLog:
 
             layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {elapsed} elapsed, {postfix}"
             self._bar = tqdm(total=num_steps, initial=first_step, bar_format=layout, dynamic_ncols=True, leave=False)
+
+    def settings(self, text: str) -> None:
+        """Write the settings of the run as ``config.yaml`` beside metrics.jsonl."""
+        if self._enabled:
+            path = Path(self._metrics.name).with_name("config.yaml")
+            try:
+                partial = path.with_name(f"{path.name}.partial")
+                partial.write_text(text, encoding="utf-8")
+                partial.replace(path)
+            except OSError as error:
+                raise UserError(
+                    f"--log-dir {path.parent}: {path.name} cannot be written ({error.strerror}); choose a folder that "
+                    "you own"
+                ) from None
 
     def print_line(self, text: str) -> None:
         """One line for the user."""

@@ -1,4 +1,4 @@
-"""The flags of a plan: what they must say together, and the published peaks."""
+"""The flags of a plan: which combinations are refused, and the published peaks."""
 
 from __future__ import annotations
 
@@ -6,48 +6,46 @@ from typing import Any
 
 import pytest
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.forecast.config import PEAK_TFLOPS, PlanConfig
+from tests.support_errors import refused
 
 SPEED = {"plan_mfu": 0.4, "plan_gpu": "a100"}
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "no plan": ({"plan": False, "plan_gpus": 8}, ["--plan-gpus 8 is given without --plan", "add --plan"]),
-    "file without a plan": ({"plan": False, "plan_json": "p.json"}, ["--plan-json p.json is given without --plan"]),
-    "question without a plan": ({"plan": False, "plan_target_saving": 0.3}, ["--plan-target-saving 0.3", "add --plan"]),
-    "mfu of nothing": ({**SPEED, "plan_mfu": 0.0}, ["--plan-mfu 0.0", "above 0 and at most 1"]),
-    "mfu in percent": ({**SPEED, "plan_mfu": 40.0}, ["--plan-mfu 40.0", "such as 0.4"]),
-    "no gpus": ({"plan_gpus": 0}, ["--plan-gpus 0: it must be above 0"]),
-    "no seconds": ({"plan_step_seconds": -1.0}, ["--plan-step-seconds -1.0: it must be above 0"]),
-    "no hours": ({**SPEED, "plan_gpu_hours": 0.0}, ["--plan-gpu-hours 0.0: it must be above 0"]),
-    "no peak": ({**SPEED, "plan_gpu": None, "plan_peak_tflops": -3.0}, ["--plan-peak-tflops -3.0"]),
-    "saving in percent": ({"plan_target_saving": 33.3}, ["--plan-target-saving 33.3", "such as 0.333"]),
+    "no plan": ({"plan": False, "plan_gpus": 8}, ["--plan-gpus 8", "--plan"]),
+    "file without a plan": ({"plan": False, "plan_json": "p.json"}, ["--plan-json p.json", "--plan"]),
+    "question without a plan": ({"plan": False, "plan_target_saving": 0.3}, ["--plan-target-saving 0.3", "--plan"]),
+    "mfu of 0": ({**SPEED, "plan_mfu": 0.0}, ["--plan-mfu 0.0"]),
+    "mfu in percent": ({**SPEED, "plan_mfu": 40.0}, ["--plan-mfu 40.0", "0.4"]),
+    "no gpus": ({"plan_gpus": 0}, ["--plan-gpus 0"]),
+    "no seconds": ({"plan_step_seconds": -1.0}, ["--plan-step-seconds -1.0"]),
+    "no hours": ({**SPEED, "plan_gpu_hours": 0.0}, ["--plan-gpu-hours 0.0"]),
+    "negative peak": ({**SPEED, "plan_gpu": None, "plan_peak_tflops": -3.0}, ["--plan-peak-tflops -3.0"]),
+    "saving in percent": ({"plan_target_saving": 33.3}, ["--plan-target-saving 33.3", "0.333"]),
     "two questions": (
         {**SPEED, "plan_target_saving": 0.3, "plan_gpu_hours": 10.0},
-        ["--plan-target-saving 0.3 and --plan-gpu-hours 10.0", "keep one"],
+        ["--plan-target-saving 0.3", "--plan-gpu-hours 10.0"],
     ),
-    "two speeds": ({**SPEED, "plan_step_seconds": 2.0}, ["--plan-mfu 0.4 and --plan-step-seconds 2.0", "keep one"]),
-    "two peaks": ({**SPEED, "plan_peak_tflops": 3.0}, ["--plan-gpu a100 and --plan-peak-tflops 3.0", "keep one"]),
-    "mfu of no peak": ({"plan_mfu": 0.4}, ["--plan-mfu 0.4", "give --plan-gpu", "--plan-peak-tflops"]),
-    "peak alone": ({"plan_gpu": "h100"}, ["--plan-gpu h100 alone says no time", "--plan-mfu"]),
+    "two speeds": ({**SPEED, "plan_step_seconds": 2.0}, ["--plan-mfu 0.4", "--plan-step-seconds 2.0"]),
+    "two peaks": ({**SPEED, "plan_peak_tflops": 3.0}, ["--plan-gpu a100", "--plan-peak-tflops 3.0"]),
+    "mfu without a peak": ({"plan_mfu": 0.4}, ["--plan-mfu 0.4", "--plan-gpu", "--plan-peak-tflops"]),
+    "peak alone": ({"plan_gpu": "h100"}, ["--plan-gpu h100", "--plan-mfu"]),
     "hours without a speed": ({"plan_gpu_hours": 5.0}, ["--plan-gpu-hours 5.0", "--plan-mfu", "--plan-step-seconds"]),
 }
 
 
-@pytest.mark.parametrize(("flags", "fragments"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_says_nothing_or_contradicts_itself_is_refused(flags: dict[str, Any], fragments: list[str]) -> None:
-    with pytest.raises(UserError) as refusal:
+@pytest.mark.parametrize(("flags", "names"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused_flags(flags: dict[str, Any], names: list[str]) -> None:
+    with refused(*names):
         PlanConfig(**{"plan": True, **flags})
-    for fragment in fragments:
-        assert fragment in str(refusal.value)
 
 
 def test_peaks_are_of_half_precision() -> None:
     for gpu, teraflops in PEAK_TFLOPS.items():
         plan = PlanConfig(plan=True, plan_gpu=gpu, plan_mfu=0.5)
         assert plan.peak_flops("float16") == teraflops * 1e12
-        with pytest.raises(UserError, match=f"--plan-gpu {gpu}.*computes in float32.*--plan-peak-tflops"):
+        with refused(f"--plan-gpu {gpu}", "float32", "--plan-peak-tflops"):
             plan.peak_flops("float32")
-    with pytest.raises(UserError, match=r"--plan-gpu v100.*float16 \(--fp16\).*bfloat16"):
+    with refused("--plan-gpu v100", "--fp16", "bfloat16"):
         PlanConfig(plan=True, plan_gpu="v100", plan_mfu=0.5).peak_flops("bfloat16")
     given = PlanConfig(plan=True, plan_peak_tflops=19.5, plan_mfu=0.5)
     assert given.peak_flops("float32") == 19.5e12

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from megatron.ltd.errors import UserError
+from tests.support_errors import refused
 
 
 @pytest.fixture(scope="module")
@@ -31,28 +31,27 @@ def config(benchmark: ModuleType, **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "names"),
     [
-        ({"task_data": None}, "--task-data is missing"),
-        ({"rounds": 0}, "--rounds is 0: it must be at least 1"),
-        ({"clock": "cpu"}, "--clock is cpu: .* add --threads 1 --device cpu"),
+        ({"task_data": None}, ["--task-data"]),
+        ({"rounds": 0}, ["--rounds 0", 1]),
+        ({"clock": "cpu"}, ["--clock cpu", "--threads 1", "--device cpu"]),
     ],
 )
-def test_mistakes_are_refused(benchmark: ModuleType, changes: dict[str, Any], message: str) -> None:
+def test_refused_flags(benchmark: ModuleType, changes: dict[str, Any], names: list[object]) -> None:
     pytest.importorskip("accelerate")
-    with pytest.raises(UserError, match=message):
+    with refused(*names):
         config(benchmark, **changes)
 
 
 def test_a_package_that_is_missing_is_named(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None if name == "accelerate" else name)
-    with pytest.raises(UserError, match="the package accelerate is not installed: pip install accelerate"):
+    with refused("accelerate"):
         config(benchmark)
 
 
 def test_the_ratio_is_to_the_fastest_of_the_others(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Medians of seconds, and of the ratio within a round: 4 / 2, 6 / 3 and 9 / 2."""
-    monkeypatch.setattr(benchmark, "version", lambda name: "1")
     monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: name)
     seconds = {"a": {"ours": [2.0, 3.0, 2.0], "hf, batch 1": [9.0, 9.0, 9.0], "hf, batch 8": [4.0, 6.0, 9.0]}}
     settings = config(benchmark, hf_batch_sizes=(1, 8), device="cpu")

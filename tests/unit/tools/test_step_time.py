@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import initialize
+from tests.support_errors import refused
 from tools.benchmark.step_time.config import StepTimeConfig
 from tools.benchmark.step_time.measure import DENSE, HUGGING_FACE, Measurement, Variant
-from tools.benchmark.step_time.report import aligned, figures, markdown, table
+from tools.benchmark.step_time.report import figures, table
 
 TOY = StepTimeConfig(
     num_layers=3, hidden_size=16, num_attention_heads=2, seq_length=16, micro_batch_size=2, vocab_size=64, device="cpu"
@@ -49,10 +49,9 @@ def test_ratios_are_taken_within_rounds() -> None:
     assert dropped.routing_share == pytest.approx(0.02) and dropped.share_of_products == pytest.approx(0.6)
     assert dense.theoretical_saving is dense.routing_share is hugging_face.realised_saving is None
     assert dense.times_of == pytest.approx({plain: 0.5, fused: 0.8})
-    lines = table([dense, dropped])
-    assert lines[2][1:8] == ["1.000", "1.000 – 3.000", "0", "60%", "40.0%", "50.0%", "1.25"]
-    assert {len(line) for line in lines} == {len(lines[0])}
-    assert len(aligned(lines).splitlines()) == 3 and len(markdown(lines).splitlines()) == 4
+    header, lines = table([dense, dropped])
+    assert lines[1][1:8] == ["1.000", "1.000 – 3.000", "0", "60%", "40.0%", "50.0%", "1.25"]
+    assert {len(line) for line in lines} == {len(header)}
 
 
 def test_all_contenders_learn_from_the_same_start() -> None:
@@ -100,21 +99,8 @@ def test_the_command_prints_a_table_and_writes_json(
     monkeypatch.setattr(
         sys,
         "argv",
-        [
-            str(script),
-            *TOY_FLAGS.split(),
-            "--kept-tokens",
-            "4",
-            "--block-sizes",
-            "1",
-            "2",
-            "--executed-layers",
-            "2",
-            "--token-bypass",
-            "--markdown",
-            "--json",
-            str(output),
-        ],
+        f"{script} {TOY_FLAGS} --kept-tokens 4 --block-sizes 1 2 --executed-layers 2 --token-bypass --markdown "
+        f"--json {output}".split(),
     )
     runpy.run_path(str(script))["main"]()
     printed = capsys.readouterr()
@@ -140,19 +126,18 @@ def test_the_command_prints_a_table_and_writes_json(
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "names"),
     [
-        ({"num_layers": 2}, "--num-layers is 2: it must be at least 3"),
-        ({"rounds": 0}, "--rounds is 0: it must be at least 1"),
-        ({"threads": 0}, "--threads is 0: it must be at least 1"),
-        ({"kept_tokens": (512,)}, "--kept-tokens has 512: it must be from 1 to --seq-length 512 - 1"),
-        ({"executed_layers": (12,)}, "--executed-layers has 12: it must be 1 to --num-layers 12 - 1"),
-        ({"block_sizes": (3,)}, "--block-sizes has 3: it must be 1 or more and divide --seq-length"),
-        ({"clock": "cpu"}, "--clock is cpu: "),
-        ({"json": "no/such/folder/a.json"}, "--json no/such/folder/a.json: there is no folder no/such/folder"),
+        ({"num_layers": 2}, ["--num-layers 2", 3]),
+        ({"rounds": 0}, ["--rounds 0", 1]),
+        ({"threads": 0}, ["--threads 0", 1]),
+        ({"kept_tokens": (512,)}, ["--kept-tokens 512", "--seq-length 512"]),
+        ({"executed_layers": (12,)}, ["--executed-layers 12", "--num-layers 12"]),
+        ({"block_sizes": (3,)}, ["--block-sizes 3", "--seq-length"]),
+        ({"clock": "cpu"}, ["--clock cpu", "--threads 1", "--device cpu"]),
+        ({"json": "no/such/folder/a.json"}, ["--json no/such/folder/a.json", "no/such/folder"]),
     ],
 )
-def test_what_cannot_be_measured_is_refused(values: dict[str, object], message: str) -> None:
-    with pytest.raises(UserError) as raised:
+def test_refused_flags(values: dict[str, object], names: list[object]) -> None:
+    with refused(*names):
         StepTimeConfig(**values)  # type: ignore[arg-type]
-    assert str(raised.value).startswith(message) and "\n" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""What the models have to beat: the frequencies of tokens, and logistic regression on counts of words."""
+"""Baselines: the frequencies of tokens, and logistic regression on counts of words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .recipe import Data
 
 
 def token_frequencies(data: Data, vocab_size: int) -> float:
-    """Mean loss of a held-out token that is guessed by how often it stands in the training text, plus one, alone."""
+    """Mean loss of held-out tokens that are predicted by their counts in the training text plus one."""
 
     def counts(prefix: Path) -> np.ndarray:
         sentences = IndexedDataset(str(prefix))
@@ -25,15 +25,13 @@ def token_frequencies(data: Data, vocab_size: int) -> float:
 
 
 def bag_of_words(data: Data) -> dict[str, float]:
-    """Accuracy and F1 of scikit-learn's logistic regression on single words, all settings its own defaults."""
+    """Accuracy and F1 of scikit-learn's logistic regression on single words, with default settings."""
     try:
         from sklearn.feature_extraction.text import CountVectorizer
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import accuracy_score, f1_score
     except ImportError:
-        raise UserError(
-            "scikit-learn is not installed: the benchmark compares with it; pip install scikit-learn"
-        ) from None
+        raise UserError("the package scikit-learn is not installed: run pip install scikit-learn") from None
 
     train = read_labelled(str(data.labelled_train), Columns(), flag="--labelled")
     valid = read_labelled(str(data.labelled_valid), Columns(), flag="--labelled", classes=train.classes)

@@ -1,7 +1,7 @@
 """The books and the labelled sentences of the comparison, encoded by the product's own tools.
 
 books                 the last 5 % of each held out; WordPiece vocabulary of the training part; split in sentences
-labelled sentences    sentence_polarity: one file a class, shuffled with a fixed seed, the last 10 % held out
+labelled sentences    sentence_polarity: one file per class, shuffled with a fixed seed, the last 10 % held out
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import hashlib
 import json
 import random
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from common.corpus import read_books, run_tool, split_book, write_jsonl
+from common.corpus import made_once, read_books, run_tool, split_book, write_jsonl
 
 from megatron.ltd.errors import UserError
 
@@ -25,18 +25,18 @@ _CLASSES = ("neg", "pos")
 
 @dataclass(frozen=True)
 class Facts:
-    """What the comparison ran on, for its report."""
+    """The data of the comparison, for its report."""
 
     books: tuple[str, ...]
     train_characters: int
     labelled_train: int
     labelled_valid: int
     sha256: str
-    """Of the four JSONL files, one after the other."""
+    """Of the four JSONL files together."""
 
 
 def prepare(recipe: Recipe, books_folder: Path, labelled: Path, folder: Path) -> tuple[Data, Facts]:
-    """Make what the runs read in ``folder``, or take what is there whole. Raises ``UserError``."""
+    """Make the data of the runs in ``folder``, or reuse it if it is complete. Raises ``UserError``."""
     data = Data(
         train_prefix=folder / "train_text_sentence",
         valid_prefix=folder / "valid_text_sentence",
@@ -44,15 +44,7 @@ def prepare(recipe: Recipe, books_folder: Path, labelled: Path, folder: Path) ->
         labelled_train=folder / "labelled_train.jsonl",
         labelled_valid=folder / "labelled_valid.jsonl",
     )
-    facts = folder / "facts.json"
-    if not facts.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        made = _make(recipe, books_folder, labelled, folder, data)
-        temporary = facts.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(made), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(facts)
-    record = json.loads(facts.read_text(encoding="utf-8"))
-    return data, Facts(**{**record, "books": tuple(record["books"])})
+    return data, made_once(folder / "facts.json", Facts, lambda: _make(recipe, books_folder, labelled, folder, data))
 
 
 def read_labelled_zip(path: Path) -> list[dict[str, str]]:
@@ -61,7 +53,9 @@ def read_labelled_zip(path: Path) -> list[dict[str, str]]:
         with zipfile.ZipFile(path) as archive:
             texts = {name: archive.read(f"sentence_polarity/rt-polarity.{name}").decode("latin-1") for name in _CLASSES}
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"--labelled {path}: is no sentence_polarity.zip ({error}); give it as published") from None
+        raise UserError(
+            f"--labelled {path}: is not sentence_polarity.zip ({error}); give the file as published"
+        ) from None
     return [
         {"text": line.strip(), "label": name}
         for name, text in texts.items()

@@ -1,41 +1,42 @@
-"""From finished runs to two tables, Markdown and JSON."""
+"""From finished runs to two tables in Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-from common.estimate import Estimate, estimate
+from common.estimate import estimate, markdown_table, text
 from common.runs import RunResult
 
 from megatron.ltd.format import format_count, format_flops
 
 from .recipe import FROM_SCRATCH, VARIANTS
 
+_PRETRAINING = (
+    "pretraining", "seeds", "loss, first step", "loss, held out", "masked-LM loss, held out", "sentence order right",
+    "layer tokens", "FLOPs", "saved", "CPU s",
+)  # fmt: skip
+_FINETUNING = ("pretraining", "seeds", "accuracy", "F1", "accuracy over the bag of words", "CPU s")
+
 
 def to_markdown(
     results: Sequence[RunResult],
     baseline: Mapping[str, float],
     first_losses: Mapping[str, float],
-    about: Mapping[str, Any],
+    reading: str | None,
+    facts: Sequence[str],
 ) -> str:
     """The page: pretraining, finetuning beside the bag of words, and how it was made."""
     by_variant: dict[str, list[RunResult]] = {}
     for result in results:
         by_variant.setdefault(result.variant, []).append(result)
-    lines = ["# BERT: every method, pretrained and finetuned", "", about["reading"] or "Reading: not written yet.", ""]
-    lines += _table(
-        ("pretraining", "seeds", "loss, first step", "loss, held out", "masked-LM loss, held out",
-         "sentence order right", "layer tokens", "FLOPs", "saved", "CPU s"),
-        [_pretraining(variant, by_variant[variant], first_losses) for variant in VARIANTS if variant in by_variant],
-    )  # fmt: skip
-    rows = [("bag of words, logistic regression", "", f"{baseline['accuracy']:.4f}", f"{baseline['f1']:.4f}", "", "")]
+    pretrained = [_pretraining(variant, by_variant[variant], first_losses) for variant in VARIANTS]
+    tuned = [("bag of words, logistic regression", "", f"{baseline['accuracy']:.4f}", f"{baseline['f1']:.4f}", "", "")]
     for variant in (FROM_SCRATCH, *VARIANTS):
         if runs := by_variant.get(f"finetuned {variant}"):
-            rows.append(_finetuning(variant, runs, baseline))
-    lines += ["", "Finetuned, dense, on labelled sentences:", ""]
-    lines += _table(("pretraining", "seeds", "accuracy", "F1", "accuracy over the bag of words", "CPU s"), rows)
-    return "\n".join([*lines, "", *about["facts"], ""])
+            tuned.append(_finetuning(variant, runs, baseline))
+    lines = ["# BERT: every method, pretrained and finetuned", "", reading or "Reading: not written yet.", ""]
+    lines += [*markdown_table(_PRETRAINING, pretrained), "", "Finetuned, dense, on labelled sentences:", ""]
+    return "\n".join([*lines, *markdown_table(_FINETUNING, tuned), "", *facts, ""])
 
 
 def _pretraining(variant: str, runs: Sequence[RunResult], first_losses: Mapping[str, float]) -> tuple[str, ...]:
@@ -65,11 +66,7 @@ def _finetuning(variant: str, runs: Sequence[RunResult], baseline: Mapping[str, 
     )
 
 
-def _text(runs: Sequence[RunResult], figure: Any, digits: int, *, sign: bool = False) -> str:
-    found: Estimate | None = estimate([figure(run) for run in runs])
-    return "-" if found is None else found.text(digits, sign=sign)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+def _text(
+    runs: Sequence[RunResult], figure: Callable[[RunResult], float | None], digits: int, *, sign: bool = False
+) -> str:
+    return text(estimate([figure(run) for run in runs]), digits, sign=sign)

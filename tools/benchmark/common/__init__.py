@@ -1,1 +1,1 @@
-"""What benchmarks that train share: books as data, runs at work and what they reached, estimates over seeds."""
+"""What benchmarks share: flags and pages, books as data, training runs and what they reached, estimates over seeds."""

@@ -1,10 +1,10 @@
-"""Books as training data: Project Gutenberg's frame cut off, the end of every book held out, encoded.
+"""Books as training data, encoded, without Project Gutenberg's frame; the end of every book is held out.
 
     book   |header| text ............................................. | last 5 % |footer|
-                    train.jsonl, one document a book                     valid.jsonl, one document
+                    train.jsonl, one document per book                   valid.jsonl, one document
 
-Held-out text is one document, cut where it fills a whole number of global batches: every run evaluates the same samples
-whatever its seed. Tokenizer and indexed tokens come from the product's own tools.
+Held-out text is one document, cut to a whole number of global batches: every run evaluates the same samples, whatever
+its seed. Tokenizer and indexed tokens are made with the product's own tools.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from megatron.ltd.data.indexed import DatasetCard
 from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
+
+Facts = TypeVar("Facts", bound=Any)
+"""A dataclass of facts about data."""
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 HELD_OUT_FRACTION = 0.05
@@ -45,7 +49,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class RunData:
-    """What the runs read: prefixes of indexed tokens and the tokenizer, and how many batches an evaluation takes."""
+    """The data of runs: prefixes of indexed tokens, the tokenizer, and the number of batches of an evaluation."""
 
     train_prefix: Path
     valid_prefix: Path
@@ -64,7 +68,7 @@ class RunData:
 
 @dataclass(frozen=True)
 class CorpusFacts:
-    """What runs read, for a report."""
+    """The data of runs, for a report."""
 
     books: tuple[str, ...]
     train_characters: int
@@ -76,7 +80,7 @@ class CorpusFacts:
 
 
 def strip_frame(text: str, name: str) -> str:
-    """The book between Project Gutenberg's START and END lines. Raises ``UserError`` where a line is missing."""
+    """The book between Project Gutenberg's START and END lines. Raises ``UserError`` if a line is missing."""
     start, end = _START.search(text), _END.search(text)
     if start is None or end is None or end.start() < start.end():
         missing = "START" if start is None else "END"
@@ -88,7 +92,7 @@ def strip_frame(text: str, name: str) -> str:
 
 
 def read_books(folder: Path, name: str | None = None) -> dict[str, str]:
-    """Books by file name, sorted, or the one named; without frame, line ends as newline. Raises ``UserError``."""
+    """Books by file name, sorted, or the one named ``name``, without their frame. Raises ``UserError``."""
     paths = sorted(folder.glob(name or "*.txt"))
     if not paths:
         raise UserError(f"--data {folder}: holds no {name or '.txt files'}; give a folder of Project Gutenberg books")
@@ -111,16 +115,12 @@ def split_book(text: str) -> tuple[str, str]:
 
 
 def prepare(encoding: Encoding, source: Path, folder: Path, book: str | None = None) -> tuple[RunData, CorpusFacts]:
-    """Make what the runs read in ``folder``, or take what is there whole: all books of ``source``, or the one named.
+    """Make the data of runs in ``folder``, or reuse it if it is complete: from all books of ``source``, or one.
 
     Raises ``UserError`` for bad books.
     """
-    data_file = folder / "corpus.json"
     prefixes = {name: folder / f"{name}_text_document" for name in ("train", "valid")}
-    if not data_file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _make(encoding, read_books(source, book), folder, data_file)
-    facts = read_facts(data_file)
+    facts = made_once(folder / "corpus.json", CorpusFacts, lambda: _make(encoding, read_books(source, book), folder))
     tokenizer = _tokenizer_flags(_tokenizer_files(encoding, folder))
     return RunData(prefixes["train"], prefixes["valid"], tokenizer, facts.eval_batches), facts
 
@@ -136,13 +136,18 @@ def _tokenizer_flags(files: TokenizerFiles) -> tuple[str, ...]:
     return ("--tokenizer-type", f"{files.tokenizer_type}", *model)
 
 
-def read_facts(path: Path) -> CorpusFacts:
-    """The facts that ``prepare`` recorded."""
+def made_once(path: Path, facts_class: type[Facts], make: Callable[[], Facts]) -> Facts:
+    """The facts in ``path``, or those of ``make``, which makes the data of this folder. Written when all is made."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(asdict(make()), indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
     record = json.loads(path.read_text(encoding="utf-8"))
-    return CorpusFacts(**{**record, "books": tuple(record["books"])})
+    return facts_class(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
 
 
-def _make(encoding: Encoding, books: Mapping[str, str], folder: Path, data_file: Path) -> None:
+def _make(encoding: Encoding, books: Mapping[str, str], folder: Path) -> CorpusFacts:
     parts = [split_book(text) for text in books.values()]
     train = write_jsonl(folder / "train.jsonl", [train for train, _ in parts])
     if encoding.vocab_size is not None:
@@ -161,7 +166,7 @@ def _make(encoding: Encoding, books: Mapping[str, str], folder: Path, data_file:
     train_card, valid_card = (_read_card(folder / f"{name}_text_document") for name in ("train", "valid"))
     samples = (valid_card.tokens - 1) // encoding.seq_length
     assert samples == eval_batches * encoding.batch_samples, (samples, eval_batches, encoding.batch_samples)
-    facts = CorpusFacts(
+    return CorpusFacts(
         books=tuple(books),
         train_characters=sum(len(train) for train, _ in parts),
         train_tokens=train_card.tokens,
@@ -169,16 +174,13 @@ def _make(encoding: Encoding, books: Mapping[str, str], folder: Path, data_file:
         eval_batches=eval_batches,
         sha256=hashlib.sha256(train + valid).hexdigest(),
     )
-    temporary = data_file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(facts), indent=1) + "\n", encoding="utf-8")
-    temporary.replace(data_file)
 
 
 def cut_held_out(text: str, encoding: Encoding, files: TokenizerFiles) -> tuple[str, int]:
-    """``text`` cut to whole global batches, and how many those are.
+    """``text`` cut to whole global batches, and their number.
 
-    Half a sample of slack stays at the end, so that encoding the cut text anew, which may join its last pieces
-    otherwise, cannot change the number of samples.
+    Half a sample of slack stays at the end: encoding the cut text may join its last pieces differently, and that must
+    not change the number of samples.
     """
     tokenizer = build_tokenizer(files)
     ids = tokenizer.encode(text)
@@ -206,14 +208,14 @@ def write_jsonl(path: Path, texts: Sequence[str]) -> bytes:
 
 
 def run_tool(tool: str, *flags: str) -> None:
-    """Run one of the product's tools; its own error line is the user's."""
+    """Run one of the product's tools, which prints its own errors."""
     command = [sys.executable, f"{REPOSITORY / 'tools' / tool}", *flags]
     if subprocess.run(command, env=child_environment(), check=False).returncode:
         raise UserError(f"tools/{tool} failed (its message is above): {' '.join(command[1:])}")
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a child: this checkout first on the path, one thread for each."""
+    """The environment of a child process: this checkout first on the path, one thread."""
     paths = [f"{REPOSITORY}", *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,

@@ -13,6 +13,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from megatron.ltd import format
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -65,6 +67,5 @@ def p_text(value: Estimate | None) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table: the first column is a name, the rest are figures."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+    """The lines of a Markdown table: the first column is a name, the rest are figures."""
+    return format.markdown_table(rows, header).splitlines()

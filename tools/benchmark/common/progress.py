@@ -1,7 +1,7 @@
-"""Progress of a benchmark: one line for the whole and every run at work.
+"""Progress of a benchmark: one line about all of it and every running process.
 
-On a terminal the line is rewritten twice a second, elsewhere it is printed once a minute. Time left comes from planned
-FLOPs: steps of random-LTD grow, so steps left would say too little.
+On a terminal the line is rewritten twice a second, elsewhere it is printed once a minute. The time left is computed
+from planned FLOPs, because the steps of random-LTD take longer as kept tokens grow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TAIL_BYTES = 8192
 
 
 class ProgressLine:
-    """Shows progress of ``specs``, all the runs of a benchmark. A context manager: leaves the terminal clean."""
+    """Shows the progress of ``specs``, all runs of a benchmark. A context manager that clears its line at the end."""
 
     def __init__(self, specs: Sequence[RunSpec]) -> None:
         self._specs = specs
@@ -77,7 +77,7 @@ class ProgressLine:
         if (spec.folder / "result.json").exists():
             return spec.planned_flops
         line = last_step(spec.folder / "metrics.jsonl")
-        # Steps of random-LTD cost less at first; counting them alike errs a little, and on the way only.
+        # The first steps of random-LTD cost less; counting all alike is a small error, which vanishes at the end.
         return spec.planned_flops * line["iteration"] / spec.steps if line else 0.0
 
     def _clear(self) -> None:
@@ -87,7 +87,7 @@ class ProgressLine:
 
 
 def last_step(path: Path) -> dict[str, Any] | None:
-    """The newest train line of a metrics.jsonl, read from the file's end; None where there is none yet."""
+    """The newest train line of a metrics.jsonl, read from the end of the file; None if there is none yet."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))

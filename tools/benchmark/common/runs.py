@@ -1,11 +1,11 @@
-"""Training runs: some at a time, each a process of its own, to the end or until they are asked to stop.
+"""Training runs: several at a time, each in its own process, to the end or until they are asked to stop.
 
     RUN/metrics.jsonl     every step, by the run itself       RUN/console.log    what it printed
-    RUN/attempts.jsonl    one line a start and one an end: CPU and wall seconds of the process
-    RUN/result.json       figures of a finished run; what is there is not run again
+    RUN/attempts.jsonl    one line per start and per end: CPU and wall seconds of the process
+    RUN/result.json       figures of a finished run, which is not run again
 
-Ctrl-C or SIGTERM asks the running processes to save and leave; starting again goes on from there. Wall time is
-disturbed by the neighbouring run, so what a run costs is the CPU time of its process (``os.wait4``: children included).
+Ctrl-C or SIGTERM asks the running processes to save and exit; starting again continues them. Runs disturb each other's
+wall time, so the cost of a run is the CPU time of its process (``os.wait4``, children included).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from types import FrameType
 from typing import Any
 
 from megatron.ltd.errors import RunStopped, UserError
+from megatron.ltd.reports.metrics import read_history
 
 from .corpus import REPOSITORY, child_environment
 from .progress import ProgressLine
@@ -35,7 +36,7 @@ _POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class RunResult:
-    """Figures of a finished run. Seconds are of all its starts together; None where a start was killed unmeasured."""
+    """Figures of a finished run. Seconds are those of all starts; None if one was killed before it was measured."""
 
     variant: str
     seed: int
@@ -52,7 +53,7 @@ class RunResult:
     starts: int
     versions: dict[str, Any]
     measures: dict[str, float] = field(default_factory=dict)
-    """Everything else that the last evaluation said."""
+    """Other measures of the last evaluation."""
 
 
 @dataclass
@@ -65,7 +66,7 @@ class _Attempt:
 
 
 def read_result(spec: RunSpec) -> RunResult | None:
-    """What a finished run reached; None for one that is not finished."""
+    """The result of a finished run; None for one that is not finished."""
     try:
         return RunResult(**json.loads((spec.folder / "result.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -113,7 +114,7 @@ def run_all(
 
 
 def _start(spec: RunSpec, lock: int) -> _Attempt:
-    """Start or continue a run in a session of its own: a terminal's Ctrl-C reaches us alone, and we ask it to save."""
+    """Start or continue a run in its own session, so that Ctrl-C reaches only this process, which asks it to save."""
     spec.folder.mkdir(parents=True, exist_ok=True)
     _record_attempt(spec, {"event": "start", "command": " ".join(command_of(spec))})
     with (spec.folder / "console.log").open("ab") as console:
@@ -145,11 +146,11 @@ def _wait(attempt: _Attempt) -> float | None:
 
 
 def _finish(attempt: _Attempt, cpu_seconds: float) -> bool:
-    """Record how a process ended, and its result if the run is through; says whether it is."""
+    """Record how a process ended, and its result if the run is finished; returns whether it is."""
     spec, status = attempt.spec, attempt.process.returncode
     wall_seconds = time.monotonic() - attempt.started
     _record_attempt(spec, {"event": "end", "status": status, "cpu_seconds": cpu_seconds, "wall_seconds": wall_seconds})
-    # The request to leave can reach a run that is through and about to end; its figures are whole all the same.
+    # The request to exit can reach a run that has just finished; its figures are complete all the same.
     result = collect(spec) if status in (0, -signal.SIGTERM) else None
     if result is None:
         return False
@@ -163,18 +164,18 @@ def _failure(attempt: _Attempt) -> str:
     """One line about a run that ended before its last step."""
     return (
         f"{attempt.spec.name} ended with status {attempt.process.returncode} before its last step: see "
-        f"{attempt.spec.folder / 'console.log'}; starting again goes on with it"
+        f"{attempt.spec.folder / 'console.log'}; start again to continue it"
     )
 
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """A list that holds every SIGINT and SIGTERM that has come."""
+    """A list of every SIGINT and SIGTERM that has arrived."""
     requests: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if not requests:
-            print("\nstopping: the running processes save and leave", file=sys.stderr, flush=True)
+            print("\nstopping: the running processes save and exit", file=sys.stderr, flush=True)
         requests.append(number)
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -186,15 +187,19 @@ def _stop_requests() -> Iterator[list[int]]:
 
 
 def collect(spec: RunSpec) -> RunResult | None:
-    """The figures of a run from what it wrote; None while its last step and evaluation are missing.
+    """The figures of a run from its log; None while its last step or evaluation is missing.
 
-    Checked against the plan: a run that computed something else is a bug, not a result.
+    They are checked against the plan: a run that computed something else is a bug, not a result.
     """
-    steps, losses, about = read_metrics(spec.folder / "metrics.jsonl")
-    if spec.steps not in steps or spec.steps not in losses:
+    try:
+        history = read_history(spec.folder, spec.name)
+    except UserError:  # no step yet
         return None
-    assert sorted(steps) == list(range(1, spec.steps + 1)), f"{spec.name}: steps are missing in metrics.jsonl"
-    flops = sum(line["step_flops"] for line in steps.values())
+    last, validations = history.steps[-1], history.validations
+    if last["iteration"] != spec.steps or not validations or validations[-1]["iteration"] != spec.steps:
+        return None
+    assert len(history.steps) == spec.steps, f"{spec.name}: steps are missing in metrics.jsonl"
+    flops = history.flops[-1]
     assert flops == spec.planned_flops, f"{spec.name}: computed {flops} FLOPs, planned {spec.planned_flops}"
     starts, ends = _read_attempts(spec)
     measured = starts == len(ends)
@@ -202,39 +207,18 @@ def collect(spec: RunSpec) -> RunResult | None:
         variant=spec.variant,
         seed=spec.seed,
         steps=spec.steps,
-        validation_loss=losses[spec.steps]["loss"],
-        layer_tokens=steps[spec.steps]["consumed_layer_tokens"],
-        tokens=steps[spec.steps]["consumed_tokens"],
+        validation_loss=validations[-1]["loss"],
+        layer_tokens=last["consumed_layer_tokens"],
+        tokens=last["consumed_tokens"],
         flops=flops,
-        dense_flops=sum(line["dense_step_flops"] for line in steps.values()),
+        dense_flops=sum(step["dense_step_flops"] for step in history.steps),
         cpu_seconds=sum(end["cpu_seconds"] for end in ends) if measured else None,
         wall_seconds=sum(end["wall_seconds"] for end in ends) if measured else None,
-        training_seconds=sum(line["step_seconds"] for line in steps.values()),
+        training_seconds=history.seconds[-1],
         starts=starts,
-        versions=about["versions"],
-        measures={
-            name: value for name, value in losses[spec.steps].items() if name not in ("kind", "iteration", "loss")
-        },
+        versions=history.about["versions"],
+        measures={name: value for name, value in validations[-1].items() if name not in ("kind", "iteration", "loss")},
     )
-
-
-def read_metrics(path: Path) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]], dict[str, Any]]:
-    """Train and validation lines by iteration, the later line counting, and the last ``run`` line."""
-    steps: dict[int, dict[str, Any]] = {}
-    losses: dict[int, dict[str, Any]] = {}
-    about: dict[str, Any] = {}
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:  # the last line of a run that is writing it, or was killed while it did
-            continue
-        if line["kind"] == "train":
-            steps[line["iteration"]] = line
-        elif line["kind"] == "validation":
-            losses[line["iteration"]] = line
-        else:
-            about = line
-    return steps, losses, about
 
 
 def _record_attempt(spec: RunSpec, record: dict[str, Any]) -> None:
@@ -243,7 +227,7 @@ def _record_attempt(spec: RunSpec, record: dict[str, Any]) -> None:
 
 
 def _read_attempts(spec: RunSpec) -> tuple[int, list[dict[str, Any]]]:
-    """How often a run was started, and the ends that were measured."""
+    """The number of starts of a run, and the measured ends."""
     records = [json.loads(line) for line in (spec.folder / "attempts.jsonl").read_text(encoding="utf-8").splitlines()]
     return (
         sum(record["event"] == "start" for record in records),
@@ -253,14 +237,14 @@ def _read_attempts(spec: RunSpec) -> tuple[int, list[dict[str, Any]]]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[int]:
-    """Hold ``folder`` for this command and its children: a child that outlives us keeps it. Raises ``UserError``."""
+    """Lock ``folder`` for this command and its children, also children that outlive it. Raises ``UserError``."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
-                f"--work-dir {folder}: another comparison, or a run that it left, is at work there; wait for it, "
-                "stop it, or give another folder"
+                f"--work-dir {folder}: is in use by another benchmark or by one of its runs; wait for it, stop it, or "
+                "give another folder"
             ) from None
         yield file.fileno()

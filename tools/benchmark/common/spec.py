@@ -1,4 +1,4 @@
-"""A training run as data: its command line, where it writes, and what it will compute by the product's own planner."""
+"""A training run as data: its command line, its folder, and its planned FLOPs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RunSpec:
     steps: int
     planned_flops: int
     folder: Path
-    """It saves there, so that starting it again continues it."""
+    """It saves there; starting it again continues it."""
     flags: tuple[str, ...]
     """Of ``script``."""
     script: str = "pretrain_gpt_ltd.py"

@@ -1,9 +1,11 @@
-"""What the step-time benchmark measures: flags only, no torch."""
+"""The flags of the step-time benchmark; no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+
+from common.page import check_at_least, check_clock
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
@@ -18,7 +20,7 @@ class StepTimeConfig:
     num_attention_heads: int = flag(6, help="attention heads")
     seq_length: int = flag(512, help="tokens in a sample")
     micro_batch_size: int = flag(4, help="samples a step")
-    vocab_size: int = flag(8192, help="rows of the embedding, equal for all models")
+    vocab_size: int = flag(8192, help="vocabulary of all models")
     kept_tokens: tuple[int, ...] = flag(
         (), metavar="K", help="kept tokens to measure (default: a quarter, a half and three quarters of the tokens)"
     )
@@ -29,13 +31,13 @@ class StepTimeConfig:
         (), metavar="N", help="also measure layer dropping, in steps in which this many layers run"
     )
     token_bypass: bool = flag(False, help="also measure TokenBypass: half the tokens bypass the middle, by importance")
-    rounds: int = flag(7, help="measured rounds; in each, every variant makes one step")
-    warmup_rounds: int = flag(1, help="rounds before them that are not counted")
-    threads: int | None = flag(None, help="threads of the CPU (default: torch's, one a core)")
+    rounds: int = flag(7, help="measured rounds; each is one step of every variant")
+    warmup_rounds: int = flag(1, help="rounds before them that are not measured")
+    threads: int | None = flag(None, help="CPU threads (default: torch's, one per core)")
     clock: str = flag(
         "wall",
         choices=("wall", "cpu"),
-        help="cpu: CPU time of the process, for a machine that others use; with --threads 1, as idle threads count too",
+        help="cpu: CPU time of the process, for a busy machine; needs --threads 1, because waiting threads count too",
     )
     device: str = flag("auto", choices=("auto", "cuda", "cpu"), help="where to compute")
     bf16: bool = flag(False, help="compute in bfloat16, with fp32 main weights")
@@ -43,33 +45,19 @@ class StepTimeConfig:
         "auto", choices=("auto", "local", "transformer_engine"), help="kernels of our layers, as in pretrain_gpt_ltd.py"
     )
     seed: int = flag(1234, help="seed of weights, tokens and kept tokens")
-    json: str | None = flag(None, metavar="FILE", help="also write everything measured here")
+    json: str | None = flag(None, metavar="FILE", help="also write all measurements to this file")
     markdown: bool = flag(False, help="print the table and its circumstances as Markdown")
 
     def __post_init__(self) -> None:
-        for name, least in {
-            "num_layers": 3,
-            "micro_batch_size": 1,
-            "vocab_size": 2,
-            "rounds": 1,
-            "seq_length": 4,
-        }.items():
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least {least}")
-        if self.warmup_rounds < 0:
-            raise UserError(f"--warmup-rounds is {self.warmup_rounds}: it must be 0 or more")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"--threads is {self.threads}: it must be at least 1")
-        if self.clock == "cpu" and (self.threads != 1 or self.device != "cpu"):
-            raise UserError(
-                "--clock is cpu: CPU time counts threads that wait, and no GPU; "
-                "add --threads 1 --device cpu, or use --clock wall"
-            )
+        check_at_least(
+            self, num_layers=3, micro_batch_size=1, vocab_size=2, rounds=1, seq_length=4, warmup_rounds=0, threads=1
+        )
+        check_clock(self.clock, self.threads, self.device)
         for kept_tokens in self.kept_tokens:
             if not 1 <= kept_tokens < self.seq_length:
                 raise UserError(
-                    f"--kept-tokens has {kept_tokens}: it must be from 1 to --seq-length {self.seq_length} - 1; "
-                    "the dense step is measured anyway"
+                    f"--kept-tokens {kept_tokens}: must be from 1 to --seq-length {self.seq_length} - 1; the dense "
+                    "step is measured anyway"
                 )
         for block_size in self.block_sizes:
             wrong = [
@@ -77,14 +65,14 @@ class StepTimeConfig:
             ]
             if wrong:
                 raise UserError(
-                    f"--block-sizes has {block_size}: it must be 1 or more and divide --seq-length and every number of "
-                    f"kept tokens, {wrong[0]} among them"
+                    f"--block-sizes {block_size}: must be 1 or more and divide --seq-length and every number of kept "
+                    f"tokens, also {wrong[0]}"
                 )
         for executed_layers in self.executed_layers:
             if not 1 <= executed_layers < self.num_layers:
                 raise UserError(
-                    f"--executed-layers has {executed_layers}: it must be 1 to --num-layers {self.num_layers} - 1; "
-                    "the dense step is measured anyway"
+                    f"--executed-layers {executed_layers}: must be from 1 to --num-layers {self.num_layers} - 1; the "
+                    "dense step is measured anyway"
                 )
         if self.json is not None and not Path(self.json).absolute().parent.is_dir():
             raise UserError(f"--json {self.json}: there is no folder {Path(self.json).parent}; make it first")

@@ -1,4 +1,4 @@
-"""The models that take turns: ours, built as a run builds it, and Hugging Face's GPT-2 of the same shape.
+"""The measured models: ours, built as in a run, and Hugging Face's GPT-2 of the same shape.
 
 All make the same optimizer step on the same tokens: forward, loss, backward, clipping at norm 1, the project's fused
 Adam with weight decay on matrices only. Ours, dense and with a method, is one model: a plan is an argument of a step.
@@ -7,8 +7,8 @@ Adam with weight decay on matrices only. Ours, dense and with a method, is one m
     Hugging Face      a plain loop around GPT2LMHeadModel, with its scaled_dot_product_attention; under --bf16 in
                       autocast over fp32 weights
 
-Both compute GELU's tanh approximation. GPT2Config's own choice, ``gelu_new``, composes it of elementwise operations;
-``gelu_pytorch_tanh`` is the same function in one kernel, the one that ours calls.
+Both compute GELU's tanh approximation. ``gelu_new``, the default of GPT2Config, is several elementwise operations;
+``gelu_pytorch_tanh`` is the same function in one kernel, which ours calls too.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def model_config(config: StepTimeConfig) -> ModelConfig:
 
 
 def facts_of(config: StepTimeConfig) -> ModelFacts:
-    """What a method knows of this model."""
+    """The facts about this model for methods."""
     return ModelFacts(config.num_layers, config.seq_length, config.seed)
 
 
@@ -75,13 +75,13 @@ def build_layer_drop(config: StepTimeConfig, executed_layers: int) -> LayerDrop:
 
 
 def build_token_bypass(config: StepTimeConfig) -> TokenBypass:
-    """TokenBypass as its paper has it: half the tokens, by importance."""
+    """TokenBypass as in its paper: half of the tokens, by importance."""
     flags = TokenBypassConfig(token_bypass=True, token_bypass_kept_tokens=config.seq_length // 2)
     return TokenBypass.build(flags, facts_of(config))
 
 
 def build_random_ltd(config: StepTimeConfig, block_size: int) -> Method:
-    """random-LTD on all layers but the first and the last; its schedule plays no part here."""
+    """random-LTD on all layers but the first and the last; its schedule is not used here."""
     flags = RandomLTDConfig(
         random_ltd=True, ltd_min_kept_tokens=config.seq_length, ltd_growth_steps=1, ltd_granularity=block_size,
         ltd_block_size=block_size,
@@ -111,10 +111,10 @@ def build_batch(config: StepTimeConfig, device: torch.device) -> Batch:
 
 
 def build_ours(config: StepTimeConfig, batch: Batch, mesh: Mesh) -> Callable[..., float]:
-    """One optimizer step of our GPT under a plan; returns the loss. Each call draws for new sample ids.
+    """A function that makes one optimizer step of our GPT and returns the loss. Each call has new sample ids.
 
-    Called with a plan, with the method that makes it, and with the number of layers that run, where that varies
-    from step to step: a step is taken in which it is that.
+    Its arguments are a plan, the method that makes it, and the number of layers that run: if that varies from step to
+    step, a step with this number is chosen.
     """
     route.install()
     model, parallel, precision = model_config(config), ParallelConfig(), PrecisionConfig(bf16=config.bf16)
@@ -160,9 +160,7 @@ def build_hugging_face(config: StepTimeConfig, batch: Batch, activation: str) ->
     try:
         from transformers import GPT2Config, GPT2LMHeadModel
     except ImportError:
-        raise UserError(
-            "transformers is not installed: the benchmark compares with it; pip install transformers"
-        ) from None
+        raise UserError("the package transformers is not installed: run pip install transformers") from None
 
     device = batch.tokens_BS.device
     gpt2_config = GPT2Config(

@@ -1,9 +1,9 @@
-"""Taking turns: every variant makes one step a round, and is compared within the round.
+"""Rounds of measurements: every variant makes one step per round, and is compared within the round.
 
     round 1:  probe  dense  K=128  K=256  K=384  (other methods)  HF  HF fused GELU     round 2: the same again ...
 
-What slows a machine for a while slows neighbours in a round alike, so ratios are taken within rounds and then their
-median; seconds are the median, the fastest and the slowest over rounds.
+What slows the machine for a while affects all variants of a round, so ratios are medians of the ratio within a round;
+seconds are the median, the fastest and the slowest over rounds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PROBES_A_ROUND = 3
 
 @dataclass
 class Variant:
-    """One contender and what was measured of it; lists hold one entry a counted round."""
+    """One contender and its measurements; lists have one entry per measured round."""
 
     name: str
     step: Callable[[], object]
@@ -40,7 +40,7 @@ class Variant:
     routing_seconds: list[float] = field(default_factory=list)
     """Of ``routing``."""
     peak_bytes: int = 0
-    """Most that a step held beyond what was there before it; 0 where the device does not tell."""
+    """Most memory that a step allocated; 0 on a CPU, where it is not measured."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Measurement:
 
 
 def measure(config: StepTimeConfig) -> Measurement:
-    """Build every contender and let them take turns; says on stderr where it is. Raises ``UserError``."""
+    """Build and measure all contenders; prints progress to stderr. Raises ``UserError``."""
     threads_before = torch.get_num_threads()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -103,7 +103,7 @@ def _build(config: StepTimeConfig, mesh: Mesh) -> list[Variant]:
 
 @dataclass(frozen=True)
 class _Rounds:
-    """The turns, on one device."""
+    """The rounds, on one device."""
 
     config: StepTimeConfig
     device: torch.device
@@ -139,7 +139,7 @@ class _Rounds:
             variant.routing_seconds += routing_seconds
 
     def _seconds(self, work: Callable[[], object]) -> float:
-        """What ``work`` takes on the chosen clock, a GPU's queue included."""
+        """The time of ``work`` on the chosen clock, including queued work of a GPU."""
         clock = time.process_time if self.config.clock == "cpu" else time.perf_counter
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

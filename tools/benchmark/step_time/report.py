@@ -7,16 +7,14 @@ routing           sampling, gather and scatter by themselves / the step of the s
 
 from __future__ import annotations
 
-import datetime
 import os
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from statistics import median
 from typing import Any
 
 import torch
+from common.page import about
 
 from megatron.ltd.versions import cpu_model
 
@@ -26,7 +24,7 @@ from .measure import DENSE, HUGGING_FACE, Measurement, Variant
 
 @dataclass(frozen=True)
 class Figures:
-    """What the table says of one variant; ratios are medians over rounds of the ratio within a round."""
+    """The figures of one variant; ratios are medians over rounds of the ratio within a round."""
 
     name: str
     step_seconds: float
@@ -72,21 +70,12 @@ def _figures_of(variant: Variant, by_name: dict[str, Variant], probe: Sequence[f
     )
 
 
-def table(rows: Sequence[Figures]) -> list[list[str]]:
-    """Header and one row a variant, as text."""
+def table(rows: Sequence[Figures]) -> tuple[list[str], list[list[str]]]:
+    """Header and one row per variant, as text."""
     shows_memory = any(row.peak_bytes for row in rows)
-    header = [
-        "",
-        "seconds a step",
-        "min – max",
-        "GFLOP/s",
-        "of the products",
-        "FLOPs saved",
-        "time saved",
-        "time / FLOPs",
-    ]
-    header += [f"x {name}" for name in HUGGING_FACE] + ["routing"] + ["GiB a step"] * shows_memory
-    lines = [header]
+    header = ["", "seconds a step", "min – max", "GFLOP/s", "of the products"]
+    header += ["FLOPs saved", "time saved", "time / FLOPs", *(f"x {name}" for name in HUGGING_FACE), "routing"]
+    lines = []
     for row in rows:
         cells = [row.name, f"{row.step_seconds:.3f}", f"{row.fastest_seconds:.3f} – {row.slowest_seconds:.3f}"]
         cells += [f"{row.flops_per_second / 1e9:.0f}", f"{row.share_of_products:.0%}"]
@@ -98,46 +87,21 @@ def table(rows: Sequence[Figures]) -> list[list[str]]:
         cells += [f"{row.times_of[name]:.2f}" for name in HUGGING_FACE]
         cells += ["" if row.routing_share is None else f"{row.routing_share:.1%}"]
         lines.append(cells + [f"{row.peak_bytes / 2**30:.2f}"] * shows_memory)
-    return lines
+    return header + ["GiB a step"] * shows_memory, lines
 
 
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """The table for a terminal."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for line in lines
-    )
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """The table as Markdown."""
-    marked = [lines[0], ["---", *["---:"] * (len(lines[0]) - 1)], *lines[1:]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in marked)
-
-
-def circumstances(config: StepTimeConfig, measurement: Measurement, command: str) -> dict[str, str]:
-    """Where, when and with what it was measured."""
+def circumstances(config: StepTimeConfig, measurement: Measurement) -> dict[str, str]:
+    """The circumstances of the measurement."""
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     threads = config.threads or torch.get_num_threads()
-    machine = torch.cuda.get_device_name() if on_gpu else f"{cpu_model()}, {os.cpu_count()} cores, {threads} threads"
-    packages = ("torch", "megatron-core", "transformers")
-    return {
-        "command": command,
-        "machine": machine,
-        "shape": f"{config.num_layers} layers, hidden {config.hidden_size}, {config.num_attention_heads} heads, "
+    return about(
+        "step_time.py", "torch", "megatron-core", "transformers",
+        machine=torch.cuda.get_device_name() if on_gpu else f"{cpu_model()}, {os.cpu_count()} cores, {threads} threads",
+        shape=f"{config.num_layers} layers, hidden {config.hidden_size}, {config.num_attention_heads} heads, "
         f"S {config.seq_length}, B {config.micro_batch_size}, vocabulary {config.vocab_size}, "
         f"{'bf16' if config.bf16 else 'fp32'}, {config.rounds} rounds"
         + (", CPU seconds" if config.clock == "cpu" else ""),
-        "matrix product": f"{median(measurement.probe_flops_per_second) / 1e9:.0f} GFLOP/s",
-        "versions": ", ".join(
-            [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
-        ),
-        "date": datetime.date.today().isoformat(),
-        "load average": f"{os.getloadavg()[0]:.1f} over the last minute, this benchmark included",
-    }
+    ) | {"matrix product": f"{median(measurement.probe_flops_per_second) / 1e9:.0f} GFLOP/s"}  # fmt: skip
 
 
 def to_json(

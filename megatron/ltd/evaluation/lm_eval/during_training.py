@@ -1,9 +1,9 @@
-"""Tasks scored with the weights in training: ``--eval-tasks``.
+"""Scores on tasks during training: ``--eval-tasks``.
 
-    find_tasks    before anything is built: names, local data, lm-eval itself; the tasks with their documents
-    build_scorer  lm-eval over the model as it stands, on all data-parallel ranks -> {"lambada_openai/acc": 0.31, ...}
+    find_tasks    checks names, local data and lm-eval itself before the run is built; loads the tasks
+    build_scorer  scores the current weights on all data-parallel ranks -> {"lambada_openai/acc": 0.31, ...}
 
-A checkpoint of the same step gives the same figures in ``tools/evaluate.py``, which adds standard errors.
+``tools/evaluate.py`` gives the same scores for a checkpoint of the same step, with standard errors.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 
 def find_tasks(flags: TaskScoresConfig, parallel: ParallelConfig) -> Any:
-    """The tasks of ``--eval-tasks``, loaded by lm-eval, whose examples the data-parallel processes are to share.
+    """The tasks of ``--eval-tasks``, loaded by lm-eval. The data-parallel processes share their examples.
 
-    Raises ``UserError`` for what lm-eval has not, and for more processes than examples.
+    Raises ``UserError`` for unknown tasks, and for more processes than examples.
     """
     num_processes = int(os.environ.get("WORLD_SIZE", "1")) // parallel.model_parallel_size
     if flags.eval_tasks_data is not None:  # before anything of Hugging Face's is imported
@@ -50,7 +50,7 @@ def find_tasks(flags: TaskScoresConfig, parallel: ParallelConfig) -> Any:
 
 
 def build_scorer(run: Run, tasks: Any) -> Scorer:
-    """Scores ``tasks`` with the run's present weights; the first process gets the figures, the others none."""
+    """A function that scores ``tasks`` with the current weights; the first process gets the scores, the others none."""
     from lm_eval.evaluator import evaluate
     from megatron.core.utils import unwrap_model
 
@@ -62,7 +62,7 @@ def build_scorer(run: Run, tasks: Any) -> Scorer:
     tokenizer = run.task.tokenizer  # type: ignore[attr-defined]  # only a GPT has these flags
     vocab_size = unpadded_vocab_size(run.config.tokenizer, tokenizer.vocab_size)
     model = CausalLM(unwrap_model(chunk), run.config.model, vocab_size, run.mesh, num_text_ids=tokenizer.vocab_size)
-    # As many tokens as a microbatch, which fit with activations kept for the backward pass.
+    # As many tokens as a microbatch: these fit even with the activations of the backward pass.
     batch = BatchSize(run.config.training.micro_batch_size * run.config.model.seq_length)
     asked = HarnessModel(model, tokenizer, batch, seed=run.config.training.seed)
 
@@ -77,7 +77,7 @@ def build_scorer(run: Run, tasks: Any) -> Scorer:
 
 
 def _figures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """lm-eval's results by "task/metric"; a metric over a filter's answers is "task/metric,filter"."""
+    """lm-eval's results by "task/metric"; with a filter the key is "task/metric,filter"."""
     return {
         f"{task}/{metric.removesuffix(',none')}": float(value)
         for task, metrics in results.items()
@@ -88,7 +88,7 @@ def _figures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _in_our_flags() -> Iterator[None]:
-    """Have mistakes named by the flags of a training command, not by those of ``tools/evaluate.py``."""
+    """Rename the flags in errors: those of ``tools/evaluate.py`` to those of a training command."""
     try:
         yield
     except UserError as error:
@@ -99,7 +99,7 @@ def _in_our_flags() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without lm-eval's notes and bars: the run's own log says what comes out."""
+    """Hide lm-eval's log and progress bars; the log of the run has the scores."""
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stderr(io.StringIO()):

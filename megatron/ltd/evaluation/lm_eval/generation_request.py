@@ -1,4 +1,4 @@
-"""What a task wants generated: lm-eval's ``generation_kwargs``, read strictly, and where the text ends."""
+"""A request to generate text: lm-eval's ``generation_kwargs``, checked strictly, and where the text ends."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from megatron.ltd.errors import UserError
 
 MAX_NEW_TOKENS = 256
-"""Where a task says nothing, as for lm-eval's own models."""
+"""If a task sets no limit; lm-eval's own models have the same."""
 
 _KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
 _WITHOUT_EFFECT = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "use_cache": True}
-"""Settings for other libraries, at the values that say nothing."""
+"""Settings of other libraries, at the values that change nothing."""
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_gen_toks": (lambda number: number >= 0, "0 or more"),
     "temperature": (lambda value: float(value) >= 0.0, "0 (the likeliest token) or more"),
@@ -26,7 +26,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A prompt that leaves the model room for the answer, and how to go on from it."""
+    """A prompt, cut so that the answer fits the model, and how to continue it."""
 
     prompt: tuple[int, ...]
     is_truncated: bool
@@ -36,28 +36,28 @@ class GenerationRequest:
     top_k: int | None
     top_p: float
     draw: int
-    """How many earlier requests have the same prompt: each is to get a text of its own where draws are random."""
+    """How many earlier requests have the same prompt: each gets another sample."""
 
     @classmethod
     def read(cls, prompt: Sequence[int], arguments: Mapping[str, Any], max_length: int, draw: int) -> GenerationRequest:
-        """Raises ``UserError`` for settings that this program does not know, values that cannot be, and more tokens
-        than the model has.
-        """
+        """Raises ``UserError`` for unknown settings, values out of range, and more tokens than fit the model."""
         settings: dict[str, Any] = dict(normalize_gen_kwargs(dict(arguments), MAX_NEW_TOKENS))
         for name, value in settings.items():
             if name not in _KNOWN and not (name in _WITHOUT_EFFECT and value == _WITHOUT_EFFECT[name]):
                 raise UserError(
-                    f"generation is asked for with {name}={value}: of --gen_kwargs, and of a task's generation_kwargs, "
-                    f"{', '.join(sorted(_KNOWN))} are known; leave it out"
+                    f"--gen_kwargs {name}={value}: is not supported, here or in the generation_kwargs of a task; use "
+                    f"{', '.join(sorted(_KNOWN))}"
                 )
         for name, (is_right, rule) in _RULES.items():
             if settings.get(name) is not None and not is_right(settings[name]):
-                raise UserError(f"generation is asked for with {name}={settings[name]}: it must be {rule}")
+                raise UserError(
+                    f"--gen_kwargs {name}={settings[name]}: must be {rule}; change it, or the task's setting"
+                )
         room = max_length - settings["max_gen_toks"]
         if room < 1:
             raise UserError(
-                f"generation of up to {settings['max_gen_toks']} tokens is asked for, and the model has room for "
-                f"{max_length} with the prompt: give --gen_kwargs max_gen_toks=N below {max_length}"
+                f"--gen_kwargs max_gen_toks={settings['max_gen_toks']}: the model takes {max_length} tokens, prompt "
+                f"included; give a number below {max_length}"
             )
         samples = settings["do_sample"]
         return cls(
@@ -76,7 +76,7 @@ class GenerationRequest:
         return len(self.prompt) + self.max_new_tokens
 
     def is_stopped(self, text: str) -> bool:
-        """Whether a stop sequence stands in the new text."""
+        """Whether the new text contains a stop sequence."""
         return any(stop in text for stop in self.until)
 
     def cut(self, text: str) -> str:

@@ -1,25 +1,26 @@
-"""Our models as lm-eval asks them: EleutherAI's harness brings tasks, prompts and metrics, this class the figures.
+"""Our models as lm-eval models: EleutherAI's harness provides tasks, prompts and metrics.
 
     loglikelihood           log p(continuation | context)                     multiple choice, LAMBADA
     loglikelihood_rolling   log p(text), in windows of the model's length     perplexity
-    generate_until          text that follows, up to a stop sequence          open questions
+    generate_until          continuation, up to a stop sequence               open questions
 
-Requests are divided over data-parallel ranks by lm-eval, which asks each for its share and gathers results here; the
-ranks of a tensor-parallel group answer the same requests together, and all of them count as one.
+lm-eval divides the requests over the data-parallel ranks and gathers their results; the ranks of a tensor-parallel
+group answer the same requests together.
 
-A context that is too long loses its beginning, as with lm-eval's own models; how many did is said and goes into the
-results. This module needs the package lm-eval; what it computes with does not (``scoring``, ``decoding``).
+A context that is too long loses its beginning, as with lm-eval's own models. The number of such contexts is logged and
+part of the results. This module needs the package lm-eval; ``scoring`` and ``decoding``, which it uses, do not.
 """
 
 from __future__ import annotations
 
 import atexit
 import logging
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 import torch.distributed as dist
@@ -41,14 +42,15 @@ from megatron.ltd.parallel.mesh import initialize
 from megatron.ltd.tokenizers.base import Tokenizer
 
 _log = logging.getLogger(__name__)
+_BAR_SECONDS = 5.0
 
 Scored = tuple[tuple[str, str] | None, list[int], list[int]]
-"""lm-eval's request: context and continuation as text (None of a window), and both as token ids."""
+"""A request of lm-eval: context and continuation as text (None for a window), and both as token ids."""
 
 
 @register_model(NAME)
 class HarnessModel(TemplateLM):
-    """``model`` with its tokenizer; ``facts`` of it go into the results beside how it was asked."""
+    """``model`` with its tokenizer. ``facts`` go into the results; ``bars`` is where progress bars go, if anywhere."""
 
     def __init__(
         self,
@@ -58,34 +60,35 @@ class HarnessModel(TemplateLM):
         *,
         seed: int = 1234,
         facts: Mapping[str, Any] | None = None,
+        bars: TextIO | None = None,
     ) -> None:
         super().__init__()
         self.model, self.text_tokenizer, self.batch_size = model, tokenizer, batch_size
-        self._seed, self._facts = seed, dict(facts or {})
+        self._seed, self._facts, self._bars = seed, dict(facts or {}), bars
         self._rank, self._world_size = model.mesh.data_parallel_rank, model.mesh.data_parallel_size
         self._device, self._group = model.device, model.mesh.groups.dp
         self.num_truncated = 0
-        """Requests of all ranks whose contexts lost their beginning."""
+        """Requests of all ranks whose context lost its beginning."""
 
     @classmethod
     def of(cls, loaded: LoadedModel, args: HarnessArgs) -> HarnessModel:
-        """A model out of its folder."""
+        """A loaded model."""
         facts = {
             "iteration": loaded.iteration,
             "consumed_tokens": loaded.consumed_tokens,
             "consumed_layer_tokens": loaded.consumed_layer_tokens,
             "checkpoint": str(loaded.checkpoint),
         }
-        return cls(loaded.causal_lm, loaded.tokenizer, args.batch, seed=args.seed, facts=facts)
+        return cls(loaded.causal_lm, loaded.tokenizer, args.batch, seed=args.seed, facts=facts, bars=sys.__stderr__)
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: Mapping[str, Any], additional_config: Any = None) -> HarnessModel:
-        """The model of ``--model_args pretrained=DIR,...``, for lm-eval's own command: joins the processes too."""
+        """The model of ``--model_args pretrained=DIR,...``, for lm-eval's command; initializes the process group."""
         return _open_for_process(HarnessArgs.read(arg_dict, additional_config or {}))
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: Any = None) -> HarnessModel:
-        """The same, of "key=value,key=value"."""
+        """The same for "key=value,key=value"."""
         from lm_eval.utils import simple_parse_args_string
 
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
@@ -109,14 +112,14 @@ class HarnessModel(TemplateLM):
         return self.text_tokenizer.encode(string)
 
     def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
-        raise UserError("--apply_chat_template is given: a model of this program has no chat template; leave it out")
+        raise UserError("--apply_chat_template: models of this program have no chat template; leave it out")
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Scored], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Log-likelihood [nat] of each continuation after its context, and whether greedy decoding would give it."""
+        """Log-likelihood [nat] of each continuation after its context, and whether greedy decoding would produce it."""
         length = self.max_length
-        # A context of blanks alone is no token: lm-eval gives them to the continuation.
+        # lm-eval moves the spaces at the end of a context to the continuation, which may leave no context.
         requests = [(strings, context or [self.prefix_token_id], end) for strings, context, end in requests]
         too_long = {
             (tuple(context), tuple(end)) for _, context, end in requests if len(context) + len(end) > length + 1
@@ -126,7 +129,7 @@ class HarnessModel(TemplateLM):
         for _, context, end in requests:
             if len(end) > length:
                 raise UserError(
-                    f"a continuation of {len(end)} tokens is longer than the model ({length}): leave its task out"
+                    f"--tasks: a continuation has {len(end)} tokens, and the model takes {length}; leave its task out"
                 )
             if end:
                 texts.append(Text(tuple((context + end)[-(length + 1) :]), len(end)))
@@ -141,7 +144,7 @@ class HarnessModel(TemplateLM):
         return answers
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood [nat] of each whole text, its first token after the end of a document."""
+        """Log-likelihood [nat] of each whole text, its first token after the end-of-document token."""
         windows: list[Scored] = []
         num_windows = []
         for (string,) in (request.args for request in requests):
@@ -162,7 +165,7 @@ class HarnessModel(TemplateLM):
         return totals
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
-        """The text that follows each context, up to the first of its stop sequences."""
+        """The continuation of each context, up to the first of its stop sequences."""
         draws: Counter[str] = Counter()
         asked: list[GenerationRequest] = []
         for context, arguments in (request.args for request in requests):
@@ -173,9 +176,9 @@ class HarnessModel(TemplateLM):
         order = sorted(range(len(asked)), key=lambda place: (-asked[place].max_new_tokens, -len(asked[place].prompt)))
         answers = [""] * len(asked)
         with self._progress(len(asked), "generation", disable_tqdm) as progress:
-            # Not only the prompts count: each text takes room for what it may become.
-            for run in self.batch_size.split([asked[place].most_tokens for place in order]):
-                places = [order[place] for place in run]
+            # A text counts with all tokens that it may get.
+            for batch in self.batch_size.split([asked[place].most_tokens for place in order]):
+                places = [order[place] for place in batch]
                 texts = self._continue([asked[place] for place in places])
                 for place, text in zip(places, texts, strict=True):
                     answers[place] = text
@@ -184,7 +187,7 @@ class HarnessModel(TemplateLM):
         return answers
 
     def _continue(self, asked: Sequence[GenerationRequest]) -> list[str]:
-        """The texts of one batch."""
+        """The continuations of one batch."""
         decode = self.text_tokenizer.decode
         new_tokens = generate(
             self.model,
@@ -217,10 +220,12 @@ class HarnessModel(TemplateLM):
         dist.barrier(group=self._group)
 
     def _progress(self, total: int, what: str, disabled: bool) -> tqdm:
-        return tqdm(total=total, desc=what, disable=disabled or not self.model.mesh.is_first)
+        """A bar on the first process, for what takes longer than a few seconds."""
+        is_hidden = disabled or self._bars is None or not self.model.mesh.is_first
+        return tqdm(total=total, desc=what, disable=is_hidden, file=self._bars, delay=_BAR_SECONDS)
 
     def _report_truncated(self, number: int, of: int) -> None:
-        """Count contexts of all ranks that are cut, each once, and say so."""
+        """Count the contexts of all ranks that are cut, each once, and log the number."""
         counts_2 = torch.tensor([number, of], device=self._device)
         if self._world_size > 1:
             dist.all_reduce(counts_2, group=self._group)
@@ -236,10 +241,9 @@ class HarnessModel(TemplateLM):
 
 
 def _open_for_process(args: HarnessArgs) -> HarnessModel:
-    """The model for lm-eval's own command (``lm_eval --model megatron-ltd``), which knows nothing of process groups.
+    """The model for lm-eval's own command (``lm_eval --model megatron-ltd``), which has no process groups.
 
-    The processes that a launcher started are joined here, and left when this process ends. ``tools/evaluate.py`` does
-    the same around its own work.
+    The process group is initialized here, and destroyed when this process ends.
     """
     stack = ExitStack()
     mesh = stack.enter_context(initialize(args.parallel))

@@ -1,4 +1,4 @@
-"""How a model is opened for lm-eval: its ``--model_args`` and our flags, which are the same settings. No torch."""
+"""How a model is loaded for lm-eval: its ``--model_args`` and our flags, which are the same settings. No torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from megatron.ltd.evaluation.scoring import BatchSize
 
 NAME = "megatron-ltd"
-"""What lm-eval calls our models."""
+"""The name of our models in lm-eval."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,16 @@ class HarnessArgs(TokenizerFiles):
         None,
         name="load",
         metavar="DIR",
-        help="folder of checkpoints (--save of a run), of which the newest whole one is taken, or of a model as "
-        "Hugging Face writes it",
+        help="folder of checkpoints (--save of a run), of which the newest complete one is loaded, or a Hugging Face "
+        "folder",
     )
     tensor_model_parallel_size: int = flag(
-        1, help="processes that share each layer; the others started share the requests, whatever layout trained it"
+        1,
+        help="processes that share each layer; the others share the requests. May differ from training",
     )
     batch_tokens: int = flag(
         16384,
-        help="tokens computed at once at most, padding included; lm-eval's --batch_size bounds the number of texts",
+        help="most tokens of a batch, padding included; lm-eval's --batch_size limits the number of texts",
     )
     # lm-eval's own command line has these.
     device: str = ParallelConfig.device
@@ -48,31 +49,33 @@ class HarnessArgs(TokenizerFiles):
         if self.pretrained is None:
             raise UserError("--load is missing: give the folder of checkpoints, which is --save of a run")
         if self.tensor_model_parallel_size < 1:
-            raise UserError(f"--tensor-model-parallel-size is {self.tensor_model_parallel_size}: it must be at least 1")
+            raise UserError(
+                f"--tensor-model-parallel-size {self.tensor_model_parallel_size}: must be at least 1; give 1 or more"
+            )
         if self.batch_tokens < 1:
-            raise UserError(f"--batch-tokens is {self.batch_tokens}: it must be at least 1")
+            raise UserError(f"--batch-tokens {self.batch_tokens}: must be at least 1; give a larger number")
         is_number = self.batch_size.isdigit() and int(self.batch_size) > 0
         if not is_number and self.batch_size.partition(":")[0] != "auto":
-            raise UserError(f"--batch_size is {self.batch_size}: it must be auto or a number above 0")
+            raise UserError(f"--batch_size {self.batch_size}: must be auto or a number above 0; change it")
         if self.device not in ("auto", "cuda", "cpu"):
-            raise UserError(f"--device is {self.device}: it must be auto, cuda or cpu")
+            raise UserError(f"--device {self.device}: is not supported; give auto, cuda or cpu")
 
     @classmethod
     def read(cls, model_args: Mapping[str, Any], asked: Mapping[str, Any]) -> HarnessArgs:
-        """Out of lm-eval's ``--model_args`` and the ``--device`` and ``--batch_size`` of its own command line.
+        """From lm-eval's ``--model_args``, ``--device`` and ``--batch_size``.
 
-        Raises ``UserError`` for a name that is none, or a value that does not fit it.
+        Raises ``UserError`` for an unknown name or a value of the wrong type.
         """
         fields = {field.name: field for field in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
         for name, value in model_args.items():
             if name not in fields:
                 alike = difflib.get_close_matches(name, fields, n=1)
-                fix = f"use {alike[0]}" if alike else f"there are {', '.join(fields)}"
-                raise UserError(f"--model_args {name}={value}: {NAME} knows no {name}; {fix}")
+                fix = f"use {alike[0]}" if alike else f"use {', '.join(fields)}"
+                raise UserError(f"--model_args {name}={value}: {NAME} has no such argument; {fix}")
             is_number = isinstance(fields[name].default, int)
             if is_number and type(value) is not int:
-                raise UserError(f"--model_args {name}={value}: it must be a whole number")
+                raise UserError(f"--model_args {name}={value}: must be an integer; change it")
             values[name] = value if is_number else str(value)
         if asked.get("batch_size") is not None:
             values.setdefault("batch_size", str(asked["batch_size"]))
@@ -90,12 +93,12 @@ class HarnessArgs(TokenizerFiles):
 
     @property
     def batch(self) -> BatchSize:
-        """How much is computed at once."""
+        """The largest batch."""
         from megatron.ltd.evaluation.scoring import BatchSize
 
         return BatchSize(self.batch_tokens, int(self.batch_size) if self.batch_size.isdigit() else None)
 
 
 def _device(name: str) -> str:
-    """lm-eval's ``--device`` as ours. It says "cuda:0" where nothing was typed, and the launcher picks the device."""
+    """lm-eval's ``--device`` as ours. Its default is "cuda:0", while here the launcher selects the device."""
     return "auto" if name == "cuda:0" else "cuda" if name.startswith("cuda") else name

@@ -4,10 +4,10 @@
 
 ``metric`` is what the paper's authors read from lm-eval for each task (Megatron-DeepSpeed,
 ``examples_deepspeed/data_efficiency/gpt/eval/ds_evalharness_gather_result.py``), in the names of lm-eval 0.4.13: what
-earlier versions called ``acc`` of TriviaQA and WebQuestions is ``exact_match`` now. WikiText's perplexity is no part
-of the average.
+earlier versions called ``acc`` of TriviaQA and WebQuestions is ``exact_match`` now. The average leaves out the
+perplexity of WikiText.
 
-Not here: prompts and data. They are lm-eval's.
+Not here: prompts and data, which lm-eval has.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PAPER_GROUP = "random_ltd_paper"
-"""What all of ``PAPER_TASKS`` are called after ``--tasks``."""
+"""The name of all ``PAPER_TASKS`` together, for ``--tasks``."""
 
 
 @dataclass(frozen=True)
 class PaperTask:
-    """One of the tasks."""
+    """One of these tasks."""
 
     name: str
     """In lm-eval 0.4.13."""
     title: str
     """In tables."""
     metric: str
-    """The one the paper reports."""
+    """The metric that the paper reports."""
     file: str
-    """Where lm-eval 0.4.13 describes it, below ``lm_eval/tasks``."""
+    """Its file in lm-eval 0.4.13, below ``lm_eval/tasks``."""
 
 
 PAPER_TASKS = (

@@ -1,6 +1,6 @@
-"""lm-eval's tasks as it loads them, with what users meet there said in a line: no internet, too few examples.
+"""Loading lm-eval's tasks, with one-line errors for what often fails: no internet, too few examples.
 
-Each of several processes needs an example of every task: lm-eval looks at the first of each. This module needs lm-eval.
+Each process needs at least one example of every task, because lm-eval looks at the first. This module needs lm-eval.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from megatron.ltd.errors import UserError
 
 
 class CheckedTasks(TaskManager):
-    """Loads tasks of which ``num_processes`` share the examples, or those that ``limit`` or ``samples`` leave."""
+    """Loads tasks whose examples, after ``limit`` or ``samples``, are shared by ``num_processes``."""
 
     def __init__(
         self,
@@ -29,13 +29,13 @@ class CheckedTasks(TaskManager):
         self._num_processes, self._limit, self._samples = num_processes, limit, samples
 
     def load(self, task_list: Any) -> Any:
-        """Raises ``UserError`` where data can neither be downloaded nor was before, and where examples are too few."""
+        """Raises ``UserError`` if data cannot be downloaded and is not cached, and if there are too few examples."""
         try:
             loaded = super().load(task_list)
         except ConnectionError as error:
             names = [task_list] if isinstance(task_list, str) else task_list
             raise UserError(
-                f"--tasks {' '.join(map(str, names))}: data cannot be downloaded ({' '.join(str(error).split())}): "
+                f"--tasks {' '.join(map(str, names))}: data cannot be downloaded ({' '.join(str(error).split())}); "
                 "without internet give local copies with --task-data DIR, which tools/prepare_tasks.py writes from "
                 "published files"
             ) from None
@@ -50,7 +50,7 @@ def check_examples(
     limit: float | None,
     samples: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
-    """Raises ``UserError`` for a task with fewer examples to score than processes that share them."""
+    """Raises ``UserError`` for a task with fewer examples to score than processes."""
     for name, task in tasks.items():
         number, chosen = len(task.eval_docs), (samples or {}).get(name)
         if chosen is not None:
@@ -58,8 +58,8 @@ def check_examples(
         elif limit is not None:
             number = min(number, get_sample_size(task, limit))
         if number < num_processes:
-            told = "" if limit is None else f" with --limit {limit:g}"
+            limited = "" if limit is None else f" with --limit {limit:g}"
             raise UserError(
-                f"--tasks {name}: examples to score{told} are {number}, and each of the {num_processes} processes that "
-                "share them needs one: score more, or start fewer processes"
+                f"--tasks {name}: has {number} examples to score{limited}, fewer than the {num_processes} processes "
+                "that share them; score more examples, or start fewer processes"
             )

@@ -1,13 +1,13 @@
-"""lm-eval's official tasks on local files: an overlay file a task, and the paper's group.
+"""lm-eval's official tasks on local files: one overlay file per task, and the group of the paper's tasks.
 
-    DIR/<task>/<split>.jsonl      <task>: a name of lm-eval's.  <split>: a name that the official task reads
-    target/<task>.yaml            include: the installed task's file; data: those local files; nothing else changes
+    DIR/<task>/<split>.jsonl      <task>: its name in lm-eval.  <split>: a split that the official task reads
+    target/<task>.yaml            includes the file of the installed task and replaces its data, and nothing else
 
-Prompt, target and metric stay the official ones, and so does the split that is scored: it must be there, the
-others may be absent. Without ``train`` lm-eval takes few-shot examples from the split it scores; zero-shot needs none.
-``target`` is what lm-eval calls ``--include_path``.
+Prompt, target and metric are the official ones, and so is the split that is scored, which must exist; other splits may
+be absent. Without ``train`` lm-eval takes few-shot examples from the split that it scores; zero-shot needs none.
+``target`` is for lm-eval's ``--include_path``.
 
-Not here: raw files in other shapes (``prepare``), and loading the tasks, which lm-eval does.
+Not here: published files in other formats (``prepare``), and loading the tasks, which lm-eval does.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ import fnmatch
 import glob
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.lm_eval.paper_tasks import PAPER_GROUP, PAPER_TASKS, PAPER_TASKS_BY_NAME
@@ -34,11 +37,11 @@ _PREPARE = "tools/prepare_tasks.py writes it from published files"
 
 @contextlib.contextmanager
 def task_folder(names: Sequence[str], task_data: Path | None = None) -> Iterator[Path]:
-    """All that ``names`` need beside lm-eval's own task files, in a temporary folder for its ``--include_path``.
+    """A temporary folder for lm-eval's ``--include_path``, with what ``names`` need beside lm-eval's own task files.
 
-    With ``task_data`` its overlays, which then are all that lm-eval needs to read (``include_defaults=False``), else
-    the paper's group. Where ReCoRD may be asked for, its metrics are seen to. Raises ``UserError``: see ``check_tasks``
-    and ``write_overlays``.
+    With ``task_data`` it has the overlays, and lm-eval needs no other files (``include_defaults=False``); else it has
+    the group of the paper's tasks. ReCoRD's metrics are provided if a name may stand for it. Raises ``UserError``: see
+    ``check_tasks`` and ``write_overlays``.
     """
     check_tasks(names, task_data)
     if any(name in (PAPER_GROUP, "record") or _is_pattern(name) for name in names):
@@ -52,16 +55,15 @@ def task_folder(names: Sequence[str], task_data: Path | None = None) -> Iterator
 
 
 def write_overlays(task_data: Path, target: Path) -> tuple[str, ...]:
-    """Write an overlay for every task with data in ``task_data`` into ``target``, and the group where it is complete.
+    """Write an overlay for every task in ``task_data`` into ``target``, and the group if all of its tasks are there.
 
-    Returns the tasks' names, sorted. Raises ``UserError`` for a folder without tasks, a task that lm-eval has not, a
-    scored split that is missing, and a record in another shape: file, line, what was expected and what was found.
+    Returns the names of the tasks, sorted. Raises ``UserError`` for a folder without tasks, an unknown task, a missing
+    split that is scored, and a record of another format, with file, line and what was expected.
     """
     tasks = local_tasks(task_data)
     overlays = {name: _overlay(name, task_data / name) for name in tasks}
-    target.mkdir(parents=True, exist_ok=True)
-    for name, text in overlays.items():
-        (target / f"{name}.yaml").write_text(text, encoding="utf-8")
+    for name, overlay in overlays.items():
+        _write(target, name, overlay)
     if PAPER_TASKS_BY_NAME.keys() <= set(tasks):
         write_paper_group(target)
     return tasks
@@ -70,19 +72,22 @@ def write_overlays(task_data: Path, target: Path) -> tuple[str, ...]:
 def write_paper_group(target: Path) -> None:
     """Write the group of the paper's tasks into ``target``, for lm-eval's ``--include_path``.
 
-    The group has no score of its own: lm-eval averages metrics of one name, and the paper's average is over metrics of
-    several (``paper_tasks``). ``tools/compare_runs.py`` computes it.
+    The group has no score: lm-eval averages one metric, and the paper's average is over different metrics
+    (``paper_tasks``). ``tools/compare_runs.py`` computes it.
     """
-    names = "".join(f"  - {task.name}\n" for task in PAPER_TASKS)
+    tasks = [task.name for task in PAPER_TASKS]
+    _write(target, PAPER_GROUP, {"group": PAPER_GROUP, "task": tasks, "metadata": {"version": 1.0}})
+
+
+def _write(target: Path, name: str, content: Mapping[str, Any]) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    text = f"group: {PAPER_GROUP}\ntask:\n{names}metadata:\n  version: 1.0\n"
-    (target / f"{PAPER_GROUP}.yaml").write_text(text, encoding="utf-8")
+    (target / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def local_tasks(task_data: Path) -> tuple[str, ...]:
-    """The tasks that have a folder in ``task_data``, sorted. Raises ``UserError`` where there is none."""
+    """The tasks that have a folder in ``task_data``, sorted. Raises ``UserError`` if there is none."""
     if not task_data.is_dir():
-        raise UserError(f"--task-data {task_data}: no such folder; give one that holds {LAYOUT}; {_PREPARE}")
+        raise UserError(f"--task-data {task_data}: does not exist; give a folder with {LAYOUT}; {_PREPARE}")
     folders = [entry for entry in task_data.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     if not folders:
         found = ", ".join(sorted(entry.name for entry in task_data.iterdir())[:3]) or "nothing"
@@ -91,10 +96,10 @@ def local_tasks(task_data: Path) -> tuple[str, ...]:
 
 
 def check_tasks(names: Sequence[str], task_data: Path | None = None) -> None:
-    """Refuse names that lm-eval has no task, group or tag of, and with ``task_data`` those without local data.
+    """Refuse names of no task, group or tag of lm-eval, and with ``task_data`` names without local data.
 
-    A pattern such as ``arc_*`` must fit one, and the name of a file be there. Raises ``UserError`` with the closest
-    names, or with the data that is missing and where it was looked for.
+    A pattern such as ``arc_*`` must match a name, and a file must exist. Raises ``UserError`` with the closest names,
+    or with the data that is missing and its place.
     """
     for name in filter(_is_pattern, names):
         _check_pattern(name, task_data)
@@ -110,7 +115,7 @@ def check_tasks(names: Sequence[str], task_data: Path | None = None) -> None:
     if missing:
         raise UserError(
             f"--tasks {' '.join(names)}: no data for {', '.join(dict.fromkeys(missing))} in --task-data {task_data} "
-            f"(expected {LAYOUT}); {_PREPARE}, or name only tasks that are there: {', '.join(sorted(present))}"
+            f"(expected {LAYOUT}); {_PREPARE}, or give only tasks that are there: {', '.join(sorted(present))}"
         )
 
 
@@ -119,15 +124,15 @@ def _is_pattern(name: str) -> bool:
 
 
 def _check_pattern(name: str, task_data: Path | None) -> None:
-    """Raises ``UserError`` for a file's name or a pattern behind which there is nothing."""
+    """Raises ``UserError`` for a file that does not exist, or a pattern that matches no name."""
     if name.endswith((".yaml", ".yml")):
         if not glob.glob(name):
-            raise UserError(f"--tasks {name}: there is no such file; name a task, or a task's file")
+            raise UserError(f"--tasks {name}: there is no such file; give a task, or the file of one")
         return
     known = installed_names() if task_data is None else local_tasks(task_data)
     if not fnmatch.filter([PAPER_GROUP, *known], name):
-        where = "lm-eval has no task" if task_data is None else f"--task-data {task_data} holds no task"
-        raise UserError(f"--tasks {name}: {where} whose name fits; quote the pattern, or name the tasks")
+        where = "lm-eval" if task_data is None else f"--task-data {task_data}"
+        raise UserError(f"--tasks {name}: matches no task of {where}; quote the pattern, or give the tasks by name")
 
 
 def _closest(name: str) -> str:
@@ -135,16 +140,16 @@ def _closest(name: str) -> str:
     return f"the closest are {', '.join(alike)}" if alike else "lm-eval ls tasks lists them"
 
 
-def _overlay(name: str, folder: Path) -> str:
+def _overlay(name: str, folder: Path) -> dict[str, Any]:
     """The overlay of the task ``name`` over its files in ``folder``."""
     installed = task_file(name)
     if installed is None:
         raise UserError(
-            f"--task-data: {folder} is named like no task of lm-eval's; {_closest(name)}; rename the folder, or move it"
+            f"--task-data: {folder} has the name of no task of lm-eval; {_closest(name)}; rename the folder, or move it"
         )
     splits = read_splits(installed)
     if splits.scored is None:
-        raise UserError(f"--task-data: {folder}: {name} finds its data by a program of its own; move the folder away")
+        raise UserError(f"--task-data: {folder}: {name} loads its data with its own code; move the folder away")
     named = {
         "training": splits.train,
         "validation": splits.validation,
@@ -161,11 +166,10 @@ def _overlay(name: str, folder: Path) -> str:
         )
     for path in present.values():
         _check_file(name, path)
-    lines = [f"include: {json.dumps(str(installed))}", f"task: {name}", "dataset_path: json", "dataset_name: null"]
-    lines += ["dataset_kwargs:", "  data_files:"]
-    lines += [f"    {split}: {json.dumps(str(path.resolve()))}" for split, path in present.items()]
-    lines += [f"{role}_split: null" for role, split in named.items() if split and split not in present]
-    return "\n".join(lines) + "\n"
+    data_files = {split: str(path.resolve()) for split, path in present.items()}
+    absent = {f"{role}_split": None for role, split in named.items() if split and split not in present}
+    source = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": data_files}}
+    return {"include": str(installed), "task": name, **source, **absent}
 
 
 def _check_file(name: str, path: Path) -> None:
@@ -187,7 +191,7 @@ def _check_line(name: str, path: Path, number: int, line: str) -> None:
         try:
             record = parse_json(line)
         except json.JSONDecodeError as error:
-            raise ShapeError(f"expected a JSON object, found what is no JSON ({error.msg})") from None
+            raise ShapeError(f"expected a JSON object, found invalid JSON ({error.msg})") from None
         if not isinstance(record, dict):
             raise ShapeError(f"expected a JSON object, found a {type(record).__name__}")
         check_record(name, record)

@@ -1,9 +1,9 @@
-"""Published files to task data: the work behind ``tools/prepare_tasks.py``.
+"""Converts published files to task data, for ``tools/prepare_tasks.py``.
 
     --validation hellaswag_val.jsonl --read--> records --convert--> checked --> OUTPUT_DIR/hellaswag/validation.jsonl
 
-What is written is what ``write_overlays`` reads. Every record is checked before anything is written, and the task's
-folder appears whole or not at all. ``source.json`` beside the data says which files it came from.
+``write_overlays`` reads these files. Every record is checked before anything is written, and the folder of the task is
+created as a whole or not at all. ``source.json`` beside the data lists the published files.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ class PrepareConfig:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was written."""
+    """The written files."""
 
     task: str
     folder: Path
     num_records: dict[str, int]
     """By split, as the official task names it."""
     remarks: dict[str, int]
-    """What is to be said of how many records."""
+    """Remarks, each with the number of records that it applies to."""
 
     def summary(self) -> str:
-        """A line for the task, and one a remark."""
+        """A line about the task, and one for each remark."""
         counts = ", ".join(f"{count:,} {split}" for split, count in self.num_records.items())
         lines = [f"{self.folder}: {counts} records for {self.task}"]
         return "\n".join([*lines, *(f"note: {count:,} records {text}" for text, count in self.remarks.items())])
@@ -70,8 +70,8 @@ class Prepared:
 def prepare(config: PrepareConfig) -> Prepared:
     """Convert the files and write them.
 
-    Raises ``UserError`` for files that cannot be read or have another shape (file, line, expected, found), a split that
-    the task has not, a missing scored split, and a folder of the task that exists.
+    Raises ``UserError`` for files that cannot be read or have another format (file, line, expected, found), an unknown
+    split, a missing split that is scored, and a folder of the task that exists.
     """
     assert config.task is not None and config.output_dir is not None
     folder = Path(config.output_dir) / config.task
@@ -91,7 +91,7 @@ def prepare(config: PrepareConfig) -> Prepared:
 
 
 def _official_splits(task: str, given: dict[str, tuple[str, ...]], raw_task: RawTask) -> dict[str, str]:
-    """The task's own names of the splits that are given. Raises ``UserError`` for one it has not or lacks."""
+    """The task's own names of the given splits. Raises ``UserError`` for an unknown or a missing split."""
     installed = task_file(task)
     assert installed is not None, task
     splits = read_splits(installed)
@@ -99,16 +99,18 @@ def _official_splits(task: str, given: dict[str, tuple[str, ...]], raw_task: Raw
     scored = next(split for split, name in names.items() if name == splits.scored)
     for split, files in given.items():
         if files and names[split] is None:
-            raise UserError(f"--{split} {files[0]}: lm-eval's {task} has no such split; it is scored on --{scored}")
+            raise UserError(
+                f"--{split} {files[0]}: lm-eval's {task} has no such split; give --{scored}, which it scores"
+            )
     if not given[scored]:
-        raise UserError(f"--{scored} is missing: {task} is scored on it; give {raw_task.published}")
+        raise UserError(f"--{scored} is missing: lm-eval scores {task} on it; give {raw_task.published}")
     return {split: name for split, name in names.items() if name is not None}
 
 
 def _convert(
     task: str, raw_task: RawTask, split: str, files: Sequence[str], remarks: Counter[str]
 ) -> list[dict[str, Any]]:
-    """The task's records in ``files``; what is to be said of them is counted in ``remarks``."""
+    """The records of the task in ``files``; remarks about them are counted in ``remarks``."""
     records: list[dict[str, Any]] = []
     try:
         for raw in _records(raw_task, split, files):
@@ -174,7 +176,7 @@ def _source(path: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, records: dict[str, list[dict[str, Any]]], sources: dict[str, Any]) -> None:
-    """Write into a folder beside it, which then takes its name."""
+    """Write into a temporary folder beside it, then rename that."""
     unfinished = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
     try:
         unfinished.mkdir(parents=True)

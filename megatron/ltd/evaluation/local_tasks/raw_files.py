@@ -1,11 +1,11 @@
-"""Published files as records: text, compressed or in a zip archive, JSON or not, each record with its place.
+"""Reads published files as records: text, compressed or in a zip archive, JSON or not; each record has its place.
 
     PATH.jsonl PATH.json PATH.txt ...   as they are; also .gz and .bz2      FOLDER   every .txt in it, by name
-    PATH.zip                            the member whose path ends as the task's published archive has it
-    PATH.lst                            labels, one a line, for the records of the file before it
+    PATH.zip                            the member whose path ends like that in the published archive
+    PATH.lst                            labels, one per line, for the records of the file before it
 
-Files are read whole: the largest of these sets has some hundred megabytes.
-Not here: what a record means (``convert``).
+Files are read as a whole: the largest of these data sets has some hundred megabytes.
+Not here: the meaning of a record (``convert``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RawText:
     """The text of a file, or of a member of an archive."""
 
     name: str
-    """As messages name it."""
+    """For error messages."""
     text: str
 
 
@@ -49,9 +49,9 @@ Reader = Callable[[RawText], Iterator[RawRecord]]
 
 
 def read_raw(path: Path, members: Sequence[str]) -> list[RawText]:
-    """The texts of ``path``: one, or of a folder one a file. ``members``: how the path of a zip's member may end.
+    """The texts of ``path``: one, or one per file of a folder. ``members``: possible ends of the path of a zip member.
 
-    Raises ``ShapeError`` for what cannot be read or is no UTF-8, and an archive without such a member.
+    Raises ``ShapeError`` for files that cannot be read or are not UTF-8, and an archive without such a member.
     """
     try:
         if path.is_dir():
@@ -102,7 +102,7 @@ def table_records(raw: RawText) -> Iterator[RawRecord]:
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise ShapeError(
-                f"{raw.name}:{number}: expected {len(rows.fieldnames or ())} columns parted by tabs, found another "
+                f"{raw.name}:{number}: expected {len(rows.fieldnames or ())} columns separated by tabs, found another "
                 "number"
             )
         yield RawRecord(f"{raw.name}:{number}", dict(row))
@@ -111,15 +111,15 @@ def table_records(raw: RawText) -> Iterator[RawRecord]:
 def hellaswag_records(raw: RawText) -> Iterator[RawRecord]:
     """JSON lines, or blocks of six lines: "activity: context", the gold ending's number, four endings.
 
-    The block's context is the published one after its clean-up, where an incomplete last sentence ("... roof. he") was
-    a field of its own, ``ctx_b``: what follows the last full stop, if it holds none itself.
+    The context of a block is the published one after its clean-up, where an incomplete last sentence ("... roof. he")
+    was a separate field, ``ctx_b``: the text after the last full stop, if it contains none itself.
     """
     if raw.text.lstrip().startswith("{"):
         yield from json_records(raw)
         return
     lines = raw.text.rstrip("\n").split("\n")
     if len(lines) % 6:
-        raise ShapeError(f"{raw.name}: expected JSON lines, or six lines an item, found {len(lines)}")
+        raise ShapeError(f"{raw.name}: expected JSON lines, or six lines an item, found {len(lines)} lines")
     for start in range(0, len(lines), 6):
         place = f"{raw.name}:{start + 1}"
         activity, colon, context = lines[start].partition(": ")
@@ -150,7 +150,7 @@ def wikitext_pages(raw: RawText) -> Iterator[RawRecord]:
 
 
 def read_labels(raw: RawText) -> list[str]:
-    """One label a line."""
+    """One label per line."""
     return raw.text.split()
 
 
@@ -178,4 +178,6 @@ def _parse(text: str, place: str) -> Any:
     try:
         return parse_json(text)
     except json.JSONDecodeError as error:
-        raise ShapeError(f"{place}: expected JSON, found none ({error.msg} at column {error.colno})") from None
+        raise ShapeError(
+            f"{place}: expected JSON, found something else ({error.msg} at column {error.colno})"
+        ) from None

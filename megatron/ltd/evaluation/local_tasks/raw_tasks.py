@@ -1,8 +1,8 @@
-"""Which published files hold the data of which task, and how they are read.
+"""The published files of each task, and how they are read.
 
     RAW_TASKS["piqa"]: dev.jsonl (in the published zip) with dev-labels.lst, each record through ``convert.piqa``
 
-``members`` says how the path ends inside the published archive; a file given by itself may have any name.
+``members`` are the ends of the paths inside the published archive; a file that is given directly may have any name.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ class RawTask:
 
     convert: Callable[[Any], list[dict[str, Any]]]
     members: Mapping[str, tuple[str, ...]]
-    """By split (train, validation, test): how the path may end inside an archive."""
+    """By split (train, validation, test): possible ends of the path inside an archive."""
     published: str
-    """What to look for, for people."""
+    """The published files, for messages."""
     read: raw_files.Reader = raw_files.json_records
     label_field: str | None = None
-    """The field that a .lst file of labels fills."""
+    """The field that gets the labels of a .lst file."""
     label_members: Mapping[str, tuple[str, ...]] | None = None
     remark: Callable[[Any], str | None] = lambda value: None
-    """What is to be said of a record that is not quite the official one."""
+    """A remark about a record that differs from the official one, or None."""
 
 
 def _unknown_words(value: Any) -> str | None:

@@ -1,12 +1,12 @@
-"""What a record of each task must hold for lm-eval's official prompt, target and metric to work on it.
+"""The fields that a record of each task needs for lm-eval's official prompt, target and metric.
 
     SHAPES["piqa"] = {"goal": TEXT, "sol1": TEXT, "sol2": TEXT, "label": one_of(0, 1)}
 
-Field names are those of the data sets that lm-eval 0.4.13 would download; each was read from what the task's
-``doc_to_text``, ``doc_to_choice``, ``doc_to_target`` and ``process_docs`` use. Fields beyond these do no harm.
-A record that differs raises ``ShapeError`` saying what was expected and what was found.
+Field names are those of the data sets that lm-eval 0.4.13 downloads: the fields that the ``doc_to_text``,
+``doc_to_choice``, ``doc_to_target`` and ``process_docs`` of the task use. More fields do no harm. A record that differs
+raises ``ShapeError``, which says what was expected and what was found.
 
-Not here: tasks outside the paper's. Of those only lm-eval knows what they need.
+Not here: tasks that are not the paper's.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Any
 
 
 class ShapeError(Exception):
-    """Data in another shape than a task's: what was expected, what was found."""
+    """A record in another format than the task's: what was expected, what was found."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a field may hold."""
+    """The possible values of a field."""
 
     wanted: str
-    """As a message says it."""
+    """For messages."""
     holds: Callable[[Any], bool]
 
 
 def one_of(*values: Any) -> Kind:
-    """One of these values; 0 and 1 are neither false and true nor 0.0 and 1.0 here."""
+    """One of these values; 0 and 1 differ from false and true and from 0.0 and 1.0 here."""
     wanted = ", ".join(json.dumps(value) for value in values[:-1]) + f" or {json.dumps(values[-1])}"
     return Kind(wanted, lambda found: any(type(found) is type(value) and found == value for value in values))
 
@@ -41,7 +41,7 @@ def _is_any_text(found: Any) -> bool:
     if not isinstance(found, str):
         return False
     try:
-        found.encode("utf-8")  # half of a surrogate pair is JSON, but no text
+        found.encode("utf-8")  # half of a surrogate pair is valid JSON, but not text
     except UnicodeEncodeError:
         return False
     return True
@@ -60,7 +60,7 @@ ANY_TEXT = Kind("text, which may be empty", _is_any_text)
 TEXTS = Kind("a list of texts", _are_texts)
 LIST = Kind("a list", lambda found: isinstance(found, list) and bool(found))
 OBJECT = Kind("an object", lambda found: isinstance(found, dict))
-INDEX = Kind("a whole number from 0", lambda found: isinstance(found, int) and type(found) is not bool and found >= 0)
+INDEX = Kind("an integer from 0", lambda found: isinstance(found, int) and type(found) is not bool and found >= 0)
 BOOLEAN = Kind("true or false", lambda found: isinstance(found, bool))
 CHOICES = Kind(
     'an object with as many texts in "text" as in "label"',
@@ -134,7 +134,7 @@ def take(record: Any, name: str, kind: Kind) -> Any:
 
 
 def check_record(task: str, record: Any) -> None:
-    """Raise ``ShapeError`` where lm-eval's ``task`` could not read ``record``; of other tasks nothing is known."""
+    """Raise ``ShapeError`` if lm-eval's ``task`` cannot read ``record``. Only the paper's tasks are checked."""
     for name, kind in SHAPES.get(task, {}).items():
         take(record, name, kind)
     rule = _RULES.get(task)

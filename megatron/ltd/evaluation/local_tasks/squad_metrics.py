@@ -1,6 +1,6 @@
-"""The two SQuAD metrics that lm-eval's ReCoRD looks for in a module that transformers 5 no longer has.
+"""The two SQuAD metrics that lm-eval's ReCoRD imports from a module that transformers 5 no longer has.
 
-    exact = 1 where both texts are equal after normalisation        normalised: lower case, no punctuation, no articles
+    exact = 1 if both texts are equal after normalisation           normalised: lower case, no punctuation, no articles
     F1    = 2 * common / (words of one + words of the other)        common: words in both, counted with repetition
 
 Definitions: Rajpurkar et al., 2016 (arXiv:1606.05250), section 6.1.
@@ -27,7 +27,7 @@ def compute_exact(gold: str, predicted: str) -> int:
 
 
 def compute_f1(gold: str, predicted: str) -> float:
-    """Between 0 and 1; of texts without words whether both have none."""
+    """Between 0 and 1; if a text has no words, 1 if both have none, else 0."""
     gold_words, predicted_words = _words(gold), _words(predicted)
     if not gold_words or not predicted_words:
         return float(gold_words == predicted_words)
@@ -36,15 +36,17 @@ def compute_f1(gold: str, predicted: str) -> float:
 
 
 def stand_in_for_squad_metrics() -> None:
-    """Let ``import transformers.data.metrics.squad_metrics`` find this module where transformers lacks its own.
+    """Make ``import transformers.data.metrics.squad_metrics`` find this module if transformers does not have its own.
 
-    Without it lm-eval 0.4.13 can load neither ``record`` nor a group that holds it. Where there is one, that stays.
-    Raises ``UserError`` without transformers, which those tasks import whatever its version.
+    Otherwise lm-eval 0.4.13 can load neither ``record`` nor a group with it. A module of transformers is kept.
+    Raises ``UserError`` without transformers, which these tasks import.
     """
     try:
         data = importlib.import_module("transformers.data")
     except ModuleNotFoundError:
-        raise UserError('transformers is not installed: record needs it; pip install "megatron-ltd[hf]"') from None
+        raise UserError(
+            'the package transformers, which record needs, is not installed: run pip install "megatron-ltd[hf]"'
+        ) from None
     package, _, name = _MODULE.rpartition(".")
     try:
         importlib.import_module(_MODULE)

@@ -1,9 +1,9 @@
-"""What curves are drawn over: steps, tokens, layer tokens, FLOPs or seconds, as a run has logged them.
+"""The x axes of curves: steps, tokens, layer tokens, FLOPs or seconds, from the log of a run.
 
     place    0 ------- 1 ------- 2 ----- ... ----- n        0: before the first step, p: after step p of the log
-    value    start     each axis says where every place lies
+    value    start     each axis maps every place to a value
 
-A curve is a list of places and values, so that it is thinned once and drawn over any axis.
+A curve is a list of places and values, which is thinned once and drawn over any axis.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _SECONDS = ((2 * 86400.0, 86400.0, "days"), (2 * 3600.0, 3600.0, "hours"), (600.
 
 
 def column(history: RunHistory, name: str) -> Floats:
-    """One field of every step [n]; NaN where a step has none, or null."""
+    """One field of every step [n]; NaN if a step does not have it, or it is null."""
     return np.array([step.get(name) for step in history.steps], dtype=np.float64)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One thing that curves are drawn over."""
+    """One x axis."""
 
     values: Callable[[RunHistory], Floats]
-    """Where each place of a run lies [n + 1]."""
+    """The value at each place of a run [n + 1]."""
     unit: Callable[[float], tuple[float, str]]
-    """Of the largest value: by how much to divide, and the axis label."""
+    """For the largest value: the divisor of all values, and the axis label."""
 
 
 def _after_steps(values: Sequence[float] | Floats, start: float = 0.0) -> Floats:
@@ -52,13 +52,13 @@ def _tokens(history: RunHistory) -> Floats:
 
 
 def _layer_tokens(history: RunHistory) -> Floats:
-    """Divided by the number of layers, so that they compare with tokens: a dense run has as many of both."""
+    """Divided by the number of layers, to compare them with tokens: they are equal in a dense run."""
     layers = column(history, "num_layers")
     return _consumed(history, column(history, "consumed_layer_tokens") / np.where(np.isnan(layers), 1.0, layers))
 
 
 def _consumed(history: RunHistory, after: Floats) -> Floats:
-    """A log that begins in the middle of a run does not say what was consumed before its first step."""
+    """A log that starts in the middle of a run does not tell what was consumed before its first step."""
     return _after_steps(after, 0.0 if history.iterations[0] == 1 else float(after[0]))
 
 

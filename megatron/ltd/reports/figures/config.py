@@ -1,4 +1,4 @@
-"""What ``tools/plot_run.py`` is asked for: flags only, nothing of matplotlib."""
+"""The flags of ``tools/plot_run.py``; imports no matplotlib."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ FORMATS = (".png", ".pdf", ".svg")
 
 
 def check_axes(names: tuple[str, ...]) -> None:
-    """Raises ``UserError`` for an axis twice; argparse has refused unknown ones."""
+    """Raises ``UserError`` for an axis that is given twice; argparse refuses unknown ones."""
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"--x {' '.join(names)}: {twice} stands there twice; give each axis once")
+        raise UserError(f"--x {' '.join(names)}: {twice} is given twice; give each axis once")
 
 
 @dataclass(frozen=True)
 class PlotConfig(RunsConfig):
     """figure of runs"""
 
-    x: tuple[str, ...] = flag(("steps",), choices=tuple(AXES), help="over what to draw; of several each is a column")
-    output: str | None = flag(None, metavar="FILE", help=f"the figure to write: {', '.join(FORMATS)}")
+    x: tuple[str, ...] = flag(("steps",), choices=tuple(AXES), help="x axes; each is a column of the figure")
+    output: str | None = flag(None, metavar="FILE", help=f"file of the figure: {', '.join(FORMATS)}")
     overwrite: bool = flag(False, help="replace the figure if it exists")
 
     def __post_init__(self) -> None:

@@ -1,10 +1,10 @@
-"""Curves of one run, few points however long it was.
+"""Curves of one run, with few points even for long runs.
 
-    means    at up to MAX_POINTS places the mean of the last 1/50 of the run: a smoothed training loss. At the start of
-             no more than the last 1/5 of what has run, or the curve would lag behind a loss that falls fast
-    thinned  the places of each bin's least and greatest value, and both ends: no peak and no dip is lost
+    means    at up to MAX_POINTS places the mean of the last 1/50 of the run: a smoothed training loss. At the start it
+             is the mean of at most the last 1/5 of the steps so far, so that it follows a loss that falls fast
+    thinned  the places of the least and the greatest value of each bin, and both ends, so that peaks are kept
 
-A value that is not finite (null in the log) is left out of means and curves.
+Values that are not finite (null in the log) are left out of means and curves.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ Look = Literal["strong", "thin", "faint", "points", "marks"]
 
 @dataclass(frozen=True)
 class Curve:
-    """Values at places of a run, see ``axes``, and how they look.
+    """Values at places of a run, see ``axes``, and their style.
 
-    "points": a line with a point at each value. "marks": crosses at the foot of the panel, whatever the values.
+    "points": a line with a point at each value. "marks": crosses at the bottom of the panel, whatever the values.
     """
 
     places: NDArray[np.int64]
     values: Floats
     look: Look
     errors: Floats | None = None
-    """Standard errors of the values, where they have some."""
+    """Standard errors of the values, if known."""
     is_stepped: bool = False
-    """Whether each value holds for the whole of its step, so that the curve is a staircase."""
+    """Whether each value is that of a whole step, so that the curve is a staircase."""
 
 
 def means(values: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Places and means of the last values at each; NaN where none of them is finite.
+    """Places, and the mean of the last values at each; NaN if none of these is finite.
 
     ``values`` [n] are those of each step; at most ``MAX_POINTS`` places, evenly spaced, the last among them.
     """
@@ -49,7 +49,7 @@ def means(values: Floats) -> tuple[NDArray[np.int64], Floats]:
     firsts = ends - np.clip(ends // _SMOOTHED_SHARE_SO_FAR, 1, most)
     finite = np.isfinite(values)
     filled = np.where(finite, values, 0.0)
-    # Each window is summed on its own: differences of running sums would not survive a loss of 1e20.
+    # Each window is summed separately: differences of running sums lose their digits after a loss of 1e20.
     windows = list(zip(firsts, ends, strict=True))
     sums = np.array([filled[first:end].sum() for first, end in windows])
     counts = np.array([finite[first:end].sum() for first, end in windows])
@@ -58,9 +58,9 @@ def means(values: Floats) -> tuple[NDArray[np.int64], Floats]:
 
 
 def thinned(values: Floats, places: NDArray[np.int64] | None = None) -> tuple[NDArray[np.int64], Floats]:
-    """At most about ``MAX_POINTS`` of the finite values with their places (default: those of steps, from 1).
+    """At most about ``MAX_POINTS`` of the finite values, with their places (default: those of steps, from 1).
 
-    First, last, and of each of ``MAX_POINTS`` / 2 bins the least and the greatest.
+    The first, the last, and the least and the greatest of each of ``MAX_POINTS`` / 2 bins.
     """
     if places is None:
         places = np.arange(1, len(values) + 1)
@@ -87,7 +87,7 @@ def smoothed(values: Floats, look: Look) -> Curve:
 
 
 def marks(wrong: NDArray[np.bool_]) -> Curve:
-    """Crosses at the steps where something is wrong, at most ``MAX_POINTS``."""
+    """Crosses at the steps where ``wrong`` is true, at most ``MAX_POINTS``."""
     places = np.flatnonzero(wrong) + 1
     places = places[:: -(-len(places) // MAX_POINTS) or 1]
     return Curve(places, np.zeros(len(places)), "marks")

@@ -1,10 +1,10 @@
-"""Panels of runs drawn with matplotlib: without a window system, and without touching its settings.
+"""Draws panels of runs with matplotlib, without a window system and without changing its settings.
 
     one axis      panels side by side, in up to three columns
-    several       a row a panel, a column an axis
+    several       one row per panel, one column per axis
 
-A run has one colour (told apart by colour-blind readers too), marker and dash in every panel, and of curves that lie on
-each other the first is the widest, so that none is hidden. The legend stands above the panels, where it covers nothing.
+A run has the same colour (from a palette for colour-blind readers), marker and dash in every panel. Of equal curves the
+first is the widest, so that none is hidden. The legend is above the panels and covers nothing.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _NAME_INCHES, _LETTER_INCHES = 0.7, 0.085  # in the legend: a line with its mark
 
 
 def check_matplotlib(flag: str, path: Path) -> None:
-    """Raises ``UserError`` where matplotlib is not installed."""
+    """Raises ``UserError`` if matplotlib is not installed."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise UserError(f'{flag} {path} needs the package matplotlib: pip install "megatron-ltd[plot]"') from None
+        raise UserError(f'{flag} {path}: needs the package matplotlib; run pip install "megatron-ltd[plot]"') from None
 
 
 def draw_losses(histories: Sequence[RunHistory]) -> Any:
@@ -58,7 +58,7 @@ def draw_losses(histories: Sequence[RunHistory]) -> Any:
 def draw(
     histories: Sequence[RunHistory], panels: Sequence[Panel], axis_names: Sequence[str], *, legend: bool = True
 ) -> Any:
-    """The matplotlib figure of ``panels`` over the axes named in ``AXES``; ``legend``: with the runs' names."""
+    """The matplotlib figure of ``panels`` over axes of ``AXES``; ``legend``: with the names of the runs."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -99,7 +99,7 @@ def rendered(figure: Any, suffix: str, *, transparent: bool = False) -> bytes:
 
 
 def save(figure: Any, flag: str, path: Path) -> None:
-    """Write the figure in the format that the name ends in. Raises ``UserError``."""
+    """Write the figure in the format of the file's ending. Raises ``UserError``."""
     write_output(flag, path, rendered(figure, path.suffix.lower()))
 
 
@@ -108,7 +108,7 @@ def _style(number: int) -> dict[str, Any]:
 
 
 def _num_over(panel: Panel, number: int, curve: Curve) -> int:
-    """How many curves of later runs hide this one, because they are the same."""
+    """How many curves of later runs are equal to this one and hide it."""
     return sum(
         other.look == curve.look
         and np.array_equal(other.places, curve.places)
@@ -155,7 +155,7 @@ def _draw_curve(frame: Any, curve: Curve, values: Floats, style: dict[str, Any],
 
 
 def _set_scale(frame: Any, panel: Panel) -> None:
-    """Fit the scale to every curve but the faint ones, whose single steps may lie far out."""
+    """Fit the scale to all curves except the faint ones, whose single steps may be outliers."""
     fitted = [curve for curves in panel.curves for curve in curves if curve.look not in ("faint", "marks")]
     ends = [
         curve.values + sign * (0.0 if curve.errors is None else curve.errors) for curve in fitted for sign in (-1, 1)
@@ -169,7 +169,7 @@ def _set_scale(frame: Any, panel: Panel) -> None:
 
 
 def _note(frame: Any, note: str) -> None:
-    """What the lines of a panel are, to the right above it."""
+    """An explanation of the lines, above the panel on the right."""
     frame.set_title(note, loc="right", fontsize=8.0, color=INK)
 
 
@@ -180,7 +180,9 @@ def _legend(figure: Any, histories: Sequence[RunHistory]) -> None:
         Line2D([], [], linewidth=1.6, marker=_MARKERS[number % len(_MARKERS)], markersize=4.0, **_style(number))
         for number in range(len(histories))
     ]
-    names = [f"\u200a{_literal(history.name)}" for history in histories]  # one that begins with _ would be left out
+    names = [
+        f"\u200a{_literal(history.name)}" for history in histories
+    ]  # matplotlib leaves out names that start with _
     widest_inches = _NAME_INCHES + _LETTER_INCHES * max(map(len, names))
     ncols = max(1, min(len(names), 4, int(figure.get_figwidth() / widest_inches)))
     legend = figure.legend(
@@ -190,5 +192,5 @@ def _legend(figure: Any, histories: Sequence[RunHistory]) -> None:
 
 
 def _literal(text: str) -> str:
-    """Text as it is: a dollar sign begins no formula."""
+    """Text without formulas: dollar signs are escaped."""
     return text.replace("$", r"\$")

@@ -1,14 +1,14 @@
-"""What a figure of runs shows, panel by panel.
+"""The panels of a figure of runs.
 
-    loss            training, smoothed, and held-out data          of one run alone every step too, faintly
-    <measure>       what else an evaluation measures: accuracy, masked LM loss, ...
+    loss            training, smoothed, and held-out data          for a single run also every step, faintly
+    <measure>       other measures of evaluation: accuracy, masked LM loss, ...
     learning rate
     kept tokens     of the layer that keeps fewest
-    depth           layers that ran, smoothed                      where some are dropped
+    depth           layers that ran, smoothed                      if some are dropped
     saving          1 - FLOPs / dense FLOPs, of each step and of the run so far
     <task>/<metric> scores on tasks
 
-A panel that no run has values for is not there.
+Panels without values are left out.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _ERROR = "_stderr"
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel: a title, what its lines are, and the curves of each run."""
+    """One panel: a title, an explanation of its lines, and the curves of each run."""
 
     title: str
     note: str
     curves: tuple[tuple[Curve, ...], ...]
-    """Of each run, in the order of the runs; none of a run that has no values."""
+    """Of each run, in the order of the runs; empty for a run without values."""
     from_zero: bool = False
-    """Whether the scale begins at 0."""
+    """Whether the scale starts at 0."""
 
     @property
     def is_empty(self) -> bool:
@@ -59,7 +59,7 @@ def loss_panel(histories: Sequence[RunHistory]) -> Panel:
 
 
 def panels_of(histories: Sequence[RunHistory]) -> list[Panel]:
-    """Every panel that some run has values for."""
+    """Every panel for which a run has values."""
     panels = [
         loss_panel(histories),
         *(_measure_panel(histories, name) for name in _measures(histories)),
@@ -121,7 +121,7 @@ def _saving_panel(histories: Sequence[RunHistory]) -> Panel:
 
 
 def _evaluated(history: RunHistory, lines: Sequence[Any], name: str) -> Curve:
-    """One measure of a run's evaluations; those without the measure are left out."""
+    """A measure over the evaluations of a run that have it."""
     values = _floats(lines, name)
     places, kept = thinned(values, places_of(history, lines))
     errors = _floats(lines, name + _ERROR)

@@ -1,1 +1,1 @@
-"""One run as one HTML page: what it was asked for, what it did, how well it went, what was unusual."""
+"""One HTML page about a run: its flags, what it did, its results, and what was unusual."""

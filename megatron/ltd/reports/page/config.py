@@ -1,4 +1,4 @@
-"""What ``tools/report.py`` is asked for: flags only."""
+"""The flags of ``tools/report.py``."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class ReportConfig:
     """report of a run"""
 
     run: str | None = flag(None, metavar="DIR", help="folder of the run: its --log-dir, or --save")
-    name: str | None = flag(None, help="what to call it (default: the folder's own name)")
-    plan: str | None = flag(
-        None, metavar="FILE", help="the plan that --plan-json wrote before, to stand beside the run"
-    )
+    name: str | None = flag(None, help="its name in the report (default: the name of the folder)")
+    plan: str | None = flag(None, metavar="FILE", help="plan of the run that --plan-json wrote, to compare")
     scores: tuple[str, ...] = flag(
-        (), metavar="PATH", help="results of lm-eval: its --output_path, or result files; of a task in several the last"
+        (),
+        metavar="PATH",
+        help="results of lm-eval: its --output_path, or result files; for a task in several, the last one counts",
     )
-    x: tuple[str, ...] = flag(("steps",), choices=tuple(AXES), help="over what to draw; of several each is a column")
-    output: str | None = flag(None, metavar="FILE", help="the page to write, such as report.html")
+    x: tuple[str, ...] = flag(("steps",), choices=tuple(AXES), help="x axes of the curves; each is a column")
+    output: str | None = flag(None, metavar="FILE", help="file of the page, such as report.html")
     overwrite: bool = flag(False, help="replace the page if it exists")
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What is unusual about a run: the reader should know it before the figures."""
+"""Notes on what is unusual about a run, which the reader should know before the figures."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from megatron.ltd.reports.page.settings import settings
 
 _NAMED = 8
 _OF_ONE_START = ("start", "nothing")
-"""What flags affect that a resumed run may set otherwise without being another run."""
+"""Flags that affect only these may change on resume without a note."""
 
 
 def notes(history: RunHistory) -> list[str]:
-    """One sentence or two for each thing, none where all is usual."""
+    """One or two sentences per note; empty if nothing is unusual."""
     return [*_ending(history), *_starts(history), *_not_finite(history), *_missing(history)]
 
 
 def _ending(history: RunHistory) -> list[str]:
     last, num_steps = history.steps[-1], history.about.get("num_steps")
     if num_steps is None:
-        return ["The log has no line that says what the run is: its flags, versions and length are not known."]
+        return ["The log has no run line, so the flags, versions and length of the run are not known."]
     if last["iteration"] < num_steps:
         return [f"Not finished: the log ends at step {last['iteration']:,} of {num_steps:,}."]
     if last.get("kept_tokens", 0) < last.get("seq_length", 0):
@@ -42,7 +42,7 @@ def _starts(history: RunHistory) -> list[str]:
     for before, after in zip(history.starts, resumes, strict=False):
         changes = [*_changed_flags(before, after), *_changed_versions(before, after)]
         if changes:
-            found.append(f"Resumed at step {after['resumed_at']:,} with another setting: {_listed(changes)}.")
+            found.append(f"Resumed at step {after['resumed_at']:,} with other settings: {_listed(changes)}.")
     return found
 
 
@@ -89,11 +89,11 @@ def _missing(history: RunHistory) -> list[str]:
     found = []
     if first > 1:
         found.append(
-            f"The log begins at step {first:,}: FLOPs, seconds and savings are those of the steps since then alone."
+            f"The log starts at step {first:,}: FLOPs, seconds and savings are those of the steps from there on."
         )
     missing = last - first + 1 - len(history.iterations)
     if missing:
-        found.append(f"The log lacks {missing:,} steps between its first and its last.")
+        found.append(f"{missing:,} steps are missing between the first and the last step of the log.")
     return found
 
 

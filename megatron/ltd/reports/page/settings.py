@@ -1,7 +1,7 @@
-"""The flags of a finished run, from its log: those that differ from their default, and the rest.
+"""The flags of a finished run, from its log: those that differ from their default, and the others.
 
-The log holds the settings as nested plain values. Which task they are of is told by their names, so that logs of older
-versions are read too; a setting that this version does not have shows under its own name.
+The log holds the settings as nested plain values. The names of the settings tell the task that they belong to, so that
+logs of older versions can be read; a setting that this version does not have is shown under its own name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Setting:
     value: Any
     default: Any
     affects: Affects | None
-    """What of the run it changes; None where this version does not know the flag."""
+    """What it affects; None if this version does not have the flag."""
 
     @property
     def is_known(self) -> bool:
@@ -34,11 +34,11 @@ class Setting:
 
     @property
     def is_changed(self) -> bool:
-        """Whether the run had something else than this version's default."""
+        """Whether the value differs from the default of this version."""
         return not self.is_known or self.value != self.default
 
     def spelled(self, value: Any) -> str:
-        """A value as the user types it; of a switch whether it is given."""
+        """A value as it is typed; for a switch, whether it is given."""
         is_switch = self.is_known and isinstance(self.default, bool)
         return shown(value != self.default if is_switch else value)
 
@@ -71,12 +71,12 @@ def _of_part(config_class: type | None, values: Mapping[str, Any]) -> Iterator[S
 
 
 def _task_parts(config: Mapping[str, Any]) -> Mapping[str, type]:
-    """The flag classes of the task whose settings have the most names in common with these."""
+    """The flag classes of the task whose settings match these names best."""
 
-    def strangers(parts: Mapping[str, type]) -> int:
+    def num_mismatches(parts: Mapping[str, type]) -> int:
         return sum(
             len({field.name for field in dataclasses.fields(part_class)} ^ (config.get(part) or {}).keys())
             for part, part_class in parts.items()
         )
 
-    return min((entry.parts for entry in TASKS.values()), key=strangers)
+    return min((entry.parts for entry in TASKS.values()), key=num_mismatches)

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("lm_eval")
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.lm_eval.task_loading import CheckedTasks
 from megatron.ltd.evaluation.local_tasks import task_folder
+from tests.support_errors import refused
 from tests.support_tasks import BOOLQ, LAMBADA, write_task_data
 
 NAMES = ["lambada_openai", "boolq"]
@@ -25,32 +25,32 @@ def test_no_internet_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("datasets.load_dataset", unreachable)
     with task_folder(NAMES, write_task_data(tmp_path / "data")) as folder:
         tasks = CheckedTasks(include_path=str(folder), include_defaults=False)
-        with pytest.raises(UserError, match="--tasks boolq: data cannot be downloaded .*Hub.*give local copies with "):
+        with refused("--tasks boolq", "someone/something", "--task-data"):
             tasks.load(["boolq"])
 
 
 @pytest.mark.parametrize(
-    ("num_processes", "limit", "samples", "message"),
+    ("num_processes", "limit", "samples", "names"),
     [
         (len(BOOLQ), None, None, None),
-        (len(BOOLQ) + 1, None, None, "--tasks boolq: examples to score are 3, and each of the 4 processes"),
+        (len(BOOLQ) + 1, None, None, ["--tasks boolq", 3, 4]),
         (2, 2, None, None),
-        (2, 1, None, "--tasks lambada_openai: examples to score with --limit 1 are 1"),
+        (2, 1, None, ["--tasks lambada_openai", "--limit 1", 2]),
         (2, 0.4, None, None),
-        (3, 0.4, None, "--tasks lambada_openai: examples to score with --limit 0.4 are 2"),
-        (2, None, {"boolq": [2]}, "--tasks boolq: examples to score are 1"),
+        (3, 0.4, None, ["--tasks lambada_openai", "--limit 0.4", 2, 3]),
+        (2, None, {"boolq": [2]}, ["--tasks boolq", 1, 2]),
     ],
 )
 def test_each_process_has_an_example(
-    tmp_path: Path, num_processes: int, limit: float | None, samples: dict[str, list[int]] | None, message: str | None
+    tmp_path: Path, num_processes: int, limit: float | None, samples: dict[str, list[int]] | None, names: list | None
 ) -> None:
     assert len(LAMBADA) == 5
     with task_folder(NAMES, write_task_data(tmp_path / "data")) as folder:
         tasks = CheckedTasks(
             include_path=str(folder), include_defaults=False, num_processes=num_processes, limit=limit, samples=samples
         )
-        if message is None:
+        if names is None:
             assert set(tasks.load(NAMES)["tasks"]) == set(NAMES)
         else:
-            with pytest.raises(UserError, match=message):
+            with refused(*names):
                 tasks.load(NAMES)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.lm_eval.paper_tasks import PAPER_TASKS
 from megatron.ltd.evaluation.local_tasks import catalog
+from tests.support_errors import refused
 
 pytest.importorskip("lm_eval")
 FOLDERS = ("glue", "super_glue", "arc", "anli", "race", "truthfulqa", "paloma", "kbl/knowledge", "mmlu/default")
@@ -45,6 +47,23 @@ def test_what_is_no_task_has_no_file() -> None:
 def test_without_lm_eval_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     catalog.tasks_folder.cache_clear()
-    with pytest.raises(UserError, match=r'lm-eval is not installed: .*pip install "megatron-ltd\[eval\]"'):
+    with refused("lm-eval", "megatron-ltd[eval]"):
         catalog.tasks_folder()
     catalog.tasks_folder.cache_clear()
+
+
+def test_code_in_a_task_file_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of lm-eval's tags alone something is known, and it names code without calling it."""
+    mark = tmp_path / "executed"
+    hostile = f"task: mine\ntest_split: !!python/object/apply:os.mkdir ['{mark}']\n"
+    (tmp_path / "mine.yaml").write_text(hostile)
+    (tmp_path / "other.yaml").write_text("task: other\ntest_split: test\nprocess_docs: !function utils.process_docs\n")
+    monkeypatch.setattr(catalog, "tasks_folder", lambda: tmp_path)
+    catalog._installed.cache_clear()
+    try:
+        assert catalog.installed_names() == {"mine", "other"}
+    finally:
+        catalog._installed.cache_clear()
+    assert catalog.read_splits(tmp_path / "mine.yaml").scored is None
+    assert catalog.read_splits(tmp_path / "other.yaml").scored == "test"
+    assert not mark.exists()

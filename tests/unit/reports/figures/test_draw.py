@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.reports.figures.draw import check_matplotlib, draw, draw_losses, rendered, save
 from megatron.ltd.reports.figures.panels import panels_of
 from megatron.ltd.reports.metrics import RunHistory, read_history
+from tests.support_errors import refused
 
 
 def validation(step: int, **measures: float | None) -> dict[str, object]:
@@ -109,12 +108,10 @@ def test_colours_repeat_only_with_another_dash(train) -> None:
 
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path, train, monkeypatch) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=re.escape(f"--plot {tmp_path / 'file' / 'a.png'}: cannot be written (File ex")):
+    with refused(f"--plot {tmp_path / 'file' / 'a.png'}", "File exists"):
         save(draw_losses([RunHistory("run", {}, (train(1),), ())]), "--plot", tmp_path / "file" / "a.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(
-        UserError, match=r"--plot loss.png needs the package matplotlib: pip install \"megatron-ltd\[pl"
-    ):
+    with refused("--plot loss.png", "matplotlib", "megatron-ltd[plot]"):
         check_matplotlib("--plot", Path("loss.png"))
 
 

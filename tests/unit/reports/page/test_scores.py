@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
-from megatron.ltd.errors import UserError
 from megatron.ltd.reports.metrics import RunHistory
 from megatron.ltd.reports.page.scores import curve_rows, read_scores
+from tests.support_errors import refused
 
 
 def write(path: Path, **tasks: dict[str, object]) -> Path:
@@ -67,10 +65,10 @@ def test_a_runs_own_lines_become_rows(train) -> None:
 
 
 def test_other_files_are_refused_by_the_flag_that_named_them(tmp_path: Path) -> None:
-    for content, said in (("{", "no whole JSON"), ("[1]", "expected lm-eval's results"), ("", "no whole JSON")):
+    for content in ("{", "[1]", ""):
         path = tmp_path / "results_a.json"
         path.write_text(content)
-        with pytest.raises(UserError, match=rf"^--scores {path}: {said}"):
+        with refused(f"--scores {path}"):
             read_scores([str(path)])
-    with pytest.raises(UserError, match=rf"^--scores {tmp_path / 'b'}: no such file or folder"):
+    with refused(f"--scores {tmp_path / 'b'}"):
         read_scores([str(tmp_path / "b")])

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
 from common import corpus
 
-from megatron.ltd.errors import UserError
+from tests.support_errors import refused
 from tests.unit.tools.common.made_up import book
 
 
 def test_frames_of_both_spellings_are_cut_off() -> None:
     assert corpus.strip_frame(book("One.\r\nTwo.").replace("\r\n", "\n"), "a.txt") == "One.\nTwo."
-    with pytest.raises(UserError, match=r"--data: a.txt has no line '\*\*\* START OF THIS"):
+    with refused("--data", "a.txt", "START OF THIS PROJECT GUTENBERG EBOOK"):
         corpus.strip_frame("One.\n*** END OF THIS PROJECT GUTENBERG EBOOK A ***\n", "a.txt")
-    with pytest.raises(UserError, match=r"no line '\*\*\* END OF THIS"):
+    with refused("--data", "a.txt", "END OF THIS PROJECT GUTENBERG EBOOK"):
         corpus.strip_frame("*** START OF THIS PROJECT GUTENBERG EBOOK A ***\nOne.", "a.txt")
 
 

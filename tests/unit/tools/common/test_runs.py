@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from common import progress, runs, spec
 
-from megatron.ltd.errors import RunStopped, UserError
+from megatron.ltd.errors import RunStopped
+from tests.support_errors import refused
 
 
 def test_a_continued_run_counts_its_later_lines_and_all_its_starts(tmp_path: Path) -> None:
     run = spec.RunSpec("dense", 1, 3, 30, tmp_path, ())
-    about = {"kind": "run", "versions": {"torch": "2"}}
+    about = {"kind": "run", "versions": {"torch": "2"}, "resumed_at": 0}
 
     def train(step: int, seconds: float) -> dict[str, object]:
         return {
@@ -26,7 +27,7 @@ def test_a_continued_run_counts_its_later_lines_and_all_its_starts(tmp_path: Pat
             "consumed_layer_tokens": 5 * step, "consumed_tokens": 7 * step, "step_seconds": seconds,
         }  # fmt: skip
 
-    lines = [about, train(1, 1.0), train(2, 9.0), about, train(2, 1.0), train(3, 1.0)]
+    lines = [about, train(1, 1.0), train(2, 9.0), {**about, "resumed_at": 1}, train(2, 1.0), train(3, 1.0)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text)
     assert runs.collect(run) is None  # not evaluated yet
@@ -54,12 +55,8 @@ def test_the_newest_step_is_read_from_the_end_of_a_growing_file(tmp_path: Path) 
     assert progress.last_step(path) == {"kind": "train", "iteration": 998}
 
 
-def test_a_folder_at_work_is_refused(tmp_path: Path) -> None:
-    with (
-        runs.locked(tmp_path),
-        pytest.raises(UserError, match="at work there"),
-        runs.locked(tmp_path),
-    ):
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    with runs.locked(tmp_path), refused(f"--work-dir {tmp_path}"), runs.locked(tmp_path):
         pass
 
 

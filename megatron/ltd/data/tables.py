@@ -1,0 +1,93 @@
+"""Rows of Parquet and Arrow files as documents: each of the wanted columns holds one text a row.
+
+Read with ``pyarrow``, some rows at a time and only the wanted columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from megatron.ltd.data.input_files import InputFile
+from megatron.ltd.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_ROWS = 1000
+
+Row = tuple[str | None, ...]
+
+
+def read_rows(file: InputFile, columns: Sequence[str]) -> Iterator[tuple[list[Row], float]]:
+    """The texts of ``columns`` in each row, some rows at a time, and the share of the file that is read by then.
+
+    A missing value is None. Raises ``UserError`` for a file that cannot be read, a column that is missing or holds
+    something other than text, or where ``pyarrow`` is not installed.
+    """
+    try:
+        import pyarrow
+    except ModuleNotFoundError:
+        raise UserError(
+            f"--input {file.path}: is a {file.table} file, which needs the package pyarrow; run pip install "
+            "'megatron-ltd[data]'"
+        ) from None
+    with _readable(file, pyarrow.ArrowException):
+        for batch, share in _batches(file, columns):
+            wanted = batch.select(list(columns))
+            wanted.validate(full=True)  # offsets of a hostile file could point anywhere
+            texts = [_texts(wanted.column(column), file, column) for column in columns]
+            yield list(zip(*texts, strict=True)), share
+
+
+@contextmanager
+def _readable(file: InputFile, damage: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except (damage, OSError, UnicodeDecodeError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise UserError(f"--input {file.path}: cannot be read as {file.table} ({reason}); get the file again") from None
+
+
+def _batches(file: InputFile, columns: Sequence[str]) -> Iterator[tuple[pyarrow.RecordBatch, float]]:
+    """Batches of at most ``_ROWS`` rows, and the share of the file at the end of each."""
+    if file.table == "Parquet":
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(file.path) as content:
+            _check_columns(content.schema_arrow, file, columns)
+            rows = 0
+            for batch in content.iter_batches(_ROWS, columns=list(columns)):
+                rows += batch.num_rows
+                yield batch, rows / content.metadata.num_rows
+        return
+    import pyarrow
+
+    with pyarrow.memory_map(file.path) as source:
+        is_stream = file.table == "Arrow stream"
+        content = pyarrow.ipc.open_stream(source) if is_stream else pyarrow.ipc.open_file(source)
+        _check_columns(content.schema, file, columns)
+        whole = content if is_stream else map(content.get_batch, range(content.num_record_batches))
+        for number, batch in enumerate(whole, start=1):
+            share = source.tell() / source.size() if is_stream else number / content.num_record_batches
+            for start in range(0, batch.num_rows, _ROWS):
+                yield batch.slice(start, _ROWS), share
+
+
+def _check_columns(schema: pyarrow.Schema, file: InputFile, columns: Sequence[str]) -> None:
+    for column in columns:
+        if schema.names.count(column) != 1:
+            raise UserError(
+                f"--json-keys {' '.join(columns)}: {file.path} has no single column {column}; it has "
+                f"{', '.join(schema.names) or 'none'}"
+            )
+
+
+def _texts(column: Any, file: InputFile, name: str) -> list[str | None]:
+    import pyarrow
+
+    kind = column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type
+    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_string_view(kind)):
+        raise UserError(f"--json-keys {name}: this column of {file.path} holds {column.type} instead of text")
+    return column.to_pylist()

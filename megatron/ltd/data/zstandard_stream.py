@@ -1,0 +1,42 @@
+"""Zstandard data as a stream: frames one after another, with an error where the last one is cut off.
+
+The library's own stream reader ends silently within a frame. Input goes to it in small pieces, so that data made to
+expand without bound takes bounded memory: at most 128 MB a piece.
+"""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import zstandard
+
+_PIECE_BYTES = 4096
+
+
+class ZstandardReader:
+    """``read(size)`` gives decompressed bytes of ``source``, none at the end. Raises ``OSError`` for damaged data."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._input = b""
+        self._ready = memoryview(b"")
+
+    def read(self, size: int) -> memoryview:
+        """At most ``size`` bytes."""
+        while not self._ready:
+            self._input = self._input or self._source.read(_PIECE_BYTES)
+            if not self._input:
+                if self._frame is not None:
+                    raise OSError("the data ends within a frame")
+                break
+            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+            try:
+                self._ready = memoryview(self._frame.decompress(self._input))
+            except zstandard.ZstdError as error:
+                raise OSError(str(error)) from None
+            self._input = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame = None
+        found, self._ready = self._ready[:size], self._ready[size:]
+        return found

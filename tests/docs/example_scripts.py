@@ -1,0 +1,63 @@
+"""What the tests of the examples share: their scripts as a user runs them, and the recipe and cards of GPT-3."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+
+from tests.support_processes import PATIENCE_SECONDS
+
+SIZES = ("1.3b", "350m")
+LENGTHS = ("300B", "200B", "150B")
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """A plain user's environment, with few threads and this virtual environment active."""
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR", "LANG")}
+    return {**kept, "OMP_NUM_THREADS": "1", "VIRTUAL_ENV": sys.prefix, **settings}
+
+
+def run(repository: Path, cwd: Path, script: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """A script of the examples as a user runs it, from ``cwd``, where it writes to ``runs``."""
+    return subprocess.run(
+        ["bash", str(repository / "examples" / script), *arguments],
+        env=environment(**settings), cwd=cwd, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS,
+    )  # fmt: skip
+
+
+def training_command(repository: Path, cwd: Path, *arguments: str, **settings: str) -> list[str]:
+    """The words after pretrain_gpt_ltd.py in the command that DRY_RUN=1 of gpt3/pretrain.sh shows."""
+    shown = run(repository, cwd, "gpt3/pretrain.sh", *arguments, DRY_RUN="1", **settings).stdout
+    (command,) = (line for line in shown.splitlines() if "torchrun.py" in line)
+    words = shlex.split(command)
+    return words[words.index(str(repository / "pretrain_gpt_ltd.py")) + 1 :]
+
+
+RECIPE = {
+    ("1.3b", "300B"): (2e-4, 200_000),
+    ("1.3b", "200B"): (3e-4, 133_333),
+    ("1.3b", "150B"): (4e-4, 100_000),
+    ("350m", "300B"): (3e-4, 400_000),
+    ("350m", "200B"): (4.5e-4, 266_666),
+    ("350m", "150B"): (6e-4, 200_000),
+}
+"""Peak learning rate, and growth in steps."""
+
+
+def steps_until(tokens: int, batch: int, growth_steps: int | None) -> int:
+    """Steps until the layer tokens / layers reach ``tokens``: the definition, summed step by step."""
+    kept = numpy.full(10**6, 2048)
+    if growth_steps is not None:
+        growing = numpy.arange(growth_steps)
+        kept[:growth_steps] = (128 + 1920 * growing // growth_steps) // 16 * 16
+    layer_tokens = numpy.cumsum((22 * kept + 2 * 2048) * batch)
+    return int(numpy.searchsorted(layer_tokens, 24 * tokens)) + 1
+
+
+def readme(repository: Path, size: str) -> str:
+    return (repository / "examples" / f"gpt3_{size}" / "README.md").read_text(encoding="utf-8")

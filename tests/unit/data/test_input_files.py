@@ -1,0 +1,281 @@
+"""Every kind of file that ``--input`` takes gives the documents that plain JSON lines give, and damage is named."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+import zstandard
+from pyarrow import parquet
+
+from megatron.ltd.data.documents import WHOLE, Shard, parse_chunk, read_chunks
+from megatron.ltd.data.input_files import find_inputs
+from tests.support_errors import refused
+
+TEXTS = [f"Document {number}: naïve café, 東京.\n" * (number % 7) for number in range(300)]
+LINES = "".join(json.dumps({"id": number, "text": text}) + "\n" for number, text in enumerate(TEXTS)).encode()
+
+
+def texts_of(*paths: object, keys: tuple[str, ...] = ("text",), shard: Shard = WHOLE, size: int = 5000) -> list[str]:
+    files = find_inputs([str(path) for path in paths])
+    return [
+        texts[0]
+        for chunk in read_chunks(files, size, shard, keys)
+        for texts in parse_chunk(chunk, keys, skip_bad_lines=False).texts
+    ]
+
+
+def zstd(content: bytes) -> bytes:
+    return zstandard.ZstdCompressor().compress(content)
+
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd,
+}  # fmt: skip
+
+
+def table(**columns: Any) -> pyarrow.Table:
+    return pyarrow.table(columns or {"id": list(range(len(TEXTS))), "text": TEXTS})
+
+
+def write_parquet(path: Path, content: pyarrow.Table) -> None:
+    parquet.write_table(content, path, row_group_size=64)
+
+
+def write_arrow(path: Path, content: pyarrow.Table) -> None:
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_file(sink, content.schema) as writer:
+        writer.write_table(content, max_chunksize=128)
+
+
+def write_stream(path: Path, content: pyarrow.Table) -> None:
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, content.schema) as writer:
+        writer.write_table(content, max_chunksize=128)
+
+
+TABLES = {"parquet": write_parquet, "arrow": write_arrow, "arrow stream": write_stream}
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_compressed_lines_and_text(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a.jsonl{suffix}").write_bytes(COMPRESS[suffix](LINES))
+    (tmp_path / f"b.txt{suffix}").write_bytes(COMPRESS[suffix](LINES))
+    assert texts_of(tmp_path / f"a.jsonl{suffix}") == TEXTS
+    assert texts_of(tmp_path / f"b.txt{suffix}") == [LINES.decode()]
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_several_streams_in_one_file(tmp_path: Path, suffix: str) -> None:
+    """As ``cat a.gz b.gz`` and parallel compressors make it."""
+    cut = LINES.index(b"\n", 4000) - 7
+    (tmp_path / "d").write_bytes(COMPRESS[suffix](LINES[:cut]) + COMPRESS[suffix](b"") + COMPRESS[suffix](LINES[cut:]))
+    assert texts_of(tmp_path / "d") == TEXTS
+
+
+def test_a_skippable_frame_of_zstandard(tmp_path: Path) -> None:
+    """pzstd and seekable files have them, also at the start."""
+    frame = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"abcd"
+    (tmp_path / "d.zst").write_bytes(frame + zstd(LINES[:100]) + frame + zstd(LINES[100:]) + frame)
+    assert texts_of(tmp_path / "d.zst") == TEXTS
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+@pytest.mark.parametrize("what", ["cut", "changed"])
+def test_damaged_compression_names_the_file(tmp_path: Path, suffix: str, what: str) -> None:
+    content = COMPRESS[suffix](LINES)
+    if suffix == ".zst":
+        content = zstandard.ZstdCompressor(write_checksum=True).compress(LINES)
+    middle = len(content) // 2
+    damaged = content[:middle] if what == "cut" else content[:middle] + b"\xff\x00\xff\x00" + content[middle + 4 :]
+    path = tmp_path / f"d.jsonl{suffix}"
+    path.write_bytes(damaged)
+    with refused(f"--input {path}"):
+        texts_of(path, size=1 << 20)
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_the_name_does_not_decide(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "plain.jsonl.gz").write_bytes(LINES)
+    (tmp_path / "compressed.jsonl").write_bytes(COMPRESS[suffix](LINES))
+    assert texts_of(tmp_path / "plain.jsonl.gz") == TEXTS == texts_of(tmp_path / "compressed.jsonl")
+
+
+def test_what_expands_without_bound_is_read_in_pieces(tmp_path: Path) -> None:
+    """A gigabyte of one line in 32 KB: the start of it takes little memory."""
+    import tracemalloc
+
+    from megatron.ltd.data.input_files import open_content
+
+    packed = zstandard.ZstdCompressor().compressobj()
+    with (tmp_path / "bomb.zst").open("wb") as stream:
+        for _ in range(1024):
+            stream.write(packed.compress(b"{" + b" " * ((1 << 20) - 1)))
+        stream.write(packed.flush())
+    assert (tmp_path / "bomb.zst").stat().st_size < 200_000
+    (file,) = find_inputs([str(tmp_path / "bomb.zst")])
+    tracemalloc.start()
+    try:
+        with open_content(file) as content:
+            assert content.read(8) == b"{       "
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_tables(tmp_path: Path, kind: str) -> None:
+    TABLES[kind](tmp_path / "d", table())
+    for size in (100, 5000, 1 << 20):
+        assert texts_of(tmp_path / "d", size=size) == TEXTS
+    other = table(text=["a", "b"], body=pyarrow.array(["c", "c"]).dictionary_encode())
+    TABLES[kind](tmp_path / "e", other)
+    assert texts_of(tmp_path / "e", keys=("body", "text")) == ["c", "c"]
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_the_bytes_of_a_file_are_counted_once(tmp_path: Path, kind: str) -> None:
+    """For the progress of reading."""
+    TABLES[kind](tmp_path / "d", table())
+    (tmp_path / "e.gz").write_bytes(gzip.compress(LINES))
+    for name in ("d", "e.gz"):
+        files = find_inputs([str(tmp_path / name)])
+        chunks = list(read_chunks(files, 5000))
+        stored = sum(chunk.stored_bytes for chunk in chunks)
+        assert len(chunks) > 3 and abs(stored - files[0].num_bytes) <= len(chunks) + 8  # the mark that ends a stream
+        assert sum(chunk.num_bytes for chunk in chunks) == (
+            len(LINES) if name == "e.gz" else len("".join(TEXTS).encode())
+        )
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_tables_that_do_not_fit(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "d"
+    TABLES[kind](path, table(body=["a"], number=[7]))
+    with refused("--json-keys text", path, "body", "number"):
+        texts_of(path)
+    with refused("--json-keys number", path, "int64"):
+        texts_of(path, keys=("number",))
+    TABLES[kind](path, table(text=["a", None, "c"]))
+    with refused(path, 2, "text", "--skip-bad-lines"):
+        texts_of(path)
+    (chunk,) = read_chunks(find_inputs([str(path)]))
+    parsed = parse_chunk(chunk, ["text"], skip_bad_lines=True)
+    assert parsed.texts == (("a",), ("c",)) and parsed.bad_lines == 1
+
+
+@pytest.mark.parametrize("kind", TABLES)
+@pytest.mark.parametrize("what", ["cut", "start only", "changed"])
+def test_damaged_tables(tmp_path: Path, kind: str, what: str) -> None:
+    path = tmp_path / "d"
+    TABLES[kind](path, table())
+    content = path.read_bytes()
+    if what == "changed":  # the schema, which all of them have near one end
+        place = content.find(b"text") if kind == "arrow stream" else content.rfind(b"text")
+        content = content[: place - 40] + b"\xff" * 32 + content[place - 8 :]
+    else:
+        content = content[: len(content) // 2 if what == "cut" else 16]
+    path.write_bytes(content)
+    with refused("--input", path) if what != "changed" else refused(path):
+        texts_of(path)
+
+
+def test_a_saved_dataset_of_hugging_face(tmp_path: Path) -> None:
+    import datasets
+
+    saved = datasets.Dataset.from_dict({"text": TEXTS})
+    saved.save_to_disk(str(tmp_path / "one"), num_shards=3)
+    assert texts_of(tmp_path / "one") == TEXTS
+    datasets.DatasetDict({"train": saved, "test": saved}).save_to_disk(str(tmp_path / "both"))
+    assert texts_of(tmp_path / "both" / "train") == TEXTS
+    with refused(f"--input {tmp_path / 'both'}", "train", "test"):
+        texts_of(tmp_path / "both")
+
+
+@pytest.mark.parametrize("state", [b"{", b"[]", b'{"_data_files": [{"filename": "../x"}]}', b'{"_data_files": [{}]}'])
+def test_a_state_file_that_lists_something_else(tmp_path: Path, state: bytes) -> None:
+    (tmp_path / "x").write_bytes(LINES)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "state.json").write_bytes(state)
+    with refused(f"--input {tmp_path / 'd'}", "state.json"):
+        texts_of(tmp_path / "d")
+
+
+def test_folders(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "b"}\n'))
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "readme.md").write_text("no text of a corpus")
+    (tmp_path / ".hidden" / "h.txt").write_text("h")
+    write_parquet(tmp_path / "deep" / "c.parquet", table(text=["c"]))
+    assert texts_of(tmp_path) == ["a", "b", "c"]
+    with refused(f"--input {tmp_path / '.hidden' / 'none'}"):
+        texts_of(tmp_path / ".hidden" / "none")
+    (tmp_path / "empty").mkdir()
+    with refused(f"--input {tmp_path / 'empty'}", ".jsonl"):
+        texts_of(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 11])
+def test_shards_in_their_order_are_the_whole_input(tmp_path: Path, count: int) -> None:
+    (tmp_path / "a.jsonl.xz").write_bytes(lzma.compress(LINES))
+    (tmp_path / "b.jsonl").write_bytes(LINES)
+    write_parquet(tmp_path / "c.parquet", table())
+    (tmp_path / "d.txt.zst").write_bytes(zstd(b"text"))
+    parts = [texts_of(tmp_path, shard=Shard(number, count)) for number in range(1, count + 1)]
+    assert sum(parts, []) == texts_of(tmp_path)
+
+
+def _archive(name: str) -> bytes:
+    content = io.BytesIO()
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(content, "w") as archive:
+            archive.writestr("a.txt", "a")
+    else:
+        with tarfile.open(fileobj=content, mode="w:gz" if name.endswith(".gz") else "w") as archive:
+            archive.addfile(tarfile.TarInfo("a.txt"))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.jsonl"])
+def test_archives_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(_archive(name if name != "a.jsonl" else "a.zip"))
+    with refused(f"--input {tmp_path / name}", "tar" if "tar" in name else "zip"):
+        texts_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
+def test_separated_values_are_no_document(tmp_path: Path, name: str) -> None:
+    content = b"id,text\n1,a\n"
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with refused(f"--input {tmp_path / name}", "Parquet"):
+        texts_of(tmp_path / name)
+
+
+def test_a_table_within_a_compressed_file(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "d", table())
+    (tmp_path / "d.gz").write_bytes(gzip.compress((tmp_path / "d").read_bytes()))
+    with refused(f"--input {tmp_path / 'd.gz'}", "Parquet", "gzip"):
+        texts_of(tmp_path / "d.gz")
+
+
+@pytest.mark.parametrize(("content", "package"), [(zstd(b"{}"), "zstandard"), (b"PAR1", "pyarrow")])
+def test_libraries_that_are_not_installed(
+    tmp_path: Path, content: bytes, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "megatron.ltd.data.zstandard_stream", raising=False)
+    (tmp_path / "d").write_bytes(content)
+    with refused(f"--input {tmp_path / 'd'}", package, "megatron-ltd[data]"):
+        texts_of(tmp_path / "d")

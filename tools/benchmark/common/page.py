@@ -1,0 +1,53 @@
+"""What benchmarks share around a measurement: checks of flags, circumstances, and the page about it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.versions import circumstances
+
+
+def check_at_least(config: object, **least: int) -> None:
+    """Raises ``UserError`` for a flag of ``config`` below the least value that it may have; None is not checked."""
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value is not None and value < bound:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {bound}")
+
+
+def check_clock(clock: str, threads: int | None, device: str) -> None:
+    """Raises ``UserError`` if CPU time would count more than the work."""
+    if clock == "cpu" and (threads != 1 or device != "cpu"):
+        raise UserError(
+            "--clock cpu: CPU time counts threads that wait, and no GPU; add --threads 1 --device cpu, or use "
+            "--clock wall"
+        )
+
+
+def about(script: str, *packages: str, without: str | None = None, **facts: str) -> dict[str, str]:
+    """Command, machine, versions, date and load of a measurement; ``facts`` override these and add to them.
+
+    ``without`` is a flag that is left out of the command, with its value.
+    """
+    words = list(sys.argv[1:])
+    if without in words:
+        place = words.index(without)
+        del words[place : place + 2]
+    command = shlex.join(["python", f"tools/benchmark/{script}", *words])
+    return {"command": f"`{command}`", **circumstances(*packages), **facts}
+
+
+def facts(named: Mapping[str, str]) -> list[str]:
+    """Named facts as the lines of a Markdown list."""
+    return [f"- {name}: {fact}" for name, fact in named.items()]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """The record of a measurement."""
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from megatron.ltd.checkpoint.files import place_of
 from megatron.ltd.errors import run_command
 from megatron.ltd.evaluation.sampling_config import SamplingConfig
 from megatron.ltd.flags import read_command
@@ -30,7 +31,7 @@ def print_sample(config: SamplingConfig, tokenizer_files: TokenizerFiles) -> Non
         from megatron.ltd.evaluation.generate import generate_text
         from megatron.ltd.evaluation.load import load_model
 
-        loaded = load_model(Path(str(config.load)), tokenizer_files, parallel, mesh)
+        loaded = load_model(Path(place_of(str(config.load), config.ckpt_step)), tokenizer_files, parallel, mesh)
         for note in loaded.notes:
             print(note)
         print(f"{config.prompt}{generate_text(loaded, config)}")

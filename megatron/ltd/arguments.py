@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron.ltd.checkpoint.files import candidates, stored_config
+from megatron.ltd.checkpoint.files import candidates, place_of, stored_config
 from megatron.ltd.config import PARTS, TASK_PARTS, Entry, RunConfig, flag_classes
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import FlagParser, add_flags, from_record, read_flags
@@ -46,6 +46,8 @@ def _run_config(namespace: argparse.Namespace, task: Entry, replaceable: Collect
     planning = read_flags(namespace, PlanConfig)
     leave_open(namespace, planning, replaceable)
     _settle_pretrained(namespace)
+    if hasattr(namespace, "load"):
+        namespace.load = place_of(namespace.load, getattr(namespace, "ckpt_step", None))
     if getattr(namespace, "use_checkpoint_args", False) and hasattr(namespace, "load"):
         folder = Path(namespace.load)
         stored = described_flags(folder) if is_hugging_face(folder) else stored_config(folder)

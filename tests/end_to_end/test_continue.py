@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.checkpoint.files import checkpoint_path, read_manifest
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.training.build import Run, build_run
 from tests.end_to_end.runs import metrics, refusal, run_status, tiny_flags
 from tests.support import assert_differs, world
+from tests.support_errors import assert_refused
 
 OVERRIDE = "--override-opt-param-scheduler"
 
@@ -191,3 +194,29 @@ def test_without_the_optimizers_state_its_schedule_is_the_flags(
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "--no-load-optim" in line)
     assert_differs(line, "ltd_growth_steps", "6", "5")
     assert_differs(line, "lr", "0.002", "0.001")
+
+
+@pytest.mark.parametrize("named", ["step", "folder"])
+def test_an_older_checkpoint(data: str, straight: Path, tmp_path: Path, named: str) -> None:
+    """From the checkpoint of step 2 in a folder that has later ones, into the same folder: the same run again."""
+    folder = tmp_path / "copy"
+    shutil.copytree(straight, folder)
+    loaded = ("--load", folder, "--ckpt-step", 2) if named == "step" else ("--load", folder / "iter_0000002")
+    flags = tiny_flags(data, "--save", folder, *loaded, "--save-interval", 2, "--log-dir", tmp_path)
+    assert run_status(flags) == (0, "")
+    found, expected = metrics(tmp_path), metrics(straight)
+    assert set(found) and found.items() <= expected.items()
+    for iteration in (2, 4, 6):
+        manifests = [read_manifest(checkpoint_path(place, iteration)) or {} for place in (folder, straight)]
+        tensors = [{name: entry for name, entry in files.items() if "distcp" in name} for files in manifests]
+        assert tensors[0] == tensors[1]
+
+
+def test_a_step_that_was_not_saved(data: str, straight: Path, tmp_path: Path) -> None:
+    assert_refused(*run_status(tiny_flags(data, "--load", straight, "--ckpt-step", 3)), "--ckpt-step 3", 2, 4, 6)
+    assert_refused(*run_status(tiny_flags(data, "--load", tmp_path, "--ckpt-step", 2)), "--ckpt-step 2", tmp_path)
+    assert_refused(*run_status(tiny_flags(data, "--ckpt-step", 2)), "--ckpt-step 2", "--load")
+    other = tmp_path / "other"
+    shutil.copytree(straight, other)
+    saved = run_status(tiny_flags(data, "--load", straight / "iter_0000002", "--save", other))
+    assert_refused(*saved, f"--save {other}")

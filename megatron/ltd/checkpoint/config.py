@@ -18,7 +18,14 @@ class CheckpointConfig:
         None,
         affects="start",
         metavar="DIR",
-        help="folder to continue from; with --finetune to start from, which may be Hugging Face's (GPT-2, Llama)",
+        help="folder to continue from, or one checkpoint in it; with --finetune to start from, which may be Hugging "
+        "Face's (GPT-2, Llama)",
+    )
+    ckpt_step: int | None = flag(
+        None,
+        affects="start",
+        metavar="STEP",
+        help="load the checkpoint of this step (default: the newest complete one)",
     )
     pretrained_checkpoint: str | None = flag(
         None,
@@ -50,6 +57,8 @@ class CheckpointConfig:
             raise UserError(f"--save-interval {self.save_interval}: it needs --save; give the folder to save in")
         if self.async_save and self.save is None:
             raise UserError("--async-save: it needs --save; give the folder to save in")
+        if self.ckpt_step is not None and self.load is None:
+            raise UserError(f"--ckpt-step {self.ckpt_step}: it needs --load; give the folder to load from")
         for name in ("no_load_optim", "finetune", "use_checkpoint_args"):
             if getattr(self, name) and self.load is None:
                 raise UserError(f"--{name.replace('_', '-')}: it needs --load; give the folder to load from")

@@ -41,7 +41,31 @@ _CHUNK_BYTES = 1 << 24
 
 def checkpoint_path(folder: Path, iteration: int) -> Path:
     """The folder of the complete checkpoint of ``iteration``."""
-    return folder / f"iter_{iteration:07d}"
+    return run_folder(folder) / f"iter_{iteration:07d}"
+
+
+def run_folder(place: Path) -> Path:
+    """The folder of checkpoints that ``place`` is, or of which it is one."""
+    return place if named_iteration(place) is None else place.parent
+
+
+def named_iteration(place: Path) -> int | None:
+    """The iteration of the one checkpoint that ``place`` is; None for a folder of checkpoints."""
+    number = place.name.removeprefix("iter_")
+    if number == place.name or not number.isdecimal() or not (place / RUN).is_file():
+        return None
+    return int(number)
+
+
+def place_of(folder: str, step: int | None) -> str:
+    """The checkpoint of iteration ``step`` in ``folder``, or ``folder`` if that is None. Raises ``UserError``."""
+    if step is None or named_iteration(Path(folder)) == step:
+        return folder
+    saved = saved_iterations(Path(folder))
+    if step not in saved:
+        there = f"has {', '.join(map(str, saved))}" if saved else "has no checkpoint"
+        raise UserError(f"--ckpt-step {step}: --load {folder} {there}; give the step of a checkpoint")
+    return str(checkpoint_path(Path(folder), step))
 
 
 def saved_iterations(folder: Path) -> list[int]:
@@ -59,7 +83,13 @@ def read_tracker(folder: Path) -> int | None:
 
 
 def candidates(folder: Path) -> list[int]:
-    """Iterations to try, best first: the tracker's and those before it, or all if the tracker's does not exist."""
+    """Iterations to try, best first: the tracker's and those before it, or all if the tracker's does not exist.
+
+    Of a checkpoint's own folder only that one.
+    """
+    named = named_iteration(folder)
+    if named is not None:
+        return [named]
     saved, latest = saved_iterations(folder)[::-1], read_tracker(folder)
     return saved[saved.index(latest) :] if latest in saved else saved
 
@@ -76,6 +106,8 @@ def how_to_continue(save: str | None) -> str:
 
 def tracker_problem(folder: Path) -> str | None:
     """How the tracker file and the checkpoints in ``folder`` contradict each other, or None."""
+    if named_iteration(folder) is not None:
+        return None
     tracker, saved, latest = folder / TRACKER, saved_iterations(folder), read_tracker(folder)
     if not tracker.exists():
         return f"{tracker} is missing" if saved else None
@@ -246,7 +278,7 @@ def remove_old(folder: Path, keep_last: int | None) -> list[str]:
 def check_save_folder(save: Path, load: Path | None, finetune: bool) -> None:
     """Raise ``UserError`` for a folder that cannot be written, or with checkpoints that this run does not continue."""
     found = candidates(save)
-    if found and (finetune or load is None or load.resolve() != save.resolve()):
+    if found and (finetune or load is None or run_folder(load).resolve() != save.resolve()):
         fix = f"continue them with --load {save}" + (" and without --finetune" if finetune else "")
         raise UserError(
             f"--save {save}: already has checkpoints (the last at iteration {found[0]}) that this run does not "

@@ -14,8 +14,11 @@ class SamplingConfig:
     """text generation"""
 
     load: str | None = flag(
-        None, metavar="DIR", help="folder of checkpoints (--save of a run); the newest complete one is loaded"
+        None,
+        metavar="DIR",
+        help="folder of checkpoints (--save of a run), or one of them; the newest complete one is loaded",
     )
+    ckpt_step: int | None = flag(None, metavar="STEP", help="load the checkpoint of this step")
     prompt: str | None = flag(None, metavar="TEXT", help="text to continue")
     num_tokens_to_generate: int = flag(
         100, metavar="N", help="most tokens to generate; an end-of-document token ends the text earlier"

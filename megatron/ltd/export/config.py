@@ -17,7 +17,10 @@ _UNITS_BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 class ExportConfig:
     """export"""
 
-    load: str | None = flag(None, metavar="DIR", help="folder of checkpoints, the --save of a run; the newest is taken")
+    load: str | None = flag(
+        None, metavar="DIR", help="folder of checkpoints, the --save of a run, or one of them; the newest is taken"
+    )
+    ckpt_step: int | None = flag(None, metavar="STEP", help="take the checkpoint of this step")
     output: str | None = flag(None, metavar="DIR", help="folder to write, which must not exist yet")
     dtype: str | None = flag(None, choices=DTYPES, help="type of the weights (default: as they are stored)")
     max_shard_size: str = flag("5GB", metavar="SIZE", help="largest file of weights, in KB, MB or GB (of 1000)")

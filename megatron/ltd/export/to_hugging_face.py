@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from megatron.ltd.checkpoint import files as checkpoint_files
+from megatron.ltd.checkpoint.files import place_of, run_folder
 from megatron.ltd.checkpoint.load import find_checkpoint
 from megatron.ltd.checkpoint.run_format import MODEL
 from megatron.ltd.errors import UserError
@@ -93,13 +94,13 @@ def export_checkpoint(config: ExportConfig, typed: TokenizerFiles) -> Exported:
     Raises ``UserError`` for a target that exists or cannot be written, a checkpoint that is not a GPT or that Hugging
     Face has no class for, and a tokenizer that is missing, different, or has no counterpart.
     """
-    target, load = Path(str(config.output)), Path(str(config.load))
+    target, load = Path(str(config.output)), Path(place_of(str(config.load), config.ckpt_step))
     check_new(f"--output {target}", target)
     checkpoint, notes = find_checkpoint(load, None)
     if checkpoint is None:
         raise UserError(f"--load {load}: has no checkpoint; use the --save folder of a run that has saved one")
     source = _describe(load, checkpoint, config, typed)
-    history = read_steps(Path(config.log_dir or load), source.record["progress"]["iteration"])
+    history = read_steps(Path(config.log_dir or run_folder(load)), source.record["progress"]["iteration"])
     tensors = CheckpointTensors(checkpoint)
     dtype = tensors.dtype(_EMBEDDING) if config.dtype is None else getattr(torch, config.dtype)
     dtype_name = str(dtype).removeprefix("torch.")

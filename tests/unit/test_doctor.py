@@ -147,7 +147,7 @@ def _hang(backend: str, rank: int, world_size: int) -> str | None:
     ],
     ids=["wrong", "dead", "stuck"],
 )
-def test_processes_that_cannot_talk(talk: object, seconds: float, text: str) -> None:
+def test_processes_that_cannot_communicate(talk: object, seconds: float, text: str) -> None:
     started = time.monotonic()
     found = processes.exchange("gloo", 2, seconds, talk)  # type: ignore[arg-type]
     assert found.state == WRONG and text in found.text and "GLOO_SOCKET_IFNAME" in found.advice

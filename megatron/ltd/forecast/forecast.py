@@ -1,8 +1,8 @@
-"""``--plan``: what a run will be, from its flags alone. No device, no data, no other process, and no torch.
+"""``--plan``: the forecast of a run, from its flags alone. No device, no data, no other process, and no torch.
 
-    flags -> sizes, layout -> method, clock -> (a question answered) -> plan, learning rate, memory, time
+    flags -> sizes, layout -> method, clock -> (answer to a question) -> plan, learning rate, memory, time
 
-It counts with what the run counts with: the same clock, plan and schedule. What is said of it is ``report``'s.
+It uses the same clock, plan and schedule as the run. Not here: the text of the forecast (``report``).
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from megatron.ltd.checkpoint.run_format import FORMAT_VERSION
 
 
 def say_plan(config: RunConfig) -> None:
-    """Print the plan of a run, and write it to ``--plan-json``. Of processes that a launcher started the first does.
+    """Print the plan of a run, and write it to ``--plan-json``; only the first of several processes does.
 
-    Raises ``UserError`` for what cannot be trained, not be found, or not be written.
+    Raises ``UserError`` for settings that cannot be trained, a target that cannot be reached, and a file that cannot be
+    written.
     """
     if os.environ.get("RANK", "0") != "0":
         return
@@ -53,7 +54,7 @@ def say_plan(config: RunConfig) -> None:
 
 
 def plan_ahead(config: RunConfig, num_started: int = 1) -> Forecast:
-    """All that can be known of the run. Raises ``UserError`` for what cannot be trained, or not be found."""
+    """The forecast. Raises ``UserError`` for settings that cannot be trained, or a target that cannot be reached."""
     sizes = config.task.sizes(config)
     layout = Layout.of(config.parallel, config.planning.plan_gpus, num_started, config.model.num_layers)
     clock = _clock(config, sizes.shape, layout)
@@ -84,15 +85,15 @@ def plan_ahead(config: RunConfig, num_started: int = 1) -> Forecast:
 
 
 def rate_at(clock: RunClock, plan: RunPlan, schedule: Mapping[str, Any], step: int, ahead: int = 0) -> float:
-    """The learning rate of the update that ends the 0-based ``step``, all updates before it made.
+    """The learning rate of the update at the end of the 0-based ``step``.
 
-    ``ahead``: what the clock has counted beyond the plan, in a run that was continued in another way.
+    ``ahead``: how far the clock is beyond the plan, in a run that was continued with other settings.
     """
     return learning_rate(schedule, max(0, plan.clock(step, clock.unit) + ahead))
 
 
 def warnings_of(plan: RunPlan) -> list[str]:
-    """What is unusual about a plan, a line each."""
+    """Warnings about a plan, one line each."""
     if ends_dense(plan):
         return []
     return [
@@ -108,7 +109,7 @@ def _clock(config: RunConfig, shape: ModelShape, layout: Layout) -> RunClock:
 
 
 def _train_tokens(clock: RunClock, plan: RunPlan) -> int:
-    """The ``--train-tokens`` that are as many steps as the plan has."""
+    """The ``--train-tokens`` that give as many steps as the plan has."""
     steps = plan.num_steps
     if clock.unit == "layer-tokens":
         return plan.layer_tokens(steps) // clock.shape.num_layers
@@ -116,31 +117,31 @@ def _train_tokens(clock: RunClock, plan: RunPlan) -> int:
 
 
 def _least_growth(config: RunConfig, shape: ModelShape, layout: Layout) -> tuple[RunClock, Answer]:
-    """The run with the growth that ``--plan-target-saving`` asks for."""
-    wish = config.planning.plan_target_saving
-    assert wish is not None, "asked for"
+    """The run with the least growth length that reaches ``--plan-target-saving``."""
+    target = config.planning.plan_target_saving
+    assert target is not None
     tokens, clock = config.training.train_tokens, _clock(config, shape, layout)
     horizon = clock.from_tokens(tokens) if tokens is not None and clock.unit == "layer-tokens" else None
-    question = f"--plan-target-saving {wish:g}"
+    question = f"--plan-target-saving {target:g}"
     try:
         growth_steps = least_growth(
             lambda growth_steps: _clock(config.growing_over(growth_steps), shape, layout).plan(),
-            Fraction(str(wish)),
+            Fraction(str(target)),
             horizon,
         )
     except OutOfReach as reach:
         raise UserError(
-            f"{question}: a growth that ends inside the run saves from {float(reach.least):.4f} to "
-            f"{float(reach.most):.4f} of the layer tokens; wish for that, or start from fewer kept tokens"
+            f"{question}: growth that ends within the run saves {float(reach.least):.4f} to {float(reach.most):.4f} of "
+            "the layer tokens; give a share between them, or start from fewer kept tokens"
         ) from None
     clock = _clock(config.growing_over(growth_steps), shape, layout)
     plan = clock.plan()
     share = growth_steps / plan.num_steps
     about = (
-        f"the least of all: saves {float(saved(plan)):.6f} of the layer tokens, and is {share:.4f} of "
+        f"the least that does: saves {float(saved(plan)):.6f} of the layer tokens, and is {share:.4f} of "
         f"{plan.num_steps:,} steps"
     )
-    return clock, Answer({"--plan-target-saving": wish}, {config.growth_flag: growth_steps}, about)
+    return clock, Answer({"--plan-target-saving": target}, {config.growth_flag: growth_steps}, about)
 
 
 def _affordable_length(clock: RunClock, gpu_hours: float, speed: Speed) -> tuple[RunClock, Answer]:
@@ -148,23 +149,23 @@ def _affordable_length(clock: RunClock, gpu_hours: float, speed: Speed) -> tuple
     question = f"--plan-gpu-hours {gpu_hours:g}"
     plan = plan_within(clock.shape, clock.batch, clock.method.stages, speed.flops_of(gpu_hours))
     if not plan.stages:
-        raise UserError(f"{question}: that pays for less than the first step; give more")
+        raise UserError(f"{question}: pays for less than the first step; give more")
     steps = plan.num_steps
     settled = dataclasses.replace(clock, training=dataclasses.replace(clock.training, train_iters=steps))
-    about = f"the most of all: costs {speed.gpu_hours(plan.flops(steps)):,.2f} GPU-hours"
+    about = f"the most that they pay for: costs {speed.gpu_hours(plan.flops(steps)):,.2f} GPU-hours"
     return settled, Answer(
         {"--plan-gpu-hours": gpu_hours}, {"--train-tokens": _train_tokens(clock, plan), "--train-iters": steps}, about
     )
 
 
 def _check_new(path: Path) -> None:
-    """Raises ``UserError`` where the file of ``--plan-json`` is there already, or cannot be made."""
+    """Raises ``UserError`` if the file of ``--plan-json`` exists, or cannot be created."""
     if path.exists():
-        raise UserError(f"--plan-json {path} is there already: name a new file, or remove it")
+        raise UserError(f"--plan-json {path}: exists; give a new file, or remove it")
     if not path.parent.is_dir():
-        raise UserError(f"--plan-json {path}: {path.parent} is no folder; make it, or name another file")
+        raise UserError(f"--plan-json {path}: {path.parent} is not a folder; make it, or give another file")
     if not os.access(path.parent, os.W_OK):
-        raise UserError(f"--plan-json {path}: the folder {path.parent} cannot be written to; name another file")
+        raise UserError(f"--plan-json {path}: the folder {path.parent} cannot be written to; give another file")
 
 
 def _write_new(path: Path, text: str) -> None:
@@ -172,4 +173,4 @@ def _write_new(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise UserError(f"--plan-json {path}: cannot be written ({error.strerror}); name another file") from None
+        raise UserError(f"--plan-json {path}: cannot be written ({error.strerror}); give another file") from None

@@ -15,7 +15,7 @@ _SIZES = ("tensor_model_parallel_size", "context_parallel_size", "pipeline_model
 
 @dataclass(frozen=True)
 class Layout:
-    """``num_gpus`` processes, one a GPU, as ``parallel`` divides the work."""
+    """``num_gpus`` processes, one per GPU, which divide the work as in ``parallel``."""
 
     parallel: ParallelConfig
     num_gpus: int
@@ -23,9 +23,9 @@ class Layout:
 
     @classmethod
     def of(cls, parallel: ParallelConfig, num_gpus: int | None, num_started: int, num_layers: int) -> Layout:
-        """On ``--plan-gpus``, else on the processes that were started, but no fewer than hold a copy of the model.
+        """On ``--plan-gpus``, or else on the started processes, at least as many as hold one copy of the model.
 
-        Raises ``UserError`` where that is no whole number of copies.
+        Raises ``UserError`` if the GPUs are not a whole number of copies.
         """
         one_copy = parallel.model_parallel_size
         num_gpus = max(one_copy, num_started) if num_gpus is None else num_gpus
@@ -44,7 +44,7 @@ class Layout:
 
     @property
     def num_chunks(self) -> int:
-        """Chunks of layers that a process holds: more than 1 where the pipeline is interleaved."""
+        """Chunks of layers that a process holds: more than 1 if the pipeline is interleaved."""
         return virtual_stages(self.parallel, self.num_layers) or 1
 
     def layers_of(self, stage: int) -> list[int]:

@@ -43,7 +43,7 @@ def test_each_text_has_its_own_sampler() -> None:
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_no_numbers_are_refused(value: float, temperature: float) -> None:
+def test_logits_that_are_not_finite_are_refused(value: float, temperature: float) -> None:
     logits_NV = torch.zeros(2, 4)
     logits_NV[1, 2] = value
     with refused("--load", value):

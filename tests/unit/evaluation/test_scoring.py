@@ -131,7 +131,7 @@ def test_half_precision_is_near(mesh: Mesh, pair: Pair, texts: list[Text]) -> No
         assert one.log_likelihood == pytest.approx(expected(pair, text), rel=0.02, abs=0.1)
 
 
-def test_training_goes_on_as_it_was(pair: Pair, texts: list[Text]) -> None:
+def test_the_training_mode_is_restored(pair: Pair, texts: list[Text]) -> None:
     pair.ours.model.train()
     score(pair.ours, texts[:1], BatchSize(100))
     assert pair.ours.model.training and torch.is_grad_enabled()

@@ -36,5 +36,5 @@ def test_hours_pay_for_the_flops_that_take_them() -> None:
     assert speed.mfu is None
 
 
-def test_nothing_is_said_of_an_unknown_speed() -> None:
+def test_an_unknown_speed_gives_no_time() -> None:
     assert Speed.of(PlanConfig(plan=True), "float32", 4, GPT3_1_3B, 8) is None

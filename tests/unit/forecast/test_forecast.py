@@ -212,7 +212,7 @@ def test_a_plan_imports_no_torch_and_writes_its_file_alone(repository: Path, tmp
     assert all(len(line) <= 120 for line in text.splitlines()), max(text.splitlines(), key=len)
 
 
-def test_of_several_processes_the_first_speaks(repository: Path, tmp_path: Path) -> None:
+def test_the_first_of_several_processes_prints(repository: Path, tmp_path: Path) -> None:
     """Under a launcher the processes that it started are those of the plan."""
     flags = [*RECIPE.replace("--plan-gpus 64", "").split(), *GROWTH.split()]
     assert "2 GPUs: data 2" in plan_in_a_process(repository, tmp_path, flags, RANK="0", WORLD_SIZE="2")
@@ -244,7 +244,7 @@ def test_vocabularies_of_files_and_of_flags(tmp_path: Path) -> None:
 
 
 def test_encoders_are_planned_without_data() -> None:
-    """By the flags alone; the classes of images that are not there must be told."""
+    """From the flags alone; without the images their number of classes must be given."""
     length = "--train-iters 10 --lr 1e-3 --plan"
     bert = plan_ahead(parse(["pretrain_bert_ltd.py", *length.split(), "--vocab-size", "30522"]))
     assert bert.plan.num_steps == 10 and bert.sizes.shape.vocab_size == 30592

@@ -63,9 +63,9 @@ def test_a_tooth_is_not_jumped_over(granularity: int, horizon: int, expected: in
         stages = middle_layers(KeptTokensSchedule(16, 64, growth_steps, granularity), 4)
         return plan_run_until(SHAPE, BatchSchedule(8, None), stages, horizon, "layer-tokens")
 
-    wish = saved(plan_of(expected))
-    assert saved(plan_of(expected + 1)) < wish
-    assert least_growth(plan_of, wish, horizon) == expected == by_trying(plan_of, wish, 40)
+    target = saved(plan_of(expected))
+    assert saved(plan_of(expected + 1)) < target
+    assert least_growth(plan_of, target, horizon) == expected == by_trying(plan_of, target, 40)
 
 
 def _assert_least(plan_of: Callable[[int], RunPlan], saving: Fraction, horizon: int | None, most: int) -> None:

@@ -11,7 +11,7 @@ from tests.support_errors import refused
 
 
 def test_later_lines_count_after_a_resume(write_run, train) -> None:
-    """Stopped after step 4, resumed at 2, stopped again after 3: step 4 never happened, step 3 as it was told last."""
+    """Stopped after step 4, resumed at 2, stopped again after 3: step 4 is dropped, and step 3 is the later line."""
     folder = write_run(
         "run",
         *(train(step, seconds=10.0) for step in (1, 2, 3, 4)),
@@ -32,7 +32,7 @@ def test_totals_accumulate(write_run, train) -> None:
     assert [history.place_of(iteration) for iteration in (1, 2, 3)] == [0, 1, 2]
 
 
-def test_an_unfinished_last_line_is_passed_over(write_run, train) -> None:
+def test_an_incomplete_last_line_is_skipped(write_run, train) -> None:
     folder = write_run("run", train(1))
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "iterat')

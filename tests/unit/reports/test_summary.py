@@ -75,7 +75,7 @@ def test_table(histories) -> None:
     assert len({len(line) for line in lines}) == 1, "columns line up"
 
 
-def test_perplexities_before_training_and_lowest_are_shown_where_they_say_more(write_run, train) -> None:
+def test_perplexities_before_training_and_lowest_are_shown_if_they_add_something(write_run, train) -> None:
     evaluated = [validation(0, 3.0, 9.5), validation(1, 1.0, 4.25), validation(2, 2.0, 5.0)]
     folders = [
         write_run("finetuned", train(1), train(2), *evaluated),
@@ -88,7 +88,7 @@ def test_perplexities_before_training_and_lowest_are_shown_where_they_say_more(w
     ]  # fmt: skip
 
 
-def test_without_a_dense_run_nothing_is_said_of_measured_savings(write_run, train) -> None:
+def test_without_a_dense_run_no_saving_is_measured(write_run, train) -> None:
     table = summary_table([summarize(read_history(write_run("run", train(1)), "run"))])
     assert "theoretical" in table and "measured" not in table
     assert table.splitlines()[1].split() == ["validation", "loss", "-"]

@@ -1,4 +1,4 @@
-"""Result files and flags that cannot be compared: one line each."""
+"""Refused result files and flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of results: figures against sums made by hand, differences said aloud, files that are none."""
+"""Tables of results: figures against sums made by hand, notes on differences, refused files."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_several_filters(tmp_path: Path) -> None:
     assert chosen.averages == (Score(0.5, None),)
 
 
-def test_tasks_that_one_run_lacks_are_left_out_of_the_average_aloud(write_results: Write) -> None:
+def test_tasks_missing_in_a_run_are_left_out_of_the_average_with_a_note(write_results: Write) -> None:
     found = comparison(
         write_results("a", piqa=task(acc_norm=(0.7, 0.1)), boolq=task(acc=(0.5, 0.1)), copa=task(acc=(0.9, 0.1))),
         write_results("b", boolq=task(acc=(0.6, 0.1))),

@@ -40,7 +40,7 @@ def test_one_kill(repository: Path, tmp_path: Path) -> None:
     assert "| final weights and optimizer state bit-equal | yes |" in (tmp_path / "soak.md").read_text()
 
 
-def test_what_is_good() -> None:
+def test_a_good_result() -> None:
     assert RESULT.is_good
     for change in ({"equal_steps": False}, {"equal_weights": False}, {"processes_left": 1}):
         assert not replace(RESULT, **change).is_good

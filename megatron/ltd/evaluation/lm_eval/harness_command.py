@@ -18,6 +18,7 @@ import importlib.util
 import io
 import logging
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -106,8 +107,6 @@ def need_lm_eval() -> None:
 
 def _other_command(arguments: Sequence[str]) -> None:
     """lm-eval's ``ls`` and ``validate``, which also find the group of the paper's tasks."""
-    from lm_eval.__main__ import cli_evaluate
-
     from megatron.ltd.evaluation.local_tasks import task_folder
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -118,8 +117,9 @@ def _other_command(arguments: Sequence[str]) -> None:
     task_data = getattr(ours, "task_data", None)
     with task_folder(list(filter(None, names)), None if task_data is None else Path(task_data)) as folder:
         is_given = any(word.startswith("--include_path") for word in theirs)
-        sys.argv = ["lm-eval", *theirs, *([] if is_given else ["--include_path", str(folder)])]
-        cli_evaluate()
+        more = [] if is_given else ["--include_path", str(folder)]
+        status = subprocess.run([sys.executable, "-m", "lm_eval", *theirs, *more], check=False).returncode
+    raise SystemExit(status)
 
 
 def _harness_args(ours: Mapping[str, Any], typed: dict[str, Any]) -> HarnessArgs:

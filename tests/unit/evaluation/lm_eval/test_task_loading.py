@@ -16,7 +16,7 @@ from tests.support_tasks import BOOLQ, LAMBADA, write_task_data
 NAMES = ["lambada_openai", "boolq"]
 
 
-def test_no_internet_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_internet_is_reported_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error is the one that ``datasets`` raises."""
 
     def unreachable(*_: object, **__: object) -> None:

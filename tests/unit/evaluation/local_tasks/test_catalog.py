@@ -38,7 +38,7 @@ def test_the_papers_tasks_are_found_without_reading_all_files(task, monkeypatch:
     assert catalog.task_file(task.name) == catalog.tasks_folder() / task.file
 
 
-def test_what_is_no_task_has_no_file() -> None:
+def test_groups_and_tags_have_no_file() -> None:
     assert catalog.task_file("hellaswagg") is None
     assert catalog.task_file("ai2_arc") is None and "ai2_arc" in catalog.installed_names()  # a tag
     assert catalog.task_file("mmlu") is None and "mmlu" in catalog.installed_names()  # a group

@@ -1,4 +1,4 @@
-"""What an overlay says, and what names and folders are told that cannot be used."""
+"""Overlays, and refused names and folders."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_records_in_another_shape(case: str, task_data: Path, tmp_path: Path) ->
     assert message in found and found.endswith("reads text; tools/prepare_tasks.py writes it from published files")
 
 
-def test_files_that_are_none(task_data: Path, tmp_path: Path) -> None:
+def test_other_files_are_refused(task_data: Path, tmp_path: Path) -> None:
     path = task_data / "lambada_openai" / "test.jsonl"
     path.write_text('{"text": "one tw')
     assert f"{path}:1: expected a JSON object, found invalid JSON (Unterminated" in _refused(task_data, tmp_path)
@@ -137,7 +137,7 @@ def test_files_that_are_none(task_data: Path, tmp_path: Path) -> None:
     assert "lambada_openai lacks test.jsonl, the split that lambada_openai is scored on; found validation" in found
 
 
-def test_folders_that_are_none(task_data: Path, tmp_path: Path) -> None:
+def test_other_folders_are_refused(task_data: Path, tmp_path: Path) -> None:
     put(task_data / "lambada_opnai" / "test.jsonl", LAMBADA)
     assert_names(_refused(task_data, tmp_path), task_data / "lambada_opnai", "lambada_openai")
     empty = tmp_path / "empty"

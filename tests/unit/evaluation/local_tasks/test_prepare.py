@@ -1,4 +1,4 @@
-"""What published files become, and what files are told that are in another shape."""
+"""Conversion of published files, and refused files."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_rte_of_super_glue(tmp_path: Path) -> None:
     assert records == [{"sentence1": "Ann spoke.", "sentence2": "Ann sang.", "label": 1}]
 
 
-def test_wikitext_without_rare_words_is_told(tmp_path: Path) -> None:
+def test_wikitext_without_rare_words_is_noted(tmp_path: Path) -> None:
     records, remarks = converted(tmp_path, "wikitext", b" \n = A = \n \n <unk> . \n", "wiki.test.tokens", "test")
     assert records == [{"page": " = A = \n \n <unk> . \n"}]
     assert list(remarks.values()) == [1] and 'hold "<unk>"' in next(iter(remarks))
@@ -108,7 +108,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_another_shape_is_told_what_was_expected_and_found(case: str, tmp_path: Path) -> None:
+def test_records_of_another_format_are_refused(case: str, tmp_path: Path) -> None:
     task, content, message = BAD_FILES[case]
     (tmp_path / "f").write_bytes(content)
     _refused(tmp_path, task, message, validation=(str(tmp_path / "f"),))

@@ -44,7 +44,7 @@ def test_short_curves_are_whole_but_for_what_is_not_finite() -> None:
     assert (list(places), list(kept)) == ([0, 4], [1.0, 3.0])
 
 
-def test_marks_stand_at_the_steps_that_went_wrong() -> None:
+def test_marks_are_at_the_steps_that_went_wrong() -> None:
     assert list(marks(np.array([False, True, False, True])).places) == [2, 4]
     assert len(marks(np.zeros(3, dtype=bool)).places) == 0
     assert len(marks(np.ones(370_000, dtype=bool)).places) <= MAX_POINTS

@@ -25,7 +25,7 @@ def test_a_bare_log_has_a_page_too(write_run, train) -> None:
     assert "Flags" not in page.text and "1 - 2 - - 32 48" in page.text
 
 
-def test_an_evaluation_that_was_not_finite_is_told(write_run, train) -> None:
+def test_an_evaluation_that_was_not_finite_is_shown(write_run, train) -> None:
     lines = [train(1), {"kind": "validation", "iteration": 1, "loss": None, "perplexity": None, "f1": 0.5}]
     page = Page(report(read_history(write_run("run", *lines), "run"), None, [], ("steps",)))
     assert "loss, held-out, step 1 not finite" in page.text and "f1, held-out, step 1 0.5000" in page.text
@@ -42,7 +42,7 @@ def test_an_evaluation_that_was_not_finite_is_told(write_run, train) -> None:
     ],
 )
 def test_nothing_in_a_log_becomes_part_of_the_page(hostile: str, write_run, train) -> None:
-    """Names of scores and measures stand in the drawing too: as text, as its label, in its comments."""
+    """The drawing has the names of scores and measures too: as text, in its label, in its comments."""
     config = {"model": {hostile: hostile}, hostile: {hostile: [hostile]}, "methods": {hostile: {hostile: 1}}}
     start = {
         "kind": "run", "resumed_at": 0, "config": config, "versions": {hostile: hostile}, "data": {hostile: [hostile]},

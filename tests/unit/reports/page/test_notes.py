@@ -27,14 +27,14 @@ def test_a_run_that_went_well_has_no_notes(train) -> None:
     assert notes(history(*({**train(step), "kept_tokens": 8} for step in (1, 2, 3, 4)))) == []
 
 
-def test_a_run_that_goes_on_or_still_drops_is_told(train) -> None:
+def test_unfinished_and_still_dropping_runs_are_noted(train) -> None:
     (note,) = notes(history(train(1)))
     assert_names(note, "Not finished", "step 1 of 4")
     (note,) = notes(history(*(train(step) for step in (1, 2, 3, 4))))
     assert_names(note, "dropped tokens", "4 of 8")
 
 
-def test_resumes_and_what_they_changed_are_told(train) -> None:
+def test_resumes_and_their_changes_are_noted(train) -> None:
     again = about("--train-iters", "4", "--lr", "1e-4", "--sequence-parallel", "--tensor-model-parallel-size", "2",
                   "--load", "there", resumed_at=2, torch="3")  # fmt: skip
     later = about("--train-iters", "4", "--lr", "1e-4", "--sequence-parallel", "--tensor-model-parallel-size", "2",
@@ -48,7 +48,7 @@ def test_resumes_and_what_they_changed_are_told(train) -> None:
     )  # fmt: skip
 
 
-def test_what_is_not_finite_or_missing_is_told(write_run, train) -> None:
+def test_values_that_are_not_finite_and_missing_steps_are_noted(write_run, train) -> None:
     lines = [{**train(step), "grad_norm": 1.0} for step in (11, 12, 13, 15, 17, 18)]
     for place in (1, 2, 4):
         lines[place] |= {"loss": None, "grad_norm": None}

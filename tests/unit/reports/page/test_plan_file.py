@@ -73,7 +73,7 @@ def test_totals_after_any_step(plan) -> None:
     assert [plan.after(steps, "flops") for steps in (2, 4)] == [60, 130]
 
 
-def test_a_run_that_left_its_plan_is_told(plan, train) -> None:
+def test_a_run_that_did_not_follow_its_plan(plan, train) -> None:
     assert plan.left_by(history(train, 1, 2, 3)) is None
     assert plan.left_by(history(train, 2, 3)) is None  # FLOPs of the first step are not known
     assert plan.left_by(history(train, 1, 2, consumed_tokens=33)) == (

@@ -64,7 +64,7 @@ def test_a_runs_own_lines_become_rows(train) -> None:
     ]
 
 
-def test_other_files_are_refused_by_the_flag_that_named_them(tmp_path: Path) -> None:
+def test_errors_name_the_flag_of_the_file(tmp_path: Path) -> None:
     for content in ("{", "[1]", ""):
         path = tmp_path / "results_a.json"
         path.write_text(content)

@@ -29,7 +29,7 @@ def test_rows_are_sums_of_their_steps(train) -> None:
     ]
 
 
-def test_depth_is_told_where_layers_are_dropped(train) -> None:
+def test_depth_is_shown_if_layers_are_dropped(train) -> None:
     lines = tuple({**train(step), "depth": depth} for step, depth in ((1, 2.0), (2, 1.0)))
     header, rows = log_rows(RunHistory("run", {}, lines, ()))
     assert dict(zip(header, rows[0], strict=True))["depth"] == "1.5"

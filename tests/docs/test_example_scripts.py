@@ -134,7 +134,7 @@ REFUSED = {
         {"GPUS_PER_NODE": "all"},
         "GPUS_PER_NODE 'all': give",
     ),
-    "no input": ("gpt3/prepare_data.sh", [], {}, "--input is missing: give text files"),
+    "no input": ("gpt3/prepare_data.sh", [], {}, "--input: "),
     "input as a word": ("gpt3/prepare_data.sh", ["a.jsonl"], {}, "a.jsonl: no flag takes this value"),
     "a shard": ("gpt3/prepare_data.sh", ["--shard", "3", "--input", "a"], {}, "--shard 3"),
     "a merge": ("gpt3/prepare_data.sh", ["--merge", "all"], {}, "--merge all: give the number of parts, such as 16"),

@@ -223,13 +223,13 @@ def test_a_folder_without_a_tokenizer(llama: Path, tmp_path: Path) -> None:
 
 
 def test_flags_of_an_import(llama: Path, straight: Path, tmp_path: Path) -> None:
-    assert "--load is missing" in tool_refusal("import_hf.py", "--save", tmp_path / "out")
-    assert "--save is missing" in tool_refusal("import_hf.py", "--load", llama)
+    assert_names(tool_refusal("import_hf.py", "--save", tmp_path / "out"), "--load")
+    assert_names(tool_refusal("import_hf.py", "--load", llama), "--save")
     line = tool_refusal("import_hf.py", "--load", llama, "--save", "x", "--make-vocab-size-divisible-by", 0)
     assert "--make-vocab-size-divisible-by 0: must be at least 1" in line
     before = snapshot(straight)
     line = tool_refusal("import_hf.py", "--load", llama, "--save", straight, *BYTES)
-    assert line == f"--save {straight} exists and is not empty: name another folder, nothing is overwritten"
+    assert_names(line, f"--save {straight}")
     assert snapshot(straight) == before
     assert f"--load {straight}" in tool_refusal("import_hf.py", "--load", straight, "--save", tmp_path / "out")
 

@@ -178,7 +178,7 @@ class ImageDataConfig(ReadingConfig):
     def check_given(self) -> None:
         """Raises ``UserError`` if no training images are given: a run needs them, and its plan does not."""
         if self.data_path is None and self.train_data_path is None:
-            raise UserError("--train-data-path is missing: give a folder with one sub-folder per class, or a .npz file")
+            raise UserError("--train-data-path: required; give a folder with one sub-folder per class, or a .npz file")
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class LabelledTextConfig(ReadingConfig):
                 f"--label-column {self.label_column}: it is also a column of sentences; name another one for each"
             )
         if self.train_data_path is None:
-            raise UserError("--train-data-path is missing: give a .tsv or .jsonl file of labelled sentences")
+            raise UserError("--train-data-path: required; give a .tsv or .jsonl file of labelled sentences")
 
     @property
     def columns(self) -> Columns:

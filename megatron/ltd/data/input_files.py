@@ -1,15 +1,15 @@
 """The files of ``--input``: found, recognised by their content, and opened.
 
     first bytes                                   read as
-    of gzip, bzip2, xz or Zstandard               what they hold, decompressed on the way
+    of gzip, bzip2, xz or Zstandard               their content, decompressed while it is read
     of Parquet, or of an Arrow file or stream     rows; --json-keys are columns                  (data.tables)
     "{"                                           JSON lines
     anything else                                 one document of plain text
 
 The name decides only between the last two: .jsonl and .json are JSON lines and .txt is plain text, also before a suffix
-of compression. A folder stands for the files in it, one that Hugging Face's ``datasets`` saved for its rows.
+of compression. A folder means the files in it, and a dataset saved by Hugging Face's ``datasets`` its rows.
 
-Nothing is read ahead of what is used, and memory does not grow with a file. Imports no torch.
+Files are read as they are used, and memory does not grow with their size. No torch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _COMPRESSIONS = {
     b"\x28\xb5\x2f\xfd": "Zstandard",
 }
 _SKIPPABLE = {b"\x2a\x4d\x18": "Zstandard"}
-"""A frame that may stand before others, after its first byte."""
+"""The bytes after the first one of a frame that may precede others."""
 _TABLES = {b"PAR1": "Parquet", b"ARROW1": "Arrow", b"\xff\xff\xff\xff": "Arrow stream"}
 _ARCHIVES = {b"PK\x03\x04": "zip", b"7z\xbc\xaf\x27\x1c": "7z"}
 _TAR = slice(257, 262)
@@ -66,8 +66,8 @@ class InputFile:
 def find_inputs(patterns: Sequence[str]) -> list[InputFile]:
     """The files of ``--input``: paths as given, patterns (``*``, ``?``, ``[]``, ``**``) and folders sorted by name.
 
-    Raises ``UserError`` if one is missing, matches nothing, cannot be read or is of a kind that holds no documents, or
-    if all are empty.
+    Raises ``UserError`` if one is missing, matches nothing, cannot be read or is not a file of documents, or if
+    all are empty.
     """
     files: list[InputFile] = []
     for pattern in patterns:
@@ -82,14 +82,14 @@ def find_inputs(patterns: Sequence[str]) -> list[InputFile]:
 
 
 def open_content(file: InputFile) -> BinaryIO:
-    """The bytes of ``file``, decompressed. Reading raises ``UserError`` where the compressed data is damaged."""
+    """The bytes of ``file``, decompressed. Reading raises ``UserError`` if the compressed data is damaged."""
     if file.compression is None:
         return open(file.path, "rb")
     return io.BufferedReader(_Decompressed(file), _BUFFER_BYTES)
 
 
 def decompressor(compression: str, path: str, source: BinaryIO) -> Any:
-    """What has ``read`` for the decompressed bytes of ``source``, the content of ``path``."""
+    """An object whose ``read`` returns the decompressed bytes of ``source``, the content of ``path``."""
     if compression == "gzip":
         return gzip.GzipFile(fileobj=source)
     if compression == "bzip2":
@@ -141,7 +141,7 @@ class _Decompressed(io.RawIOBase):
 
 
 def stored_position(stream: BinaryIO) -> int:
-    """Bytes of the file behind ``stream``, which ``open_content`` opened, that have been read."""
+    """How many bytes of the file that ``open_content`` opened as ``stream`` have been read."""
     raw = getattr(stream, "raw", None)
     return raw.stored_position if isinstance(raw, _Decompressed) else stream.tell()
 
@@ -172,7 +172,7 @@ def _recognised(start: bytes, kinds: dict[bytes, str]) -> str | None:
 
 
 def _refuse_others(path: str, start: bytes, suffix: str, compression: str | None, table: str | None) -> None:
-    """Raise ``UserError`` for files that would be taken for one long document."""
+    """Raise ``UserError`` for files that would otherwise be read as one long document."""
     archive = _recognised(start, _ARCHIVES) or ("tar" if start[_TAR] == b"ustar" else None)
     if archive is not None:
         raise UserError(f"--input {path}: is a {archive} archive; unpack it and give the files in it")
@@ -183,7 +183,7 @@ def _refuse_others(path: str, start: bytes, suffix: str, compression: str | None
 
 
 def _files_of(folder: Path) -> Iterator[str]:
-    """The files that a folder stands for."""
+    """The files that a folder means."""
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(part.name for part in folder.iterdir() if (part / "state.json").is_file()) or ["train"]
         raise UserError(
@@ -201,7 +201,7 @@ def _files_of(folder: Path) -> Iterator[str]:
         if suffixes and suffixes[-1] in wanted and not is_hidden and path.is_file():
             found.append(str(path))
     if not found:
-        raise UserError(f"--input {folder}: the folder holds no file that ends in {', '.join(wanted)}; name its files")
+        raise UserError(f"--input {folder}: no file in it ends in {', '.join(wanted)}; give its files by name")
     yield from sorted(found)
 
 

@@ -47,9 +47,9 @@ class MergeConfig:
 
     def __post_init__(self) -> None:
         if not self.input:
-            raise UserError("--input is missing: give the prefixes of the datasets to join")
+            raise UserError("--input: required; give the prefixes of the datasets to join")
         if not self.output_prefix:
-            raise UserError("--output-prefix is missing: give the name of the joined dataset, such as data/corpus")
+            raise UserError("--output-prefix: required; give the name of the joined dataset, such as data/corpus")
         places = [str(Path(prefix).resolve()) for prefix in self.prefixes]
         twice = next(
             (prefix for prefix, place in zip(self.prefixes, places, strict=True) if places.count(place) > 1), None

@@ -1,6 +1,6 @@
-"""Rows of Parquet and Arrow files as documents: each of the wanted columns holds one text a row.
+"""Rows of Parquet and Arrow files as documents: each of the given columns has one text per row.
 
-Read with ``pyarrow``, some rows at a time and only the wanted columns.
+Read with ``pyarrow``, some rows at a time and only the given columns.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Row = tuple[str | None, ...]
 
 
 def read_rows(file: InputFile, columns: Sequence[str]) -> Iterator[tuple[list[Row], float]]:
-    """The texts of ``columns`` in each row, some rows at a time, and the share of the file that is read by then.
+    """The texts of ``columns`` in each row, some rows at a time, and the share of the file that has been read.
 
-    A missing value is None. Raises ``UserError`` for a file that cannot be read, a column that is missing or holds
-    something other than text, or where ``pyarrow`` is not installed.
+    A missing value is None. Raises ``UserError`` for a file that cannot be read, a column that is missing or not of
+    text, or if ``pyarrow`` is not installed.
     """
     try:
         import pyarrow

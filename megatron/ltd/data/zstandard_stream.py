@@ -1,7 +1,7 @@
-"""Zstandard data as a stream: frames one after another, with an error where the last one is cut off.
+"""Zstandard data as a stream: frames one after another, with an error if the last one is incomplete.
 
-The library's own stream reader ends silently within a frame. Input goes to it in small pieces, so that data made to
-expand without bound takes bounded memory: at most 128 MB a piece.
+The library's own stream reader ends silently within a frame. Input is decompressed in small pieces, so that even data
+made to expand a lot takes at most 128 MB of memory a piece.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _PIECE_BYTES = 4096
 
 
 class ZstandardReader:
-    """``read(size)`` gives decompressed bytes of ``source``, none at the end. Raises ``OSError`` for damaged data."""
+    """``read(size)`` returns decompressed bytes of ``source``, none at the end. Raises ``OSError`` for damaged data."""
 
     def __init__(self, source: BinaryIO) -> None:
         self._source = source

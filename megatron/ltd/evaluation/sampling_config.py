@@ -37,9 +37,9 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if self.load is None:
-            raise UserError("--load is missing: give the folder of checkpoints, which is --save of a run")
+            raise UserError("--load: required; give the folder of checkpoints, which is --save of a run")
         if not self.prompt:
-            raise UserError("--prompt is missing: give some text to continue")
+            raise UserError("--prompt: required; give some text to continue")
         if self.num_tokens_to_generate < 1:
             raise UserError(
                 f"--num-tokens-to-generate {self.num_tokens_to_generate}: must be at least 1; give a larger number"

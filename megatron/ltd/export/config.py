@@ -1,4 +1,4 @@
-"""What the two commands are told. No torch."""
+"""Flags of the two commands. No torch."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         if self.load is None:
-            raise UserError("--load is missing: give the --save folder of a run")
+            raise UserError("--load: required; give the --save folder of a run")
         if self.output is None:
-            raise UserError("--output is missing: give the folder to write")
+            raise UserError("--output: required; give the folder to write")
         _ = self.max_shard_bytes
 
     @property
@@ -42,7 +42,7 @@ class ExportConfig:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)(KB|MB|GB)", self.max_shard_size.upper())
         num_bytes = int(float(found[1]) * _UNITS_BYTES[found[2]]) if found else 0
         if num_bytes < 1:
-            raise UserError(f"--max-shard-size {self.max_shard_size}: give a number and KB, MB or GB, such as 5GB")
+            raise UserError(f"--max-shard-size {self.max_shard_size}: must be a number and KB, MB or GB, as in 5GB")
         return num_bytes
 
 
@@ -59,9 +59,9 @@ class ImportConfig:
 
     def __post_init__(self) -> None:
         if self.load is None:
-            raise UserError("--load is missing: give the folder of a Hugging Face model")
+            raise UserError("--load: required; give the folder of a Hugging Face model")
         if self.save is None:
-            raise UserError("--save is missing: give the folder to write the checkpoint in")
+            raise UserError("--save: required; give the folder to write the checkpoint in")
         if self.make_vocab_size_divisible_by < 1:
             raise UserError(
                 f"--make-vocab-size-divisible-by {self.make_vocab_size_divisible_by}: must be at least 1, which pads "
@@ -70,12 +70,12 @@ class ImportConfig:
 
 
 def check_free(flag_and_path: str, path: Path) -> None:
-    """Refuse a target that holds something, or is no folder. Raises ``UserError``."""
+    """Check that the target does not exist or is an empty folder. Raises ``UserError``."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{flag_and_path} exists and is not empty: name another folder, nothing is overwritten")
+        raise UserError(f"{flag_and_path}: exists and is not empty; use another folder, nothing is overwritten")
 
 
 def check_new(flag_and_path: str, path: Path) -> None:
-    """Refuse a target that is there already, whatever it holds. Raises ``UserError``."""
+    """Check that the target does not exist, not even as a broken link. Raises ``UserError``."""
     if path.exists() or path.is_symlink():
-        raise UserError(f"{flag_and_path} exists: name a folder that does not, nothing is overwritten")
+        raise UserError(f"{flag_and_path}: exists; use a new folder, nothing is overwritten")

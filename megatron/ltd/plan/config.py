@@ -91,7 +91,7 @@ class TrainingConfig:
         at_most_one(self, "train_iters", "train_samples", "train_tokens")
         if self.train_iters is None and self.train_samples is None and self.train_tokens is None:
             raise UserError(
-                "--train-iters is missing: give it, or --train-samples or --train-tokens, for the length of the run"
+                "--train-iters: required; give it, or --train-samples or --train-tokens, for the length of the run"
             )
         if self.rampup_batch_size and len(self.rampup_batch_size) != 3:
             raise UserError(
@@ -157,7 +157,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if self.lr is None:
-            raise UserError("--lr is missing: give the peak learning rate, such as 3e-4")
+            raise UserError("--lr: required; give the peak learning rate, such as 3e-4")
         if self.lr <= 0.0:
             raise UserError(f"--lr {self.lr}: it must be above 0, such as 3e-4")
         if not 0.0 <= self.min_lr <= self.lr:

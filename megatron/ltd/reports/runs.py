@@ -21,7 +21,7 @@ class RunsConfig:
 
     def __post_init__(self) -> None:
         if not self.runs:
-            raise UserError("--runs is missing: give the folder of at least one run")
+            raise UserError("--runs: required; give the folder of at least one run")
         if self.names and len(self.names) != len(self.runs):
             raise UserError(f"--names has {len(self.names)} values and --runs {len(self.runs)}: give one name per run")
 

@@ -48,7 +48,7 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         if not self.results:
-            raise UserError("--results is missing: give result files of lm-eval, or their folders")
+            raise UserError("--results: required; give result files of lm-eval, or their folders")
         if self.names and len(self.names) != len(self.results):
             raise UserError(
                 f"--names has {len(self.names)} values and --results {len(self.results)}: give one name per result"

@@ -47,7 +47,7 @@ class HarnessArgs(TokenizerFiles):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pretrained is None:
-            raise UserError("--load is missing: give the folder of checkpoints, which is --save of a run")
+            raise UserError("--load: required; give the folder of checkpoints, which is --save of a run")
         if self.tensor_model_parallel_size < 1:
             raise UserError(
                 f"--tensor-model-parallel-size {self.tensor_model_parallel_size}: must be at least 1; give 1 or more"

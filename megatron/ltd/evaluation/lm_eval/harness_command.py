@@ -144,7 +144,7 @@ def _check(args: HarnessArgs, typed: Mapping[str, Any]) -> None:
     if not is_hugging_face(folder) and not checkpoint_files.candidates(folder):
         raise UserError(f"--load {folder}: holds no checkpoint; give the --save folder of a run that has saved one")
     if "tasks" not in typed:
-        raise UserError("--tasks is missing: give one or more, such as --tasks lambada_openai hellaswag")
+        raise UserError("--tasks: required; give one or more, such as --tasks lambada_openai hellaswag")
     if "apply_chat_template" in typed:
         raise UserError("--apply_chat_template: models of this program have no chat template; leave it out")
     for package in ("wandb", "trackio"):

@@ -44,9 +44,9 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         if self.task is None:
-            raise UserError(f"--task is missing: give one of {', '.join(RAW_TASKS)}")
+            raise UserError(f"--task: required; give one of {', '.join(RAW_TASKS)}")
         if self.output_dir is None:
-            raise UserError("--output-dir is missing: give the folder for the data of all tasks, such as task_data")
+            raise UserError("--output-dir: required; give the folder for the data of all tasks, such as task_data")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _official_splits(task: str, given: dict[str, tuple[str, ...]], raw_task: Raw
                 f"--{split} {files[0]}: lm-eval's {task} has no such split; give --{scored}, which it scores"
             )
     if not given[scored]:
-        raise UserError(f"--{scored} is missing: lm-eval scores {task} on it; give {raw_task.published}")
+        raise UserError(f"--{scored}: required; lm-eval scores {task} on it; give {raw_task.published}")
     return {split: name for split, name in names.items() if name is not None}
 
 

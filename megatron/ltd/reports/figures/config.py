@@ -33,5 +33,5 @@ class PlotConfig(RunsConfig):
         super().__post_init__()
         check_axes(self.x)
         if self.output is None:
-            raise UserError(f"--output is missing: give a file that ends in {', '.join(FORMATS)}")
+            raise UserError(f"--output: required; give a file that ends in {', '.join(FORMATS)}")
         check_output("--output", Path(self.output), FORMATS, overwrite=self.overwrite)

@@ -32,8 +32,8 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         if self.run is None:
-            raise UserError("--run is missing: give the --log-dir (or --save) folder of a run")
+            raise UserError("--run: required; give the --log-dir (or --save) folder of a run")
         check_axes(self.x)
         if self.output is None:
-            raise UserError("--output is missing: give a file such as report.html")
+            raise UserError("--output: required; give a file such as report.html")
         check_output("--output", Path(self.output), SUFFIXES, overwrite=self.overwrite)

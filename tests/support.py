@@ -126,7 +126,7 @@ def layer_drop(model: ModelConfig, keep_probability: float, seed: int = 1) -> La
 def sublayer_scales(method: Method, microbatch: int) -> dict[int, float]:
     """By layer number what its sublayers' outputs are multiplied by at step 0, where the layer may be dropped."""
     return {
-        layer: float(method.runs(0, microbatch, layer, probability)) / probability
+        layer: float(method.executes(0, microbatch, layer, probability)) / probability
         for layer, probability in enumerate(method.plan(0).keep_probability, start=1)
         if probability < 1.0
     }

@@ -20,7 +20,7 @@ from megatron.ltd.methods.base import Entry as MethodEntry
 from megatron.ltd.methods.base import Method, ModelFacts, build_method
 from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
-from megatron.ltd.parallel.layout import check_model, sequence_runs
+from megatron.ltd.parallel.layout import check_model, sequence_parts
 from megatron.ltd.plan.config import OptimizerConfig, TrainingConfig
 from megatron.ltd.plan.parameters import ModelSizes
 from megatron.ltd.training.config import LoggingConfig
@@ -108,7 +108,7 @@ class RunConfig:
             num_layers=self.model.num_layers,
             seq_length=self.model.seq_length,
             seed=self.training.seed,
-            sequence_runs=sequence_runs(self.parallel),
+            sequence_parts=sequence_parts(self.parallel),
             seq_length_name=self.model.seq_length_name,
             special_ids=special_ids,
         )

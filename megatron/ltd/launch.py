@@ -29,15 +29,15 @@ def launch(config: RunConfig) -> None:
         keeping_contact(mesh, lambda: how_to_continue(config.checkpoint.save)),
     ):
         from megatron.ltd.training.build import build_run
-        from megatron.ltd.training.header import say_header
+        from megatron.ltd.training.header import print_header
         from megatron.ltd.training.loop import train
         from megatron.ltd.training.signals import INTERRUPTED
 
         run = build_run(config, mesh)
         try:
-            say_header(run)
+            print_header(run)
             reason = train(run, build_scorer(run, tasks) if scores else None)
-            run.log.say("done" if reason is None else f"left after step {run.progress.iteration}: {reason}")
+            run.log.print_line("done" if reason is None else f"left after step {run.progress.iteration}: {reason}")
         finally:
             run.log.close()
     if reason == INTERRUPTED:

@@ -37,7 +37,7 @@ def test_recompute_changes_nothing(bert_runs: Runs) -> None:
     assert_same(found, bert_runs.reference(1, *RANDOM_LTD))
 
 
-def test_goes_on_under_another_layout(bert_runs: Runs, tmp_path: Path) -> None:
+def test_continues_under_another_layout(bert_runs: Runs, tmp_path: Path) -> None:
     """Three steps under one and two under another, with what importance has learned."""
     first = bert_runs.run(LAYOUTS["tp2 pp2"], *IMPORTANCE, "--save", str(tmp_path), "--exit-interval", "3")
     moved = first.then(bert_runs.run(LAYOUTS["dp2 sharded"], *IMPORTANCE, "--load", str(tmp_path)))

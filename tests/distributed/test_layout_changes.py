@@ -51,13 +51,13 @@ def moved(runs: Runs, folder: Path, before: str, after: str, *flags: str) -> Out
 
 
 @pytest.mark.parametrize(("before", "after", "variant"), PAIRS, ids=[" to ".join(pair[:2]) for pair in PAIRS])
-def test_goes_on_under_another_layout(runs: Runs, tmp_path: Path, before: str, after: str, variant: str) -> None:
+def test_continues_under_another_layout(runs: Runs, tmp_path: Path, before: str, after: str, variant: str) -> None:
     flags = VARIANTS[variant]
     assert_same(moved(runs, tmp_path, before, after, *flags), runs.reference(STRATA, *RUN, *flags))
 
 
 @pytest.mark.parametrize(("before", "after"), [("dp2 sharded", "tp2 sp"), ("tp2 pp2", "cp2 dp2")])
-def test_goes_on_in_the_middle_of_batch_ramp_up(runs: Runs, tmp_path: Path, before: str, after: str) -> None:
+def test_continues_in_the_middle_of_batch_ramp_up(runs: Runs, tmp_path: Path, before: str, after: str) -> None:
     expected = runs.reference(STRATA, *RUN, *RAMP)
     assert len(expected.samples) == 4 + 4 + 8 + 12 + 16 + 16
     assert_same(moved(runs, tmp_path, before, after, *RAMP), expected)

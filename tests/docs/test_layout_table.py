@@ -34,7 +34,7 @@ def in_words(name: str) -> str:
 def moved(name: str) -> str:
     """The first pair that this layout is part of."""
     before, after, _ = next(pair for pair in PAIRS if name in pair[:2])
-    return cell(CHANGE_TESTS, f"test_goes_on_under_another_layout[{before} to {after}]")
+    return cell(CHANGE_TESTS, f"test_continues_under_another_layout[{before} to {after}]")
 
 
 def layout_table() -> list[str]:

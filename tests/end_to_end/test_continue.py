@@ -97,7 +97,7 @@ def test_finetune_takes_the_weights_alone(mesh: Mesh, data: str, half: Path, tmp
         assert source.progress.iteration == 4
 
 
-def test_no_load_optim_starts_adam_anew_and_nothing_else(mesh: Mesh, data: str, half: Path, tmp_path: Path) -> None:
+def test_no_load_optim_resets_adam_only(mesh: Mesh, data: str, half: Path, tmp_path: Path) -> None:
     with (
         built(mesh, data, "--load", half, "--log-dir", tmp_path) as source,
         built(mesh, data, "--load", half, "--log-dir", tmp_path, "--no-load-optim") as run,
@@ -127,7 +127,7 @@ def test_checkpoint_arguments(data: str, straight: Path, half: Path) -> None:
     assert_differs(refusal([*flags, "--hidden-size", "32"]), "hidden_size", "32", "16")
 
 
-def test_changed_flags_are_said(data: str, half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changed_flags_are_reported(data: str, half: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = tiny_flags(data, "--load", half, "--save", half, "--weight-decay", 0.5, "--hidden-dropout", 0.2)
     assert run_status(flags) == (0, "")
     said = capsys.readouterr().out

@@ -93,7 +93,7 @@ def test_another_width_than_the_weights(trained: Path, tmp_path: Path) -> None:
 
 def test_a_tokenizer_without_a_class(straight: Path, tmp_path: Path) -> None:
     line = tool_refusal("export_hf.py", "--load", straight, "--output", tmp_path / "out")
-    assert "--tokenizer-type ByteTokenizer is the run's" in line and "--no-tokenizer" in line
+    assert_names(line, "--tokenizer-type ByteTokenizer", "--no-tokenizer")
     assert not list(tmp_path.iterdir())
 
 
@@ -103,7 +103,7 @@ def test_a_tokenizer_that_makes_other_ids(straight: Path, tmp_path: Path) -> Non
         "export_hf.py", "--load", straight, "--output", tmp_path / "out", "--tokenizer-type", "GPT2BPETokenizer",
         "--vocab-file", tmp_path / "vocab.json",
     )  # fmt: skip
-    assert "--merge-file is missing" in line
+    assert_names(line, "--merge-file")
 
 
 def _file(path: Path) -> None:
@@ -255,7 +255,8 @@ def test_an_import_is_finetuned_as_its_folder_is(data: str, tmp_path: Path, arch
         assert run_status([*typed, "--finetune", "--load", str(tmp_path / name), *log]) == (0, "")
     assert metrics(tmp_path / "theirs-log") == metrics(tmp_path / "imported-log")
     line = refusal([*typed, "--load", str(tmp_path / "imported")])
-    assert str(tmp_path / "imported") in line and "add --finetune to take its weights" in line
+    assert str(tmp_path / "imported") in line
+    assert_names(line, "--finetune")
 
 
 def test_a_folder_in_half_precision_is_imported_so(llama: Path, tmp_path: Path) -> None:

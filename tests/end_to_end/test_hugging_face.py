@@ -67,7 +67,7 @@ def whole_loss() -> float:
     return torch.cat(losses).mean().item()
 
 
-def test_finetuning_starts_from_the_folder_and_goes_on_from_its_own_checkpoint(
+def test_finetuning_starts_from_the_folder_and_continues_from_its_own_checkpoint(
     text: str, gpt2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, before = tmp_path / "out", snapshot(gpt2)

@@ -152,7 +152,7 @@ def test_a_spike_stops_the_run(data: str, tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_complete_run_has_nothing_left(data: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = snapshot(trained / "iter_0000006")
     assert _resume(data, trained) == (0, "")
-    assert "already at step 6 of 6: nothing is left to do" in capsys.readouterr().out
+    assert "already at step 6 of 6" in capsys.readouterr().out
     assert snapshot(trained / "iter_0000006") == before
 
 
@@ -164,7 +164,7 @@ def test_load_and_save_may_differ(data: str, straight: Path, tmp_path: Path) -> 
     assert left == {key: whole[key] for key in whole if key[1] > 2}
 
 
-def test_an_empty_folder_of_its_own_starts_anew(data: str, tmp_path: Path) -> None:
+def test_an_empty_folder_of_its_own_starts_from_the_beginning(data: str, tmp_path: Path) -> None:
     """The same command starts a run and continues it."""
     assert _resume(data, tmp_path, "--exit-interval", 2) == (0, "")
     assert checkpoint_files.saved_iterations(tmp_path) == [2]

@@ -91,7 +91,7 @@ def _while_writing(monkeypatch: pytest.MonkeyPatch, what: Callable[[Path], None]
     monkeypatch.setattr(RankPlan, "write_files", later)
 
 
-def test_training_goes_on_and_what_is_written_does_not_change(
+def test_training_continues_and_what_is_written_does_not_change(
     data: str, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The writers of iterations 2 and 4 wait until two further steps are in the log, and then write."""

@@ -29,7 +29,7 @@ def flags(folder: Path, *more: object) -> list[str]:
     return tiny_flags(str(folder / "train_text_document"), *dropout, *more)
 
 
-def test_training_goes_on_as_if_nothing_was_scored(folder: Path) -> None:
+def test_training_is_not_changed_by_scoring(folder: Path) -> None:
     """Bit for bit, with dropout; and the last scores are those of the checkpoint in lm-eval's own command."""
     scored, plain = folder / "runs" / "scored", folder / "runs" / "plain"
     data = ("--eval-tasks-data", folder / "tasks")

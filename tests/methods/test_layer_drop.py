@@ -20,7 +20,7 @@ def test_the_logged_depth_is_that_of_the_gates(flags: list[str], folder: Path) -
     plans = [method.plan(step) for step in range(12)]
     drawn = [
         sum(
-            probability == 1.0 or method.runs(step, microbatch, layer, probability)
+            probability == 1.0 or method.executes(step, microbatch, layer, probability)
             for microbatch in range(2)
             for layer, probability in enumerate(plan.keep_probability, start=1)
         )
@@ -46,7 +46,7 @@ def test_other_tokens_and_other_layers_than_alone(flags: list[str], folder: Path
 
 
 @pytest.mark.parametrize("direction", ["falling", "rising"])
-def test_theta_goes_on_after_a_resume(flags: list[str], folder: Path, direction: str) -> None:
+def test_theta_continues_after_a_resume(flags: list[str], folder: Path, direction: str) -> None:
     flags = [*flags, *FLAGS, "--layer-drop-direction", direction]
     straight = pretrain(flags, folder / "straight")
     pretrain([*flags, "--exit-interval", "5"], folder / "parts")

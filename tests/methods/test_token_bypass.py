@@ -33,7 +33,7 @@ def test_importances_in_a_checkpoint_are_the_averages_of_its_steps(flags: list[s
     assert moved.any() and (second[~moved] == first[~moved]).all()
 
 
-def test_finetuning_learns_anew(flags: list[str], folder: Path) -> None:
+def test_finetuning_learns_again(flags: list[str], folder: Path) -> None:
     """From a checkpoint with importances: those of the second run are as if it had begun with these weights."""
     flags = [*flags, *FLAGS]
     started = pretrain([*flags, "--exit-interval", "3"], folder / "started").tensors(3)["method.learned"]

@@ -40,7 +40,7 @@ def test_endings(
 
 
 @pytest.mark.parametrize("local_rank", ["0", "1"])
-def test_whoever_loses_contact_says_so(
+def test_lost_contact_is_reported(
     local_rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And ends at once: what follows at a process's end could wait for the one that is gone."""
@@ -67,7 +67,7 @@ def test_our_own_mistakes_keep_their_traceback() -> None:
         run_command(lambda: _end(AssertionError("ours")))
 
 
-def test_output_that_nobody_reads_ends_quietly() -> None:
+def test_a_closed_output_ends_quietly() -> None:
     program = "from megatron.ltd.errors import run_command\nrun_command(lambda: print('line\\n' * {lines}))"
     for lines in (1, 100_000):  # flushed at the end, and on the way
         command = [sys.executable, "-c", program.format(lines=lines)]

@@ -62,7 +62,7 @@ def check_equal(checkpoint: Path, stored: Mapping[str, Any], wanted: Mapping[str
             raise _differs(setting, checkpoint, stored, wanted, fix)
 
 
-def settle_schedule(
+def check_schedule(
     checkpoint: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], asked_by: str | None
 ) -> str | None:
     """Keep the schedule that the run was started with, or take all of ``wanted`` if a flag says so.

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron.ltd.checkpoint.run_format import FORMAT_VERSION, from_format_1
-from megatron.ltd.checkpoint.stored_sizes import complaint_about_run, complaint_about_settings
+from megatron.ltd.checkpoint.stored_sizes import run_problem, settings_problem
 from megatron.ltd.errors import UserError
 from megatron.ltd.json_text import parse_json
 
@@ -74,7 +74,7 @@ def how_to_continue(save: str | None) -> str:
     return f"the last complete checkpoint is {checkpoint_path(Path(save), latest)}: continue with --load {save}"
 
 
-def tracker_complaint(folder: Path) -> str | None:
+def tracker_problem(folder: Path) -> str | None:
     """How the tracker file and the checkpoints in ``folder`` contradict each other, or None."""
     tracker, saved, latest = folder / TRACKER, saved_iterations(folder), read_tracker(folder)
     if not tracker.exists():
@@ -160,13 +160,13 @@ def read_run(folder: Path) -> dict[str, Any]:
 def read_run_to_use(folder: Path) -> dict[str, Any]:
     """``read_run`` of a checkpoint whose tensors will be loaded. Raises ``UserError`` if the two do not match."""
     record = read_run(folder)
-    _refuse(folder, complaint_about_run(folder, record))
+    _refuse(folder, run_problem(folder, record))
     return record
 
 
-def _refuse(folder: Path, complaint: str | None) -> None:
-    if complaint is not None:
-        raise UserError(f"{folder / RUN} cannot be used: {complaint}; load a checkpoint that this program wrote")
+def _refuse(folder: Path, problem: str | None) -> None:
+    if problem is not None:
+        raise UserError(f"{folder / RUN} cannot be used: {problem}; load a checkpoint that this program wrote")
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def stored_config(folder: Path) -> dict[str, Any]:
         listed = read_manifest(path)
         if listed is not None and _file_damage(path, RUN, listed[RUN]) is None:
             config = read_run(path)["config"]
-            _refuse(path, complaint_about_settings(path, config))
+            _refuse(path, settings_problem(path, config))
             return config
     raise UserError(f"--load {folder}: has no checkpoint for --use-checkpoint-args; use a folder with one")
 

@@ -3,7 +3,7 @@
     bytes  ->  opcodes (pickletools)  ->  None, bool, int, str, tuple, list, dict, and:
 
     Name("torch", "Size")                     for a class or a function that the pickle names
-    Made(Name("torch", "Size"), ((3, 4),))    for a call, with the state that the result would be given
+    Constructed(Name("torch", "Size"), ((3, 4),))    for a call, with the state that the result would be given
 
 The caller builds what it needs from these. ``pickle`` itself is not used: nothing is imported or called, no attribute
 is set, and memory and time are proportional to the number of bytes. Opcodes that a description of tensors does not need
@@ -35,7 +35,7 @@ class Name(NamedTuple):
 
 
 @dataclass(eq=False, slots=True)
-class Made:
+class Constructed:
     """An object that the pickle would create: the call, its arguments, and the state of the result."""
 
     maker: Name
@@ -43,13 +43,15 @@ class Made:
     state: Any = None
 
 
-def read_inert(data: bytes, check_name: Callable[[Name], None], check_made: Callable[[Made], None]) -> Any:
+def read_inert(
+    data: bytes, check_name: Callable[[Name], None], check_constructed: Callable[[Constructed], None]
+) -> Any:
     """The object that the pickle ``data`` describes, of the types above.
 
-    ``check_name`` and ``check_made`` are called with every name and every call, and raise ``Refused`` for unexpected
-    ones. Raises ``Refused`` for anything but a pickle of the opcodes below.
+    ``check_name`` and ``check_constructed`` are called with every name and every call, and raise ``Refused`` for
+    unexpected ones. Raises ``Refused`` for anything but a pickle of the opcodes below.
     """
-    machine = _Machine(check_name, check_made)
+    machine = _Machine(check_name, check_constructed)
     try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STOP":
@@ -66,8 +68,8 @@ def read_inert(data: bytes, check_name: Callable[[Name], None], check_made: Call
 class _Machine:
     """The stack machine that executes a pickle."""
 
-    def __init__(self, check_name: Callable[[Name], None], check_made: Callable[[Made], None]) -> None:
-        self._check_name, self._check_made = check_name, check_made
+    def __init__(self, check_name: Callable[[Name], None], check_constructed: Callable[[Constructed], None]) -> None:
+        self._check_name, self._check_constructed = check_name, check_constructed
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -108,7 +110,7 @@ class _Machine:
     def set_items(self, items: list[Any]) -> None:
         target = self.last(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) not in (str, Made):  # hashing nested tuples can take exponential time
+            if type(key) not in (str, Constructed):  # hashing nested tuples can take exponential time
                 raise Refused(f"it has a key of type {type(key).__name__}, which describes no tensor")
             target[key] = value
 
@@ -122,12 +124,12 @@ class _Machine:
     def make(self, maker: Any, arguments: Any) -> None:
         if type(maker) is not Name or type(arguments) is not tuple:
             raise Refused("it calls something that is not a class, which describes no tensor")
-        made = Made(maker, arguments)
-        self._check_made(made)
+        made = Constructed(maker, arguments)
+        self._check_constructed(made)
         self.push(made)
 
     def set_state(self, state: Any) -> None:
-        self.last(Made).state = state
+        self.last(Constructed).state = state
 
 
 _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {

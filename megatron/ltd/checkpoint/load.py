@@ -61,8 +61,8 @@ def find_checkpoint(folder: Path, mesh: Mesh | None) -> tuple[Path | None, list[
     Every rank calls this, and each checks its share of the files; without a mesh this process checks all of them. None
     if the folder has no checkpoint at all. Raises ``UserError`` if it has some, but no complete one.
     """
-    complaint = files.tracker_complaint(folder)
-    notes = [] if complaint is None else [f"{complaint}: the newest complete checkpoint is loaded"]
+    problem = files.tracker_problem(folder)
+    notes = [] if problem is None else [f"{problem}: the newest complete checkpoint is loaded"]
     damages = []
     for iteration in files.candidates(folder):
         path = files.checkpoint_path(folder, iteration)
@@ -75,8 +75,8 @@ def find_checkpoint(folder: Path, mesh: Mesh | None) -> tuple[Path | None, list[
             return path, notes
         damages.append(f"checkpoint {path} is damaged: {damage}")
         notes.append(f"{damages[-1]}; it is skipped")
-    if damages or complaint is not None:
-        found = "; ".join(damages) or complaint
+    if damages or problem is not None:
+        found = "; ".join(damages) or problem
         raise UserError(
             f"--load {folder}: has no complete checkpoint ({found}); restore one from a copy, or use another folder"
         )
@@ -165,7 +165,7 @@ def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
     _put(model, weights, read(checkpoint, {"model": weights})["model"])
 
 
-def _stays(key: str, new_weights: tuple[str, ...]) -> bool:
+def _is_kept(key: str, new_weights: tuple[str, ...]) -> bool:
     """Whether a part of a module's state is not loaded: new weights, and extra states, which are not tensors.
 
     Transformer Engine unpickles extra states without restriction. They are empty except in FP8, which is not supported.
@@ -174,14 +174,14 @@ def _stays(key: str, new_weights: tuple[str, ...]) -> bool:
 
 
 def _asked_for(state: Mapping[str, Any], new_weights: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {key: value for key, value in state.items() if not _stays(key, new_weights)}
+    return {key: value for key, value in state.items() if not _is_kept(key, new_weights)}
 
 
 def _put(
     module: torch.nn.Module, asked_for: Iterable[str], loaded: Mapping[str, Any], new_weights: tuple[str, ...] = ()
 ) -> None:
     """Load what was requested into a module, and nothing else that a checkpoint may hold under other names."""
-    own = {key: value for key, value in module.state_dict().items() if _stays(key, new_weights)}
+    own = {key: value for key, value in module.state_dict().items() if _is_kept(key, new_weights)}
     module.load_state_dict(own | {key: loaded[key] for key in asked_for})
 
 

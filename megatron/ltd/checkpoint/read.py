@@ -57,7 +57,7 @@ def reading(checkpoint: Path, metadata: Metadata) -> Iterator[None]:
                 raise failure from None
         if any(_is_of_the_machine(failure) for failure in failures):
             raise
-        raise refusal(checkpoint, _what_failed(failures[0])) from None
+        raise refusal(checkpoint, _failure(failures[0])) from None
 
 
 def _is_of_the_machine(failure: BaseException) -> bool:
@@ -121,7 +121,7 @@ def _check_tensor(checkpoint: Path, tensor: ShardedTensor, entry: Any) -> None:
         raise refusal(checkpoint, f"its tensor {tensor.key} has shape {list(shape)}, and the model's {list(wanted)}")
 
 
-def _what_failed(error: BaseException) -> str:
+def _failure(error: BaseException) -> str:
     if not isinstance(error, pickle.UnpicklingError):
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         return f"its files do not hold what they describe ({what})"

@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from megatron.ltd.checkpoint.described_places import check_places
 from megatron.ltd.checkpoint.files import METADATA
-from megatron.ltd.checkpoint.inert_pickle import Made, Name, Refused, read_inert
+from megatron.ltd.checkpoint.inert_pickle import Constructed, Name, Refused, read_inert
 
 _METADATA = "torch.distributed.checkpoint.metadata"
 _MEMORY_FORMATS = Name(_METADATA, "_MEM_FORMAT_ENCODING")
@@ -65,7 +65,7 @@ def read_metadata(checkpoint: Path) -> Metadata:
     Raises ``UnsafeCheckpoint`` if the file holds anything but a description of tensors.
     """
     try:
-        described = read_inert((checkpoint / METADATA).read_bytes(), _check_name, _check_made)
+        described = read_inert((checkpoint / METADATA).read_bytes(), _check_name, _check_constructed)
         fields = _fields(described, "Metadata")
         entries = {
             _typed(key, str): _entry(value) for key, value in _typed(fields["state_dict_metadata"], dict).items()
@@ -84,14 +84,14 @@ def _check_name(name: Name) -> None:
         raise Refused(f"it names {name}, which describes no tensor")
 
 
-def _check_made(made: Made) -> None:
+def _check_constructed(made: Constructed) -> None:
     """Allow getattr for enumerations only, whose members some versions of Python pickle with it."""
     if made.maker == _GETATTR and made.arguments[:1] != (_MEMORY_FORMATS,):
         raise Refused("it calls getattr on something that is not an enumeration, which describes no tensor")
 
 
 def _entry(value: Any) -> TensorStorageMetadata | BytesStorageMetadata:
-    if type(value) is Made and value.maker == Name(_METADATA, "BytesStorageMetadata"):
+    if type(value) is Constructed and value.maker == Name(_METADATA, "BytesStorageMetadata"):
         return BytesStorageMetadata()
     fields = _fields(value, "TensorStorageMetadata")
     properties = _typed(_state(fields["properties"], "TensorProperties"), tuple)
@@ -125,7 +125,7 @@ def _place(value: Any) -> _StorageInfo:
 
 
 def _size(value: Any) -> torch.Size:
-    if type(value) is not Made or value.maker != Name("torch", "Size") or len(value.arguments) != 1:
+    if type(value) is not Constructed or value.maker != Name("torch", "Size") or len(value.arguments) != 1:
         raise Refused("a shape is not a torch.Size")
     lengths = [_typed(length, int) for length in _typed(value.arguments[0], tuple)]
     if any(not 0 <= length < 1 << 63 for length in lengths):
@@ -135,7 +135,7 @@ def _size(value: Any) -> torch.Size:
 
 def _state(value: Any, name: str, module: str = _METADATA) -> Any:
     """The state of an object of the class ``name``."""
-    if type(value) is not Made or value.maker != Name(module, name):
+    if type(value) is not Constructed or value.maker != Name(module, name):
         raise Refused(f"an object is not a {name}")
     return value.state
 

@@ -52,13 +52,19 @@ class CheckpointSaver:
     """
 
     def __init__(
-        self, folder: Path | None, mesh: Mesh, *, keep_last: int | None, asynchronous: bool, say: Callable[[str], None]
+        self,
+        folder: Path | None,
+        mesh: Mesh,
+        *,
+        keep_last: int | None,
+        asynchronous: bool,
+        print_line: Callable[[str], None],
     ) -> None:
         self._folder = folder
         self._mesh = mesh
         self._keep_last = keep_last
         self._asynchronous = asynchronous
-        self._say = say
+        self._print_line = print_line
         self._pending: _Pending | None = None
         self._layout_checked = False
 
@@ -93,10 +99,10 @@ class CheckpointSaver:
         now = time.perf_counter()
         waited = pending.waited_seconds + now - waiting_since
         aside = f", training waited {waited:.1f} s" if self._asynchronous else ""
-        self._say(f"saved {pending.path} in {now - pending.started:.1f} s{aside}")
+        self._print_line(f"saved {pending.path} in {now - pending.started:.1f} s{aside}")
 
     @contextmanager
-    def settling(self) -> Iterator[None]:
+    def finishing_saves(self) -> Iterator[None]:
         """Finish the pending checkpoint at the end of the block, or abandon it if the block raises."""
         try:
             yield
@@ -177,8 +183,8 @@ class CheckpointSaver:
             files.publish(pending.partial, pending.iteration)
         except OSError as error:
             return first_line(error)
-        for complaint in files.remove_old(pending.path.parent, self._keep_last):
-            self._say(complaint)
+        for problem in files.remove_old(pending.path.parent, self._keep_last):
+            self._print_line(problem)
         return None
 
     def _stop_on_any(self, failure: str | None, folder: Path, iteration: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron.ltd.checkpoint import files as checkpoint_files
-from megatron.ltd.checkpoint.compatibility import changed_settings, check_identity, check_order, settle_schedule
+from megatron.ltd.checkpoint.compatibility import changed_settings, check_identity, check_order, check_schedule
 from megatron.ltd.checkpoint.load import Progress, find_checkpoint, first_of_all_ranks
 from megatron.ltd.errors import UserError
 from megatron.ltd.hugging_face.config_file import is_hugging_face
@@ -70,7 +70,7 @@ class Start:
             return consumed[unit]  # type: ignore[index]
         return None
 
-    def settle(self, config: RunConfig, schedule: Mapping[str, Any]) -> str | None:
+    def check_schedule(self, config: RunConfig, schedule: Mapping[str, Any]) -> str | None:
         """Check that a continued run keeps the checkpoint's schedule, unless a flag says otherwise; then a line about
         it.
 
@@ -80,7 +80,7 @@ class Start:
             return None
         asked_by = "--override-opt-param-scheduler" if config.optimizer.override_opt_param_scheduler else None
         asked_by = asked_by or ("--no-load-optim" if config.checkpoint.no_load_optim else None)
-        return settle_schedule(self.checkpoint, self.stored["schedule"], schedule, asked_by)
+        return check_schedule(self.checkpoint, self.stored["schedule"], schedule, asked_by)
 
 
 def find_start(
@@ -100,7 +100,7 @@ def find_start(
     if flags.save is not None:
         _check_save_folder(Path(flags.save), load, flags.finetune, mesh)
     if load is not None:
-        agree_on_folder(lambda: {f"what --load {load} holds": _holdings(load)}, _SHARE)
+        agree_on_folder(lambda: {f"the content of --load {load}": _content(load)}, _SHARE)
         if is_hugging_face(load):
             return _start_from_hugging_face(load, config, open_imported)
     checkpoint, notes = (None, []) if load is None else find_checkpoint(load, mesh)
@@ -139,7 +139,7 @@ def _start_from_hugging_face(load: Path, config: RunConfig, open_imported: OpenI
     return Start(None, {}, Progress(), (note,), imported)
 
 
-def _holdings(folder: Path) -> str:
+def _content(folder: Path) -> str:
     """The content of a folder of checkpoints or of a Hugging Face model, as a node sees it."""
     if is_hugging_face(folder):
         files = sorted((path.name, path.stat().st_size) for path in folder.iterdir() if path.is_file())
@@ -150,8 +150,8 @@ def _holdings(folder: Path) -> str:
     newest = (
         f"{len(iterations)} checkpoint{'s' if len(iterations) > 1 else ''}, the newest of iteration {iterations[0]}"
     )
-    complaint = checkpoint_files.tracker_complaint(folder)
-    return newest if complaint is None else f"{newest} ({complaint})"
+    problem = checkpoint_files.tracker_problem(folder)
+    return newest if problem is None else f"{newest} ({problem})"
 
 
 def _check_save_folder(save: Path, load: Path | None, finetune: bool, mesh: Mesh) -> None:

@@ -24,19 +24,19 @@ _MOST_LAYERS, _MOST_BYTES = 1 << 16, 1 << 44
 _COUNT_LIMIT, _SIZE_LIMIT = 1 << 63, 1 << 31
 
 
-def complaint_about_run(checkpoint: Path, record: Mapping[str, Any]) -> str | None:
+def run_problem(checkpoint: Path, record: Mapping[str, Any]) -> str | None:
     """What is wrong with the numbers of a run.json, or None."""
     progress, config = record["progress"], record["config"]
     if progress.keys() != set(PROGRESS) or not all(_is_count(progress[name], 0, _COUNT_LIMIT) for name in PROGRESS):
         return f"its progress must have the counts {', '.join(PROGRESS)}"
-    complaint = complaint_about_settings(checkpoint, config)
-    if complaint is not None:
-        return complaint
+    problem = settings_problem(checkpoint, config)
+    if problem is not None:
+        return problem
     missing = next((name for name in _NEEDED if name not in _settings(config)), None)
     return None if missing is None else f"its setting {missing} is missing"
 
 
-def complaint_about_settings(checkpoint: Path, config: Mapping[str, Any]) -> str | None:
+def settings_problem(checkpoint: Path, config: Mapping[str, Any]) -> str | None:
     """What is wrong with the sizes in the flags of the run that wrote ``checkpoint``, or None."""
     wrong = next((part for part in _PARTS if not isinstance(config.get(part), dict | None)), None)
     if wrong is not None:

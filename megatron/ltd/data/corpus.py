@@ -62,7 +62,7 @@ class Document:
     path: str
     text: str
 
-    def lot(self, draw: int) -> float:
+    def random_number(self, draw: int) -> float:
         """A number in [0, 1) that depends on the text and ``draw`` (0 to 3) alone, evenly spread over documents."""
         digest = hashlib.sha256(self.text.encode("utf-8")).digest()
         return int.from_bytes(digest[8 * draw : 8 * draw + 6], "big") / 2**48
@@ -106,8 +106,8 @@ def write_corpus(config: CorpusConfig) -> CorpusInfo:
     if config.max_mb is not None:
         documents = _limit(documents, int(config.max_mb * 1e6))
     parts = {
-        "train": [document for document in documents if document.lot(_HOLD_OUT) >= config.held_out_fraction],
-        "valid": [document for document in documents if document.lot(_HOLD_OUT) < config.held_out_fraction],
+        "train": [document for document in documents if document.random_number(_HOLD_OUT) >= config.held_out_fraction],
+        "valid": [document for document in documents if document.random_number(_HOLD_OUT) < config.held_out_fraction],
     }
     for name, part in parts.items():
         if not part:
@@ -153,7 +153,7 @@ def collect_documents(library: Path) -> tuple[list[Document], int]:
 def _limit(documents: Sequence[Document], max_bytes: int) -> list[Document]:
     """Documents of at most ``max_bytes`` together, drawn by their hash from all over the library; order kept."""
     kept, total = set(), 0
-    for document in sorted(documents, key=lambda document: (document.lot(_KEEP), document.path)):
+    for document in sorted(documents, key=lambda document: (document.random_number(_KEEP), document.path)):
         num_bytes = len(document.text.encode("utf-8"))
         if total + num_bytes <= max_bytes:
             total += num_bytes

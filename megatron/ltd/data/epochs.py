@@ -42,7 +42,7 @@ def stacked_labels(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     }
 
 
-class InEpochs:
+class ShuffledEpochs:
     """``num_samples`` samples of a run: ``rows`` in as many epochs as needed, each in another order."""
 
     def __init__(self, rows: SampleSource, seed: int, num_samples: int) -> None:
@@ -59,7 +59,7 @@ class InEpochs:
         return {**self._rows[row], "weight": 1.0}
 
 
-class Once:
+class SinglePass:
     """Every row once, then rows of weight 0 up to ``num_samples``."""
 
     def __init__(self, rows: SampleSource, num_samples: int) -> None:

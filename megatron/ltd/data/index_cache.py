@@ -89,12 +89,12 @@ def is_gpt_index(
     if not _within(document, documents[0], documents[-1] + 1):
         return False
     times = np.bincount(document - documents[0], minlength=len(documents))
-    return bool((times == len(document) // len(documents)).all()) and _follow_each_other(
+    return bool((times == len(document) // len(documents)).all()) and _are_consecutive(
         sample, lengths[document], seq_length
     )
 
 
-def _follow_each_other(sample: _Index, lengths: _Index, seq_length: int) -> bool:
+def _are_consecutive(sample: _Index, lengths: _Index, seq_length: int) -> bool:
     """Whether sample n begins at token n * S of documents of these lengths, and the last one ends within them."""
     starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     for first in range(0, len(sample), _ROWS):

@@ -66,14 +66,14 @@ class Microbatch(Samples):
         return type(self)(**mapped)
 
 
-Made = TypeVar("Made", bound=Microbatch)
-Collate = Callable[[Sequence[Mapping[str, Any]], Sequence[int]], Made]
+MicrobatchType = TypeVar("MicrobatchType", bound=Microbatch)
+Collate = Callable[[Sequence[Mapping[str, Any]], Sequence[int]], MicrobatchType]
 """From samples and their ids to a microbatch."""
 
 
 def microbatches(
     dataset: SampleSource,
-    collate: Collate[Made],
+    collate: Collate[MicrobatchType],
     *,
     consumed_samples: int,
     micro_batch_size: int,
@@ -81,7 +81,7 @@ def microbatches(
     data_parallel_size: int,
     num_workers: int = 0,
     pin_memory: bool = False,
-) -> Generator[Made, None, None]:
+) -> Generator[MicrobatchType, None, None]:
     """This rank's microbatches from ``consumed_samples`` [samples] on, in the order at the top of this file.
 
     The generator ends when the dataset has no whole microbatch left for every rank. Close it to end its processes.
@@ -91,7 +91,7 @@ def microbatches(
     assert 0 <= data_parallel_rank < data_parallel_size
     assert consumed_samples >= 0 and micro_batch_size >= 1
     order = _Order(len(dataset), consumed_samples, micro_batch_size, data_parallel_rank, data_parallel_size)
-    loader: DataLoader[Made] = DataLoader(
+    loader: DataLoader[MicrobatchType] = DataLoader(
         _Numbered(dataset),
         batch_sampler=order,
         collate_fn=partial(_collate, collate),
@@ -103,7 +103,7 @@ def microbatches(
     return _read(loader)
 
 
-def _read(loader: DataLoader[Made]) -> Generator[Made, None, None]:
+def _read(loader: DataLoader[MicrobatchType]) -> Generator[MicrobatchType, None, None]:
     with signals_blocked():
         batches = iter(loader)
     yield from batches
@@ -136,5 +136,5 @@ class _Numbered(Dataset[Any]):
         return index, self.dataset[index]
 
 
-def _collate(collate: Collate[Made], numbered: Sequence[tuple[int, Mapping[str, Any]]]) -> Made:
+def _collate(collate: Collate[MicrobatchType], numbered: Sequence[tuple[int, Mapping[str, Any]]]) -> MicrobatchType:
     return collate([sample for _, sample in numbered], [number for number, _ in numbered])

@@ -43,7 +43,7 @@ class _Box:
         sizes = tuple(end - start for start, end in zip(starts, ends, strict=True))
         return _Box(starts, sizes) if all(size > 0 for size in sizes) else None
 
-    def seen_from(self, outer: _Box) -> torch.Size:
+    def offsets_in(self, outer: _Box) -> torch.Size:
         """The offsets relative to ``outer``."""
         return torch.Size(mine - theirs for mine, theirs in zip(self.offsets, outer.offsets, strict=True))
 
@@ -84,16 +84,16 @@ class CheckpointTensors:
                 ReadItem(
                     type=LoadItemType.TENSOR,
                     dest_index=MetadataIndex(key),
-                    dest_offsets=common.seen_from(wanted),
+                    dest_offsets=common.offsets_in(wanted),
                     storage_index=MetadataIndex(key, chunk.offsets),
-                    storage_offsets=common.seen_from(stored),
+                    storage_offsets=common.offsets_in(stored),
                     lengths=torch.Size(common.sizes),
                 )
             )
         if num_values != target.numel():
             raise self._refusal(f"it has {num_values} of {target.numel()} values of {name}")
         with reading(self._checkpoint, self._metadata):
-            self._reader.read_data(LoadPlan(items), _Into(target)).wait()
+            self._reader.read_data(LoadPlan(items), _ReadInto(target)).wait()
         return target.view(shape)
 
     def _entry(self, name: str) -> tuple[str, TensorStorageMetadata, int | None]:
@@ -109,7 +109,7 @@ class CheckpointTensors:
         return UserError(f"checkpoint {self._checkpoint} does not match its run.json ({what}): restore it from a copy")
 
 
-class _Into(LoadPlanner):
+class _ReadInto(LoadPlanner):
     """Reads everything into one tensor."""
 
     def __init__(self, target: Tensor) -> None:

@@ -104,7 +104,7 @@ def export_checkpoint(config: ExportConfig, typed: TokenizerFiles) -> Exported:
     dtype = tensors.dtype(_EMBEDDING) if config.dtype is None else getattr(torch, config.dtype)
     dtype_name = str(dtype).removeprefix("torch.")
     counterparts = source.architecture.counterparts(source.model, source.vocab_size)
-    with _appearing_whole(target) as folder:
+    with _published_when_complete(target) as folder:
         read = {name: partial(tensors.read, name, counterpart.shape) for name, counterpart in counterparts.items()}
         written = write_weights(
             folder, source.architecture, counterparts, lambda name: read[name](), dtype, config.max_shard_bytes
@@ -163,7 +163,7 @@ def _write_json(path: Path, entries: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _appearing_whole(target: Path) -> Iterator[Path]:
+def _published_when_complete(target: Path) -> Iterator[Path]:
     """A temporary folder that becomes ``target`` at the end of the block, or is removed if the block fails."""
     partial_folder = target.with_name(f"{target.name}.partial-{os.getpid()}")
     try:

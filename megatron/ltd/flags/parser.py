@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NoReturn
@@ -59,6 +60,10 @@ class FlagParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """The values of the flags, from the command line and from files, and the words that are not ours."""
+        args = sys.argv[1:] if args is None else list(args)
+        for word in args:
+            if re.fullmatch(r"--[\w-]+=--", word):  # argparse would drop the value
+                self.error(f"{word}: -- is not a value; give another one")
         values, unknown = super().parse_known_args(args, namespace)
         typed = {word.partition("=")[0] for word in unknown}
         if hasattr(values, "config"):
@@ -74,6 +79,9 @@ class FlagParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's ``message`` as a ``UserError``."""
+        message = re.sub(
+            r"ignored explicit argument (.*)", r"\1 is given, and a switch takes no value; drop it", message
+        )
         raise UserError(message.removeprefix("argument "))
 
     def with_origin(self, error: UserError) -> UserError:
@@ -86,6 +94,8 @@ class FlagParser(argparse.ArgumentParser):
 
     def _about_unknown(self, words: list[str]) -> str:
         flags = [word.partition("=")[0] for word in words if re.match(r"--?[^\W\d]", word)]
+        if flags and flags[0] in self.flags:
+            return "--: flags after it are not read; leave it out"
         if not flags:
             stray = " ".join(" ".join(words).split())
             return f"{stray}: no flag takes this value; --help lists the flags and what each takes"

@@ -8,8 +8,8 @@ Causal attention needs no mask tensor, and no kernel stores an S x T matrix (fla
 CPU ``causal_blocks`` skips the upper triangle. Kept tokens stay in order, so that this is true for them too. An
 explicit mask, for separated documents or padding, must include the causal part.
 
-Under context parallelism each rank has an early and a late run of the queries (``routing.sequence_shard``), and gathers
-all keys and values: each run attends to the keys up to its own end.
+Under context parallelism each rank has an early and a late part of the queries (``routing.sequence_shard``), and
+gathers all keys and values: each part attends to the keys up to its own end.
 
 In generation the keys and values of earlier tokens come from a cache (``key_value_cache``). Not here: sliding windows.
 """
@@ -105,21 +105,21 @@ class FusedAttention(MegatronModule):
             key_TBGD, value_TBGD = gather_keys_and_values(key_TBGD, value_TBGD, self.context_group)
         query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in (query_SBND, key_TBGD, value_TBGD))
         if causal and self.context_group is not None:
-            context_BNSD = self._causal_runs(query, key, value, self.context_group)
+            context_BNSD = self._causal_parts(query, key, value, self.context_group)
         else:
             allowed = None if attention_mask is None else attention_mask.logical_not()
             context_BNSD = self._attend(query, key, value, allowed, causal)
         seq_length, batch = query_SBND.shape[:2]
         return context_BNSD.permute(2, 0, 1, 3).reshape(seq_length, batch, -1)
 
-    def _causal_runs(self, query: Tensor, key: Tensor, value: Tensor, group: ProcessGroup) -> Tensor:
-        """Causal attention of the rank's two runs of queries, each over the keys up to its own end."""
+    def _causal_parts(self, query: Tensor, key: Tensor, value: Tensor, group: ProcessGroup) -> Tensor:
+        """Causal attention of the rank's two parts of the queries, each over the keys up to its own end."""
         rank, size = group.rank(), group.size()
-        run_length = query.shape[2] // 2
+        part_length = query.shape[2] // 2
         contexts = []
-        for run, queries in zip((rank, 2 * size - 1 - rank), query.chunk(2, dim=2), strict=True):
-            end = (run + 1) * run_length
-            allowed = query.new_ones(run_length, end, dtype=torch.bool).tril(end - run_length)
+        for part, queries in zip((rank, 2 * size - 1 - rank), query.chunk(2, dim=2), strict=True):
+            end = (part + 1) * part_length
+            allowed = query.new_ones(part_length, end, dtype=torch.bool).tril(end - part_length)
             contexts.append(self._attend(queries, key[:, :, :end], value[:, :, :end], allowed, causal=False))
         return torch.cat(contexts, dim=2)
 
@@ -154,7 +154,7 @@ class FusedAttention(MegatronModule):
 
 
 def gather_keys_and_values(key_TBGD: Tensor, value_TBGD: Tensor, group: ProcessGroup) -> tuple[Tensor, Tensor]:
-    """Keys and values of the whole sequence, in order, from each rank's early and late run: [T · ranks, B, G, D] both.
+    """Keys and values of the whole sequence, in order, from each rank's early and late part: [T · ranks, B, G, D] both.
 
     Backward sums the gradients of all ranks into each rank's own share.
     """

@@ -41,10 +41,10 @@ class Route:
     def keep_probability(self, layer_number: int) -> float:
         return self.plan.keep_probability[layer_number - 1]
 
-    def runs(self, layer_number: int) -> bool:
+    def executes(self, layer_number: int) -> bool:
         """Whether the layer computes this microbatch."""
         probability = self.keep_probability(layer_number)
-        return probability == 1.0 or self.method.runs(self.step, self.microbatch, layer_number, probability)
+        return probability == 1.0 or self.method.executes(self.step, self.microbatch, layer_number, probability)
 
     def kept_tokens(self, layer_number: int) -> Tensor | None:
         """Positions the layer computes on, [B, K] ascending, or None for all of them."""

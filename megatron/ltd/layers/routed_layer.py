@@ -95,7 +95,7 @@ class RoutedTransformerLayer(TransformerLayer):
         sequence parallelism splits.
         """
         route = current_route() if self.training else None
-        if route is not None and not route.runs(self.layer_number):
+        if route is not None and not route.executes(self.layer_number):
             return self._skip(hidden_states), None
         self._scale_by(1.0 if route is None else route.keep_probability(self.layer_number))
         kept_BK = route.kept_tokens(self.layer_number) if route is not None else None
@@ -104,8 +104,8 @@ class RoutedTransformerLayer(TransformerLayer):
                 hidden_states, attention_mask=attention_mask, rotary_pos_emb=rotary_pos_emb, **kwargs
             )
         seq_length = route.plan.seq_length
-        own_BK = self.own_shard.own_kept(kept_BK, seq_length)
-        attending_BK = self.attention_shard.own_kept(kept_BK, seq_length)
+        own_BK = self.own_shard.local_kept(kept_BK, seq_length)
+        attending_BK = self.attention_shard.local_kept(kept_BK, seq_length)
         if self.layer_number in route.plan.entry_layers:
             mask = None
             if attention_mask is not None or self.is_causal:

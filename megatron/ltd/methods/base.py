@@ -71,7 +71,7 @@ class Method(Protocol):
         """The positions that a layer computes, int64 [B, kept_tokens], ascending and distinct in each row.
 
         ``layer_number`` is 1-based and global: the first layer of the model is 1 on every pipeline stage. Called only
-        if ``kept_tokens`` is below S. Each of the ``facts.sequence_runs`` equal parts of the sequence must keep the
+        if ``kept_tokens`` is below S. Each of the ``facts.sequence_parts`` equal parts of the sequence must keep the
         same number of tokens, because each is on another process.
         """
         raise AssertionError(f"{self.name} keeps every token")
@@ -88,14 +88,14 @@ class Method(Protocol):
         if not kept_BK.is_cpu:
             return
         assert (kept_BK[:, 1:] > kept_BK[:, :-1]).all(), f"{by} ascending, distinct positions in each row"
-        parts, seq_length = self.facts.sequence_runs, self.facts.seq_length
+        parts, seq_length = self.facts.sequence_parts, self.facts.seq_length
         for part, kept_BP in enumerate(kept_BK.chunk(parts, dim=1)):
             first, end = part * seq_length // parts, (part + 1) * seq_length // parts
             inside = kept_BP.shape[1] * parts == kept_tokens and (first <= kept_BP).all() and (kept_BP < end).all()
             where = "positions from 0 to" if parts == 1 else f"{kept_tokens}/{parts} of the positions {first} to"
             assert inside, f"{by} {where} {end - 1}"
 
-    def runs(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
+    def executes(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
         """Whether the layer, 1-based, is computed for microbatch number ``microbatch`` of the step.
 
         Called only if ``keep_probability`` is below 1. The answer must not depend on the samples: all ranks, data
@@ -133,7 +133,7 @@ class ModelFacts:
     num_layers: int
     seq_length: int
     seed: int
-    sequence_runs: int = 1
+    sequence_parts: int = 1
     """Equal parts into which context and sequence parallelism split the sequence; each keeps as many tokens."""
     seq_length_name: str = "--seq-length"
     """The name of ``seq_length`` in messages."""
@@ -198,8 +198,8 @@ class Composed(Method):
     def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
         return self.routing.select(samples, layer_number, kept_tokens)
 
-    def runs(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
-        return self.depth.runs(step, microbatch, layer_number, keep_probability)
+    def executes(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
+        return self.depth.executes(step, microbatch, layer_number, keep_probability)
 
     @property
     def observes(self) -> bool:

@@ -257,11 +257,11 @@ class ScheduleChoice:
                 f"{self._flag('strata')} {strata}: must divide {facts.seq_length_name} {facts.seq_length} and "
                 f"{what} {amount}, so that each stratum keeps the same number of tokens; change one of them"
             )
-        if strata % facts.sequence_runs:
+        if strata % facts.sequence_parts:
             raise UserError(
-                f"{self._flag('strata')} {strata}: must be a multiple of {facts.sequence_runs}, the parts into which "
+                f"{self._flag('strata')} {strata}: must be a multiple of {facts.sequence_parts}, the parts into which "
                 "--sequence-parallel or --context-parallel-size splits the sequence, so that every process keeps the "
-                f"same number of tokens; use {facts.sequence_runs}"
+                f"same number of tokens; use {facts.sequence_parts}"
             )
 
 

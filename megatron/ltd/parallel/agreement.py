@@ -27,7 +27,7 @@ from torch.distributed.rendezvous import rendezvous
 from megatron.ltd.errors import RunStopped, UserError
 from megatron.ltd.flags import shown
 from megatron.ltd.format import format_ranges
-from megatron.ltd.parallel.rendezvous import store_of_this_start
+from megatron.ltd.parallel.rendezvous import store_of_this_launch
 
 _LAST_WORD_SECONDS = 15.0  # how long the first rank waits for the others to read why the run ends
 _FOLDER_SECONDS = 60.0  # how long a network file system may show a node an older state of a folder
@@ -41,10 +41,10 @@ def join(timeout: timedelta) -> tuple[dist.Store, int, int]:
     """
     try:
         store, rank, world_size = next(rendezvous("env://", timeout=timeout))
-        return store_of_this_start(store, rank, world_size, timeout), rank, world_size
+        return store_of_this_launch(store, rank, world_size, timeout), rank, world_size
     except ValueError as error:  # a variable that is missing, or not a number
         raise UserError(
-            f"RANK and WORLD_SIZE are set, but the processes cannot meet ({_first_line(error)}): start them with "
+            f"RANK and WORLD_SIZE are set, but the processes cannot connect ({_first_line(error)}): start them with "
             "torchrun, or also set MASTER_ADDR and MASTER_PORT"
         ) from None
     except dist.DistError as error:

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from megatron.ltd.models.encoder_config import ViTConfig
 
 
-def num_runs(context_size: int, tensor_size: int) -> int:
+def num_parts(context_size: int, tensor_size: int) -> int:
     """Equal parts into which the sequence is split over context ranks, each over ``tensor_size`` ranks."""
     return tensor_size if context_size == 1 else math.lcm(2 * context_size, context_size * tensor_size)
 
 
-def sequence_runs(parallel: ParallelConfig) -> int:
+def sequence_parts(parallel: ParallelConfig) -> int:
     """Equal parts into which the sequence is split over processes; 1 if it is not split."""
     tensor_size = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
-    return num_runs(parallel.context_parallel_size, tensor_size)
+    return num_parts(parallel.context_parallel_size, tensor_size)
 
 
 def virtual_stages(parallel: ParallelConfig, num_layers: int) -> int | None:
@@ -102,14 +102,14 @@ def check_model(parallel: ParallelConfig, model: ModelConfig | ViTConfig) -> Non
                 f"{spelling} {value}: must be a multiple of --tensor-model-parallel-size {tensor}, because every "
                 "process computes an equal share; change one of them"
             )
-    runs = sequence_runs(parallel)
-    if model.seq_length % runs:
+    parts = sequence_parts(parallel)
+    if model.seq_length % parts:
         splits = [f"2 x --context-parallel-size {parallel.context_parallel_size}"]
         if parallel.sequence_parallel:
             split = f"--tensor-model-parallel-size {tensor} with --sequence-parallel"
             splits = [*splits, split] if parallel.context_parallel_size > 1 else [split]
         raise UserError(
-            f"--seq-length {model.seq_length}: must be a multiple of {runs}, the number of parts into which "
+            f"--seq-length {model.seq_length}: must be a multiple of {parts}, the number of parts into which "
             f"{' and '.join(splits)} split it; change it"
         )
 

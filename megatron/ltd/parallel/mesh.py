@@ -113,7 +113,7 @@ class _World:
     size: int
 
     @classmethod
-    def meet(cls, timeout: timedelta) -> _World:
+    def find(cls, timeout: timedelta) -> _World:
         """The processes that a launcher started, or this process alone, without opening a port."""
         if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
             return cls(*agreement.join(timeout))
@@ -157,7 +157,7 @@ def initialize(config: ParallelConfig, agree_on: Mapping[str, Any] | None = None
     """
     quiet_core_imports()
     timeout = timedelta(minutes=config.distributed_timeout_minutes)
-    world = _World.meet(timeout)
+    world = _World.find(timeout)
     device = world.agree(config, agree_on or {}, timeout)
     if device.type == "cpu":
         from megatron.ltd.parallel import cpu_backend

@@ -24,14 +24,14 @@ from megatron.ltd.format import format_ranges
 _POLL_SECONDS = 0.02
 
 
-def store_of_this_start(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> dist.Store:
+def store_of_this_launch(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> dist.Store:
     """``store`` under a prefix that only the ranks of this start share.
 
     Every rank calls this. After ``timeout`` it raises ``RunStopped`` on rank 0, which names the missing ranks, and
     ``dist.DistError`` on the others.
     """
     if rank == 0:
-        name = _give_name(store, world_size, timeout)
+        name = _assign_name(store, world_size, timeout)
     else:
         token = secrets.token_hex(8)
         store.set(f"start/{rank}", token)
@@ -41,7 +41,7 @@ def store_of_this_start(store: dist.Store, rank: int, world_size: int, timeout: 
     return dist.PrefixStore(name, store)
 
 
-def _give_name(store: dist.Store, world_size: int, timeout: timedelta) -> str:
+def _assign_name(store: dist.Store, world_size: int, timeout: timedelta) -> str:
     """Draw a name, and answer requests until every other rank has it."""
     name = secrets.token_hex(8)
     answered: dict[int, bytes] = {}

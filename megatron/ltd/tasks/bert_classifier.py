@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from megatron.ltd.config import RunConfig
 from megatron.ltd.data.config import LabelledTextConfig
-from megatron.ltd.data.epochs import InEpochs, Once, whole_batches
+from megatron.ltd.data.epochs import ShuffledEpochs, SinglePass, whole_batches
 from megatron.ltd.data.labelled_rows import LabelledRows, SentenceBatch, build_sentence_batch
 from megatron.ltd.data.labelled_text import Label, LabelledText, read_labelled
 from megatron.ltd.data.microbatches import Collate, SampleSource
@@ -104,10 +104,10 @@ class BertClassification(Task):
     ) -> tuple[SampleSource | None, SampleSource | None]:
         """The training sentences in epochs, and the validation sentences once."""
         assert reads, "every stage needs the padding"
-        train = InEpochs(self._rows(self.train), self.config.training.seed, train_samples)
+        train = ShuffledEpochs(self._rows(self.train), self.config.training.seed, train_samples)
         if self.valid is None or not valid_samples:
             return train, None
-        return train, Once(self._rows(self.valid), valid_samples)
+        return train, SinglePass(self._rows(self.valid), valid_samples)
 
     def collate(self, shard: SequenceShard, *, whole_tokens: bool) -> Collate[SentenceBatch]:
         """See ``data.labelled_rows.build_sentence_batch``; samples are never sharded (no context parallelism)."""

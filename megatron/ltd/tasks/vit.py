@@ -10,7 +10,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron.ltd.config import RunConfig
 from megatron.ltd.data.config import ImageDataConfig
-from megatron.ltd.data.epochs import InEpochs, Once, whole_batches
+from megatron.ltd.data.epochs import ShuffledEpochs, SinglePass, whole_batches
 from megatron.ltd.data.images import ImageBatch, build_image_batch, open_images
 from megatron.ltd.data.microbatches import Collate, SampleSource
 from megatron.ltd.errors import UserError
@@ -83,8 +83,10 @@ class ViT(Task):
         self, train_samples: int, valid_samples: int, *, reads: bool
     ) -> tuple[SampleSource | None, SampleSource | None]:
         """The training images in epochs, and the validation images once. Every rank reads: the model is one stage."""
-        train = InEpochs(self.train_images, self.config.training.seed, train_samples)
-        return train, None if self.valid_images is None or not valid_samples else Once(self.valid_images, valid_samples)
+        train = ShuffledEpochs(self.train_images, self.config.training.seed, train_samples)
+        return train, None if self.valid_images is None or not valid_samples else SinglePass(
+            self.valid_images, valid_samples
+        )
 
     def collate(self, shard: SequenceShard, *, whole_tokens: bool) -> Collate[ImageBatch]:
         """See ``data.images.build_image_batch``."""

@@ -21,7 +21,7 @@ _NO_SPACE_BEFORE = b"\x1a\x02\x18\x00"
 """``normalizer_spec { add_dummy_prefix: false }`` as a protocol buffer; appended to a model it takes precedence."""
 
 
-def _what_else(content: bytes) -> str:
+def _mismatch(content: bytes) -> str:
     """What the file is instead of a model, and which flag reads it."""
     if looks_like_ranks(content):
         return "not a SentencePiece model but a tiktoken file of ranks; use --tokenizer-type TikTokenizer"
@@ -40,7 +40,7 @@ class SentencePieceTokenizer(Tokenizer):
         try:
             self._processor.LoadFromSerializedProto(model)
         except RuntimeError:
-            raise UserError(f"--tokenizer-model {source}: {_what_else(model)}") from None
+            raise UserError(f"--tokenizer-model {source}: {_mismatch(model)}") from None
         self.vocab_size = self._processor.get_piece_size()
         self.eod = self._find_eod(source)
         self.fingerprint = hashlib.sha256(model).hexdigest()

@@ -112,7 +112,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     check_batches(config.parallel, clock.batch, config.training.micro_batch_size, mesh.data_parallel_size)
     consumed = start.consumed(shape.seq_length)
     plan, schedule = clock.plan(start.progress.iteration, consumed), clock.schedule(start.progress.iteration, consumed)
-    taken = start.settle(config, clock.settings(schedule))
+    taken = start.check_schedule(config, clock.settings(schedule))
 
     train_data, valid_data = _build_data(task, plan, clock, start, mesh, every_stage=method.observes)
     initial_clock = start.initial_clock(config, consumed)
@@ -137,14 +137,16 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
         log = RunLog(config.logging, _log_folder(config), mesh.is_first, iteration, plan.num_steps, flops_left)
         log.settings(config.settings_file())
     for note in _notes(config, start, new_weights, taken):
-        log.say(note)
+        log.print_line(note)
     record = {
         "schedule": clock.settings(schedule), "identity": identity, "order": order, "config": config.to_dict(),
         "learned": method.observes,
     }  # fmt: skip
     flags = config.checkpoint
     folder = None if flags.save is None else Path(flags.save)
-    saver = CheckpointSaver(folder, mesh, keep_last=flags.keep_last, asynchronous=flags.async_save, say=log.say)
+    saver = CheckpointSaver(
+        folder, mesh, keep_last=flags.keep_last, asynchronous=flags.async_save, print_line=log.print_line
+    )
     exits = ExitRequests(config.training, mesh)
     return Run(
         config, mesh, task, method, clock, plan, state, stepper, train_data, valid_data, log, saver, exits,

@@ -15,27 +15,29 @@ from megatron.ltd.plan.table import LearningRate, stage_table
 from megatron.ltd.training.build import Run, versions
 
 
-def say_header(run: Run) -> None:
+def print_header(run: Run) -> None:
     """Print the header and write the run's first line in metrics.jsonl."""
     plan, model = run.plan, run.config.model
     about = versions(run.mesh)
-    say = run.log.say
-    say(
+    print_line = run.log.print_line
+    print_line(
         f"model     {model.num_layers} layers, hidden {model.hidden_size}, {model.num_attention_heads} heads, "
         f"{model.seq_length} tokens, {run.task.sizes.outputs}: {format_count(run.task.num_parameters)} parameters"
     )
-    say(
+    print_line(
         f"runs on   {about['device']}, {about['world_size']} process{'es' if run.mesh.world_size > 1 else ''}, "
         f"{run.config.precision.dtype}; torch {about['torch']}, megatron-core {about['megatron-core']}"
     )
     if run.mesh.world_size > 1:
-        say(f"layout    {layout_text(run.config.parallel, run.mesh.data_parallel_size, len(run.state.chunks))}")
-    say(f"plan      {run.method.name}")
-    say(stage_table(plan, _rate(run)))
+        print_line(f"layout    {layout_text(run.config.parallel, run.mesh.data_parallel_size, len(run.state.chunks))}")
+    print_line(f"plan      {run.method.name}")
+    print_line(stage_table(plan, _rate(run)))
     if run.progress.iteration >= plan.num_steps:
-        say(f"the run is already at step {run.progress.iteration} of {plan.num_steps}: there is nothing left to do")
+        print_line(
+            f"the run is already at step {run.progress.iteration} of {plan.num_steps}: there is nothing left to do"
+        )
     for line in warnings_of(plan):
-        say(line)
+        print_line(line)
     run.log.run(_run_line(run, about))
 
 

@@ -81,7 +81,7 @@ class RunLog:
                     "you own"
                 ) from None
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """One line for the user."""
         if not self._enabled:
             return
@@ -108,7 +108,7 @@ class RunLog:
             self._bar.update(1)
         self._interval.append(record)
         if record["iteration"] % self._config.log_interval == 0 or record["iteration"] == self._num_steps:
-            self.say(self._interval_line())
+            self.print_line(self._interval_line())
             self._interval = []
 
     def validation(self, iteration: int, measures: Mapping[str, float]) -> None:
@@ -117,7 +117,7 @@ class RunLog:
         scalars = {_VALIDATION_SCALARS.get(name, f"{name} validation"): value for name, value in measures.items()}
         self._scalars(scalars, iteration)
         shown = " | ".join(_spelled(name, value) for name, value in measures.items())
-        self.say(f"step {iteration:>{len(str(self._num_steps))}} | validation {shown}")
+        self.print_line(f"step {iteration:>{len(str(self._num_steps))}} | validation {shown}")
 
     def scores(self, iteration: int, scores: Mapping[str, float]) -> None:
         """Scores of the weights after ``iteration`` steps, by "task/metric"."""
@@ -125,7 +125,7 @@ class RunLog:
         self._scalars(scores, iteration)
         for task, metrics in groupby(scores.items(), key=lambda score: score[0].partition("/")[0]):
             shown = ", ".join(f"{name.partition('/')[2]} {_score(value)}" for name, value in metrics)
-            self.say(f"step {iteration:>{len(str(self._num_steps))}} | {task} {shown}")
+            self.print_line(f"step {iteration:>{len(str(self._num_steps))}} | {task} {shown}")
 
     def close(self) -> None:
         """Close the files and the progress bar."""
@@ -204,7 +204,7 @@ def _open_metrics(folder: Path) -> Any:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            _cut_half_line(path)
+            _remove_partial_line(path)
         return path.open("a", encoding="utf-8")
     except OSError as error:
         raise UserError(
@@ -212,7 +212,7 @@ def _open_metrics(folder: Path) -> Any:
         ) from None
 
 
-def _cut_half_line(path: Path) -> None:
+def _remove_partial_line(path: Path) -> None:
     """Remove an incomplete last line, which a killed run leaves; its step will be computed again."""
     with path.open("rb+") as file:
         end = file.seek(0, os.SEEK_END)

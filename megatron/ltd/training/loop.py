@@ -43,7 +43,7 @@ def train(run: Run, scorer: Scorer | None = None) -> str | None:
     batches = closing(run.batches(run.train_data, progress.consumed_samples))
     reason: str | None = None
     first_step, check_routing_every = progress.iteration, run.config.parallel.check_routing_every
-    with run.exits.listening(), run.saver.settling(), batches as microbatches:
+    with run.exits.listening(), run.saver.finishing_saves(), batches as microbatches:
         if run.config.training.eval_at_start and progress.iteration == 0:
             evaluate(run)
         while progress.iteration < run.plan.num_steps and reason is None:
@@ -130,7 +130,7 @@ def _depth(run: Run, plan: StepPlan, samples: int) -> float:
     step, microbatches = run.progress.iteration - 1, run.microbatches_of(samples)
     layers = enumerate(plan.keep_probability, start=1)
     drawn = [
-        sum(run.method.runs(step, microbatch, layer_number, probability) for microbatch in range(microbatches))
+        sum(run.method.executes(step, microbatch, layer_number, probability) for microbatch in range(microbatches))
         for layer_number, probability in layers
         if probability < 1.0
     ]

@@ -64,7 +64,7 @@ def layer_digests(route: Route) -> list[int]:
     learned = b"" if learned_V is None else _bytes(learned_V)
     for layer_number, amounts in enumerate(zip(plan.kept_tokens, plan.keep_probability, strict=True), start=1):
         digest = hashlib.blake2b(struct.pack("<qd", *amounts), digest_size=8)
-        digest.update(bytes([route.runs(layer_number)]) + b"entry" * (layer_number in plan.entry_layers))
+        digest.update(bytes([route.executes(layer_number)]) + b"entry" * (layer_number in plan.entry_layers))
         if learned_V is not None:
             digest.update(learned * (amounts[0] < plan.seq_length))
         elif (kept_BK := route.kept_tokens(layer_number)) is not None:

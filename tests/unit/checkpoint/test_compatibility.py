@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from megatron.ltd.arguments import parse_run_config
-from megatron.ltd.checkpoint.compatibility import changed_settings, check_identity, check_order, settle_schedule
+from megatron.ltd.checkpoint.compatibility import changed_settings, check_identity, check_order, check_schedule
 from megatron.ltd.errors import UserError
 from megatron.ltd.words import name_of
 from tests.support import assert_differs
@@ -23,16 +23,16 @@ OVERRIDE = "--override-opt-param-scheduler"
 def test_the_same_schedule() -> None:
     """Lists have been through JSON."""
     ramp = {"rampup_batch_size": [2, 2, 8]}
-    assert settle_schedule(CHECKPOINT, STORED | ramp, STORED | {"rampup_batch_size": (2, 2, 8)}, None) is None
-    assert settle_schedule(CHECKPOINT, STORED, dict(STORED), OVERRIDE) is None
+    assert check_schedule(CHECKPOINT, STORED | ramp, STORED | {"rampup_batch_size": (2, 2, 8)}, None) is None
+    assert check_schedule(CHECKPOINT, STORED, dict(STORED), OVERRIDE) is None
 
 
 @pytest.mark.parametrize("neutral", [None, False, [], ()])
 def test_a_setting_that_an_older_checkpoint_lacks_is_one_of_no_use(neutral: object) -> None:
     """And one that this version lacks."""
     newer = STORED | {"ltd_block_size": neutral}
-    assert settle_schedule(CHECKPOINT, STORED, newer, None) is None
-    assert settle_schedule(CHECKPOINT, newer, STORED, None) is None
+    assert check_schedule(CHECKPOINT, STORED, newer, None) is None
+    assert check_schedule(CHECKPOINT, newer, STORED, None) is None
 
 
 @pytest.mark.parametrize(
@@ -51,15 +51,15 @@ def test_another_schedule_is_refused_or_taken_whole(
 ) -> None:
     """The first setting that differs is named; the advice is the one flag that takes all of them."""
     with pytest.raises(UserError) as caught:
-        settle_schedule(CHECKPOINT, STORED, wanted, None)
+        check_schedule(CHECKPOINT, STORED, wanted, None)
     line = str(caught.value)
     assert_differs(line, setting, here, there)
     assert line.startswith(name_of(setting)) and str(CHECKPOINT) in line and OVERRIDE in line
-    assert settle_schedule(CHECKPOINT, STORED, wanted, OVERRIDE) is not None
+    assert check_schedule(CHECKPOINT, STORED, wanted, OVERRIDE) is not None
 
 
-def test_what_is_taken_is_said() -> None:
-    line = settle_schedule(
+def test_what_is_taken_is_reported() -> None:
+    line = check_schedule(
         CHECKPOINT, STORED, {"method": "dense", "global_batch_size": 8, "lr": 2e-3}, "--no-load-optim"
     )
     assert line is not None and "--no-load-optim" in line and "--global-batch-size" not in line
@@ -92,7 +92,7 @@ def test_the_weights_of_another_task_and_data_of_another_kind() -> None:
         check_order(CHECKPOINT, {"seed": 1}, {"seed": 1, "mask_prob": 0.15})
 
 
-def test_free_flags_are_said_and_the_schedules_are_not() -> None:
+def test_free_flags_are_reported_and_the_schedules_are_not() -> None:
     base = ["--num-layers", "3", "--train-iters", "9", "--lr", "1e-3", "--random-ltd", "--ltd-growth-steps", "5"]
     base += ["--hidden-size", "8", "--num-attention-heads", "2", "--seq-length", "128"]
     stored = parse_run_config(base).to_dict()

@@ -28,7 +28,7 @@ def test_a_published_checkpoint_is_whole_and_current(tmp_path: Path) -> None:
     assert path == tmp_path / "iter_0000005" and files.read_tracker(tmp_path) == 5
     assert files.find_damage(path) is None
     assert files.read_run(path) == RECORD | {"format_version": FORMAT_VERSION}
-    assert files.tracker_complaint(tmp_path) is None
+    assert files.tracker_problem(tmp_path) is None
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["iter_0000005", files.TRACKER]
 
 
@@ -68,7 +68,7 @@ def test_the_tracker_decides_where_to_begin(
     else:
         (tmp_path / files.TRACKER).write_text(tracker)
     assert files.candidates(tmp_path) == order
-    said = files.tracker_complaint(tmp_path)
+    said = files.tracker_problem(tmp_path)
     assert (said is None) if complaint is None else (said is not None and complaint in said)
 
 
@@ -76,7 +76,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "iter_0000003.partial").mkdir()
     for folder in (tmp_path, tmp_path / "absent", tmp_path / "file"):
-        assert files.candidates(folder) == [] and files.tracker_complaint(folder) is None
+        assert files.candidates(folder) == [] and files.tracker_problem(folder) is None
 
 
 DAMAGES = {

@@ -136,7 +136,7 @@ def test_settings_that_are_none_are_refused(part: str, name: str, value: Any, tm
 
 
 @pytest.mark.parametrize("version", [None, "2", 2.0, [2], True])
-def test_a_version_that_is_no_number_is_refused(version: Any, tmp_path: Path) -> None:
+def test_a_version_that_is_not_a_number_is_refused(version: Any, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(RECORDS["gpt"] | {"format_version": version}))
     with refused(tmp_path / "run.json", "format_version"):
         checkpoint_files.read_run(tmp_path)

@@ -65,7 +65,7 @@ def test_ranks_together_read_the_global_order(start: int, size: int, ranks: int,
 
 @settings(max_examples=60, deadline=None)
 @given(restart=st.integers(0, 10), size=st.integers(1, 3), ranks=st.integers(1, 3))
-def test_a_restart_goes_on_where_it_stopped(restart: int, size: int, ranks: int) -> None:
+def test_a_restart_continues_where_it_stopped(restart: int, size: int, ranks: int) -> None:
     straight = list(read(80, 5, size, ranks - 1, ranks))[restart:]
     resumed = list(read(80, 5 + restart * size * ranks, size, ranks - 1, ranks))
     assert len(straight) == len(resumed)

@@ -144,7 +144,7 @@ def test_seed_share_and_length_decide_and_nothing_else(prefix: str) -> None:
     assert short < 0.9 * full
 
 
-def test_data_made_anew_are_not_read_through_old_indices(tmp_path: Path) -> None:
+def test_data_made_again_are_not_read_through_old_indices(tmp_path: Path) -> None:
     prefix = write(tmp_path, [sentences(1, 4)] * 20)
     build(prefix, 30)
     write(tmp_path, [sentences(2, 3)])

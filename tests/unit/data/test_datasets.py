@@ -81,7 +81,7 @@ def test_order_depends_on_the_seed_alone(write_dataset: Callable[..., str], tmp_
     assert any(name.endswith("shuffle_index.npy") for name in os.listdir(tmp_path / "cache"))
 
 
-def test_data_made_anew_are_not_read_through_old_indices(write_dataset: Callable[..., str]) -> None:
+def test_data_made_again_are_not_read_through_old_indices(write_dataset: Callable[..., str]) -> None:
     config = DataConfig(data_path=(write_dataset(TEXTS),), split="1")
     train_only(config, 30)
     write_dataset(["a" * 700])

@@ -186,7 +186,7 @@ DAMAGES = [
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.parametrize("kind", [two_epochs, blend, bert])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_does_not_fit_is_built_anew(
+def test_what_does_not_fit_is_built_again(
     damage: Callable[[Path, Path], None], kind: Callable[..., SampleSource], texts: tuple[str, str], tmp_path: Path
 ) -> None:
     cache, mark = tmp_path / "cache", tmp_path / "the payload ran"
@@ -216,7 +216,7 @@ def _next_token(path: Path, values: np.ndarray[Any, Any]) -> None:
     ("name", "change"),
     [("sample", _swap), ("sample", _twice), ("sample", _next_token), ("shuffle", _twice), ("document", _twice)],
 )
-def test_indices_that_give_other_samples_are_built_anew(
+def test_indices_that_give_other_samples_are_built_again(
     name: str, change: Callable[[Path, Any], None], texts: tuple[str, str], tmp_path: Path
 ) -> None:
     expected = content(two_epochs(texts, tmp_path / "cache"))

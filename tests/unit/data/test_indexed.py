@@ -125,7 +125,7 @@ def test_another_tokenizers_data(write_dataset: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "not json", json.dumps({"tokenizer": "x"})])
-def test_a_card_that_is_none(content: str, write_dataset: Callable[..., str]) -> None:
+def test_a_file_that_is_not_a_card(content: str, write_dataset: Callable[..., str]) -> None:
     prefix = write_dataset(["text"])
     Path(f"{prefix}.json").write_text(content)
     with refused(f"{prefix}.json", "preprocess_data.py"):

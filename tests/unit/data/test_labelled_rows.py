@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron.ltd.data.epochs import InEpochs
+from megatron.ltd.data.epochs import ShuffledEpochs
 from megatron.ltd.data.labelled_rows import LabelledRows, build_sentence_batch, cut
 from megatron.ltd.data.labelled_text import LabelledText
 from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
@@ -56,7 +56,7 @@ def test_the_longest_is_cut_first(lengths: list[int], num_tokens: int) -> None:
 
 
 def test_a_batch_holds_its_samples() -> None:
-    source = InEpochs(rows(("a",), ("b c",)), 3, 4)
+    source = ShuffledEpochs(rows(("a",), ("b c",)), 3, 4)
     batch = build_sentence_batch([source[0], source[1]], [10, 11])
     assert batch.tokens_BS.shape == batch.types_BS.shape == (2, 8) and batch.sample_ids_B.tolist() == [10, 11]
     assert batch.padding_BS is not None and torch.equal(batch.padding_BS, batch.tokens_BS == 0)

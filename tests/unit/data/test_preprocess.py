@@ -110,7 +110,7 @@ def test_bad_lines_stop_or_are_counted(workers: int) -> None:
     assert result.bad_lines == 1 and "1 bad lines skipped" in result.summary()
 
 
-def test_output_is_kept_unless_overwrite_is_said() -> None:
+def test_output_is_kept_without_overwrite() -> None:
     run(write_lines("a.jsonl", {"text": "old"}))
     write_lines("b.jsonl", {"text": "new"})
     with refused("--output-prefix", "out_text_document.bin", "--overwrite"):

@@ -64,7 +64,7 @@ def test_both_ways(request: pytest.FixtureRequest, tmp_path: Path, kind: str, ar
     assert first["config"]["tokenizer"]["tokenizer_type"] == again["config"]["tokenizer"]["tokenizer_type"]
 
 
-def test_files_that_have_moved_are_named_anew(small_bpe: TokenizerFiles, tmp_path: Path) -> None:
+def test_files_that_have_moved_are_named_by_their_new_place(small_bpe: TokenizerFiles, tmp_path: Path) -> None:
     write_model(tmp_path / "theirs", "gpt2", build_tokenizer(small_bpe).vocab_size)
     vocabulary, merges = (tmp_path / name for name in ("v.json", "m.txt"))
     for path, file in ((vocabulary, small_bpe.vocab_file), (merges, small_bpe.merge_file)):

@@ -125,6 +125,10 @@ def test_flag_name(field: str, spelling: str) -> None:
         (["--heat", "inf"], "--heat: 'inf' is not a finite number; give one such as 0.1 or 3e-4"),
         (["--heat", "warm"], "--heat: 'warm' is not a finite number; give one such as 0.1 or 3e-4"),
         (["--heat"], "--heat: expected one argument"),
+        (["--heat=--"], "--heat=--: -- is not a value; give another one"),
+        (["--", "--heat"], "--: flags after it are not read; leave it out"),
+        (["--lid=true"], "--lid: 'true' is given, and a switch takes no value; drop it"),
+        (["two\nlines"], "two lines: no flag takes this value; --help lists the flags and what each takes"),
         (["--spices"], "--spices: expected at least one argument"),
     ],
 )

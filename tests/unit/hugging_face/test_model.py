@@ -56,7 +56,7 @@ def test_what_is_typed_wins(folder: Path) -> None:
     assert (config.tokenizer.vocab_file, config.tokenizer.merge_file) == ("mine.json", str(folder / "merges.txt"))
 
 
-def test_a_run_of_ours_is_none(folder: Path) -> None:
+def test_a_run_of_ours_is_not_a_hugging_face_folder(folder: Path) -> None:
     """Whatever else lies beside its checkpoints."""
     assert is_hugging_face(folder)
     (folder / "iter_0000100").mkdir()

@@ -57,7 +57,7 @@ def test_a_routing_and_a_depth_method_compose() -> None:
     assert {"ltd_growth_steps", "layer_drop_gamma"} <= both.settings.keys()
     ids = torch.tensor([3, 9])
     assert torch.equal(both.select(Samples(ids), 2, 4), routing.select(Samples(ids), 2, 4))
-    assert [both.runs(n, 0, 3, 0.5) for n in range(20)] == [dropping.runs(n, 0, 3, 0.5) for n in range(20)]
+    assert [both.executes(n, 0, 3, 0.5) for n in range(20)] == [dropping.executes(n, 0, 3, 0.5) for n in range(20)]
 
 
 def test_two_methods_of_a_kind_are_refused() -> None:
@@ -92,9 +92,9 @@ class Chosen(Dense):
         return self.answer
 
 
-def chosen(answer: torch.Tensor, sequence_runs: int = 1, kept_tokens: int = 4) -> torch.Tensor | None:
+def chosen(answer: torch.Tensor, sequence_parts: int = 1, kept_tokens: int = 4) -> torch.Tensor | None:
     """What layer 2 gets from a method that answers so."""
-    method = Chosen(dataclasses.replace(FACTS, sequence_runs=sequence_runs))
+    method = Chosen(dataclasses.replace(FACTS, sequence_parts=sequence_parts))
     object.__setattr__(method, "answer", answer)
     route = Route(StepPlan(8, (8, kept_tokens, 8), (1.0,) * 3), method, Samples(torch.tensor([5, 6])))
     return route.kept_tokens(2)
@@ -124,10 +124,10 @@ def test_a_selection_that_breaks_a_rule_is_found(answer: torch.Tensor, rule: str
 
 def test_every_part_of_the_sequence_keeps_its_share() -> None:
     """Two processes hold half of the sequence each: a method that ignores it must not hang one of them."""
-    assert chosen(RIGHT, sequence_runs=2) is RIGHT
+    assert chosen(RIGHT, sequence_parts=2) is RIGHT
     for answer in (torch.tensor([[0, 1, 2, 7], [2, 3, 4, 5]]), torch.tensor([[0, 1, 4, 7], [2, 4, 5, 6]])):
         assert chosen(answer) is answer
         with pytest.raises(AssertionError, match="layer 2: .*4/2 of the positions"):
-            chosen(answer, sequence_runs=2)
+            chosen(answer, sequence_parts=2)
     with pytest.raises(AssertionError, match="layer 2"):
-        chosen(torch.tensor([[0, 1, 4], [2, 3, 4]]), sequence_runs=2, kept_tokens=3)
+        chosen(torch.tensor([[0, 1, 4], [2, 3, 4]]), sequence_parts=2, kept_tokens=3)

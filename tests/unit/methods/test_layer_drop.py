@@ -66,7 +66,7 @@ def test_gates_open_as_often_as_they_should_and_apart() -> None:
     """Per layer within four standard errors, and no two layers, microbatches, steps or seeds alike."""
     method, other = build(), build(ModelFacts(6, 16, seed=12))
     for probability in (0.1, 0.5, 0.9):
-        drawn = [[method.runs(step, 3, layer, probability) for layer in range(1, 7)] for step in range(4000)]
+        drawn = [[method.executes(step, 3, layer, probability) for layer in range(1, 7)] for step in range(4000)]
         gates = torch.tensor(drawn)
         error = math.sqrt(probability * (1 - probability) / 4000)
         assert (gates.double().mean(0) - probability).abs().max() < 4 * error
@@ -74,16 +74,17 @@ def test_gates_open_as_often_as_they_should_and_apart() -> None:
     assert covariance.abs().max() < 0.07
     places = ((method, 0, 0, 3), (other, 0, 0, 3), (method, 1, 0, 3), (method, 0, 1, 3), (method, 0, 0, 4))
     gates_of = [
-        [drop.runs(step + ahead, number, layer, 0.5) for step in range(200)] for drop, ahead, number, layer in places
+        [drop.executes(step + ahead, number, layer, 0.5) for step in range(200)]
+        for drop, ahead, number, layer in places
     ]
-    assert gates_of[0] == [method.runs(step, 0, 3, 0.5) for step in range(200)]
+    assert gates_of[0] == [method.executes(step, 0, 3, 0.5) for step in range(200)]
     assert len(set(map(tuple, gates_of))) == 5
 
 
 def test_a_gate_that_opens_at_a_probability_opens_at_every_higher_one() -> None:
     method = build()
     for step in range(50):
-        opened = [method.runs(step, 0, 2, probability) for probability in (0.0, 0.2, 0.5, 0.8, 1.0)]
+        opened = [method.executes(step, 0, 2, probability) for probability in (0.0, 0.2, 0.5, 0.8, 1.0)]
         assert opened == sorted(opened) and not opened[0] and opened[-1]
 
 
@@ -96,7 +97,7 @@ def test_executed_depth_over_2000_steps() -> None:
         expected += 8 * sum(1 - layer / 6 * (1 - theta) for layer in range(1, 7))
         plan = method.plan(step)
         executed += sum(
-            probability == 1.0 or method.runs(step, microbatch, layer, probability)
+            probability == 1.0 or method.executes(step, microbatch, layer, probability)
             for microbatch in range(8)
             for layer, probability in enumerate(plan.keep_probability, start=1)
         )
@@ -126,7 +127,7 @@ def mesh() -> Iterator[Mesh]:
 class Gates(LayerDrop):
     """Layers 1 and 3 run, layer 2 does not."""
 
-    def runs(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
+    def executes(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
         return layer_number != 2
 
 

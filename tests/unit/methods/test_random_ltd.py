@@ -86,8 +86,8 @@ def test_bad_flags_are_refused(flags: dict[str, object], said: tuple[object, ...
 def test_strata_that_the_shards_of_a_sequence_do_not_divide_are_refused() -> None:
     """Every shard keeps as many tokens as any other, or the ranks would compute on sequences of unequal length."""
     with refused("--ltd-strata 2", 4):
-        build(ModelFacts(6, 64, 1, sequence_runs=4), ltd_strata=2)
-    assert build(ModelFacts(6, 64, 1, sequence_runs=4), ltd_strata=8).settings["ltd_strata"] == 8
+        build(ModelFacts(6, 64, 1, sequence_parts=4), ltd_strata=2)
+    assert build(ModelFacts(6, 64, 1, sequence_parts=4), ltd_strata=8).settings["ltd_strata"] == 8
 
 
 def test_blocks_are_drawn_and_named() -> None:

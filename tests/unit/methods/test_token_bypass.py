@@ -94,7 +94,7 @@ def test_refusals_that_know_the_model() -> None:
     with refused("--num-layers 2", 3):
         build(ModelFacts(2, S, 7))
     with refused("--token-bypass-strata 2", 4):
-        build(ModelFacts(12, S, 7, sequence_runs=4), strata=2)
+        build(ModelFacts(12, S, 7, sequence_parts=4), strata=2)
     for outside in (-1, 50):
         with refused(f"--token-bypass-special-ids {outside}", 0, 49):
             build(special_ids=(3, outside)).initial_state(50)

@@ -115,7 +115,7 @@ def plain_step(
     by_token = torch.zeros(2, VOCAB_SIZE, dtype=torch.float64)
     for microbatch, batch in enumerate(batches):
         scale = {
-            layer: float(method.runs(0, microbatch, layer, probability)) / probability
+            layer: float(method.executes(0, microbatch, layer, probability)) / probability
             for layer, probability in enumerate(plan.keep_probability, start=1)
             if probability < 1.0
         }

@@ -136,7 +136,7 @@ def plain_gradients(plain: PlainGPT) -> dict[str, Tensor]:
 def test_the_draws_of_these_tests_open_and_close_every_gate() -> None:
     method = layer_drop(small_model(), 0.6)
     for layer in (1, 2, 3):
-        assert {method.runs(0, microbatch, layer, 0.6) for microbatch in range(3)} == {True, False}
+        assert {method.executes(0, microbatch, layer, 0.6) for microbatch in range(3)} == {True, False}
 
 
 @pytest.mark.parametrize("documents", [False, True], ids=["", "separate documents"])

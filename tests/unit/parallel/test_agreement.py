@@ -99,7 +99,7 @@ def test_one_ranks_problem_ends_all() -> None:
     assert line == "no CUDA here: use --device cpu (on rank 1; not on all of the 3 processes)"
 
 
-def test_everyones_problem_is_said_as_by_one_process() -> None:
+def test_a_problem_of_all_processes_is_reported_as_of_one() -> None:
     assert the_line(over_store([FACTS] * 2, dict.fromkeys((0, 1), "3 processes: start 2"))) == "3 processes: start 2"
 
 
@@ -142,8 +142,12 @@ def test_the_first_rank_stays_until_its_verdict_is_read() -> None:
 @pytest.mark.parametrize(
     ("environment", "kind", "line"),
     [
-        ({}, UserError, "RANK and WORLD_SIZE are set, but the processes cannot meet .*MASTER_ADDR expected.*torchrun"),
-        ({"MASTER_ADDR": "localhost", "MASTER_PORT": "many"}, UserError, "cannot meet .*'many'"),
+        (
+            {},
+            UserError,
+            "RANK and WORLD_SIZE are set, but the processes cannot connect .*MASTER_ADDR expected.*torchrun",
+        ),
+        ({"MASTER_ADDR": "localhost", "MASTER_PORT": "many"}, UserError, "cannot connect .*'many'"),
         (
             {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"},
             RunStopped,

@@ -15,7 +15,7 @@ from megatron.ltd.parallel.layout import (
     check_model,
     layers_per_stage,
     layout_text,
-    sequence_runs,
+    sequence_parts,
     virtual_stages,
 )
 from megatron.ltd.schedules.batch_size import BatchRamp, BatchSchedule
@@ -58,7 +58,7 @@ def test_chunks_of_an_interleaved_pipeline() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "runs"),
+    ("flags", "parts"),
     [
         ({}, 1),
         ({"tensor_model_parallel_size": 4}, 1),
@@ -68,8 +68,8 @@ def test_chunks_of_an_interleaved_pipeline() -> None:
         ({"context_parallel_size": 3, "tensor_model_parallel_size": 4}, 6),
     ],
 )
-def test_runs_of_the_sequence(flags: dict[str, Any], runs: int) -> None:
-    assert sequence_runs(ParallelConfig(**flags)) == runs
+def test_parts_of_the_sequence(flags: dict[str, Any], parts: int) -> None:
+    assert sequence_parts(ParallelConfig(**flags)) == parts
 
 
 PP2: dict[str, Any] = {"pipeline_model_parallel_size": 2}

@@ -10,7 +10,7 @@ import pytest
 import torch.distributed as dist
 
 from megatron.ltd.errors import RunStopped
-from megatron.ltd.parallel.rendezvous import store_of_this_start
+from megatron.ltd.parallel.rendezvous import store_of_this_launch
 from tests.support_errors import refused
 from tests.support_processes import PATIENCE_SECONDS
 
@@ -22,7 +22,7 @@ def start(store: dist.Store, world_size: int, first_last: bool) -> list[dist.Sto
 
     def one(rank: int) -> dist.Store:
         time.sleep(0.1 if first_last == (rank == 0) else 0.0)
-        return store_of_this_start(store, rank, world_size, LONG)
+        return store_of_this_launch(store, rank, world_size, LONG)
 
     with ThreadPoolExecutor(world_size) as pool:
         return list(pool.map(one, range(world_size)))
@@ -51,17 +51,17 @@ def test_a_process_that_died_while_it_started(first_last: bool) -> None:
 
 
 def test_one_process_alone() -> None:
-    assert_shared([store_of_this_start(dist.HashStore(), 0, 1, LONG)], "address")
+    assert_shared([store_of_this_launch(dist.HashStore(), 0, 1, LONG)], "address")
 
 
 def test_ranks_that_do_not_come() -> None:
     with refused("ranks 1-2,4 of 5", "0.005 minutes", "--distributed-timeout-minutes", error=RunStopped):
         shared = dist.HashStore()
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(store_of_this_start, shared, 3, 5, LONG)
-            store_of_this_start(shared, 0, 5, timedelta(seconds=0.3))
+            pool.submit(store_of_this_launch, shared, 3, 5, LONG)
+            store_of_this_launch(shared, 0, 5, timedelta(seconds=0.3))
 
 
 def test_a_first_rank_that_does_not_come() -> None:
     with pytest.raises(dist.DistError):
-        store_of_this_start(dist.HashStore(), 1, 2, timedelta(seconds=0.2))
+        store_of_this_launch(dist.HashStore(), 1, 2, timedelta(seconds=0.2))

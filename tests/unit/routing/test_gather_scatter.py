@@ -138,7 +138,7 @@ def test_frozen_hidden_states_or_part(put_back: Callable[[Tensor, Tensor, Tensor
     assert torch.equal(x_SBH.grad, expected_grad(0.0, 1.0))
 
 
-def test_the_input_is_not_written_and_the_output_is_no_view() -> None:
+def test_the_input_is_not_written_and_the_output_is_not_a_view() -> None:
     x_SBH = hidden()
     before_SBH = x_SBH.detach().clone()
     out_SBH = fused(x_SBH * 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from megatron.ltd.parallel.layout import num_runs
+from megatron.ltd.parallel.layout import num_parts
 from megatron.ltd.routing.sampling import kept_indices
 from megatron.ltd.routing.sequence_shard import SequenceShard
 
@@ -18,10 +18,10 @@ def shards(context: int, tensor: int) -> list[SequenceShard]:
 
 @pytest.mark.parametrize(("context", "tensor"), LAYOUTS)
 def test_ranks_hold_equal_shares_of_the_whole(context: int, tensor: int) -> None:
-    runs = num_runs(context, tensor)
-    held = [shard.runs for shard in shards(context, tensor)]
-    assert sorted(run for share in held for run in share) == list(range(runs))
-    assert {len(share) for share in held} == {runs // (context * tensor)}
+    parts = num_parts(context, tensor)
+    held = [shard.parts for shard in shards(context, tensor)]
+    assert sorted(part for share in held for part in share) == list(range(parts))
+    assert {len(share) for share in held} == {parts // (context * tensor)}
 
 
 def zigzag(rank: int, size: int, seq_length: int) -> list[int]:
@@ -33,7 +33,7 @@ def zigzag(rank: int, size: int, seq_length: int) -> list[int]:
 
 @pytest.mark.parametrize(("context", "tensor"), [layout for layout in LAYOUTS if layout[0] > 1])
 def test_context_ranks_zigzag_and_tensor_ranks_split_their_share(context: int, tensor: int) -> None:
-    seq_length = 2 * num_runs(context, tensor)
+    seq_length = 2 * num_parts(context, tensor)
     positions = torch.arange(seq_length)
     for rank in range(context):
         whole = SequenceShard.of(rank, context)
@@ -62,15 +62,15 @@ def test_zigzag_is_megatron_cores() -> None:
 
 
 @pytest.mark.parametrize(("context", "tensor"), LAYOUTS)
-@pytest.mark.parametrize("strata_of_run", [1, 2])
-def test_own_kept_tokens_are_the_kept_ones_among_those_it_holds(context: int, tensor: int, strata_of_run: int) -> None:
-    strata = strata_of_run * num_runs(context, tensor)
+@pytest.mark.parametrize("strata_of_part", [1, 2])
+def test_own_kept_tokens_are_the_kept_ones_among_those_it_holds(context: int, tensor: int, strata_of_part: int) -> None:
+    strata = strata_of_part * num_parts(context, tensor)
     seq_length, kept_tokens = 4 * strata, 3 * strata
     kept_BK = kept_indices(3, torch.arange(5), 2, seq_length, kept_tokens, strata)
     positions = torch.arange(seq_length)
     for shard in shards(context, tensor):
         held = shard.take(positions, 0).tolist()
-        own_BK = shard.own_kept(kept_BK, seq_length)
+        own_BK = shard.local_kept(kept_BK, seq_length)
         assert own_BK.shape == (5, kept_tokens // (context * tensor))
         for own, kept in zip(own_BK.tolist(), kept_BK.tolist(), strict=True):
             assert own == [place for place, position in enumerate(held) if position in set(kept)]
@@ -79,4 +79,4 @@ def test_own_kept_tokens_are_the_kept_ones_among_those_it_holds(context: int, te
 def test_the_whole_sequence_is_taken_as_it_is() -> None:
     whole, kept_BK = torch.arange(6), torch.tensor([[1, 4]])
     shard = SequenceShard.of(0, 1)
-    assert shard.is_whole and shard.take(whole, 0) is whole and shard.own_kept(kept_BK, 6) is kept_BK
+    assert shard.is_whole and shard.take(whole, 0) is whole and shard.local_kept(kept_BK, 6) is kept_BK

@@ -70,7 +70,7 @@ def test_a_published_recipe_by_hand() -> None:
     assert len(list(schedule.stages(372_757))) == 121
 
 
-def test_a_sequence_that_is_no_multiple_of_the_granularity() -> None:
+def test_a_sequence_that_is_not_a_multiple_of_the_granularity() -> None:
     schedule = KeptTokensSchedule(32, 197, 100, 8)
     assert [schedule.at(step) for step in (0, 99, 100)] == [32, 192, 197]
 

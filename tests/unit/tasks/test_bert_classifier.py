@@ -82,7 +82,7 @@ def test_the_encoder_is_the_pretrained_one_and_the_head_is_new(
     assert not any(name.startswith(("lm_head", "output_layer")) for name in loaded)
 
 
-def test_it_learns_with_a_method_and_goes_on_bit_for_bit(command: list[str], tmp_path: Path) -> None:
+def test_it_learns_with_a_method_and_continues_bit_for_bit(command: list[str], tmp_path: Path) -> None:
     flags = [*command, *RANDOM_LTD, "--train-iters", "60", "--eval-interval", "60"]
     straight = pretrain(flags, tmp_path / "straight")
     (last,) = straight.kind("validation")
@@ -95,7 +95,7 @@ def test_it_learns_with_a_method_and_goes_on_bit_for_bit(command: list[str], tmp
     assert expected.keys() == found.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_one_command_starts_from_the_pretrained_and_goes_on(
+def test_one_command_starts_from_the_pretrained_and_continues(
     command: list[str], pretraining: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As a launcher that restarts it would give it: equal to the run that nothing stops."""
@@ -145,7 +145,7 @@ def test_other_classes_start_with_a_new_head_or_not_at_all(command: list[str], f
 
 
 @pytest.mark.parametrize("flags", [(), ("--untie-embeddings-and-output-weights",)], ids=["tied", "untied"])
-def test_pretraining_goes_on_from_a_classifiers_encoder(
+def test_pretraining_continues_from_a_classifiers_encoder(
     command: list[str], pretraining: list[str], tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
     """With new heads: the classifier has none of them."""

@@ -14,7 +14,7 @@ from tests.support_errors import refused
 BYTES = TokenizerFiles(tokenizer_type="ByteTokenizer")
 
 
-def test_byte_ids_are_utf8_and_the_end_of_document_is_no_byte(sample_text: str) -> None:
+def test_byte_ids_are_utf8_and_the_end_of_document_is_not_a_byte(sample_text: str) -> None:
     tokenizer = build_tokenizer(BYTES)
     assert tokenizer.encode("é\0") == [0xC3, 0xA9, 0]
     assert (tokenizer.vocab_size, tokenizer.eod) == (257, 256)

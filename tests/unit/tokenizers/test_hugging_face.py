@@ -138,7 +138,7 @@ def test_or_the_flag(tmp_path: Path, sample_text: str) -> None:
 @pytest.mark.parametrize(
     "content", [b"{}", b"[]", b"no JSON", b"\x80\x00", b"[" * 100_000, b'{"version": "1.0", "model": 3}']
 )
-def test_what_is_no_tokenizer(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_a_tokenizer(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
     with refused(f"--tokenizer-model {path}"):

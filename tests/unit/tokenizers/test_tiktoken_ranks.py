@@ -98,7 +98,7 @@ def test_special_tokens_that_do_not_fit(tmp_path: Path, flags: dict[str, object]
         ranks() + b"!!!! 263\n",
     ],
 )
-def test_what_is_no_file_of_ranks(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_ranks(tmp_path: Path, content: bytes) -> None:
     with refused("--tokenizer-model", tmp_path / "tokenizer.model"):
         ours(tmp_path, content)
 

@@ -77,7 +77,7 @@ def test_parameters_without_a_gradient_are_left_alone() -> None:
     assert "step" not in optimizer.param_groups[1]
 
 
-def test_saved_and_loaded_state_goes_on_bit_for_bit() -> None:
+def test_saved_and_loaded_state_continues_bit_for_bit() -> None:
     straight, resumed = parameters(), parameters()
     gradients = [parameters(seed) for seed in range(2, 8)]
 

@@ -71,7 +71,7 @@ def test_the_report_begins_with_the_sums_of_the_loss() -> None:
     assert report[:2].tolist() == [loss.item(), number.item()]
 
 
-def test_nothing_to_measure_is_no_number() -> None:
+def test_nothing_to_measure_is_nan() -> None:
     judge = objective(3)
     assert all(math.isnan(value) for value in judge.measures([0.0] * judge.num_sums).values())
 

@@ -100,7 +100,7 @@ def test_the_console_shows_the_depth_where_layers_were_dropped(
 
 def test_other_ranks_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = log(tmp_path / "logs", enabled=False)
-    run.say("hello")
+    run.print_line("hello")
     run.run({})
     run.train(step(1))
     run.close()

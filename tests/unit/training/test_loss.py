@@ -26,7 +26,7 @@ def test_half_precision_losses_are_summed_in_fp32() -> None:
     assert loss_sum.item() == 4096.0  # a sum in bfloat16 stops growing at 256
 
 
-def test_nothing_to_learn_from_is_no_error() -> None:
+def test_an_empty_mask_is_not_an_error() -> None:
     loss_sum, num_tokens, report = masked_loss_sum(torch.zeros(2, 3), torch.ones(2, 3))
     assert loss_sum.item() == 0.0 and num_tokens.item() == 0 and report.tolist() == [0.0, 0.0]
 

@@ -47,7 +47,9 @@ def test_keep_probability_and_gates_count_where_no_tokens_are_chosen() -> None:
     dropping = replace(dense, keep_probability=(1.0, 1.0, 0.5, 1.0, 1.0, 1.0))
     found = [layer_digests(Route(plan, method, Samples(IDS))) for plan in (dense, dropping)]
     assert [mine == theirs for mine, theirs in zip(*found, strict=True)] == [True, True, False, True, True, True]
-    step = next(step for step in range(100) if not method.runs(step, 0, 3, 0.5) and method.runs(step + 1, 0, 3, 0.5))
+    step = next(
+        step for step in range(100) if not method.executes(step, 0, 3, 0.5) and method.executes(step + 1, 0, 3, 0.5)
+    )
     closed, opened = (layer_digests(Route(dropping, method, Samples(IDS), step + ahead)) for ahead in (0, 1))
     assert [mine == theirs for mine, theirs in zip(closed, opened, strict=True)][:3] == [True, True, False]
 

@@ -152,7 +152,7 @@ def build_ours(config: StepTimeConfig, batch: Batch, mesh: Mesh) -> Callable[...
 def _depth(method: Method, plan: StepPlan, step: int) -> int:
     """Layers that run of the step's one microbatch."""
     chances = enumerate(plan.keep_probability, start=1)
-    return sum(method.runs(step, 0, layer_number, probability) for layer_number, probability in chances)
+    return sum(method.executes(step, 0, layer_number, probability) for layer_number, probability in chances)
 
 
 def build_hugging_face(config: StepTimeConfig, batch: Batch, activation: str) -> Callable[[], float]:

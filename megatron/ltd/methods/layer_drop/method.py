@@ -101,7 +101,7 @@ class LayerDrop(Method):
             yield first_step, end_step - first_step, self._plan(thousandths)
             first_step = end_step
 
-    def runs(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
+    def executes(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
         from megatron.ltd.routing.sampling import uniform  # imports torch, which plans do not need
 
         return uniform(self.facts.seed, step, microbatch, layer_number) < keep_probability

@@ -52,10 +52,10 @@ def most_important(importance_BS: Tensor, keys_BS: Tensor, kept_tokens: int, str
     Of equally important tokens those with the smallest keys are selected; ``keys_BS``: int64, distinct in each row.
     """
     batch, seq_length = importance_BS.shape
-    run_length = seq_length // strata
-    runs = (batch, strata, run_length)
-    by_key = keys_BS.view(runs).argsort(dim=2)
-    order = importance_BS.view(runs).gather(2, by_key).argsort(dim=2, descending=True, stable=True)
+    part_length = seq_length // strata
+    shape = (batch, strata, part_length)
+    by_key = keys_BS.view(shape).argsort(dim=2)
+    order = importance_BS.view(shape).gather(2, by_key).argsort(dim=2, descending=True, stable=True)
     winners = by_key.gather(2, order[..., : kept_tokens // strata]).sort(dim=2).values
-    starts = torch.arange(0, seq_length, run_length, device=winners.device)
+    starts = torch.arange(0, seq_length, part_length, device=winners.device)
     return (winners + starts[:, None]).view(batch, kept_tokens)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy
 
-from megatron.ltd.data.documents import RawChunk, parse_chunk
+from megatron.ltd.data.inputs.documents import RawChunk, parse_chunk
 from megatron.ltd.data.sentences import split_sentences
 from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.base import Tokenizer

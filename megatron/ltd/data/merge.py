@@ -23,8 +23,8 @@ from typing import Any
 import numpy
 from tqdm import tqdm
 
-from megatron.ltd.data.documents import Shard
 from megatron.ltd.data.indexed import INDEX_HEADER, INDEX_MAGIC, DatasetCard, IndexedInfo, check_indexed_dataset
+from megatron.ltd.data.inputs.documents import Shard
 from megatron.ltd.data.pending import PendingDataset, check_output
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from megatron.ltd.data.documents import WHOLE, Shard, read_chunks
 from megatron.ltd.data.encode import EncodedChunk, EncodeOptions, encode_all
 from megatron.ltd.data.indexed import DatasetCard
-from megatron.ltd.data.input_files import InputFile, find_inputs
+from megatron.ltd.data.inputs.documents import WHOLE, Shard, read_chunks
+from megatron.ltd.data.inputs.files import InputFile, find_inputs
 from megatron.ltd.data.pending import check_output
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import sentencepiece
 
-from megatron.ltd.data.documents import parse_chunk, read_chunks
-from megatron.ltd.data.input_files import find_inputs
+from megatron.ltd.data.inputs.documents import parse_chunk, read_chunks
+from megatron.ltd.data.inputs.files import find_inputs
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 from megatron.ltd.tokenizers.base import needs_tokenizers

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from megatron.ltd.data.documents import RawChunk
 from megatron.ltd.data.encode import EncodeOptions, encode_all
-from megatron.ltd.data.input_files import InputFile
+from megatron.ltd.data.inputs.documents import RawChunk
+from megatron.ltd.data.inputs.files import InputFile
 from megatron.ltd.tokenizers.byte import ByteTokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from tests.support_errors import refused

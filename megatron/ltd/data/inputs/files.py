@@ -2,7 +2,7 @@
 
     first bytes                                   read as
     of gzip, bzip2, xz or Zstandard               their content, decompressed while it is read
-    of Parquet, or of an Arrow file or stream     rows; --json-keys are columns                  (data.tables)
+    of Parquet, or of an Arrow file or stream     rows; --json-keys are columns                  (data.inputs.tables)
     "{"                                           JSON lines
     anything else                                 one document of plain text
 
@@ -97,7 +97,7 @@ def decompressor(compression: str, path: str, source: BinaryIO) -> Any:
     if compression == "xz":
         return lzma.LZMAFile(source)
     try:
-        from megatron.ltd.data.zstandard_stream import ZstandardReader
+        from megatron.ltd.data.inputs.zstandard_stream import ZstandardReader
     except ModuleNotFoundError:
         raise UserError(
             f"--input {path}: is compressed with Zstandard, which needs the package zstandard; run pip install "

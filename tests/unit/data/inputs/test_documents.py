@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron.ltd.data.documents import RawChunk, Shard, parse_chunk, read_chunks
-from megatron.ltd.data.input_files import InputFile, find_inputs
+from megatron.ltd.data.inputs.documents import RawChunk, Shard, parse_chunk, read_chunks
+from megatron.ltd.data.inputs.files import InputFile, find_inputs
 from tests.support_errors import refused
 
 

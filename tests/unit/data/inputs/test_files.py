@@ -18,8 +18,8 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from megatron.ltd.data.documents import WHOLE, Shard, parse_chunk, read_chunks
-from megatron.ltd.data.input_files import find_inputs
+from megatron.ltd.data.inputs.documents import WHOLE, Shard, parse_chunk, read_chunks
+from megatron.ltd.data.inputs.files import find_inputs
 from tests.support_errors import refused
 
 TEXTS = [f"Document {number}: naïve café, 東京.\n" * (number % 7) for number in range(300)]
@@ -113,7 +113,7 @@ def test_what_expands_without_bound_is_read_in_pieces(tmp_path: Path) -> None:
     """A gigabyte of one line in 32 KB: the start of it takes little memory."""
     import tracemalloc
 
-    from megatron.ltd.data.input_files import open_content
+    from megatron.ltd.data.inputs.files import open_content
 
     packed = zstandard.ZstdCompressor().compressobj()
     with (tmp_path / "bomb.zst").open("wb") as stream:
@@ -275,7 +275,7 @@ def test_libraries_that_are_not_installed(
     import sys
 
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, "megatron.ltd.data.zstandard_stream", raising=False)
+    monkeypatch.delitem(sys.modules, "megatron.ltd.data.inputs.zstandard_stream", raising=False)
     (tmp_path / "d").write_bytes(content)
     with refused(f"--input {tmp_path / 'd'}", package, "megatron-ltd[data]"):
         texts_of(tmp_path / "d")

@@ -20,8 +20,8 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from megatron.ltd.data.input_files import InputFile, open_content, stored_position
-from megatron.ltd.data.tables import Row, read_rows
+from megatron.ltd.data.inputs.files import InputFile, open_content, stored_position
+from megatron.ltd.data.inputs.tables import Row, read_rows
 from megatron.ltd.errors import UserError
 
 CHUNK_BYTES = 512 << 10

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from megatron.ltd.data.input_files import InputFile
+from megatron.ltd.data.inputs.files import InputFile
 from megatron.ltd.errors import UserError
 
 if TYPE_CHECKING:

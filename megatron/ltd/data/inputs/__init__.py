@@ -1,0 +1,1 @@
+"""Input of preprocessing: from files of every kind to documents."""

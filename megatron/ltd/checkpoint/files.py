@@ -275,26 +275,6 @@ def remove_old(folder: Path, keep_last: int | None) -> list[str]:
     return complaints
 
 
-def check_save_folder(save: Path, load: Path | None, finetune: bool) -> None:
-    """Raise ``UserError`` for a folder that cannot be written, or with checkpoints that this run does not continue."""
-    found = candidates(save)
-    if found and (finetune or load is None or run_folder(load).resolve() != save.resolve()):
-        fix = f"continue them with --load {save}" + (" and without --finetune" if finetune else "")
-        raise UserError(
-            f"--save {save}: already has checkpoints (the last at iteration {found[0]}) that this run does not "
-            f"continue; {fix}, or use an empty folder"
-        )
-    try:
-        save.mkdir(parents=True, exist_ok=True)
-        probe = save / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"--save {save}: cannot be written ({error.strerror}); use a folder that you can write to"
-        ) from None
-
-
 def _write_durably(path: Path, text: str) -> None:
     """Replace ``path`` atomically; it is on disk when this returns."""
     temporary = path.with_name(path.name + ".tmp")

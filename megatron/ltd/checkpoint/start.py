@@ -158,7 +158,7 @@ def _check_save_folder(save: Path, load: Path | None, finetune: bool, mesh: Mesh
     """Check that the first process can write to the folder, and that all processes see what it writes."""
     with together():
         if mesh.is_first:
-            checkpoint_files.check_save_folder(save, load, finetune)
+            check_save_folder(save, load, finetune)
     if mesh.world_size == 1:
         return
     probe = save / str(first_of_all_ranks(f".share-test-{os.getpid()}" if mesh.is_first else None, mesh))
@@ -172,3 +172,23 @@ def _check_save_folder(save: Path, load: Path | None, finetune: bool, mesh: Mesh
     finally:
         if mesh.is_first:
             probe.unlink(missing_ok=True)
+
+
+def check_save_folder(save: Path, load: Path | None, finetune: bool) -> None:
+    """Raise ``UserError`` for a folder that cannot be written, or with checkpoints that this run does not continue."""
+    found = checkpoint_files.candidates(save)
+    if found and (finetune or load is None or checkpoint_files.run_folder(load).resolve() != save.resolve()):
+        fix = f"continue them with --load {save}" + (" and without --finetune" if finetune else "")
+        raise UserError(
+            f"--save {save}: already has checkpoints (the last at iteration {found[0]}) that this run does not "
+            f"continue; {fix}, or use an empty folder"
+        )
+    try:
+        save.mkdir(parents=True, exist_ok=True)
+        probe = save / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--save {save}: cannot be written ({error.strerror}); use a folder that you can write to"
+        ) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.checkpoint import files
+from megatron.ltd.checkpoint import files, start
 from megatron.ltd.checkpoint.run_format import FORMAT_VERSION
 from tests.support_errors import assert_names, refused
 
@@ -161,10 +161,10 @@ def test_stored_config_passes_over_what_is_damaged(tmp_path: Path) -> None:
 
 
 def test_check_save_folder(tmp_path: Path) -> None:
-    files.check_save_folder(tmp_path / "a" / "b", None, finetune=False)
+    start.check_save_folder(tmp_path / "a" / "b", None, finetune=False)
     assert list((tmp_path / "a" / "b").iterdir()) == []
     write(tmp_path, 3)
-    files.check_save_folder(tmp_path, tmp_path / "a" / "..", finetune=False)
+    start.check_save_folder(tmp_path, tmp_path / "a" / "..", finetune=False)
     for load, finetune in ((None, False), (tmp_path / "a", False), (tmp_path, True)):
         with refused(3):
-            files.check_save_folder(tmp_path, load, finetune)
+            start.check_save_folder(tmp_path, load, finetune)

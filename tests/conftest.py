@@ -6,8 +6,10 @@ them to. Threads are set before torch starts its pool: the tests are many small 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -27,6 +29,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+_THREADS_TO_COLLECT = 60
+_OWN_TASKS = Path("/proc/self/task")
+
+
+@pytest.fixture(autouse=True)
+def _end_threads_of_past_runs() -> Iterator[None]:
+    """Process groups of a run are garbage in cycles after it, and their threads poll until they are collected."""
+    yield
+    if _OWN_TASKS.is_dir() and len(list(_OWN_TASKS.iterdir())) > _THREADS_TO_COLLECT:
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ else
     weights="$1" train="$2" valid="$3" && shift 3
 fi
 [[ "${1:-}" != --out ]] || { out="${2:?"a folder is missing after --out"}" && shift 2; }
+[[ "$out" == /* ]] || out="$PWD/$out"
 
 stage "set up"
 set_up plot

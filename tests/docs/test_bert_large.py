@@ -40,7 +40,7 @@ def test_the_small_version_pretrains_and_finetunes(repository: Path, tmp_path: P
     assert accuracies[max(accuracies)] > 0.8
 
     assert small("prepare_data.sh").count("there already: ") == 2
-    assert "nothing is left to do" in small("pretrain.sh", "random_ltd") + small("finetune.sh", "random_ltd")
+    assert "there is nothing left to do" in small("pretrain.sh", "random_ltd") + small("finetune.sh", "random_ltd")
     before = snapshot(out)
     words = ["random_ltd", "--lr", "1e-3"]
     other = run(repository, tmp_path, f"{FOLDER}/pretrain.sh", *words, TINY="1", GPUS_PER_NODE="0")

@@ -74,7 +74,7 @@ def test_the_same_command_again_changes_nothing(finished: tuple[Path, str], repo
     checkpoints = snapshot(out / "dense" / f"iter_{about(out / 'dense')['num_steps']:07d}")
     ended = run(repository, out.parent, SCRIPT, "--out", "out", TINY="1")
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.count("there already: ") == 2 and ended.stdout.count("nothing is left to do") == 2
+    assert ended.stdout.count("there already: ") == 2 and ended.stdout.count("there is nothing left to do") == 2
     assert snapshot(out / "dense" / f"iter_{about(out / 'dense')['num_steps']:07d}") == checkpoints
 
 

@@ -86,7 +86,7 @@ def test_both_runs_train_to_their_end(home: Path, trained: dict[str, str]) -> No
 def test_the_same_command_again_has_nothing_left_to_do(repository: Path, home: Path, trained: dict[str, str]) -> None:
     before = snapshot(home / RUNS / "dense" / "iter_0000015")
     again = run(repository, home, "gpt3/pretrain.sh", "1.3b", "dense", **TINY, NPROC="1")
-    assert again.returncode == 0 and "nothing is left to do" in again.stdout
+    assert again.returncode == 0 and "there is nothing left to do" in again.stdout
     assert snapshot(home / RUNS / "dense" / "iter_0000015") == before
 
 
@@ -130,7 +130,7 @@ def test_ctrl_c_ends_an_evaluation_in_one_line(repository: Path, home: Path, tra
     """Without torchrun's report of a failure, and without a process or a score that stays."""
     (home / "interrupted").symlink_to(RUNS / "dense")  # so that its scores go beside it
     with child(
-        ["bash", str(repository / "examples/gpt3/evaluate.sh"), "interrupted"],
+        ["bash", str(repository / "examples/gpt3/evaluate.sh"), "interrupted", "--verbose"],
         env=environment(**TINY), cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as script:  # fmt: skip

@@ -134,7 +134,7 @@ def test_a_second_run_skips_what_is_finished(quickstart: tuple[Path, str], repos
     steps = lines_of(out / "dense", "train")
     result = quick(repository, out.parent, "--out", "out")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.count("there already: ") == 4 and result.stdout.count("nothing is left to do") == 3
+    assert result.stdout.count("there already: ") == 4 and result.stdout.count("there is nothing left to do") == 3
     assert lines_of(out / "dense", "train") == steps
 
 

@@ -21,7 +21,7 @@ from tests.reference.gpt2_folder import write_gpt2
 from tests.reference.llama_folder import LLAMA, llama_config, write_llama
 from tests.reference.plain_gpt import PlainConfig
 from tests.support import assert_differs
-from tests.support_errors import assert_names
+from tests.support_errors import assert_names, assert_refused
 
 BYTES = ("--tokenizer-type", "ByteTokenizer")
 SHAPE = PlainConfig(
@@ -282,5 +282,5 @@ def test_a_target_that_is_taken_is_refused_before_torch_is_imported(
         [sys.executable, "-X", "importtime", str(repository / "tools" / tool), "--load", "x", target, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(repository)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert ended.returncode == 2 and f"{target} {tmp_path} exists" in ended.stderr.splitlines()[-1]
+    assert_refused(ended.returncode, ended.stderr.splitlines()[-1], f"{target} {tmp_path}")
     assert not re.search(r"\| +torch$", ended.stderr, re.MULTILINE)

@@ -79,7 +79,7 @@ def test_the_committed_page_is_that_of_its_figures(repository: Path) -> None:
 
 @pytest.mark.parametrize("flags", [{"kills": 0}, {"save_interval": 0}, {"kills": 10, "steps": 19}])
 def test_what_it_refuses(flags: dict[str, int]) -> None:
-    with pytest.raises(UserError, match="must be at least 1|need at least 20"):
+    with pytest.raises(UserError, match="must be at least"):
         SoakConfig(**flags)
 
 

@@ -37,7 +37,7 @@ def about(folder: Path) -> dict[str, Any]:
 
 def test_both_runs_start_from_the_weights_and_learn(finished: tuple[Path, str]) -> None:
     out, printed = finished
-    assert printed.count("loading the weights of Hugging Face's gpt2 in out/tiny/weights") == 2
+    assert printed.count(f"loading the weights of Hugging Face's gpt2 in {out}/tiny/weights") == 2
     starts = []
     for name in ("random_ltd", "dense"):
         perplexities = {

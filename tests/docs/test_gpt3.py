@@ -136,7 +136,7 @@ def test_ctrl_c_ends_an_evaluation_in_one_line(repository: Path, home: Path, tra
     ) as script:  # fmt: skip
         assert script.stdout is not None
         for line in script.stdout:
-            if "Selected Tasks" in line:
+            if "Setting random seed" in line:
                 break
         os.killpg(script.pid, signal.SIGINT)
         said, _ = script.communicate(timeout=PATIENCE_SECONDS)

@@ -19,8 +19,7 @@ else
     [[ -d "$1" && -f "$2" && -f "$3" ]] || refuse "$1 $2 $3: the first must be a folder, the others files of plain text"
     weights="$1" train="$2" valid="$3" && shift 3
 fi
-[[ "${1:-}" != --out ]] || { out="${2:?"a folder is missing after --out"}" && shift 2; }
-[[ "$out" == /* ]] || out="$PWD/$out"
+[[ "${1:-}" != --out ]] || { out="${2:?"a folder is missing after --out"}" && shift 2 && [[ "$out" == /* ]] || out="$PWD/$out"; }
 
 stage "set up"
 set_up plot

@@ -12,8 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
 out="$PWD/runs/quickstart" tiny=() corpus_mb=20 vocab_size=2048
 [[ "$TINY" != 1 ]] || { out+="-tiny" tiny=("$here/tiny.yaml") corpus_mb=2 vocab_size=1024; }
-[[ "${1:-}" != --out ]] || { out="${2:?"a folder is missing after --out"}" && shift 2; }
-[[ "$out" == /* ]] || out="$PWD/$out"
+[[ "${1:-}" != --out ]] || { out="${2:?"a folder is missing after --out"}" && shift 2 && [[ "$out" == /* ]] || out="$PWD/$out"; }
 
 stage "set up"
 set_up plot

@@ -150,11 +150,14 @@ def _export(run: Path, data: str, folder: Path) -> tuple[int, str]:
     return tool_status("export_hf.py", "--load", run, "--output", folder / "exported", "--no-tokenizer")
 
 
+Command = Callable[[Path, str, Path], tuple[int, str]]
+
+
 @pytest.mark.parametrize("command", [_load, _finetune, _generate, _export])
 @pytest.mark.parametrize("change", METADATA.values(), ids=METADATA.keys())
 def test_descriptions(
     change: Callable[[Metadata], Any],
-    command: Callable[[Path, str, Path], tuple[int, str]],
+    command: Command,
     data: str,
     trained: Path,
     tmp_path: Path,
@@ -176,7 +179,7 @@ def test_descriptions(
 def test_records_of_the_run(
     names: tuple[str, ...],
     value: Any,
-    command: Callable[[Path, str, Path], tuple[int, str]],
+    command: Command,
     data: str,
     trained: Path,
     tmp_path: Path,

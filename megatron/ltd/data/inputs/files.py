@@ -118,12 +118,15 @@ class _Decompressed(io.RawIOBase):
 
     @property
     def stored_position(self) -> int:
+        """Bytes of the file that have been read [bytes]."""
         return self._source.tell()
 
     def readable(self) -> bool:
+        """Always."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer`` as far as there is content. Raises ``UserError`` where the data is damaged."""
         try:
             content = self._content.read(len(buffer))
         except _DAMAGE as error:

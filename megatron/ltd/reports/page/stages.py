@@ -26,6 +26,7 @@ def logged_stages(history: RunHistory) -> list[StageFigures]:
         changes[1:] |= values[1:] != values[:-1]
 
     def figures(first: int, end: int) -> StageFigures:
+        """Of the logged steps ``first`` to ``end`` - 1."""
         steps = history.steps[first:end]
         return StageFigures(
             first_step=history.iterations[first] - 1,

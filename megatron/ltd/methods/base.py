@@ -1,6 +1,6 @@
 """The protocol of a method: the plan of every step, and the tokens or layers that each microbatch drops.
 
-    Method       plan(step) -> StepPlan; select(...) -> kept positions; runs(...) -> whether the layer is computed
+    Method       plan(step) -> StepPlan; select(...) -> kept positions; executes(...) -> whether a layer is computed
                  observe(...) -> what the method has learned from the losses of a step; most methods learn nothing
     Composed     a method that drops tokens and one that drops layers, in one run
     Entry        a method in the registry: its flags, and how to build it from them

@@ -114,6 +114,14 @@ def test_importance_is_an_exponential_average_from_ten() -> None:
     assert importance_V.tolist() == [START, pytest.approx(expected, rel=1e-12), START]
 
 
+def test_a_skipped_step_teaches_nothing() -> None:
+    """Its loss is not finite, so that there are no losses by token id; what was learned before stays."""
+    method = build()
+    learned_V = method.observe(method.initial_state(5), torch.ones(2, 5, dtype=torch.float64))
+    assert learned_V is not None and method.observe(learned_V, None) is learned_V
+    assert build(selector="random").observe(None, None) is None
+
+
 def test_the_most_important_are_kept_and_ties_are_drawn() -> None:
     """Against sorting by hand; the importances are few, so that most bounds are ties."""
     generator = torch.Generator().manual_seed(0)

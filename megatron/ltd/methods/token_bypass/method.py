@@ -166,10 +166,12 @@ class TokenBypass(Method):
         return start_importance(vocab_size)
 
     def observe(self, learned_V: Tensor | None, losses_2V: Tensor | None) -> Tensor | None:
-        """The importances after the step."""
+        """The importances after the step; those before it if the step was skipped and has no losses."""
         from megatron.ltd.methods.token_bypass.importance import next_importance
 
-        return None if learned_V is None or losses_2V is None else next_importance(learned_V, *losses_2V)
+        if learned_V is None or losses_2V is None:
+            return learned_V
+        return next_importance(learned_V, *losses_2V)
 
     def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
         """The most important tokens, or one draw: the same in every layer of the span."""

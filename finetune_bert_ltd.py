@@ -14,7 +14,7 @@ from __future__ import annotations
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.errors import run_command
 from megatron.ltd.launch import launch
-from megatron.ltd.tasks import BERT_CLASSIFIER
+from megatron.ltd.workloads import BERT_CLASSIFIER
 
 
 def main() -> None:

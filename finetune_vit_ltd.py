@@ -16,7 +16,7 @@ from pathlib import Path
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.errors import run_command
 from megatron.ltd.launch import launch
-from megatron.ltd.tasks import VIT
+from megatron.ltd.workloads import VIT
 
 _SETTINGS = Path(__file__).resolve().parent / "examples" / "vit"
 DIGITS, DIGITS_RANDOM_LTD = (str(_SETTINGS / f"{name}.yaml") for name in ("digits", "digits_random_ltd"))

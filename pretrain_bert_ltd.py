@@ -13,7 +13,7 @@ from __future__ import annotations
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.errors import run_command
 from megatron.ltd.launch import launch
-from megatron.ltd.tasks import BERT
+from megatron.ltd.workloads import BERT
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.errors import run_command
 from megatron.ltd.launch import launch
-from megatron.ltd.tasks import GPT
+from megatron.ltd.workloads import GPT
 
 
 def main() -> None:

@@ -35,10 +35,10 @@ from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeCo
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh, initialize
 from megatron.ltd.plan.config import OptimizerConfig
-from megatron.ltd.tasks import BERT, BERT_CLASSIFIER, GPT, VIT
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.tokenizers.wordpiece import SPECIAL_PIECES
 from megatron.ltd.words import name_of
+from megatron.ltd.workloads import BERT, BERT_CLASSIFIER, GPT, VIT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VOCAB_SIZE = 32

@@ -14,7 +14,7 @@ import pytest
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.errors import run_command
 from megatron.ltd.launch import launch
-from megatron.ltd.tasks import VIT
+from megatron.ltd.workloads import VIT
 from tests.support import Finished, pretrain
 
 

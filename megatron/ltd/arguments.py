@@ -8,39 +8,39 @@ from pathlib import Path
 from typing import Any
 
 from megatron.ltd.checkpoint.files import candidates, place_of, stored_config
-from megatron.ltd.config import PARTS, TASK_PARTS, Entry, RunConfig, flag_classes
+from megatron.ltd.config import PARTS, WORKLOAD_PARTS, Entry, RunConfig, flag_classes
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import FlagParser, add_flags, from_record, read_flags
 from megatron.ltd.forecast.config import PlanConfig, leave_open
 from megatron.ltd.hugging_face.config_file import is_hugging_face
 from megatron.ltd.hugging_face.model import described_flags
 from megatron.ltd.methods import METHODS
-from megatron.ltd.tasks import GPT
+from megatron.ltd.workloads import GPT
 
 
-def build_parser(task: Entry = GPT) -> FlagParser:
-    """The command line of ``task``."""
-    parser = FlagParser(task.description)
-    for config_class in flag_classes(task):
+def build_parser(workload: Entry = GPT) -> FlagParser:
+    """The command line of ``workload``."""
+    parser = FlagParser(workload.description)
+    for config_class in flag_classes(workload):
         add_flags(parser, config_class)
     return parser
 
 
-def parse_run_config(arguments: Sequence[str] | None, task: Entry = GPT) -> RunConfig:
+def parse_run_config(arguments: Sequence[str] | None, workload: Entry = GPT) -> RunConfig:
     """Read the command line and the files of ``--config``. Raises ``UserError`` for values that no run can have.
 
     With ``--use-checkpoint-args`` the model's shape and the tokenizer of the checkpoint, or of the Hugging Face folder,
     replace the defaults; a flag that was given still wins.
     """
-    parser = build_parser(task)
+    parser = build_parser(workload)
     namespace = parser.parse_args(arguments)
     try:
-        return _run_config(namespace, task, replaceable=parser.from_files.keys())
+        return _run_config(namespace, workload, replaceable=parser.from_files.keys())
     except UserError as error:
         raise parser.with_origin(error) from None
 
 
-def _run_config(namespace: argparse.Namespace, task: Entry, replaceable: Collection[str]) -> RunConfig:
+def _run_config(namespace: argparse.Namespace, workload: Entry, replaceable: Collection[str]) -> RunConfig:
     """The run that the flags describe. The question of a plan may replace the fields in ``replaceable``."""
     given = dict(vars(namespace))
     planning = read_flags(namespace, PlanConfig)
@@ -51,19 +51,19 @@ def _run_config(namespace: argparse.Namespace, task: Entry, replaceable: Collect
     if getattr(namespace, "use_checkpoint_args", False) and hasattr(namespace, "load"):
         folder = Path(namespace.load)
         stored = described_flags(folder) if is_hugging_face(folder) else stored_config(folder)
-        for part in {"model", "tokenizer"} & task.parts.keys():
+        for part in {"model", "tokenizer"} & workload.parts.keys():
             if stored.get(part):
-                from_record(stored[part], task.parts[part], f"--load {folder}", part)
+                from_record(stored[part], workload.parts[part], f"--load {folder}", part)
             for name, value in _as_flags(stored.get(part) or {}).items():
                 if not hasattr(namespace, name):
                     setattr(namespace, name, value)
-    classes = {**dict.fromkeys(TASK_PARTS), **task.parts, **PARTS}
+    classes = {**dict.fromkeys(WORKLOAD_PARTS), **workload.parts, **PARTS}
     parts: dict[str, Any] = {
         name: None if config_class is None else read_flags(namespace, config_class)
         for name, config_class in classes.items()
     }
     methods: dict[str, Any] = {name: read_flags(namespace, entry.config_class) for name, entry in METHODS.items()}
-    return RunConfig(task=task, **parts, methods=methods, planning=planning, given=given)
+    return RunConfig(workload=workload, **parts, methods=methods, planning=planning, given=given)
 
 
 def _settle_pretrained(flags: argparse.Namespace) -> None:

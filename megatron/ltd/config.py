@@ -26,10 +26,10 @@ from megatron.ltd.plan.parameters import ModelSizes
 from megatron.ltd.training.config import LoggingConfig
 
 if TYPE_CHECKING:
-    from megatron.ltd.tasks.base import Task
+    from megatron.ltd.workloads.base import Workload
 
-TASK_PARTS = ("model", "tokenizer", "data", "scores")
-"""Parts for which each task has its own flags."""
+WORKLOAD_PARTS = ("model", "tokenizer", "data", "scores")
+"""Parts for which each workload has its own flags."""
 PARTS: dict[str, type] = {
     "training": TrainingConfig,
     "optimizer": OptimizerConfig,
@@ -43,7 +43,7 @@ PARTS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One task on the command line."""
+    """One workload on the command line."""
 
     id: str
     """Its name in files."""
@@ -52,25 +52,25 @@ class Entry:
     description: str
     parts: Mapping[str, type]
     """The dataclasses of its own flags: "model" and "data", and "tokenizer" if it reads text."""
-    open: Callable[[RunConfig], Task]
+    open: Callable[[RunConfig], Workload]
     """Check tokenizer and data. Raises ``UserError``."""
     sizes: Callable[[RunConfig], ModelSizes]
     """The sizes of the model, from the flags alone if they are enough, without data. Raises ``UserError``."""
     check: Callable[[RunConfig], None] | None = None
-    """Refuse combinations of flags that this task does not support, before reading anything. Raises ``UserError``."""
+    """Refuse combinations of flags that it does not support, before reading anything. Raises ``UserError``."""
     weights: str | None = None
-    """The id of the task whose weights it starts from, if that is another one."""
+    """The id of the workload whose weights it starts from, if that is another one."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The settings of a run in parts; the classes of ``model``, ``tokenizer`` and ``data`` are the task's.
+    """The settings of a run in parts; the classes of ``model``, ``tokenizer`` and ``data`` are the workload's.
 
-    ``tokenizer`` is None for a task that reads no text, and ``scores`` for one whose model is not scored on lm-eval's
-    tasks.
+    ``tokenizer`` is None for a workload that reads no text, and ``scores`` for one whose model is not scored on
+    lm-eval's tasks.
     """
 
-    task: Entry
+    workload: Entry
     model: Any
     tokenizer: Any
     data: Any
@@ -90,14 +90,14 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_model(self.parallel, self.model)
-        if self.task.check is not None:
-            self.task.check(self)
+        if self.workload.check is not None:
+            self.workload.check(self)
         self.build_method()
 
     @property
     def parts(self) -> dict[str, Any]:
         """Every part but the methods, by name."""
-        return {name: getattr(self, name) for name in (*self.task.parts, *PARTS)}
+        return {name: getattr(self, name) for name in (*self.workload.parts, *PARTS)}
 
     def build_method(self, special_ids: tuple[int, ...] = ()) -> Method:
         """The method that the flags switch on. Raises ``UserError`` if it does not fit the model.
@@ -158,7 +158,7 @@ class RunConfig:
         """
         configs = [*self.parts.values(), *self.methods.values()]
         sections = ["\n".join(settings_lines(config, self.given)) for config in configs]
-        head = f"# The settings of a run ({self.task.id}). --config FILE reads them; other values are comments."
+        head = f"# The settings of a run ({self.workload.id}). --config FILE reads them; other values are comments."
         return "\n\n".join([head, *sections]) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
@@ -167,6 +167,6 @@ class RunConfig:
         return parts | {"methods": {name: dataclasses.asdict(config) for name, config in self.methods.items()}}
 
 
-def flag_classes(task: Entry) -> list[type]:
-    """The classes of all flags of the command that trains ``task``: its own, those of every run, and every method's."""
-    return [*task.parts.values(), *PARTS.values(), *(entry.config_class for entry in METHODS.values()), PlanConfig]
+def flag_classes(workload: Entry) -> list[type]:
+    """All flags of the command that trains ``workload``: its own, those of every run, and every method's."""
+    return [*workload.parts.values(), *PARTS.values(), *(entry.config_class for entry in METHODS.values()), PlanConfig]

@@ -20,7 +20,7 @@ from megatron.ltd.config import flag_classes
 from megatron.ltd.flags import flag_fields, flag_name, shown
 from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import METHOD
-from megatron.ltd.tasks import TASKS
+from megatron.ltd.workloads import WORKLOADS
 
 _DERIVED = {
     MODEL: "the model",
@@ -42,7 +42,7 @@ _DERIVED = {
 @cache
 def _flags() -> dict[str, tuple[str, Any]]:
     """By field, the spelling and the default of every flag of every command that trains."""
-    classes = dict.fromkeys(found for task in TASKS.values() for found in flag_classes(task))
+    classes = dict.fromkeys(found for workload in WORKLOADS.values() for found in flag_classes(workload))
     return {
         field.name: (flag_name(config_class, field.name), field.default)
         for config_class in classes
@@ -61,8 +61,8 @@ def value_of(setting: str, value: Any) -> str:
     if setting == METHOD and value is not None:
         return " + ".join(f"{METHODS[name].title} ({METHODS[name].flag})" if name in METHODS else name
                           for name in value.split("+"))  # fmt: skip
-    if setting == MODEL and value in TASKS:
-        return TASKS[value].name
+    if setting == MODEL and value in WORKLOADS:
+        return WORKLOADS[value].name
     if isinstance(default, bool):
         return shown(value is not None and value != default)
     return shown(value)

@@ -10,7 +10,7 @@ import pytest
 
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.config import RunConfig
-from megatron.ltd.tasks import BERT, BERT_CLASSIFIER
+from megatron.ltd.workloads import BERT, BERT_CLASSIFIER
 from tests.docs.documents import code_blocks
 from tests.docs.example_scripts import run
 from tests.end_to_end.runs import metrics, snapshot

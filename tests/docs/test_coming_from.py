@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from megatron.ltd.arguments import build_parser
-from megatron.ltd.tasks import BERT, GPT, VIT
+from megatron.ltd.workloads import BERT, GPT, VIT
 from tests.docs.documents import FLAG, section, table_rows
 
 
 @pytest.fixture(scope="module")
 def training_flags() -> set[str]:
     """Of the commands that pretrain a GPT or a BERT or train a vision transformer."""
-    parsers = [build_parser(task) for task in (GPT, BERT, VIT)]
+    parsers = [build_parser(workload) for workload in (GPT, BERT, VIT)]
     return {flag for parser in parsers for flag in parser._option_string_actions if flag.startswith("--")}
 
 

@@ -14,7 +14,7 @@ from megatron.ltd.evaluation.lm_eval.harness_args import HarnessArgs
 from megatron.ltd.evaluation.lm_eval.harness_command import TaskFlags
 from megatron.ltd.flags import FlagParser, add_flags
 from megatron.ltd.flags.files import read_settings
-from megatron.ltd.tasks import BERT, BERT_CLASSIFIER, GPT, VIT
+from megatron.ltd.workloads import BERT, BERT_CLASSIFIER, GPT, VIT
 from tests.docs.example_scripts import run
 
 MOST_LINES = 60

@@ -15,8 +15,8 @@ from megatron.ltd.data.train_tokenizer import TrainTokenizerConfig
 from megatron.ltd.flags import add_flags, read_flags
 from megatron.ltd.launch import launch
 from megatron.ltd.plan.clock import RunClock
-from megatron.ltd.tasks import BERT, BERT_CLASSIFIER
 from megatron.ltd.tokenizers.config import TokenizerFiles, padded_vocab_size
+from megatron.ltd.workloads import BERT, BERT_CLASSIFIER
 from tests.docs.documents import code_blocks
 
 

@@ -12,7 +12,7 @@ from finetune_vit_ltd import DIGITS, DIGITS_RANDOM_LTD
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.config import RunConfig
 from megatron.ltd.plan.clock import RunClock
-from megatron.ltd.tasks import VIT
+from megatron.ltd.workloads import VIT
 from tests.docs.example_scripts import run
 
 FOLDER = Path("examples") / "vit"

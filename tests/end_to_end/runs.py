@@ -22,8 +22,8 @@ from megatron.ltd.config import Entry
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import run_command
 from megatron.ltd.launch import launch
-from megatron.ltd.tasks import GPT
 from megatron.ltd.tokenizers.config import TokenizerFiles
+from megatron.ltd.workloads import GPT
 from tests.support import small_sentences
 
 TINY = [
@@ -58,13 +58,13 @@ def bert_flags(folder: Path, *data: str) -> list[str]:
     return [*(data or ("--data-path", prefix)), *words, *model, *steps]
 
 
-def run_status(flags: Sequence[str], program: Any = None, task: Entry = GPT) -> tuple[int, str]:
-    """Run the task's script (or ``program`` on its parsed flags); its exit status and its standard error."""
+def run_status(flags: Sequence[str], program: Any = None, workload: Entry = GPT) -> tuple[int, str]:
+    """Run the workload's script (or ``program`` on its parsed flags); its exit status and its standard error."""
     stderr = io.StringIO()
     try:
         with redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["pretrain_gpt_ltd.py"])
-            run_command(lambda: (program or launch)(parse_run_config(flags, task)))
+            run_command(lambda: (program or launch)(parse_run_config(flags, workload)))
     except SystemExit as end:
         return int(end.code or 0), stderr.getvalue()
     return 0, stderr.getvalue()

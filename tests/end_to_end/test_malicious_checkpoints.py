@@ -16,7 +16,7 @@ import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from torch.distributed.checkpoint.planner import WriteItemType
 
-from megatron.ltd.tasks import BERT, BERT_CLASSIFIER, VIT
+from megatron.ltd.workloads import BERT, BERT_CLASSIFIER, VIT
 from tests.end_to_end.runs import bert_flags, refusal, reseal, run_status, tiny_flags
 from tests.end_to_end.tools import tool_refusal, tool_status
 from tests.support_errors import assert_names
@@ -89,7 +89,7 @@ def _weights_alone(run: Path, data: str, folder: Path) -> tuple[int, str]:
 
 
 def _bert(run: Path, data: str, folder: Path) -> tuple[int, str]:
-    return run_status([*bert_flags(folder), "--load", str(run), "--log-dir", str(folder)], task=BERT)
+    return run_status([*bert_flags(folder), "--load", str(run), "--log-dir", str(folder)], workload=BERT)
 
 
 def _bert_classifier(run: Path, data: str, folder: Path) -> tuple[int, str]:
@@ -97,11 +97,13 @@ def _bert_classifier(run: Path, data: str, folder: Path) -> tuple[int, str]:
     rows.write_text("".join(json.dumps({"text": "the model", "label": label}) + "\n" for label in ("yes", "no")))
     own = ("--save", str(folder / "own"), "--load", str(folder / "own"), "--pretrained-checkpoint", str(run))
     flags = bert_flags(folder, "--train-data-path", str(rows), "--valid-data-path", str(rows))
-    return run_status([*flags, *own], task=BERT_CLASSIFIER)
+    return run_status([*flags, *own], workload=BERT_CLASSIFIER)
 
 
 def _vit(run: Path, data: str, folder: Path) -> tuple[int, str]:
-    return run_status([*vit_flags(folder), "--device", "cpu", "--load", str(run), "--log-dir", str(folder)], task=VIT)
+    return run_status(
+        [*vit_flags(folder), "--device", "cpu", "--load", str(run), "--log-dir", str(folder)], workload=VIT
+    )
 
 
 def _generate(run: Path, data: str, folder: Path) -> tuple[int, str]:
@@ -116,7 +118,7 @@ def _evaluate(run: Path, data: str, folder: Path) -> tuple[int, str]:
     (folder / "lambada_openai").mkdir()
     (folder / "lambada_openai" / "test.jsonl").write_text(json.dumps({"text": "the model keeps some tokens"}) + "\n")
     return tool_status(
-        "evaluate.py", "--load", run, "--task-data", folder, "--tasks", "lambada_openai", "--device", "cpu"
+        "evaluate.py", "--load", run, "--workload-data", folder, "--workloads", "lambada_openai", "--device", "cpu"
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from megatron.ltd.config import Entry
-from megatron.ltd.tasks import BERT, GPT
+from megatron.ltd.workloads import BERT, GPT
 from tests.end_to_end.runs import bert_flags, metrics, run_status, tiny_flags, write_data
 from tests.support_pickles import Payload
 
@@ -25,19 +25,21 @@ def _of_its_own(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("flags", "task"), [(_beside_the_data, GPT), (_of_its_own, GPT), (bert_flags, BERT)], ids=["gpt", "blend", "bert"]
+    ("flags", "workload"),
+    [(_beside_the_data, GPT), (_of_its_own, GPT), (bert_flags, BERT)],
+    ids=["gpt", "blend", "bert"],
 )
 def test_no_command_runs_code_of_a_cached_index(
-    flags: Callable[[Path], list[str]], task: Entry, tmp_path: Path
+    flags: Callable[[Path], list[str]], workload: Entry, tmp_path: Path
 ) -> None:
     mark, log = tmp_path / "the payload ran", tmp_path / "log"
     command = [*flags(tmp_path), "--log-dir", str(log)]
-    assert run_status(command, task=task) == (0, "")
+    assert run_status(command, workload=workload) == (0, "")
     expected = metrics(log)
     shutil.rmtree(log)
     indices = list(tmp_path.rglob("*_index.npy"))
     assert indices
     for path in indices:
         path.write_bytes(pickle.dumps(Payload(mark)))
-    ended = run_status(command, task=task)
+    ended = run_status(command, workload=workload)
     assert not mark.exists() and ended == (0, "") and metrics(log) == expected

@@ -48,7 +48,7 @@ def test_an_entry_layer_that_comes_later_has_its_mask(
     flags: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the first steps keep every token: kernels that would ignore a mask tensor are not taken all the same."""
-    from megatron.ltd.tasks import gpt
+    from megatron.ltd.workloads import gpt
 
     asked, build = [], gpt.build_chunks
     monkeypatch.setattr(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from megatron.ltd.arguments import parse_run_config
-from megatron.ltd.tasks import VIT
+from megatron.ltd.workloads import VIT
 from tests.methods.cases import CASES, MethodCase
 from tests.methods.test_equal_to_dense import assert_same_tensors, numbers
 from tests.support import Finished, world

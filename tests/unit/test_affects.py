@@ -17,32 +17,32 @@ from megatron.ltd.models.encoder_config import BertModelConfig, ViTConfig
 from megatron.ltd.plan.accounting import ModelShape
 from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.plan.config import OptimizerConfig, TrainingConfig
-from megatron.ltd.tasks import TASKS
+from megatron.ltd.workloads import WORKLOADS
 from tests.methods.cases import CASES
 
 AFFECTS: dict[str, dict[str, Affects | None]] = {
-    task: {field.name: field.metadata["affects"] for part in flag_classes(entry) for field in flag_fields(part)}
-    for task, entry in TASKS.items()
+    workload: {field.name: field.metadata["affects"] for part in flag_classes(entry) for field in flag_fields(part)}
+    for workload, entry in WORKLOADS.items()
 }
-"""By task and field."""
+"""By workload and field."""
 
 
-def fields(task: str, *affects: Affects) -> set[str]:
-    return {name for name, found in AFFECTS[task].items() if found in affects}
+def fields(workload: str, *affects: Affects) -> set[str]:
+    return {name for name, found in AFFECTS[workload].items() if found in affects}
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_every_flag_says_what_it_affects(task: str) -> None:
-    assert {name for name, found in AFFECTS[task].items() if found not in get_args(Affects)} == set()
-    typed = {action.dest for action in build_parser(TASKS[task])._actions} - {"help", "config"}
-    assert AFFECTS[task].keys() == typed and len(typed) > 90
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_every_flag_says_what_it_affects(workload: str) -> None:
+    assert {name for name, found in AFFECTS[workload].items() if found not in get_args(Affects)} == set()
+    typed = {action.dest for action in build_parser(WORKLOADS[workload])._actions} - {"help", "config"}
+    assert AFFECTS[workload].keys() == typed and len(typed) > 90
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_field_is_the_id_of_one_flag(task: str) -> None:
-    """Also across tasks, whose checkpoints share the words."""
-    spelled = {action.dest: action.option_strings for action in build_parser(TASKS[task])._actions}
-    for other in TASKS.values():
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_a_field_is_the_id_of_one_flag(workload: str) -> None:
+    """Also across workloads, whose checkpoints share the words."""
+    spelled = {action.dest: action.option_strings for action in build_parser(WORKLOADS[workload])._actions}
+    for other in WORKLOADS.values():
         for action in build_parser(other)._actions:
             assert spelled.get(action.dest, action.option_strings) == action.option_strings
 
@@ -60,15 +60,17 @@ IDENTITIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_what_affects_the_model_is_in_its_identity(task: str) -> None:
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_what_affects_the_model_is_in_its_identity(workload: str) -> None:
     """As it is, or by what is made of it."""
-    covered = {"group_query_attention"} | (OF_THE_VOCABULARY if task != "vit" else set())  # the former: query groups
-    assert fields(task, "model") - covered == IDENTITIES[task].keys() - {"padded_vocab_size"}
+    covered = {"group_query_attention"} | (
+        OF_THE_VOCABULARY if workload != "vit" else set()
+    )  # the former: query groups
+    assert fields(workload, "model") - covered == IDENTITIES[workload].keys() - {"padded_vocab_size"}
 
 
 def test_what_affects_the_order() -> None:
-    """Held by ``Task.order``: paths by content, the classes by count and names; see the tests of the tasks."""
+    """Held by ``Workload.order``: paths by content, the classes by count and names; see the tests of the workloads."""
     data = {"seed", "seq_length", "data_path", "split", "train_data_path"}
     assert fields("gpt", "order") == data
     assert fields("bert", "order") == data | {"mask_prob", "short_seq_prob"}

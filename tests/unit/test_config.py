@@ -12,7 +12,7 @@ import pytest
 
 from megatron.ltd.arguments import build_parser, parse_run_config
 from megatron.ltd.checkpoint import files as checkpoint_files
-from megatron.ltd.config import PARTS, TASK_PARTS
+from megatron.ltd.config import PARTS, WORKLOAD_PARTS
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag_name
 from megatron.ltd.forecast.config import PlanConfig
@@ -46,7 +46,7 @@ def test_shared_flags_are_all_but_those_of_a_machine() -> None:
 
 def test_to_dict_is_plain_and_complete() -> None:
     stored = json.loads(json.dumps(parse_run_config(NEEDED).to_dict()))
-    assert stored.keys() == {*TASK_PARTS, *PARTS, "methods"}
+    assert stored.keys() == {*WORKLOAD_PARTS, *PARTS, "methods"}
     assert stored["optimizer"]["lr"] == 1e-3 and stored["methods"]["random_ltd"]["ltd_granularity"] == 16
 
 

@@ -16,10 +16,10 @@ from megatron.ltd.methods import METHODS
 ROOMS = (
     "errors", "versions", "json_text", "flags", "format", "schedules", "parallel", "routing", "methods", "plan",
     "layers", "models", "tokenizers", "data", "hugging_face", "checkpoint", "forecast", "training", "config",
-    "tasks", "words", "arguments", "evaluation", "reports", "export", "doctor", "launch",
+    "workloads", "words", "arguments", "evaluation", "reports", "export", "doctor", "launch",
 )  # fmt: skip
 """The folders and modules of ``megatron/ltd`` from the ground up: each imports from those before it only."""
-REACHED_FROM_BELOW = {"words": "it says what messages call a setting, and knows the flags of every task for that"}
+REACHED_FROM_BELOW = {"words": "it says what messages call a setting, and knows the flags of every workload for that"}
 MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION, MOST_FILES_OF_A_FOLDER = 300, 60, 24
 
 NAMES_A_METHOD = {
@@ -87,7 +87,7 @@ def words_in(tree: ast.Module) -> Iterator[str]:
 
 
 def test_no_module_outside_its_folder_names_a_method(modules: dict[str, ast.Module]) -> None:
-    """Neither its classes, nor a flag, nor the field of one: training, data and tasks work with every method."""
+    """Neither its classes, nor a flag, nor the field of one: training, data and workloads work with every method."""
     own = {name for entry in METHODS.values() for name in (entry.config_class.__name__, entry.build.__self__.__name__)}  # type: ignore[attr-defined]
     for entry in METHODS.values():
         for field in dataclasses.fields(entry.config_class):

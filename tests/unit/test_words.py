@@ -50,7 +50,7 @@ def test_methods_and_tasks_are_named() -> None:
 
 
 def test_every_stored_id_has_words() -> None:
-    """The ids of runs of all tasks, by their pattern and by what a message calls them."""
+    """The ids of runs of all workloads, by their pattern and by what a message calls them."""
     records = [from_format_1(json.loads(line)["record"]) for line in RECORDS.read_text().splitlines()]
     ids = {setting for record in records for part in ("identity", "order", "schedule") for setting in record[part]}
     assert len(ids) > 50 and all(re.fullmatch("[a-z][a-z0-9_]*", setting) for setting in ids)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MODEL = "model"
-"""The id of the task of a checkpoint's weights, in its identity."""
+"""The id of the workload of a checkpoint's weights, in its identity."""
 FORMAT_VERSION = 2
 
 _SWITCHES_OFF = {  # the flag turns its field off

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from megatron.ltd.config import RunConfig
 
 OpenImported = Callable[[Path], tuple[ImportedModel, Mapping[str, Any], Mapping[str, Any]]]
-"""``Task.open_imported``."""
+"""``Workload.open_imported``."""
 _SHARE = "use a folder that all nodes share"
 
 
@@ -92,8 +92,8 @@ def find_start(
 ) -> Start:
     """Find what ``--load`` and ``--save`` mean for this start, and check what is loaded. Every rank calls this.
 
-    ``open_imported`` opens a Hugging Face folder: see ``Task``. Raises ``UserError`` for folders that cannot be used,
-    and for a checkpoint of another run.
+    ``open_imported`` opens a Hugging Face folder: see ``Workload``. Raises ``UserError`` for folders that cannot be
+    used, and for a checkpoint of another run.
     """
     flags = config.checkpoint
     load = None if flags.load is None else Path(flags.load)

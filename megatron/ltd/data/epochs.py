@@ -26,7 +26,7 @@ from megatron.ltd.data.microbatches import Microbatch, SampleSource
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledBatch(Microbatch):
-    """A microbatch whose samples have a class each; each task adds the inputs of its model."""
+    """A microbatch whose samples have a class each; each workload adds the inputs of its model."""
 
     labels_B: Tensor | None = None
     """int64, the indices of the classes; None on a stage that needs sample ids only."""

@@ -50,7 +50,7 @@ class NoTokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Microbatch(Samples):
-    """One microbatch of a data-parallel rank; each task adds the tensors that its model and its loss need."""
+    """One microbatch of a data-parallel rank; each workload adds the tensors that its model and its loss need."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Any:
         """The microbatch on ``device``; from pinned memory ``non_blocking`` overlaps copying and computing."""

@@ -30,8 +30,6 @@ from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import check_model
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.tasks import GPT
-from megatron.ltd.tasks.gpt import weights_identity
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import (
@@ -42,6 +40,8 @@ from megatron.ltd.tokenizers.config import (
     unpadded_vocab_size,
 )
 from megatron.ltd.words import value_of
+from megatron.ltd.workloads import GPT
+from megatron.ltd.workloads.gpt import weights_identity
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ from megatron.ltd.hugging_face.model import described_tokenizer
 from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig
 from megatron.ltd.parallel.config import ParallelConfig
-from megatron.ltd.tasks import GPT
-from megatron.ltd.tasks.gpt import weights_identity
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerConfig, TokenizerFiles, padded_vocab_size
+from megatron.ltd.workloads import GPT
+from megatron.ltd.workloads.gpt import weights_identity
 
 _DTYPES = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 

@@ -38,12 +38,12 @@ from megatron.ltd.hugging_face.model import architecture_of
 from megatron.ltd.hugging_face.shards import WrittenWeights, write_weights
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.parallel.config import ParallelConfig
-from megatron.ltd.tasks import GPT
-from megatron.ltd.tasks.gpt import weights_identity
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerConfig, TokenizerFiles, model_vocab_size, unpadded_vocab_size
 from megatron.ltd.words import value_of
+from megatron.ltd.workloads import GPT
+from megatron.ltd.workloads.gpt import weights_identity
 
 _EMBEDDING = "embedding.word_embeddings.weight"
 

@@ -55,7 +55,7 @@ def say_plan(config: RunConfig) -> None:
 
 def plan_ahead(config: RunConfig, num_started: int = 1) -> Forecast:
     """The forecast. Raises ``UserError`` for settings that cannot be trained, or a target that cannot be reached."""
-    sizes = config.task.sizes(config)
+    sizes = config.workload.sizes(config)
     layout = Layout.of(config.parallel, config.planning.plan_gpus, num_started, config.model.num_layers)
     clock = _clock(config, sizes.shape, layout)
     check_batches(config.parallel, clock.batch, config.training.micro_batch_size, layout.data_parallel_size)
@@ -69,7 +69,7 @@ def plan_ahead(config: RunConfig, num_started: int = 1) -> Forecast:
         clock, answer = _affordable_length(clock, config.planning.plan_gpu_hours, speed)
     plan, schedule = clock.plan(), clock.schedule()
     return Forecast(
-        task=config.task,
+        workload=config.workload,
         method=clock.method.name,
         settings=clock.method.settings,
         sizes=sizes,

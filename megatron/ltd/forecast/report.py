@@ -57,7 +57,7 @@ class Answer:
 class Forecast:
     """The forecast. ``rate`` is the learning rate by step; ``memory`` is that of each pipeline stage."""
 
-    task: Entry
+    workload: Entry
     method: str
     """The title of the method."""
     settings: Mapping[str, Any]
@@ -82,7 +82,7 @@ class Forecast:
         """The whole report."""
         shape = self.sizes.shape
         model = (
-            f"{self.task.name}, {shape.num_layers} layers, hidden {shape.hidden_size}, "
+            f"{self.workload.name}, {shape.num_layers} layers, hidden {shape.hidden_size}, "
             f"{shape.num_attention_heads} heads, {shape.seq_length} tokens, {self.sizes.outputs}"
         )
         about = [_line("model", model), _line("method", self.method), _line("layout", self.layout.text)]
@@ -148,7 +148,7 @@ class Forecast:
         flops, dense_flops = plan.flops(steps), plan.dense_flops(steps)
         answer = self.answer
         return {
-            "task": self.task.id,
+            "task": self.workload.id,
             "method": self.settings[METHOD],
             "method_settings": dict(self.settings),
             "model": dataclasses.asdict(self.sizes.shape),

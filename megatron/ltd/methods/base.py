@@ -28,7 +28,7 @@ METHOD = "method"
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a microbatch, as far as a method needs them; a task's microbatch adds the model's inputs."""
+    """The samples of a microbatch, as far as a method needs them; a workload's microbatch adds the model's inputs."""
 
     sample_ids_B: Tensor
     """int64, the position of each sample in the run's global order."""
@@ -112,8 +112,8 @@ class Method(Protocol):
     def initial_state(self, vocab_size: int | None) -> Tensor | None:
         """What the method has learned before the first step, [V] on the CPU; None unless it ``observes``.
 
-        ``vocab_size`` is None for a task whose tokens have no ids or no loss of their own. Raises ``UserError`` if the
-        method needs them, and for ids outside the vocabulary.
+        ``vocab_size`` is None for a workload whose tokens have no ids or no loss of their own. Raises ``UserError`` if
+        the method needs them, and for ids outside the vocabulary.
         """
         return None
 

@@ -62,13 +62,13 @@ def build_tokenizer(config: TokenizerFiles) -> Tokenizer:
 
 
 def build_wordpiece(config: TokenizerFiles) -> WordPieceTokenizer:
-    """The tokenizer of a task that allows only WordPiece. Raises ``UserError`` as ``build_tokenizer``."""
+    """The tokenizer of a workload that allows only WordPiece. Raises ``UserError`` as ``build_tokenizer``."""
     if config.tokenizer_type is None:
         raise UserError(f"--tokenizer-type: required; use {' or '.join(WORDPIECE_TYPES)}")
     tokenizer = build_tokenizer(config)
     from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
 
-    assert isinstance(tokenizer, WordPieceTokenizer), "the task has checked the type"
+    assert isinstance(tokenizer, WordPieceTokenizer), "the workload has checked the type"
     return tokenizer
 
 

@@ -37,7 +37,7 @@ from megatron.ltd.versions import installed_versions
 
 if TYPE_CHECKING:
     from megatron.ltd.config import RunConfig
-    from megatron.ltd.tasks.base import Task
+    from megatron.ltd.workloads.base import Workload
 from megatron.ltd.words import in_words, value_of
 
 
@@ -47,7 +47,7 @@ class Run:
 
     config: RunConfig
     mesh: Mesh
-    task: Task
+    workload: Workload
     method: Method
     clock: RunClock
     plan: RunPlan
@@ -80,7 +80,7 @@ class Run:
         shard = SequenceShard.of(mesh.context_parallel_rank, mesh.context_parallel_size)
         return microbatches(
             data,
-            self.task.collate(shard, whole_tokens=self.method.observes),
+            self.workload.collate(shard, whole_tokens=self.method.observes),
             consumed_samples=consumed_samples,
             micro_batch_size=self.config.training.micro_batch_size,
             data_parallel_rank=mesh.data_parallel_rank,
@@ -99,13 +99,13 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     """Build all parts of a run. Raises ``UserError`` for what cannot be trained, before anything is written."""
     route.install()
     with together():  # a file may be missing on one node alone
-        task = config.task.open(config)
-    shape, method = task.shape, config.build_method(task.special_ids)
-    learned_V = method.initial_state(task.num_token_ids)
-    identity = {MODEL: config.task.weights or config.task.id, **task.identity}
-    order = dict(task.order)
-    agree(in_words({**identity, **order, **task.fingerprints}), "give every node the same files")
-    start = find_start(config, identity, order, task.open_imported, mesh)
+        workload = config.workload.open(config)
+    shape, method = workload.shape, config.build_method(workload.special_ids)
+    learned_V = method.initial_state(workload.num_token_ids)
+    identity = {MODEL: config.workload.weights or config.workload.id, **workload.identity}
+    order = dict(workload.order)
+    agree(in_words({**identity, **order, **workload.fingerprints}), "give every node the same files")
+    start = find_start(config, identity, order, workload.open_imported, mesh)
 
     global_batch_size = config.global_batch_size(mesh.data_parallel_size)
     clock = RunClock.build(shape, global_batch_size, method, config.training, config.optimizer)
@@ -114,19 +114,21 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     plan, schedule = clock.plan(start.progress.iteration, consumed), clock.schedule(start.progress.iteration, consumed)
     taken = start.check_schedule(config, clock.settings(schedule))
 
-    train_data, valid_data = _build_data(task, plan, clock, start, mesh, every_stage=method.observes)
+    train_data, valid_data = _build_data(workload, plan, clock, start, mesh, every_stage=method.observes)
     initial_clock = start.initial_clock(config, consumed)
     enters = any(stage.plan.entry_layers for stage in plan.stages)
-    new_weights = task.new_weights(start.stored) if start.checkpoint is not None and config.checkpoint.finetune else ()
+    new_weights = (
+        workload.new_weights(start.stored) if start.checkpoint is not None and config.checkpoint.finetune else ()
+    )
     state = _build_state(
-        config, task, schedule, start, initial_clock, mesh, learned_V, entry=enters, new_weights=new_weights
+        config, workload, schedule, start, initial_clock, mesh, learned_V, entry=enters, new_weights=new_weights
     )
     stepper = Stepper(
         state.chunks,
         state.optimizer,
         method,
         mesh,
-        task.objective,
+        workload.objective,
         seed=config.training.seed,
         micro_batch_size=config.training.micro_batch_size,
         seq_length=config.model.seq_length,
@@ -149,14 +151,14 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     )
     exits = ExitRequests(config.training, mesh)
     return Run(
-        config, mesh, task, method, clock, plan, state, stepper, train_data, valid_data, log, saver, exits,
+        config, mesh, workload, method, clock, plan, state, stepper, train_data, valid_data, log, saver, exits,
         record,
     )  # fmt: skip
 
 
 def _notes(config: RunConfig, start: Start, new_weights: tuple[str, ...], taken: str | None) -> list[str]:
     """Lines about where the run starts."""
-    notes, pretrained = list(start.notes), config.task.weights
+    notes, pretrained = list(start.notes), config.workload.weights
     if pretrained is not None and start.checkpoint is None:
         notes.append(
             f"starting from random weights: use --load and --finetune to start from a pretrained "
@@ -182,7 +184,7 @@ def versions(mesh: Mesh) -> dict[str, Any]:
 
 
 def _build_data(
-    task: Task,
+    workload: Workload,
     plan: RunPlan,
     clock: RunClock,
     start: Start,
@@ -196,10 +198,10 @@ def _build_data(
     """
     ahead = plan.ahead(start.progress.iteration, start.progress.consumed_samples, "samples")
     train_samples = plan.samples(plan.num_steps) + ahead
-    valid_samples = task.eval_samples(clock.batch.global_batch_samples)
+    valid_samples = workload.eval_samples(clock.batch.global_batch_samples)
     at_an_end = mesh.pipeline_parallel_rank in (0, mesh.pipeline_parallel_size - 1)
-    reads = at_an_end or every_stage or task.every_layer_needs_data
-    train, valid = task.build_data(train_samples, valid_samples, reads=reads)
+    reads = at_an_end or every_stage or workload.every_layer_needs_data
+    train, valid = workload.build_data(train_samples, valid_samples, reads=reads)
     if not reads:
         return NoTokens(train_samples), NoTokens(valid_samples) if valid_samples else None
     assert train is not None
@@ -208,7 +210,7 @@ def _build_data(
 
 def _build_state(
     config: RunConfig,
-    task: Task,
+    workload: Workload,
     schedule: Mapping[str, Any],
     start: Start,
     initial_clock: int | None,
@@ -220,10 +222,12 @@ def _build_state(
 ) -> TrainingState:
     """Model, optimizer, scheduler and ``learned_V``, new or loaded. ``entry``: some layers are entry layers.
 
-    ``new_weights``: parameters that are not loaded from the checkpoint; see ``Task.new_weights``.
+    ``new_weights``: parameters that are not loaded from the checkpoint; see ``Workload.new_weights``.
     """
     core_config = transformer_config(config.model, config.parallel, config.precision, config.recompute, mesh)
-    chunks = wrap_chunks(task.build_chunks(core_config, mesh, explicit_mask=entry), config.parallel, config.precision)
+    chunks = wrap_chunks(
+        workload.build_chunks(core_config, mesh, explicit_mask=entry), config.parallel, config.precision
+    )
     optimizer = build_optimizer(chunks, config.optimizer, config.precision, config.parallel)
     scheduler = OptimizerParamScheduler(
         optimizer,

@@ -22,7 +22,8 @@ def print_header(run: Run) -> None:
     print_line = run.log.print_line
     print_line(
         f"model     {model.num_layers} layers, hidden {model.hidden_size}, {model.num_attention_heads} heads, "
-        f"{model.seq_length} tokens, {run.task.sizes.outputs}: {format_count(run.task.num_parameters)} parameters"
+        f"{model.seq_length} tokens, {run.workload.sizes.outputs}: "
+        f"{format_count(run.workload.num_parameters)} parameters"
     )
     print_line(
         f"runs on   {about['device']}, {about['world_size']} process{'es' if run.mesh.world_size > 1 else ''}, "
@@ -54,7 +55,7 @@ def _run_line(run: Run, about: dict[str, Any]) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "config": run.config.to_dict(),
         "versions": about,
-        "data": dict(run.task.fingerprints),
+        "data": dict(run.workload.fingerprints),
         "method": run.method.settings[METHOD],
         "method_settings": dict(run.method.settings),
         "num_steps": run.plan.num_steps,

@@ -95,7 +95,7 @@ def evaluate(run: Run) -> dict[str, float] | None:
     """Evaluate the current weights, and log the measures; None if the run has no validation samples."""
     if run.valid_data is None:
         return None
-    num_microbatches = run.microbatches_of(run.task.eval_samples(run.clock.batch.global_batch_samples))
+    num_microbatches = run.microbatches_of(run.workload.eval_samples(run.clock.batch.global_batch_samples))
     with evaluation_mode(run.state.chunks), closing(run.batches(run.valid_data, 0)) as microbatches:
         measures = run.stepper.evaluate(microbatches, num_microbatches)
     run.log.validation(run.progress.iteration, measures)
@@ -118,8 +118,8 @@ def _record(run: Run, plan: StepPlan, samples: int, result: StepResult, lr: floa
         "consumed_samples": run.progress.consumed_samples,
         "consumed_tokens": run.progress.consumed_samples * plan.seq_length,
         "consumed_layer_tokens": run.progress.consumed_layer_tokens,
-        "step_flops": step_flops(run.task.shape, plan, samples),
-        "dense_step_flops": dense_step_flops(run.task.shape, samples),
+        "step_flops": step_flops(run.workload.shape, plan, samples),
+        "dense_step_flops": dense_step_flops(run.workload.shape, samples),
         "step_seconds": seconds,
         "tokens_per_second": tokens / seconds,
     }

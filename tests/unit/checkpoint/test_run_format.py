@@ -1,6 +1,7 @@
 """Descriptions as an older version wrote them, read as the present format's.
 
-The records are those of real runs of commit b85dd0f, one of each task: ``tests/reference/run_records_format_1.jsonl``.
+The records are those of real runs of commit b85dd0f, one of each workload:
+``tests/reference/run_records_format_1.jsonl``.
 """
 
 from __future__ import annotations

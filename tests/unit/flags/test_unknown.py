@@ -9,9 +9,9 @@ import pytest
 from megatron.ltd.arguments import build_parser, parse_run_config
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags.unknown import about_unknown, same_meaning
-from megatron.ltd.tasks import BERT, BERT_CLASSIFIER, VIT
+from megatron.ltd.workloads import BERT, BERT_CLASSIFIER, VIT
 
-TASKS = {"bert": BERT, "classifier": BERT_CLASSIFIER, "vit": VIT}
+WORKLOADS = {"bert": BERT, "classifier": BERT_CLASSIFIER, "vit": VIT}
 
 
 @pytest.mark.parametrize(
@@ -39,10 +39,10 @@ def test_another_meaning_is_not_suggested(name: str) -> None:
     assert same_meaning(name, build_parser().flags) == []
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_no_flag_suggests_another_one(task: str) -> None:
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_no_flag_suggests_another_one(workload: str) -> None:
     """Two flags of one command never mean the same; two that differ in one letter are taken for misspelled."""
-    pairs = itertools.permutations(build_parser(TASKS[task]).flags, 2)
+    pairs = itertools.permutations(build_parser(WORKLOADS[workload]).flags, 2)
     found = {frozenset(pair) for pair in pairs if same_meaning(pair[0], [pair[1]])}
     assert found <= {frozenset({"--plan-gpu", "--plan-gpus"})}
 

@@ -41,13 +41,13 @@ def vit(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("dropout", ["0", "0.1"])
-@pytest.mark.parametrize("task", [bert, vit])
-def test_an_encoder_holds_what_was_planned(task: Callable[[Path], list[str]], dropout: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workload", [bert, vit])
+def test_an_encoder_holds_what_was_planned(workload: Callable[[Path], list[str]], dropout: str, tmp_path: Path) -> None:
     shape = (
         "--num-layers 4 --hidden-size 64 --num-attention-heads 4 --micro-batch-size 4 --lr 1e-3 --train-iters 2 "
         f"--eval-iters 0 --device cpu --attention-dropout {dropout} --hidden-dropout {dropout} --no-progress"
     )
-    config = parse([*task(tmp_path), *shape.split(), "--log-dir", str(tmp_path / "log")])
+    config = parse([*workload(tmp_path), *shape.split(), "--log-dir", str(tmp_path / "log")])
     measured = peak_bytes(lambda: launch(config))
     assert plan_ahead(config).fullest.total == pytest.approx(measured, rel=CLOSE)
 

@@ -12,7 +12,7 @@ import pytest
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.hugging_face.config_file import is_hugging_face
 from megatron.ltd.hugging_face.model import described_flags
-from megatron.ltd.tasks.base import Task
+from megatron.ltd.workloads.base import Workload
 from tests.support_errors import refused
 
 HUB_GPT2_MEDIUM = {
@@ -64,7 +64,7 @@ def test_a_run_of_ours_is_not_a_hugging_face_folder(folder: Path) -> None:
 
 
 def test_a_task_that_cannot_start_from_such_a_folder(folder: Path) -> None:
-    class Other(Task):
+    class Other(Workload):
         pass
 
     with refused(f"--load {folder}"):

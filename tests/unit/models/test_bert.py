@@ -21,10 +21,10 @@ from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan.config import OptimizerConfig
 from megatron.ltd.routing.gather_scatter import entry_mask, gather_mask
-from megatron.ltd.tasks.sizes import bert_sizes
 from megatron.ltd.training.objective import MaskedLM
 from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
 from megatron.ltd.training.step import Stepper
+from megatron.ltd.workloads.sizes import bert_sizes
 from tests.reference.plain_bert import PlainBERT, megatron_bert_tensors
 from tests.reference.plain_gpt import PlainConfig
 from tests.support import (

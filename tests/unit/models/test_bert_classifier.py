@@ -20,10 +20,10 @@ from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan.config import OptimizerConfig
-from megatron.ltd.tasks.sizes import classifier_sizes
 from megatron.ltd.training.classification import Classification
 from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
 from megatron.ltd.training.step import Stepper
+from megatron.ltd.workloads.sizes import classifier_sizes
 from tests.reference.plain_bert import PlainBERT, megatron_bert_tensors
 from tests.reference.plain_gpt import PlainConfig
 from tests.support import VOCAB_SIZE, load_weights, random_ltd, relative_error, small_model, step_gradients, world

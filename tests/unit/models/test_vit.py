@@ -22,10 +22,10 @@ from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan.config import OptimizerConfig
 from megatron.ltd.routing.sampling import kept_indices
-from megatron.ltd.tasks.sizes import vit_sizes
 from megatron.ltd.training.classification import Classification
 from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
 from megatron.ltd.training.step import Stepper
+from megatron.ltd.workloads.sizes import vit_sizes
 from tests.reference.plain_gpt import PlainConfig
 from tests.reference.plain_vit import PlainViT, hugging_face_vit_tensors, megatron_vit_tensors
 from tests.support import (

@@ -19,7 +19,7 @@ from common.spec import RunSpec
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.config import Entry
 from megatron.ltd.plan.clock import RunClock
-from megatron.ltd.tasks import BERT, BERT_CLASSIFIER
+from megatron.ltd.workloads import BERT, BERT_CLASSIFIER
 
 DENSE, FROM_SCRATCH = "dense", "no pretraining"
 VARIANTS = (DENSE, "random-ltd", "token-bypass", "layer-drop", "random-ltd + layer-drop")
@@ -112,12 +112,12 @@ def _checkpoints(folder: Path, variant: str, seed: int) -> Path:
     return folder / f"{re.sub(r'[^a-z]+', '-', variant)}-seed{seed}" / "checkpoints"
 
 
-def _spec(variant: str, seed: int, folder: Path, flags: list[str], task: Entry, script: str) -> RunSpec:
+def _spec(variant: str, seed: int, folder: Path, flags: list[str], workload: Entry, script: str) -> RunSpec:
     checkpoints = _checkpoints(folder, variant, seed)
     flags = [*flags, "--seed", f"{seed}", "--save", f"{checkpoints}", "--log-dir", f"{checkpoints.parent}"]
     if "--load" not in flags:
         flags += ["--load", f"{checkpoints}"]
-    config = parse_run_config(flags, task)
-    shape, method = task.open(config).shape, config.build_method()
+    config = parse_run_config(flags, workload)
+    shape, method = workload.open(config).shape, config.build_method()
     plan = RunClock.build(shape, config.global_batch_size(1), method, config.training, config.optimizer).plan()
     return RunSpec(variant, seed, plan.num_steps, plan.flops(plan.num_steps), checkpoints.parent, tuple(flags), script)

@@ -59,7 +59,7 @@ def build_scorer(run: Run, tasks: Any) -> Scorer:
     from megatron.ltd.evaluation.scoring import BatchSize
 
     (chunk,) = run.state.chunks
-    tokenizer = run.task.tokenizer  # type: ignore[attr-defined]  # only a GPT has these flags
+    tokenizer = run.workload.tokenizer  # type: ignore[attr-defined]  # only a GPT has these flags
     vocab_size = unpadded_vocab_size(run.config.tokenizer, tokenizer.vocab_size)
     model = CausalLM(unwrap_model(chunk), run.config.model, vocab_size, run.mesh, num_text_ids=tokenizer.vocab_size)
     # As many tokens as a microbatch: these fit even with the activations of the backward pass.

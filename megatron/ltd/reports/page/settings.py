@@ -1,6 +1,6 @@
 """The flags of a finished run, from its log: those that differ from their default, and the others.
 
-The log holds the settings as nested plain values. The names of the settings tell the task that they belong to, so that
+The log holds the settings as nested plain values. Their names tell the workload that they belong to, so that
 logs of older versions can be read; a setting that this version does not have is shown under its own name.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from megatron.ltd.config import PARTS
 from megatron.ltd.flags import Affects, flag_fields, flag_name, shown
 from megatron.ltd.methods import METHODS
-from megatron.ltd.tasks import TASKS
+from megatron.ltd.workloads import WORKLOADS
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def settings(config: Mapping[str, Any]) -> list[Setting]:
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[Setting]:
-    classes = {**_task_parts(config), **PARTS}
+    classes = {**_workload_parts(config), **PARTS}
     for part, values in config.items():
         if part == "methods":
             for name, method_values in values.items():
@@ -70,8 +70,8 @@ def _of_part(config_class: type | None, values: Mapping[str, Any]) -> Iterator[S
             yield Setting(flag_name(config_class, name), value, default, field.metadata["affects"])
 
 
-def _task_parts(config: Mapping[str, Any]) -> Mapping[str, type]:
-    """The flag classes of the task whose settings match these names best."""
+def _workload_parts(config: Mapping[str, Any]) -> Mapping[str, type]:
+    """The flag classes of the workload whose settings match these names best."""
 
     def num_mismatches(parts: Mapping[str, type]) -> int:
         return sum(
@@ -79,4 +79,4 @@ def _task_parts(config: Mapping[str, Any]) -> Mapping[str, type]:
             for part, part_class in parts.items()
         )
 
-    return min((entry.parts for entry in TASKS.values()), key=num_mismatches)
+    return min((entry.parts for entry in WORKLOADS.values()), key=num_mismatches)

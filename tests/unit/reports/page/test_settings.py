@@ -10,7 +10,7 @@ from megatron.ltd.arguments import build_parser, parse_run_config
 from megatron.ltd.flags import flag_fields, flag_name
 from megatron.ltd.forecast.config import PlanConfig
 from megatron.ltd.reports.page.settings import settings
-from megatron.ltd.tasks import TASKS
+from megatron.ltd.workloads import WORKLOADS
 
 RUN = ["--train-iters", "20", "--lr", "1e-3"]
 TEXT = [*RUN, "--train-data-path", "d", "--valid-data-path", "v"]
@@ -29,9 +29,9 @@ COMMANDS = {
 
 @pytest.mark.parametrize("task", COMMANDS)
 def test_changed_flags_are_those_that_were_typed(task: str) -> None:
-    config = parse_run_config(COMMANDS[task], TASKS[task])
+    config = parse_run_config(COMMANDS[task], WORKLOADS[task])
     found = settings(json.loads(json.dumps(config.to_dict())))
-    flags = {spelling for action in build_parser(TASKS[task])._actions for spelling in action.option_strings}
+    flags = {spelling for action in build_parser(WORKLOADS[task])._actions for spelling in action.option_strings}
     of_plans = {flag_name(PlanConfig, field.name) for field in flag_fields(PlanConfig)}  # no part of a run
     assert {setting.flag for setting in found} == flags - {"-h", "--help", "--config"} - of_plans
     assert {setting.flag for setting in found if setting.is_changed} == {

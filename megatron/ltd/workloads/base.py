@@ -1,10 +1,10 @@
 """What a run trains: everything that differs between pretraining a GPT, pretraining a BERT and finetuning a ViT.
 
-A ``Task`` has checked its data; it builds the model, reads samples, makes microbatches, and has the training objective.
-Its ``config.Entry`` creates it.
+A ``Workload`` has checked its data; it builds the model, reads samples, makes microbatches, and has the training
+objective. Its ``config.Entry`` creates it.
 
-Parallelism, methods, schedules, optimizer, checkpoints and the loop do not depend on the task, so that every task has
-all of them.
+Parallelism, methods, schedules, optimizer, checkpoints and the loop do not depend on the workload, so that every
+workload has all of them.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _CLASS_NAMES = "class_names_fingerprint"
 
 
 def class_order(names: Sequence[str]) -> dict[str, Any]:
-    """The classes of the training data, by id, for ``Task.order``; ``names`` identify them."""
+    """The classes of the training data, by id, for ``Workload.order``; ``names`` identify them."""
     return {CLASS_COUNT: len(names), _CLASS_NAMES: hashlib.sha256("\n".join(names).encode()).hexdigest()[:6]}
 
 
 def same_classes(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two ``Task.order`` have the same classes."""
+    """Whether two ``Workload.order`` have the same classes."""
     return all(first.get(setting) == second.get(setting) for setting in (CLASS_COUNT, _CLASS_NAMES))
 
 
-class Task(Protocol):
-    """A task whose tokenizer and data are checked."""
+class Workload(Protocol):
+    """A workload whose tokenizer and data are checked."""
 
     objective: Objective
 
@@ -108,7 +108,7 @@ class Task(Protocol):
     def open_imported(self, folder: Path) -> tuple[ImportedModel, Mapping[str, Any], Mapping[str, Any]]:
         """The Hugging Face model in ``folder``, its settings by id, and those of this run that must equal them.
 
-        Raises ``UserError`` if the task cannot start from such a model.
+        Raises ``UserError`` if the workload cannot start from such a model.
         """
         raise UserError(
             f"--load {folder}: is a Hugging Face model, and this command loads its own checkpoints only; give the "

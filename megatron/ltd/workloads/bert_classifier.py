@@ -22,15 +22,15 @@ from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan.parameters import ModelSizes
 from megatron.ltd.routing.sequence_shard import SequenceShard
-from megatron.ltd.tasks.base import CLASS_COUNT, Task, class_order, same_classes
-from megatron.ltd.tasks.gpt import weights_identity
-from megatron.ltd.tasks.sizes import classifier_sizes
 from megatron.ltd.tokenizers.build import build_wordpiece
 from megatron.ltd.tokenizers.config import model_vocab_size
 from megatron.ltd.training.classification import Classification
+from megatron.ltd.workloads.base import CLASS_COUNT, Workload, class_order, same_classes
+from megatron.ltd.workloads.gpt import weights_identity
+from megatron.ltd.workloads.sizes import classifier_sizes
 
 
-class BertClassification(Task):
+class BertClassification(Workload):
     """The tokenizer and the sentences of a run, checked. Each evaluation uses the whole validation set."""
 
     every_layer_needs_data = True  # attention needs the padding

@@ -113,10 +113,10 @@ def test_every_held_out_sentence_is_evaluated_once(command: list[str], tmp_path:
     """By hand, one sentence at a time."""
     with built(command, tmp_path) as run:
         measures = evaluate(run)
-        task: Any = run.task
+        workload: Any = run.workload
         model = run.state.chunks[0].eval()
         right, losses = 0, []
-        for row in map(task._rows(task.valid).__getitem__, range(NUM_VALID)):
+        for row in map(workload._rows(workload.valid).__getitem__, range(NUM_VALID)):
             real = ~row["padding"][None]
             with torch.no_grad():
                 logits = model(row["tokens"][None], real, row["types"][None])
@@ -124,7 +124,7 @@ def test_every_held_out_sentence_is_evaluated_once(command: list[str], tmp_path:
             losses.append(float(-logits.log_softmax(dim=1)[0, row["label"]]))
         assert measures is not None and measures["accuracy"] == pytest.approx(right / NUM_VALID)
         assert measures["loss"] == pytest.approx(sum(losses) / NUM_VALID, rel=1e-5)
-        assert task.num_parameters == sum(weight.numel() for weight in weights(run).values())
+        assert workload.num_parameters == sum(weight.numel() for weight in weights(run).values())
 
 
 def test_other_classes_start_with_a_new_head_or_not_at_all(command: list[str], folder: Path, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_shorter_length_keeps_the_pretrained_positions(
     flags = [*command[:place], *STEPS, "--load", str(tmp_path / "pretrained"), "--use-checkpoint-args"]
     with built([*flags, "--finetune", "--seq-length", "16"], tmp_path) as run:
         assert weights(run)["embedding.position_embeddings.weight"].shape == (32, 32)
-        assert run.task.shape.seq_length == 16
+        assert run.workload.shape.seq_length == 16
     assert "initial weights" not in capsys.readouterr().out
     with (
         refused("--finetune"),

@@ -20,15 +20,15 @@ from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan.parameters import ModelSizes
 from megatron.ltd.routing.sequence_shard import SequenceShard
-from megatron.ltd.tasks.base import CLASS_COUNT, Task
-from megatron.ltd.tasks.gpt import data_order, weights_identity
-from megatron.ltd.tasks.sizes import bert_sizes
 from megatron.ltd.tokenizers.build import build_wordpiece
 from megatron.ltd.tokenizers.config import model_vocab_size
 from megatron.ltd.training.objective import MaskedLM
+from megatron.ltd.workloads.base import CLASS_COUNT, Workload
+from megatron.ltd.workloads.gpt import data_order, weights_identity
+from megatron.ltd.workloads.sizes import bert_sizes
 
 
-class BERT(Task):
+class BERT(Workload):
     """The tokenizer and the data of a run, checked, and what is built from them."""
 
     def __init__(self, config: RunConfig) -> None:

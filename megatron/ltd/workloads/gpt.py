@@ -27,17 +27,17 @@ from megatron.ltd.models.gpt import build_chunks
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan.parameters import ModelSizes
 from megatron.ltd.routing.sequence_shard import SequenceShard
-from megatron.ltd.tasks.base import Task
-from megatron.ltd.tasks.sizes import gpt_sizes
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles, model_vocab_size, padded_vocab_size
 from megatron.ltd.training.objective import CausalLM
+from megatron.ltd.workloads.base import Workload
+from megatron.ltd.workloads.sizes import gpt_sizes
 
 TOKENIZER = "tokenizer_fingerprint"
 
 
-class GPT(Task):
+class GPT(Workload):
     """The tokenizer and the data of a run, checked, and what is built from them."""
 
     def __init__(self, config: RunConfig) -> None:
@@ -93,7 +93,7 @@ class GPT(Task):
         return self.config.training.eval_iters * global_batch_samples
 
     def open_imported(self, folder: Path) -> tuple[ImportedModel, Mapping[str, Any], Mapping[str, Any]]:
-        """See ``Task``. The tokenizer is compared if its files are in the folder."""
+        """See ``Workload``. The tokenizer is compared if its files are in the folder."""
         imported, config = ImportedModel.open(folder), self.config
         vocab_size = padded_vocab_size(
             imported.vocab_size,

@@ -1,4 +1,4 @@
-"""BERT as a task: what it refuses, what its loss adds up to, and what its methods know of the tokenizer."""
+"""BERT as a workload: what it refuses, what its loss adds up to, and what its methods know of the tokenizer."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_documents_that_are_not_split_are_refused(command: list[str], folder: Pa
         build_run(parse(flags), mesh)
     run = build_run(parse([*flags, "--bert-no-binary-head"]), mesh)
     run.log.close()
-    assert run.task.num_parameters == sum(parameter.numel() for parameter in run.state.chunks[0].parameters())
+    assert run.workload.num_parameters == sum(parameter.numel() for parameter in run.state.chunks[0].parameters())
 
 
 def test_a_gpt_does_not_go_on_as_a_bert(command: list[str], folder: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_random_span_keeps_no_ids(command: list[str], folder: Path, mesh: Mesh
 def test_the_flops_of_a_step_are_an_encoders(command: list[str], folder: Path, mesh: Mesh) -> None:
     run = build_run(parse([*command, "--log-dir", str(folder / "flops")]), mesh)
     run.log.close()
-    hidden, vocabulary = 32, run.task.shape.vocab_size
+    hidden, vocabulary = 32, run.workload.shape.vocab_size
     layer = 2 * 32 * hidden * 4 * hidden + 4 * 32 * 32 * hidden + 2 * 2 * 32 * hidden * 4 * hidden
     head = 2 * 32 * hidden * (hidden + vocabulary)
     assert run.plan.flops(1) == 4 * 3 * (4 * layer + head)

@@ -19,12 +19,12 @@ from megatron.ltd.models.encoder_config import ViTConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan.parameters import ModelSizes
 from megatron.ltd.routing.sequence_shard import SequenceShard
-from megatron.ltd.tasks.base import Task, class_order, same_classes
-from megatron.ltd.tasks.sizes import vit_sizes
 from megatron.ltd.training.classification import Classification
+from megatron.ltd.workloads.base import Workload, class_order, same_classes
+from megatron.ltd.workloads.sizes import vit_sizes
 
 
-class ViT(Task):
+class ViT(Workload):
     """The images of a run, checked, and what is built from them. Each evaluation uses the whole validation set."""
 
     every_layer_needs_data = False

@@ -1,6 +1,6 @@
-"""The size of the model of each task, from its flags and its number of outputs. No torch, and no data.
+"""The size of the model of each workload, from its flags and its number of outputs. No torch, and no data.
 
-Both tasks and plans use these functions, so that they cannot differ.
+Both workloads and plans use these functions, so that they cannot differ.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Parameters by place in the model, against the totals of published models. Each task compares with its own model."""
+"""Parameters by place in the model, against the totals of published models; workloads compare with their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.models.encoder_config import BertModelConfig, ViTConfig
 from megatron.ltd.plan.parameters import ModelParameters, ModelSizes, Parameters
-from megatron.ltd.tasks.sizes import bert_sizes, classifier_sizes, gpt_sizes, vit_sizes
+from megatron.ltd.workloads.sizes import bert_sizes, classifier_sizes, gpt_sizes, vit_sizes
 
 SHAPE = {"num_layers": 3, "hidden_size": 24, "ffn_hidden_size": 40, "num_attention_heads": 4}
 OPTIONS: dict[str, dict[str, Any]] = {

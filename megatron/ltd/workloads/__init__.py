@@ -1,4 +1,4 @@
-"""The registry of tasks, and the flags of each. No torch."""
+"""The registry of workloads, and the flags of each. No torch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.models.encoder_config import BertModelConfig, ViTConfig
 from megatron.ltd.plan.parameters import ModelSizes
-from megatron.ltd.tasks.base import Task
-from megatron.ltd.tasks.sizes import bert_sizes, classifier_sizes, gpt_sizes, vit_sizes
 from megatron.ltd.tokenizers.build import planned_vocab_size
 from megatron.ltd.tokenizers.config import WORDPIECE_TYPES, TokenizerConfig
 from megatron.ltd.training.task_scores import TaskScoresConfig
+from megatron.ltd.workloads.base import Workload
+from megatron.ltd.workloads.sizes import bert_sizes, classifier_sizes, gpt_sizes, vit_sizes
 
 if TYPE_CHECKING:
     from megatron.ltd.config import RunConfig
 
 
-def _open_gpt(config: RunConfig) -> Task:
-    from megatron.ltd.tasks.gpt import GPT
+def _open_gpt(config: RunConfig) -> Workload:
+    from megatron.ltd.workloads.gpt import GPT
 
     return GPT(config)
 
@@ -39,14 +39,14 @@ def _check_gpt(config: RunConfig) -> None:
             )
 
 
-def _open_bert(config: RunConfig) -> Task:
-    from megatron.ltd.tasks.bert import BERT
+def _open_bert(config: RunConfig) -> Workload:
+    from megatron.ltd.workloads.bert import BERT
 
     return BERT(config)
 
 
-def _open_bert_classifier(config: RunConfig) -> Task:
-    from megatron.ltd.tasks.bert_classifier import BertClassification
+def _open_bert_classifier(config: RunConfig) -> Workload:
+    from megatron.ltd.workloads.bert_classifier import BertClassification
 
     return BertClassification(config)
 
@@ -65,8 +65,8 @@ def _check_bert(config: RunConfig) -> None:
         )
 
 
-def _open_vit(config: RunConfig) -> Task:
-    from megatron.ltd.tasks.vit import ViT
+def _open_vit(config: RunConfig) -> Workload:
+    from megatron.ltd.workloads.vit import ViT
 
     return ViT(config)
 
@@ -148,4 +148,4 @@ VIT = Entry(
     check=_check_vit,
 )
 
-TASKS = {entry.id: entry for entry in (GPT, BERT, BERT_CLASSIFIER, VIT)}
+WORKLOADS = {entry.id: entry for entry in (GPT, BERT, BERT_CLASSIFIER, VIT)}

@@ -39,6 +39,8 @@ from typing import Any
 import psutil
 import torch.distributed as dist
 
+from tests.support_processes import PATIENCE_SECONDS
+
 _PRELOAD = ["torch", "tests.distributed.jobs"]
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _SECONDS_FOR_THE_OTHERS = 10.0
@@ -98,7 +100,9 @@ class Pool:
         """Of the workers that wait for a job."""
         return [worker.process.pid or 0 for worker in self._workers]
 
-    def run(self, function: Callable[..., Any], *arguments: Any, world_size: int, seconds: float = 120.0) -> list[Any]:
+    def run(
+        self, function: Callable[..., Any], *arguments: Any, world_size: int, seconds: float = PATIENCE_SECONDS
+    ) -> list[Any]:
         """Call an importable ``function(*arguments)`` on ``world_size`` ranks; what each returned, in rank order.
 
         Raises ``JobFailed`` where a rank raises, dies, or has not returned after ``seconds``.

@@ -1,4 +1,4 @@
-"""The data and the pool of workers that every test of this folder shares."""
+"""The data and the pool of processes that every test of this folder shares."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import small_dataset, small_sentences
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
-    """Workers on the CPU for the whole session."""
+    """Jobs on the CPU."""
     with Pool("cpu") as pool:
         yield pool
 

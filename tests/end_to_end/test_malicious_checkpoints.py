@@ -118,7 +118,7 @@ def _evaluate(run: Path, data: str, folder: Path) -> tuple[int, str]:
     (folder / "lambada_openai").mkdir()
     (folder / "lambada_openai" / "test.jsonl").write_text(json.dumps({"text": "the model keeps some tokens"}) + "\n")
     return tool_status(
-        "evaluate.py", "--load", run, "--workload-data", folder, "--workloads", "lambada_openai", "--device", "cpu"
+        "evaluate.py", "--load", run, "--task-data", folder, "--tasks", "lambada_openai", "--device", "cpu"
     )
 
 

@@ -1,7 +1,6 @@
-"""What only a CUDA device can show. Every test here is skipped without one; run them by themselves, ``pytest -m gpu``.
+"""Tests that need a CUDA device. Without one they are skipped; run them alone with ``pytest -m gpu``.
 
-A run on the CPU puts stand-ins in place of ``torch.cuda`` for the rest of its process, so that here such a run has a
-process of its own.
+A run on the CPU replaces parts of ``torch.cuda`` for the rest of its process, so CPU runs get their own process here.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ def _train(data: Path, folder: Path, *flags: str) -> list[dict[str, Any]]:
 
 
 def test_a_cuda_run_repeats_itself_and_follows_the_cpu_run(data: Path, tmp_path: Path) -> None:
-    """One NCCL rank, from the weights of one checkpoint: equal to itself, and to the CPU up to fp32 rounding."""
+    """Runs with one NCCL rank from the same checkpoint are bit-equal, and equal the CPU run up to fp32 rounding."""
     start = tmp_path / "start"
     _train(data, tmp_path / "first", "--device", "cuda", "--save", str(start), "--exit-interval", "1")
     cuda = _train(data, tmp_path / "cuda", "--device", "cuda", "--load", str(start))
@@ -113,7 +112,10 @@ def test_bfloat16_on_cuda_ends_where_fp32_does(data: Path, tmp_path: Path) -> No
 
 
 def test_the_plan_foresees_the_peak_of_a_cuda_run(data: Path, tmp_path: Path) -> None:
-    """What torch's allocator gave out, CUDA's own memory aside; wide enough for activations to be most of it."""
+    """Compare with the peak of torch's allocator, which excludes CUDA's own memory.
+
+    The model is wide enough for activations to dominate.
+    """
     from megatron.ltd.forecast.forecast import plan_ahead
 
     shape = "--device cuda --bf16 --hidden-size 512 --num-attention-heads 8 --eval-iters 0 --micro-batch-size 8"

@@ -1,4 +1,4 @@
-"""The front page: it is short, its figures stand on pages that name their command, and its console output is real."""
+"""The front page: it is short, and its figures are on linked pages that name the command that measured them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.docs.documents import code_blocks, section, table_rows
 MOST_LINES = 150
 
 
-def test_it_is_short(repository: Path) -> None:
+def test_the_front_page_is_short(repository: Path) -> None:
     assert len((repository / "README.md").read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
 @pytest.mark.parametrize(("page", "num_rows"), [("README.md", 8), ("docs/results.md", 9)])
-def test_every_figure_stands_on_the_page_that_is_linked_beside_it(repository: Path, page: str, num_rows: int) -> None:
-    """Decimals of the second column; the page in the third one names the command that measured them."""
+def test_every_figure_is_on_the_linked_page(repository: Path, page: str, num_rows: int) -> None:
+    """Decimal numbers of a row are on the page linked in its third column, which names the measuring command."""
     text = (repository / page).read_text(encoding="utf-8")
     rows = table_rows(section(text, "Measured") if page == "README.md" else text)
     assert len(rows) >= num_rows

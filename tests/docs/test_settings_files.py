@@ -1,4 +1,4 @@
-"""The page about settings files: its files are read, and say what the page says of them."""
+"""The page about settings files: its files can be read, and have the effects that the page describes."""
 
 from __future__ import annotations
 

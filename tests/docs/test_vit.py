@@ -1,4 +1,4 @@
-"""examples/vit: the digits run as a newcomer starts it, shortened, and what the ViT-B/16 run would do."""
+"""examples/vit: a shortened digits run as a new user starts it, and the plan of the ViT-B/16 run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCRIPT = "vit/run.sh"
 
 
 def planned(repository: Path, folder: Path, *words: str) -> RunConfig:
-    """The run that ``run.sh`` would start."""
+    """The configuration of the run that ``run.sh`` would start."""
     ended = run(repository, folder, SCRIPT, *words, DRY_RUN="1", GPUS_PER_NODE="0")
     assert (ended.returncode, ended.stderr) == (0, "")
     return parse_run_config(shlex.split(ended.stdout.split("finetune_vit_ltd.py", 1)[1]), VIT)

@@ -170,7 +170,7 @@ def _runs_of(entry: dict[str, Any]) -> Iterator[Run]:
 
 
 def _steps(chosen: Setting, arm: str, lr: float) -> int:
-    """The steps of a run: the setting's, a share of them (dense*0.6), or those nearest to an arm's FLOPs (dense@ARM)."""
+    """The steps of a run: the setting's, a share of them (dense*0.6), or those nearest an arm's FLOPs (dense@ARM)."""
     base, at, other = arm.partition("@")
     if at:
         assert base == DENSE, f"{arm}: only dense runs are planned for another arm's FLOPs"

@@ -44,7 +44,7 @@ def test_continues_under_another_layout(bert_runs: Runs, tmp_path: Path) -> None
     assert_same(moved, bert_runs.reference(1, *IMPORTANCE))
 
 
-def test_these_runs_drop_tokens_and_pass_through_every_tensor(bert_runs: Runs) -> None:
+def test_reference_drops_tokens_and_trains_every_tensor(bert_runs: Runs) -> None:
     """The comparisons above are only meaningful if tokens are dropped and every tensor gets a gradient."""
     run = bert_runs.reference(1, *RANDOM_LTD)
     assert sorted({kept for _, _, kept in run.kept}) == [8, 16, 24]

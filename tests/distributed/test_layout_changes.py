@@ -65,7 +65,7 @@ def test_continues_in_the_middle_of_batch_ramp_up(runs: Runs, tmp_path: Path, be
 
 @pytest.mark.parametrize("precision", [("--bf16",), ("--fp16", "--initial-loss-scale", "256")], ids=["bf16", "fp16"])
 @pytest.mark.parametrize(("before", "after"), [("dp2", "dp2 sharded"), ("dp2 sharded", "dp2")])
-def test_half_precision_moves_to_the_last_bit(
+def test_half_precision_resumes_bit_equal(
     runs: Runs, tmp_path: Path, before: str, after: str, precision: tuple[str, ...]
 ) -> None:
     """The fp32 main weights and the loss scale are kept. Runs are bit-equal, as a sum over two ranks has only one

@@ -44,7 +44,7 @@ def test_recompute_changes_nothing_on_a_gpu(gpu_runs: Runs, mode: str) -> None:
     assert_same(gpu_runs.run(layout, *flags, *RECOMPUTE[mode]), gpu_runs.reference(layout.strata, *flags), ON_GPUS)
 
 
-def test_these_runs_drop_tokens_and_weigh_microbatches_unequally(runs: Runs) -> None:
+def test_reference_drops_tokens_and_trains_every_tensor(runs: Runs) -> None:
     """The comparisons above are only meaningful if K changes, every dropping layer selects tokens, and no gradient is
     zero.
     """

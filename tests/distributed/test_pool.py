@@ -80,7 +80,7 @@ def assert_gone(process_ids: list[int]) -> None:
         time.sleep(0.05)
 
 
-def test_ranks_answer_in_order_from_processes_of_their_own(pool: Pool) -> None:
+def test_results_are_in_rank_order_from_new_processes(pool: Pool) -> None:
     first = pool.run(rank_and_sum, 10, world_size=3)
     assert [answer[:2] for answer in first] == [(0, 33), (1, 33), (2, 33)]
     second = pool.run(rank_and_sum, 0, world_size=2)

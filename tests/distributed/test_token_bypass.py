@@ -73,7 +73,7 @@ def test_recompute_changes_nothing(bypass_runs: Runs) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [("pp2", "cp2 dp2"), ("cp2 tp2 sp", "dp2 sharded")])
-def test_what_is_learned_moves_to_another_layout(bypass_runs: Runs, tmp_path: Path, before: str, after: str) -> None:
+def test_learned_importances_move_to_another_layout(bypass_runs: Runs, tmp_path: Path, before: str, after: str) -> None:
     """Train three steps under one layout and three under another, and compare with six steps of one process."""
     six = (*bypass(4), *VARIANTS["RoPE"], "--train-iters", "6")
     first = bypass_runs.run(LAYOUTS[before], *six, "--save", str(tmp_path), "--exit-interval", "3")

@@ -84,7 +84,7 @@ def test_finetuning_takes_twelve_passes(repository: Path, tmp_path: Path) -> Non
     assert (config.checkpoint.load, config.checkpoint.finetune) == ("runs/bert-large/random_ltd", True)
 
 
-def test_the_readmes_commands_are_the_scripts(repository: Path) -> None:
+def test_the_readmes_commands_name_existing_files(repository: Path) -> None:
     folder = repository / "examples" / FOLDER
     text = (folder / "README.md").read_text()
     commands = re.findall(rf"bash examples/{FOLDER}/(\w+\.sh)(?: (\w+))?", "".join(code_blocks(text, "bash")))

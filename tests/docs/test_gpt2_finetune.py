@@ -69,7 +69,7 @@ def test_the_runs_follow_the_recipe(finished: tuple[Path, str]) -> None:
     assert kept[0] == 16 and kept[growth - 1] < 64 and set(kept[growth:]) == {64}
 
 
-def test_the_same_command_again_changes_nothing(finished: tuple[Path, str], repository: Path) -> None:
+def test_repeating_the_command_changes_nothing(finished: tuple[Path, str], repository: Path) -> None:
     out, _ = finished
     checkpoints = snapshot(out / "dense" / f"iter_{about(out / 'dense')['num_steps']:07d}")
     ended = run(repository, out.parent, SCRIPT, "--out", "out", TINY="1")

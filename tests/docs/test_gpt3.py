@@ -83,7 +83,7 @@ def test_both_runs_train_to_their_end(home: Path, trained: dict[str, str]) -> No
         assert (folder / "latest_checkpointed_iteration.txt").read_text().strip() == str(max(train))
 
 
-def test_the_same_command_again_has_nothing_left_to_do(repository: Path, home: Path, trained: dict[str, str]) -> None:
+def test_repeating_a_finished_run_does_nothing(repository: Path, home: Path, trained: dict[str, str]) -> None:
     before = snapshot(home / RUNS / "dense" / "iter_0000015")
     again = run(repository, home, "gpt3/pretrain.sh", "1.3b", "dense", **TINY, NPROC="1")
     assert again.returncode == 0 and "there is nothing left to do" in again.stdout

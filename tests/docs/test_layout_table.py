@@ -63,7 +63,7 @@ def recompute_table() -> list[str]:
     return lines
 
 
-def test_the_table_is_that_of_the_tests(repository: Path) -> None:
+def test_the_tables_list_the_tests(repository: Path) -> None:
     text = (repository / PAGE).read_text(encoding="utf-8")
     for table in (layout_table(), recompute_table()):
         expected = "\n".join(table)

@@ -32,7 +32,7 @@ def test_every_figure_is_on_the_linked_page(repository: Path, page: str, num_row
                 assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", source), f"{figure} is not in {target[1]}"
 
 
-def test_the_commands_of_the_front_page_are_the_two_of_the_project(repository: Path) -> None:
+def test_the_front_page_shows_the_main_commands(repository: Path) -> None:
     commands, install = code_blocks((repository / "README.md").read_text(encoding="utf-8"), "bash")
     assert [line.partition("#")[0].strip() for line in commands.splitlines()] == [
         "bash examples/quickstart/run.sh",

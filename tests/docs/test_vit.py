@@ -39,7 +39,7 @@ def test_digits_shortened(repository: Path, tmp_path: Path, names: tuple[str, ..
     assert (lines[1]["kept_tokens"] < 17) == (not names)
 
 
-def test_run_sh_and_the_bare_script_are_one_recipe(repository: Path, tmp_path: Path) -> None:
+def test_run_sh_and_the_bare_script_have_the_same_settings(repository: Path, tmp_path: Path) -> None:
     bare = parse_run_config(["--config", DIGITS, DIGITS_RANDOM_LTD], VIT)
     found = planned(repository, tmp_path)
     for part in ("model", "data", "training", "optimizer", "methods"):

@@ -86,13 +86,13 @@ def test_a_schedule_without_growth(schedule: str) -> None:
     assert "--plan-target-saving 0.1" in line and "the schedule of --random-ltd does not grow" in line
 
 
-def test_a_growth_of_no_method() -> None:
+def test_a_saving_without_a_method() -> None:
     flags = [flag for flag in tiny_flags("nowhere", "--plan", "--plan-target-saving", 0.3) if flag != "--random-ltd"]
     line = refusal(flags)
     assert "no method with a growth is on; add --random-ltd or --token-bypass" in line
 
 
-def test_hours_that_pay_for_no_step() -> None:
+def test_too_few_gpu_hours_for_one_step() -> None:
     line = refusal(without("--train-iters", "--plan", *SPEED, "--plan-gpu-hours", 1e-12))
     assert "--plan-gpu-hours 1e-12" in line and "less than the first step" in line
 

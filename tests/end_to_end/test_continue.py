@@ -55,7 +55,7 @@ def half(straight: Path, tmp_path: Path) -> Path:
     return tmp_path / "half"
 
 
-def test_settings_are_the_command_lines_and_state_the_checkpoints(
+def test_settings_come_from_flags_and_state_from_the_checkpoint(
     mesh: Mesh, data: str, half: Path, tmp_path: Path
 ) -> None:
     """Megatron-Core saves settings of parameter groups in the checkpoint; loading must not silently restore them."""
@@ -88,7 +88,7 @@ def test_another_clock_with_the_override(mesh: Mesh, data: str, half: Path, tmp_
         assert run.state.scheduler.num_steps == 16  # 4 steps of 4 samples
 
 
-def test_finetune_takes_the_weights_alone(mesh: Mesh, data: str, half: Path, tmp_path: Path) -> None:
+def test_finetune_loads_only_the_weights(mesh: Mesh, data: str, half: Path, tmp_path: Path) -> None:
     with (
         built(mesh, data, "--load", half, "--log-dir", tmp_path) as source,
         built(mesh, data, "--load", half, "--log-dir", tmp_path, "--finetune", "--seed", 5, "--lr", 0.5) as run,
@@ -178,7 +178,7 @@ def test_another_global_batch_with_the_override(data: str, straight: Path, half:
     ]
 
 
-def test_a_default_global_batch_is_compared_by_what_it_is(data: str, tmp_path: Path) -> None:
+def test_a_default_global_batch_size_is_compared_by_value(data: str, tmp_path: Path) -> None:
     """The default is one micro-batch per process: another size changes it, but the same value may be given."""
     flags = tiny_flags(data, "--load", tmp_path, "--save", tmp_path)
     position = flags.index("--global-batch-size")

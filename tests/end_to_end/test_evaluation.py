@@ -47,7 +47,7 @@ def status(flags: Sequence[object]) -> tuple[int, str]:
     return 0, stderr.getvalue()
 
 
-def test_results_are_lm_evals_with_the_models_iteration(
+def test_results_have_lm_evals_format_and_the_iteration(
     straight: Path, task_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The model of the tiny run takes 16 bytes, so every passage is truncated at its beginning."""

@@ -241,7 +241,7 @@ ARCHITECTURES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_an_import_is_finetuned_as_its_folder_is(data: str, tmp_path: Path, architecture: str) -> None:
+def test_finetuning_an_import_equals_finetuning_its_folder(data: str, tmp_path: Path, architecture: str) -> None:
     """Finetuning from the imported checkpoint and from the folder are bit-equal. Without --finetune the import is
     refused.
     """
@@ -275,7 +275,7 @@ def test_a_folder_in_half_precision_is_imported_in_bf16(llama: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("command", [("export_hf.py", "--output"), ("import_hf.py", "--save")])
-def test_a_target_that_is_taken_is_refused_before_torch_is_imported(
+def test_an_existing_target_is_refused_before_torch_is_imported(
     command: tuple[str, str], repository: Path, tmp_path: Path
 ) -> None:
     tool, target = command

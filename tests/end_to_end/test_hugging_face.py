@@ -92,7 +92,7 @@ def test_finetuning_starts_from_the_folder_and_continues_from_its_own_checkpoint
 
 
 @pytest.mark.parametrize("more", [(), ("--use-distributed-optimizer",)], ids=["", "distributed optimizer"])
-def test_main_weights_of_half_precision_are_the_folders(
+def test_main_weights_of_half_precision_come_from_the_folder(
     text: str, gpt2: Path, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
     """Train with a negligible learning rate. Had the optimizer kept the initial weights, a step would restore them."""
@@ -163,7 +163,7 @@ CONFIG: dict[str, tuple[dict[str, object], list[str]]] = {
 
 
 @pytest.mark.parametrize(("entries", "names"), CONFIG.values(), ids=CONFIG.keys())
-def test_a_config_that_is_not_this_models(
+def test_a_config_that_does_not_fit_the_model(
     entries: dict[str, object], names: list[str], data: str, gpt2: Path, tmp_path: Path
 ) -> None:
     (gpt2 / "config.json").write_text(json.dumps(gpt2_config(SHAPE, **entries)))
@@ -193,7 +193,7 @@ def test_flags_of_another_model(
     assert_differs(line, setting, here, there)
 
 
-def test_gelu_is_checked_where_the_flags_are_typed(data: str, gpt2: Path, tmp_path: Path) -> None:
+def test_the_kind_of_gelu_is_checked(data: str, gpt2: Path, tmp_path: Path) -> None:
     typed = [flag for flag in flags(data, gpt2) if flag != "--use-checkpoint-args"]
     typed += "--num-layers 3 --hidden-size 16 --ffn-hidden-size 48 --num-attention-heads 2 --seq-length 16".split()
     line = _assert_refused(typed, [], gpt2, tmp_path)
@@ -288,7 +288,7 @@ def test_an_incomplete_or_damaged_folder(
     _assert_refused(flags(data, gpt2), names, gpt2, tmp_path)
 
 
-def test_a_run_cannot_continue_there_nor_be_saved_there(data: str, gpt2: Path, tmp_path: Path) -> None:
+def test_a_run_cannot_resume_from_or_save_to_the_folder(data: str, gpt2: Path, tmp_path: Path) -> None:
     going_on = [flag for flag in flags(data, gpt2) if flag != "--finetune"]
     _assert_refused(going_on, ["--finetune"], gpt2, tmp_path)
     before = snapshot(gpt2)

@@ -63,7 +63,7 @@ SIGNALS = {
 
 
 @pytest.mark.parametrize(("method", "call", "number", "status", "saved", "why"), SIGNALS.values(), ids=SIGNALS.keys())
-def test_a_signal_saves_and_leaves(
+def test_a_signal_saves_and_ends_the_run(
     method: str, call: int, number: int, status: int, saved: int, why: str,
     data: str, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -199,7 +199,7 @@ def test_extra_states_do_not_reach_the_modules(
     assert (status, said) == (0, "") and seen and set(seen) == {None} and not mark.exists()
 
 
-def test_the_payload_would_run(tmp_path: Path) -> None:
+def test_the_payload_runs_if_unpickled(tmp_path: Path) -> None:
     """Check that the payload does run when unpickled; otherwise the tests above could not fail.
 
     ``tests/unit/checkpoint/test_safe_metadata.py`` does the same for ``altered_enumeration``.

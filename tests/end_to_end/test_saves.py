@@ -194,7 +194,7 @@ RankPlan.write_files = slow
 
 
 @pytest.mark.slow
-def test_a_signal_to_everyone_in_the_first_save(data: str, tmp_path: Path) -> None:
+def test_a_signal_to_all_processes_in_the_first_save(data: str, tmp_path: Path) -> None:
     script = patched_script(tmp_path, _SLOW_WRITER.format(seconds=1.0))
     flags = tiny_flags(data, "--train-iters", 100_000, "--eval-iters", 0, "--save", tmp_path, "--save-interval", 3)
     with started([*flags, "--async-save", "--num-workers", "1"], script) as process:

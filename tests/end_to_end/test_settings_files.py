@@ -65,7 +65,7 @@ def test_a_run_continues_from_its_own_file(first: tuple[Path, list[str]]) -> Non
     assert (folder / "config.yaml").read_text() == text.replace("save-interval: 3", "save-interval: 2")
 
 
-def test_a_value_of_a_file_counts_as_given(tmp_path: Path) -> None:
+def test_a_setting_in_a_file_counts_as_given(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("train-iters: 5\nsave-interval: 3\n")
     flags = ["--config", str(file), "--lr", "1e-3"]
@@ -83,7 +83,7 @@ def test_a_value_of_a_file_counts_as_given(tmp_path: Path) -> None:
     ("question", "name"),
     [(["--plan-gpu-hours", "5"], "train-iters"), (["--plan-target-saving", "0.2"], "ltd-growth-steps")],
 )
-def test_the_question_of_a_plan_replaces_only_settings_of_files(tmp_path: Path, question: list[str], name: str) -> None:
+def test_planning_may_replace_only_settings_of_files(tmp_path: Path, question: list[str], name: str) -> None:
     file = tmp_path / "settings.yaml"
     words = {"train-iters": "6", "ltd-growth-steps": "5"}
     file.write_text(f"{name}: {words[name]}\n")

@@ -61,9 +61,7 @@ def test_training_is_not_changed_by_scoring(folder: Path) -> None:
     ("more", "names"),
     [(("--eval-tasks", "bolq"), ["--eval-tasks bolq", "boolq"]), (("--eval-tasks", "piqa"), ["--eval-tasks piqa"])],
 )
-def test_tasks_that_are_not_there_are_refused_before_the_run(
-    folder: Path, more: tuple[str, ...], names: list[str]
-) -> None:
+def test_missing_tasks_are_refused_before_the_run(folder: Path, more: tuple[str, ...], names: list[str]) -> None:
     save = folder / "refused"
     said = refusal(
         flags(folder, "--save", save, *more, "--eval-tasks-interval", 4, "--eval-tasks-data", folder / "tasks")

@@ -29,7 +29,7 @@ def without_stand_ins() -> None:
         pytest.skip("a CPU run came before in this process: run pytest -m gpu by itself")
 
 
-def test_cuda_draws_the_tokens_that_the_cpu_draws() -> None:
+def test_cuda_and_cpu_select_the_same_tokens() -> None:
     ids = torch.arange(1000, 1064)
     for draw in ((2, 2048, 128, 1, 1), (17, 2048, 1024, 4, 1), (2, 2048, 128, 1, 16), (17, 2048, 1024, 4, 16)):
         assert torch.equal(kept_indices(1234, ids.cuda(), *draw).cpu(), kept_indices(1234, ids, *draw))
@@ -111,7 +111,7 @@ def test_bfloat16_on_cuda_ends_where_fp32_does(data: Path, tmp_path: Path) -> No
     assert bf16[-1]["loss"] == pytest.approx(fp32[-1]["loss"], rel=5e-2)
 
 
-def test_the_plan_foresees_the_peak_of_a_cuda_run(data: Path, tmp_path: Path) -> None:
+def test_the_plan_predicts_the_peak_memory_of_a_cuda_run(data: Path, tmp_path: Path) -> None:
     """Compare with the peak of torch's allocator, which excludes CUDA's own memory.
 
     The model is wide enough for activations to dominate.
@@ -127,7 +127,7 @@ def test_the_plan_foresees_the_peak_of_a_cuda_run(data: Path, tmp_path: Path) ->
     assert plan_ahead(config).fullest.total == pytest.approx(measured, rel=0.15)
 
 
-def test_greedy_text_with_a_cache_on_cuda_is_that_of_whole_passes(data: Path, tmp_path: Path) -> None:
+def test_cached_greedy_decoding_on_cuda_equals_full_forward_passes(data: Path, tmp_path: Path) -> None:
     from megatron.ltd.evaluation.decoding import generate
     from megatron.ltd.evaluation.load import load_model
     from megatron.ltd.evaluation.sampler import Sampler

@@ -120,7 +120,7 @@ def test_a_checkpoint_continues_with_and_without_the_method(
         assert_same_tensors(without_learned(continued.tensors(10)), straight.tensors(10))
 
 
-def test_another_schedule_is_taken_only_when_asked_for(flags: list[str], case: MethodCase, folder: Path) -> None:
+def test_another_schedule_needs_the_override(flags: list[str], case: MethodCase, folder: Path) -> None:
     """The decay horizon of a dense run contains more layer tokens than that of a dropping run, so the override is
     needed.
     """

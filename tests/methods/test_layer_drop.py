@@ -13,7 +13,7 @@ FLAGS = "--layer-drop --layer-drop-theta 0.4 --layer-drop-gamma 0.3".split()
 LTD = "--random-ltd --ltd-min-kept-tokens 8 --ltd-growth-steps 10 --ltd-granularity 8".split()
 
 
-def test_the_logged_depth_is_that_of_the_gates(flags: list[str], folder: Path) -> None:
+def test_the_logged_depth_counts_executed_layers(flags: list[str], folder: Path) -> None:
     """A step has two microbatches; logged layer tokens are expected values, but the depth counts executed layers."""
     run = pretrain([*flags, *FLAGS], folder)
     method = parse_run_config([*flags, *FLAGS]).build_method()

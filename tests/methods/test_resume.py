@@ -61,7 +61,7 @@ def test_with_other_settings(flags: list[str], case: MethodCase, folder: Path, v
     assert_resume_equals_straight([*flags, *case.dropping, *variant], folder, stops=(5,))
 
 
-def test_three_times_with_the_length_in_tokens(flags: list[str], case: MethodCase, folder: Path) -> None:
+def test_twice_with_the_length_in_tokens(flags: list[str], case: MethodCase, folder: Path) -> None:
     """``--train-tokens`` ends the run by the layer-token clock; resuming must not change the plan."""
     position = flags.index("--train-iters")
     flags = [*flags[:position], *flags[position + 2 :], "--train-tokens", "900", *case.dropping]

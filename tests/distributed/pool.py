@@ -1,4 +1,4 @@
-"""Jobs of several processes, one a rank, each forked from a process that has imported everything.
+"""Runs jobs on several processes, one per rank, each forked from a process that has already imported everything.
 
     pool.run(function, *arguments, world_size=4)  ->  [what rank 0 returned, ..., what rank 3 returned]
 
@@ -6,13 +6,13 @@
       │                                                                 ├── rank 1
       └── a rendezvous store for each job, as torchrun's agent has      └── ...
 
-Every job has processes of its own, in the environment that torchrun would give it: process groups of former jobs, whose
-threads outlive them, cannot disturb it. If a rank fails, dies or takes too long, the others are ended, and the error
-holds the traceback, stack or output of each. Ranks end with the process that started them, however it ends, and with
-them what they started.
+Every job gets new processes, in the environment that torchrun would set, so that the process groups of earlier jobs,
+whose threads outlive them, cannot disturb it. If a rank fails, dies or takes too long, the others are killed, and the
+error contains the traceback, stack or output of each. If the process that started the ranks ends in any way, the ranks
+and the processes that they started end too.
 
-A job on the CPU puts stand-ins in place of ``torch.cuda``; a pool computes on one kind of device. Not here: what the
-jobs do (``jobs``).
+A job on the CPU replaces parts of ``torch.cuda``, so a pool computes on one kind of device. The jobs themselves are in
+``jobs``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _LONGEST_OUTPUT = 4000
 
 
 class JobFailed(Exception):
-    """A job did not return on every rank; the message says what each of them did instead."""
+    """A job did not return on every rank; the message says what each rank did instead."""
 
 
 @dataclass(frozen=True)
@@ -67,29 +67,29 @@ class _Worker:
     output: Path
 
     def job_output(self) -> str:
-        """What it has written, stacks included."""
+        """The end of what the process has written, stacks included."""
         text = self.output.read_bytes().decode(errors="replace")
         return text if len(text) <= _LONGEST_OUTPUT else f"...{text[-_LONGEST_OUTPUT:]}"
 
     def end(self) -> None:
-        """Kill it, with what it started."""
+        """Kill the process and the processes that it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid or 0, signal.SIGKILL)
-        self.process.kill()  # should it not lead its group yet
+        self.process.kill()  # in case it does not lead a process group yet
         self.process.join()
         self.connection.close()
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What one rank's job came to: its value, or the traceback of what it raised."""
+    """The result of one rank's job: its return value, or the traceback of its exception."""
 
     value: Any = None
     error: str | None = None
 
 
 class Pool:
-    """Jobs on one kind of device, ``"cpu"`` or ``"cuda"``. Close it, or use it as a context."""
+    """Runs jobs on one kind of device, ``"cpu"`` or ``"cuda"``. Use it as a context manager, or close it."""
 
     def __init__(self, device: str = "cpu") -> None:
         assert device in ("cpu", "cuda")
@@ -107,9 +107,9 @@ class Pool:
     def run(
         self, function: Callable[..., Any], *arguments: Any, world_size: int, seconds: float = PATIENCE_SECONDS
     ) -> list[Any]:
-        """Call an importable ``function(*arguments)`` on ``world_size`` ranks; what each returned, in rank order.
+        """Call an importable ``function(*arguments)`` on ``world_size`` ranks; return the results in rank order.
 
-        Raises ``JobFailed`` where a rank raises, dies, or has not returned after ``seconds``.
+        Raises ``JobFailed`` if a rank raises, dies, or has not returned after ``seconds``.
         """
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         ranks: list[_Worker] = []
@@ -128,7 +128,7 @@ class Pool:
         return [outcome.value for outcome in outcomes if outcome is not None]
 
     def close(self) -> None:
-        """Remove what the jobs have written; a second call does nothing."""
+        """Remove the files that jobs have written; a second call has no effect."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self, rank: int) -> _Worker:
@@ -136,7 +136,7 @@ class Pool:
         output = self._folder / f"rank-{rank}.txt"
         output.write_bytes(b"")
         with _importable():
-            # Not a daemon: a job may start processes of its own, which a daemon may not.
+            # Not a daemon: jobs may start processes, and daemonic processes may not have children.
             process = self._context.Process(target=_serve, args=(there, output, self._device), daemon=False)
             process.start()
         there.close()
@@ -144,7 +144,7 @@ class Pool:
 
 
 def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """What torchrun sets where its agent holds the rendezvous store."""
+    """The environment variables that torchrun sets when its agent holds the rendezvous store."""
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -158,7 +158,7 @@ def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _importable() -> Iterator[None]:
-    """Let the fork server, which is a fresh Python, import ``tests`` wherever pytest was started."""
+    """Let the fork server, a new Python process, import ``tests`` from whatever folder pytest was started in."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_REPOSITORY), before)))
     try:
@@ -171,7 +171,7 @@ def _importable() -> Iterator[None]:
 
 
 def _collect(ranks: list[_Worker], seconds: float) -> list[_Outcome | None]:
-    """Each rank's outcome, or None where there is none in time; after one failure the others get a few seconds."""
+    """Each rank's outcome, or None if there is none in time; after one failure the others get a few more seconds."""
     outcomes: list[_Outcome | None] = [None] * len(ranks)
     waiting = {worker.connection: rank for rank, worker in enumerate(ranks)}
     deadline = time.monotonic() + seconds
@@ -194,7 +194,7 @@ def _collect(ranks: list[_Worker], seconds: float) -> list[_Outcome | None]:
 
 
 def _explain(name: str, ranks: list[_Worker], outcomes: list[_Outcome | None], seconds: float) -> str:
-    """What every rank of a failed job did, with the stacks of those that are still in it."""
+    """The error message of a failed job: what every rank did, with the stacks of those that are still running."""
     for worker, outcome in zip(ranks, outcomes, strict=True):
         if outcome is None:
             with contextlib.suppress(ProcessLookupError):
@@ -213,8 +213,8 @@ def _explain(name: str, ranks: list[_Worker], outcomes: list[_Outcome | None], s
 
 
 def _serve(connection: Connection, output: Path, device: str) -> None:
-    """The life of a rank: one job."""
-    os.setsid()  # what it starts is in its group, and ends with it
+    """The main function of a rank: receive one job, run it and send the outcome."""
+    os.setsid()  # processes that the job starts join this group, and are killed with it
     threading.Thread(target=_leave_with_parent, args=(output.parent,), daemon=True).start()
     writer = os.open(output, os.O_WRONLY | os.O_APPEND)
     for descriptor in (1, 2):
@@ -228,13 +228,13 @@ def _serve(connection: Connection, output: Path, device: str) -> None:
         environment, function, arguments = pickle.loads(connection.recv_bytes())
         os.environ.update(environment)
         answer = pickle.dumps(_Outcome(function(*arguments)))
-    except BaseException:  # a job may end in SystemExit, and the parent must hear of it
+    except BaseException:  # a job may raise SystemExit, which the parent must receive too
         answer = pickle.dumps(_Outcome(error=traceback.format_exc()))
     sys.stdout.flush()
     sys.stderr.flush()
     connection.send_bytes(answer)
     with contextlib.suppress(EOFError):
-        connection.recv_bytes()  # stays until the parent has every rank's answer, and ends this process
+        connection.recv_bytes()  # waits until the parent has every rank's answer and kills this process
 
 
 def _leave_with_parent(folder: Path) -> None:
@@ -245,6 +245,6 @@ def _leave_with_parent(folder: Path) -> None:
 
 
 def _leave(folder: Path) -> None:
-    """End this rank, which has no parent any more, and what it started."""
+    """Kill this rank, whose parent has ended, and the processes that it started."""
     shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The pool itself: ranks in order, failures told whole, nothing left behind."""
+"""Tests of the pool: results in rank order, failures reported in full, and no processes left behind."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.distributed
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
-    """One of this file's own, as its tests break it."""
+    """A pool for this file alone, because its tests make jobs fail."""
     with Pool() as pool:
         yield pool
 
 
 def rank_and_sum(offset: int) -> tuple[int, int, int]:
-    """This rank, the sum of all ranks' contributions, and the process."""
+    """This rank, the sum over all ranks, and the process id."""
     dist.init_process_group("gloo")
     try:
         total = torch.tensor(offset + dist.get_rank())
@@ -45,7 +45,7 @@ def fail_on_rank_1() -> None:
 
 
 def wait_on_rank_0_for_rank_1() -> None:
-    """Rank 1 never joins."""
+    """Rank 0 waits for rank 1, which never joins the process group."""
     if os.environ["RANK"] == "1":
         print("rank 1 sits", flush=True)
         sit()
@@ -66,7 +66,7 @@ def start_a_sleeper() -> int:
 
 
 def is_alive(process_id: int) -> bool:
-    """Whether the process exists and is no zombie."""
+    """Whether the process exists and is not a zombie."""
     try:
         return psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -80,7 +80,7 @@ def assert_gone(process_ids: list[int]) -> None:
         time.sleep(0.05)
 
 
-def test_ranks_answer_in_order_from_processes_of_their_own(pool: Pool) -> None:
+def test_results_are_in_rank_order_from_new_processes(pool: Pool) -> None:
     first = pool.run(rank_and_sum, 10, world_size=3)
     assert [answer[:2] for answer in first] == [(0, 33), (1, 33), (2, 33)]
     second = pool.run(rank_and_sum, 0, world_size=2)
@@ -97,7 +97,7 @@ def test_a_failure_shows_the_ranks_traceback(pool: Pool) -> None:
 
 
 def test_a_stuck_job_shows_every_ranks_stack(pool: Pool) -> None:
-    """After a limit that lets the ranks get to where they are stuck: how long that takes depends on the machine."""
+    """The limit must be long enough for the ranks to get stuck, which depends on the machine; so several are tried."""
     for seconds in (3.0, 30.0, 300.0):
         with pytest.raises(JobFailed) as failure:
             pool.run(wait_on_rank_0_for_rank_1, world_size=2, seconds=seconds)
@@ -109,27 +109,27 @@ def test_a_stuck_job_shows_every_ranks_stack(pool: Pool) -> None:
     assert len(pool.run(rank_and_sum, 0, world_size=2)) == 2
 
 
-def test_a_death_is_told(pool: Pool) -> None:
+def test_the_exit_code_of_a_dead_rank_is_reported(pool: Pool) -> None:
     with pytest.raises(JobFailed, match="rank 0: died with exit code 7"):
         pool.run(leave, world_size=1)
 
 
-def test_a_job_takes_along_what_it_started(pool: Pool) -> None:
+def test_processes_that_a_job_started_are_killed(pool: Pool) -> None:
     assert_gone(pool.run(start_a_sleeper, world_size=1))
 
 
-def start_a_sleeper_and_tell(file: str) -> None:
-    """Write the ids of this process and of one that it started, and stay."""
+def write_process_ids_and_wait(file: str) -> None:
+    """Append the ids of this process and of one that it started to ``file``, and wait forever."""
     with open(file, "a") as told:
         told.write(f"{os.getpid()} {start_a_sleeper()}\n")
     sit()
 
 
 def _start_and_wait(file: str) -> None:
-    Pool().run(start_a_sleeper_and_tell, file, world_size=2)
+    Pool().run(write_process_ids_and_wait, file, world_size=2)
 
 
-def test_ranks_leave_when_their_parent_is_killed(tmp_path: Path) -> None:
+def test_ranks_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     told = tmp_path / "told.txt"
     told.touch()
     parent = multiprocessing.get_context("spawn").Process(target=_start_and_wait, args=(str(told),))

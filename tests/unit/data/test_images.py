@@ -17,7 +17,7 @@ from megatron.ltd.models.encoder_config import ViTConfig
 from tests.support_errors import assert_names, refused
 
 DIGITS = "05542a5937b2"
-"""The fingerprint of the training split, which is the same on every machine."""
+"""The start of the training split's fingerprint, which is the same on every machine."""
 
 
 def model(**changes: Any) -> ViTConfig:

@@ -84,7 +84,7 @@ FACTS = ModelFacts(num_layers=6, seq_length=64, seed=1)
 
 @pytest.mark.parametrize("method", METHODS)
 def test_flags_that_affect_a_methods_schedule_are_in_its_settings(method: str) -> None:
-    """A continued run that changes one can then be refused; the flag that turns a method on is its name instead."""
+    """Continued runs compare these settings, which hold a method's name instead of the switch that turns it on."""
     entry = METHODS[method]
     switch, permits = entry.flag.removeprefix("--").replace("-", "_"), {"ltd_allow_edge_layers"}
     names = {field.name for field in flag_fields(entry.config_class)}

@@ -151,7 +151,7 @@ WHOLE = pickle.dumps(description())
         b"V\\ud\n.",
     ],
 )
-def test_what_cannot_be_read_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_unreadable_metadata_are_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(UnsafeCheckpoint, match=r"its \.metadata cannot be read"):
         read(tmp_path, content)
 
@@ -212,7 +212,7 @@ def _compressed(metadata: dcp.Metadata) -> None:
 
 
 @pytest.mark.parametrize("change", [_missing, _list_of_names, _key, _no_dtype, _shape, _place, _compressed])
-def test_other_types_than_torchs_are_refused(change: Callable[[dcp.Metadata], None], tmp_path: Path) -> None:
+def test_fields_of_other_types_are_refused(change: Callable[[dcp.Metadata], None], tmp_path: Path) -> None:
     metadata = description()
     change(metadata)
     with refused(".metadata", error=UnsafeCheckpoint):

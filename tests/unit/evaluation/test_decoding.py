@@ -63,7 +63,7 @@ def test_decoding_without_a_cache_is_the_same(pair: Pair, mesh: Mesh) -> None:
 
 
 def test_cached_logits_equal_those_of_the_whole_text(pair: Pair) -> None:
-    """Reads prompts of 3 and 7 tokens, then the next token of both, then two more of one of them at once."""
+    """The cache reads prompts of 3 and 7 tokens, the next token of both, then two more of one sample at once."""
     texts = torch.tensor(random_texts([12, 12]))
     lengths, cache = torch.tensor([3, 7]), KeyValueCache(slots=12)
     model = pair.ours

@@ -1,4 +1,4 @@
-"""Blockwise causal attention against the formula in plain torch, values and gradients."""
+"""Values and gradients of blockwise causal attention against the formula in plain torch."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_a_method_is_built_only_if_its_flag_is_set() -> None:
     assert build_method(METHODS, OFF | {"random_ltd": off}, FACTS) == build_method(METHODS, OFF, FACTS) == Dense(FACTS)
 
 
-def test_a_routing_and_a_depth_method_compose() -> None:
+def test_a_token_dropping_and_a_layer_dropping_method_compose() -> None:
     """A step's plan has random-LTD's kept tokens and layer dropping's keep probabilities, and stages agree with it."""
     tokens = RandomLTDConfig(random_ltd=True, ltd_min_kept_tokens=2, ltd_growth_steps=7, ltd_granularity=2)
     depth = LayerDropConfig(layer_drop=True, layer_drop_theta=0.5, layer_drop_gamma=0.3)
@@ -71,7 +71,7 @@ def test_every_method_has_a_case_in_the_shared_tests() -> None:
     assert {case.method for case in CASES.values()} == METHODS.keys()
 
 
-def test_a_learning_method_composes_with_a_depth_method() -> None:
+def test_a_learning_method_composes_with_a_layer_dropping_method() -> None:
     bypass = TokenBypassConfig(token_bypass=True, token_bypass_kept_tokens=4, token_bypass_special_ids=(2,))
     depth = LayerDropConfig(layer_drop=True, layer_drop_theta=0.5, layer_drop_gamma=0.3)
     configs = OFF | {"layer_drop": depth, "token_bypass": bypass}

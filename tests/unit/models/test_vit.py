@@ -197,7 +197,7 @@ def test_recompute_changes_no_gradient(mesh: Mesh, recompute: str, name: str) ->
     assert losses[0] == losses[1]
     expected, found = gradients
     whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
-    for key in expected:  # a key's bias has no influence, so its gradient is rounding: measured against the whole
+    for key in expected:  # a key's bias has no effect, so its gradient is rounding: compared with the norm of all
         assert (found[key] - expected[key]).norm() < 1e-6 * max(expected[key].norm(), 1e-2 * whole), key
 
 
@@ -239,7 +239,7 @@ def test_logits_and_gradients_equal_hugging_face(mesh: Mesh) -> None:
     assert (logits[0] - logits[1]).abs().max() < 1e-5 * logits[1].abs().max()
     found, expected = gradients
     whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
-    for name in expected:  # a key's bias has no influence, so its gradient is rounding: measured against the whole
+    for name in expected:  # a key's bias has no effect, so its gradient is rounding: compared with the norm of all
         assert (found[name] - expected[name]).norm() < 1e-5 * max(expected[name].norm(), 1e-2 * whole), name
 
 

@@ -58,7 +58,7 @@ def test_each_row_shows_the_learning_rates_of_its_first_and_last_step() -> None:
 
 
 @pytest.mark.parametrize(("rate", "text"), [(0.0, "0"), (2e-4, "2.00e-4"), (1.5, "1.50e0"), (9.996e-5, "1.00e-4")])
-def test_a_rate_as_it_is_read(rate: float, text: str) -> None:
+def test_a_learning_rate_is_short_and_readable(rate: float, text: str) -> None:
     assert format_rate(rate) == text
 
 

@@ -29,7 +29,7 @@ def digests(seed: int = 7, step: int = 0, ids: torch.Tensor = IDS) -> list[int]:
 
 
 def test_a_digest_identifies_the_kept_tokens() -> None:
-    """Seed, samples, layer and number of kept tokens change it; layers that keep all tokens have the same digest."""
+    """It depends on seed, samples, layer and number of kept tokens; layers that keep all tokens have equal digests."""
     base = digests()
     assert base == digests() and len(base) == 6 and len(set(base[1:5])) == 4 and base[0] == base[5]
     for other in (digests(seed=8), digests(ids=IDS + 1), digests(step=5)):

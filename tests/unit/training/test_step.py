@@ -1,4 +1,4 @@
-"""A training step: random streams by seed and step, the token mean, losses that are not finite, evaluation."""
+"""A training step: random numbers by seed and step, the mean over tokens, non-finite losses, and evaluation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def loss_of(mesh: Mesh, step: int, seed: int = 7) -> float:
 
 def test_dropout_is_a_function_of_seed_and_step(mesh: Mesh) -> None:
     first = loss_of(mesh, 3)
-    torch.rand(5)  # what was drawn before must not matter
+    torch.rand(5)  # earlier draws must not matter
     assert loss_of(mesh, 3) == first
     assert len({first, loss_of(mesh, 4), loss_of(mesh, 5), loss_of(mesh, 3, seed=8)}) == 4
 

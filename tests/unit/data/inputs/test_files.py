@@ -103,7 +103,7 @@ def test_damaged_compression_names_the_file(tmp_path: Path, suffix: str, what: s
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
-def test_the_name_does_not_decide(tmp_path: Path, suffix: str) -> None:
+def test_the_kind_of_file_does_not_depend_on_its_name(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "plain.jsonl.gz").write_bytes(LINES)
     (tmp_path / "compressed.jsonl").write_bytes(COMPRESS[suffix](LINES))
     assert texts_of(tmp_path / "plain.jsonl.gz") == TEXTS == texts_of(tmp_path / "compressed.jsonl")

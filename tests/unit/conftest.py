@@ -1,4 +1,4 @@
-"""A byte-level vocabulary that every machine has."""
+"""A small byte-level BPE vocabulary that needs no downloaded files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MERGES = ["Ġ t", "h e", "Ġt he", "i n", "r e", "o n", "Ġ a", "e r", "Ġ Ġ",
 
 @pytest.fixture(scope="session")
 def small_bpe(tmp_path_factory: pytest.TempPathFactory) -> TokenizerFiles:
-    """GPT-2's two files with a few merges."""
+    """A GPT-2 tokenizer's vocabulary file and merge file with only a few merges."""
     folder = tmp_path_factory.mktemp("bpe")
     pieces = [*byte_alphabet(), *(merge.replace(" ", "") for merge in _MERGES), END_OF_TEXT]
     (folder / "encoder.json").write_text(json.dumps({piece: token for token, piece in enumerate(pieces)}))

@@ -1,4 +1,4 @@
-"""What each flag of a command that trains affects, against what checkpoints hold and what runs compare and report."""
+"""What each training flag affects, against what checkpoints store and what runs compare and report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AFFECTS: dict[str, dict[str, Affects | None]] = {
     workload: {field.name: field.metadata["affects"] for part in flag_classes(entry) for field in flag_fields(part)}
     for workload, entry in WORKLOADS.items()
 }
-"""By workload and field."""
+"""What each flag affects, by workload and field."""
 
 
 def fields(workload: str, *affects: Affects) -> set[str]:
@@ -32,7 +32,7 @@ def fields(workload: str, *affects: Affects) -> set[str]:
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
-def test_every_flag_says_what_it_affects(workload: str) -> None:
+def test_every_flag_states_what_it_affects(workload: str) -> None:
     assert {name for name, found in AFFECTS[workload].items() if found not in get_args(Affects)} == set()
     typed = {action.dest for action in build_parser(WORKLOADS[workload])._actions} - {"help", "config"}
     assert AFFECTS[workload].keys() == typed and len(typed) > 90
@@ -40,7 +40,7 @@ def test_every_flag_says_what_it_affects(workload: str) -> None:
 
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_a_field_is_the_id_of_one_flag(workload: str) -> None:
-    """Also across workloads, whose checkpoints share the words."""
+    """A field has the same flag in all workloads, because their checkpoints share the ids."""
     spelled = {action.dest: action.option_strings for action in build_parser(WORKLOADS[workload])._actions}
     for other in WORKLOADS.values():
         for action in build_parser(other)._actions:
@@ -61,16 +61,16 @@ IDENTITIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
-def test_what_affects_the_model_is_in_its_identity(workload: str) -> None:
-    """As it is, or by what is made of it."""
+def test_flags_that_affect_the_model_are_in_its_identity(workload: str) -> None:
+    """The identity holds the flag itself or, for some, what is derived from it."""
     covered = {"group_query_attention"} | (
         OF_THE_VOCABULARY if workload != "vit" else set()
-    )  # the former: query groups
+    )  # the identity has the number of query groups
     assert fields(workload, "model") - covered == IDENTITIES[workload].keys() - {"padded_vocab_size"}
 
 
-def test_what_affects_the_order() -> None:
-    """Held by ``Workload.order``: paths by content, the classes by count and names; see the tests of the workloads."""
+def test_flags_that_affect_the_order_of_data() -> None:
+    """``Workload.order`` holds them: paths by content, classes by count and names; see the tests of the workloads."""
     data = {"seed", "seq_length", "data_path", "split", "train_data_path"}
     assert fields("gpt", "order") == data
     assert fields("bert", "order") == data | {"mask_prob", "short_seq_prob"}
@@ -83,8 +83,8 @@ FACTS = ModelFacts(num_layers=6, seq_length=64, seed=1)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_affects_a_methods_schedule_is_in_its_settings(method: str) -> None:
-    """So that a continued run that changes it is told. The switch is the method itself."""
+def test_flags_that_affect_a_methods_schedule_are_in_its_settings(method: str) -> None:
+    """Continued runs compare these settings, which hold a method's name instead of the switch that turns it on."""
     entry = METHODS[method]
     switch, permits = entry.flag.removeprefix("--").replace("-", "_"), {"ltd_allow_edge_layers"}
     names = {field.name for field in flag_fields(entry.config_class)}
@@ -96,8 +96,8 @@ def test_what_affects_a_methods_schedule_is_in_its_settings(method: str) -> None
     assert settings["method"] == method
 
 
-def test_what_else_affects_the_schedule_is_in_the_clocks_settings() -> None:
-    """As it is, or as a length on the learning rate's clock."""
+def test_other_flags_that_affect_the_schedule_are_in_the_clocks_settings() -> None:
+    """The settings hold the flag itself, or a length in units of the learning rate's clock."""
     shape = ModelShape(
         num_layers=6, hidden_size=8, ffn_hidden_size=32, num_attention_heads=2, num_query_groups=2, kv_channels=4,
         gated_mlp=False, vocab_size=64, seq_length=64,
@@ -113,8 +113,8 @@ def test_what_else_affects_the_schedule_is_in_the_clocks_settings() -> None:
     assert wanted - horizons == held - lengths
 
 
-def test_what_a_continued_run_reports() -> None:
-    """Of the parts of a GPT's run, all that changes its figures but is neither model, order nor schedule."""
+def test_flags_that_a_continued_run_reports() -> None:
+    """These flags change the numbers of a run, but not its model, the order of data or the schedule."""
     assert fields("gpt", "numbers") == {
         "norm_epsilon", "attention_dropout", "hidden_dropout", "init_method_std", "use_cpu_initialization",
         "reset_position_ids", "reset_attention_mask", "eod_mask_loss", "micro_batch_size", "train_iters",
@@ -124,8 +124,8 @@ def test_what_a_continued_run_reports() -> None:
     assert fields("vit", "numbers") - fields("gpt", "numbers") == {"image_mean", "image_std"}
 
 
-def test_what_belongs_to_one_start() -> None:
-    """The report of a run does not mention it after a resume."""
+def test_flags_that_belong_to_one_start() -> None:
+    """A resumed run does not report changes of these flags."""
     of_plans = {name for name in AFFECTS["gpt"] if name.startswith("plan")}
     assert fields("gpt", "start", "nothing") - of_plans == {
         "save", "load", "ckpt_step",

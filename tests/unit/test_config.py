@@ -1,4 +1,4 @@
-"""The whole command line: rules between its parts, and that reading it needs no torch."""
+"""The complete command line: rules between its parts, and that reading it imports no torch."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ LOCAL_FLAGS = {
 """Flags that may differ between the processes of a run."""
 
 
-def test_shared_flags_are_all_but_those_of_a_machine() -> None:
-    """What ranks compare at the start of a run: a flag that was forgotten there could differ unseen."""
+def test_shared_flags_are_all_except_those_of_a_machine() -> None:
+    """Ranks compare these flags at the start of a run; a difference in a missing flag would go unnoticed."""
     values = parse_run_config(NEEDED).shared_flags()
     spellings = {spelling for action in build_parser()._actions for spelling in action.option_strings}
-    of_plans = {flag_name(PlanConfig, field.name) for field in dataclasses.fields(PlanConfig)}  # no part of a run
+    of_plans = {flag_name(PlanConfig, field.name) for field in dataclasses.fields(PlanConfig)}  # not part of a run
     assert values.keys() == spellings - {"-h", "--help", "--config"} - of_plans - LOCAL_FLAGS
     assert values["--lr"] == 1e-3 and values["--random-ltd"] is False
 
@@ -57,7 +57,7 @@ def test_global_batch_size(size: list[str], processes: int, samples: int) -> Non
     assert parse_run_config([*NEEDED, "--micro-batch-size", "2", *size]).global_batch_size(processes) == samples
 
 
-def test_a_global_batch_is_whole_micro_batches() -> None:
+def test_a_global_batch_must_be_a_multiple_of_all_microbatches() -> None:
     config = parse_run_config([*NEEDED, "--micro-batch-size", "2", "--global-batch-size", "10"])
     with pytest.raises(
         UserError, match=r"--global-batch-size 10 is not a multiple .* 2 x 3 data-parallel processes = 6"
@@ -65,7 +65,7 @@ def test_a_global_batch_is_whole_micro_batches() -> None:
         config.global_batch_size(3)
 
 
-def test_full_validation_evaluates() -> None:
+def test_full_validation_without_evaluation_is_refused() -> None:
     with pytest.raises(UserError, match="--full-validation.*--eval-iters 0"):
         parse_run_config([*NEEDED, "--full-validation", "--eval-iters", "0"])
 
@@ -82,7 +82,7 @@ def _stored(folder: Path, config: dict[str, dict[str, object]]) -> None:
 
 
 def test_use_checkpoint_args(tmp_path: Path) -> None:
-    """Shape and tokenizer come from there, nothing else, and a typed flag wins."""
+    """Only the model's shape and the tokenizer come from the checkpoint, and a typed flag overrides them."""
     _stored(tmp_path, {
         "model": {"num_layers": 7, "hidden_size": 48, "num_attention_heads": 3},
         "tokenizer": {"tokenizer_type": "ByteTokenizer"},
@@ -92,14 +92,14 @@ def test_use_checkpoint_args(tmp_path: Path) -> None:
     config = parse_run_config(flags)
     assert (config.model.num_layers, config.model.hidden_size, config.model.num_attention_heads) == (5, 48, 3)
     assert config.tokenizer.tokenizer_type == "ByteTokenizer" and config.optimizer.weight_decay == 0.01
-    _stored(tmp_path / "images", {"model": {"num_layers": 3}})  # of a task that reads no text
+    _stored(tmp_path / "images", {"model": {"num_layers": 3}})  # of a workload without text
     flags = [*NEEDED, "--load", str(tmp_path / "images"), "--use-checkpoint-args"]
     assert parse_run_config(flags).model.num_layers == 3
     with pytest.raises(UserError, match="--load .*--use-checkpoint-args"):
         parse_run_config([*NEEDED, "--load", str(tmp_path / "other"), "--use-checkpoint-args"])
 
 
-def test_pretrained_checkpoint_holds_until_the_run_has_its_own(tmp_path: Path) -> None:
+def test_a_run_prefers_its_own_checkpoint_to_the_pretrained_one(tmp_path: Path) -> None:
     pretrained, own = str(tmp_path / "pretrained"), str(tmp_path / "own")
     flags = [*NEEDED, "--save", own, "--load", own, "--pretrained-checkpoint", pretrained]
     config = parse_run_config(flags).checkpoint
@@ -113,7 +113,7 @@ def test_pretrained_checkpoint_holds_until_the_run_has_its_own(tmp_path: Path) -
 
 
 def test_reading_the_command_line_imports_no_torch(repository: Path) -> None:
-    """So that --help and a mistyped flag are answered at once."""
+    """This makes --help and errors of mistyped flags fast."""
     code = (
         "import sys\n"
         "from megatron.ltd.arguments import parse_run_config\n"

@@ -1,4 +1,4 @@
-"""The doctor: no complaint about this machine, and a finding with advice for each thing that can be wrong."""
+"""The doctor: no complaint about this machine, and a finding with advice for each possible problem."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def doctor(repository: Path, *command: str, path: Path | None = None) -> subproc
     )
 
 
-def test_all_is_well(repository: Path) -> None:
-    """Run by its path, as where its name is not found, and inside a launcher's environment."""
+def test_a_healthy_machine(repository: Path) -> None:
+    """The doctor is run by its path, in case the module is not found, and with a launcher's environment variables."""
     ended = doctor(repository, str(repository / "megatron" / "ltd" / "doctor"))
     lines = ended.stdout.splitlines()
     assert (ended.returncode, ended.stderr, lines[-1]) == (0, "", "all is well"), ended.stdout + ended.stderr
@@ -57,7 +57,7 @@ def test_half_installed_transformer_engine(repository: Path, tmp_path: Path) -> 
 
 
 def test_a_package_that_hides_the_namespace(repository: Path, tmp_path: Path) -> None:
-    """Python does not find the doctor by name then: by its path it says why."""
+    """Python cannot find the doctor by its module name then, but run by its path the doctor explains why."""
     (tmp_path / "megatron").mkdir()
     (tmp_path / "megatron" / "__init__.py").touch()
     assert doctor(repository, "-m", "megatron.ltd.doctor", path=tmp_path).returncode == 1
@@ -68,7 +68,7 @@ def test_a_package_that_hides_the_namespace(repository: Path, tmp_path: Path) ->
 
 
 def test_hiding_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty entry is the working folder; a folder without the file hides nothing."""
+    """An empty entry of sys.path is the working folder; a ``megatron`` folder without __init__.py hides nothing."""
     (tmp_path / "a" / "megatron").mkdir(parents=True)
     (tmp_path / "b" / "megatron").mkdir(parents=True)
     (tmp_path / "b" / "megatron" / "__init__.py").touch()
@@ -77,7 +77,7 @@ def test_hiding_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert hiding_packages(["", str(tmp_path / "a")]) == [Path("megatron/__init__.py")]
 
 
-def test_report(capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_of_findings_and_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert report([Finding(OK, "a", "1"), Finding(NOTE, "b", "none")]) == 0
     assert report([Finding(WRONG, "a", "is 1", "use 2"), Finding(WRONG, "b", "is 3", "use 4")]) == 1
     lines = capsys.readouterr().out.splitlines()
@@ -89,7 +89,7 @@ def test_report(capsys: pytest.CaptureFixture[str]) -> None:
     ("requirement", "text"),
     [("torch>=99", "and >=99 is needed"), ("no-such-thing>=1", "is not installed (>=1 is needed)")],
 )
-def test_requirements(requirement: str, text: str) -> None:
+def test_unmet_requirements(requirement: str, text: str) -> None:
     found = software._required(Requirement(requirement), importable=True)
     assert found.state == WRONG and text in found.text and "setup_env.sh" in found.advice
 
@@ -102,14 +102,14 @@ def test_a_package_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.M
     assert found.state == WRONG and "1.0 cannot be imported (OSError: libfoo.so.1: cannot open)" in found.text
 
 
-def test_the_checkouts_requirements_are_the_packages(repository: Path) -> None:
+def test_requirements_of_the_checkout_equal_pyproject(repository: Path) -> None:
     from setuptools.config.pyprojecttoml import read_configuration
 
     declared = read_configuration(repository / "pyproject.toml", expand=False)["project"]["dependencies"]
     assert software._declared_in_checkout() == declared
 
 
-def test_a_driver_and_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "exists", lambda path: True)
     monkeypatch.setattr(torch.version, "cuda", None)
     found = hardware._no_gpu()
@@ -159,7 +159,7 @@ def _finding() -> Finding:
     return found
 
 
-def test_a_layer_that_loses_what_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_loses_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
     def merge(rest_SBH: Tensor, *others: object) -> Tensor:
         return rest_SBH
 
@@ -168,7 +168,7 @@ def test_a_layer_that_loses_what_it_computes(monkeypatch: pytest.MonkeyPatch) ->
     assert found.state == WRONG and "a layer on half of its tokens is off by" in found.text
 
 
-def test_a_model_that_drops_at_full_length(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_drops_tokens_at_full_length(monkeypatch: pytest.MonkeyPatch) -> None:
     def kept_tokens(self: Route, layer_number: int) -> Tensor:
         return torch.arange(32).repeat(2, 1)
 

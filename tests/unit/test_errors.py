@@ -1,4 +1,4 @@
-"""From exceptions to exit statuses and one line on standard error."""
+"""Exceptions become exit statuses and one line on standard error."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def _end(error: BaseException) -> None:
 
 @pytest.mark.parametrize("local_rank", [None, "0", "1"])
 @pytest.mark.parametrize(("error", "status", "line"), ENDINGS, ids=["user", "stopped", "ctrl-c"])
-def test_endings(
+def test_errors_become_an_exit_status_and_a_line(
     error: BaseException, status: int, line: str, local_rank: str | None,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """Under a launcher one process a node speaks; all of them fail."""
+    """Under a launcher only local rank 0 prints the line, but every process fails."""
     monkeypatch.setattr("sys.argv", ["/somewhere/tool.py", "--flag"])
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if local_rank is not None:
@@ -43,10 +43,10 @@ def test_endings(
 def test_lost_contact_is_reported(
     local_rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And ends at once: what follows at a process's end could wait for the one that is gone."""
+    """The process exits immediately, because a normal exit could wait for the process that is gone."""
 
     def leave(status: int) -> None:
-        raise ConnectionAbortedError(status)  # stands for the end
+        raise ConnectionAbortedError(status)  # stands for the exit
 
     monkeypatch.setattr("sys.argv", ["/somewhere/tool.py"])
     monkeypatch.setenv("LOCAL_RANK", local_rank)
@@ -56,20 +56,20 @@ def test_lost_contact_is_reported(
     assert capsys.readouterr().err == "tool.py: stopped: rank 1 lost contact\n"
 
 
-def test_success_ends_nothing() -> None:
+def test_success_does_not_exit() -> None:
     ran: list[int] = []
     run_command(lambda: ran.append(1))
     assert ran == [1]
 
 
-def test_our_own_mistakes_keep_their_traceback() -> None:
+def test_failed_assertions_keep_their_traceback() -> None:
     with pytest.raises(AssertionError, match="ours"):
         run_command(lambda: _end(AssertionError("ours")))
 
 
 def test_a_closed_output_ends_quietly() -> None:
     program = "from megatron.ltd.errors import run_command\nrun_command(lambda: print('line\\n' * {lines}))"
-    for lines in (1, 100_000):  # flushed at the end, and on the way
+    for lines in (1, 100_000):  # flushed at exit, and while printing
         command = [sys.executable, "-c", program.format(lines=lines)]
         with child(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writer:
             assert writer.stdout is not None and writer.stderr is not None

@@ -1,4 +1,4 @@
-"""Numbers for reading."""
+"""Numbers formatted for readers."""
 
 from __future__ import annotations
 

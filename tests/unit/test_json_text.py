@@ -1,4 +1,4 @@
-"""JSON out of files that others wrote: a value, or one kind of error."""
+"""Reading JSON from untrusted files: the value, or one kind of error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from megatron.ltd.json_text import parse_json
 
 
 @pytest.mark.parametrize("text", ['{"a": [1, 2.5, "x", null, true]}', b'"\xc3\xa4"', "9" * 4300, "1e999"])
-def test_values_are_jsons(text: str | bytes) -> None:
+def test_valid_json_equals_that_of_json_loads(text: str | bytes) -> None:
     assert parse_json(text) == json.loads(text)
 
 
@@ -25,6 +25,6 @@ def test_values_are_jsons(text: str | bytes) -> None:
         ("{'a': 1}", "double quotes"),
     ],
 )
-def test_everything_else_is_one_error(text: str | bytes, said: str) -> None:
+def test_everything_else_raises_the_same_error(text: str | bytes, said: str) -> None:
     with pytest.raises(json.JSONDecodeError, match=said):
         parse_json(text)

@@ -1,4 +1,4 @@
-"""Each reason for which we use another library's internals: a test that fails here means that an entry of
+"""Reasons for which we use internals of other libraries: a test that fails here means that an entry of
 ``docs/megatron-core.md``, and the code that it describes, is no longer needed.
 """
 
@@ -37,7 +37,7 @@ def parameters(function: Callable[..., Any]) -> set[str]:
 
 
 def test_recompute_carries_no_context() -> None:
-    """Neither a context variable nor a hook around the recomputed function."""
+    """It has neither a context variable nor a hook around the recomputed function."""
     text = source(random.CheckpointFunction)
     assert "contextvars" not in text and parameters(random.checkpoint) == {
         "function", "distribute_saved_activations", "args",

@@ -1,4 +1,4 @@
-"""The package: a namespace shared with Megatron-Core, light to import, every dependency declared and pinned.
+"""The package: it shares a namespace with Megatron-Core, imports quickly, and declares and pins its dependencies.
 
 Dependencies are read from the sources with ``ast`` and from the text of pyproject.toml and constraints.txt.
 """
@@ -24,7 +24,7 @@ import megatron.ltd
 
 SUPPORTED_PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 UPSTREAM_NAMES = ("training", "inference", "rl", "post_training", "core", "legacy")
-# Where the name that is imported is not the name that is installed.
+# Distributions whose import name differs from the name under which they are installed.
 DISTRIBUTION_OF = {
     "sklearn": "scikit-learn",
     "PIL": "pillow",
@@ -51,7 +51,7 @@ def all_requirements(repository: Path) -> list[Requirement]:
 
 
 def pins(repository: Path, python_version: str) -> dict[str, Requirement]:
-    """The lines of constraints.txt that hold for one Python; two for one name are a mistake."""
+    """The pins of constraints.txt for one version of Python; fails if a name has two."""
     found: dict[str, Requirement] = {}
     for line in (repository / "constraints.txt").read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("#"):
@@ -71,13 +71,13 @@ def run_python(code: str) -> str:
     return result.stdout.strip()
 
 
-def test_megatron_stays_a_namespace_that_leaves_upstreams_names_alone(repository: Path) -> None:
+def test_megatron_is_a_namespace_without_names_of_megatron_lm(repository: Path) -> None:
     assert not (repository / "megatron" / "__init__.py").exists()
     ours = {path.name.removesuffix(".py") for path in (repository / "megatron").iterdir()} - {"__pycache__"}
     assert ours == {"ltd"} and not ours & set(UPSTREAM_NAMES)
 
 
-def test_every_folder_of_ours_enters_the_wheel_and_nothing_else(repository: Path) -> None:
+def test_the_wheel_has_all_of_our_folders_and_nothing_else(repository: Path) -> None:
     found = set(find_namespace_packages(where=str(repository), include=["megatron.ltd", "megatron.ltd.*"]))
     folders = {
         ".".join(path.parent.relative_to(repository).parts) for path in (repository / "megatron" / "ltd").rglob("*.py")
@@ -112,7 +112,7 @@ def test_both_halves_of_the_namespace_are_found_from_anywhere(tmp_path: Path, re
         "megatron.ltd.config",
     ],
 )
-def test_what_reads_flags_and_counts_imports_no_torch(module: str) -> None:
+def test_modules_that_read_flags_and_plan_import_no_torch(module: str) -> None:
     code = f"import sys, {module}; print([name for name in ('torch', 'megatron.core') if name in sys.modules])"
     assert run_python(code) == "[]"
 
@@ -154,13 +154,13 @@ def test_every_dependency_has_an_exact_pin_that_pyproject_allows(repository: Pat
         assert item.specifier.contains(version, prereleases=True), f"{pin} is outside {item}"
 
 
-def test_what_the_declared_dependencies_bring_along_is_pinned_too(repository: Path) -> None:
+def test_indirect_dependencies_are_pinned_too(repository: Path) -> None:
     pinned = pins(repository, f"{sys.version_info.major}.{sys.version_info.minor}")
     waiting = [canonicalize_name(item.name) for item in requirements(repository) + requirements(repository, "dev")]
     seen: set[str] = set()
     while waiting:
         name = waiting.pop()
-        # CUDA libraries belong to torch's build, which pins them itself.
+        # CUDA libraries belong to the torch build, which pins them itself.
         if name in seen or name == "triton" or name.startswith(("nvidia-", "cuda-")):
             continue
         seen.add(name)
@@ -174,8 +174,8 @@ def test_what_the_declared_dependencies_bring_along_is_pinned_too(repository: Pa
                 waiting.append(canonicalize_name(item.name))
 
 
-def test_lm_eval_is_told_of_our_model(repository: Path) -> None:
-    """Its later versions look for entry points; the registered name is the same."""
+def test_lm_eval_finds_our_model_by_its_entry_point(repository: Path) -> None:
+    """Later versions of lm-eval read entry points; ours must give the class that is registered under this name."""
     pytest.importorskip("lm_eval")
     ((name, place),) = project_table(repository)["entry-points"]["lm_eval.models"].items()
     module, _, attribute = place.partition(":")
@@ -196,7 +196,7 @@ def test_the_version_is_read_without_importing_anything(repository: Path) -> Non
 
 @pytest.fixture
 def checkout(repository: Path, tmp_path: Path) -> Path:
-    """Just enough of a checkout for ``tools/setup_env.sh`` to run in, and no ``.venv``."""
+    """The part of a checkout that ``tools/setup_env.sh`` needs, without a ``.venv``."""
     (tmp_path / "tools").mkdir()
     shutil.copy(repository / "tools" / "setup_env.sh", tmp_path / "tools")
     for name in ("pyproject.toml", "setup.py", "constraints.txt"):
@@ -254,8 +254,8 @@ def test_setup_names_the_missing_ensurepip(checkout: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_setup_that_fails_leaves_no_half_made_environment_and_names_its_log(checkout: Path, tmp_path: Path) -> None:
-    # An interpreter that makes an environment whose pip always fails.
+def test_a_failed_setup_leaves_no_environment_and_names_its_log(checkout: Path, tmp_path: Path) -> None:
+    # An interpreter that creates an environment in which pip always fails.
     script = (
         'case "$*" in *version_info*) echo 3.12.1;; *ensurepip*) exit 0;; '
         '"-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python";; *) echo pip is down; exit 1;; esac'
@@ -271,8 +271,8 @@ def test_setup_that_fails_leaves_no_half_made_environment_and_names_its_log(chec
     assert str(log) in result.stderr.splitlines()[-1]
 
 
-def test_the_second_setup_only_looks_and_extras_add_up(checkout: Path) -> None:
-    # An interpreter whose pip notes what it was asked for, in place of an installation.
+def test_a_second_setup_installs_nothing_and_extras_add_up(checkout: Path) -> None:
+    # An interpreter whose pip records its arguments instead of installing anything.
     calls = checkout / "calls"
     script = (
         'case "$*" in *version_info*) echo 3.12.1;; *ensurepip*) exit 0;; '

@@ -1,4 +1,4 @@
-"""The structure: which folder may import which, no circles, no method named outside its folder, and sizes."""
+"""Rules of the source: order of imports, no import cycles, no method named outside its folder, and sizes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOMS = (
     "layers", "models", "tokenizers", "data", "hugging_face", "checkpoint", "forecast", "training", "config",
     "workloads", "words", "arguments", "evaluation", "reports", "export", "doctor", "launch",
 )  # fmt: skip
-"""The folders and modules of ``megatron/ltd`` from the ground up: each imports from those before it only."""
+"""The folders and modules of ``megatron/ltd`` from bottom to top: each imports only from those before it."""
 REACHED_FROM_BELOW = {"words": "it says what messages call a setting, and knows the flags of every workload for that"}
 MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION, MOST_FILES_OF_A_FOLDER = 300, 60, 24
 
@@ -40,7 +40,7 @@ def modules(repository: Path) -> dict[str, ast.Module]:
 
 
 def imports(node: ast.AST, known: Mapping[str, object]) -> Iterator[str]:
-    """Modules of ours that are imported below ``node`` when it runs, inside functions too; not for annotations."""
+    """Our modules that code below ``node`` imports, inside functions too, except imports for type checking."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
             continue
@@ -52,7 +52,7 @@ def imports(node: ast.AST, known: Mapping[str, object]) -> Iterator[str]:
         yield from imports(child, known)
 
 
-def test_no_module_imports_itself_through_others(modules: dict[str, ast.Module]) -> None:
+def test_there_are_no_import_cycles(modules: dict[str, ast.Module]) -> None:
     graph = {name: set(imports(tree, modules)) - {name} for name, tree in modules.items()}
     try:
         TopologicalSorter(graph).prepare()
@@ -60,7 +60,7 @@ def test_no_module_imports_itself_through_others(modules: dict[str, ast.Module])
         pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
 
 
-def test_folders_import_from_those_below_them(modules: dict[str, ast.Module]) -> None:
+def test_folders_import_only_from_those_below_them(modules: dict[str, ast.Module]) -> None:
     wrong = []
     for name, tree in modules.items():
         room = name.split(".")[2] if name.count(".") >= 2 else None
@@ -77,7 +77,7 @@ def words_in(tree: ast.Module) -> Iterator[str]:
     """Identifiers, and the words of all strings that are not docstrings."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            node.value.value = None  # a docstring, or one below an attribute
+            node.value.value = None  # a docstring, of an attribute too
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield from node.value.replace(":", " ").replace(",", " ").split()
         elif isinstance(node, ast.Name | ast.Attribute):
@@ -87,7 +87,7 @@ def words_in(tree: ast.Module) -> Iterator[str]:
 
 
 def test_no_module_outside_its_folder_names_a_method(modules: dict[str, ast.Module]) -> None:
-    """Neither its classes, nor a flag, nor the field of one: training, data and workloads work with every method."""
+    """Names are classes, flags and fields of flags; training, data and workloads must work with every method."""
     own = {name for entry in METHODS.values() for name in (entry.config_class.__name__, entry.build.__self__.__name__)}  # type: ignore[attr-defined]
     for entry in METHODS.values():
         for field in dataclasses.fields(entry.config_class):

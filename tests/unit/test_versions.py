@@ -1,4 +1,4 @@
-"""What a run stands on: the installed versions, and a fingerprint that changes with any source file."""
+"""The software of a run: installed versions, and a fingerprint that changes with any source file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def test_versions() -> None:
     assert package_version("no-such-package") == "none"
 
 
-def test_the_fingerprint_is_that_of_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal for a copy elsewhere; another after any change, of a name too. What is not source does not count."""
+def test_the_fingerprint_depends_on_the_sources_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is equal for a copy, ignores files that are not source, and changes with the content or name of a source."""
     original = source_fingerprint()
     copy = tmp_path / "ltd"
     shutil.copytree(Path(versions.__file__).parent, copy)

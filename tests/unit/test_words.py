@@ -1,4 +1,4 @@
-"""Words for the ids of files: every id that a run stores has some, and none of them is an id."""
+"""Words that users read for the ids in files: every id that a run stores has a name of its own."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def test_a_flags_field_is_shown_as_it_is_typed(setting: str, value: Any, name: s
     assert in_words({setting: value}) == {name: shown}
 
 
-def test_methods_and_tasks_are_named() -> None:
+def test_methods_and_models_have_titles() -> None:
     for name, entry in METHODS.items():
         assert entry.title in value_of("method", name) and entry.flag in value_of("method", name)
         assert method_title(name) == entry.title
     both = value_of("method", "random_ltd+layer_drop")
     assert all(words in both for words in ("--random-ltd", "--layer-drop", " + "))
     assert method_title("token_bypass+layer_drop") == "TokenBypass + layer dropping"
-    assert method_title("random-LTD + layer dropping") == "random-LTD + layer dropping"  # of an older log
+    assert method_title("random-LTD + layer dropping") == "random-LTD + layer dropping"  # from an older log
     assert value_of("method", "dense") == method_title("dense") == "dense"
     assert value_of("model", "vit") == "ViT"
 
 
 def test_every_stored_id_has_words() -> None:
-    """The ids of runs of all workloads, by their pattern and by what a message calls them."""
+    """The ids of stored runs of all workloads have the right pattern, and messages name them in other words."""
     records = [from_format_1(json.loads(line)["record"]) for line in RECORDS.read_text().splitlines()]
     ids = {setting for record in records for part in ("identity", "order", "schedule") for setting in record[part]}
     assert len(ids) > 50 and all(re.fullmatch("[a-z][a-z0-9_]*", setting) for setting in ids)

@@ -1,4 +1,4 @@
-"""What a continued run must agree on with its checkpoint, and what it says of the rest."""
+"""Settings on which a continued run must agree with its checkpoint, and how it reports other changes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ STORED = {"method": "random_ltd", "ltd_growth_steps": 50, "global_batch_size": 8
 OVERRIDE = "--override-opt-param-scheduler"
 
 
-def test_the_same_schedule() -> None:
-    """Lists have been through JSON."""
+def test_an_equal_schedule_is_accepted() -> None:
+    """A tuple equals the list that it becomes in JSON."""
     ramp = {"rampup_batch_size": [2, 2, 8]}
     assert check_schedule(CHECKPOINT, STORED | ramp, STORED | {"rampup_batch_size": (2, 2, 8)}, None) is None
     assert check_schedule(CHECKPOINT, STORED, dict(STORED), OVERRIDE) is None
 
 
 @pytest.mark.parametrize("neutral", [None, False, [], ()])
-def test_a_setting_that_an_older_checkpoint_lacks_is_one_of_no_use(neutral: object) -> None:
-    """And one that this version lacks."""
+def test_a_missing_setting_equals_one_that_is_not_used(neutral: object) -> None:
+    """The same holds for a setting that the checkpoint has and this version lacks."""
     newer = STORED | {"ltd_block_size": neutral}
     assert check_schedule(CHECKPOINT, STORED, newer, None) is None
     assert check_schedule(CHECKPOINT, newer, STORED, None) is None
@@ -46,10 +46,10 @@ def test_a_setting_that_an_older_checkpoint_lacks_is_one_of_no_use(neutral: obje
         ({"method": "dense", "global_batch_size": 4, "lr": 1e-3}, "method", "dense", "random-LTD (--random-ltd)"),
     ],
 )
-def test_another_schedule_is_refused_or_taken_whole(
+def test_another_schedule_is_refused_or_accepted_as_a_whole(
     wanted: dict[str, object], setting: str, here: str, there: str
 ) -> None:
-    """The first setting that differs is named; the advice is the one flag that takes all of them."""
+    """The error names the first setting that differs, and the one flag that accepts all of the new settings."""
     with pytest.raises(UserError) as caught:
         check_schedule(CHECKPOINT, STORED, wanted, None)
     line = str(caught.value)
@@ -58,7 +58,7 @@ def test_another_schedule_is_refused_or_taken_whole(
     assert check_schedule(CHECKPOINT, STORED, wanted, OVERRIDE) is not None
 
 
-def test_what_is_taken_is_reported() -> None:
+def test_accepted_changes_are_reported() -> None:
     line = check_schedule(
         CHECKPOINT, STORED, {"method": "dense", "global_batch_size": 8, "lr": 2e-3}, "--no-load-optim"
     )
@@ -72,7 +72,7 @@ def test_what_is_taken_is_reported() -> None:
 
 
 @pytest.mark.parametrize(("check", "fix"), [(check_identity, "--use-checkpoint-args"), (check_order, "--finetune")])
-def test_identity_and_order_are_equal(
+def test_identity_and_order_must_be_equal(
     check: Callable[[Path, Mapping[str, Any], Mapping[str, Any]], None], fix: str
 ) -> None:
     stored = {"num_layers": 3, "add_bias_linear": True}
@@ -84,7 +84,7 @@ def test_identity_and_order_are_equal(
         assert fix in str(caught.value)
 
 
-def test_the_weights_of_another_task_and_data_of_another_kind() -> None:
+def test_weights_and_data_of_another_workload_are_refused() -> None:
     with pytest.raises(UserError) as caught:
         check_identity(CHECKPOINT, {"model": "bert", "num_layers": 3}, {"model": "gpt", "num_layers": 4})
     assert_differs(str(caught.value), "model", "GPT", "BERT")
@@ -92,7 +92,7 @@ def test_the_weights_of_another_task_and_data_of_another_kind() -> None:
         check_order(CHECKPOINT, {"seed": 1}, {"seed": 1, "mask_prob": 0.15})
 
 
-def test_free_flags_are_reported_and_the_schedules_are_not() -> None:
+def test_changes_are_reported_except_those_of_the_schedule() -> None:
     base = ["--num-layers", "3", "--train-iters", "9", "--lr", "1e-3", "--random-ltd", "--ltd-growth-steps", "5"]
     base += ["--hidden-size", "8", "--num-attention-heads", "2", "--seq-length", "128"]
     stored = parse_run_config(base).to_dict()
@@ -106,6 +106,6 @@ def test_free_flags_are_reported_and_the_schedules_are_not() -> None:
     ):  # fmt: skip
         assert_differs(line, setting, here, before)
     assert line.count("(was ") == 3
-    del stored["optimizer"]["weight_decay"]  # of a version that did not have it
+    del stored["optimizer"]["weight_decay"]  # as in a checkpoint of a version without this flag
     line = changed_settings(stored, now)
     assert line is not None and "--weight-decay" not in line

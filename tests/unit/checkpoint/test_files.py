@@ -1,4 +1,4 @@
-"""Which checkpoints are whole, which come first, and what is refused. No torch: the files here are plain text."""
+"""Which checkpoints are complete, which is tried first, and what is refused. The files are plain text, no tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write(folder: Path, iteration: int) -> Path:
     return files.publish(partial, iteration)
 
 
-def test_a_published_checkpoint_is_whole_and_current(tmp_path: Path) -> None:
+def test_a_published_checkpoint_is_complete_and_tracked(tmp_path: Path) -> None:
     path = write(tmp_path, 5)
     assert path == tmp_path / "iter_0000005" and files.read_tracker(tmp_path) == 5
     assert files.find_damage(path) is None
@@ -32,13 +32,13 @@ def test_a_published_checkpoint_is_whole_and_current(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["iter_0000005", files.TRACKER]
 
 
-def test_every_start_has_a_folder_of_its_own(tmp_path: Path) -> None:
-    """A killed run's writer may still be at work in the first."""
+def test_every_partial_checkpoint_has_its_own_folder(tmp_path: Path) -> None:
+    """The process of a killed run may still be writing into the first folder."""
     first, second = files.start_partial(tmp_path, 5), files.start_partial(tmp_path, 5)
     assert first != second and files.candidates(tmp_path) == []
     files.remove_partial(second)
     assert first.is_dir() and not second.exists()
-    files.remove_partial(second)  # nothing is left to remove
+    files.remove_partial(second)  # removing it twice is no error
 
 
 def test_publishing_replaces_a_checkpoint_of_the_same_iteration(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_the_tracker_decides_where_to_begin(
     assert (said is None) if complaint is None else (said is not None and complaint in said)
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_folders_without_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "iter_0000003.partial").mkdir()
     for folder in (tmp_path, tmp_path / "absent", tmp_path / "file"):
@@ -92,7 +92,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(("name", "content", "found"), DAMAGES.values(), ids=DAMAGES.keys())
-def test_damage(name: str, content: str | None, found: str, tmp_path: Path) -> None:
+def test_damage_is_found(name: str, content: str | None, found: str, tmp_path: Path) -> None:
     path = write(tmp_path, 1)
     if content is None:
         (path / name).unlink()
@@ -136,13 +136,13 @@ def test_how_to_continue(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"progress": {}}', '{"progress": 3}'])
-def test_a_run_file_that_says_too_little(content: str, tmp_path: Path) -> None:
+def test_an_incomplete_run_file_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(content)
     with refused("run.json"):
         files.read_run(tmp_path)
 
 
-def test_a_run_file_says_its_format_and_a_later_one_is_refused(tmp_path: Path) -> None:
+def test_a_run_file_states_its_format_and_a_later_one_is_refused(tmp_path: Path) -> None:
     files.write_run(tmp_path, RECORD)
     stored = json.loads((tmp_path / "run.json").read_text())
     assert stored == files.read_run(tmp_path) == RECORD | {"format_version": FORMAT_VERSION}
@@ -151,7 +151,7 @@ def test_a_run_file_says_its_format_and_a_later_one_is_refused(tmp_path: Path) -
         files.read_run(tmp_path)
 
 
-def test_stored_config_passes_over_what_is_damaged(tmp_path: Path) -> None:
+def test_stored_config_skips_damaged_checkpoints(tmp_path: Path) -> None:
     write(tmp_path, 1)
     (write(tmp_path, 2) / "run.json").write_text("{")
     assert files.stored_config(tmp_path) == RECORD["config"]

@@ -1,6 +1,6 @@
-"""Descriptions as an older version wrote them, read as the present format's.
+"""``run.json`` of an older format is read as if it had the current one.
 
-The records are those of real runs of commit b85dd0f, one of each workload:
+The records were written by real runs of commit b85dd0f, at least one of each workload:
 ``tests/reference/run_records_format_1.jsonl``.
 """
 
@@ -33,13 +33,13 @@ MODELS = {
 
 
 def read(name: str, folder: Path) -> dict[str, Any]:
-    """The record as a checkpoint holds it, read by this version."""
+    """Write the record as a checkpoint holds it, and return what this version reads."""
     (folder / "run.json").write_text(json.dumps(RECORDS[name]))
     return checkpoint_files.read_run(folder)
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_all_that_is_not_compared_stays(name: str, tmp_path: Path) -> None:
+def test_parts_that_are_not_compared_are_unchanged(name: str, tmp_path: Path) -> None:
     record, old = read(name, tmp_path), RECORDS[name]
     assert record["format_version"] == FORMAT_VERSION
     assert record.keys() == old.keys() | {"format_version"}
@@ -47,7 +47,7 @@ def test_all_that_is_not_compared_stays(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_identity_is_what_this_version_says_of_the_same_flags(name: str, tmp_path: Path) -> None:
+def test_the_identity_is_that_of_the_same_flags_in_this_version(name: str, tmp_path: Path) -> None:
     record = read(name, tmp_path)
     model = MODELS[name](**record["config"]["model"])
     others = {"model": name[: len("bert")] if name.startswith("bert") else "gpt"}
@@ -99,8 +99,8 @@ def test_the_schedule(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_the_methods_are_what_this_version_says_of_the_same_flags(name: str, tmp_path: Path) -> None:
-    """What it says beside that is of no use: settings of flags that came later."""
+def test_method_settings_are_those_of_the_same_flags_in_this_version(name: str, tmp_path: Path) -> None:
+    """Settings that only this version has come from later flags, and must be None."""
     record = read(name, tmp_path)
     flags = {
         method: {flag: tuple(value) if isinstance(value, list) else value for flag, value in values.items()}
@@ -128,7 +128,7 @@ def test_the_methods_are_what_this_version_says_of_the_same_flags(name: str, tmp
         ("identity", "the model", None),
     ],
 )
-def test_settings_that_are_none_are_refused(part: str, name: str, value: Any, tmp_path: Path) -> None:
+def test_invalid_settings_are_refused(part: str, name: str, value: Any, tmp_path: Path) -> None:
     record = json.loads(json.dumps(RECORDS["gpt"]))
     record[part][name] = value
     (tmp_path / "run.json").write_text(json.dumps(record))

@@ -1,4 +1,4 @@
-"""What the description of tensors may hold, on pickles of several protocols. Whole runs are in tests/end_to_end."""
+"""What a checkpoint's ``.metadata`` may hold, in pickles of several protocols. Full runs are in tests/end_to_end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support_pickles import Payload, altered_enumeration
 
 
 def description() -> dcp.Metadata:
-    """As torch writes it: two chunks of a tensor, an object of bytes, and what a reader has no use for."""
+    """Metadata as torch writes it: a tensor in two pieces, an object of bytes, and fields that readers do not need."""
     properties = dcp.TensorProperties(dtype=torch.bfloat16, memory_format=torch.contiguous_format)
     chunks = [dcp.ChunkStorageMetadata(torch.Size([start, 0]), torch.Size([2, 5])) for start in (0, 2)]
     places = {
@@ -52,24 +52,24 @@ def read(folder: Path, content: bytes) -> dcp.Metadata:
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_descriptions_are_what_torch_unpickles(protocol: int, tmp_path: Path) -> None:
+def test_metadata_equals_what_torch_unpickles(protocol: int, tmp_path: Path) -> None:
     found, expected = read(tmp_path, pickle.dumps(description(), protocol)), description()
     assert found.state_dict_metadata == expected.state_dict_metadata
     assert found.storage_data == expected.storage_data
 
 
 class _Member:
-    """Pickled, a call of getattr that gives the enumeration's member."""
+    """An object that is pickled as a call of ``getattr`` that returns the enumeration's member."""
 
     def __reduce__(self) -> Any:
         return getattr, (dcp._MEM_FORMAT_ENCODING, "TORCH_CONTIGUOUS_FORMAT")
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_members_of_enumerations_in_the_form_of_some_pythons(
+def test_enumeration_members_as_pickled_by_python_3_11_0_to_3_11_3(
     protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Python 3.11.0 to 3.11.3 call getattr for them, in protocol 2 that of the module __builtin__."""
+    """Python 3.11.0 to 3.11.3 pickle them as calls of ``getattr``, in protocol 2 from the module __builtin__."""
     state = (torch.bfloat16, torch.strided, False, _Member(), False)
     with monkeypatch.context() as patch:
         patch.setattr(dcp.TensorProperties, "__getstate__", lambda properties: state)
@@ -116,8 +116,8 @@ def test_everything_else_is_refused(content: bytes, tmp_path: Path) -> None:
         read(tmp_path, content)
 
 
-def test_an_altered_enumeration_alters_nothing(tmp_path: Path) -> None:
-    """``pickle`` executes it, so that this can fail."""
+def test_a_pickle_that_alters_an_enumeration_is_refused(tmp_path: Path) -> None:
+    """``read_metadata`` does not run the payload; ``pickle`` does, which shows that the payload works."""
     harmless = description()
     del harmless.all_local_plans
     mark, members = tmp_path / "the payload ran", (WriteItemType._member_map_, WriteItemType._value2member_map_)
@@ -151,7 +151,7 @@ WHOLE = pickle.dumps(description())
         b"V\\ud\n.",
     ],
 )
-def test_what_cannot_be_read_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_unreadable_metadata_are_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(UnsafeCheckpoint, match=r"its \.metadata cannot be read"):
         read(tmp_path, content)
 
@@ -167,14 +167,14 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("content", BOMBS.values(), ids=BOMBS.keys())
-def test_no_small_file_takes_much_memory_or_time(content: bytes, tmp_path: Path) -> None:
+def test_a_small_file_cannot_take_much_memory(content: bytes, tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UnsafeCheckpoint):
         read(tmp_path, content)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 19  # KiB
 
 
-def test_cut_or_changed_it_is_refused_or_read(tmp_path: Path) -> None:
+def test_truncated_or_changed_metadata_is_refused_or_read(tmp_path: Path) -> None:
     for place in range(0, len(WHOLE), 5):
         for content in (WHOLE[:place], WHOLE[:place] + bytes([WHOLE[place] ^ 255]) + WHOLE[place + 1 :]):
             try:
@@ -212,7 +212,7 @@ def _compressed(metadata: dcp.Metadata) -> None:
 
 
 @pytest.mark.parametrize("change", [_missing, _list_of_names, _key, _no_dtype, _shape, _place, _compressed])
-def test_other_types_than_torchs_are_refused(change: Callable[[dcp.Metadata], None], tmp_path: Path) -> None:
+def test_fields_of_other_types_are_refused(change: Callable[[dcp.Metadata], None], tmp_path: Path) -> None:
     metadata = description()
     change(metadata)
     with refused(".metadata", error=UnsafeCheckpoint):
@@ -226,12 +226,12 @@ def saved(value: Any) -> io.BytesIO:
 
 
 class Registered:
-    """Something that another library has told torch to allow."""
+    """A class that another library has registered with torch as safe to load."""
 
 
 @pytest.mark.parametrize("force", [None, "0"])
 @pytest.mark.parametrize("force_not", [None, "1"])
-def test_all_loads_within_are_held_to_tensors_and_the_rest_is_as_before(
+def test_tensors_only_restricts_every_load_and_restores_torch(
     force: str | None, force_not: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": force, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": force_not}
@@ -239,7 +239,7 @@ def test_all_loads_within_are_held_to_tensors_and_the_rest_is_as_before(
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
-    monkeypatch.setattr(msc_utils, "msc", object())  # as if the library for remote storage were installed
+    monkeypatch.setattr(msc_utils, "msc", object())  # as if multi-storage-client were installed
     monkeypatch.setattr(msc_utils.MultiStorageClientFeature, "_enabled", True)
     read_before, metadata = FileSystemReader.read_metadata, description()
     (tmp_path / ".metadata").write_bytes(pickle.dumps(Payload(tmp_path / "mark")))

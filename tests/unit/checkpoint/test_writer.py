@@ -1,4 +1,4 @@
-"""The thread that writes a checkpoint: what comes back, how it ends early, and which signals it leaves alone."""
+"""The thread that writes a checkpoint: its outcome, how it is abandoned, and the signals that it blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megatron.ltd.checkpoint.writer import Outcome, Writer, first_line
 Check = Callable[[], None]
 
 
-def test_training_continues_while_it_writes() -> None:
+def test_training_continues_while_the_writer_works() -> None:
     go = threading.Event()
 
     def write(check: Check) -> list[int]:
@@ -29,14 +29,14 @@ def test_training_continues_while_it_writes() -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SystemExit("left"), MemoryError()])
-def test_what_goes_wrong_comes_back(error: BaseException) -> None:
+def test_an_error_becomes_the_outcome(error: BaseException) -> None:
     def fail(check: Check) -> None:
         raise error
 
     assert Writer(fail).outcome() == Outcome(failure=first_line(error))
 
 
-def test_without_room_for_a_thread_it_writes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_thread_it_writes_synchronously(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -47,7 +47,7 @@ def test_without_room_for_a_thread_it_writes_at_once(monkeypatch: pytest.MonkeyP
     assert writer.outcome() == Outcome(7)
 
 
-def test_it_can_be_abandoned() -> None:
+def test_a_writer_can_be_abandoned() -> None:
     written = []
 
     def write(check: Check) -> None:
@@ -65,12 +65,12 @@ def test_it_can_be_abandoned() -> None:
 
 
 def test_signals_reach_the_training_thread() -> None:
-    """Those that schedulers and terminals send: one that arrived in the writer would not wake the loop."""
+    """The writer blocks SIGTERM and SIGINT, because a signal delivered to it would not wake the training loop."""
     blocked = Writer(lambda check: signal.pthread_sigmask(signal.SIG_BLOCK, ())).outcome().value
     assert {signal.SIGTERM, signal.SIGINT} <= blocked
     assert not {signal.SIGTERM, signal.SIGINT} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-def test_one_line_of_an_error() -> None:
+def test_the_first_line_of_an_error() -> None:
     assert first_line(RuntimeError("\n  disk full \nTraceback:\n...")) == "disk full"
     assert first_line(MemoryError()) == "MemoryError"

@@ -1,4 +1,4 @@
-"""Small indexed datasets, written the way users write them."""
+"""Small indexed datasets, written with the same code as users' data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megatron.ltd.tokenizers.config import TokenizerFiles
 
 @pytest.fixture
 def write_dataset(tmp_path: Path) -> Callable[..., str]:
-    """``write_dataset(texts, name="d")``: byte-level, documents ended; returns the prefix for ``--data-path``."""
+    """``write_dataset(texts, name="d")`` writes byte-level tokens with end-of-document ids and returns the prefix."""
 
     def write(texts: Sequence[str], name: str = "d") -> str:
         source = tmp_path / f"{name}.jsonl"

@@ -1,4 +1,4 @@
-"""Order of samples over ranks and restarts, document masks against Megatron-Core's, and what a batch is made of."""
+"""Order of samples over ranks and restarts, document masks against Megatron-Core's, and the fields of a batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEQUENCE = 4
 
 
 class Counting:
-    """Sample i holds the tokens i*S ... i*S + S - 1, so that any mix-up shows."""
+    """A dataset whose sample i holds the tokens i*S ... i*S + S - 1, so that any mix-up is visible."""
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -73,7 +73,7 @@ def test_a_restart_continues_where_it_stopped(restart: int, size: int, ranks: in
         assert torch.equal(one.tokens_BS, other.tokens_BS) and torch.equal(one.sample_ids_B, other.sample_ids_B)
 
 
-def test_a_batch_holds_its_samples() -> None:
+def test_a_batch_stacks_its_samples() -> None:
     batch = next(read(10, 3, 2, rank=1, ranks=2))
     assert batch.sample_ids_B.dtype == torch.int64 and batch.sample_ids_B.tolist() == [5, 6]
     assert batch.tokens_BS.tolist() == [[20, 21, 22, 23], [24, 25, 26, 27]]
@@ -83,14 +83,14 @@ def test_a_batch_holds_its_samples() -> None:
     assert batch.attention_mask is None
 
 
-def test_reading_leaves_the_random_generator_alone() -> None:
+def test_reading_does_not_advance_the_random_generator() -> None:
     before = torch.get_rng_state()
     list(read(8, 0, 2))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # since Python 3.12
-def test_worker_processes_read_the_same() -> None:
+def test_worker_processes_read_the_same_batches() -> None:
     alone, helped = (
         list(read(12, 1, 2, separate_documents_at=9)),
         list(read(12, 1, 2, separate_documents_at=9, num_workers=2)),
@@ -128,7 +128,7 @@ def test_to_moves_every_tensor(separate: int | None) -> None:
 
 
 def test_context_ranks_share_a_batch() -> None:
-    """Each field of a rank's batch is its positions' part of the whole; of the mask its queries, over all keys."""
+    """A rank's batch has the fields at its positions; its attention mask has their queries and all keys."""
     options = {"separate_documents_at": 2}
     whole = next(iter(read(6, 0, 2, **options)))
     for rank, positions in ((0, [0, 3]), (1, [1, 2])):
@@ -144,7 +144,7 @@ def test_context_ranks_share_a_batch() -> None:
         assert torch.equal(batch.whole_tokens_BS, whole.tokens_BS)
 
 
-def test_a_stage_without_tokens_counts_the_same_samples() -> None:
+def test_a_pipeline_stage_without_tokens_counts_the_same_samples() -> None:
     source = NoTokens(11)
     options = {"consumed_samples": 2, "micro_batch_size": 2, "data_parallel_rank": 1, "data_parallel_size": 2}
     found = list(microbatches(source, build_batch, **options))

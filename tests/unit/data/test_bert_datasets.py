@@ -1,4 +1,4 @@
-"""Samples of BERT's pretraining: the text that they hold, what is hidden, what is padding, and data that make none."""
+"""Samples of BERT's pretraining: their sentences, masked tokens and padding, and data without any sample."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ S = 48
 
 @pytest.fixture(scope="module", autouse=True)
 def in_a_world() -> Iterator[None]:
-    """Megatron-Core's dataset asks for this process's rank."""
+    """Set up process groups, because Megatron-Core's dataset asks for the rank."""
     with world():
         yield
 
 
 def write(folder: Path, documents: list[list[list[int]]], name: str = "d") -> str:
-    """Prefix of documents of sentences of ids."""
+    """Write documents, which are lists of sentences of token ids; returns the prefix."""
     prefix = str(folder / name)
     writer = DatasetWriter(prefix, TOKENIZER.vocab_size)
     ids = [token for document in documents for sentence in document for token in sentence]
@@ -47,7 +47,7 @@ def write(folder: Path, documents: list[list[list[int]]], name: str = "d") -> st
 
 
 def sentences(seed: int, number: int) -> list[list[int]]:
-    """Sentences of 3 to 9 words, some of two pieces."""
+    """Sentences of 3 to 9 words as token ids; some words have two word pieces."""
     draw = numpy.random.default_rng(seed)
     words = [draw.choice(WORDS, draw.integers(3, 10)) for _ in range(number)]
     return [TOKENIZER.encode(" ".join(word + "u" * (draw.random() < 0.3) for word in line)) for line in words]
@@ -64,7 +64,7 @@ def build(prefix: str, samples: int = 200, *, order: bool = True, seed: int = 1,
 
 
 def restored(sample: dict) -> list[int]:
-    """The real tokens of a sample before any was hidden."""
+    """The tokens of a sample without padding, as they were before masking."""
     tokens = numpy.where(sample["loss_mask"] == 1.0, sample["labels"], sample["tokens"])
     return tokens[~sample["padding"]].tolist()
 
@@ -79,7 +79,7 @@ def prefix(documents: list[list[list[int]]], tmp_path_factory: pytest.TempPathFa
     return write(tmp_path_factory.mktemp("bert"), documents)
 
 
-def test_samples_are_two_runs_of_one_documents_sentences(prefix: str, documents: list[list[list[int]]]) -> None:
+def test_a_sample_is_two_spans_of_sentences_of_one_document(prefix: str, documents: list[list[list[int]]]) -> None:
     dataset = build(prefix)
     texts = [" ".join(str(token) for sentence in document for token in sentence) + " " for document in documents]
     swapped = []
@@ -99,7 +99,7 @@ def test_samples_are_two_runs_of_one_documents_sentences(prefix: str, documents:
     assert 60 < sum(swapped) < 140
 
 
-def test_fifteen_in_a_hundred_are_hidden_by_whole_words_and_never_a_special_token(prefix: str) -> None:
+def test_15_percent_are_masked_as_whole_words_and_never_a_special_token(prefix: str) -> None:
     dataset, counts = build(prefix, 400), {"mask": 0, "kept": 0, "other": 0, "real": 0}
     for index in range(400):
         sample = dataset[index]
@@ -123,7 +123,7 @@ def test_fifteen_in_a_hundred_are_hidden_by_whole_words_and_never_a_special_toke
     assert counts["kept"] / hidden_tokens == pytest.approx(0.1, abs=0.04)
 
 
-def test_without_sentence_order_a_sample_is_one_run(prefix: str) -> None:
+def test_without_sentence_order_a_sample_is_one_span(prefix: str) -> None:
     dataset = build(prefix, order=False)
     for index in range(50):
         sample = dataset[index]
@@ -132,7 +132,7 @@ def test_without_sentence_order_a_sample_is_one_run(prefix: str) -> None:
         assert not sample["types"].any() and not sample["is_swapped"]
 
 
-def test_seed_share_and_length_decide_and_nothing_else(prefix: str) -> None:
+def test_samples_depend_on_seed_mask_prob_and_short_seq_prob_only(prefix: str) -> None:
     def tokens(**flags: object) -> list[list[int]]:
         dataset = build(prefix, **flags)
         return [dataset[index]["tokens"].tolist() for index in range(50)]
@@ -144,7 +144,7 @@ def test_seed_share_and_length_decide_and_nothing_else(prefix: str) -> None:
     assert short < 0.9 * full
 
 
-def test_data_made_again_are_not_read_through_old_indices(tmp_path: Path) -> None:
+def test_indices_of_replaced_data_are_not_used(tmp_path: Path) -> None:
     prefix = write(tmp_path, [sentences(1, 4)] * 20)
     build(prefix, 30)
     write(tmp_path, [sentences(2, 3)])
@@ -153,7 +153,7 @@ def test_data_made_again_are_not_read_through_old_indices(tmp_path: Path) -> Non
     assert {token for index in range(30) for token in restored(dataset[index])} <= allowed
 
 
-def test_a_batch_holds_its_samples(prefix: str) -> None:
+def test_a_batch_stacks_its_samples(prefix: str) -> None:
     dataset = build(prefix)
     samples = [dataset[3], dataset[4]]
     batch = build_bert_batch(samples, [3, 4], whole_tokens=True)
@@ -184,7 +184,7 @@ def test_documents_of_one_sentence_are_refused(tmp_path: Path) -> None:
 def test_a_split_without_a_sample_is_refused(
     documents: list[list[list[int]]], message: tuple[object, ...], tmp_path: Path
 ) -> None:
-    """Megatron-Core would look for one without end."""
+    """Megatron-Core would search for a sample forever."""
     config = BertDataConfig(data_path=(write(tmp_path, documents),), split="5,5")
     with refused(*message):
         build_bert_datasets(
@@ -192,7 +192,7 @@ def test_a_split_without_a_sample_is_refused(
         )
 
 
-def test_a_split_of_no_document_is_refused(prefix: str) -> None:
+def test_a_split_without_documents_is_refused(prefix: str) -> None:
     config = BertDataConfig(data_path=(prefix,), split="1")
     with refused("--split 1", 40):
         build_bert_datasets(

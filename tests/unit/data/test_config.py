@@ -1,4 +1,4 @@
-"""What may follow the data flags."""
+"""Values of the data flags, and what is refused."""
 
 from __future__ import annotations
 

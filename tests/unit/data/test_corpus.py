@@ -1,4 +1,4 @@
-"""The built-in corpus, from a library made here and from the running Python's own."""
+"""The built-in corpus, from a standard library made up here and from that of the running Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support_errors import refused
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small standard library: 40 modules, and everything that is to be left out."""
+    """A small standard library: 40 modules, and every kind of file that the corpus must leave out."""
     folder = tmp_path / "lib"
     for name in ("test", "json/tests", "site-packages/x", "__pycache__", "json"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def test_parts_are_whole_sorted_and_recorded(library: Path, tmp_path: Path) -> N
     assert sorted(os.listdir(tmp_path / "out")) == ["corpus.json", "train.jsonl", "valid.jsonl"]
 
 
-def test_a_document_stays_on_its_side(library: Path, tmp_path: Path) -> None:
+def test_a_document_stays_in_its_split(library: Path, tmp_path: Path) -> None:
     config = CorpusConfig(output_dir=str(tmp_path / "out"), held_out_fraction=0.25)
     write_corpus(config)
     first = (tmp_path / "out/train.jsonl").read_bytes()
@@ -70,7 +70,7 @@ def test_a_document_stays_on_its_side(library: Path, tmp_path: Path) -> None:
     assert {document["path"] for document in read(tmp_path / "out/valid.jsonl")} - {"new.py"} == held_out
 
 
-def test_less_text_when_asked_for(library: Path, tmp_path: Path) -> None:
+def test_less_text_on_request(library: Path, tmp_path: Path) -> None:
     full = write_corpus(CorpusConfig(output_dir=str(tmp_path / "full"), held_out_fraction=0.3))
     half_mb = (full.train.text_bytes + full.valid.text_bytes) / 2e6
     half = write_corpus(CorpusConfig(output_dir=str(tmp_path / "half"), held_out_fraction=0.3, max_mb=half_mb))

@@ -1,4 +1,4 @@
-"""From text to samples: what Megatron-Core's builder makes of our data, against the tokenizer's own output."""
+"""From text to samples: datasets that Megatron-Core builds from our data, against the tokenizer's output."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def test_samples_are_the_tokenized_text(write_dataset: Callable[..., str]) -> No
         assert torch.equal(sample["tokens"][1:], sample["labels"][:-1])
         assert sample["loss_mask"].tolist() == [1.0] * 16
         assert sample["position_ids"].tolist() == list(range(16))
-    # One epoch holds every token once, but for the last, incomplete sample.
+    # One epoch holds every token once, except those of the last, incomplete sample.
     seen = Counter(token for tokens in tokens_of(dataset, samples) for token in tokens)
     missing = Counter(token for document in documents for token in document) - seen
     assert sum(seen.values()) == samples * 16 and missing.total() == total - samples * 16
-    # Samples put back in the order they were cut are the documents one after another.
+    # Samples in the order in which they were cut are the documents one after another.
     cut_order = numpy.argsort(dataset.shuffle_index)
     stream = [token for index in cut_order for token in dataset[int(index)]["tokens"].tolist()]
     ends = [place for place, token in enumerate(stream) if token == TOKENIZER.eod]
@@ -71,7 +71,7 @@ def test_samples_are_the_tokenized_text(write_dataset: Callable[..., str]) -> No
         assert tuple(stream[begin + 1 : end + 1]) in documents
 
 
-def test_order_depends_on_the_seed_alone(write_dataset: Callable[..., str], tmp_path: Path) -> None:
+def test_the_order_depends_only_on_the_seed(write_dataset: Callable[..., str], tmp_path: Path) -> None:
     prefix = write_dataset(TEXTS)
     config = DataConfig(data_path=(prefix,), split="1", data_cache_path=str(tmp_path / "cache"))
     first = tokens_of(train_only(config, 60), 60)
@@ -81,7 +81,7 @@ def test_order_depends_on_the_seed_alone(write_dataset: Callable[..., str], tmp_
     assert any(name.endswith("shuffle_index.npy") for name in os.listdir(tmp_path / "cache"))
 
 
-def test_data_made_again_are_not_read_through_old_indices(write_dataset: Callable[..., str]) -> None:
+def test_indices_of_replaced_data_are_not_used(write_dataset: Callable[..., str]) -> None:
     config = DataConfig(data_path=(write_dataset(TEXTS),), split="1")
     train_only(config, 30)
     write_dataset(["a" * 700])
@@ -101,7 +101,7 @@ def test_splits_share_no_document(write_dataset: Callable[..., str]) -> None:
     assert seen[1] <= set(range(0x20 + 48, 0x20 + 54))
 
 
-def test_data_of_their_own_for_each_split(write_dataset: Callable[..., str]) -> None:
+def test_separate_data_for_each_split(write_dataset: Callable[..., str]) -> None:
     config = DataConfig(
         train_data_path=(write_dataset(["a" * 300], "a"),), valid_data_path=(write_dataset(["b" * 300], "b"),)
     )
@@ -112,7 +112,7 @@ def test_data_of_their_own_for_each_split(write_dataset: Callable[..., str]) -> 
 
 
 @pytest.mark.parametrize(("blend", "share"), [(("3", "A", "1", "B"), 0.75), (("A", "B"), 0.2)])
-def test_blends_draw_by_weight_and_beyond_an_epoch(
+def test_blends_sample_by_weight_and_beyond_an_epoch(
     blend: tuple[str, ...], share: float, write_dataset: Callable[..., str]
 ) -> None:
     prefixes = {"A": write_dataset(["a" * 199], "a"), "B": write_dataset(["b" * 799], "b")}
@@ -150,8 +150,8 @@ def test_microbatches_of_real_data(write_dataset: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize("how", ["split", "own data", "blend of own data", "blend with a split"])
-def test_the_whole_validation_data_are_every_token_once(write_dataset: Callable[..., str], how: str) -> None:
-    """Each token of a dataset but its first is a label once, whatever the weights; training is as without it."""
+def test_full_validation_reads_every_token_once(write_dataset: Callable[..., str], how: str) -> None:
+    """Every token except a dataset's first is a label once, whatever the weights; training samples do not change."""
     a, b = write_dataset(TEXTS, "a"), write_dataset([text.upper() for text in TEXTS], "b")
     config = {
         "split": DataConfig(data_path=(a,), split="50,50,0"),
@@ -171,7 +171,7 @@ def test_the_whole_validation_data_are_every_token_once(write_dataset: Callable[
     counted = Counter(int(label) for one in samples for label in one["labels"][one["loss_mask"].bool()])
     everything = Counter(token for part in documents for document in part for token in document)
     missing = everything - counted
-    assert not counted - everything and missing.total() == len(texts)  # each dataset's first token follows nothing
+    assert not counted - everything and missing.total() == len(texts)  # a dataset's first token is never a label
 
     counted_ahead = num_whole_valid_samples(
         config, check_sources(config, TOKENIZER), seq_length=16, seed=1, tokenizer=TOKENIZER
@@ -184,8 +184,8 @@ def test_the_whole_validation_data_are_every_token_once(write_dataset: Callable[
     assert tokens_of(train, 50) == tokens_of(train_only(config, 50), 50)
 
 
-def test_a_padded_sample_read_first_is_padded_alone(write_dataset: Callable[..., str]) -> None:
-    """Megatron-Core keeps the loss mask of the first sample that is read, and would mask the others like it."""
+def test_reading_a_padded_sample_first_does_not_mask_the_others(write_dataset: Callable[..., str]) -> None:
+    """Megatron-Core caches the loss mask of the first sample that is read, and would apply it to all others."""
     config = DataConfig(train_data_path=(write_dataset(TEXTS),), valid_data_path=(write_dataset(TEXTS, "held-out"),))
 
     def counted(first: int) -> dict[int, int]:
@@ -227,7 +227,7 @@ def test_building_is_quiet(
         ),
     ],
 )
-def test_data_refused(
+def test_bad_data_are_refused(
     values: dict, samples: dict, message: tuple[object, ...], write_dataset: Callable[..., str], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()

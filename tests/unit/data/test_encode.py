@@ -1,4 +1,4 @@
-"""Encoding in workers: what happens when they cannot work. Their results are compared in ``test_preprocess``."""
+"""Encoding in worker processes that die. What workers return is tested in ``test_preprocess``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support_errors import refused
 
 
 def test_a_worker_that_dies_ends_the_work() -> None:
-    # A tokenizer that cannot be built ends a worker as surely as the system's out-of-memory killer does.
+    # A tokenizer that cannot be built ends a worker just as the system's out-of-memory killer does.
     options = EncodeOptions(TokenizerFiles("SentencePieceTokenizer"), ("text",), append_eod=True, skip_bad_lines=False)
     chunks = [RawChunk(InputFile("f.jsonl", 1, is_json=True), (b'{"text": "a"}\n',))] * 3
     with refused("--workers 2"):

@@ -1,4 +1,4 @@
-"""Labelled data in a run's order: each epoch a permutation of its own, the validation set once and whole."""
+"""Order of labelled data: every epoch is a different permutation, and an evaluation reads each row once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def labels(source: object, start: int = 0) -> list[int]:
     return [source[index]["label"] for index in range(start, len(source))]  # type: ignore[arg-type, index]
 
 
-def test_every_epoch_holds_every_row_in_an_order_of_its_own() -> None:
+def test_every_epoch_holds_every_row_in_a_different_order() -> None:
     found = labels(ShuffledEpochs(ROWS, seed=3, num_samples=21))
     epochs = [found[start : start + 7] for start in (0, 7, 14)]
     assert all(sorted(epoch) == [row["label"] for row in ROWS] for epoch in epochs)
@@ -36,8 +36,8 @@ def test_a_longer_run_and_one_read_backwards_hold_the_same_samples() -> None:
     assert {short[index]["weight"] for index in range(10)} == {1.0}
 
 
-def test_the_order_stays_what_it_was() -> None:
-    """What a run has drawn, another version of numpy draws too: resumed runs depend on it."""
+def test_the_order_never_changes() -> None:
+    """The order is fixed and must not change with the version of numpy, because resumed runs depend on it."""
     assert permutation(1234, 0, 10).tolist() == PINNED[0]
     assert permutation(1234, 1, 10).tolist() == PINNED[1]
 

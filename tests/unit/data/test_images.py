@@ -1,4 +1,4 @@
-"""Images from folders, arrays and scikit-learn, and what is refused of them."""
+"""Images from folders, arrays and scikit-learn, and data that are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from megatron.ltd.models.encoder_config import ViTConfig
 from tests.support_errors import assert_names, refused
 
 DIGITS = "05542a5937b2"
-"""The training part, on any machine."""
+"""The start of the training split's fingerprint, which is the same on every machine."""
 
 
 def model(**changes: Any) -> ViTConfig:
@@ -25,7 +25,7 @@ def model(**changes: Any) -> ViTConfig:
 
 
 def pixels(number: int, channels: int = 1, height: int = 4, width: int = 6) -> np.ndarray:
-    """uint8 [H, W, C], others for each number."""
+    """Random pixels, uint8 [H, W, C], with ``number`` as the seed."""
     return np.random.RandomState(number).randint(0, 256, (height, width, channels), dtype=np.uint8)
 
 
@@ -35,7 +35,7 @@ def write_image(path: Path, values: np.ndarray) -> None:
 
 
 def write_folder(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), channels: int = 1) -> Path:
-    """Two PNGs a class, of pixels 0, 1, 2, ... in the order of the names."""
+    """Write two PNGs per class, with pixels 0, 1, 2, ... in the order of the file names."""
     for number, name in enumerate(classes):
         for place in (0, 1):
             write_image(folder / name / f"{place}.png", pixels(2 * number + place, channels))
@@ -77,13 +77,13 @@ def test_colour_files_become_grey_where_the_model_takes_one_channel(tmp_path: Pa
     assert images[0]["image"].shape == (4, 6, 1)
 
 
-def test_a_validation_class_has_its_number_from_the_training_images(tmp_path: Path) -> None:
+def test_validation_images_use_the_class_numbers_of_training(tmp_path: Path) -> None:
     train, valid = write_folder(tmp_path / "train", ("a", "b", "c")), write_folder(tmp_path / "valid", ("c",))
     _, images = opened(train, valid)
     assert [images[number]["label"] for number in range(2)] == [2, 2] and len(images.classes) == 3
 
 
-def test_digits_are_cut_the_same_way_always() -> None:
+def test_digits_are_always_split_the_same_way() -> None:
     train, valid = open_images(ImageDataConfig(data_path="digits"), model(img_h=8, img_w=8))
     assert (len(train), len(valid)) == (1437, 360)
     assert train.fingerprint[:12] == DIGITS and train.classes == tuple("0123456789")
@@ -140,23 +140,23 @@ ARRAYS: dict[str, tuple[dict[str, Any], list[object]]] = {
 
 
 @pytest.mark.parametrize(("changes", "names"), ARRAYS.values(), ids=ARRAYS.keys())
-def test_arrays_that_cannot_be_used(tmp_path: Path, changes: dict[str, Any], names: list[object]) -> None:
+def test_bad_arrays_are_refused(tmp_path: Path, changes: dict[str, Any], names: list[object]) -> None:
     path = write_arrays(tmp_path / "train.npz", **changes)
     with refused("--train-data-path", path, *names):
         opened(path)
 
 
-def test_labels_that_the_classes_do_not_have(tmp_path: Path) -> None:
+def test_labels_outside_the_classes_are_refused(tmp_path: Path) -> None:
     train = write_arrays(tmp_path / "train.npz")
     valid = write_arrays(tmp_path / "valid.npz", labels=np.array([0, 1, 2, 1]))
     with refused("--valid-data-path", valid, "labels[2]", 2, 0, 1):
         opened(train, valid)
     with refused("--train-data-path", "train.npz", "labels[2]", 2, 0, 1):
         opened(write_arrays(tmp_path / "train.npz", labels=np.array([0, 1, 2, 1])), num_classes=2)
-    opened(train, num_classes=3)  # no image need have a class
+    opened(train, num_classes=3)  # a class may be without images
 
 
-def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+def test_bad_folders_are_refused(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "train")
     with refused("--num-classes 3", folder, 2):
         opened(folder, num_classes=3)
@@ -195,6 +195,6 @@ FLAGS: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize(("flags", "names"), FLAGS.values(), ids=FLAGS.keys())
-def test_flags_that_do_not_fit(flags: dict[str, Any], names: list[str]) -> None:
+def test_flags_that_do_not_fit_are_refused(flags: dict[str, Any], names: list[str]) -> None:
     with refused(*names):
         ImageDataConfig(**flags).check_given()

@@ -1,4 +1,4 @@
-"""Cached sample indices: what Megatron-Core built is kept, everything else is built anew, and none runs code."""
+"""Cached sample indices: Megatron-Core's own are reused, all others are built again, and none runs code."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ S = 16
 
 @pytest.fixture(scope="module", autouse=True)
 def in_a_world() -> Iterator[None]:
-    """Megatron-Core's blend and its BERT ask for this process's rank."""
+    """Set up process groups, because Megatron-Core's blended and BERT datasets ask for the rank."""
     with world():
         yield
 
 
 @pytest.fixture
 def texts(write_dataset: Callable[..., str]) -> tuple[str, str]:
-    """Prefixes of two datasets of documents of 1 to 40 tokens."""
+    """Prefixes of two datasets with documents of 1 to 40 tokens."""
     draw = random.Random(2)
     a, b = ("".join(draw.choices("ab", k=draw.randint(0, 39))) for _ in range(2)), ["c" * 30] * 9
     return write_dataset(["x" * draw.randint(0, 39) for _ in range(50)] + list(a), "a"), write_dataset(b, "b")
@@ -80,7 +80,7 @@ def content(source: SampleSource) -> list[Any]:
 
 
 def state_of(cache: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Identity and content of every file."""
+    """Inode, modification time and content of every file."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in cache.iterdir()}
 
 
@@ -88,7 +88,7 @@ KINDS = [one_epoch, two_epochs, blend, bert]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_built_is_kept(kind: Callable[..., SampleSource], texts: tuple[str, str], tmp_path: Path) -> None:
+def test_valid_indices_are_reused(kind: Callable[..., SampleSource], texts: tuple[str, str], tmp_path: Path) -> None:
     expected = content(kind(texts, tmp_path / "cache"))
     before = state_of(tmp_path / "cache")
     assert before and content(kind(texts, tmp_path / "cache")) == expected
@@ -97,7 +97,7 @@ def test_what_was_built_is_kept(kind: Callable[..., SampleSource], texts: tuple[
 
 @pytest.mark.parametrize("num_samples", [3, 30, 31, 90, 250])
 @pytest.mark.parametrize("seed", range(3))
-def test_indices_of_many_sizes_are_kept(
+def test_valid_indices_of_many_sizes_are_reused(
     num_samples: int, seed: int, write_dataset: Callable[..., str], tmp_path: Path
 ) -> None:
     draw = random.Random(seed)
@@ -186,7 +186,7 @@ DAMAGES = [
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.parametrize("kind", [two_epochs, blend, bert])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_does_not_fit_is_built_again(
+def test_damaged_indices_are_built_again(
     damage: Callable[[Path, Path], None], kind: Callable[..., SampleSource], texts: tuple[str, str], tmp_path: Path
 ) -> None:
     cache, mark = tmp_path / "cache", tmp_path / "the payload ran"
@@ -261,7 +261,7 @@ def test_a_file_changed_after_the_check_runs_no_code(tmp_path: Path) -> None:
         assert np.load(tmp_path / "numbers.npy", allow_pickle=True, mmap_mode="r").tolist() == [0, 1, 2]
         np.load(tmp_path / "pickle.npy", allow_pickle=True, mmap_mode="r")
     assert np.load is load and not (tmp_path / "mark").exists()
-    np.load(tmp_path / "pickle.npy", allow_pickle=True, mmap_mode="r")  # else this could not fail
+    np.load(tmp_path / "pickle.npy", allow_pickle=True, mmap_mode="r")  # shows that the payload works
     assert (tmp_path / "mark").exists()
 
 
@@ -272,13 +272,13 @@ def test_a_file_changed_after_the_check_runs_no_code(tmp_path: Path) -> None:
         ((6, 5, 8), False), ((1, 3, 8), False), ((9, 10, 8), False), ((2, 5, 9), False), ((2, 5, 0), False),
     ],
 )  # fmt: skip
-def test_samples_of_bert_are_of_one_document(row: tuple[int, int, int], right: bool) -> None:
-    """Documents of the sentences 2 to 4, of none, and 5 to 8."""
+def test_a_bert_sample_must_be_inside_one_document(row: tuple[int, int, int], right: bool) -> None:
+    """Three documents hold the sentences 2 to 4, none, and 5 to 8."""
     samples = np.array([(2, 4, 3), row], dtype=np.uint32)
     assert is_bert_index(samples, document_bounds=np.array([2, 5, 5, 9]), seq_length=8, num_samples=2) is right
 
 
-def test_samples_of_a_blend_are_in_their_dataset() -> None:
+def test_samples_of_a_blend_must_be_inside_their_dataset() -> None:
     dataset, sample = np.array([0, 1, 1], dtype=np.int16), np.array([3, 0, 1], dtype=np.int64)
     assert is_blend_index(dataset, sample, sizes=[4, 2], num_samples=3)
     assert not is_blend_index(dataset, sample, sizes=[3, 2], num_samples=3)

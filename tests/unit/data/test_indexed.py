@@ -22,7 +22,7 @@ HEADER_BYTES = 34
 
 
 def core_dataset(prefix: Path, documents: list[list[int]], dtype: type = numpy.int32) -> str:
-    """A dataset as Megatron's own tools write it: no card."""
+    """A dataset as Megatron-LM's own tools write it, without our card of the data."""
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
     for document in documents:
         builder.add_item(torch.tensor(document))
@@ -31,7 +31,7 @@ def core_dataset(prefix: Path, documents: list[list[int]], dtype: type = numpy.i
     return str(prefix)
 
 
-def test_what_a_dataset_holds(write_dataset: Callable[..., str]) -> None:
+def test_the_contents_of_a_dataset(write_dataset: Callable[..., str]) -> None:
     prefix = write_dataset(["one", "twelve"])
     info = check_indexed_dataset(prefix, VOCAB, ByteTokenizer.fingerprint)
     assert (info.documents, info.sequences, info.tokens, info.dtype) == (2, 2, 11, "uint16")
@@ -41,7 +41,7 @@ def test_what_a_dataset_holds(write_dataset: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [numpy.uint8, numpy.uint16, numpy.int32, numpy.int64])
-def test_data_made_by_megatrons_tools_are_taken(dtype: type, tmp_path: Path) -> None:
+def test_data_made_by_megatrons_tools_are_accepted(dtype: type, tmp_path: Path) -> None:
     info = check_indexed_dataset(core_dataset(tmp_path / "d", [[1, 2], [3]], dtype), 4)
     assert (info.tokens, info.dtype, info.sha256, info.tokenizer_fingerprint) == (3, dtype.__name__, None, None)
 
@@ -98,7 +98,7 @@ def test_damage_is_named(damage: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [9, -1])
-def test_ids_outside_the_vocabulary(bad: int, tmp_path: Path) -> None:
+def test_ids_outside_the_vocabulary_are_refused(bad: int, tmp_path: Path) -> None:
     prefix = core_dataset(tmp_path / "d", [[1, bad], [3]])
     with refused(bad, 9, 0, 8):
         check_indexed_dataset(prefix, 9)
@@ -116,7 +116,7 @@ def test_both_ends_of_large_data_are_sampled(place: int, tmp_path: Path) -> None
         check_indexed_dataset(str(tmp_path / "d"), 100)
 
 
-def test_another_tokenizers_data(write_dataset: Callable[..., str]) -> None:
+def test_data_of_another_tokenizer_are_refused(write_dataset: Callable[..., str]) -> None:
     prefix = write_dataset(["text"])
     with refused("ByteTokenizer", 257):
         check_indexed_dataset(prefix, VOCAB, "0" * 64)

@@ -1,4 +1,4 @@
-"""Labelled sentences as tokens: what stands where, and what is cut."""
+"""Labelled sentences as tokens: the layout of a row, and truncation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_single_sentences_and_pairs() -> None:
     assert pair["types"].tolist() == [0, 0, 0, 0, 1, 1, 0, 0]
 
 
-def test_what_is_too_long_loses_its_end_and_is_counted() -> None:
+def test_long_sentences_are_truncated_at_the_end_and_counted() -> None:
     found = rows(("a b c d a b c d",), ("a b",), ("a b c d a", "c d"))
     assert [spelled(found[number]) for number in (0, 2)] == [
         "[CLS] a b c d a b [SEP]",
@@ -46,7 +46,7 @@ def test_what_is_too_long_loses_its_end_and_is_counted() -> None:
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=2), st.integers(1, 12))
-def test_the_longest_is_cut_first(lengths: list[int], num_tokens: int) -> None:
+def test_the_longer_sentence_is_truncated_first(lengths: list[int], num_tokens: int) -> None:
     parts = [list(range(length)) for length in lengths]
     kept = cut(parts, num_tokens)
     assert sum(map(len, kept)) == min(sum(lengths), num_tokens)
@@ -55,7 +55,7 @@ def test_the_longest_is_cut_first(lengths: list[int], num_tokens: int) -> None:
         assert len(part) == len(whole) or len(part) >= max(map(len, kept)) - 1, "another one should have been cut"
 
 
-def test_a_batch_holds_its_samples() -> None:
+def test_a_batch_stacks_its_samples() -> None:
     source = ShuffledEpochs(rows(("a",), ("b c",)), 3, 4)
     batch = build_sentence_batch([source[0], source[1]], [10, 11])
     assert batch.tokens_BS.shape == batch.types_BS.shape == (2, 8) and batch.sample_ids_B.tolist() == [10, 11]
@@ -65,5 +65,5 @@ def test_a_batch_holds_its_samples() -> None:
 
 
 @pytest.mark.parametrize("seq_length", [3, 4])
-def test_a_sample_that_holds_hardly_anything(seq_length: int) -> None:
+def test_a_very_short_sequence_length(seq_length: int) -> None:
     assert spelled(rows(("a b", "c d"), seq_length=seq_length + 2)[0]).startswith("[CLS] a")

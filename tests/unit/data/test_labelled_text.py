@@ -1,4 +1,4 @@
-"""Labelled sentences out of files, and what is said of bad ones."""
+"""Labelled sentences read from files, and the errors of bad files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read(path: Path, columns: Columns | None = None, classes: tuple[str | int, .
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte-order mark"])
-def test_json_lines_and_tables_say_the_same(tmp_path: Path, mark: bytes) -> None:
+def test_json_lines_and_tables_give_the_same_rows(tmp_path: Path, mark: bytes) -> None:
     samples = [("a good\u2028film", "pos"), ("dull", "neg"), ('it "works"', "pos")]
     objects = b"\n\n".join(json.dumps({"text": text, "label": label}).encode() for text, label in samples)
     rows = "label\ttext\n" + "".join(f"{label}\t{text}\r\n" for text, label in samples)
@@ -77,7 +77,7 @@ def test_bad_files_are_refused_by_line(
         read(path)
 
 
-def test_labels_that_training_has_not_are_refused(tmp_path: Path) -> None:
+def test_labels_that_are_not_in_training_are_refused(tmp_path: Path) -> None:
     (tmp_path / "some.jsonl").write_text(GOOD)
     with refused(2, "b", "a", "c"):
         read(tmp_path / "some.jsonl", classes=("a", "c"))

@@ -1,4 +1,4 @@
-"""Joined datasets: byte by byte what one command over all of the text writes, and what cannot be joined."""
+"""Joined datasets: byte for byte equal to one command's output for all of the text, and what cannot be joined."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(name: str, *texts: str, **values: object) -> str:
-    """A dataset of ``texts``; its prefix."""
+    """Write a dataset of ``texts``; returns its prefix."""
     Path(f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     settings = {"input": (f"{name}.jsonl",), "output_prefix": name, "append_eod": True, **values}
     return next(iter(preprocess(PreprocessConfig(**settings), BYTES).cards))
@@ -44,7 +44,7 @@ def content(prefix: str) -> list[bytes]:
 
 @pytest.mark.parametrize("sentences", [False, True])
 @pytest.mark.parametrize("block_entries", [3, 1 << 20])
-def test_shards_join_to_the_files_of_one_command(
+def test_joined_shards_equal_the_files_of_one_command(
     sentences: bool, block_entries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(merge_module, "_BLOCK_ENTRIES", block_entries)
@@ -73,7 +73,7 @@ def test_shards_join_to_the_files_of_one_command(
         ([1, 0, 2, 3], (2, 3)),
     ],
 )
-def test_shards_that_are_not_all_there_in_order(order: list[int], message: tuple[object, ...]) -> None:
+def test_missing_or_misordered_shards_are_refused(order: list[int], message: tuple[object, ...]) -> None:
     names = {0: write("other", "Another text.")}
     Path("whole.jsonl").write_text("".join(json.dumps({"text": f"Text {number}."}) + "\n" for number in range(30)))
     for number in (1, 2, 3):
@@ -111,7 +111,7 @@ def test_data_made_elsewhere_has_no_cards_and_gets_none() -> None:
     assert not os.path.exists("joined.json") and len(IndexedDataset("joined")) == 2
 
 
-def test_keys_of_the_parts_are_all_on_the_card() -> None:
+def test_the_card_names_the_keys_of_all_parts() -> None:
     Path("b.jsonl").write_text('{"body": "two"}\n')
     config = PreprocessConfig(input=("b.jsonl",), output_prefix="b", append_eod=True, json_keys=("body",))
     join(write("a", "one"), *preprocess(config, BYTES).cards, write("c", "three"))
@@ -120,7 +120,7 @@ def test_keys_of_the_parts_are_all_on_the_card() -> None:
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError(28, "No space left on device")])
 @pytest.mark.parametrize("stage", ["_join_indices", "check"])
-def test_an_interruption_leaves_what_was_there(
+def test_an_interruption_leaves_existing_files(
     interruption: BaseException, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefixes = [write("a", "one"), write("b", "two")]
@@ -158,7 +158,7 @@ def damage(prefix: str, how: str) -> None:
         data = Path(f"{prefix}.bin").read_bytes()
         wide = b"".join(data[place : place + 2] + b"\0\0" for place in range(0, len(data), 2))
         index = bytearray(Path(f"{prefix}.idx").read_bytes())
-        index[17] = 4  # int32; one document, which starts at 0
+        index[17] = 4  # the code of int32; the only document still starts at 0
         Path(f"{prefix}.bin").write_bytes(wide)
         Path(f"{prefix}.idx").write_bytes(index)
         Path(f"{prefix}.json").write_text(json.dumps(card | {"bin_sha256": hashlib.sha256(wide).hexdigest()}))
@@ -178,7 +178,7 @@ def damage(prefix: str, how: str) -> None:
         ("idx", ("--input", "b_text_document.idx")),
     ],
 )
-def test_parts_that_do_not_fit(how: str, message: tuple[object, ...]) -> None:
+def test_parts_that_do_not_fit_are_refused(how: str, message: tuple[object, ...]) -> None:
     prefixes = [write("a", "one"), write("b", "two")]
     damage(prefixes[1], how)
     before = snapshot(Path())
@@ -187,7 +187,7 @@ def test_parts_that_do_not_fit(how: str, message: tuple[object, ...]) -> None:
     assert snapshot(Path()) == before
 
 
-def test_ends_of_documents_are_in_all_parts_or_in_none() -> None:
+def test_either_all_parts_or_none_have_end_of_document_ids() -> None:
     with refused("--input", "--append-eod"):
         join(write("a", "one"), write("b", "two", append_eod=False))
 

@@ -1,4 +1,4 @@
-"""Text to indexed tokens: against direct tokenization, for any number of workers, and safe when it fails."""
+"""Text to indexed tokens: compared with direct tokenization, for any number of workers, and safe on failure."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_documents_are_their_encoded_text() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sentences_are_kept_apart(workers: int) -> None:
-    """One sequence a sentence, cut where it is longer than Megatron-Core takes; documents bound them."""
+    """Each sentence is a sequence, cut if it is longer than Megatron-Core accepts; documents keep their bounds."""
     long = "x" * 1100
     run(
         write_lines("a.jsonl", {"text": f"It rains. We stay.\n{long}"}, {"text": ""}, {"text": "One."}),
@@ -83,7 +83,7 @@ def test_each_key_has_its_own_output() -> None:
     assert documents_at("out_a_document") == [list(b"so"), list(b"thus")]
 
 
-def test_files_in_the_order_given() -> None:
+def test_files_are_read_in_the_order_given() -> None:
     Path("b.txt").write_text("second\nfile")
     run(write_lines("a.jsonl", {"text": "first"}), "b.txt", write_lines("c.jsonl", {"text": "third"}))
     assert documents_at("out_text_document") == [list(b"first"), list(b"second\nfile"), list(b"third")]
@@ -140,7 +140,7 @@ def test_an_interruption_leaves_the_old_output_and_no_temporary_file(
     assert documents_at("out_text_document") == [list(b"old")]
 
 
-def test_the_size_of_a_small_input_can_be_read() -> None:
+def test_the_size_of_a_small_input_is_readable() -> None:
     result = run(write_lines("a.jsonl", {"text": "x" * 500}))
     shown = replace(result, seconds=0.25).summary()
     assert shown == "out_text_document: 1 documents, 500 tokens, 513 B in 0.2 s (2.052 KB/s, 2.000 K tokens/s)"
@@ -183,7 +183,7 @@ def test_values_refused(values: dict, message: tuple[object, ...]) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written(in_folder: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(in_folder: Path) -> None:
     write_lines("a.jsonl", {"text": "a"})
     (in_folder / "locked").mkdir(mode=0o500)
     with refused("--output-prefix locked/out"):

@@ -1,4 +1,4 @@
-"""Cutting text into sentences: where they end, where they do not, and no word lost."""
+"""Splitting text into sentences: where they end, where they do not, and that no word is lost."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tests.support_errors import refused
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """This project's own source as JSON lines."""
+    """A file with this project's own source as JSON lines."""
     path = tmp_path_factory.mktemp("corpus") / "source.jsonl"
     sources = sorted(Path(__file__).parents[3].joinpath("megatron/ltd/data").glob("*.py"))
     path.write_text("".join(json.dumps({"text": file.read_text(encoding="utf-8")}) + "\n" for file in sources))
@@ -37,11 +37,11 @@ def tokenizer(corpus: Path) -> Tokenizer:
         alphabet=st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \t\n\r\u2581\0<s/>0x")), max_size=60
     )
 )
-def test_any_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
+def test_any_text_survives_encoding_and_decoding(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_source_comes_back_and_is_compressed(tokenizer: Tokenizer, corpus: Path) -> None:
+def test_source_survives_encoding_and_is_compressed(tokenizer: Tokenizer, corpus: Path) -> None:
     texts = [json.loads(line)["text"] for line in corpus.read_text().splitlines()]
     ids = [tokenizer.encode(text) for text in texts]
     assert [tokenizer.decode(document) for document in ids] == texts
@@ -61,7 +61,7 @@ def test_same_input_same_model(model_type: str, corpus: Path, tmp_path: Path) ->
 
 
 def test_less_text_is_spread_evenly(tmp_path: Path) -> None:
-    # Twenty passages, each of one letter: half of the text must hold every second letter, from the start to the end.
+    # Twenty passages of one letter each: half of the text must hold every second letter, from start to end.
     letters = "abcdefghijklmnopqrst"
     text = "".join(f"{letter * 2500}\n" for letter in letters)
     (tmp_path / "t.txt").write_text(text)

@@ -1,4 +1,4 @@
-"""Generation is token for token that of Hugging Face's models with the same weights."""
+"""Generated tokens equal those of Hugging Face's models with the same weights."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def greedy(model: CausalLM, prompts: Sequence[Sequence[int]], most: Sequence[int
     return generate(model, prompts, [Sampler.build(0, 0.0)] * len(prompts), max_new_tokens=most, eod=eod)
 
 
-def test_greedy_is_hugging_faces(pair: Pair) -> None:
-    """Unequal prompts in one batch, up to the model's length, with unequal numbers of new tokens."""
+def test_greedy_decoding_equals_hugging_faces(pair: Pair) -> None:
+    """Prompts of different lengths in one batch, up to the model's length, get different numbers of new tokens."""
     most = [LENGTH - 1, LENGTH - 12, 7, 0, 1, LENGTH - 19]
     found = greedy(pair.ours, PROMPTS, most)
     assert found == [
         pair.greedy(prompt, number) if number else [] for prompt, number in zip(PROMPTS, most, strict=True)
     ]
-    assert len({token for tokens in found for token in tokens}) > 4  # more than one token over and over
+    assert len({token for tokens in found for token in tokens}) > 4  # not the same token over and over
 
 
 def test_beyond_the_models_length_its_last_tokens_are_the_context(pair: Pair) -> None:
@@ -54,16 +54,16 @@ def test_beyond_the_models_length_its_last_tokens_are_the_context(pair: Pair) ->
     assert len(text) == 19 + LENGTH
 
 
-def test_without_a_cache_it_is_the_same(pair: Pair, mesh: Mesh) -> None:
-    """As for models whose attention has none."""
+def test_decoding_without_a_cache_is_the_same(pair: Pair, mesh: Mesh) -> None:
+    """Models whose attention has no cache are decoded this way."""
     uncached = CausalLM(pair.ours.model, pair.config, VOCAB_SIZE, mesh)
     uncached.can_cache = False
     most = [9] * len(PROMPTS)
     assert greedy(uncached, PROMPTS, most) == greedy(pair.ours, PROMPTS, most)
 
 
-def test_cached_logits_are_the_whole_texts(pair: Pair) -> None:
-    """Prompts of 3 and 7 tokens, the next token of both, and of one of them the two after that at once."""
+def test_cached_logits_equal_those_of_the_whole_text(pair: Pair) -> None:
+    """The cache reads prompts of 3 and 7 tokens, the next token of both, then two more of one sample at once."""
     texts = torch.tensor(random_texts([12, 12]))
     lengths, cache = torch.tensor([3, 7]), KeyValueCache(slots=12)
     model = pair.ours
@@ -84,7 +84,7 @@ def test_cached_logits_are_the_whole_texts(pair: Pair) -> None:
 
 
 def test_the_end_of_the_document_ends_the_text(pair: Pair) -> None:
-    """The third token of the first prompt's continuation is what ends a document: its first occurrence counts."""
+    """The third token generated for the first prompt is made the end of document; texts stop before its first use."""
     plain = greedy(pair.ours, PROMPTS[:4], [9] * 4)
     eod = plain[0][2]
     ended = [tokens[: tokens.index(eod)] if eod in tokens else tokens for tokens in plain]
@@ -105,7 +105,7 @@ def test_the_caller_may_end_a_text(pair: Pair) -> None:
     assert asked == [(0, 1), (1, 1), (2, 1), (1, 2), (2, 2), (2, 3)]
 
 
-def test_draws_do_not_depend_on_the_batch(pair: Pair) -> None:
+def test_sampling_does_not_depend_on_the_batch(pair: Pair) -> None:
     def samplers(places: Sequence[int]) -> list[Sampler]:
         return [Sampler.build(text_seed(1, PROMPTS[place], 0), 1.5, 8) for place in places]
 
@@ -118,14 +118,14 @@ def test_draws_do_not_depend_on_the_batch(pair: Pair) -> None:
     assert together != greedy(pair.ours, PROMPTS[:3], [8] * 3)
 
 
-def test_seeds_are_a_prompts_own() -> None:
+def test_every_prompt_has_its_own_seed() -> None:
     seeds = {text_seed(seed, prompt, draw) for seed in (1, 2) for prompt in ((1, 2), (12,)) for draw in (0, 1)}
     assert len(seeds) == 8 and all(0 <= seed < 2**63 for seed in seeds)
     assert text_seed(1, [1, 2], 0) == text_seed(1, (1, 2), 0)
 
 
 def test_only_the_tokenizers_ids_are_generated(pair: Pair, mesh: Mesh) -> None:
-    """A model built for more of them may like those best, and no text can be made of them."""
+    """A model with a padded vocabulary may prefer padding ids, which the tokenizer cannot decode."""
     known = 5
     model = CausalLM(pair.ours.model, pair.config, VOCAB_SIZE, mesh, num_text_ids=known)
     (found,) = greedy(model, [PROMPTS[1]], [5])

@@ -27,7 +27,7 @@ SEQ_LENGTH, STEPS = 16, 12
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The --save folder of a random-LTD run over a text that repeats itself."""
+    """The --save folder of a random-LTD run on repetitive text."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "text.txt").write_text("abcdefgh" * 500)
     preprocess(PreprocessConfig(input=(str(folder / "text.txt"),), output_prefix=str(folder / "data")), BYTES)
@@ -59,8 +59,8 @@ def sampling(prompt: str = "abc", **changes: object) -> SamplingConfig:
     return replace(SamplingConfig(load="unused", prompt=prompt, num_tokens_to_generate=24), **changes)
 
 
-def test_what_is_loaded_is_the_trained_model(loaded, saved: Path) -> None:
-    """It has learned the text: its loss is what the run's last step logged, give or take one step and dropout."""
+def test_the_loaded_model_is_the_trained_one(loaded, saved: Path) -> None:
+    """Its loss on the training text is below the last logged loss, which had dropout and was one update earlier."""
     assert (loaded.iteration, loaded.checkpoint.name, loaded.notes) == (STEPS, f"iter_{STEPS:07d}", ())
     assert loaded.consumed_tokens == STEPS * 8 * SEQ_LENGTH
     assert loaded.consumed_tokens < loaded.consumed_layer_tokens < 3 * loaded.consumed_tokens
@@ -74,7 +74,7 @@ def test_what_is_loaded_is_the_trained_model(loaded, saved: Path) -> None:
 
 
 def test_greedy_is_the_argmax_of_a_full_forward_at_each_step(loaded) -> None:
-    """Beyond the model's length too: there the context is its last tokens, counted from position 0."""
+    """Beyond the model's length the context is the last tokens, with positions from 0."""
     from megatron.ltd.evaluation.generate import generate_text
 
     text = generate_text(loaded, sampling("habc", temperature=0.0, num_tokens_to_generate=2 * SEQ_LENGTH))
@@ -87,7 +87,7 @@ def test_greedy_is_the_argmax_of_a_full_forward_at_each_step(loaded) -> None:
         assert tokens[place] == int(logits_SV[-1, : loaded.tokenizer.vocab_size].argmax())
 
 
-def test_the_same_seed_gives_the_same_text_and_another_one_another(loaded) -> None:
+def test_the_seed_decides_the_text(loaded) -> None:
     from megatron.ltd.evaluation.generate import generate_text
 
     first, again, other = (generate_text(loaded, sampling(temperature=2.0, seed=seed)) for seed in (1, 1, 2))
@@ -100,7 +100,7 @@ def test_top_1_is_greedy(loaded) -> None:
     assert generate_text(loaded, sampling(top_k=1)) == generate_text(loaded, sampling(temperature=0.0))
 
 
-def test_mistakes_are_refused(saved: Path, mesh: Mesh, tmp_path: Path, fixtures: Path) -> None:
+def test_bad_arguments_are_refused(saved: Path, mesh: Mesh, tmp_path: Path, fixtures: Path) -> None:
     from megatron.ltd.evaluation.load import load_model
 
     with refused(f"--load {tmp_path}", "--save"):
@@ -134,6 +134,6 @@ def test_another_tokenizer_is_refused(saved: Path, mesh: Mesh, monkeypatch: pyte
         ({"seed": -1}, "--seed -1"),
     ],
 )
-def test_refused_flags(flags: dict[str, object], name: str) -> None:
+def test_bad_flags_are_refused(flags: dict[str, object], name: str) -> None:
     with refused(name):
         sampling(**flags)

@@ -1,4 +1,4 @@
-"""Which token comes next."""
+"""Sampling of the next token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support_errors import refused
 
 
 def chi_square(sampler: Sampler, weights: list[float], expected: list[float]) -> float:
-    """Of 4000 draws from these weights; infinite where a token was drawn that none is expected of."""
+    """The statistic of 4000 draws from these weights; infinite if a token was drawn that must never be."""
     logits_V = torch.tensor(weights).log()
     counts_V = torch.tensor([sampler.pick(logits_V) for _ in range(4000)]).bincount(minlength=len(weights)).double()
     expected_V = torch.tensor(expected).double()
@@ -21,14 +21,14 @@ def chi_square(sampler: Sampler, weights: list[float], expected: list[float]) ->
     return float(((counts_V - expected_V) ** 2 / expected_V)[possible].sum())
 
 
-def test_draws_follow_the_softmax_of_the_likeliest() -> None:
-    """The 3 likeliest of 5 at temperature 0.5, which squares; the 0.999 quantile is 13.8."""
+def test_top_k_samples_from_the_softmax_of_the_likeliest() -> None:
+    """Top-k 3 of 5 at temperature 0.5, which squares the weights; 13.8 is the 0.999 quantile of chi-square."""
     sampler = Sampler.build(1234, temperature=0.5, top_k=3)
     assert chi_square(sampler, [1.0, 2.0, 3.0, 0.5, 0.9], [1.0, 4.0, 9.0, 0.0, 0.0]) < 13.8
 
 
-def test_draws_are_from_the_likeliest_that_hold_a_share() -> None:
-    """0.4 and 0.3 hold less than 0.75, so 0.2 is among them; the tokens that make it are enough at 0.7."""
+def test_top_p_samples_from_the_fewest_tokens_that_reach_the_share() -> None:
+    """0.4 + 0.3 is less than a top-p of 0.75, so 0.2 is kept too; at 0.65 these two tokens are enough."""
     weights = [0.1, 0.4, 0.2, 0.3]
     assert chi_square(Sampler.build(1, top_p=0.75), weights, [0.0, 0.4, 0.2, 0.3]) < 13.8
     assert chi_square(Sampler.build(2, top_p=0.65), weights, [0.0, 0.4, 0.0, 0.3]) < 10.8

@@ -1,4 +1,4 @@
-"""Log-likelihoods are those of Hugging Face's models with the same weights, however texts fall on batches."""
+"""Log-likelihoods equal those of Hugging Face's models with the same weights, however texts are batched."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_equal_to_hugging_face(pair: Pair, texts: list[Text], batch_size: BatchS
         assert found.log_likelihood == pytest.approx(expected(pair, text), abs=1e-4)
 
 
-def test_greedy_is_what_greedy_decoding_gives(pair: Pair, texts: list[Text]) -> None:
+def test_is_greedy_agrees_with_greedy_decoding(pair: Pair, texts: list[Text]) -> None:
     prompts = [text.tokens[:4] for text in texts if len(text.tokens) > 4]
     likeliest = [Text((*prompt, *pair.greedy(prompt, 5)), 5) for prompt in prompts]
     others = [Text((*text.tokens[:-1], (text.tokens[-1] + 1) % VOCAB_SIZE), 5) for text in likeliest]
@@ -58,7 +58,7 @@ def test_greedy_is_what_greedy_decoding_gives(pair: Pair, texts: list[Text]) -> 
 
 
 def test_equal_inputs_are_computed_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The four answers of a question differ in their last token, and one of them is scored from the third on."""
+    """Four answers to a question differ only in the last token, so their inputs are equal; one scores two tokens."""
     computed: list[int] = []
     inner = CausalLM.hidden_states
 
@@ -77,7 +77,7 @@ def test_equal_inputs_are_computed_once(pair: Pair, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("batch_size", [BatchSize(10_000), BatchSize(60), BatchSize(10_000, 2), BatchSize(1)])
 def test_equal_contexts_are_read_once(pair: Pair, batch_size: BatchSize, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three questions, of which one fills the model; answers of 1 to 4 tokens, some of them alike."""
+    """Three questions, one as long as the model allows, have answers of 1 to 4 tokens, some of them equal."""
     contexts = random_texts([16, 11, LENGTH - 3], seed=1)
     answers = [[(1, 2, 3), (4,), (5,), (1, 2, 4)], [(7, 8), (9, 8, 7, 6), (7, 8)], [(3, 2, 1, 0), (2,), (4, 4, 4, 4)]]
     texts = [Text(context + end, len(end)) for context, ends in zip(contexts, answers, strict=True) for end in ends]
@@ -93,7 +93,7 @@ def test_equal_contexts_are_read_once(pair: Pair, batch_size: BatchSize, monkeyp
     scores = score(pair.ours, texts, batch_size)
     for text, found in zip(texts, scores, strict=True):
         assert found.log_likelihood == pytest.approx(expected(pair, text), abs=1e-4)
-    if batch_size == BatchSize(10_000):  # three contexts, and nine answers that differ, but for their last tokens
+    if batch_size == BatchSize(10_000):  # three contexts, then the different answers without their last tokens
         assert read == [3 * (LENGTH - 3), 7 * 3]
     assert bool(read) == (batch_size.tokens > 1)
 
@@ -107,8 +107,8 @@ def test_without_a_cache_scores_are_the_same(pair: Pair, mesh: Mesh) -> None:
     assert [one.log_likelihood for one in first] == pytest.approx([one.log_likelihood for one in second], abs=1e-4)
 
 
-def test_ids_that_pad_the_vocabulary_count_nowhere(pair: Pair, mesh: Mesh) -> None:
-    """As if the model had no such rows: of 32, the last 3."""
+def test_padding_ids_of_the_vocabulary_are_ignored(pair: Pair, mesh: Mesh) -> None:
+    """The last 3 of 32 ids are padding, and the scores are as if the model had no such rows."""
     known = VOCAB_SIZE - 3
     model = CausalLM(pair.ours.model, pair.config, known, mesh)
     tokens = (1, 2, 3, 4)
@@ -122,8 +122,8 @@ def test_ids_that_pad_the_vocabulary_count_nowhere(pair: Pair, mesh: Mesh) -> No
     assert sum(one.is_greedy for one in found) == 1
 
 
-def test_half_precision_is_near(mesh: Mesh, pair: Pair, texts: list[Text]) -> None:
-    """In bfloat16, 8 bits of mantissa, with a softmax in fp32."""
+def test_half_precision_is_close(mesh: Mesh, pair: Pair, texts: list[Text]) -> None:
+    """Scores in bfloat16, which has 8 bits of mantissa, with a softmax in fp32, are close to those in fp32."""
     rounded = build_core_model(pair.config, mesh, precision=PrecisionConfig(bf16=True)).to(torch.bfloat16)
     rounded.load_state_dict(pair.ours.model.state_dict())
     found = score(CausalLM(rounded, pair.config, VOCAB_SIZE, mesh), texts, BatchSize(100))
@@ -138,19 +138,19 @@ def test_the_training_mode_is_restored(pair: Pair, texts: list[Text]) -> None:
     pair.ours.model.eval()
 
 
-def test_batches_hold_their_tokens() -> None:
+def test_batches_respect_their_limits() -> None:
     lengths = [9, 9, 8, 4, 4, 4, 1]
     assert [list(run) for run in BatchSize(18).split(lengths)] == [[0, 1], [2, 3], [4, 5, 6]]
     assert [len(run) for run in BatchSize(5).split(lengths)] == [1, 1, 1, 1, 1, 1, 1]
     assert [len(run) for run in BatchSize(1000, 3).split(lengths)] == [3, 3, 1]
     assert list(BatchSize(5).split([])) == []
-    lengths = [500, 450, 440, 430, 420, 10]  # 450 is nine tenths of 500; 430 comes when the run has 1500
+    lengths = [500, 450, 440, 430, 420, 10]  # 450 is 0.9 of 500; 430 is less, and 3 x 500 tokens are a batch
     assert [list(run) for run in BatchSize(9000).split_alike(lengths)] == [[0, 1, 2], [3, 4, 5]]
     assert [list(run) for run in BatchSize(9000).split(lengths)] == [[0, 1, 2, 3, 4, 5]]
     assert [list(run) for run in BatchSize(40).split([9, 5, 5, 5], [4, 4, 3, 4])] == [[0], [1, 2], [3]]
 
 
-def test_a_model_in_parts_is_refused(pair: Pair, mesh: Mesh) -> None:
+def test_pipeline_and_context_parallelism_are_refused(pair: Pair, mesh: Mesh) -> None:
     import dataclasses
 
     for name, flag in (("pipeline", "--pipeline-model-parallel-size"), ("context", "--context-parallel-size")):

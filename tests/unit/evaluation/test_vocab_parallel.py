@@ -1,4 +1,4 @@
-"""Log-probabilities from a run of the vocabulary a rank; several ranks are in tests/distributed."""
+"""Log-probabilities from logits that are split over the vocabulary; several ranks are in tests/distributed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megatron.ltd.evaluation.vocab_parallel import target_log_probabilities
 
 
 class OneRank:
-    """A process group of one."""
+    """A process group of one rank."""
 
     def rank(self) -> int:
         return 0
@@ -21,7 +21,7 @@ class OneRank:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_equal_to_log_softmax_over_true_ids(dtype: torch.dtype) -> None:
     logits_NV = (8 * torch.randn(50, 40, generator=torch.Generator().manual_seed(0))).to(dtype)
-    logits_NV[:, 33:] += 30.0  # of padding: they would win every place
+    logits_NV[:, 33:] += 30.0  # logits of padding ids, which would always be the largest
     targets_N = torch.arange(50) % 33
     expected = logits_NV[:, :33].float().log_softmax(-1)
     found, are_likeliest = target_log_probabilities(logits_NV.clone(), targets_N, OneRank(), 33)

@@ -1,4 +1,4 @@
-"""A run's checkpoint to Hugging Face's library and back: the same logits there, the same bits here.
+"""A run's checkpoint is exported to Hugging Face's library, with equal logits, and imported again, with equal bits.
 
 The runs are a few steps long with a learning rate that moves every weight, norms and biases too.
 """
@@ -43,7 +43,7 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Case:
-    """A run, and its model in Hugging Face's form."""
+    """A run, and its model as exported to Hugging Face's format."""
 
     name: str
     run: Path
@@ -68,7 +68,7 @@ def case(request: pytest.FixtureRequest, data: str, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def mesh(case: Case) -> Iterator[Mesh]:
-    """After the run of ``case``, which had a world of its own."""
+    """Process groups that are set up after the run of ``case``, which used its own."""
     with world() as mesh:
         yield mesh
 
@@ -102,17 +102,17 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert all(found[name].dtype == expected[name].dtype for name in found)
 
 
-def test_logits_are_ours(case: Case, mesh: Mesh) -> None:
+def test_exported_logits_equal_ours(case: Case, mesh: Mesh) -> None:
     tokens_BS = torch.randint(0, 257, (4, 16), generator=torch.Generator().manual_seed(0))
     found, expected = hugging_face_logits(case.exported, tokens_BS), logits(ours(case.run, mesh), tokens_BS)
-    assert expected.std() > 0.3  # far from the even odds of an untrained model, under which much could go unseen
+    assert expected.std() > 0.3  # the nearly equal logits of an untrained model could hide errors
     tolerance = 0.05 if "bf16" in case.name else 1e-5
     assert found.dtype == expected.dtype
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_importing_the_export_gives_back_every_bit(case: Case, mesh: Mesh, tmp_path: Path) -> None:
-    """But padding rows of the vocabulary, which an export leaves out."""
+    """Padding rows of the vocabulary are excepted, because an export leaves them out."""
     done = import_model(ImportConfig(load=str(case.exported), save=str(tmp_path / "imported")), BYTES)
     assert "vocabulary 257 padded to 384" in done.summary()
     before, after = ours(case.run, mesh).model.state_dict(), ours(tmp_path / "imported", mesh).model.state_dict()
@@ -126,7 +126,7 @@ def test_importing_the_export_gives_back_every_bit(case: Case, mesh: Mesh, tmp_p
 
 
 def test_exporting_the_import_gives_back_every_bit(case: Case, tmp_path: Path) -> None:
-    """Whatever the files are cut into, and whichever padding is between."""
+    """Neither the number of files nor another padding of the vocabulary in between matters."""
     import_model(
         ImportConfig(load=str(case.exported), save=str(tmp_path / "imported"), make_vocab_size_divisible_by=100), BYTES
     )
@@ -139,10 +139,10 @@ def test_exporting_the_import_gives_back_every_bit(case: Case, tmp_path: Path) -
     entries = json.loads((tmp_path / "again" / "config.json").read_text())
     first = json.loads((case.exported / "config.json").read_text())
     assert entries.keys() == first.keys()
-    assert {name for name in entries if entries[name] != first[name]} == {"initializer_range"}  # never used again
+    assert {name for name in entries if entries[name] != first[name]} == {"initializer_range"}  # unused later
 
 
-def test_another_type(case: Case, tmp_path: Path) -> None:
+def test_export_in_another_dtype(case: Case, tmp_path: Path) -> None:
     config = ExportConfig(load=str(case.run), output=str(tmp_path / "half"), tokenizer=False, dtype="bfloat16")
     assert " in bfloat16, " in export_checkpoint(config, TokenizerFiles()).summary()
     rounded = {name: tensor.bfloat16() for name, tensor in tensors(case.exported).items()}
@@ -154,7 +154,7 @@ def test_another_type(case: Case, tmp_path: Path) -> None:
     assert record["config"]["precision"]["bf16"] is False
 
 
-def test_the_model_card_says_what_the_run_was(case: Case) -> None:
+def test_the_model_card_describes_the_run(case: Case) -> None:
     card = (case.exported / "README.md").read_text()
     lines = [json.loads(line) for line in (case.run / "metrics.jsonl").read_text().splitlines()]
     last: dict[str, Any] = [line for line in lines if line["kind"] == "train"][-1]

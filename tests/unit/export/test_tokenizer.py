@@ -1,4 +1,4 @@
-"""The tokenizer of a model goes with it, both ways, whatever its architecture."""
+"""Export and import of a model convert its tokenizer too, for every architecture."""
 
 from __future__ import annotations
 
@@ -40,8 +40,10 @@ def write_model(folder: Path, architecture: str, vocab_size: int) -> None:
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 @pytest.mark.parametrize("kind", ["sentencepiece", "small_bpe"])
 @pytest.mark.parametrize("more_ids", [0, 3])
-def test_both_ways(request: pytest.FixtureRequest, tmp_path: Path, kind: str, architecture: str, more_ids: int) -> None:
-    """``more_ids``: the model knows some that the tokenizer never makes, and goes on to."""
+def test_round_trip(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, architecture: str, more_ids: int
+) -> None:
+    """``more_ids`` is how many ids the model has beyond the tokenizer's; an export keeps them."""
     from transformers import AutoTokenizer
 
     files: TokenizerFiles = request.getfixturevalue(kind)
@@ -64,7 +66,7 @@ def test_both_ways(request: pytest.FixtureRequest, tmp_path: Path, kind: str, ar
     assert first["config"]["tokenizer"]["tokenizer_type"] == again["config"]["tokenizer"]["tokenizer_type"]
 
 
-def test_files_that_have_moved_are_named_by_their_new_place(small_bpe: TokenizerFiles, tmp_path: Path) -> None:
+def test_flags_name_the_new_place_of_moved_files(small_bpe: TokenizerFiles, tmp_path: Path) -> None:
     write_model(tmp_path / "theirs", "gpt2", build_tokenizer(small_bpe).vocab_size)
     vocabulary, merges = (tmp_path / name for name in ("v.json", "m.txt"))
     for path, file in ((vocabulary, small_bpe.vocab_file), (merges, small_bpe.merge_file)):

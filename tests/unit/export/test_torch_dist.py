@@ -1,4 +1,4 @@
-"""Weights written as they come: Megatron-Core reads them back, and so do we, box by box."""
+"""Weights written to a checkpoint one tensor at a time, read back by Megatron-Core and by our own reader."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def drawn(name: str) -> Tensor:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """When a tensor is asked for, of all before it at most the last is still held."""
+    """Write the weights, and check that at most the previous tensor is still in memory when the next is read."""
     folder = tmp_path_factory.mktemp("written")
     handed_out: list[weakref.ref[Tensor]] = []
 
@@ -45,7 +45,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
 
 
-def test_megatron_core_reads_them(written: Path) -> None:
+def test_megatron_core_reads_the_weights(written: Path) -> None:
     with warnings.catch_warnings(), world():
         warnings.simplefilter("ignore")
         found = dist_checkpointing.load_plain_tensors(str(written))
@@ -62,7 +62,7 @@ def test_megatron_core_reads_them(written: Path) -> None:
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
 
 
-def test_we_read_them(written: Path) -> None:
+def test_our_reader_reads_the_weights(written: Path) -> None:
     tensors = CheckpointTensors(written)
     for name, shape in SHAPES.items():
         assert tensors.dtype(name) == torch.float32
@@ -72,7 +72,7 @@ def test_we_read_them(written: Path) -> None:
 
 
 def test_boxes_that_cut_a_tensor_both_ways(tmp_path: Path) -> None:
-    """As 2 x 2 ranks hold it; a piece of each is read, and every value once."""
+    """The tensor is stored in four boxes, as 2 x 2 ranks hold it, and read as a whole, in part and by row."""
     from torch.distributed.checkpoint import FileSystemWriter, SavePlan
     from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
     from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
@@ -117,6 +117,6 @@ def test_boxes_that_cut_a_tensor_both_ways(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_not_there(written: Path, name: str, shape: tuple[int, ...], names: tuple[str, ...]) -> None:
+def test_missing_tensors_are_refused(written: Path, name: str, shape: tuple[int, ...], names: tuple[str, ...]) -> None:
     with refused(written, *names):
         CheckpointTensors(written).read(name, shape)

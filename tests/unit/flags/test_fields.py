@@ -1,4 +1,4 @@
-"""Flags made from dataclasses: spelling, types, defaults, and the errors of a wrong command line."""
+"""Flags generated from dataclasses: spelling, types, defaults, and errors of a wrong command line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def parse(*arguments: str) -> Kitchen:
     return read_flags(parser.parse_args(arguments), Kitchen)
 
 
-def test_nothing_typed_is_the_default() -> None:
+def test_an_empty_command_line_gives_the_defaults() -> None:
     assert parse() == Kitchen()
 
 
@@ -66,7 +66,7 @@ def test_nothing_typed_is_the_default() -> None:
         (["--num-cooks", "3", "--num-cooks", "4"], "num_cooks", 4),
     ],
 )
-def test_a_flag_sets_its_field_alone(arguments: Sequence[str], field: str, value: object) -> None:
+def test_a_flag_sets_only_its_field(arguments: Sequence[str], field: str, value: object) -> None:
     parsed = parse(*arguments)
     assert parsed == Kitchen(**{field: value})
     assert type(getattr(parsed, field)) is type(value)
@@ -77,7 +77,7 @@ def test_the_id_of_a_flag_is_its_field() -> None:
 
 
 def test_flag_values() -> None:
-    """By spelling; of a switch whether it is given, whichever way it switches."""
+    """Values are keyed by spelling; a switch's value is whether it is given, even if it sets its field to False."""
     untyped = {"--num-cooks": 2, "--heat": 0.5, "--dish": "soup", "--guests": None, "--spices": ()}
     assert flag_values(parse()) == untyped | {"--no-salt": False, "--shut-window": False, "--lid": False}
     typed = flag_values(parse("--no-salt", "--lid", "--guests", "7"))
@@ -103,7 +103,7 @@ def test_flag_values_without_those_that_affect_something() -> None:
         (0.001, "0.001"), ("a b", "a b"), ((4, 2, 24), "4 2 24"), ([4, 2, 24], "4 2 24"),
     ],
 )  # fmt: skip
-def test_shown(value: object, text: str) -> None:
+def test_values_as_shown_to_users(value: object, text: str) -> None:
     assert shown(value) == text
 
 
@@ -154,7 +154,7 @@ def test_help_shows_titles_defaults_and_percent_signs(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("config", [Kitchen(), Kitchen(3, 1.0, "pie", 4, ("a", "b"), False, False, True)])
-def test_a_record_is_what_it_was_written_of(config: Kitchen) -> None:
+def test_a_record_is_read_back(config: Kitchen) -> None:
     assert from_record(json.loads(json.dumps(dataclasses.asdict(config))), Kitchen, "x", "y") == config
 
 
@@ -177,12 +177,12 @@ def test_a_record_is_what_it_was_written_of(config: Kitchen) -> None:
         ({"rooms": 1}, "x: this version does not know the y setting rooms"),
     ],
 )
-def test_other_records_are_refused(values: dict[str, object], message: str) -> None:
+def test_bad_records_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         from_record(values, Kitchen, "x", "y")
 
 
-def test_a_record_without_what_has_no_default_is_refused() -> None:
+def test_a_record_without_a_required_field_is_refused() -> None:
     @dataclass(frozen=True)
     class Table:
         legs: int

@@ -1,4 +1,4 @@
-"""Settings files: what they may hold, which value wins, and that every other file is refused in one line."""
+"""Settings files: what they may hold, which value wins, and one-line errors for all other files."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def parse_text(file: Path, text: str, *arguments: object) -> Kitchen:
         ("no-fire: true", Kitchen(no_fire=True)),
     ],
 )
-def test_a_file_sets_what_the_flag_would(file: Path, text: str, kitchen: Kitchen) -> None:
+def test_a_file_sets_the_same_value_as_a_flag(file: Path, text: str, kitchen: Kitchen) -> None:
     assert parse_text(file, text) == kitchen
 
 
@@ -141,14 +141,14 @@ def test_a_later_file_and_then_the_command_line_win(file: Path, tmp_path: Path) 
         ("heat: 1 # " + "x" * (1 << 18), r": the file is larger than"),
     ],
 )  # fmt: skip
-def test_other_files_are_refused_in_one_line(file: Path, text: str, message: str) -> None:
+def test_bad_files_are_refused_in_one_line(file: Path, text: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_text(file, text)
     assert "\n" not in str(caught.value) and str(file) in str(caught.value)
     assert re.search(message, str(caught.value)), caught.value
 
 
-def test_what_is_not_a_readable_file(tmp_path: Path) -> None:
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "binary").write_bytes(b"heat: 1\n\xff\xfe")
     for name, message in (
@@ -187,7 +187,7 @@ def test_a_line_is_valid_yaml_of_the_value(value: object) -> None:
     st.integers(),
     st.booleans(),
 )
-def test_what_is_written_is_read_back(
+def test_written_settings_are_read_back(
     tmp_path_factory: pytest.TempPathFactory, name: str, spices: list[str], heat: float, cooks: int, on: bool
 ) -> None:
     kitchen = Kitchen(cooks, heat, "pie", name, tuple(spices), (heat, 1.0), salt=on, window=on, lid=on, no_fire=on)

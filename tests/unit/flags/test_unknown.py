@@ -1,4 +1,4 @@
-"""Unknown flags: all are named at once, and what is suggested means the same."""
+"""Unknown flags: all are named at once, and a suggestion has the meaning that was intended."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_a_misspelling_finds_its_flag(name: str, meant: str | None) -> None:
         "--no-bf16", "--fp8", "--decoder-num-layers", "--max-lr", "--progress", "--disable-random-ltd",
     ],
 )  # fmt: skip
-def test_another_meaning_is_not_suggested(name: str) -> None:
+def test_a_flag_of_another_meaning_is_not_suggested(name: str) -> None:
     assert same_meaning(name, build_parser().flags) == []
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_no_flag_suggests_another_one(workload: str) -> None:
-    """Two flags of one command never mean the same; two that differ in one letter are taken for misspelled."""
+    """No flag of a command is suggested for another, except for two flags that differ in one letter."""
     pairs = itertools.permutations(build_parser(WORKLOADS[workload]).flags, 2)
     found = {frozenset(pair) for pair in pairs if same_meaning(pair[0], [pair[1]])}
     assert found <= {frozenset({"--plan-gpu", "--plan-gpus"})}

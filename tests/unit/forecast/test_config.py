@@ -34,12 +34,12 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize(("flags", "names"), REFUSED.values(), ids=REFUSED.keys())
-def test_refused_flags(flags: dict[str, Any], names: list[str]) -> None:
+def test_bad_flags_are_refused(flags: dict[str, Any], names: list[str]) -> None:
     with refused(*names):
         PlanConfig(**{"plan": True, **flags})
 
 
-def test_peaks_are_of_half_precision() -> None:
+def test_published_peaks_apply_to_half_precision_only() -> None:
     for gpu, teraflops in PEAK_TFLOPS.items():
         plan = PlanConfig(plan=True, plan_gpu=gpu, plan_mfu=0.5)
         assert plan.peak_flops("float16") == teraflops * 1e12

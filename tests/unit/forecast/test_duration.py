@@ -1,4 +1,4 @@
-"""Time and GPU-hours in figures that can be done by hand."""
+"""Time and GPU-hours, with numbers that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from megatron.ltd.plan.accounting import dense_step_flops
 from tests.unit.plan.test_run_plan import GPT3_1_3B
 
 
-def test_a_share_of_the_peak() -> None:
+def test_speed_from_an_mfu() -> None:
     planning = PlanConfig(plan=True, plan_gpu="a100", plan_mfu=0.5)
     speed = Speed.of(planning, "bfloat16", 8, GPT3_1_3B, 512)
     assert speed is not None and speed.mfu == 0.5
@@ -18,8 +18,8 @@ def test_a_share_of_the_peak() -> None:
     assert speed.gpu_hours(8 * 156_000_000_000_000) == pytest.approx(8 / 3600)
 
 
-def test_a_measured_dense_step() -> None:
-    """A dense step takes what was measured, half of its FLOPs half as long; the MFU follows where the peak is known."""
+def test_speed_from_a_measured_dense_step() -> None:
+    """A dense step takes the measured time, half of its FLOPs half of it; the MFU follows from a known peak."""
     planning = PlanConfig(plan=True, plan_step_seconds=3.0, plan_peak_tflops=100.0)
     speed = Speed.of(planning, "float32", 64, GPT3_1_3B, 512)
     step = dense_step_flops(GPT3_1_3B, 512)
@@ -28,7 +28,7 @@ def test_a_measured_dense_step() -> None:
     assert speed.gpu_hours(1200 * step) == pytest.approx(64.0)
 
 
-def test_hours_pay_for_the_flops_that_take_them() -> None:
+def test_gpu_hours_convert_to_flops_and_back() -> None:
     speed = Speed(num_gpus=4, flops_per_second=1e15, peak_flops=None)
     flops = speed.flops_of(2.5)
     assert flops == 2_250_000_000_000_000_000

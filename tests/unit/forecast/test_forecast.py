@@ -37,12 +37,12 @@ def forecast(*flags: str) -> Forecast:
 
 
 def kept_tokens(step: int) -> int:
-    """The published schedule, written down anew."""
+    """The published schedule, implemented independently."""
     return 2048 if step >= 200_000 else (128 + 1920 * step // 200_000) // 16 * 16
 
 
 def test_the_published_recipe() -> None:
-    """Counted exactly the run ends 32 steps before its scripts' count, which rounds each step's mean length down."""
+    """An exact count ends 32 steps before that of the published scripts, which round each step's mean length down."""
     exact = floored = exact_steps = floored_steps = 0
     while floored < 300_000_000_000:
         kept = kept_tokens(floored_steps)
@@ -64,7 +64,7 @@ def test_the_published_recipe() -> None:
     assert planned["stages"][-1]["last_lr"] == pytest.approx(1e-6, rel=1e-3)
 
 
-def test_the_dense_run_of_the_recipe_is_as_long_as_its_tokens() -> None:
+def test_the_dense_run_of_the_recipe_counts_raw_tokens() -> None:
     """Without the method the same length flag counts raw tokens."""
     flags = RECIPE.replace("--random-ltd --ltd-min-kept-tokens 128 --ltd-granularity 16 ", "").split()
     totals = plan_ahead(parse_run_config(flags)).to_dict()["totals"]
@@ -73,14 +73,14 @@ def test_the_dense_run_of_the_recipe_is_as_long_as_its_tokens() -> None:
     assert totals["equivalent_dense_tokens"] == totals["tokens"] == totals["train_tokens"]
 
 
-def test_equivalent_dense_tokens_take_as_many_flops() -> None:
+def test_equivalent_dense_tokens_take_the_same_flops() -> None:
     planned = forecast(GROWTH)
     totals, step = planned.to_dict()["totals"], dense_step_flops(planned.sizes.shape, 512)
     assert totals["equivalent_dense_tokens"] * step / (512 * 2048) == pytest.approx(totals["flops"], rel=1e-9)
 
 
 def test_a_growth_that_saves_a_third() -> None:
-    """The answer's flag gives the run that it promises, one step less does not, and the length is held."""
+    """The growth of the answer saves a third and one step less does not; the run keeps its length in tokens."""
     solved = forecast("--plan-target-saving 0.333")
     assert solved.answer is not None
     growth = solved.answer.flags["--ltd-growth-steps"]
@@ -91,8 +91,8 @@ def test_a_growth_that_saves_a_third() -> None:
     assert solved.to_dict()["totals"]["train_tokens"] >= 300_000_000_000
 
 
-def test_hours_that_pay_for_a_run() -> None:
-    """Both flags of the answer give the run; it is within the budget, and one step more is not."""
+def test_a_run_that_fits_a_budget_of_gpu_hours() -> None:
+    """Each of the answer's two flags gives the same run, which is within the budget; one step more is not."""
     speed = "--plan-gpu a100 --plan-mfu 0.4"
     without_length = RECIPE.replace("--train-tokens 300000000000 ", "").split() + GROWTH.split() + speed.split()
     solved = plan_ahead(parse_run_config([*without_length, "--plan-gpu-hours", "3000"]))
@@ -126,7 +126,7 @@ SHORT = (
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], str]:
-    """The training lines of a short run of two methods, and what it printed."""
+    """The training lines that a short run of two methods logged, and what it printed."""
     import contextlib
     import io
 
@@ -136,7 +136,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]],
     return finished.kind("train"), printed.getvalue()
 
 
-def test_totals_and_rates_are_those_that_a_run_logs(run: tuple[list[dict[str, Any]], str]) -> None:
+def test_totals_and_rates_equal_those_that_a_run_logs(run: tuple[list[dict[str, Any]], str]) -> None:
     lines, _ = run
     planned = plan_ahead(parse([*SHORT.split(), "--plan"]))
     totals, last = planned.to_dict()["totals"], lines[-1]
@@ -162,7 +162,7 @@ def test_the_header_of_the_run_holds_the_same_table(
 
 
 def table_of(text: str) -> list[str]:
-    """The table of stages in what a command printed, with its last line."""
+    """The lines of the stage table in a command's output, up to and including the totals."""
     lines = text.splitlines()
     first = next(number for number, line in enumerate(lines) if line.split()[:1] == ["steps"])
     last = next(number for number, line in enumerate(lines) if line.startswith("total:"))
@@ -170,7 +170,7 @@ def table_of(text: str) -> list[str]:
 
 
 def test_a_continued_run_prints_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also where updates were skipped, or the method was another: the rates are those from where the clock stands."""
+    """After a change of method too, the table's learning rates continue from the clock that the checkpoint holds."""
     folder = tmp_path / "out"
     command = [*SHORT.split(), "--data-path", small_dataset(tmp_path)]
     tables = []
@@ -185,7 +185,7 @@ def test_a_continued_run_prints_the_same_table(tmp_path: Path, capsys: pytest.Ca
 
 
 def plan_in_a_process(repository: Path, folder: Path, flags: Sequence[str], **environment: str) -> str:
-    """What the script prints, run without data in an empty folder, with a check that nothing heavy is imported."""
+    """What the script prints without data in an empty folder; it fails if the script imports a heavy library."""
     code = (
         f"import sys; sys.argv = ['pretrain_gpt_ltd.py', *{list(flags)!r}]\n"
         "import runpy; runpy.run_path({!r}, run_name='__main__')\n"
@@ -201,7 +201,7 @@ def plan_in_a_process(repository: Path, folder: Path, flags: Sequence[str], **en
     return ended.stdout
 
 
-def test_a_plan_imports_no_torch_and_writes_its_file_alone(repository: Path, tmp_path: Path) -> None:
+def test_a_plan_imports_no_torch_and_writes_only_its_file(repository: Path, tmp_path: Path) -> None:
     flags = [*RECIPE.split(), *GROWTH.split(), "--data-path", "nowhere", "--save", "out", "--plan-json", "plan.json"]
     text = plan_in_a_process(repository, tmp_path, flags)
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
@@ -212,14 +212,14 @@ def test_a_plan_imports_no_torch_and_writes_its_file_alone(repository: Path, tmp
     assert all(len(line) <= 120 for line in text.splitlines()), max(text.splitlines(), key=len)
 
 
-def test_the_first_of_several_processes_prints(repository: Path, tmp_path: Path) -> None:
-    """Under a launcher the processes that it started are those of the plan."""
+def test_only_rank_0_prints_the_plan(repository: Path, tmp_path: Path) -> None:
+    """Under a launcher, the plan is for the number of processes that it started, and only rank 0 prints."""
     flags = [*RECIPE.replace("--plan-gpus 64", "").split(), *GROWTH.split()]
     assert "2 GPUs: data 2" in plan_in_a_process(repository, tmp_path, flags, RANK="0", WORLD_SIZE="2")
     assert plan_in_a_process(repository, tmp_path, flags, RANK="1", WORLD_SIZE="2") == ""
 
 
-def test_a_run_that_ends_dropping_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_ends_while_dropping_tokens_prints_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     launch(parse_run_config([*RECIPE.split(), "--ltd-growth-steps", "900000"]))
     assert "warning: the run ends while layers still drop tokens" in capsys.readouterr().out.splitlines()[-1]
 
@@ -231,8 +231,8 @@ def test_the_fullest_stage_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "64 GPUs: pipeline 4 x data 16" in text
 
 
-def test_vocabularies_of_files_and_of_flags(tmp_path: Path) -> None:
-    """Files that are there are read; --vocab-size counts where they are not, and one of the two is needed."""
+def test_the_vocabulary_size_comes_from_files_or_flags(tmp_path: Path) -> None:
+    """Tokenizer files are read if they exist; otherwise --vocab-size is used, and one of the two is required."""
     flags = [*RECIPE.replace("--vocab-size 50257 ", "").split(), *GROWTH.split()]
     missing = ["--tokenizer-type", "GPT2BPETokenizer", "--vocab-file", "no.json", "--merge-file", "no.bpe"]
     assert plan_ahead(parse_run_config([*flags, "--tokenizer-type", "ByteTokenizer"])).sizes.shape.vocab_size == 384
@@ -244,7 +244,7 @@ def test_vocabularies_of_files_and_of_flags(tmp_path: Path) -> None:
 
 
 def test_encoders_are_planned_without_data() -> None:
-    """From the flags alone; without the images their number of classes must be given."""
+    """The flags are enough; without its images, a ViT also needs --num-classes."""
     length = "--train-iters 10 --lr 1e-3 --plan"
     bert = plan_ahead(parse(["pretrain_bert_ltd.py", *length.split(), "--vocab-size", "30522"]))
     assert bert.plan.num_steps == 10 and bert.sizes.shape.vocab_size == 30592

@@ -1,4 +1,4 @@
-"""The memory that a plan foresees against what torch's allocator gave out, for every kind of layer and recompute."""
+"""Planned memory against what torch's allocator handed out, for every kind of layer and recomputation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support_vit import image_arrays
 from tools.benchmark.memory import CASES, case_config, peak_bytes, planned_and_measured, small_data
 
 CLOSE = 0.05
-"""Three times closer than what was promised, and all cases are within half of it."""
+"""The relative tolerance; all cases are within half of it."""
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_gpt_holds_what_was_planned(case: str, data: str, tmp_path: Path) -> None:
+def test_a_gpts_memory_is_as_planned(case: str, data: str, tmp_path: Path) -> None:
     parts, measured = planned_and_measured(case_config(CASES[case], data, tmp_path))
     assert sum(parts.values()) == pytest.approx(measured, rel=CLOSE)
 
@@ -42,7 +42,7 @@ def vit(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("dropout", ["0", "0.1"])
 @pytest.mark.parametrize("workload", [bert, vit])
-def test_an_encoder_holds_what_was_planned(workload: Callable[[Path], list[str]], dropout: str, tmp_path: Path) -> None:
+def test_an_encoders_memory_is_as_planned(workload: Callable[[Path], list[str]], dropout: str, tmp_path: Path) -> None:
     shape = (
         "--num-layers 4 --hidden-size 64 --num-attention-heads 4 --micro-batch-size 4 --lr 1e-3 --train-iters 2 "
         f"--eval-iters 0 --device cpu --attention-dropout {dropout} --hidden-dropout {dropout} --no-progress"
@@ -52,13 +52,13 @@ def test_an_encoder_holds_what_was_planned(workload: Callable[[Path], list[str]]
     assert plan_ahead(config).fullest.total == pytest.approx(measured, rel=CLOSE)
 
 
-def test_an_allocation_counts_while_it_is_there() -> None:
+def test_peak_bytes_counts_allocations_while_they_live() -> None:
     import torch
 
     kept = [torch.zeros(1000)]
 
     def work() -> None:
-        kept.clear()  # what was there before does not count
+        kept.clear()  # memory from before the call does not count
         first = torch.zeros(1_000_000)
         del first
         second = torch.zeros(500_000)
@@ -88,7 +88,7 @@ IN_FLIGHT = [
     ("--pipeline-model-parallel-size 4 --global-batch-size 32", [4, 3, 2]),
     ("--pipeline-model-parallel-size 4 --global-batch-size 4", [2, 2, 2]),
 ]
-"""Microbatches that the stages before the last keep for backward by 1F1B, of 16 and of 2."""
+"""Microbatches, of 16 and of 2, that each stage before the last keeps for backward under 1F1B."""
 
 
 @pytest.mark.parametrize(("flags", "in_flight"), IN_FLIGHT)

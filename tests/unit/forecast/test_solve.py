@@ -1,4 +1,4 @@
-"""Answers against trying every number, and against the published recipe."""
+"""Answers of the solver against a search over every number, and against the published recipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCHES = st.sampled_from([BatchSchedule(3, None), BatchSchedule(8, BatchRamp(2,
 
 
 def by_trying(plan_of: Callable[[int], RunPlan], saving: Fraction, most: int) -> int | None:
-    """The least of 1 to ``most`` that does it."""
+    """The least growth from 1 to ``most`` whose plan ends dense and reaches the saving, or None."""
     plans = ((growth, plan_of(growth)) for growth in range(1, most + 1))
     return next((growth for growth, plan in plans if ends_dense(plan) and saved(plan) >= saving), None)
 
@@ -42,7 +42,7 @@ def test_the_least_growth_at_a_number_of_steps(
 def test_the_least_growth_at_a_number_of_layer_tokens(
     batch: BatchSchedule, dense_steps: int, granularity: int, saving: Fraction
 ) -> None:
-    """The run grows longer with the growth, in whole steps, so that its saving rises in teeth."""
+    """A longer growth lengthens the run in whole steps, so that its saving rises like a sawtooth."""
     horizon = dense_steps * 8 * 64 * 4 - 100
 
     def plan_of(growth_steps: int) -> RunPlan:
@@ -56,7 +56,7 @@ def test_the_least_growth_at_a_number_of_layer_tokens(
     ("granularity", "horizon", "expected"),
     [(1, 23_936, 11), (4, 17_081, 7), (16, 26_678, 11), (1, 19_823, 11), (16, 18_452, 11)],
 )
-def test_a_tooth_is_not_jumped_over(granularity: int, horizon: int, expected: int) -> None:
+def test_a_tooth_of_the_sawtooth_is_not_skipped(granularity: int, horizon: int, expected: int) -> None:
     """The next growth length adds a whole dense step to the run, and saves less than this one."""
 
     def plan_of(growth_steps: int) -> RunPlan:
@@ -94,7 +94,7 @@ def test_a_schedule_that_shrinks_is_out_of_reach() -> None:
 
 @pytest.mark.parametrize("granularity", [1, 16])
 def test_a_third_of_the_published_model_takes_three_quarters_of_the_run(granularity: int) -> None:
-    """Rounding kept tokens down saves half a granularity a step, so that a little less growth will do."""
+    """Rounding kept tokens down saves half a granularity a step, so that a slightly shorter growth is enough."""
     num_steps = 286_102
 
     def plan_of(growth_steps: int) -> RunPlan:
@@ -111,7 +111,7 @@ def test_a_third_of_the_published_model_takes_three_quarters_of_the_run(granular
 
 
 @given(BATCHES, st.integers(0, 60), st.integers(0, 40))
-def test_the_longest_run_that_so_many_flops_pay_for(batch: BatchSchedule, growth: int, num_steps: int) -> None:
+def test_the_longest_run_within_a_budget_of_flops(batch: BatchSchedule, growth: int, num_steps: int) -> None:
     stages = middle_layers(KeptTokensSchedule(16, 64, growth, 16), 4)
     longer = plan_run(SHAPE, batch, stages, num_steps + 1)
     budget, one_more = longer.flops(num_steps), longer.flops(num_steps + 1)
@@ -120,6 +120,6 @@ def test_the_longest_run_that_so_many_flops_pay_for(batch: BatchSchedule, growth
     assert plan_within(SHAPE, batch, stages, one_more) == longer
 
 
-def test_a_budget_below_one_step_pays_for_none() -> None:
+def test_a_budget_below_one_step_gives_an_empty_run() -> None:
     plan = plan_within(SHAPE, BatchSchedule(8, None), dense(SHAPE), 10)
     assert plan.num_steps == 0 and plan.stages == ()

@@ -1,4 +1,4 @@
-"""Both directions of each arrangement against the layouts that the plain GPT's tensors have on either side."""
+"""Conversion of tensors in both directions, against the plain GPT's weights in our layout and in Hugging Face's."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ CHECKPOINT_NAMES = {
 
 
 def in_a_checkpoint(name: str) -> str:
-    """A module's parameter under the name that a checkpoint gives it."""
+    """The name that a checkpoint gives to a parameter of a module."""
     for module, stored in CHECKPOINT_NAMES.items():
         name = name.replace(f".{module}.", f".{stored}_")
     return name
 
 
 @pytest.mark.parametrize("case", PLAIN)
-def test_tensors_both_ways(case: str) -> None:
+def test_tensors_are_converted_in_both_directions(case: str) -> None:
     architecture, config, names, model = PLAIN[case]
     plain = random_plain(config).state_dict()
     ours = {in_a_checkpoint(name): tensor for name, tensor in megatron_tensors(plain, config).items()}
@@ -87,7 +87,7 @@ ARRANGEMENTS: list[tuple[Arrangement, int]] = [
 
 
 @pytest.mark.parametrize(("arrangement", "num_rows"), ARRANGEMENTS, ids=str)
-def test_each_direction_undoes_the_other(arrangement: Arrangement, num_rows: int) -> None:
+def test_each_direction_inverts_the_other(arrangement: Arrangement, num_rows: int) -> None:
     ours = torch.randn(num_rows, 6, generator=torch.Generator().manual_seed(1))
     theirs = arrangement.to_theirs(ours)
     assert torch.equal(arrangement.to_ours(theirs), ours)
@@ -96,7 +96,7 @@ def test_each_direction_undoes_the_other(arrangement: Arrangement, num_rows: int
 
 
 @pytest.mark.parametrize("case", MODELS)
-def test_a_config_file_says_what_the_model_is(case: str) -> None:
+def test_a_config_file_describes_the_model(case: str) -> None:
     architecture, model = MODELS[case]
     assert architecture_of(model) is architecture
     entries = architecture.config_entries(model)
@@ -121,7 +121,7 @@ IN_THE_WAY: dict[str, tuple[dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize(("changes", "fragment"), IN_THE_WAY.values(), ids=IN_THE_WAY.keys())
-def test_a_model_without_a_class_is_refused_by_its_flags(changes: dict[str, object], fragment: str) -> None:
+def test_a_model_without_a_hugging_face_class_is_refused(changes: dict[str, object], fragment: str) -> None:
     with refused() as caught:
         architecture_of(small_model(**changes))
     assert fragment in str(caught.value)

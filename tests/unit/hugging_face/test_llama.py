@@ -1,4 +1,4 @@
-"""Weights of a Hugging Face Llama in our model, against Hugging Face's own model, and what cannot be one of ours."""
+"""Weights of a Hugging Face Llama in our model, against Hugging Face's own model, and Llamas that are refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mesh() -> Iterator[Mesh]:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_equal_hugging_faces(mesh: Mesh, tmp_path: Path, variant: str) -> None:
-    """The folder is written by Hugging Face's library, in several files, and read by both."""
+    """Hugging Face's library writes the folder in several files, and both models read it."""
     from transformers import LlamaForCausalLM
 
     write_llama(tmp_path / "one", VARIANTS[variant])
@@ -49,7 +49,7 @@ def test_logits_equal_hugging_faces(mesh: Mesh, tmp_path: Path, variant: str) ->
         torch.testing.assert_close(found, theirs(batch.tokens_BS).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_a_model_drawn_by_hugging_faces_code(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_model_initialized_by_hugging_face(mesh: Mesh, tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(5)
@@ -89,7 +89,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("entries", "name"), BAD.values(), ids=BAD.keys())
-def test_a_llama_that_ours_cannot_be(tmp_path: Path, entries: dict[str, Any], name: str) -> None:
+def test_unsupported_llamas_are_refused(tmp_path: Path, entries: dict[str, Any], name: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(llama_config(LLAMA, **entries)))
     with refused(f"--load {tmp_path}", name):
         described_flags(tmp_path)

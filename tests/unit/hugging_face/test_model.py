@@ -1,4 +1,4 @@
-"""What a Hugging Face folder says of its model, without reading a tensor."""
+"""The description of a model in a Hugging Face folder, read without its tensors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HUB_GPT2_MEDIUM = {
     "model_type": "gpt2", "n_ctx": 1024, "n_embd": 1024, "n_head": 16, "n_layer": 24, "n_positions": 1024,
     "resid_pdrop": 0.1, "vocab_size": 50257,
 }  # fmt: skip
-"""As published: entries that say the same as the library's defaults may be absent."""
+"""The published file, in which entries that equal the library's defaults are missing."""
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_gpt2_medium_by_its_config(folder: Path) -> None:
+def test_flags_from_the_config_of_gpt2_medium(folder: Path) -> None:
     config = parse_run_config(
         ["--load", str(folder), "--finetune", "--use-checkpoint-args", "--lr", "1", "--train-iters", "1"]
     )
@@ -42,7 +42,7 @@ def test_gpt2_medium_by_its_config(folder: Path) -> None:
     assert config.tokenizer.tokenizer_type is None
 
 
-def test_what_is_typed_wins(folder: Path) -> None:
+def test_typed_flags_override_the_folder(folder: Path) -> None:
     for name in ("vocab.json", "merges.txt"):
         (folder / name).touch()
     tokenizer = described_flags(folder)["tokenizer"]
@@ -57,13 +57,13 @@ def test_what_is_typed_wins(folder: Path) -> None:
 
 
 def test_a_run_of_ours_is_not_a_hugging_face_folder(folder: Path) -> None:
-    """Whatever else lies beside its checkpoints."""
+    """A folder with checkpoints of a run is the run's, even if it has a config.json too."""
     assert is_hugging_face(folder)
     (folder / "iter_0000100").mkdir()
     assert not is_hugging_face(folder) and not is_hugging_face(folder / "iter_0000100")
 
 
-def test_a_task_that_cannot_start_from_such_a_folder(folder: Path) -> None:
+def test_workloads_that_cannot_start_from_such_a_folder_refuse(folder: Path) -> None:
     class Other(Workload):
         pass
 

@@ -1,4 +1,4 @@
-"""Files of weights that are written as they come, read back by the format's own library."""
+"""Safetensors files that are written one tensor at a time, read back by the safetensors library."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ TABLE = LLAMA.counterparts(MODEL, 33)
 
 
 def drawn(name: str) -> Tensor:
-    """Another tensor for every name."""
+    """A random tensor that depends on the name."""
     generator = torch.Generator().manual_seed(sum(map(ord, name)))
     return torch.randn(TABLE[name].shape, generator=generator)
 
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, Tensor]:
-    """Every tensor of theirs."""
+    """Every tensor under its Hugging Face name."""
     return {
         LLAMA.full_name(their_name): tensor
         for name, found in TABLE.items()
@@ -54,7 +54,7 @@ def test_one_file(tmp_path: Path, expected: dict[str, Tensor], dtype: torch.dtyp
 
 
 def test_several_files(tmp_path: Path, expected: dict[str, Tensor]) -> None:
-    """None is larger than it may be, but one that holds a single large tensor; the index names each tensor's."""
+    """No file exceeds the maximum size, and the index names the file of each tensor."""
     written = write_weights(tmp_path, LLAMA, TABLE, drawn, torch.float32, 8000)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*written.files, INDEX])
     assert len(written.files) > 3 and written.files[0] == f"model-00001-of-{len(written.files):05d}.safetensors"
@@ -72,8 +72,8 @@ def test_a_tensor_above_the_limit_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert len(written.files) == len(TABLE)
 
 
-def test_one_tensor_at_a_time(tmp_path: Path) -> None:
-    """When one is asked for, of all before it at most the last is still held."""
+def test_only_one_tensor_at_a_time_is_in_memory(tmp_path: Path) -> None:
+    """When the next tensor is read, at most the previous one is still in memory."""
     handed_out: list[weakref.ref[Tensor]] = []
 
     def read(name: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Hugging Face's tokenizers of the files that we write, against ours: the same ids for real text."""
+"""Hugging Face's tokenizers, built from the files that we write, give the same ids as ours for real text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def text(repository: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, text: str) -> dict[str, TokenizerFiles]:
-    """SentencePiece models of both kinds, as our tool trains them, and Llama's kind, which puts a space before."""
+    """SentencePiece models from our tool, one like Llama's that puts a space before a text, and one that normalizes."""
     folder = tmp_path_factory.mktemp("tokenizers")
     (folder / "text.txt").write_text(text)
     files = {}
@@ -95,25 +95,25 @@ def test_a_small_byte_level_vocabulary(small_bpe: TokenizerFiles, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["byte level", "byte fallback"])
-def test_a_tokenizer_of_theirs(tmp_path: Path, text: str, kind: str) -> None:
-    """With the template of their file, which puts a token before a text, left out."""
+def test_a_hugging_face_tokenizer(tmp_path: Path, text: str, kind: str) -> None:
+    """The export leaves out the file's post-processor, which would put a token before every text."""
     folder = save(tmp_path / "t", text[:20_000], kind, eos_token="<|endoftext|>")
     files = TokenizerFiles("HuggingFaceTokenizer", tokenizer_model=str(folder))
     assert_same_ids(files, tmp_path / "model", "llama", text, same_file=False)
 
 
-def test_a_file_of_ranks(tmp_path: Path, text: str) -> None:
+def test_a_tiktoken_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "ranks").write_bytes(ranks())
     files = TokenizerFiles("TikTokenizer", tokenizer_model=str(tmp_path / "ranks"))
     assert_same_ids(files, tmp_path / "model", "llama", text, same_file=False)
 
 
-def test_what_changes_text_is_refused(trained: dict[str, TokenizerFiles], tmp_path: Path) -> None:
+def test_a_tokenizer_that_normalizes_text_is_refused(trained: dict[str, TokenizerFiles], tmp_path: Path) -> None:
     files = trained["normalising"]
     with refused(f"--tokenizer-model {files.tokenizer_model}", "--no-tokenizer"):
         write_tokenizer(tmp_path, files, build_tokenizer(files), 16)
 
 
-def test_bytes_have_no_counterpart() -> None:
+def test_the_byte_tokenizer_has_no_counterpart() -> None:
     with refused("ByteTokenizer", "--no-tokenizer"):
         check_tokenizer(build_tokenizer(TokenizerFiles("ByteTokenizer")))

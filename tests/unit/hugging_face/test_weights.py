@@ -40,7 +40,7 @@ def mesh() -> Iterator[Mesh]:
 
 
 def imported(folder: Path, mesh: Mesh, padded_vocab_size: int = VOCAB_SIZE) -> torch.nn.Module:
-    """The product's model with the weights of ``folder``."""
+    """Our model with the weights of ``folder``."""
     from megatron.ltd.models.gpt import build_chunks
     from megatron.ltd.models.transformer import transformer_config
 
@@ -54,7 +54,7 @@ def imported(folder: Path, mesh: Mesh, padded_vocab_size: int = VOCAB_SIZE) -> t
 
 
 def hugging_face(folder: Path) -> torch.nn.Module:
-    """Hugging Face's model as its own library reads the folder."""
+    """Hugging Face's model, read from the folder by its own library."""
     from transformers import GPT2LMHeadModel
 
     return GPT2LMHeadModel.from_pretrained(folder).eval()
@@ -67,7 +67,7 @@ def assert_weights(model: torch.nn.Module, expected: dict[str, Tensor]) -> None:
 
 
 def mean_loss(theirs: torch.nn.Module, batches: list[Batch]) -> Tensor:
-    """Mean over the tokens of all microbatches that count, as our step has it."""
+    """The mean loss over the counted tokens of all microbatches, as in our training step."""
     losses, masks = [], []
     for batch in batches:
         logits_BSV = theirs(batch.tokens_BS).logits
@@ -78,7 +78,7 @@ def mean_loss(theirs: torch.nn.Module, batches: list[Batch]) -> Tensor:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_loss_and_gradients_equal_hugging_faces(mesh: Mesh, tmp_path: Path, variant: str) -> None:
-    """The folder is written by Hugging Face's library and read by both."""
+    """Hugging Face's library writes the folder, and both models read it."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config, entries = VARIANTS[variant]
@@ -114,7 +114,7 @@ def test_logits_loss_and_gradients_equal_hugging_faces(mesh: Mesh, tmp_path: Pat
 
 
 def _in_our_names(theirs: dict[str, Tensor], config: PlainConfig) -> dict[str, Tensor]:
-    """Hugging Face's tensors as ours, by way of the plain GPT's separate queries, keys and values."""
+    """Convert Hugging Face's tensors to ours through the plain GPT's separate queries, keys and values."""
     tops = {"tokens": "wte", "positions": "wpe", "norm": "ln_f"}
     parts = {"attention_norm": "ln_1", "mlp_norm": "ln_2", "out": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"}
     plain: dict[str, Tensor] = {}
@@ -137,8 +137,8 @@ def _in_our_names(theirs: dict[str, Tensor], config: PlainConfig) -> dict[str, T
     return megatron_tensors(plain, config)
 
 
-def test_padding_ids_have_the_mean_logit_and_cost_next_to_nothing(mesh: Mesh, tmp_path: Path) -> None:
-    """And the loss rises by no more than the bound, which one id of the text's own would not keep."""
+def test_padding_ids_have_the_mean_logit_and_hardly_change_the_loss(mesh: Mesh, tmp_path: Path) -> None:
+    """With the mean logit for 16 padding ids beside 32 real ones, the loss rises by at most log(1 + 16 / 32)."""
     write_gpt2(tmp_path, SHAPE)
     padded, theirs = imported(tmp_path, mesh, padded_vocab_size=48), hugging_face(tmp_path)
     (batch,) = random_batches(1, 3, 16)
@@ -160,8 +160,8 @@ def test_a_folder_in_several_files(mesh: Mesh, tmp_path: Path) -> None:
     assert_weights(imported(tmp_path / "several", mesh), expected)
 
 
-def test_a_model_without_a_head_and_an_old_one(mesh: Mesh, tmp_path: Path) -> None:
-    """Bare names, as on the hub; masks and the tied head, as older libraries stored them; and half the bits."""
+def test_files_without_a_prefix_of_old_versions_and_in_half_precision(mesh: Mesh, tmp_path: Path) -> None:
+    """Names without a prefix as on the hub, masks and the tied head as in old files, and weights in bfloat16."""
     tensors = write_gpt2(tmp_path / "plain", SHAPE)
     expected = dict(imported(tmp_path / "plain", mesh).named_parameters())
     bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}

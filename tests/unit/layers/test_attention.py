@@ -1,4 +1,4 @@
-"""FusedAttention against a softmax written out head by head."""
+"""FusedAttention against attention computed with one softmax per head and position."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def draw(heads: int, groups: int, dtype: torch.dtype = torch.float64) -> tuple[T
 
 
 def naive(query: Tensor, key: Tensor, value: Tensor, forbidden_BST: Tensor, scale: float) -> Tensor:
-    """[S, B, N * D], one softmax at a time."""
+    """Reference attention [S, B, N * D], computed one softmax at a time."""
     heads, groups = query.shape[2], key.shape[2]
     rows = []
     for position in range(query.shape[0]):
@@ -63,7 +63,7 @@ def naive(query: Tensor, key: Tensor, value: Tensor, forbidden_BST: Tensor, scal
 
 @pytest.mark.parametrize("masked", [False, True], ids=["causal", "separate documents"])
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2), (4, 1)])
-def test_equals_softmax_written_out(mesh: Mesh, heads: int, groups: int, masked: bool) -> None:
+def test_equals_reference_attention(mesh: Mesh, heads: int, groups: int, masked: bool) -> None:
     tokens_BS = torch.tensor([[1, 0, 1, 1, 0, 1, 1], [1] * 7, [0] * 7])
     mask = document_mask(tokens_BS, 0) if masked else None
     forbidden_BST = document_mask(tokens_BS if masked else torch.ones_like(tokens_BS), 0)[:, 0]
@@ -78,7 +78,7 @@ def test_equals_softmax_written_out(mesh: Mesh, heads: int, groups: int, masked:
     )
 
 
-def test_softmax_scale_replaces_the_usual_one(mesh: Mesh) -> None:
+def test_softmax_scale_replaces_the_default(mesh: Mesh) -> None:
     inputs = draw(4, 4)
     causal_BST = torch.ones(S, S, dtype=torch.bool).triu(1).expand(B, S, S)
     torch.testing.assert_close(build(mesh, softmax_scale=0.7)(*inputs, None), naive(*inputs, causal_BST, 0.7))
@@ -92,8 +92,8 @@ def test_bidirectional_attention_sees_everything(mesh: Mesh) -> None:
     torch.testing.assert_close(found, naive(*inputs, torch.zeros(B, S, S, dtype=torch.bool), 1 / math.sqrt(D)))
 
 
-def test_dropout_drops_its_share_scales_the_rest_and_rests_in_evaluation(mesh: Mesh) -> None:
-    """Equal scores and identity values: the outputs are the dropped attention weights themselves."""
+def test_dropout_rate_and_scaling_and_no_dropout_in_evaluation(mesh: Mesh) -> None:
+    """Equal scores and identity matrices as values make the outputs the attention weights after dropout."""
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
     length, samples = 32, 16
@@ -117,8 +117,8 @@ def test_dropout_drops_its_share_scales_the_rest_and_rests_in_evaluation(mesh: M
     torch.testing.assert_close(attention(query, query, value, None).permute(1, 0, 2)[:, allowed], usual)
 
 
-def test_dropout_leaves_the_default_stream_alone(mesh: Mesh) -> None:
-    """Heads are spread over tensor-parallel ranks, so their dropout comes from the tracker's stream."""
+def test_dropout_does_not_advance_the_default_generator(mesh: Mesh) -> None:
+    """Tensor-parallel ranks hold different heads, so attention dropout draws from Megatron-Core's RNG tracker."""
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
     model_parallel_cuda_manual_seed(5)

@@ -1,4 +1,4 @@
-"""Blockwise causal attention against the formula in plain torch, values and gradients."""
+"""Values and gradients of blockwise causal attention against the formula in plain torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from megatron.ltd.layers.causal_blocks import BLOCK_TOKENS, causal_attention, ga
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    """The whole square, masked."""
+    """Causal attention over the full matrix of scores, masked above the diagonal."""
     seq_length, size = query.shape[2:]
     scores = query @ key.transpose(2, 3) * (1 / math.sqrt(size) if scale is None else scale)
     hidden = torch.ones(seq_length, seq_length, dtype=torch.bool).triu(1)
@@ -28,7 +28,7 @@ def inputs(seq_length: int, dtype: torch.dtype, batch: int = 2, heads: int = 3, 
 
 @pytest.mark.parametrize("scale", [None, 0.3])
 @pytest.mark.parametrize("seq_length", [1, BLOCK_TOKENS, BLOCK_TOKENS + 1, 200, 3 * BLOCK_TOKENS])
-def test_values_and_gradients_are_those_of_the_formula(seq_length: int, scale: float | None) -> None:
+def test_values_and_gradients_match_the_formula(seq_length: int, scale: float | None) -> None:
     query, key, value = inputs(seq_length, torch.float64)
     grad = torch.randn(query.shape, dtype=torch.float64)
     computed, expected = (attend(query, key, value, scale) for attend in (causal_attention, plain_attention))
@@ -48,7 +48,7 @@ def test_a_gradient_of_stride_zero() -> None:
     torch.testing.assert_close(computed, expected, rtol=0, atol=1e-12)
 
 
-def test_blocks_after_a_query_s_own_are_not_read() -> None:
+def test_blocks_after_a_querys_own_are_not_read() -> None:
     query, key, value = (tensor.detach() for tensor in inputs(3 * BLOCK_TOKENS, torch.float32))
     expected = causal_attention(query, key, value, None)
     value[:, :, 2 * BLOCK_TOKENS :] = math.nan  # 0 · NaN is NaN: a masked product would show it
@@ -57,7 +57,7 @@ def test_blocks_after_a_query_s_own_are_not_read() -> None:
     assert poisoned[:, :, 2 * BLOCK_TOKENS :].isnan().all()
 
 
-def test_where_it_is_used() -> None:
+def test_when_blocks_are_used() -> None:
     longer = torch.zeros(1, 1, BLOCK_TOKENS + 1, 4)
     assert gains_from_blocks(longer) and gains_from_blocks(longer.double())
     assert not gains_from_blocks(longer[:, :, 1:])
@@ -66,7 +66,7 @@ def test_where_it_is_used() -> None:
 
 
 @pytest.mark.parametrize("num_query_groups", [1, 2, 4])
-def test_the_attention_module_takes_it_with_shared_keys_too(num_query_groups: int) -> None:
+def test_the_attention_module_uses_blocks_with_grouped_queries(num_query_groups: int) -> None:
     from megatron.core.transformer.enums import AttnMaskType
     from megatron.core.transformer.transformer_config import TransformerConfig
 

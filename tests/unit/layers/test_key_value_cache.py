@@ -1,4 +1,4 @@
-"""Attention by way of the cache is plain attention over each sample's own tokens."""
+"""Attention through the key-value cache equals plain attention over each sample's own tokens."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def tokens() -> tuple[Tensor, ...]:
 
 
 def plain(tokens: tuple[Tensor, ...], sample: int, position: int) -> Tensor:
-    """What the token at ``position`` attends to, [N · D]."""
+    """Reference attention output [N · D] of the token at ``position``."""
     query_ND, key_TGD, value_TGD = tokens[0][position, sample], *(part[: position + 1, sample] for part in tokens[1:])
     heads = []
     for head, query_D in enumerate(query_ND):
@@ -48,14 +48,14 @@ def plain(tokens: tuple[Tensor, ...], sample: int, position: int) -> Tensor:
 
 def attended(attention: FusedAttention, tokens: tuple[Tensor, ...], cache: KeyValueCache, samples: list[int],
              positions_BS: Tensor) -> Tensor:  # fmt: skip
-    """[S, B, N · D] of the tokens at these positions."""
+    """Attention outputs [S, B, N · D] of the tokens at these positions, computed with the cache."""
     rows = positions_BS.t()
     with cache.reading(positions_BS):
         return attention(*(part[rows, torch.tensor(samples)] for part in tokens), None)
 
 
 def test_each_sample_sees_its_own_tokens(attention: FusedAttention, tokens: tuple[Tensor, ...]) -> None:
-    """Prompts of 2, 5 and 4 tokens, padded; then token by token; one sample leaves; then two tokens at once."""
+    """Padded prompts of 2, 5 and 4 tokens, then one token at a time; after one sample has left, two at once."""
     cache = KeyValueCache(SLOTS)
     everyone = [0, 1, 2]
     prompts = attended(attention, tokens, cache, everyone, torch.arange(5).expand(SAMPLES, -1))
@@ -75,10 +75,10 @@ def test_each_sample_sees_its_own_tokens(attention: FusedAttention, tokens: tupl
             assert torch.allclose(found[step, place], plain(tokens, sample, position), atol=1e-6)
 
 
-def test_what_memory_holds_is_never_seen(
+def test_unwritten_slots_do_not_affect_the_output(
     attention: FusedAttention, tokens: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fresh memory may hold NaN, and a weight of zero does not make it vanish."""
+    """Unwritten slots may hold NaN, and an attention weight of zero times NaN is still NaN."""
     monkeypatch.setattr(Tensor, "new_empty", lambda self, *shape: self.new_full(shape, torch.nan))
     cache = KeyValueCache(SLOTS)
     attended(attention, tokens, cache, [0, 1, 2], torch.arange(5).expand(SAMPLES, -1))
@@ -86,13 +86,13 @@ def test_what_memory_holds_is_never_seen(
     assert torch.allclose(found[0, 0], plain(tokens, 0, 2), atol=1e-6)
 
 
-def test_it_is_current_inside_of_the_block_alone() -> None:
+def test_the_cache_is_current_only_inside_its_block() -> None:
     cache = KeyValueCache(SLOTS)
     with cache.reading(torch.zeros(1, 1, dtype=torch.int64)):
         assert current_cache() is cache
     assert current_cache() is None
 
 
-def test_more_tokens_than_slots_are_our_mistake() -> None:
+def test_more_tokens_than_slots_fail_an_assertion() -> None:
     with pytest.raises(AssertionError), KeyValueCache(3).reading(torch.arange(4)[None]):
         pass

@@ -1,4 +1,4 @@
-"""Norm against the formulas, and its mark for sequence parallelism."""
+"""Norm against the formulas of LayerNorm and RMSNorm, and the attribute that marks sequence parallelism."""
 
 from __future__ import annotations
 

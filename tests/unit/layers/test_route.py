@@ -1,4 +1,4 @@
-"""The route of the microbatch in flight: what it says, where it holds, and what a replay sees."""
+"""The route of the current microbatch: its kept tokens, where it is in effect, and what recomputation sees."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_route(*sample_ids: int, step: int = 0) -> Route:
     return Route(method.plan(step), method, Samples(torch.tensor(sample_ids)))
 
 
-def test_kept_tokens_are_the_methods_or_none_where_all_are_kept() -> None:
+def test_kept_tokens_come_from_the_method_or_are_none_for_all() -> None:
     route = make_route(3, 4)
     assert route.kept_tokens(1) is None
     assert route.kept_tokens(3) is None
@@ -29,7 +29,7 @@ def test_kept_tokens_are_the_methods_or_none_where_all_are_kept() -> None:
     assert make_route(3, 4, step=10).kept_tokens(2) is None
 
 
-def test_a_route_holds_inside_its_block_and_nests() -> None:
+def test_use_route_takes_effect_inside_its_block_and_nests() -> None:
     outer, inner = make_route(1), make_route(2)
     assert current_route() is None
     with use_route(outer):
@@ -41,14 +41,14 @@ def test_a_route_holds_inside_its_block_and_nests() -> None:
     assert current_route() is None
 
 
-def test_a_route_ends_with_an_error_too() -> None:
+def test_an_error_ends_a_route() -> None:
     with pytest.raises(ZeroDivisionError), use_route(make_route(1)):
         raise ZeroDivisionError
     assert current_route() is None
 
 
 @pytest.mark.parametrize("where", ["this thread", "another thread"])
-def test_a_replay_sees_the_route_it_was_recorded_with(where: str) -> None:
+def test_recomputation_sees_the_route_of_the_forward_pass(where: str) -> None:
     from megatron.core import tensor_parallel
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 

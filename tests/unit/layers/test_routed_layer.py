@@ -26,7 +26,7 @@ def mesh() -> Iterator[Mesh]:
 
 @pytest.fixture(scope="module")
 def layer(mesh: Mesh) -> torch.nn.Module:
-    """The middle layer of a RoPE model, its norms and biases scrambled."""
+    """The middle layer of a RoPE model with noise on all parameters, so that norms and biases matter."""
     layer = build_core_model(small_model(position_embedding_type="rope"), mesh).decoder.layers[1]
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -98,8 +98,8 @@ def test_skipped_tokens_pass_unchanged_and_the_input_is_left_alone(layer: torch.
 
 
 @pytest.mark.parametrize("how", ["evaluation", "no route", "plan keeps everything"])
-def test_everything_is_kept(layer: torch.nn.Module, route: Route, how: str) -> None:
-    """Bit-equal to Megatron-Core's own layer, whose forward this class replaces."""
+def test_without_dropped_tokens_it_is_megatron_cores_layer(layer: torch.nn.Module, route: Route, how: str) -> None:
+    """The output is bit-equal to that of Megatron-Core's own layer, whose forward this class replaces."""
     from megatron.core.transformer.transformer_layer import TransformerLayer
 
     hidden_SBH, rotary = inputs()

@@ -1,4 +1,4 @@
-"""Plans, the dense method, and the registry that buys a method its command line and its tests."""
+"""Plans, the dense method, and the registry that gives a method its command line and its tests."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def test_the_dense_method_is_one_stage() -> None:
         dense.select(Samples(torch.tensor([1])), 2, 4)
 
 
-def test_the_switch_decides_what_is_built() -> None:
+def test_a_method_is_built_only_if_its_flag_is_set() -> None:
     on = RandomLTDConfig(random_ltd=True, ltd_min_kept_tokens=2, ltd_growth_steps=4, ltd_granularity=2)
     off = RandomLTDConfig(random_ltd=False, ltd_min_kept_tokens=2, ltd_growth_steps=4, ltd_granularity=2)
     assert isinstance(build_method(METHODS, OFF | {"random_ltd": on}, FACTS), RandomLTD)
     assert build_method(METHODS, OFF | {"random_ltd": off}, FACTS) == build_method(METHODS, OFF, FACTS) == Dense(FACTS)
 
 
-def test_a_routing_and_a_depth_method_compose() -> None:
-    """Step by step the plan has the one's tokens and the other's probabilities, and its stages are those plans."""
+def test_a_token_dropping_and_a_layer_dropping_method_compose() -> None:
+    """A step's plan has random-LTD's kept tokens and layer dropping's keep probabilities, and stages agree with it."""
     tokens = RandomLTDConfig(random_ltd=True, ltd_min_kept_tokens=2, ltd_growth_steps=7, ltd_granularity=2)
     depth = LayerDropConfig(layer_drop=True, layer_drop_theta=0.5, layer_drop_gamma=0.3)
     routing = RandomLTD.build(tokens, FACTS)
@@ -67,11 +67,11 @@ def test_two_methods_of_a_kind_are_refused() -> None:
         build_method(entries, OFF | {"random_ltd": on, "another": on}, FACTS)
 
 
-def test_every_method_has_its_line_in_the_matrix() -> None:
+def test_every_method_has_a_case_in_the_shared_tests() -> None:
     assert {case.method for case in CASES.values()} == METHODS.keys()
 
 
-def test_a_learning_method_composes_with_a_depth_method() -> None:
+def test_a_learning_method_composes_with_a_layer_dropping_method() -> None:
     bypass = TokenBypassConfig(token_bypass=True, token_bypass_kept_tokens=4, token_bypass_special_ids=(2,))
     depth = LayerDropConfig(layer_drop=True, layer_drop_theta=0.5, layer_drop_gamma=0.3)
     configs = OFF | {"layer_drop": depth, "token_bypass": bypass}
@@ -86,14 +86,14 @@ def test_a_learning_method_composes_with_a_depth_method() -> None:
 
 
 class Chosen(Dense):
-    """A method that selects whatever it is told to."""
+    """A method whose ``select`` returns a fixed answer, valid or not."""
 
     def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> torch.Tensor:
         return self.answer
 
 
 def chosen(answer: torch.Tensor, sequence_parts: int = 1, kept_tokens: int = 4) -> torch.Tensor | None:
-    """What layer 2 gets from a method that answers so."""
+    """Return the kept tokens that layer 2 gets from a method whose ``select`` returns ``answer``."""
     method = Chosen(dataclasses.replace(FACTS, sequence_parts=sequence_parts))
     object.__setattr__(method, "answer", answer)
     route = Route(StepPlan(8, (8, kept_tokens, 8), (1.0,) * 3), method, Samples(torch.tensor([5, 6])))
@@ -116,14 +116,14 @@ RIGHT = torch.tensor([[0, 1, 4, 7], [2, 3, 4, 5]])
         (RIGHT + 1, "positions"),
     ],
 )
-def test_a_selection_that_breaks_a_rule_is_found(answer: torch.Tensor, rule: str) -> None:
+def test_a_selection_that_breaks_a_rule_is_refused(answer: torch.Tensor, rule: str) -> None:
     assert chosen(RIGHT) is RIGHT
     with pytest.raises(AssertionError, match=f"^dense, layer 2: .*{rule}"):
         chosen(answer)
 
 
 def test_every_part_of_the_sequence_keeps_its_share() -> None:
-    """Two processes hold half of the sequence each: a method that ignores it must not hang one of them."""
+    """With two processes that hold half of the sequence each, unequal shares raise an error instead of hanging one."""
     assert chosen(RIGHT, sequence_parts=2) is RIGHT
     for answer in (torch.tensor([[0, 1, 2, 7], [2, 3, 4, 5]]), torch.tensor([[0, 1, 4, 7], [2, 4, 5, 6]])):
         assert chosen(answer) is answer

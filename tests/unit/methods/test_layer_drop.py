@@ -1,4 +1,4 @@
-"""Progressive layer dropping: its schedule and stages, its gates, and the layer that they open and close."""
+"""Progressive layer dropping: the schedule, its stages, the random gates, and a layer that they run or skip."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def build(facts: ModelFacts = FACTS, **flags: object) -> LayerDrop:
 
 @pytest.mark.parametrize("direction", ["falling", "rising"])
 @pytest.mark.parametrize("by_depth", ["linear", "uniform", "exponential"])
-def test_the_plan_is_the_papers_formula_to_a_thousandth(direction: str, by_depth: str) -> None:
+def test_the_plan_matches_the_papers_formula_to_a_thousandth(direction: str, by_depth: str) -> None:
     method = build(layer_drop_direction=direction, layer_drop_by_depth=by_depth)
     for step in (0, 1, 7, 100, 5000):
         decay = 0.5 * math.exp(-0.01 * step)
@@ -46,7 +46,7 @@ def test_the_plan_is_the_papers_formula_to_a_thousandth(direction: str, by_depth
 @pytest.mark.parametrize("num_steps", [1, 2, 100, 3000])
 @pytest.mark.parametrize("flags", [{}, {"layer_drop_direction": "rising"}, {"layer_drop_gamma": 3.0},
                                    {"layer_drop_gamma": 0.0}, {"layer_drop_theta": 1.0}])  # fmt: skip
-def test_stages_are_the_plans_of_every_step(num_steps: int, flags: dict[str, object]) -> None:
+def test_stages_match_the_plan_of_every_step(num_steps: int, flags: dict[str, object]) -> None:
     method = build(**flags)
     stages = list(method.stages(num_steps))
     walked = itertools.chain.from_iterable([plan] * steps for _, steps, plan in stages)
@@ -58,12 +58,12 @@ def test_stages_are_the_plans_of_every_step(num_steps: int, flags: dict[str, obj
     assert len(stages) <= 501
 
 
-def test_stages_of_a_long_run_are_few_and_quickly_found() -> None:
+def test_a_long_run_has_few_stages() -> None:
     assert len(list(build(layer_drop_gamma=100 / 372_757).stages(372_757))) == 501
 
 
-def test_gates_open_as_often_as_they_should_and_apart() -> None:
-    """Per layer within four standard errors, and no two layers, microbatches, steps or seeds alike."""
+def test_gates_have_the_right_probability_and_are_independent() -> None:
+    """Each layer's rate is within four standard errors; layers, microbatches, steps and seeds draw differently."""
     method, other = build(), build(ModelFacts(6, 16, seed=12))
     for probability in (0.1, 0.5, 0.9):
         drawn = [[method.executes(step, 3, layer, probability) for layer in range(1, 7)] for step in range(4000)]
@@ -88,8 +88,8 @@ def test_a_gate_that_opens_at_a_probability_opens_at_every_higher_one() -> None:
         assert opened == sorted(opened) and not opened[0] and opened[-1]
 
 
-def test_executed_depth_over_2000_steps() -> None:
-    """Eight microbatches a step, within 1 % of the sum of the closed form."""
+def test_executed_layers_over_2000_steps() -> None:
+    """With eight microbatches a step, the number of executed layers is within 1 % of the closed form's sum."""
     method = build(layer_drop_gamma=100 / 2000, layer_drop_theta=0.3)
     executed = expected = 0.0
     for step in range(2000):
@@ -125,7 +125,7 @@ def mesh() -> Iterator[Mesh]:
 
 
 class Gates(LayerDrop):
-    """Layers 1 and 3 run, layer 2 does not."""
+    """Layer dropping with fixed gates: layers 1 and 3 run, layer 2 is skipped."""
 
     def executes(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
         return layer_number != 2
@@ -135,8 +135,8 @@ def hidden_states() -> Tensor:
     return torch.randn(16, 2, 24, generator=torch.Generator().manual_seed(1)).requires_grad_()
 
 
-def test_a_layer_that_runs_adds_1_over_p_of_what_it_adds_in_evaluation(mesh: Mesh) -> None:
-    """Each sublayer by hand from Megatron-Core's own modules; the unscaled layer is what evaluation computes."""
+def test_an_executed_layer_scales_its_residual_branches_by_1_over_p(mesh: Mesh) -> None:
+    """Megatron-Core's sublayers, called by hand, give the expected output; evaluation computes the unscaled layer."""
     layer = build_core_model(small_model(), mesh).decoder.layers[2]
     method = Gates.build(LayerDropConfig(layer_drop=True, layer_drop_gamma=0.0), ModelFacts(3, 16, 7))
     probability = 0.4

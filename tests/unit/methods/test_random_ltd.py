@@ -1,4 +1,4 @@
-"""random-LTD's flags, plans, stages and draw."""
+"""random-LTD: its flags, plans and stages, and the random selection of kept tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build(facts: ModelFacts = FACTS, **flags: object) -> RandomLTD:
         ("2-4,3", (2, 3, 4)),
     ],
 )
-def test_layer_lists(text: str, layers: tuple[int, ...]) -> None:
+def test_layer_lists_are_parsed(text: str, layers: tuple[int, ...]) -> None:
     assert parse_layers(text, 6, allow_edge_layers=False) == layers
 
 
@@ -84,13 +84,13 @@ def test_bad_flags_are_refused(flags: dict[str, object], said: tuple[object, ...
 
 
 def test_strata_that_the_shards_of_a_sequence_do_not_divide_are_refused() -> None:
-    """Every shard keeps as many tokens as any other, or the ranks would compute on sequences of unequal length."""
+    """All shards must keep equally many tokens, or the ranks would compute on sequences of unequal length."""
     with refused("--ltd-strata 2", 4):
         build(ModelFacts(6, 64, 1, sequence_parts=4), ltd_strata=2)
     assert build(ModelFacts(6, 64, 1, sequence_parts=4), ltd_strata=8).settings["ltd_strata"] == 8
 
 
-def test_blocks_are_drawn_and_named() -> None:
+def test_whole_blocks_are_selected_and_the_name_says_so() -> None:
     ids = torch.tensor([5, 900])
     method = build(ltd_block_size=4, ltd_strata=2)
     assert torch.equal(method.select(Samples(ids), 3, 24), kept_indices(11, ids, 3, 64, 24, strata=2, block_size=4))
@@ -99,7 +99,7 @@ def test_blocks_are_drawn_and_named() -> None:
 
 
 @pytest.mark.parametrize("num_steps", [1, 5, 12, 20])
-def test_stages_are_the_plans_of_every_step(num_steps: int) -> None:
+def test_stages_match_the_plan_of_every_step(num_steps: int) -> None:
     method = build(ltd_layers="2,5")
     steps = itertools.chain.from_iterable(
         [(first + n, kept) for n in range(steps)] for first, steps, kept in method.stages(num_steps)
@@ -108,8 +108,8 @@ def test_stages_are_the_plans_of_every_step(num_steps: int) -> None:
     assert method.plan(12).kept_tokens == (64,) * 6
 
 
-def test_the_draw_is_the_contracts() -> None:
-    """Of the run's seed, sample ids, layer and strata: nothing else."""
+def test_the_selection_is_that_of_kept_indices() -> None:
+    """It depends on the run's seed, the sample ids, the layer and the strata, and on nothing else."""
     ids = torch.tensor([5, 900, 5])
     found = build(ltd_strata=4).select(Samples(ids), 3, 24)
     assert torch.equal(found, kept_indices(11, ids, 3, 64, 24, strata=4))

@@ -1,4 +1,4 @@
-"""The schedule that flags ask for, and the flags that disagree, for both methods that drop tokens."""
+"""Schedule flags of both methods that drop tokens: the schedules they build, and combinations that are refused."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_each_schedule_is_planned(build: Build) -> None:
 
 
 @BOTH
-def test_a_list_in_quotes_is_the_same_list(build: Build) -> None:
+def test_stages_can_be_one_quoted_argument(build: Build) -> None:
     listed = build(schedule="staged", stages=("0:16", "2:8"))
     quoted = build(schedule="staged", stages=(" 0:16  2:8",))
     assert listed.settings == quoted.settings and kept(listed, 4) == kept(quoted, 4)
 
 
 def test_settings_tell_schedules_apart() -> None:
-    """Two runs with equal settings compute alike, and flags of no use have no say."""
+    """Different schedules have different settings, and a flag that the schedule does not use does not change them."""
     runs = [
         random_ltd(kept_tokens=8, growth_steps=3),
         random_ltd(schedule="shrinking", kept_tokens=8, growth_steps=3),
@@ -69,7 +69,7 @@ def test_settings_tell_schedules_apart() -> None:
     assert random_ltd(kept_tokens=8, growth_steps=3, block_size=4).settings == {**settings[0], "ltd_block_size": 4}
 
 
-def test_the_default_of_random_ltd_is_the_papers() -> None:
+def test_random_ltd_starts_with_128_tokens_by_default() -> None:
     assert random_ltd(ModelFacts(4, 256, 1), growth_steps=9).plan(0).min_kept_tokens == 128
 
 

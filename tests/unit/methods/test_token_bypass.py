@@ -1,4 +1,4 @@
-"""TokenBypass: its span, its plan, what it refuses, what it learns, and which tokens that keeps."""
+"""TokenBypass: its span and plan, refused flags, the learned token importance, and the tokens that it keeps."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def build(facts: ModelFacts = FACTS, **flags: Any) -> TokenBypass:
     return TokenBypass.build(TokenBypassConfig(token_bypass=True, **named), facts)
 
 
-def test_the_default_is_the_papers() -> None:
-    """Twelve layers: 1 to 5 full, 6 attends to all, 7 to 11 to the kept half, 12 full, at every step."""
+def test_the_default_plan_is_the_papers() -> None:
+    """Of 12 layers, 6 to 11 keep half of the tokens at every step; the entry layer 6 attends to all tokens."""
     method = build()
     plan = StepPlan(S, (S,) * 5 + (S // 2,) * 6 + (S,), (1.0,) * 12, frozenset({6}))
     assert method.plan(0) == method.plan(10**6) == plan
@@ -45,7 +45,7 @@ def test_the_default_span(num_layers: int, span: str) -> None:
     assert build(ModelFacts(num_layers, S, 7)).settings["token_bypass_layers"] == span
 
 
-def test_growing_plans_are_the_stages() -> None:
+def test_stages_match_the_growing_plan_of_every_step() -> None:
     method = build(kept_tokens=8, growth_steps=10, granularity=8, layers="3-5", entry="kept")
     assert [plan.kept_tokens[2] for plan in map(method.plan, range(12))] == [8] * 4 + [16] * 3 + [24] * 3 + [32] * 2
     walked = [plan for _, steps, plan in method.stages(12) for _ in range(steps)]
@@ -53,7 +53,7 @@ def test_growing_plans_are_the_stages() -> None:
     assert method.plan(0).entry_layers == frozenset() and method.plan(10) == StepPlan.dense(S, 12)
 
 
-def test_the_span_shares_a_random_draw() -> None:
+def test_all_layers_of_the_span_keep_the_same_random_tokens() -> None:
     method = build(selector="random", layers="4-8", strata=2)
     kept = [method.select(Samples(IDS), layer, 16) for layer in range(4, 9)]
     assert all(torch.equal(found, kept_indices(7, IDS, 4, S, 16, strata=2)) for found in kept)
@@ -85,12 +85,12 @@ def test_the_span_shares_a_random_draw() -> None:
         ),
     ],
 )
-def test_refusals(flags: dict[str, Any], line: tuple[object, ...]) -> None:
+def test_bad_flags_are_refused(flags: dict[str, Any], line: tuple[object, ...]) -> None:
     with refused(*line):
         build(**flags)
 
 
-def test_refusals_that_know_the_model() -> None:
+def test_flags_that_do_not_fit_the_model_are_refused() -> None:
     with refused("--num-layers 2", 3):
         build(ModelFacts(2, S, 7))
     with refused("--token-bypass-strata 2", 4):
@@ -101,7 +101,7 @@ def test_refusals_that_know_the_model() -> None:
 
 
 def test_importance_is_an_exponential_average_from_ten() -> None:
-    """Token 1 is in the loss at steps 1 and 3, token 2 never."""
+    """Token id 1 has losses in the first and third step; ids 0 and 2 never do and keep the start value."""
     importance_V = start_importance(3)
     expected = 10.0
     for step, mean in enumerate((4.0, None, 7.0)):
@@ -114,16 +114,16 @@ def test_importance_is_an_exponential_average_from_ten() -> None:
     assert importance_V.tolist() == [START, pytest.approx(expected, rel=1e-12), START]
 
 
-def test_a_skipped_step_teaches_nothing() -> None:
-    """Its loss is not finite, so that there are no losses by token id; what was learned before stays."""
+def test_a_skipped_step_leaves_the_importance_unchanged() -> None:
+    """A step with a non-finite loss passes None instead of losses by token id, and the learned importance stays."""
     method = build()
     learned_V = method.observe(method.initial_state(5), torch.ones(2, 5, dtype=torch.float64))
     assert learned_V is not None and method.observe(learned_V, None) is learned_V
     assert build(selector="random").observe(None, None) is None
 
 
-def test_the_most_important_are_kept_and_ties_are_drawn() -> None:
-    """Against sorting by hand; the importances are few, so that most bounds are ties."""
+def test_the_most_important_tokens_are_kept_and_ties_are_random() -> None:
+    """Compared with sorting in plain Python; only four importances occur, so that most cut-offs fall on ties."""
     generator = torch.Generator().manual_seed(0)
     importance_BS = torch.randint(0, 4, (6, S), generator=generator).double()
     keys_BS = torch.stack([torch.randperm(S, generator=generator) for _ in range(6)])
@@ -139,7 +139,7 @@ def test_the_most_important_are_kept_and_ties_are_drawn() -> None:
 
 
 def test_unlearned_importance_draws_like_the_random_selector() -> None:
-    """All ids alike: the ties are those of the random draw, so a sample's row stands for itself."""
+    """With equal importances, ties are broken as the random selector draws, and each sample independently of others."""
     tokens_BS = torch.arange(2 * S).view(2, S) % 50
     method = build(strata=2)
     found = method.select(Samples(IDS, tokens_BS, method.initial_state(50)), 6, 16)
@@ -157,7 +157,7 @@ def test_special_ids_are_always_kept() -> None:
 
 
 def test_ten_ids_that_carry_all_the_loss_are_kept_within_200_steps() -> None:
-    """A stream of 100 ids, 64 tokens a sample: ten ids lose 6, the others nothing. Every one of the ten is kept."""
+    """Of 100 token ids, ten have a loss of 6 and the others 0; all tokens of the ten ids are kept (16 of 64 tokens)."""
     heavy = torch.arange(30, 40)
     method = build(ModelFacts(12, 64, 7), kept_tokens=16)
     learned_V = method.initial_state(100)
@@ -176,7 +176,7 @@ def test_ten_ids_that_carry_all_the_loss_are_kept_within_200_steps() -> None:
 
 
 def test_flops_of_an_entry_layer() -> None:
-    """Written out for one head of size 8: projections of all 32 tokens, 16 kept in the rest, 16 * 33 / 2 pairs."""
+    """By hand for one head of size 8: QKV of all 32 tokens, the rest for 16 kept tokens, 16 * 33 / 2 pairs."""
     shape = ModelShape(3, 8, 20, 1, 1, 8, False, 64, 32)
     queries_keys_values, output, feed_forward = 2 * 32 * 8 * 24, 2 * 16 * 8 * 8, 2 * 16 * 8 * 20 * 2
     entry = queries_keys_values + 4 * (16 * 33 // 2) * 8 + output + feed_forward

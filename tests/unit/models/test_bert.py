@@ -1,4 +1,4 @@
-"""The BERT of a run against a plain PyTorch BERT with the same weights: padding, dropped tokens and layers included."""
+"""Our BERT against a plain PyTorch BERT with the same weights, with padding, dropped tokens and dropped layers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ METHODS: dict[str, Callable[[BertModelConfig], Method]] = {
 
 
 def masked_batches(num_batches: int) -> list[BertBatch]:
-    """Two samples each, of 5 to 16 real tokens, then padding (id 0); unequal numbers of them hidden, once none."""
+    """Batches of two samples of 5 to 16 real tokens, then padding (id 0); one sample has no masked tokens."""
     generator = torch.Generator().manual_seed(3)
     batches = []
     for number in range(num_batches):
@@ -110,7 +110,7 @@ def build_stepper(model: BertModelConfig, mesh: Mesh, method: Method, weights: d
 def plain_step(
     plain: PlainBERT, batches: Sequence[BertBatch], method: Method, learned_V: Tensor | None
 ) -> tuple[float, Tensor]:
-    """Loss of a step by the formula of ``MaskedLM``, and losses and their number by hidden id; gradients stay."""
+    """Loss by ``MaskedLM``'s formula, and sums and counts of losses by masked id; gradients are left in ``plain``."""
     plan, total, number = method.plan(0), torch.zeros(()), 0.0
     by_token = torch.zeros(2, VOCAB_SIZE, dtype=torch.float64)
     for microbatch, batch in enumerate(batches):
@@ -194,7 +194,7 @@ def test_importance_keeps_special_tokens_first_and_padding_last() -> None:
     tokens_BS = batch.tokens_BS.clone()
     tokens_BS[1, 9] = SPECIAL[1]
     importance_V = torch.zeros(VOCAB_SIZE, dtype=torch.float64)
-    importance_V[0] = 100.0  # of padding's id, which the loss never meets
+    importance_V[0] = 100.0  # the id of padding, which is never in the loss
     kept_BK = method.select(Samples(batch.sample_ids_B, tokens_BS, importance_V, batch.padding_BS), 3, 7)
     assert set(range(5)) <= set(kept_BK[0].tolist()), "five real tokens before any padding"
     assert 9 in kept_BK[1]
@@ -216,8 +216,8 @@ def test_no_row_of_a_mask_is_empty_and_real_tokens_never_see_padding() -> None:
                     assert bool(found[sample, 0, q, k]) == (bool(padding_BS[sample, column]) and row != column)
 
 
-def test_what_padding_holds_has_no_influence(mesh: Mesh) -> None:
-    """Other ids and types there: the same loss and gradients, to the last bit but for those ids' own embeddings."""
+def test_the_content_of_padding_has_no_influence(mesh: Mesh) -> None:
+    """With other token ids at padding, the loss and all gradients are bit-equal."""
     model = small_bert()
     method = METHODS["random-LTD"](model)
     plain = PlainBERT(PlainConfig(num_layers=5, vocab_size=VOCAB_SIZE, learned_positions=S), sentence_order=True)

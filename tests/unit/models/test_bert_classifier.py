@@ -1,4 +1,4 @@
-"""A BERT with a classifier against a plain PyTorch one with the same weights: padding and dropped tokens included."""
+"""A BERT classifier against a plain PyTorch one with the same weights, with padding and dropped tokens."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def plain_classifier() -> PlainBERT:
 
 
 def tensors_of(plain: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the head of masked tokens."""
+    """The weights in our names, without the head for masked tokens."""
     named = megatron_bert_tensors(plain, CONFIG)
     return {name: tensor for name, tensor in named.items() if not name.startswith(("lm_head.", "output_layer."))}
 
 
 def batches() -> list[SentenceBatch]:
-    """Two samples each; the last one only fills its batch."""
+    """Batches of two samples; the very last sample only fills its batch and has no weight."""
     generator, made = torch.Generator().manual_seed(3), []
     for number in range(3):
         lengths = torch.tensor([[4 + 5 * number], [16 - 4 * number]])
@@ -128,7 +128,7 @@ def test_parameters_are_counted_exactly(mesh: Mesh, sentence_types: bool) -> Non
     assert counted == sum(parameter.numel() for parameter in build(mesh, model).parameters())
 
 
-def test_the_head_drops_out_in_training_alone(mesh: Mesh) -> None:
+def test_the_head_has_dropout_only_in_training(mesh: Mesh) -> None:
     model = BertModelConfig(**{**vars(small_model(num_layers=LAYERS)), "hidden_dropout": 0.5})
     head, pooled = build(mesh, model).binary_head, torch.ones(2, model.hidden_size)
     assert head is not None

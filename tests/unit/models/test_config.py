@@ -1,4 +1,4 @@
-"""The model's shape: what is derived from it, and which values are refused."""
+"""The flags of a model: values derived from them, values that are refused, and the model's identity."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("config_class", "values", "message"), REFUSED)
-def test_refused(config_class: type, values: dict[str, Any], message: tuple[object, ...]) -> None:
+def test_bad_values_are_refused(config_class: type, values: dict[str, Any], message: tuple[object, ...]) -> None:
     with refused(*message) as caught:
         config_class(**values)
     assert "\n" not in str(caught.value)
@@ -54,7 +54,7 @@ def test_refused(config_class: type, values: dict[str, Any], message: tuple[obje
     ("values", "derived"),
     [
         ({}, {"head_size": 64, "query_groups": 16, "mlp_size": 4096, "learned_positions": 1024}),
-        ({"swiglu": True}, {"mlp_size": 2688}),  # 8/3 x 1024 = 2730.7, down to a multiple of 64
+        ({"swiglu": True}, {"mlp_size": 2688}),  # 8/3 x 1024 = 2730.7, rounded down to a multiple of 64
         ({"ffn_hidden_size": 100, "swiglu": True}, {"mlp_size": 100}),
         ({"group_query_attention": True, "num_query_groups": 4}, {"query_groups": 4}),
         ({"kv_channels": 48}, {"head_size": 48}),
@@ -62,7 +62,7 @@ def test_refused(config_class: type, values: dict[str, Any], message: tuple[obje
         ({"max_position_embeddings": 2048}, {"learned_positions": 2048}),
     ],
 )
-def test_derived(values: dict[str, Any], derived: dict[str, int]) -> None:
+def test_derived_values(values: dict[str, Any], derived: dict[str, int]) -> None:
     model = ModelConfig(**values)
     assert {name: getattr(model, name) for name in derived} == derived
 
@@ -75,11 +75,11 @@ def test_derived(values: dict[str, Any], derived: dict[str, int]) -> None:
         {"tied_embeddings": False}, {"seq_length": 512}, {"openai_gelu": True}, {"rotary_base": 500},
     ],
 )  # fmt: skip
-def test_what_changes_the_weights_or_their_meaning_is_identity(change: dict[str, Any]) -> None:
+def test_the_identity_changes_with_the_weights_or_their_meaning(change: dict[str, Any]) -> None:
     assert ModelConfig(**change).identity(128) != ModelConfig().identity(128)
 
 
-def test_what_changes_neither_is_not_identity() -> None:
+def test_the_identity_ignores_other_settings() -> None:
     assert ModelConfig(hidden_dropout=0.0, init_method_std=0.5).identity(128) == ModelConfig().identity(128)
     assert ModelConfig().identity(128) != ModelConfig().identity(256)
 

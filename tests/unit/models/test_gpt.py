@@ -1,4 +1,4 @@
-"""The product's GPT against a plain PyTorch GPT and against Hugging Face's models, all with the same weights."""
+"""Our GPT against a plain PyTorch GPT and against Hugging Face's models, all with the same weights."""
 
 from __future__ import annotations
 
@@ -126,14 +126,14 @@ METHODS: dict[str, Callable[[ModelConfig], Method]] = {
 
 
 def plain_gradients(plain: PlainGPT) -> dict[str, Tensor]:
-    """Zeros where nothing of the step passed through a parameter."""
+    """The gradients of ``plain``, zeros for parameters that the step did not use."""
     return {
         name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
         for name, tensor in plain.named_parameters()
     }
 
 
-def test_the_draws_of_these_tests_open_and_close_every_gate() -> None:
+def test_the_seeds_of_these_tests_open_and_close_every_gate() -> None:
     method = layer_drop(small_model(), 0.6)
     for layer in (1, 2, 3):
         assert {method.executes(0, microbatch, layer, 0.6) for microbatch in range(3)} == {True, False}
@@ -167,7 +167,7 @@ def test_loss_and_every_gradient_equal_the_plain_gpt(mesh: Mesh, variant: str, n
 
 
 def test_edge_layers_can_drop_too(mesh: Mesh) -> None:
-    """Every layer drops, also the first, whose input is the embedding's leaf."""
+    """Every layer drops tokens, including the first, whose input is the output of the embedding."""
     model = small_model(position_embedding_type="rope")
     method = random_ltd(model, 5, ltd_layers="1-3", ltd_allow_edge_layers=True)
     config = plain_config(model)
@@ -182,7 +182,7 @@ def test_edge_layers_can_drop_too(mesh: Mesh) -> None:
 
 
 def test_evaluation_ignores_the_plan(mesh: Mesh) -> None:
-    """The same weights and tokens, in eval: loss of the plain dense model, whatever route is current."""
+    """In evaluation, the loss is that of the plain dense model, although the current route drops tokens."""
     from megatron.ltd.layers.route import Route, use_route
 
     model = small_model()
@@ -239,7 +239,7 @@ def hugging_face_llama(config: PlainConfig) -> torch.nn.Module:
     ids=["GPT2LMHeadModel", "LlamaForCausalLM"],
 )
 def test_logits_and_gradients_equal_hugging_face(mesh: Mesh, variant: Any, build: Any, translate: Any) -> None:
-    """Both models compute with the same leaf tensors, so that autograd brings each one's gradients back to those."""
+    """Both models compute with the same leaf tensors, so that autograd gives both gradients for the same tensors."""
     model = small_model(**variant)
     config = plain_config(model)
     ours, theirs = build_core_model(model, mesh), build(config)
@@ -259,5 +259,5 @@ def test_logits_and_gradients_equal_hugging_face(mesh: Mesh, variant: Any, build
     assert (logits[0] - logits[1]).abs().max() < 1e-5 * logits[1].abs().max()
     found, expected = gradients
     whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
-    for name in expected:  # a key's bias has no influence, so its gradient is rounding: measured against the whole
+    for name in expected:  # a key's bias has no effect, so its gradient is rounding: compared with the norm of all
         assert (found[name] - expected[name]).norm() < 1e-5 * max(expected[name].norm(), 1e-2 * whole), name

@@ -46,7 +46,7 @@ def bypass(**flags: Any) -> TokenBypass:
 
 
 def kept_by_hand(method: TokenBypass, batch: Batch, row: int, importance_V: Tensor | None) -> Tensor:
-    """The positions of one sample that the span computes on, ascending."""
+    """The positions of one sample that the span keeps, ascending."""
     if importance_V is None:
         return kept_indices(SEED, batch.sample_ids_B[row : row + 1], SPAN[0], S, K)[0]
     value = {
@@ -55,7 +55,7 @@ def kept_by_hand(method: TokenBypass, batch: Batch, row: int, importance_V: Tens
     }
     sample = Samples(batch.sample_ids_B[row : row + 1], batch.tokens_BS[row : row + 1], importance_V)
     chosen = method.select(sample, 3, K)[0]
-    bound = sorted(value.values(), reverse=True)[K - 1]  # ties at the bound are the hash's affair
+    bound = sorted(value.values(), reverse=True)[K - 1]  # the random keys decide ties
     assert {i for i in value if value[i] > bound} <= set(chosen.tolist()) <= {i for i in value if value[i] >= bound}
     return chosen
 
@@ -63,7 +63,7 @@ def kept_by_hand(method: TokenBypass, batch: Batch, row: int, importance_V: Tens
 def plain_step(
     plain: PlainGPT, batches: Sequence[Batch], method: TokenBypass, importance_V: Tensor | None
 ) -> tuple[float, Tensor]:
-    """Loss of a step, and the losses and their number by the token at their position; gradients stay in ``plain``."""
+    """Loss of a step, and sums and counts of losses by token id; gradients are left in ``plain``."""
     losses, weights = [], []
     by_token = torch.zeros(2, VOCAB_SIZE, dtype=torch.float64)
     for batch in batches:
@@ -126,8 +126,8 @@ def test_loss_and_every_gradient_equal_the_plain_gpt(mesh: Mesh, variant: str, f
         torch.testing.assert_close(result.token_losses_2V, by_token, rtol=1e-6, atol=1e-6)
 
 
-def test_what_the_span_reads_at_its_entry_matters(mesh: Mesh) -> None:
-    """The two entries are two models: the comparison above can tell them apart."""
+def test_the_tokens_that_the_entry_layer_reads_matter(mesh: Mesh) -> None:
+    """The two values of ``entry`` give different losses, so that the comparison above can tell them apart."""
     batches, losses = random_batches(1, 2, S), []
     for entry in ("all", "kept"):
         method = bypass(selector="random", entry=entry)

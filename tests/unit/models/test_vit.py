@@ -1,4 +1,4 @@
-"""The product's vision transformer against a plain PyTorch one and against Hugging Face's, with the same weights."""
+"""Our vision transformer against a plain PyTorch one and against Hugging Face's, with the same weights."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def mesh() -> Iterator[Mesh]:
 
 
 def small_vit(**changes: Any) -> ViTConfig:
-    """Four layers without dropout, images of 2 x 8 x 6 in patches of 2 x 2: S = 13."""
+    """A model of four layers without dropout, for images of 2 x 8 x 6 in patches of 2 x 2: S = 13."""
     settings: dict[str, Any] = {
         "num_layers": 4, "hidden_size": 24, "ffn_hidden_size": 40, "num_attention_heads": 4, "img_h": 8, "img_w": 6,
         "patch_dim": 2, "num_channels": CHANNELS, "attention_dropout": 0.0, "hidden_dropout": 0.0,
@@ -94,7 +94,7 @@ def plain_vit(model: ViTConfig, seed: int = 0) -> PlainViT:
 
 
 def random_batches(number: int, model: ViTConfig) -> list[ImageBatch]:
-    """Two images each; the last one of all has no weight."""
+    """Batches of two images; the very last image has no weight."""
     generator = torch.Generator().manual_seed(3)
     return [
         ImageBatch(
@@ -108,7 +108,7 @@ def random_batches(number: int, model: ViTConfig) -> list[ImageBatch]:
 
 
 def plain_step(plain: PlainViT, batches: Sequence[ImageBatch], method: Method, shared_draw: int | None) -> float:
-    """Mean loss of the images that count; gradients stay in ``plain``. ``shared_draw``: layer that draws for all."""
+    """Mean loss of the weighted images; gradients are left in ``plain``. ``shared_draw``: layer that draws for all."""
     plan = method.plan(0)
     losses, weights = [], []
     for microbatch, batch in enumerate(batches):
@@ -186,7 +186,7 @@ RECOMPUTE = {
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("recompute", RECOMPUTE)
 def test_recompute_changes_no_gradient(mesh: Mesh, recompute: str, name: str) -> None:
-    """Dropout included, to rounding: a replayed layer sums the gradients of its biases in another order."""
+    """With dropout too, up to rounding: a recomputed layer sums the gradients of its biases in another order."""
     model = small_vit(attention_dropout=0.1, hidden_dropout=0.1)
     method, batches = METHODS[name](model), random_batches(3, model)
     losses, gradients = [], []
@@ -197,7 +197,7 @@ def test_recompute_changes_no_gradient(mesh: Mesh, recompute: str, name: str) ->
     assert losses[0] == losses[1]
     expected, found = gradients
     whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
-    for key in expected:  # a key's bias has no influence, so its gradient is rounding: measured against the whole
+    for key in expected:  # a key's bias has no effect, so its gradient is rounding: compared with the norm of all
         assert (found[key] - expected[key]).norm() < 1e-6 * max(expected[key].norm(), 1e-2 * whole), key
 
 
@@ -212,7 +212,7 @@ def test_the_class_token_is_drawn_like_any_other() -> None:
 
 
 def test_logits_and_gradients_equal_hugging_face(mesh: Mesh) -> None:
-    """Both compute with the same leaf tensors, so that autograd brings each one's gradients back to those."""
+    """Both models compute with the same leaf tensors, so that autograd gives both gradients for the same tensors."""
     from transformers import ViTConfig as TheirConfig
     from transformers import ViTForImageClassification
 
@@ -239,7 +239,7 @@ def test_logits_and_gradients_equal_hugging_face(mesh: Mesh) -> None:
     assert (logits[0] - logits[1]).abs().max() < 1e-5 * logits[1].abs().max()
     found, expected = gradients
     whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
-    for name in expected:  # a key's bias has no influence, so its gradient is rounding: measured against the whole
+    for name in expected:  # a key's bias has no effect, so its gradient is rounding: compared with the norm of all
         assert (found[name] - expected[name]).norm() < 1e-5 * max(expected[name].norm(), 1e-2 * whole), name
 
 
@@ -250,7 +250,7 @@ def test_parameters_are_counted_exactly(mesh: Mesh, variant: str) -> None:
     assert counted == sum(parameter.numel() for parameter in build(model, mesh).parameters())
 
 
-def test_initial_weights_are_those_of_the_seed(mesh: Mesh) -> None:
+def test_initial_weights_depend_on_the_seed(mesh: Mesh) -> None:
     model = small_vit(hidden_size=96, num_attention_heads=4, init_method_std=0.05)
     first, again, other = (dict(build(model, mesh, seed).named_parameters()) for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -260,7 +260,7 @@ def test_initial_weights_are_those_of_the_seed(mesh: Mesh) -> None:
     assert not first["conv1.bias"].any() and not first[f"{HEAD}bias"].any()
 
 
-def test_dropout_follows_the_positions(mesh: Mesh) -> None:
+def test_dropout_follows_the_position_embeddings(mesh: Mesh) -> None:
     core = build(small_vit(hidden_dropout=0.5), mesh)
     images = random_batches(1, small_vit())[0].images_BCHW
     assert isinstance(core.ln_pre, torch.nn.Dropout) and core.ln_pre.p == 0.5

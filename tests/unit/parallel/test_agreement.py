@@ -1,6 +1,6 @@
-"""Ranks that were started differently: found over the rendezvous store, and answered with the same line on all.
+"""Ranks that were started differently are found through the rendezvous store, and all end with the same line.
 
-Every rank is a thread; they meet in a real store of torch's.
+Every rank is a thread, and they share a real store of torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SOON = timedelta(seconds=PATIENCE_SECONDS)
 
 
 def ends(body: Callable[[int], None], ranks: Sequence[int]) -> dict[int, BaseException | None]:
-    """How ``body`` ended on each rank, all run at once."""
+    """Run ``body`` on all ranks at once, and return how it ended on each."""
     ended: dict[int, BaseException | None] = {}
 
     def run(rank: int) -> None:
@@ -46,7 +46,7 @@ def ends(body: Callable[[int], None], ranks: Sequence[int]) -> dict[int, BaseExc
 def over_store(
     facts: Sequence[dict[str, Any] | None], problems: dict[int, str] | None = None, timeout: timedelta = SOON
 ) -> dict[int, BaseException | None]:
-    """``agree_over_store`` with one entry a rank; a rank whose facts are None never comes."""
+    """Run ``agree_over_store`` with one entry per rank; a rank whose facts are None never starts."""
     store = dist.HashStore()
 
     def body(rank: int) -> None:
@@ -57,7 +57,7 @@ def over_store(
 
 
 def the_line(ended: dict[int, BaseException | None], kind: type[BaseException] = UserError) -> str:
-    """The one line that all ranks ended with."""
+    """The error line with which all ranks ended."""
     lines = {str(error) for error in ended.values()}
     assert len(lines) == 1 and all(type(error) is kind for error in ended.values()), ended
     (line,) = lines
@@ -65,7 +65,7 @@ def the_line(ended: dict[int, BaseException | None], kind: type[BaseException] =
     return line
 
 
-def test_ranks_started_alike_go_on() -> None:
+def test_ranks_that_were_started_alike_continue() -> None:
     assert set(over_store([FACTS] * 4).values()) == {None}
 
 
@@ -103,21 +103,21 @@ def test_a_problem_of_all_processes_is_reported_as_of_one() -> None:
     assert the_line(over_store([FACTS] * 2, dict.fromkeys((0, 1), "3 processes: start 2"))) == "3 processes: start 2"
 
 
-def test_a_rank_that_does_not_come_is_named() -> None:
+def test_a_rank_that_does_not_start_is_named() -> None:
     started = time.monotonic()
     line = the_line(over_store([FACTS, None, FACTS, None, None], timeout=timedelta(seconds=0.6)), RunStopped)
     assert_names(line, "ranks 1, 3-4 of 5", "0.01 minutes", "--distributed-timeout-minutes")
     assert time.monotonic() - started < PATIENCE_SECONDS
 
 
-def test_without_the_first_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_rank_0_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agreement, "_LAST_WORD_SECONDS", 0.1)
     line = the_line(over_store([None, FACTS], timeout=timedelta(seconds=0.2)), RunStopped)
     assert_names(line, "rank 0")
 
 
 def test_the_first_rank_stays_until_its_verdict_is_read() -> None:
-    """The store may live in its process."""
+    """The store may be in the process of rank 0."""
     store = dist.HashStore()
     first_rank_left = []
 
@@ -169,7 +169,7 @@ def test_the_launchers_environment(
 
 
 class Ranks:
-    """An exchange between threads in place of the process group's."""
+    """Replaces the exchange over a process group by one between threads."""
 
     def __init__(self, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.size, self._barrier, self._slots = size, threading.Barrier(size, timeout=PATIENCE_SECONDS), [None] * size
@@ -191,7 +191,7 @@ class Ranks:
         return ends(run, range(self.size))
 
 
-def test_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_on_some_ranks_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
     def body(rank: int) -> None:
         with agreement.together():
             if rank in (1, 2):
@@ -208,7 +208,7 @@ def test_together_in_one_process_adds_nothing() -> None:
         raise UserError("just this")
 
 
-def test_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_facts_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = Ranks(3, monkeypatch)
     assert set(ranks.end(lambda rank: agreement.agree({"the data": "ab"}, "copy them")).values()) == {None}
     line = the_line(ranks.end(lambda rank: agreement.agree({"the data": "ab" if rank else "cd"}, "copy them")))
@@ -216,7 +216,7 @@ def test_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_folder_that_a_node_sees_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A difference that goes away is none; one that lasts is refused."""
+    """A difference that disappears is accepted; one that remains is refused."""
     monkeypatch.setattr(agreement, "_FOLDER_SECONDS", 1.5)
     looks = [0, 0]
 

@@ -1,4 +1,4 @@
-"""Which errors mean that another process is gone, and the line that is made of them."""
+"""Errors that mean that another process is gone, and the line that reports them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def mesh() -> Iterator[Mesh]:
 
 
 @pytest.mark.parametrize(("error", "reason"), LOST, ids=range(len(LOST)))
-def test_another_process_is_gone(error: Exception, reason: str, mesh: Mesh) -> None:
+def test_errors_of_lost_contact(error: Exception, reason: str, mesh: Mesh) -> None:
     assert lost_contact(error) == reason
     with pytest.raises(LostContact) as caught, keeping_contact(mesh, lambda: "continue with --load x"):
         raise error
@@ -56,13 +56,13 @@ def test_another_process_is_gone(error: Exception, reason: str, mesh: Mesh) -> N
 
 
 @pytest.mark.parametrize("error", OWN, ids=range(len(OWN)))
-def test_this_process_has_failed(error: Exception, mesh: Mesh) -> None:
+def test_errors_of_this_process_are_not_changed(error: Exception, mesh: Mesh) -> None:
     assert lost_contact(error) is None
     with pytest.raises(type(error)) as caught, keeping_contact(mesh, lambda: ""):
         raise error
     assert caught.value is error
 
 
-def test_one_process_has_no_other(mesh: Mesh) -> None:
+def test_a_single_process_cannot_lose_contact(mesh: Mesh) -> None:
     with pytest.raises(RuntimeError), keeping_contact(dataclasses.replace(mesh, world_size=1), lambda: ""):
         raise LOST[0][0]

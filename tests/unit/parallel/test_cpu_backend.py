@@ -1,4 +1,4 @@
-"""The stand-ins for CUDA: what Megatron-Core gets to see on a CPU, and that nothing taxes other operations."""
+"""Replacements for CUDA functions that Megatron-Core calls on a CPU, without a cost for other operations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def installed() -> None:
     cpu_backend.install()
 
 
-def test_nothing_stands_between_an_operation_and_its_kernel() -> None:
+def test_other_operations_are_not_wrapped() -> None:
     assert not _get_current_function_mode_stack()
     for name in ("__add__", "matmul", "to", "reshape"):
         assert (
@@ -27,7 +27,7 @@ def test_nothing_stands_between_an_operation_and_its_kernel() -> None:
     assert torch.zeros.__module__ != cpu_backend.__name__ and not hasattr(torch.zeros, "__wrapped__")
 
 
-def test_the_type_is_spelled_as_on_cuda_and_casts_are_torchs_own() -> None:
+def test_tensor_types_have_cuda_names_and_casts_are_torchs() -> None:
     assert torch.zeros(1).type() == "torch.cuda.FloatTensor"
     assert torch.zeros(1, dtype=torch.bfloat16).type() == "torch.cuda.BFloat16Tensor"
     assert torch.zeros(1, dtype=torch.float16).type() == "torch.cuda.HalfTensor"
@@ -35,7 +35,7 @@ def test_the_type_is_spelled_as_on_cuda_and_casts_are_torchs_own() -> None:
     assert cast.dtype == torch.int64 and cast.item() == 1
 
 
-def test_cuda_copies_nothing() -> None:
+def test_cuda_returns_the_same_tensor() -> None:
     tensor = torch.ones(3)
     assert tensor.cuda() is tensor
     assert tensor.cuda(0, non_blocking=True) is tensor
@@ -48,7 +48,7 @@ def test_the_current_device_is_the_cpu() -> None:
     torch.cuda.empty_cache()
 
 
-def test_a_literal_cuda_device_is_read_as_the_cpu_in_core_and_nowhere_else() -> None:
+def test_a_literal_cuda_device_means_the_cpu_only_in_megatron_core() -> None:
     clip_grads = importlib.import_module("megatron.core.optimizer.clip_grads")
     made = clip_grads.torch.tensor([1.0, 2.0], dtype=torch.float64, device="cuda")
     assert made.device.type == "cpu" and made.dtype == torch.float64 and made.tolist() == [1.0, 2.0]
@@ -69,7 +69,7 @@ def test_streams_and_events_are_always_done() -> None:
     assert event.query() and stream.record_event(event) is event
 
 
-def test_random_state_is_the_cpus() -> None:
+def test_the_cuda_random_state_is_that_of_the_cpu() -> None:
     torch.cuda.manual_seed(3)
     state = torch.cuda.get_rng_state()
     first = torch.rand(4)

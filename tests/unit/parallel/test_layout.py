@@ -34,7 +34,7 @@ STAGES = [
 
 
 @pytest.mark.parametrize(("num_layers", "flags", "expected"), STAGES)
-def test_layers_of_each_stage_are_megatron_cores(num_layers: int, flags: dict[str, Any], expected: tuple[int]) -> None:
+def test_layers_of_each_stage_match_megatron_core(num_layers: int, flags: dict[str, Any], expected: tuple[int]) -> None:
     from megatron.core.transformer.transformer_block import get_num_layers_to_build
 
     assert layers_per_stage(ParallelConfig(**flags), num_layers) == expected
@@ -113,7 +113,7 @@ def test_flags_that_contradict_each_other_are_refused(flags: dict[str, Any], mes
         ParallelConfig(**flags)
 
 
-def test_a_layout_that_does_not_multiply_to_the_processes() -> None:
+def test_a_layout_that_does_not_divide_the_processes_is_refused() -> None:
     parallel = ParallelConfig(tensor_model_parallel_size=2, context_parallel_size=2, pipeline_model_parallel_size=2)
     assert parallel.data_parallel_size(16) == 2
     expected = (
@@ -125,14 +125,14 @@ def test_a_layout_that_does_not_multiply_to_the_processes() -> None:
     assert str(refused.value) == expected
 
 
-def test_an_interleaved_pipeline_takes_multiples_of_its_stages() -> None:
+def test_an_interleaved_pipeline_needs_multiples_of_its_stages() -> None:
     interleaved = ParallelConfig(**PP2, num_layers_per_virtual_pipeline_stage=1)
     whole, three_each = BatchSchedule(32, None), BatchSchedule(24, None)
     check_batches(interleaved, whole, 4, 2)
     check_batches(ParallelConfig(**PP2), three_each, 4, 2)
     with refused("--global-batch-size", 24, 3, "--pipeline-model-parallel-size 2"):
         check_batches(interleaved, three_each, 4, 2)
-    with refused("--global-batch-size", 24, 3):  # the second batch of the ramp
+    with refused("--global-batch-size", 24, 3):  # the second batch size of the ramp
         check_batches(interleaved, BatchSchedule(32, BatchRamp(16, 8, 100)), 4, 2)
 
 

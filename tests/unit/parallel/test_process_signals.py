@@ -1,4 +1,4 @@
-"""Processes started with SIGTERM and Ctrl-C ignored, as by examples/launch/torchrun.sh, that stop ignoring them."""
+"""Processes that are started with SIGTERM and Ctrl-C ignored, as by examples/launch/torchrun.sh, can undo it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that are started again over the same store find each other, and not those that were there before."""
+"""Processes that restart with the same store find each other, and not those of an earlier start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONG = timedelta(seconds=PATIENCE_SECONDS)
 
 
 def start(store: dist.Store, world_size: int, first_last: bool) -> list[dist.Store]:
-    """Every rank's store of one start; rank 0 comes first or last."""
+    """The stores of all ranks of one start, in which rank 0 starts first or last."""
 
     def one(rank: int) -> dist.Store:
         time.sleep(0.1 if first_last == (rank == 0) else 0.0)
@@ -36,7 +36,7 @@ def assert_shared(stores: list[dist.Store], key: str) -> None:
 
 
 @pytest.mark.parametrize("first_last", [True, False])
-def test_each_start_sees_itself_only(first_last: bool) -> None:
+def test_each_start_sees_only_its_own_keys(first_last: bool) -> None:
     shared = dist.HashStore()
     for _ in range(3):
         assert_shared(start(shared, 3, first_last), "address")
@@ -44,7 +44,7 @@ def test_each_start_sees_itself_only(first_last: bool) -> None:
 
 @pytest.mark.parametrize("first_last", [True, False])
 def test_a_process_that_died_while_it_started(first_last: bool) -> None:
-    """Rank 1 of the first start left its token and is gone; its successor is taken for itself."""
+    """Rank 1 of the first start left its token and died; rank 1 of the next start must not be taken for it."""
     shared = dist.HashStore()
     shared.set("start/1", "0123456789abcdef")
     assert_shared(start(shared, 2, first_last), "address")
@@ -54,7 +54,7 @@ def test_one_process_alone() -> None:
     assert_shared([store_of_this_launch(dist.HashStore(), 0, 1, LONG)], "address")
 
 
-def test_ranks_that_do_not_come() -> None:
+def test_missing_ranks_are_named() -> None:
     with refused("ranks 1-2,4 of 5", "0.005 minutes", "--distributed-timeout-minutes", error=RunStopped):
         shared = dist.HashStore()
         with ThreadPoolExecutor(1) as pool:
@@ -62,6 +62,6 @@ def test_ranks_that_do_not_come() -> None:
             store_of_this_launch(shared, 0, 5, timedelta(seconds=0.3))
 
 
-def test_a_first_rank_that_does_not_come() -> None:
+def test_a_missing_rank_0_is_an_error() -> None:
     with pytest.raises(dist.DistError):
         store_of_this_launch(dist.HashStore(), 1, 2, timedelta(seconds=0.2))

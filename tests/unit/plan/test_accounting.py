@@ -27,12 +27,12 @@ SMALL = ModelShape(
 
 
 def keeping(*kept_tokens: int) -> StepPlan:
-    """A step in which every layer runs."""
+    """The plan of a step in which every layer runs, on this many tokens each."""
     return StepPlan(512, kept_tokens, (1.0,) * len(kept_tokens))
 
 
 class PlainLayer(nn.Module):
-    """A transformer layer in plain products, without norms: attention over all pairs, grouped queries, gated MLP."""
+    """A transformer layer of plain matrix products, without norms: full attention, grouped queries, gated MLP."""
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class PlainLayer(nn.Module):
 
 @pytest.mark.parametrize("gated_mlp", [False, True])
 @pytest.mark.parametrize("num_query_groups", [4, 2])
-def test_flops_are_those_torch_counts(gated_mlp: bool, num_query_groups: int) -> None:
+def test_flops_equal_torchs_count(gated_mlp: bool, num_query_groups: int) -> None:
     shape = ModelShape(2, 48, 80, 4, num_query_groups, 16, gated_mlp, 96, 24, causal=False)
     layers = [PlainLayer(shape) for _ in range(shape.num_layers)]
     head = nn.Linear(shape.hidden_size, shape.vocab_size, bias=False)
@@ -80,7 +80,7 @@ def test_flops_are_those_torch_counts(gated_mlp: bool, num_query_groups: int) ->
     assert whole.get_total_flops() == step_flops(shape, keeping(*kept_tokens_per_layer), num_samples)
 
 
-def test_flops_of_berts_head_are_those_torch_counts() -> None:
+def test_flops_of_berts_head_equal_torchs_count() -> None:
     shape = ModelShape(1, 48, 80, 4, 4, 12, False, 96, 24, causal=False, head_layers=1)
     layer, dense, head = PlainLayer(shape), nn.Linear(48, 48), nn.Linear(48, 96)
     counter = FlopCounterMode(display=False)
@@ -104,7 +104,7 @@ def test_savings_worked_out_elsewhere(kept_tokens: int, saving: float) -> None:
     )
 
 
-def test_dense_flops_are_six_per_weight_and_token_and_attention() -> None:
+def test_dense_flops_are_six_per_weight_and_token_plus_attention() -> None:
     shape = dataclasses.replace(SMALL, causal=False)
     tokens = 5 * shape.seq_length
     weights = 12 * (4 * 384 * 384 + 2 * 384 * 1536) + 8192 * 384
@@ -119,15 +119,15 @@ def test_a_skipped_layer_costs_nothing() -> None:
     assert step_flops(SMALL, never, 2) == 3 * 2 * head_flops(SMALL) and layer_tokens(never, 2) == 0
 
 
-def test_a_layer_that_runs_now_and_then_counts_for_its_probability() -> None:
+def test_a_layer_counts_in_proportion_to_its_keep_probability() -> None:
     plan = StepPlan(512, (512, 256, *[512] * 10), (1.0, 0.5, 0.25, *[1.0] * 9))
     expected = 10 * layer_flops(SMALL, 512) + layer_flops(SMALL, 256) / 2 + layer_flops(SMALL, 512) / 4
     assert step_flops(SMALL, plan, 8) == pytest.approx(3 * 8 * (expected + head_flops(SMALL)), rel=1e-12)
     assert layer_tokens(plan, 8) == 8 * (10 * 512 + 128 + 128)
-    assert layer_tokens(StepPlan(512, (512,) * 3, (0.3, 0.3, 0.3)), 1) == 3 * 154  # to whole tokens, layer by layer
+    assert layer_tokens(StepPlan(512, (512,) * 3, (0.3, 0.3, 0.3)), 1) == 3 * 154  # rounded to whole tokens per layer
 
 
-def test_layers_are_counted_from_their_own_tokens_and_not_from_the_mean() -> None:
+def test_flops_come_from_each_layers_tokens_and_not_from_the_mean() -> None:
     uneven, even = keeping(512, *[128] * 10, 512), keeping(*[192] * 12)
     assert layer_tokens(uneven, 4) == layer_tokens(even, 4)
     assert step_flops(SMALL, uneven, 4) > step_flops(SMALL, even, 4)
@@ -137,8 +137,8 @@ def test_layer_tokens() -> None:
     assert layer_tokens(keeping(512, 128, 0, 512), 3) == 3456
 
 
-def test_vision_transformers_flops_equal_torchs_count_of_hugging_faces() -> None:
-    """Forward and backward of one image, whose pixels need no gradient: every product that torch calls."""
+def test_vit_flops_equal_torchs_count_of_hugging_faces_model() -> None:
+    """Torch counts every product of one image's forward and backward pass; the pixels need no gradient."""
     from transformers import ViTConfig as TheirConfig
     from transformers import ViTForImageClassification
 

@@ -1,4 +1,4 @@
-"""Run lengths and learning-rate horizons in iterations, samples and tokens, counted step by step here."""
+"""Run lengths and learning-rate horizons in iterations, samples and tokens, against a count of every step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def clock(method: Method, length: dict[str, Any], **optimizer: Any) -> RunClock:
 
 
 def counted(run: RunClock, steps: int) -> int:
-    """The clock after ``steps`` steps, added up one by one."""
+    """The clock after ``steps`` steps, as the sum of their increments."""
     return sum(run.increment(run.method.plan(step), run.batch.at(step * BATCH)) for step in range(steps))
 
 
@@ -50,18 +50,18 @@ def test_train_tokens_end_with_the_step_that_reaches_them(unit: str) -> None:
 
 
 def test_tokens_on_the_layer_token_clock_are_layer_tokens_over_layers() -> None:
-    """So a dense run of T tokens is T raw tokens long, and random-LTD takes more steps for them."""
+    """A dense run of ``--train-tokens`` T therefore reads T raw tokens, and random-LTD takes more steps."""
     dense, ltd = (clock(method, {"train_tokens": 5120}).plan().num_steps for method in (Dense(FACTS), LTD))
     assert dense == 5120 / (SEQ * BATCH) < ltd
 
 
-def test_train_samples_never_take_more() -> None:
+def test_a_run_never_exceeds_train_samples() -> None:
     assert clock(LTD, {"train_samples": 10 * BATCH + 3}).plan().num_steps == 10
 
 
 @pytest.mark.parametrize("name", ["lr_decay", "lr_warmup"])
-def test_horizons_in_three_units(name: str) -> None:
-    """10 steps said in iterations, in samples, and in tokens of the clock."""
+def test_a_horizon_is_the_same_in_three_units(name: str) -> None:
+    """A horizon of 10 steps is the same in iterations, in samples, and in tokens of the clock."""
     expected = counted(clock(LTD, {"train_iters": 30}), 10)
     for unit, value in (("iters", 10), ("samples", 10 * BATCH), ("tokens", expected // LAYERS)):
         run = clock(LTD, {"train_iters": 30}, **{f"{name}_{unit}": value})
@@ -69,8 +69,8 @@ def test_horizons_in_three_units(name: str) -> None:
 
 
 @pytest.mark.parametrize("ramp", [(), (2, 1, 40)])
-def test_the_final_decay_is_of_the_last_steps(ramp: tuple[int, ...]) -> None:
-    """The last 14 of 30, which compute more than the first, said in three units."""
+def test_the_wsd_decay_covers_the_last_steps(ramp: tuple[int, ...]) -> None:
+    """The decay covers the last 14 of 30 steps, which compute more than the first 14, in each of three units."""
     run = clock(LTD, {"train_iters": 30, "rampup_batch_size": ramp})
     plan = run.plan()
     expected = plan.layer_tokens(30) - plan.layer_tokens(16)
@@ -102,13 +102,13 @@ def test_warm_up_as_a_fraction() -> None:
         ({"lr_decay_style": "WSD", "lr_wsd_decay_samples": 999}, ("--lr-wsd-decay-samples 999",)),
     ],
 )
-def test_horizons_that_do_not_fit(flags: dict[str, Any], message: tuple[object, ...]) -> None:
+def test_horizons_that_do_not_fit_are_refused(flags: dict[str, Any], message: tuple[object, ...]) -> None:
     with refused(*message):
         clock(LTD, {"train_iters": 30}, **flags).schedule()
 
 
 def test_a_run_continued_with_another_method_ends_on_time() -> None:
-    """10 dense steps, then random-LTD's from step 10 on, until the clock reaches the target."""
+    """After 10 dense steps the run continues with random-LTD until the clock reaches the target."""
     dense, ltd = clock(Dense(FACTS), {"train_tokens": 5120}), clock(LTD, {"train_tokens": 5120})
     consumed: Any = {"layer-tokens": counted(dense, 10), "tokens": 10 * BATCH * SEQ, "samples": 10 * BATCH}
     steps = ltd.plan(10, consumed).num_steps
@@ -118,7 +118,7 @@ def test_a_run_continued_with_another_method_ends_on_time() -> None:
     assert ltd.schedule(10, consumed)["lr_decay_steps"] == total
 
 
-def test_settings_are_what_the_run_does_not_how_it_is_spelled() -> None:
+def test_settings_do_not_depend_on_the_units_of_the_flags() -> None:
     iters = clock(LTD, {"train_iters": 30})
     samples = clock(LTD, {"train_samples": 30 * BATCH}, lr_decay_samples=30 * BATCH)
     assert iters.settings(iters.schedule()) == samples.settings(samples.schedule())

@@ -59,13 +59,13 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("config_class", "values", "message"), REFUSED)
-def test_refused(config_class: type, values: dict[str, Any], message: tuple[object, ...]) -> None:
+def test_bad_values_are_refused(config_class: type, values: dict[str, Any], message: tuple[object, ...]) -> None:
     with refused(*message) as caught:
         config_class(**values)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_valid_is_not_refused() -> None:
+def test_valid_values_are_accepted() -> None:
     assert TrainingConfig(train_iters=1).check_for_nan_in_loss_and_grad
     TrainingConfig(train_tokens=10, rampup_batch_size=(1, 2, 3), exit_duration_in_mins=0.5, eval_iters=0)
     OptimizerConfig(lr=1e-3, lr_decay_style="WSD", lr_wsd_decay_iters=5, lr_warmup_iters=0, clip_grad=0.0)

@@ -1,4 +1,4 @@
-"""The planned learning rate against Megatron-Core's scheduler, stepped."""
+"""The planned learning rate against Megatron-Core's scheduler, compared after every step."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.ltd.plan.learning_rate import learning_rate
 
 INCREMENTS = [37, 1, 250, 13] * 160
-"""What steps add to the clock: 48,160 in all, past the end of every decay below."""
+"""What each step adds to the clock: 48,160 in total, which is past the end of every decay below."""
 
 
 @pytest.mark.parametrize("warmup", [0, 38, 5_000])
 @pytest.mark.parametrize("style", ["constant", "linear", "cosine", "inverse-square-root"])
-def test_every_step_is_that_of_the_scheduler(style: str, warmup: int) -> None:
+def test_every_step_has_the_schedulers_rate(style: str, warmup: int) -> None:
     _compare({"lr_decay_style": style, "lr_warmup_steps": warmup, "wsd_decay_steps": None, "lr_wsd_decay_style": None})
 
 

@@ -60,7 +60,7 @@ BATCHES = st.one_of(
 
 
 class Walk:
-    """Totals by going through every step, with nothing from the planner."""
+    """Totals counted step by step, without the planner."""
 
     def __init__(self, schedule: Schedule, batch: BatchSchedule) -> None:
         self.schedule, self.batch = schedule, batch
@@ -81,7 +81,7 @@ class Walk:
 
 @settings(deadline=None)
 @given(SCHEDULES, BATCHES, st.integers(0, 200))
-def test_totals_are_those_of_a_walk(schedule: Schedule, batch: BatchSchedule, num_steps: int) -> None:
+def test_totals_equal_those_of_a_walk(schedule: Schedule, batch: BatchSchedule, num_steps: int) -> None:
     plan = plan_run(SHAPE, batch, middle_layers(schedule, 4), num_steps)
     assert plan.num_steps == num_steps
     walk = Walk(schedule, batch)
@@ -118,7 +118,7 @@ def test_a_sample_horizon_is_never_passed(schedule: Schedule, batch: BatchSchedu
 
 @given(SCHEDULES, BATCHES, st.integers(0, 200))
 @settings(deadline=None)
-def test_stages_cut_at_changes_only(schedule: Schedule, batch: BatchSchedule, num_steps: int) -> None:
+def test_a_new_stage_begins_only_at_a_change(schedule: Schedule, batch: BatchSchedule, num_steps: int) -> None:
     stages = list(plan_stages(batch, middle_layers(schedule, 4), num_steps))
     for before, after in zip(stages, stages[1:], strict=False):
         assert after.first_step == before.first_step + before.num_steps
@@ -126,7 +126,7 @@ def test_stages_cut_at_changes_only(schedule: Schedule, batch: BatchSchedule, nu
 
 
 def test_the_published_recipe() -> None:
-    """300B "tokens" are layer tokens / L: 372,757 steps and 390.9B raw tokens, against 286,102 whole dense steps."""
+    """300B tokens, counted as layer tokens / L, are 372,757 steps and 390.9B raw tokens; dense, 286,102 full steps."""
     batch = BatchSchedule(512, None)
     kept_stages = middle_layers(KeptTokensSchedule(128, 2048, 200_000, 16), 24)
     plan = plan_run_until(GPT3_1_3B, batch, kept_stages, 300_000_000_000 * 24, "layer-tokens")
@@ -134,7 +134,7 @@ def test_the_published_recipe() -> None:
     assert plan.tokens(plan.num_steps) / 1e9 == pytest.approx(390.9, abs=0.05)
     samples = 300_000_000_000 // 2048
     assert plan_run_until(GPT3_1_3B, batch, dense(GPT3_1_3B), samples, "samples").num_steps == 286_102
-    # Counted in tokens the dense run too goes on until it is there: one step more.
+    # With a length in tokens, the dense run also continues until it reaches the target: one step more.
     for unit, target in (("tokens", 300_000_000_000), ("layer-tokens", 300_000_000_000 * 24)):
         assert plan_run_until(GPT3_1_3B, batch, dense(GPT3_1_3B), target, unit).num_steps == 286_103
 
@@ -156,7 +156,7 @@ def test_a_horizon_without_a_step_is_refused(target: int, unit: Clock, flag: str
         plan_run_until(SHAPE, BatchSchedule(8, None), dense(SHAPE), target, unit)
 
 
-def test_a_method_that_leaves_steps_out_is_our_own_mistake() -> None:
+def test_stages_that_leave_steps_out_fail_an_assertion() -> None:
     full = StepPlan.dense(64, 4)
     with pytest.raises(AssertionError, match="leave steps 3 to 5 open"):
         plan_run(SHAPE, BatchSchedule(8, None), lambda _: [(0, 3, full), (5, 5, full)], 10)

@@ -47,7 +47,7 @@ def test_a_table_with_dropped_layers_shows_the_depth() -> None:
     assert plan.layer_tokens(10) == 8 * 64 * 4 * 3 + 7 * 8 * 64 * 5 // 2
 
 
-def test_learning_rates_are_those_of_a_rows_first_and_last_step() -> None:
+def test_each_row_shows_the_learning_rates_of_its_first_and_last_step() -> None:
     plan = plan_run(SHAPE, BatchSchedule(8, None), middle_layers(KeptTokensSchedule(32, 64, 10, 16), 4), 30)
     head, *rows, _ = stage_table(plan, rate=lambda step: step * 1e-4).splitlines()
     assert "learning rate" in head
@@ -58,11 +58,11 @@ def test_learning_rates_are_those_of_a_rows_first_and_last_step() -> None:
 
 
 @pytest.mark.parametrize(("rate", "text"), [(0.0, "0"), (2e-4, "2.00e-4"), (1.5, "1.50e0"), (9.996e-5, "1.00e-4")])
-def test_a_rate_as_it_is_read(rate: float, text: str) -> None:
+def test_a_learning_rate_is_short_and_readable(rate: float, text: str) -> None:
     assert format_rate(rate) == text
 
 
-def test_a_batch_that_does_not_grow_is_left_out() -> None:
+def test_a_constant_batch_size_has_no_column() -> None:
     constant = plan_run(SHAPE, BatchSchedule(8, None), middle_layers(KeptTokensSchedule(32, 64, 10, 16), 4), 30)
     growing = plan_run(
         SHAPE, BatchSchedule(8, BatchRamp(4, 4, 20)), middle_layers(KeptTokensSchedule(32, 64, 10, 16), 4), 30

@@ -1,4 +1,4 @@
-"""A run's metrics.jsonl, written by hand."""
+"""Fixtures that write a run's metrics.jsonl and result files of lm-eval by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WriteRun = Callable[..., Path]
 
 
 def train_line(iteration: int, loss: float = 5.0, seconds: float = 2.0, flops: int = 30) -> dict[str, Any]:
-    """Step ``iteration`` of 2 samples of 8 tokens in 2 layers; a dense step takes 40 FLOPs."""
+    """The line of step ``iteration``, with 2 samples of 8 tokens in 2 layers; a dense step takes 40 FLOPs."""
     return {
         "kind": "train",
         "iteration": iteration,
@@ -37,7 +37,7 @@ def train_line(iteration: int, loss: float = 5.0, seconds: float = 2.0, flops: i
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> WriteRun:
-    """``write_run("name", line, line, ...)``: the folder of a run that wrote these lines after its run line."""
+    """``write_run("name", line, line, ...)`` writes a run line and these lines, and returns the run's folder."""
 
     def write(name: str, *lines: dict[str, Any], method: str = "random-LTD") -> Path:
         folder = tmp_path / name
@@ -56,7 +56,7 @@ def train() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def write_results(tmp_path: Path) -> Write:
-    """``write("run", piqa=task(acc=(0.5, 0.05)))``: the folder of a result file such as lm-eval 0.4.13 writes."""
+    """``write("run", piqa=task(acc=(0.5, 0.05)))`` writes a result file like lm-eval 0.4.13's, returns its folder."""
 
     def put(
         name: str, stamp: str = "2026-01-31T12-00-00.5", version: str = "0.4.13", iteration: int = 600, **tasks: Any

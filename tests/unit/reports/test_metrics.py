@@ -1,4 +1,4 @@
-"""Reading a run's history: what counts after a resume, and what bad files get."""
+"""Reading a run's history: which lines count after a resume, and the errors of bad files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from megatron.ltd.reports.metrics import read_history
 from tests.support_errors import refused
 
 
-def test_later_lines_count_after_a_resume(write_run, train) -> None:
-    """Stopped after step 4, resumed at 2, stopped again after 3: step 4 is dropped, and step 3 is the later line."""
+def test_after_a_resume_only_the_later_lines_count(write_run, train) -> None:
+    """A run stopped after step 4 and resumed at step 2: its old lines of steps 3 and 4 no longer count."""
     folder = write_run(
         "run",
         *(train(step, seconds=10.0) for step in (1, 2, 3, 4)),
@@ -39,7 +39,7 @@ def test_an_incomplete_last_line_is_skipped(write_run, train) -> None:
     assert len(read_history(folder, "run").steps) == 1
 
 
-def test_scores_and_every_start_are_kept_and_what_was_lost_is_not(write_run, train) -> None:
+def test_scores_and_starts_are_kept_except_those_of_lost_steps(write_run, train) -> None:
     scores = [{"kind": "scores", "iteration": step, "copa/acc": step / 4} for step in (1, 2)]
     again = {"kind": "run", "method": "random-LTD", "resumed_at": 1}
     history = read_history(write_run("run", train(1), scores[0], train(2), scores[1], again, train(2)), "run")
@@ -47,7 +47,7 @@ def test_scores_and_every_start_are_kept_and_what_was_lost_is_not(write_run, tra
     assert [start["resumed_at"] for start in history.starts] == [0, 1] and history.about == again
 
 
-def test_a_line_far_down_is_named_by_its_number(write_run, train) -> None:
+def test_a_bad_line_far_down_is_named_by_its_number(write_run, train) -> None:
     folder = write_run("run", *(train(step) for step in range(1, 2500)))
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     lines[2222] = lines[2222][:-1]

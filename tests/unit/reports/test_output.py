@@ -1,4 +1,4 @@
-"""Files are refused before any work, and written whole or not at all."""
+"""Output files are checked before any work, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support_errors import refused
 SUFFIXES = (".png", ".svg")
 
 
-def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_paths_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     old, dangling = tmp_path / "old.png", tmp_path / "dangling.svg"
     old.write_text("old")
     dangling.symlink_to(tmp_path / "nowhere")
@@ -30,14 +30,14 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     check_output("--output", tmp_path / "new" / "NEW.PNG", SUFFIXES, overwrite=False)
 
 
-def test_folders_are_made_and_files_replaced(tmp_path: Path) -> None:
+def test_folders_are_created_and_files_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "c.png"
     for content in (b"1", b"22"):
         write_output("--output", path, content)
         assert path.read_bytes() == content and [path] == list(path.parent.iterdir())
 
 
-def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write_half(path: Path, content: bytes) -> None:
         with path.open("wb") as file:
             file.write(content[:1])

@@ -1,4 +1,4 @@
-"""The figures of the table, against sums made by hand."""
+"""The figures of the summary table, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def histories(write_run, train):
     return read_runs(SummaryConfig(runs=(str(dropped), str(dense)), names=("random-LTD", "dense")))
 
 
-def test_figures(histories) -> None:
+def test_figures_of_a_run_and_its_saving(histories) -> None:
     dropped, dense = map(summarize, histories)
     assert (dropped.validation_loss, dropped.perplexity, dropped.num_steps) == (4.25, 2.0, 4)
     assert (dropped.tokens, dropped.layer_tokens, dropped.flops, dropped.dense_flops) == (64, 96, 120, 160)
@@ -40,14 +40,14 @@ def test_figures(histories) -> None:
     assert (dropped.is_dense, dense.is_dense) == (False, True)
 
 
-def test_measured_saving_compares_runs_of_different_length_by_the_token(write_run, train) -> None:
+def test_runs_of_different_length_are_compared_per_token(write_run, train) -> None:
     short = read_history(write_run("short", train(1, seconds=1.0)), "short")
     dense = read_history(write_run("dense", *(train(step, seconds=2.0) for step in (1, 2)), method="dense"), "dense")
     assert summarize(short).measured_saving(summarize(dense)) == pytest.approx(0.5)
 
 
-def test_a_stall_is_no_saving(write_run, train) -> None:
-    """Steps of two sizes, one of which stalls: 3 x 1 + 3 x 2 seconds are usual, of 6 x 2 dense ones."""
+def test_a_stalled_step_does_not_change_the_saving(write_run, train) -> None:
+    """One of six steps stalls for 60 s; by the median of each step size the run takes 3 x 1 + 3 x 2 s, dense 6 x 2."""
     seconds = [(30, 1.0), (30, 1.0), (30, 60.0), (40, 2.0), (40, 1.5), (40, 2.5)]
     lines = [train(step, flops=flops, seconds=taken) for step, (flops, taken) in enumerate(seconds, start=1)]
     stalled = summarize(read_history(write_run("stalled", *lines), "stalled"))

@@ -1,4 +1,4 @@
-"""Refused result files and flags."""
+"""Result files and flags of the comparison of tasks that are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support_errors import refused
 from tests.support_task_results import Write, comparison, task
 
 
-def test_refused_flags(two: list[Path]) -> None:
+def test_bad_flags_are_refused(two: list[Path]) -> None:
     with refused("--results"):
         CompareConfig()
     for names, what in (
@@ -27,7 +27,7 @@ def test_refused_flags(two: list[Path]) -> None:
         comparison(two[0], two[0])
 
 
-def test_no_metric_in_common(write_results: Write) -> None:
+def test_results_without_a_common_metric_are_refused(write_results: Write) -> None:
     with refused("--results", "piqa", "--tasks"):
         comparison(write_results("a", piqa=task(acc=(0.7, 0.1))), write_results("b", piqa=task(f1=(0.7, 0.1))))
 
@@ -42,14 +42,14 @@ REFUSED_FILES = {
 
 
 @pytest.mark.parametrize(("content", "names"), REFUSED_FILES.values(), ids=REFUSED_FILES.keys())
-def test_refused_files(content: str, names: list[str], tmp_path: Path) -> None:
+def test_bad_files_are_refused(content: str, names: list[str], tmp_path: Path) -> None:
     (tmp_path / "results_1.json").write_text(content)
     for path in (tmp_path, tmp_path / "results_1.json"):
         with refused(f"--results {path}", tmp_path / "results_1.json" if "score" in names else path, *names):
             comparison(path)
 
 
-def test_refused_folders(write_results: Write, tmp_path: Path) -> None:
+def test_bad_folders_are_refused(write_results: Write, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with refused(f"--results {tmp_path / 'empty'}", "results_*.json", "--output_path"):
         comparison(tmp_path / "empty")

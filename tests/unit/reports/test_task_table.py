@@ -1,4 +1,4 @@
-"""Tables of results: figures against sums made by hand, notes on differences, refused files."""
+"""Tables of lm-eval's results: figures against values computed by hand, notes on differences, and refused files."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.support_task_results import Write, comparison, task
 
 
 def test_average_and_its_standard_error_by_hand() -> None:
-    """Mean of 0.7 and 0.5; errors of 0.03 and 0.04 are the legs of a triangle: 0.05 / 2."""
+    """The mean of 0.7 and 0.5; its error from 0.03 and 0.04 is sqrt(0.03² + 0.04²) / 2 = 0.05 / 2."""
     mean = average([Score(0.7, 0.03), Score(0.5, 0.04)])
     assert (mean.value, mean.standard_error) == (pytest.approx(0.6), pytest.approx(0.025))
     assert average([Score(0.7, 0.03), Score(0.5, None)]) == Score(pytest.approx(0.6), None)
 
 
 def test_the_standard_error_of_the_average_is_that_of_repeated_tests() -> None:
-    """Against drawing the answers of three unequal tasks anew, 20,000 times."""
+    """Compared with the spread of 20,000 repetitions that draw the answers of three unequal tasks again."""
     import numpy as np
 
     shares, sizes = np.array([0.3, 0.5, 0.8]), np.array([50, 400, 1000])
@@ -36,7 +36,7 @@ def test_the_standard_error_of_the_average_is_that_of_repeated_tests() -> None:
 
 
 def cells(table: str, separator: str) -> list[list[str]]:
-    """The cells of every line, however wide the columns are."""
+    """The cells of every line without their padding."""
     return [[cell.strip() for cell in line.strip("| ").split(separator)] for line in table.splitlines()]
 
 
@@ -79,7 +79,7 @@ def test_the_papers_average_needs_no_note(write_results: Write) -> None:
     assert found.averages == (Score(0.25, pytest.approx(0.01 / 19**0.5)),)
 
 
-def test_metrics_that_are_chosen(two: list[Path]) -> None:
+def test_metrics_can_be_chosen(two: list[Path]) -> None:
     chosen = comparison(*two, metrics=("piqa=acc", "wikitext=bits_per_byte"))
     assert [row.metric for row in chosen.rows] == ["acc", "acc", "bits_per_byte"]
     assert "piqa: acc, where the paper reports acc_norm" in chosen.notes
@@ -121,7 +121,7 @@ def test_tasks_missing_in_a_run_are_left_out_of_the_average_with_a_note(write_re
     assert nothing.averages is None and "average of" not in to_markdown(nothing)
 
 
-def test_what_differs_is_pointed_out(write_results: Write) -> None:
+def test_differences_get_a_note(write_results: Write) -> None:
     found = comparison(
         write_results("a", piqa=task(20, of=1838, acc_norm=(0.7, 0.1)), boolq=task(acc=(0.5, 0.1))),
         write_results(
@@ -140,8 +140,8 @@ def test_what_differs_is_pointed_out(write_results: Write) -> None:
     )
 
 
-def test_other_documents_or_prompts_are_pointed_out(two: list[Path]) -> None:
-    """lm-eval hashes them where it logs the samples."""
+def test_different_documents_or_prompts_get_a_note(two: list[Path]) -> None:
+    """lm-eval stores hashes of them when it logs samples."""
     for folder, content_hash in zip(two, ("abc", "def"), strict=True):
         (path,) = folder.rglob("*.json")
         path.write_text(
@@ -150,7 +150,7 @@ def test_other_documents_or_prompts_are_pointed_out(two: list[Path]) -> None:
     assert comparison(*two).notes[1:] == ("piqa: not the same documents or prompts in all",)
 
 
-def test_the_newest_file_of_a_folder_counts(write_results: Write) -> None:
+def test_the_newest_file_of_a_folder_is_used(write_results: Write) -> None:
     write_results("run", stamp="2026-01-31T12-00-00.5", boolq=task(acc=(0.1, 0.1)))
     write_results("run", stamp="2026-02-01T09-00-00.5", boolq=task(acc=(0.2, 0.1)))
     run = write_results("run", stamp="2025-12-31T23-00-00.5", boolq=task(acc=(0.3, 0.1)))
@@ -160,7 +160,7 @@ def test_the_newest_file_of_a_folder_counts(write_results: Write) -> None:
     assert read_results(run / "model__x" / "results_2025-12-31T23-00-00.5.json").name == "model__x"
 
 
-def test_tasks_scored_one_after_another_are_put_together_for_one_model(write_results: Write) -> None:
+def test_files_of_the_same_model_are_combined(write_results: Write) -> None:
     write_results("run", stamp="2026-01-01", iteration=500, copa=task(acc=(0.9, 0.1)))
     write_results("run", stamp="2026-01-02", iteration=600, boolq=task(acc=(0.1, 0.1)), rte=task(acc=(0.3, 0.1)))
     run = write_results("run", stamp="2026-01-03", iteration=600, boolq=task(acc=(0.2, 0.1)))
@@ -172,7 +172,7 @@ def test_tasks_scored_one_after_another_are_put_together_for_one_model(write_res
     )
 
 
-def test_only_some_tasks(two: list[Path]) -> None:
+def test_tasks_can_be_chosen(two: list[Path]) -> None:
     assert [row.task for row in comparison(*two, tasks=("boolq",)).rows] == ["boolq"]
     assert [row.task for row in comparison(*two, tasks=(PAPER_GROUP,)).rows] == ["piqa", "boolq", "wikitext"]
     with refused("--tasks boolq copa", "boolq", "piqa", "wikitext"):
@@ -180,7 +180,7 @@ def test_only_some_tasks(two: list[Path]) -> None:
 
 
 def test_the_command(two: list[Path], repository: Path, tmp_path: Path) -> None:
-    """Printed, written once, and nothing overwritten."""
+    """The table is printed, or written to a file, which is never overwritten."""
     tool = [sys.executable, str(repository / "tools" / "compare_runs.py"), "--results", *map(str, two)]
 
     def run(*arguments: str) -> tuple[int, str, str]:

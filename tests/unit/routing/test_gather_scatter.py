@@ -1,4 +1,4 @@
-"""Gather and scatter against plain indexing and numerical gradients; the fused pair against the plain, bit for bit."""
+"""Gather and scatter against plain indexing and numerical gradients; the fused pair is bit-equal to the plain one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_scatter_is_plain_indexing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(grads, expected, strict=True))
 
 
-def test_gradients_are_right_alone() -> None:
+def test_gradients_of_gather_and_scatter() -> None:
     x_SBH, part_KBH = hidden(), hidden(seed=1, length=K)
     assert torch.autograd.gradcheck(lambda x: gather_tokens(x, KEPT_BK), x_SBH)
     assert torch.autograd.gradcheck(lambda x, part: scatter_tokens(x, part, KEPT_BK), (x_SBH, part_KBH))
@@ -65,13 +65,13 @@ def fused(x_SBH: Tensor) -> Tensor:
     return merge_tokens(rest_SBH, part_KBH.tanh() * 3.0, KEPT_BK)
 
 
-def test_gradients_of_the_fused_pair_are_right_together() -> None:
+def test_gradients_of_the_fused_pair() -> None:
     assert torch.autograd.gradcheck(fused, hidden())
     assert torch.autograd.gradgradcheck(fused, hidden())
 
 
 def routed_layers(x_SBH: Tensor, weights: list[Tensor], fast: bool) -> Tensor:
-    """Some layers in a row, each on its own tokens."""
+    """Layers in a row that each compute on other tokens, with the fused pair (``fast``) or the plain one."""
     for layer, weight_HH in enumerate(weights):
         kept_BK = (KEPT_BK + layer) % S
         kept_BK = kept_BK.sort(dim=1).values
@@ -97,8 +97,8 @@ def test_the_fused_pair_is_bit_equal_to_the_plain_pair(dtype: torch.dtype) -> No
     assert all(torch.equal(plain, quick) for plain, quick in zip(*outcomes, strict=True))
 
 
-def test_a_gradient_that_others_share_is_left_as_it_is() -> None:
-    """The same incoming gradient reaches merge and, by autograd, a sibling: writing into it would corrupt both."""
+def test_a_shared_gradient_is_not_modified() -> None:
+    """Autograd passes one gradient tensor to merge and to a sibling, so writing into it would corrupt both."""
     x_SBH, sibling_SBH = hidden(), hidden(seed=2)
     part_KBH, rest_SBH = split_tokens(x_SBH * 1.0, KEPT_BK)
     total_SBH = merge_tokens(rest_SBH, part_KBH * 5.0, KEPT_BK) + sibling_SBH
@@ -189,13 +189,13 @@ def test_rotary_embeddings_are_those_of_the_true_positions() -> None:
     assert torch.equal(same[0], kept_KB1D) and torch.equal(same[1], kept_KB1D)
 
 
-def test_nothing_to_rebuild_stays_nothing() -> None:
+def test_none_stays_none() -> None:
     assert gather_mask(None, KEPT_BK) is None
     assert gather_rotary(None, KEPT_BK) is None
 
 
 def test_the_mask_of_kept_queries_over_all_tokens() -> None:
-    """Against the dense mask's rows, for the whole sequence and for a rank's share of the rows."""
+    """It equals rows of the dense mask, for the whole sequence and for a rank that holds part of the rows."""
     causal_SS = torch.ones(S, S, dtype=torch.bool).triu(1)
     found = entry_mask(None, KEPT_BK, KEPT_BK, S)
     assert torch.equal(found, torch.stack([causal_SS[kept] for kept in KEPT_BK])[:, None])

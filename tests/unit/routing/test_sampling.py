@@ -20,7 +20,7 @@ MODULUS = 2**64
 
 
 def splitmix64(state: int) -> int:
-    """The output of the published generator in the state ``state``."""
+    """The output of the published SplitMix64 generator in the state ``state``."""
     z = state % MODULUS
     z = (z ^ (z // 2**30)) * 0xBF58476D1CE4E5B9 % MODULUS
     z = (z ^ (z // 2**27)) * 0x94D049BB133111EB % MODULUS
@@ -52,14 +52,14 @@ def plain_kept_indices(
 
 
 def assert_chi_square(statistic: float, degrees: int) -> None:
-    """Within 4 standard deviations both ways, by Wilson and Hilferty: too even is as wrong as too uneven."""
+    """Fail beyond 4 standard deviations (Wilson-Hilferty) on either side: too even is as wrong as too uneven."""
     spread = 2 / (9 * degrees)
     z = ((statistic / degrees) ** (1 / 3) - (1 - spread)) / math.sqrt(spread)
     assert abs(z) < 4, f"chi-square {statistic:.1f} at {degrees} degrees of freedom, z = {z:.1f}"
 
 
 def chi_square(counts: Tensor) -> float:
-    """Against equal expected counts."""
+    """The chi-square statistic of ``counts`` against equal expected counts."""
     expected = counts.sum().item() / counts.numel()
     return ((counts - expected) ** 2 / expected).sum().item()
 
@@ -121,7 +121,7 @@ def test_positions_of_a_long_sequence_are_equally_likely() -> None:
     kept_BK = kept_indices(1, torch.arange(draws), 2, seq_length, kept_tokens)
     counts = torch.bincount(kept_BK.flatten(), minlength=seq_length)
     share = kept_tokens / seq_length
-    # Counts of a draw without replacement hang together; this factor makes their statistic a chi-square.
+    # Counts of a draw without replacement are correlated; this factor makes their statistic a chi-square.
     statistic = ((counts - draws * share) ** 2).sum().item() / (draws * share * (1 - share)) * (1 - 1 / seq_length)
     assert_chi_square(statistic, seq_length - 1)
 
@@ -189,11 +189,11 @@ def test_strata_keep_their_share() -> None:
     assert torch.equal(kept_BK // 16, torch.arange(4).repeat_interleave(4).expand(50, 16))
 
 
-def test_every_token_kept_is_every_position() -> None:
+def test_keeping_all_tokens_gives_every_position() -> None:
     assert kept_indices(1, torch.arange(3), 2, 8, 8).tolist() == [list(range(8))] * 3
 
 
-def test_no_random_state_is_read_or_moved() -> None:
+def test_no_random_state_is_read_or_changed() -> None:
     before = torch.get_rng_state()
     first = kept_indices(1, torch.arange(4), 2, 64, 16)
     assert torch.equal(torch.get_rng_state(), before)
@@ -201,7 +201,7 @@ def test_no_random_state_is_read_or_moved() -> None:
     assert torch.equal(kept_indices(1, torch.arange(4), 2, 64, 16), first)
 
 
-def test_the_sample_ids_stay_as_they_are() -> None:
+def test_the_sample_ids_are_not_modified() -> None:
     sample_ids = torch.arange(4)
     kept_indices(1, sample_ids, 2, 64, 16)
     assert torch.equal(sample_ids, torch.arange(4))
@@ -210,14 +210,14 @@ def test_the_sample_ids_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("kept_tokens", "strata", "block_size"), [(16, 0, 1), (16, 3, 1), (18, 4, 1), (16, 1, 0), (24, 1, 16), (16, 2, 16)]
 )
-def test_shares_that_do_not_divide_are_mistakes(kept_tokens: int, strata: int, block_size: int) -> None:
-    """Flags are checked where a method is built (``ScheduleFlags``); here it would be a mistake of ours."""
+def test_shares_that_do_not_divide_fail_an_assertion(kept_tokens: int, strata: int, block_size: int) -> None:
+    """Flags are checked when a method is built (``ScheduleFlags``), so a bad value that gets here is a bug."""
     with pytest.raises(AssertionError):
         kept_indices(1, torch.arange(2), 2, 64, kept_tokens, strata, block_size)
 
 
 @pytest.mark.parametrize("strata", [1, 4])
-def test_every_token_is_kept_as_often_in_blocks(strata: int) -> None:
+def test_blocks_keep_every_token_equally_often(strata: int) -> None:
     draws, seq_length, kept_tokens, block_size = 20_000, 256, 64, 8
     kept_BK = kept_indices(1, torch.arange(draws), 2, seq_length, kept_tokens, strata, block_size)
     counts = torch.bincount(kept_BK.flatten(), minlength=seq_length)
@@ -228,8 +228,8 @@ def test_every_token_is_kept_as_often_in_blocks(strata: int) -> None:
     assert_chi_square(((blocks[:, 0] - draws * share) ** 2).sum().item() / spread, num_blocks - strata)
 
 
-def test_the_first_of_a_block_has_its_left_neighbour_as_often_as_the_draw_of_blocks_says() -> None:
-    """Of 8 blocks 4 are kept: the block to the left is kept with probability 3 / 7; inside a block it always is."""
+def test_neighbouring_blocks_are_kept_together_as_often_as_expected() -> None:
+    """With 4 of 8 blocks kept, a kept block's left neighbour is kept with probability 3 / 7, inside a block always."""
     kept_BK = kept_indices(3, torch.arange(50_000), 2, 32, 16, block_size=4)
     chosen_BS = torch.zeros(50_000, 32).scatter_(1, kept_BK, 1.0)
     with_left_S = (chosen_BS[:, 1:] * chosen_BS[:, :-1]).sum(0) / chosen_BS[:, 1:].sum(0)

@@ -1,4 +1,4 @@
-"""Which part of the sequence each rank holds: shares that are whole, equal and zigzag, and kept tokens among them."""
+"""The part of the sequence that each rank holds: equal shares, zigzag over context ranks, and their kept tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_ranks_hold_equal_shares_of_the_whole(context: int, tensor: int) -> None
 
 
 def zigzag(rank: int, size: int, seq_length: int) -> list[int]:
-    """The positions of a context rank, from the definition: chunks r and 2·size - 1 - r of 2·size equal ones."""
+    """The positions of a context rank, from the definition: parts r and 2·size - 1 - r of 2·size equal parts."""
     chunk = seq_length // (2 * size)
     early, late = rank * chunk, (2 * size - 1 - rank) * chunk
     return [*range(early, early + chunk), *range(late, late + chunk)]
@@ -42,8 +42,8 @@ def test_context_ranks_zigzag_and_tensor_ranks_split_their_share(context: int, t
         assert torch.cat(parts).tolist() == zigzag(rank, context, seq_length)
 
 
-def test_zigzag_is_megatron_cores() -> None:
-    """The rotary angles that Megatron-Core gives a context rank are those of the tokens that it holds here."""
+def test_zigzag_order_is_megatron_cores() -> None:
+    """Megatron-Core gives each context rank the rotary angles of the tokens that the rank holds here."""
     from megatron.core.models.common.embeddings.rope_utils import get_pos_emb_on_this_cp_rank
 
     from megatron.ltd.parallel import cpu_backend
@@ -63,7 +63,7 @@ def test_zigzag_is_megatron_cores() -> None:
 
 @pytest.mark.parametrize(("context", "tensor"), LAYOUTS)
 @pytest.mark.parametrize("strata_of_part", [1, 2])
-def test_own_kept_tokens_are_the_kept_ones_among_those_it_holds(context: int, tensor: int, strata_of_part: int) -> None:
+def test_local_kept_tokens_are_those_that_the_rank_holds(context: int, tensor: int, strata_of_part: int) -> None:
     strata = strata_of_part * num_parts(context, tensor)
     seq_length, kept_tokens = 4 * strata, 3 * strata
     kept_BK = kept_indices(3, torch.arange(5), 2, seq_length, kept_tokens, strata)

@@ -33,7 +33,7 @@ def megatron_core_batches(schedule: BatchSchedule, num_steps: int) -> list[int]:
 
 @settings(deadline=None)
 @given(ramped_schedules(), st.integers(0, 400))
-def test_batches_are_megatron_cores(schedule: BatchSchedule, num_steps: int) -> None:
+def test_batch_sizes_equal_megatron_cores(schedule: BatchSchedule, num_steps: int) -> None:
     stages = list(schedule.stages(num_steps))
     walked = [batch for _, steps, batch in stages for _ in range(steps)]
     assert walked == megatron_core_batches(schedule, num_steps)
@@ -42,7 +42,7 @@ def test_batches_are_megatron_cores(schedule: BatchSchedule, num_steps: int) -> 
     assert [first for first, _, _ in stages] == [sum(n for _, n, _ in stages[:i]) for i in range(len(stages))]
 
 
-def test_the_ramps_of_gpt3() -> None:
+def test_the_batch_size_ramp_of_gpt3() -> None:
     schedule = BatchSchedule(1536, BatchRamp(16, 16, 5_859_375))
     walked = [batch for _, steps, batch in schedule.stages(30_000) for _ in range(steps)]
     expected, consumed = [], 0

@@ -1,4 +1,4 @@
-"""Schedules against the formula written out in fractions, and against their own stages."""
+"""Schedules against their formulas in exact fractions, and against their own stages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_kept_tokens_stay_in_bounds_and_never_shrink(schedule: KeptTokensSchedul
 
 
 def assert_stages_are_every_steps(schedule: TokenSchedule, num_steps: int) -> None:
-    """In order, gapless, none empty, neighbours different, and at every step what ``at`` says."""
+    """Check that stages are gapless, not empty, differ from their neighbours, and agree with ``at`` at every step."""
     stages = list(schedule.stages(num_steps))
     walked = [kept for _, stage_steps, kept in stages for _ in range(stage_steps)]
     assert walked == [schedule.at(step) for step in range(num_steps)]
@@ -57,7 +57,7 @@ def assert_stages_are_every_steps(schedule: TokenSchedule, num_steps: int) -> No
 
 
 @given(kept_tokens_schedules(), st.integers(0, 900))
-def test_stages_say_what_every_step_says(schedule: KeptTokensSchedule, num_steps: int) -> None:
+def test_stages_agree_with_every_step(schedule: KeptTokensSchedule, num_steps: int) -> None:
     assert_stages_are_every_steps(schedule, num_steps)
     assert schedule.total_kept_tokens(num_steps) == sum(map(schedule.at, range(num_steps)))
 

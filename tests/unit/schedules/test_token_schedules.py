@@ -1,4 +1,4 @@
-"""Shrinking, constant and staged kept tokens against formulas in fractions, and against their own stages."""
+"""Shrinking, constant and staged kept tokens against formulas in exact fractions, and against their own stages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def staged_schedules(draw: st.DrawFn) -> StagedSchedule:
 
 @given(shrinking_schedules(), st.integers(0, 900))
 def test_shrinking_follows_the_formula(schedule: ShrinkingSchedule, step: int) -> None:
-    """What is left of the way down, rounded down to the granularity; whole at step 0, the minimum from T on."""
+    """Kept tokens fall from all at step 0 to the minimum at ``shrink_steps``, rounded down to the granularity."""
     if step == 0:
         expected = schedule.seq_length
     else:
@@ -48,7 +48,7 @@ def test_shrinking_follows_the_formula(schedule: ShrinkingSchedule, step: int) -
     ),
     st.integers(0, 900),
 )
-def test_stages_say_what_every_step_says(schedule: TokenSchedule, num_steps: int) -> None:
+def test_stages_agree_with_every_step(schedule: TokenSchedule, num_steps: int) -> None:
     assert_stages_are_every_steps(schedule, num_steps)
 
 

@@ -1,4 +1,4 @@
-"""Where the tokenizers' tests find real files: a folder beside the checkout that not every machine has."""
+"""A sample text for the tests of tokenizers."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ SAMPLE = """def fade(x, *, by=0.5):
 
 @pytest.fixture(scope="session")
 def sample_text() -> str:
-    """A text with everything that tokenizers get wrong."""
+    """A text with what tokenizers often get wrong: repeated spaces, quotes, CJK, emoji, special tokens as text."""
     return SAMPLE

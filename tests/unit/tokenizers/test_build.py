@@ -1,4 +1,4 @@
-"""Tokenizers from flags: the right one, its fingerprint, and one line for every file that will not do."""
+"""Tokenizers from flags: the right class, its fingerprint, and a one-line error for every unusable file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_byte_ids_are_utf8_and_the_end_of_document_is_not_a_byte(sample_text: st
     assert tokenizer.decode([0xC3, 0x41]) == "\ufffdA"
 
 
-def test_tokenizers_travel_to_other_processes() -> None:
+def test_tokenizers_can_be_pickled() -> None:
     copy = pickle.loads(pickle.dumps(build_tokenizer(BYTES)))
     assert copy.unique_identifiers == build_tokenizer(BYTES).unique_identifiers
 
@@ -46,7 +46,7 @@ def test_tokenizers_travel_to_other_processes() -> None:
         ({"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "."}, ("--tokenizer-model",)),
     ],
 )
-def test_files_refused(
+def test_bad_files_are_refused(
     files: dict, message: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The vocabulary a model is built for, and values that are refused."""
+"""The vocabulary size that a model is built for, and values that are refused."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from megatron.ltd.tokenizers.config import TokenizerConfig, model_vocab_size, pa
 from tests.support_errors import refused
 
 
-def test_padding_is_megatrons_published_figure_on_every_layout() -> None:
-    # GPT-2's 50257 become 50304 on one rank; Megatron-LM makes 51200 of them under tensor parallelism 8.
+def test_padding_is_megatron_lms_of_one_rank_on_every_layout() -> None:
+    # GPT-2's 50257 ids are padded to 50304 on one rank; Megatron-LM pads to 51200 under tensor parallelism 8.
     assert {padded_vocab_size(50257, 128, tensor_parallel) for tensor_parallel in (1, 2, 4, 8)} == {50304}
     assert padded_vocab_size(50257, 128 * 8, 8) == 51200
 
@@ -27,7 +27,7 @@ def test_padding_is_the_smallest_multiple(vocab: int, divisor: int, ranks: int) 
     assert padded >= vocab and not any(size % divisor == size % ranks == 0 for size in smaller)
 
 
-def test_vocab_size_raises_the_model_and_never_cuts_the_tokenizer() -> None:
+def test_vocab_size_enlarges_the_model_and_never_cuts_the_tokenizer() -> None:
     assert model_vocab_size(TokenizerConfig(vocab_size=1001, make_vocab_size_divisible_by=8), 257, 2) == 1008
     assert model_vocab_size(TokenizerConfig(make_vocab_size_divisible_by=8), 257, 1) == 264
     with refused("--vocab-size 256", 256, 257):
@@ -42,7 +42,7 @@ def test_vocab_size_raises_the_model_and_never_cuts_the_tokenizer() -> None:
         ({"tokenizer_type": "Words"}, ("--tokenizer-type Words",)),
     ],
 )
-def test_values_refused(values: dict, message: tuple[object, ...]) -> None:
+def test_bad_values_are_refused(values: dict, message: tuple[object, ...]) -> None:
     with refused(*message):
         TokenizerConfig(**values)
 

@@ -13,7 +13,7 @@ from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from tests.support_errors import refused
 
-# What Hugging Face's GPT2Tokenizer makes of them with the published files.
+# The ids that Hugging Face's GPT2Tokenizer gives with the published files.
 GOLD = {
     "Call me Ishmael.": [14134, 502, 1148, 21720, 417, 13],
     "It's 1868;  they'll say no": [1026, 338, 1248, 3104, 26, 220, 484, 1183, 910, 645],
@@ -32,7 +32,7 @@ def gpt2(folder: Path, vocabulary: str = "encoder.json", merges: str = "vocab.bp
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, sample_text: str) -> tuple[Path, ByteLevelBPETokenizer]:
-    """A vocabulary of GPT-2's kind, trained by Hugging Face's library, and that library's tokenizer of it."""
+    """A byte-level vocabulary like GPT-2's, trained by Hugging Face's library, and that library's tokenizer for it."""
     folder = tmp_path_factory.mktemp("small")
     theirs = ByteLevelBPETokenizer()
     theirs.train_from_iterator([sample_text * 3], vocab_size=340, min_frequency=2, show_progress=False)
@@ -82,7 +82,7 @@ def test_a_changed_file_is_read_again(small: tuple[Path, ByteLevelBPETokenizer],
         ("vocab.bpe", "#version: 0.2\n", ("--vocab-file", "encoder.json", "--merge-file")),
     ],
 )
-def test_files_refused(
+def test_bad_files_are_refused(
     name: str, content: str, message: tuple[object, ...], small: tuple[Path, ByteLevelBPETokenizer], tmp_path: Path
 ) -> None:
     for file in ("encoder.json", "vocab.bpe"):

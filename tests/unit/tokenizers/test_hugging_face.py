@@ -30,7 +30,7 @@ HOSTILE = (
 
 
 def save(folder: Path, text: str, kind: str = "byte level", **settings: Any) -> Path:
-    """A tokenizer trained on ``text``, in the files in which models come."""
+    """Train a tokenizer on ``text`` and save it in the files that come with a model; returns the folder."""
     if kind == "byte level":
         made = Tokenizer(models.BPE())
         made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -63,7 +63,7 @@ def ours(path: Path, **flags: Any) -> Ours:
 
 @pytest.mark.parametrize("kind", ["byte level", "byte fallback"])
 def test_ids_are_those_of_transformers(tmp_path: Path, sample_text: str, kind: str) -> None:
-    """On all text but the spelling of special tokens, which is text here."""
+    """Texts have no spelled-out special tokens, because we encode those as ordinary text."""
     from transformers import PreTrainedTokenizerFast
 
     folder = save(tmp_path / "t", sample_text * 3, kind, eos_token=END)
@@ -78,19 +78,19 @@ def test_ids_are_those_of_transformers(tmp_path: Path, sample_text: str, kind: s
     assert found.eod == theirs.eos_token_id and found.vocab_size == len(theirs)
 
 
-def test_text_is_taken_literally(tmp_path: Path, sample_text: str) -> None:
+def test_special_tokens_in_a_text_are_ordinary_text(tmp_path: Path, sample_text: str) -> None:
     tokenizer = ours(save(tmp_path / "t", sample_text, eos_token=END))
     assert END in sample_text and tokenizer.eod not in tokenizer.encode(sample_text)
     assert tokenizer.decode(tokenizer.encode(sample_text)) == sample_text
     assert tokenizer.decode([*tokenizer.encode("a"), tokenizer.eod]) == "a"
 
 
-def test_half_a_surrogate_pair_is_the_replacement_character(tmp_path: Path, sample_text: str) -> None:
+def test_half_a_surrogate_pair_becomes_the_replacement_character(tmp_path: Path, sample_text: str) -> None:
     tokenizer = ours(save(tmp_path / "t", sample_text))
     assert tokenizer.encode("a\ud83db") == tokenizer.encode("a\ufffdb")
 
 
-def test_truncation_and_padding_of_the_file_are_off(tmp_path: Path, sample_text: str) -> None:
+def test_truncation_and_padding_of_the_file_are_ignored(tmp_path: Path, sample_text: str) -> None:
     path = save(tmp_path / "t", sample_text) / "tokenizer.json"
     whole = ours(path).encode("a b c d")
     changed = Tokenizer.from_file(str(path))
@@ -110,20 +110,20 @@ def test_a_long_run_of_one_character(tmp_path: Path, sample_text: str) -> None:
     "settings",
     [{"eos_token": "<s>"}, {"eos_token": {"content": "<s>", "__type": "AddedToken"}}],
 )
-def test_the_end_is_the_one_that_the_files_name(tmp_path: Path, sample_text: str, settings: dict[str, Any]) -> None:
+def test_eod_from_the_tokenizer_config(tmp_path: Path, sample_text: str, settings: dict[str, Any]) -> None:
     assert ours(save(tmp_path / "t", sample_text, **settings)).eod == 1
 
 
 @pytest.mark.parametrize(
     ("name", "number"), [("config.json", 1), ("generation_config.json", [1, 2]), ("config.json", 10**9)]
 )
-def test_or_the_model_beside(tmp_path: Path, sample_text: str, name: str, number: object) -> None:
+def test_eod_from_the_model_config(tmp_path: Path, sample_text: str, name: str, number: object) -> None:
     folder = save(tmp_path / "t", sample_text)
     (folder / name).write_text(json.dumps({"eos_token_id": number}))
     assert ours(folder).eod == (2 if number == 10**9 else 1)
 
 
-def test_or_the_flag(tmp_path: Path, sample_text: str) -> None:
+def test_eod_from_the_flag(tmp_path: Path, sample_text: str) -> None:
     folder = save(tmp_path / "t", sample_text, eos_token=END)
     by_file, by_flag = ours(folder), ours(folder, eod_token="<s>")
     assert (by_file.eod, by_flag.eod) == (2, 1)
@@ -138,14 +138,14 @@ def test_or_the_flag(tmp_path: Path, sample_text: str) -> None:
 @pytest.mark.parametrize(
     "content", [b"{}", b"[]", b"no JSON", b"\x80\x00", b"[" * 100_000, b'{"version": "1.0", "model": 3}']
 )
-def test_files_that_are_not_a_tokenizer(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_a_tokenizer_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
     with refused(f"--tokenizer-model {path}"):
         ours(path)
 
 
-def test_a_folder_without_one(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with refused("--tokenizer-model", tmp_path / "tokenizer.json"):
         ours(tmp_path)
     with refused("--tokenizer-model", "HuggingFaceTokenizer"):

@@ -1,4 +1,4 @@
-"""SentencePiece models, trained here by the library itself in the ways people train them."""
+"""SentencePiece models, trained here by the library itself with the options that are in common use."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def test_ids_are_the_librarys(tmp_path: Path, sample_text: str) -> None:
     assert ours.eod == theirs.piece_to_id("</s>") == theirs.eos_id()
 
 
-def test_end_of_document_written_out_is_ordinary_text(tmp_path: Path, sample_text: str) -> None:
+def test_end_of_document_in_a_text_is_ordinary_text(tmp_path: Path, sample_text: str) -> None:
     ours = tokenizer_of(train(tmp_path, sample_text))
     assert "</s>" in sample_text and ours.eod not in ours.encode(sample_text)
 
 
-def test_space_mark_in_the_text_comes_back(tmp_path: Path, sample_text: str) -> None:
+def test_the_space_symbol_survives_with_an_exact_normalization(tmp_path: Path, sample_text: str) -> None:
     exact = {
         "byte_fallback": True,
         "add_dummy_prefix": False,
@@ -66,7 +66,7 @@ def test_end_of_document_piece_serves_without_an_end_of_sequence(tmp_path: Path,
     assert tokenizer_of(path).eod == sentencepiece.SentencePieceProcessor(model_file=str(path)).piece_to_id("<eod>")
 
 
-def test_a_model_without_any_end_is_refused(tmp_path: Path, sample_text: str) -> None:
+def test_a_model_without_end_of_document_is_refused(tmp_path: Path, sample_text: str) -> None:
     path = train(tmp_path, sample_text, eos_id=-1)
     with refused("m.model"):
         tokenizer_of(path)
@@ -74,8 +74,8 @@ def test_a_model_without_any_end_is_refused(tmp_path: Path, sample_text: str) ->
 
 @pytest.mark.parametrize("text", ["a\u2581b", "\u2581", "\u2581\u2581a ", "a \u2581 b\u2581", " a\u2581\n\u2581b"])
 @pytest.mark.parametrize("add_dummy_prefix", [True, False])
-def test_the_mark_of_a_space_comes_back(tmp_path: Path, sample_text: str, text: str, add_dummy_prefix: bool) -> None:
-    """Also where the model puts a space before a text: it does so once."""
+def test_the_space_symbol_is_kept(tmp_path: Path, sample_text: str, text: str, add_dummy_prefix: bool) -> None:
+    """Decoding restores the text, also if the model puts a space before it, which it does only once."""
     path = train(
         tmp_path, sample_text, byte_fallback=True, vocab_size=400, normalization_rule_name="identity",
         remove_extra_whitespaces=False, add_dummy_prefix=add_dummy_prefix,

@@ -1,4 +1,4 @@
-"""Tokenizers from a tiktoken file of ranks, and what all of tiktoken's share."""
+"""Tokenizers from a tiktoken file of ranks, and the encoding that all tokenizers on tiktoken share."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ours(folder: Path, content: bytes | None = None, **flags: object) -> Tokeniz
 
 
 def test_ids_are_those_of_the_reference(tmp_path: Path, sample_text: str) -> None:
-    """Llama 3's published pattern on tiktoken's own loader."""
+    """The reference is tiktoken's own loader with Llama 3's published pattern."""
     from tiktoken.load import load_tiktoken_bpe
 
     found = ours(tmp_path)
@@ -50,7 +50,7 @@ def test_ids_are_those_of_the_reference(tmp_path: Path, sample_text: str) -> Non
 
 
 def test_llama_3s_special_tokens() -> None:
-    """The 256 of the published tokenizer, whose ids follow 128,000 pieces."""
+    """They are the 256 of the published tokenizer, whose ids follow those of 128,000 pieces."""
     tokens = llama3_special_tokens()
     assert len(set(tokens)) == len(tokens) == 256
     published = {
@@ -81,7 +81,7 @@ def test_special_tokens_follow_the_pieces(tmp_path: Path) -> None:
         ({"tiktoken_special_tokens": ("<s>", "<x>")}, ("--tokenizer-model", "--eod-token")),
     ],
 )
-def test_special_tokens_that_do_not_fit(tmp_path: Path, flags: dict[str, object], names: tuple[str, ...]) -> None:
+def test_bad_special_tokens_are_refused(tmp_path: Path, flags: dict[str, object], names: tuple[str, ...]) -> None:
     with refused(*names):
         ours(tmp_path, **flags)
 
@@ -98,12 +98,12 @@ def test_special_tokens_that_do_not_fit(tmp_path: Path, flags: dict[str, object]
         ranks() + b"!!!! 263\n",
     ],
 )
-def test_files_that_are_not_ranks(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_ranks_are_refused(tmp_path: Path, content: bytes) -> None:
     with refused("--tokenizer-model", tmp_path / "tokenizer.model"):
         ours(tmp_path, content)
 
 
-def test_other_types_name_the_format(tmp_path: Path) -> None:
+def test_errors_of_other_tokenizer_types_name_the_right_one(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.model"
     for content, kind in ((ranks(), "TikTokenizer"), (b'{"version": "1.0"}', "HuggingFaceTokenizer")):
         path.write_bytes(content)
@@ -113,8 +113,8 @@ def test_other_types_name_the_format(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("space", [" ", "\t", " \n"])
 @pytest.mark.parametrize("after", ["x", ""])
-def test_long_runs_of_space(tmp_path: Path, space: str, after: str) -> None:
-    """Over a million of them would exhaust the engine's stack."""
+def test_long_runs_of_spaces(tmp_path: Path, space: str, after: str) -> None:
+    """Over a million spaces in a row would exhaust the stack of tiktoken's regex engine."""
     found, text = ours(tmp_path), f"the{space * (1_200_000 // len(space))}{after}"
     assert found.decode(found.encode(text)) == text
 

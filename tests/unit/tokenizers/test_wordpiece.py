@@ -1,4 +1,4 @@
-"""WordPiece: ids as Hugging Face's own BERT tokenizer gives them, a vocabulary learned twice alike, files refused."""
+"""WordPiece: the ids of Hugging Face's BERT tokenizer, reproducible training of a vocabulary, and refused files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where ``lower-vocab.txt`` and ``cased-vocab.txt`` lie, learned from this project's own words."""
+    """A folder with ``lower-vocab.txt`` and ``cased-vocab.txt``, trained on this project's source."""
     folder = tmp_path_factory.mktemp("wordpiece")
     sources = sorted(Path(__file__).parents[3].joinpath("megatron/ltd/data").glob("*.py"))
     (folder / "t.txt").write_text("".join(file.read_text(encoding="utf-8") for file in sources) + "".join(TEXTS[:-1]))
@@ -74,7 +74,7 @@ def test_special_ids_case_and_words(folder: Path) -> None:
 
 
 def test_same_text_same_vocabulary(folder: Path) -> None:
-    """What is learned does not hang on hash seeds: again in this process and in another."""
+    """Training again, in this process or with another hash seed in a new one, gives the same vocabulary."""
     import subprocess
 
     train_tokenizer(config(folder, "again"))
@@ -101,7 +101,7 @@ def test_same_text_same_vocabulary(folder: Path) -> None:
         (None, ("--vocab-file", "v.txt")),
     ],
 )
-def test_vocabularies_refused(
+def test_bad_vocabularies_are_refused(
     content: bytes | None, message: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -120,7 +120,7 @@ def test_vocabularies_refused(
         ({"output_prefix": "lower"}, ("--output-prefix", "lower-vocab.txt", "--overwrite")),
     ],
 )
-def test_trainings_refused(
+def test_bad_training_flags_are_refused(
     folder: Path, values: dict, message: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)

@@ -1,4 +1,4 @@
-"""The comparison of methods on BERT: its plan, its tables, and a toy of it from books to report."""
+"""The comparison of methods on BERT: flags, baselines, and a tiny version of it from books to report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support_processes import PATIENCE_SECONDS
 
 @pytest.fixture
 def sources(tmp_path: Path) -> list[str]:
-    """A small book and a few labelled sentences, and the flags that name them."""
+    """Write a small book and a few labelled sentences, and return the flags that name them."""
     books = tmp_path / "books"
     books.mkdir()
     text = "\n".join(topics[name] for name in ("assert", "class", "debugger", "with", "yield"))
@@ -32,13 +32,13 @@ def sources(tmp_path: Path) -> list[str]:
     return ["--data", str(books), "--labelled", str(tmp_path / "labelled.zip")]
 
 
-def test_methods_differ_in_their_flags_alone() -> None:
+def test_variants_differ_only_in_the_flags_of_their_methods() -> None:
     flags = {variant: recipe.FULL.method_flags(variant) for variant in recipe.VARIANTS}
     assert flags["dense"] == [] and "--token-bypass" in flags["token-bypass"]
     assert flags["random-ltd + layer-drop"] == flags["random-ltd"] + flags["layer-drop"]
 
 
-def test_a_bag_of_words_tells_words_apart(tmp_path: Path) -> None:
+def test_a_bag_of_words_separates_labels_with_different_words(tmp_path: Path) -> None:
     rows = [{"text": f"{word} {n}", "label": word} for n in range(8) for word in ("dull", "bright")]
     for name in ("train", "valid"):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -55,7 +55,7 @@ def test_another_archive_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_from_books_to_report(repository: Path, tmp_path: Path, sources: list[str]) -> None:
-    """One variant of everything; what is finished is not run again."""
+    """Every part runs with one variant, and a second start does not repeat finished runs."""
     work = tmp_path / "work"
     script = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); import bert_text.recipe as recipe; "

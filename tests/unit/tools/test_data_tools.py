@@ -1,4 +1,4 @@
-"""The data command lines as users run them: corpus, tokenizer, indexed tokens, one after another."""
+"""The data tools as users run them, one after another: corpus, tokenizer, indexed tokens."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(repository: Path, folder: Path, tool: str, *arguments: str | Path) -> su
     )
 
 
-def test_from_nothing_to_indexed_tokens(repository: Path, tmp_path: Path) -> None:
+def test_from_the_built_in_corpus_to_indexed_tokens(repository: Path, tmp_path: Path) -> None:
     steps = [
         ("builtin_corpus.py", "--output-dir", "corpus", "--max-mb", "1.5"),
         ("train_tokenizer.py", "--input", "corpus/train.jsonl", "--vocab-size", "1000", "--output-prefix", "t"),

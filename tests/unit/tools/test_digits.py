@@ -1,4 +1,4 @@
-"""The digits benchmark: its sums, and one small whole measurement."""
+"""The digits benchmark: its figures, and one small complete measurement."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_a_small_measurement(repository: Path, tmp_path: Path) -> None:
     assert runs[0]["train_flops"] > runs[1]["train_flops"] and ended.stdout.count("\n| ") == 1 + 1 + 2 + 2
 
 
-def test_the_committed_figures_are_those_of_the_text(repository: Path) -> None:
-    """All pass 97 %, as the README of the folder says."""
+def test_the_committed_figures_agree_with_the_readme(repository: Path) -> None:
+    """All reach an accuracy of 97 %, as the README of the folder says."""
     runs = json.loads((repository / "tools" / "benchmark" / "results" / "digits.json").read_text())["runs"]
     assert {(run["method"], run["seed"]) for run in runs} == {(method, seed) for method in METHODS for seed in (1, 2)}
     assert all(run["accuracy"] >= 0.97 for run in runs)

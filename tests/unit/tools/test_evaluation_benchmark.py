@@ -1,4 +1,4 @@
-"""The evaluation benchmark: what it refuses, and the page it writes of what it measured."""
+"""The evaluation benchmark: refused flags, and the figures of its page."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def config(benchmark: ModuleType, **changes: Any) -> Any:
         ({"clock": "cpu"}, ["--clock cpu", "--threads 1", "--device cpu"]),
     ],
 )
-def test_refused_flags(benchmark: ModuleType, changes: dict[str, Any], names: list[object]) -> None:
+def test_bad_flags_are_refused(benchmark: ModuleType, changes: dict[str, Any], names: list[object]) -> None:
     pytest.importorskip("accelerate")
     with refused(*names):
         config(benchmark, **changes)
 
 
-def test_a_package_that_is_missing_is_named(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None if name == "accelerate" else name)
     with refused("accelerate"):
         config(benchmark)
 
 
 def test_the_ratio_is_to_the_fastest_of_the_others(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Medians of seconds, and of the ratio within a round: 4 / 2, 6 / 3 and 9 / 2."""
+    """It is the median of the ratios within each round (4 / 2, 6 / 3 and 9 / 2), next to medians of seconds."""
     monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: name)
     seconds = {"a": {"ours": [2.0, 3.0, 2.0], "hf, batch 1": [9.0, 9.0, 9.0], "hf, batch 8": [4.0, 6.0, 9.0]}}
     settings = config(benchmark, hf_batch_sizes=(1, 8), device="cpu")

@@ -1,4 +1,4 @@
-"""The soak test, small: one kill. And that it can tell runs apart."""
+"""The soak test with a single kill, its comparison of runs, and its page."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_one_kill(repository: Path, tmp_path: Path) -> None:
     assert "| final weights and optimizer state bit-equal | yes |" in (tmp_path / "soak.md").read_text()
 
 
-def test_a_good_result() -> None:
+def test_any_difference_makes_a_result_bad() -> None:
     assert RESULT.is_good
     for change in ({"equal_steps": False}, {"equal_weights": False}, {"processes_left": 1}):
         assert not replace(RESULT, **change).is_good
@@ -58,7 +58,7 @@ def test_files_are_compared(tmp_path: Path) -> None:
     assert not _equal_files(tmp_path / "none", tmp_path / "none", 5)
 
 
-def test_results_of_both_kinds_of_save_stand_together(tmp_path: Path) -> None:
+def test_both_kinds_of_save_share_a_page(tmp_path: Path) -> None:
     from dataclasses import asdict
 
     entry = {"command": "python tools/soak.py", "date": "today", "machine": "this", "versions": "1"}
@@ -72,18 +72,18 @@ def test_results_of_both_kinds_of_save_stand_together(tmp_path: Path) -> None:
     assert "| final weights and optimizer state bit-equal | yes | **no** |" in text
 
 
-def test_the_committed_page_is_that_of_its_figures(repository: Path) -> None:
+def test_the_committed_page_agrees_with_its_figures(repository: Path) -> None:
     prefix = repository / "tools" / "benchmark" / "results" / "soak"
     assert prefix.with_suffix(".md").read_text() == to_markdown(json.loads(prefix.with_suffix(".json").read_text()))
 
 
 @pytest.mark.parametrize("flags", [{"kills": 0}, {"save_interval": 0}, {"kills": 10, "steps": 19}])
-def test_what_it_refuses(flags: dict[str, int]) -> None:
+def test_bad_flags_are_refused(flags: dict[str, int]) -> None:
     with pytest.raises(UserError, match="must be at least"):
         SoakConfig(**flags)
 
 
-def test_its_run_is_one_that_the_product_takes(tmp_path: Path) -> None:
-    """The flags are read and checked up to the data, which are not there."""
+def test_its_run_has_valid_flags(tmp_path: Path) -> None:
+    """The flags are valid; the run ends only because the data do not exist."""
     status, said = run_status(SoakConfig(kills=1).run_flags(str(tmp_path / "none"), str(tmp_path / "save")))
     assert status == 2 and "does not exist" in said

@@ -1,4 +1,4 @@
-"""The step-time benchmark: its figures from known seconds, its contenders, and the command on a toy shape."""
+"""The step-time benchmark: figures from known seconds, its contenders, and the command on a tiny model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def variant(name: str, flops: int, seconds: list[float], routing: tuple[float, .
 
 
 def test_ratios_are_taken_within_rounds() -> None:
-    # The second round ran three times slower: within rounds nothing has changed.
+    # The second round is three times slower, which does not change the ratios within rounds.
     plain, fused = HUGGING_FACE
     measurement = Measurement(
         [
@@ -54,7 +54,7 @@ def test_ratios_are_taken_within_rounds() -> None:
     assert {len(line) for line in lines} == {len(header)}
 
 
-def test_all_contenders_learn_from_the_same_start() -> None:
+def test_all_contenders_train_from_the_same_weights() -> None:
     with initialize(ParallelConfig(device="cpu")) as mesh:
         from tools.benchmark.step_time import contenders
 
@@ -77,7 +77,7 @@ def test_all_contenders_learn_from_the_same_start() -> None:
     assert losses["dropping"][-1] < losses["dense"][0]
 
 
-def test_routing_alone_gives_every_token_its_gradient_back() -> None:
+def test_routing_without_a_layer_returns_every_tokens_gradient() -> None:
     from tools.benchmark.step_time import contenders
 
     torch.manual_seed(0)
@@ -85,7 +85,7 @@ def test_routing_alone_gives_every_token_its_gradient_back() -> None:
     torch.manual_seed(7)
     route_all = contenders.build_routing(TOY, batch)
     torch.manual_seed(7)
-    torch.randn(16, 2, 16)  # the hidden states, drawn first
+    torch.randn(16, 2, 16)  # advances the generator as the contender does for its hidden states
     grads = torch.randn(16, 2, 16)
     for block_size in (1, 4):
         assert torch.equal(route_all(contenders.build_random_ltd(TOY, block_size), 8), grads)
@@ -138,6 +138,6 @@ def test_the_command_prints_a_table_and_writes_json(
         ({"json": "no/such/folder/a.json"}, ["--json no/such/folder/a.json", "no/such/folder"]),
     ],
 )
-def test_refused_flags(values: dict[str, object], names: list[object]) -> None:
+def test_bad_flags_are_refused(values: dict[str, object], names: list[object]) -> None:
     with refused(*names):
         StepTimeConfig(**values)  # type: ignore[arg-type]

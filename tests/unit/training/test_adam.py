@@ -22,7 +22,7 @@ def groups(own: list[torch.nn.Parameter]) -> list[dict[str, object]]:
 
 
 def test_equals_torchs_adamw_over_many_steps() -> None:
-    """Two groups, a rate that changes, and a parameter whose gradient stays away for a while."""
+    """Two parameter groups with settings of their own, and a learning rate that changes at every step."""
     ours, theirs = parameters(), parameters()
     fused, reference = FusedAdam(groups(ours), lr=1e-2), torch.optim.AdamW(groups(theirs), lr=1e-2, foreach=False)
     generator = torch.Generator().manual_seed(1)

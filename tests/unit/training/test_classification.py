@@ -32,7 +32,7 @@ def draw(num_classes: int, seed: int, num_labelled: int | None = None) -> tuple[
 
 @pytest.mark.parametrize(("num_classes", "num_labelled"), [(2, 2), (3, 3), (10, 10), (40, 5)])
 def test_measures_equal_scikit_learns(num_classes: int, num_labelled: int) -> None:
-    """Added up over three microbatches; with 40 classes some are never there, and some are given by mistake."""
+    """Sums are added over three microbatches; of 40 classes only 5 have labels, but others are predicted too."""
     judge = objective(num_classes)
     logits_BC, labels_B, weights_B = draw(num_classes, 1, num_labelled)
     parts = [
@@ -71,11 +71,11 @@ def test_the_report_begins_with_the_sums_of_the_loss() -> None:
     assert report[:2].tolist() == [loss.item(), number.item()]
 
 
-def test_nothing_to_measure_is_nan() -> None:
+def test_metrics_of_no_samples_are_nan() -> None:
     judge = objective(3)
     assert all(math.isnan(value) for value in judge.measures([0.0] * judge.num_sums).values())
 
 
-def test_the_model_is_asked_what_the_task_asks() -> None:
+def test_forward_passes_what_the_workload_asks_for() -> None:
     found = objective(2).forward(torch.nn.Identity(), batch_of(torch.tensor([1, 0]), torch.ones(2)))
     assert found.tolist() == [1, 0]

@@ -1,4 +1,4 @@
-"""What a run writes about itself: the lines of metrics.jsonl, the console, and TensorBoard's names."""
+"""The log of a run: lines of metrics.jsonl, lines on the console, and scalars of TensorBoard and W&B."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_missing_package_is_named(
         log(tmp_path, **flags)
 
 
-def test_scores_of_any_size_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scores_of_any_size_are_readable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = log(tmp_path)
     run.scores(4, {"lambada/perplexity": 1.5607257905269938e21, "lambada/acc": 0.25, "wiki/ppl": 1234.5})
     run.close()

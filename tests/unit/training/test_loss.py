@@ -32,7 +32,7 @@ def test_an_empty_mask_is_not_an_error() -> None:
 
 
 def test_losses_are_added_up_by_token() -> None:
-    """Token 3 stands at two positions, one of which the mask leaves out; what was there before stays."""
+    """Token id 3 is at two positions, one of them masked; losses are added to the earlier sums of id 1."""
     losses_2V = torch.zeros(2, 5, dtype=torch.float64)
     losses_2V[:, 1] = torch.tensor([0.5, 2.0])
     losses = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]], requires_grad=True)

@@ -1,4 +1,4 @@
-"""The digest of a layer's kept tokens, and what differs first between ranks."""
+"""The digest of a layer's kept tokens, and the report of the first difference between ranks."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def digests(seed: int = 7, step: int = 0, ids: torch.Tensor = IDS) -> list[int]:
     return layer_digests(Route(method.plan(step), method, Samples(ids)))
 
 
-def test_a_digest_is_that_of_the_kept_tokens() -> None:
-    """Equal for equal tokens; another for another seed, sample, layer or amount. Full layers differ in nothing."""
+def test_a_digest_identifies_the_kept_tokens() -> None:
+    """It depends on seed, samples, layer and number of kept tokens; layers that keep all tokens have equal digests."""
     base = digests()
     assert base == digests() and len(base) == 6 and len(set(base[1:5])) == 4 and base[0] == base[5]
     for other in (digests(seed=8), digests(ids=IDS + 1), digests(step=5)):
@@ -37,11 +37,11 @@ def test_a_digest_is_that_of_the_kept_tokens() -> None:
     assert all(0 <= digest < 2**63 for digest in base)
 
 
-def test_a_digest_is_that_of_the_order_too() -> None:
+def test_a_digest_depends_on_the_order_of_samples() -> None:
     assert digests(ids=IDS.flip(0))[1:5] != digests()[1:5]
 
 
-def test_keep_probability_and_gates_count_where_no_tokens_are_chosen() -> None:
+def test_digests_of_dropped_layers_depend_on_probability_and_gate() -> None:
     method = layer_drop(MODEL, 0.5)
     dense = StepPlan.dense(16, 6)
     dropping = replace(dense, keep_probability=(1.0, 1.0, 0.5, 1.0, 1.0, 1.0))
@@ -75,7 +75,7 @@ def problem(mesh: Mesh, step: int = 0) -> str | None:
         (8, "in step 6 ranks 1,3 would keep other tokens in layer 6 than rank 0, so"),
     ],
 )
-def test_what_differs_first_is_named(position: int, line: str, mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_difference_is_named(position: int, line: str, mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     def over_ranks(own: list[int], mesh: Mesh) -> list[list[int]]:
         other = [value + (place == position) for place, value in enumerate(own)]
         return [own, other, own, other]
@@ -85,13 +85,13 @@ def test_what_differs_first_is_named(position: int, line: str, mesh: Mesh, monke
     assert said is not None and re.match(f"{line}.*--load$", said)
 
 
-def test_where_all_agree_nothing_happens(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_that_agree_have_no_problem(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routing_check, "_over_ranks", lambda own, mesh: [own] * 4)
     assert problem(mesh) is None
 
 
-def test_it_is_cheap() -> None:
-    """24 layers of 2048 tokens: a small part of any step of such a model."""
+def test_a_digest_is_cheap() -> None:
+    """For 24 layers of 2048 tokens it takes under 0.5 s of CPU time, a small part of any step of such a model."""
     method = random_ltd(small_model(num_layers=24, seq_length=2048), 1024)
     route = Route(method.plan(0), method, Samples(IDS))
     layer_digests(route)
@@ -100,8 +100,8 @@ def test_it_is_cheap() -> None:
     assert time.process_time() - started < 0.5
 
 
-def test_what_is_learned_counts_where_tokens_are_chosen() -> None:
-    """Layers 2 and 3 of six choose by it; which tokens the samples hold nobody asks. The entry is in the plan."""
+def test_digests_depend_on_learned_importance_and_the_entry_layer() -> None:
+    """Layers 2 and 3 of six select by the learned importance; layer 2's digest also depends on the entry layer."""
     config = TokenBypassConfig(token_bypass=True, token_bypass_layers="2-3", token_bypass_kept_tokens=4)
     method = TokenBypass.build(config, ModelFacts(6, 16, 7))
     learned_V = method.initial_state(50)

@@ -1,4 +1,4 @@
-"""Reasons to leave: which one is named, and that the handlers go as they came."""
+"""Reasons for which a run exits: which one is named, and that signal handlers are restored."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_exit_duration(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_launcher_that_has_ended(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torchrun's ranks stay when it is killed; by hand a parent may come and go."""
+    """Ranks outlive a killed torchrun, so they watch for it; without torchrun a parent process may come and go."""
     parents = iter([1, 11, 11, 12, 12])
     monkeypatch.setattr("megatron.ltd.training.signals.os.getppid", lambda: next(parents))
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
@@ -68,7 +68,7 @@ def test_a_signal_outranks_the_clock_and_ctrl_c_outranks_sigterm(mesh: Mesh) -> 
 
 
 def test_a_launchers_sigterm_does_not_silence_a_run_that_lost_contact(mesh: Mesh) -> None:
-    """Torchrun sends it to those that are left over, which have a line to say."""
+    """Torchrun sends SIGTERM to the ranks that remain, which still have to report why they end."""
     before = signal.getsignal(signal.SIGTERM)
     exits = ExitRequests(TrainingConfig(train_iters=9), mesh)
     try:

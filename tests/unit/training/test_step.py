@@ -1,4 +1,4 @@
-"""A training step: random streams by seed and step, the token mean, losses that are not finite, evaluation."""
+"""A training step: random numbers by seed and step, the mean over tokens, non-finite losses, and evaluation."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def loss_of(mesh: Mesh, step: int, seed: int = 7) -> float:
 
 def test_dropout_is_a_function_of_seed_and_step(mesh: Mesh) -> None:
     first = loss_of(mesh, 3)
-    torch.rand(5)  # what was drawn before must not matter
+    torch.rand(5)  # earlier draws must not matter
     assert loss_of(mesh, 3) == first
     assert len({first, loss_of(mesh, 4), loss_of(mesh, 5), loss_of(mesh, 3, seed=8)}) == 4
 
 
-def test_two_microbatches_of_a_step_draw_apart(mesh: Mesh) -> None:
-    """The same samples twice: with dropout the losses differ, so the mean is not that of one of them."""
+def test_microbatches_of_a_step_have_different_dropout(mesh: Mesh) -> None:
+    """With dropout, the mean loss over a batch and its repetition differs from the loss of the first alone."""
     (batch,) = random_batches(1, 2, 16)
     once = build_stepper(DROPOUT, mesh).train(iter([batch]), dense(DROPOUT).plan(0), 0, 1).loss
     twice = build_stepper(DROPOUT, mesh).train(iter([batch, batch]), dense(DROPOUT).plan(0), 0, 2).loss
@@ -71,7 +71,7 @@ def test_evaluation_draws_nothing_and_changes_nothing(mesh: Mesh) -> None:
 
 
 def mask_of(batches: Sequence[Batch], counts: Sequence[int]) -> list[Batch]:
-    """The same batches, the first so many tokens of each counting."""
+    """The same batches with loss masks under which the first ``count`` tokens of each count."""
     masked = []
     for batch, count in zip(batches, counts, strict=True):
         mask = torch.zeros_like(batch.loss_mask_BS).flatten()
@@ -81,7 +81,7 @@ def mask_of(batches: Sequence[Batch], counts: Sequence[int]) -> list[Batch]:
 
 
 def test_unequal_loss_masks_give_the_token_mean(mesh: Mesh) -> None:
-    """Microbatches with 1, 32 and 0 real tokens: loss and gradients of each are weighed by its count."""
+    """With 1, 32 and 0 counted tokens, each microbatch's loss and gradients are weighted by its number of tokens."""
     batches, counts = random_batches(3, 2, 16), (1, 32, 0)
     plan = dense(PLAIN).plan(0)
     together = build_stepper(PLAIN, mesh)
@@ -97,7 +97,7 @@ def test_unequal_loss_masks_give_the_token_mean(mesh: Mesh) -> None:
         assert relative_error(found, (few_gradients[name] + 32 * many_gradients[name]) / 33) < 1e-5, name
 
 
-def test_a_loss_that_is_not_finite_leaves_the_weights(mesh: Mesh) -> None:
+def test_a_non_finite_loss_leaves_the_weights_unchanged(mesh: Mesh) -> None:
     stepper = build_stepper(PLAIN, mesh)
     batches = random_batches(2, 2, 16)
     poisoned = dataclasses.replace(batches[1], loss_mask_BS=batches[1].loss_mask_BS * math.inf)

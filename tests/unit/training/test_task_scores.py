@@ -1,4 +1,4 @@
-"""Tasks scored as a run goes on: which flags fit together, and when a scorer is asked."""
+"""Scoring tasks during training: which flags fit together, and when the scorer is called."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TASKS: dict[str, Any] = {"eval_tasks": ("boolq",), "eval_tasks_interval": 2}
         ({**TASKS, "eval_tasks_limit": 0}, ("--eval-tasks-limit 0",)),
     ],
 )
-def test_refused(values: dict[str, Any], message: tuple[object, ...]) -> None:
+def test_bad_flags_are_refused(values: dict[str, Any], message: tuple[object, ...]) -> None:
     with refused(*message) as caught:
         TaskScoresConfig(**values)
     assert "\n" not in str(caught.value)
@@ -42,14 +42,14 @@ def test_a_layout_that_splits_the_model_or_the_samples_is_refused(flag: str) -> 
         parse_run_config(["--train-iters", "5", "--lr", "1e-3", *tasks, flag, "2"])
 
 
-def test_when_it_is_due() -> None:
+def test_when_scoring_is_due() -> None:
     config = TaskScoresConfig(**TASKS)
     assert [config.is_due(step, is_last=step == 5) for step in range(1, 6)] == [False, True, False, True, True]
     assert not TaskScoresConfig().is_due(5, is_last=True)
 
 
-def test_a_run_asks_its_scorer_and_logs_the_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In evaluation mode, of the weights after the step, without a trace in the training."""
+def test_a_run_calls_its_scorer_and_logs_the_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The scorer runs in evaluation mode on the weights after the step, and leaves the training losses unchanged."""
     data = small_dataset(tmp_path)
     command = f"--train-data-path {data} --tokenizer-type ByteTokenizer --num-layers 2 --hidden-size 16 --lr 1e-3"
     command += " --num-attention-heads 2 --seq-length 16 --train-iters 5 --eval-iters 0 --device cpu"

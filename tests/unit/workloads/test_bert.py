@@ -1,4 +1,4 @@
-"""BERT as a workload: what it refuses, what its loss adds up to, and what its methods know of the tokenizer."""
+"""BERT as a workload: refused flags, its loss over microbatches, and the special ids that methods keep."""
 
 from __future__ import annotations
 
@@ -56,20 +56,20 @@ def mesh() -> Iterator[Mesh]:
         ("--reset-attention-mask", ("--reset-attention-mask",)),
     ],
 )
-def test_flags_refused(command: list[str], flags: str, message: tuple[object, ...]) -> None:
+def test_bad_flags_are_refused(command: list[str], flags: str, message: tuple[object, ...]) -> None:
     with refused(*message) as error:
         parse([*command, *flags.split()])
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_tokenizer_is_asked_for_among_those_that_will_do(command: list[str], mesh: Mesh) -> None:
+def test_the_error_of_a_missing_tokenizer_names_the_possible_types(command: list[str], mesh: Mesh) -> None:
     place = command.index("--tokenizer-type")
     with refused("--tokenizer-type", "BertWordPieceLowerCase", "BertWordPieceCase"):
         build_run(parse(command[:place] + command[place + 2 :]), mesh)
 
 
-def test_documents_that_are_not_split_are_refused(command: list[str], folder: Path, mesh: Mesh) -> None:
-    """And with masked tokens alone they will do."""
+def test_documents_without_split_sentences_are_refused(command: list[str], folder: Path, mesh: Mesh) -> None:
+    """They are accepted when the only objective is that of masked tokens."""
     (folder / "whole.jsonl").write_text(json.dumps({"text": "the model. the tokens."}) + "\n")
     config = PreprocessConfig(input=(str(folder / "whole.jsonl"),), output_prefix=str(folder / "w"))
     files = TokenizerFiles("BertWordPieceLowerCase", vocab_file=command[command.index("--vocab-file") + 1])
@@ -82,8 +82,8 @@ def test_documents_that_are_not_split_are_refused(command: list[str], folder: Pa
     assert run.workload.num_parameters == sum(parameter.numel() for parameter in run.state.chunks[0].parameters())
 
 
-def test_a_gpt_does_not_go_on_as_a_bert(command: list[str], folder: Path) -> None:
-    """Nor the other way round: the script is named."""
+def test_a_gpt_does_not_continue_from_a_bert(command: list[str], folder: Path) -> None:
+    """Training stops before anything is written, and evaluation refuses the BERT as well."""
     pretrain(command, folder / "saved")
     flags = ["pretrain_gpt_ltd.py", *command[1:], "--load", str(folder / "saved")]
     with pytest.raises(UserError) as caught:
@@ -94,7 +94,7 @@ def test_a_gpt_does_not_go_on_as_a_bert(command: list[str], folder: Path) -> Non
         load_model(folder / "saved", TokenizerFiles(), ParallelConfig(device="cpu"), mesh)
 
 
-def test_importance_keeps_the_tokenizers_special_ids_unless_told_others(
+def test_importance_keeps_the_special_ids_of_the_tokenizer_or_the_flag(
     command: list[str], folder: Path, mesh: Mesh
 ) -> None:
     for flags, expected in (((), (1, 2, 3, 4)), (("--token-bypass-special-ids", "2", "7"), (2, 7))):
@@ -106,7 +106,7 @@ def test_importance_keeps_the_tokenizers_special_ids_unless_told_others(
         build_run(parse([*command, "--token-bypass", "--token-bypass-special-ids", "99"]), mesh)
 
 
-def test_a_random_span_keeps_no_ids(command: list[str], folder: Path, mesh: Mesh) -> None:
+def test_the_random_selector_has_no_special_ids(command: list[str], folder: Path, mesh: Mesh) -> None:
     flags = [*command, "--token-bypass", "--token-bypass-selector", "random", "--log-dir", str(folder / "random")]
     run = build_run(parse(flags), mesh)
     run.log.close()
@@ -123,7 +123,7 @@ def test_the_flops_of_a_step_are_an_encoders(command: list[str], folder: Path, m
 
 
 def batch_of(hidden: list[int]) -> tuple[BertBatch, torch.Tensor, torch.Tensor]:
-    """Samples that hide so many of 8 tokens each, and what a model might answer."""
+    """Samples of 8 tokens with ``hidden`` masked tokens each, and random outputs of a model."""
     generator = torch.Generator().manual_seed(len(hidden))
     shape = (len(hidden), 8)
     loss_mask_BS = (torch.arange(8) < torch.tensor(hidden)[:, None]).float()
@@ -135,7 +135,7 @@ def batch_of(hidden: list[int]) -> tuple[BertBatch, torch.Tensor, torch.Tensor]:
     return batch, torch.rand(shape, generator=generator), torch.randn(len(hidden), 2, generator=generator)
 
 
-def test_the_loss_adds_up_over_microbatches_and_is_berts_where_samples_hide_equally_many() -> None:
+def test_the_loss_over_microbatches_is_berts() -> None:
     objective = MaskedLM(sentence_order=True)
     batch, losses, logits = batch_of([2, 2, 2])
     total, number, report = objective.loss(batch, (losses, logits))
@@ -155,7 +155,7 @@ def test_the_loss_adds_up_over_microbatches_and_is_berts_where_samples_hide_equa
     assert next(iter(measures)) == "loss"
 
 
-def test_without_sentence_order_there_is_nothing_to_say_of_it() -> None:
+def test_without_sentence_order_there_are_no_metrics_of_it() -> None:
     objective = MaskedLM(sentence_order=False)
     batch, losses, _ = batch_of([1, 3])
     total, number, report = objective.loss(batch, (losses, None))

@@ -1,4 +1,4 @@
-"""Finetuning BERT on labelled sentences: where its weights come from, what it evaluates, what it refuses."""
+"""Finetuning BERT on labelled sentences: the origin of its weights, its evaluation, and what is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support_errors import refused
 MODEL = "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32".split()
 STEPS = "--micro-batch-size 4 --train-iters 6 --lr 3e-3 --seed 5".split()
 RANDOM_LTD = "--random-ltd --ltd-min-kept-tokens 8 --ltd-granularity 8 --ltd-growth-steps 5".split()
-NUM_VALID = 19  # no whole number of batches
+NUM_VALID = 19  # not a multiple of the batch size
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def pretraining(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def command(folder: Path, pretraining: list[str]) -> list[str]:
-    """Sentences in which the class is whether they say "every"."""
+    """A command on sentences whose class is whether they contain "every token"."""
     draw = random.Random(3)
     for name, size in (("train", 50), ("valid", NUM_VALID)):
         words = [draw.choices(("the model", "every token", "skips", "this layer"), k=3) for _ in range(size)]
@@ -64,7 +64,7 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("heads", [(), ("--bert-no-binary-head",)], ids=["sentence order", "masked tokens alone"])
-def test_the_encoder_is_the_pretrained_one_and_the_head_is_new(
+def test_the_encoder_is_pretrained_and_the_head_is_new(
     command: list[str], pretraining: list[str], folder: Path, tmp_path: Path, heads: tuple[str, ...]
 ) -> None:
     stored = pretrain([*pretraining, *heads], tmp_path / "pretrained").tensors(6)
@@ -82,7 +82,7 @@ def test_the_encoder_is_the_pretrained_one_and_the_head_is_new(
     assert not any(name.startswith(("lm_head", "output_layer")) for name in loaded)
 
 
-def test_it_learns_with_a_method_and_continues_bit_for_bit(command: list[str], tmp_path: Path) -> None:
+def test_finetuning_with_a_method_learns_and_resumes_bit_for_bit(command: list[str], tmp_path: Path) -> None:
     flags = [*command, *RANDOM_LTD, "--train-iters", "60", "--eval-interval", "60"]
     straight = pretrain(flags, tmp_path / "straight")
     (last,) = straight.kind("validation")
@@ -95,10 +95,10 @@ def test_it_learns_with_a_method_and_continues_bit_for_bit(command: list[str], t
     assert expected.keys() == found.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_one_command_starts_from_the_pretrained_and_continues(
+def test_one_command_starts_from_pretrained_weights_and_resumes(
     command: list[str], pretraining: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As a launcher that restarts it would give it: equal to the run that nothing stops."""
+    """A launcher that restarts the same command gives the same losses as a run that is never stopped."""
     pretrain(pretraining, tmp_path / "pretrained")
     weights_of = ["--pretrained-checkpoint", str(tmp_path / "pretrained")]
     straight = pretrain([*command, "--load", str(tmp_path / "pretrained"), "--finetune"], tmp_path / "straight")
@@ -110,7 +110,7 @@ def test_one_command_starts_from_the_pretrained_and_continues(
 
 
 def test_every_held_out_sentence_is_evaluated_once(command: list[str], tmp_path: Path) -> None:
-    """By hand, one sentence at a time."""
+    """The metrics equal those computed by hand, one sentence at a time."""
     with built(command, tmp_path) as run:
         measures = evaluate(run)
         workload: Any = run.workload
@@ -127,7 +127,7 @@ def test_every_held_out_sentence_is_evaluated_once(command: list[str], tmp_path:
         assert workload.num_parameters == sum(weight.numel() for weight in weights(run).values())
 
 
-def test_other_classes_start_with_a_new_head_or_not_at_all(command: list[str], folder: Path, tmp_path: Path) -> None:
+def test_other_classes_are_refused_or_get_a_new_head(command: list[str], folder: Path, tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     head = pretrain(command, saved).tensors(6)["binary_head.weight"]
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
@@ -148,7 +148,7 @@ def test_other_classes_start_with_a_new_head_or_not_at_all(command: list[str], f
 def test_pretraining_continues_from_a_classifiers_encoder(
     command: list[str], pretraining: list[str], tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
-    """With new heads: the classifier has none of them."""
+    """Its heads are new, because a classifier has none of them."""
     pretrain([*command, *flags], tmp_path / "tuned")
     with built([*pretraining, *flags], tmp_path) as run:
         fresh = weights(run)
@@ -178,7 +178,7 @@ def test_other_columns_are_other_data(command: list[str], folder: Path, tmp_path
 def test_a_shorter_length_keeps_the_pretrained_positions(
     command: list[str], pretraining: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As --use-checkpoint-args takes them, though neither run has named them. From nothing is said aloud."""
+    """--use-checkpoint-args takes their number from the checkpoint; a start from random weights prints a hint."""
     pretrain(pretraining, tmp_path / "pretrained")
     place = command.index("--num-layers")
     flags = [*command[:place], *STEPS, "--load", str(tmp_path / "pretrained"), "--use-checkpoint-args"]
@@ -207,13 +207,15 @@ def test_a_shorter_length_keeps_the_pretrained_positions(
         (["--label-column", "gold"], ("train.jsonl:1", "gold")),
     ],
 )
-def test_what_is_refused(command: list[str], tmp_path: Path, flags: list[str], message: tuple[object, ...]) -> None:
+def test_bad_flags_are_refused(
+    command: list[str], tmp_path: Path, flags: list[str], message: tuple[object, ...]
+) -> None:
     with refused(*message) as error, built([*command, *flags], tmp_path):
         pass
     assert "\n" not in str(error.value)
 
 
-def test_sentences_to_evaluate_on_are_asked_for(command: list[str], tmp_path: Path) -> None:
+def test_missing_data_are_refused(command: list[str], tmp_path: Path) -> None:
     place = command.index("--valid-data-path")
     without = command[:place] + command[place + 2 :]
     with refused("--valid-data-path"), built(without, tmp_path):

@@ -1,4 +1,4 @@
-"""Parameters by place in the model, against the totals of published models; workloads compare with their own."""
+"""Counts of parameters by part of the model, against published totals; tests of the models compare with modules."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CASES = [(model, name) for model in range(4) for name in OPTIONS | OF_TEXT] + [(
 
 @pytest.mark.parametrize(("model", "options"), CASES)
 def test_pipeline_stages_add_up(model: int, options: str) -> None:
-    """A first and a last stage hold the whole model, and the last one a copy of a shared embedding."""
+    """A first and a last stage hold the whole model, and the last one also a copy of a shared embedding."""
     parameters = MODELS[model](**(OPTIONS | OF_TEXT)[options]).parameters
     stages = [parameters.on_stage(1, first=True, last=False), parameters.on_stage(2, first=False, last=True)]
     assert sum(stage.total for stage in stages) == parameters.total + parameters.shared.total
@@ -74,7 +74,7 @@ def test_published_vision_transformers() -> None:
 
 
 def test_published_bert() -> None:
-    """BERT-large with both heads: its norms are in other places, but as many (one of the embeddings, none last)."""
+    """BERT-large with both heads: it has as many norms as ours (one after the embeddings instead of a last one)."""
     from transformers import BertConfig, BertForPreTraining
 
     ours = BertModelConfig(num_layers=24, hidden_size=1024, num_attention_heads=16)
@@ -85,7 +85,7 @@ def test_published_bert() -> None:
     assert counted == sum(parameter.numel() for parameter in published.parameters()) == 336_226_108
 
 
-def test_a_shared_embedding_is_copied_to_a_last_stage_of_its_own() -> None:
+def test_a_separate_last_stage_has_a_copy_of_a_shared_embedding() -> None:
     parts = ModelParameters(
         4, embedding=Parameters(100, 10), layer=Parameters(20, 2), end=Parameters(0, 1), shared=Parameters(100)
     )

@@ -1,4 +1,4 @@
-"""Which files are read, how they are cut, and what a bad line is told."""
+"""Which input files are read, how they are split into documents and shards, and the errors of bad lines."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def test_any_chunk_size_gives_the_same_documents(
     texts=st.lists(st.text(max_size=30), min_size=1, max_size=12), last_newline=st.booleans(),
     count=st.integers(1, 15), size=st.integers(1, 100),
 )  # fmt: skip
-def test_shards_in_their_order_are_the_whole_input(
+def test_shards_in_order_are_the_whole_input(
     texts: list[str], last_newline: bool, count: int, size: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whatever their number: lines, empty lines, plain text and empty files, none twice and none lost."""
+    """For any number of shards, every line of JSON, plain text and empty files is read exactly once."""
     folder = tmp_path_factory.mktemp("documents")
     lines = "\n".join(json.dumps({"text": text}) + "\n" * (place % 2) for place, text in enumerate(texts))
     (folder / "a.jsonl").write_text(lines + "\n" * last_newline)
@@ -67,7 +67,7 @@ def test_shards_share_the_bytes(tmp_path: Path) -> None:
         assert sum(chunk.num_bytes for chunk in read_chunks(files, 100, Shard(number, 8))) == path.stat().st_size / 8
 
 
-def test_a_bad_line_of_a_shard_is_named_by_its_place_in_the_file(tmp_path: Path) -> None:
+def test_a_bad_line_of_a_shard_is_named_by_its_line_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
     path.write_text("".join(f'{{"text": "{number}"}}\n' for number in range(700)) + "[]\n" + '{"text": ""}\n' * 99)
     with refused("d.jsonl:701"):
@@ -86,7 +86,7 @@ def test_a_bad_line_of_a_shard_is_named_by_its_place_in_the_file(tmp_path: Path)
         ("1/0", ("--shard 1/0", 0, 1)),
     ],
 )
-def test_shards_that_cannot_be(text: str, message: tuple[object, ...]) -> None:
+def test_bad_shard_numbers_are_refused(text: str, message: tuple[object, ...]) -> None:
     with refused(*message):
         Shard.parse(text)
 
@@ -133,7 +133,7 @@ def test_bad_lines_are_named_or_counted(bad: str) -> None:
     assert parsed.texts == (("good",), ("more",)) and parsed.bad_lines == 1
 
 
-def test_bytes_that_are_not_utf8() -> None:
+def test_bytes_that_are_not_utf8_are_refused() -> None:
     line = b'{"text": "caf\xe9"}\n'
     with refused("f.jsonl:1", "UTF-8", 13):
         parse_chunk(RawChunk(InputFile("f.jsonl", 1, is_json=True), (line,)), ["text"], skip_bad_lines=False)

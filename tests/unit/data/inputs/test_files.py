@@ -1,4 +1,4 @@
-"""Every kind of file that ``--input`` takes gives the documents that plain JSON lines give, and damage is named."""
+"""Every kind of file that ``--input`` takes gives the same documents as plain JSON lines, and damage is named."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def test_compressed_lines_and_text(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", COMPRESS)
 def test_several_streams_in_one_file(tmp_path: Path, suffix: str) -> None:
-    """As ``cat a.gz b.gz`` and parallel compressors make it."""
+    """``cat a.gz b.gz`` and parallel compressors write such files."""
     cut = LINES.index(b"\n", 4000) - 7
     (tmp_path / "d").write_bytes(COMPRESS[suffix](LINES[:cut]) + COMPRESS[suffix](b"") + COMPRESS[suffix](LINES[cut:]))
     assert texts_of(tmp_path / "d") == TEXTS
 
 
 def test_a_skippable_frame_of_zstandard(tmp_path: Path) -> None:
-    """pzstd and seekable files have them, also at the start."""
+    """Files of pzstd and seekable files have such frames, also at the start."""
     frame = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"abcd"
     (tmp_path / "d.zst").write_bytes(frame + zstd(LINES[:100]) + frame + zstd(LINES[100:]) + frame)
     assert texts_of(tmp_path / "d.zst") == TEXTS
@@ -103,14 +103,14 @@ def test_damaged_compression_names_the_file(tmp_path: Path, suffix: str, what: s
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
-def test_the_name_does_not_decide(tmp_path: Path, suffix: str) -> None:
+def test_the_kind_of_file_does_not_depend_on_its_name(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "plain.jsonl.gz").write_bytes(LINES)
     (tmp_path / "compressed.jsonl").write_bytes(COMPRESS[suffix](LINES))
     assert texts_of(tmp_path / "plain.jsonl.gz") == TEXTS == texts_of(tmp_path / "compressed.jsonl")
 
 
-def test_what_expands_without_bound_is_read_in_pieces(tmp_path: Path) -> None:
-    """A gigabyte of one line in 32 KB: the start of it takes little memory."""
+def test_a_decompression_bomb_is_read_in_pieces(tmp_path: Path) -> None:
+    """One line of a gigabyte is compressed to 32 KB; reading its start takes little memory."""
     import tracemalloc
 
     from megatron.ltd.data.inputs.files import open_content
@@ -143,21 +143,21 @@ def test_tables(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", TABLES)
 def test_the_bytes_of_a_file_are_counted_once(tmp_path: Path, kind: str) -> None:
-    """For the progress of reading."""
+    """The count of bytes read is used for the progress."""
     TABLES[kind](tmp_path / "d", table())
     (tmp_path / "e.gz").write_bytes(gzip.compress(LINES))
     for name in ("d", "e.gz"):
         files = find_inputs([str(tmp_path / name)])
         chunks = list(read_chunks(files, 5000))
         stored = sum(chunk.stored_bytes for chunk in chunks)
-        assert len(chunks) > 3 and abs(stored - files[0].num_bytes) <= len(chunks) + 8  # the mark that ends a stream
+        assert len(chunks) > 3 and abs(stored - files[0].num_bytes) <= len(chunks) + 8  # 8: the end of a stream
         assert sum(chunk.num_bytes for chunk in chunks) == (
             len(LINES) if name == "e.gz" else len("".join(TEXTS).encode())
         )
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_tables_that_do_not_fit(tmp_path: Path, kind: str) -> None:
+def test_tables_that_do_not_fit_are_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "d"
     TABLES[kind](path, table(body=["a"], number=[7]))
     with refused("--json-keys text", path, "body", "number"):
@@ -178,7 +178,7 @@ def test_damaged_tables(tmp_path: Path, kind: str, what: str) -> None:
     path = tmp_path / "d"
     TABLES[kind](path, table())
     content = path.read_bytes()
-    if what == "changed":  # the schema, which all of them have near one end
+    if what == "changed":  # the schema, which every format stores near one end
         place = content.find(b"text") if kind == "arrow stream" else content.rfind(b"text")
         content = content[: place - 40] + b"\xff" * 32 + content[place - 8 :]
     else:
@@ -226,7 +226,7 @@ def test_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 11])
-def test_shards_in_their_order_are_the_whole_input(tmp_path: Path, count: int) -> None:
+def test_shards_in_order_are_the_whole_input(tmp_path: Path, count: int) -> None:
     (tmp_path / "a.jsonl.xz").write_bytes(lzma.compress(LINES))
     (tmp_path / "b.jsonl").write_bytes(LINES)
     write_parquet(tmp_path / "c.parquet", table())
@@ -254,7 +254,7 @@ def test_archives_are_named(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
-def test_separated_values_are_no_document(tmp_path: Path, name: str) -> None:
+def test_csv_and_tsv_files_are_refused(tmp_path: Path, name: str) -> None:
     content = b"id,text\n1,a\n"
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     with refused(f"--input {tmp_path / name}", "Parquet"):

@@ -1,4 +1,4 @@
-"""The model as lm-eval asks it: against Hugging Face's model with the same weights, window by window, text by text."""
+"""Requests of lm-eval to the model, answered like Hugging Face's model with the same weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support_evaluation import LENGTH, Pair, gpt2_pair
 
 
 class Letters(Tokenizer):
-    """ "a" is 1, "b" 2, ... "z" 26, a space 27; 0 ends a document."""
+    """A tokenizer in which "a" is 1, "b" 2, ... "z" 26, a space 27; 0 ends a document."""
 
     name, vocab_size, eod, fingerprint = "Letters", VOCAB_SIZE, 0, "f" * 64
 
@@ -49,14 +49,14 @@ def request(*arguments: Any) -> Any:
 
 
 def log_likelihood(pair: Pair, context: list[int], end: list[int]) -> float:
-    """log p(end | context) of Hugging Face's model, which sees the last tokens where there are too many."""
+    """log p(end | context) of Hugging Face's model, which sees only the last tokens of a text that is too long."""
     inputs = (context + end)[-(LENGTH + 1) : -1]
     log_softmax_SV = pair.log_softmax(inputs)[-len(end) :]
     return float(log_softmax_SV.gather(1, torch.tensor(end)[:, None]).sum())
 
 
 def test_loglikelihood(pair: Pair, harness: HarnessModel, caplog: pytest.LogCaptureFixture) -> None:
-    """Also: an empty context is the end of a document, and the space before a word is a part of it."""
+    """An empty context is the end of a document, and a space at the context's end belongs to the continuation."""
     encode = Letters().encode
     texts = [
         ("how are", " you"),
@@ -80,7 +80,7 @@ def test_loglikelihood(pair: Pair, harness: HarnessModel, caplog: pytest.LogCapt
 
 
 def test_rolling_windows(pair: Pair, harness: HarnessModel) -> None:
-    """Each token once, its window's first token being the last one before: 60 tokens are windows of 24, 24 and 12."""
+    """Each token is scored once: 60 tokens in windows of 24, 24 and 12, each after as many tokens as fit."""
     tokens = torch.randint(1, 27, (60,), generator=torch.Generator().manual_seed(0)).tolist()
     texts = [Letters().decode(tokens), "short", ""]
     windows = [([0], tokens[:24]), (tokens[23:24], tokens[24:48]), (tokens[35:48], tokens[48:])]
@@ -107,7 +107,7 @@ def test_generation_up_to_a_stop_sequence(pair: Pair, harness: HarnessModel) -> 
     assert until == [text.split(stop)[0] for text in plain] != plain
 
 
-def test_repeated_requests_draw_anew_and_the_same_each_time(harness: HarnessModel) -> None:
+def test_repeated_requests_have_different_but_reproducible_texts(harness: HarnessModel) -> None:
     arguments = {"max_gen_toks": 8, "do_sample": True, "temperature": 2.0, "top_k": 20, "top_p": 0.95, "until": []}
     requests = [request("how", arguments)] * 3
     first, again = (harness.generate_until(requests, disable_tqdm=True) for _ in range(2))
@@ -127,7 +127,7 @@ def test_repeated_requests_draw_anew_and_the_same_each_time(harness: HarnessMode
         ({"num_beams": 4, "max_gen_toks": 1}, ["num_beams=4", "--gen_kwargs"]),
     ],
 )
-def test_refused_generation_settings(harness: HarnessModel, arguments: dict, names: list) -> None:
+def test_bad_generation_settings_are_refused(harness: HarnessModel, arguments: dict, names: list) -> None:
     with refused(*names):
         harness.generate_until([request("how", arguments)], disable_tqdm=True)
 
@@ -142,7 +142,7 @@ def test_a_continuation_longer_than_the_model_is_refused(harness: HarnessModel) 
         harness.loglikelihood([request("a", "b" * 25)], disable_tqdm=True)
 
 
-def test_one_process_is_all_of_them(harness: HarnessModel) -> None:
+def test_a_single_process_gathers_only_itself(harness: HarnessModel) -> None:
     assert (harness.rank, harness.world_size) == (0, 1)
     assert harness.all_gather(torch.tensor(3)).tolist() == [3]
     assert harness.gather_object({"a": 1}) == [{"a": 1}]
@@ -151,7 +151,7 @@ def test_one_process_is_all_of_them(harness: HarnessModel) -> None:
 
 
 def test_lm_eval_scores_a_model_in_training(pair: Pair) -> None:
-    """A task of its own, no checkpoint: accuracy and perplexity are those of the figures that the model gives."""
+    """A custom task without a checkpoint: lm-eval's perplexity follows from the log-likelihoods of the model."""
     from datasets import Dataset
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager

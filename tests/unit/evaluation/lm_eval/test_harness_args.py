@@ -1,4 +1,4 @@
-"""How lm-eval's own command opens a model of ours."""
+"""Arguments with which lm-eval's own command opens one of our models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.reference.plain_gpt import PlainConfig
 from tests.support_errors import refused
 
 
-def test_model_args_and_what_lm_eval_asks_for() -> None:
+def test_model_args_and_the_arguments_of_lm_eval() -> None:
     args = HarnessArgs.read(
         {"pretrained": "runs/dense", "tensor_model_parallel_size": 2, "batch_tokens": 99},
         {"batch_size": 8, "max_batch_size": None, "device": "cuda:0"},
@@ -45,7 +45,7 @@ def test_model_args_and_what_lm_eval_asks_for() -> None:
         ({"pretrained": "x"}, {"device": "mps"}, ["--device", "mps", "cuda"]),
     ],
 )
-def test_refused_arguments(model_args: dict, asked: dict, names: list) -> None:
+def test_bad_arguments_are_refused(model_args: dict, asked: dict, names: list) -> None:
     with refused(*names):
         HarnessArgs.read(model_args, asked)
 
@@ -56,7 +56,7 @@ def test_flags_need_no_torch() -> None:
 
 
 def test_lm_eval_opens_a_model_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As ``lm_eval --model megatron-ltd --model_args pretrained=...`` does; the processes are left at the end."""
+    """``lm_eval --model megatron-ltd --model_args pretrained=...`` does this; process groups are destroyed at exit."""
     pytest.importorskip("lm_eval")
     from lm_eval.api.registry import get_model
     from torch import distributed as dist

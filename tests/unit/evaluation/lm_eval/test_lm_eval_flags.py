@@ -30,13 +30,13 @@ def test_flags_are_read_as_by_lm_eval(command: str) -> None:
     theirs = vars(HarnessCLI()._parser.parse_args(["run", *command.split()]))
     expected = {name: value for name, value in theirs.items() if value is not None and name not in ("command", "func")}
     if len(ours.get("seed", [])) == 1:
-        ours["seed"] *= 4  # lm-eval's EvaluatorConfig does it too
+        ours["seed"] *= 4  # lm-eval's EvaluatorConfig repeats a single seed
     if "samples" in ours:
-        ours["samples"] = json.loads(ours["samples"])  # and this
+        ours["samples"] = json.loads(ours["samples"])  # EvaluatorConfig parses this too
     assert ours == expected
 
 
-def test_every_flag_of_lm_eval_is_there() -> None:
+def test_every_flag_of_lm_eval_exists() -> None:
     from lm_eval._cli.harness import HarnessCLI
 
     theirs = set(HarnessCLI()._subparsers.choices["run"]._option_string_actions)
@@ -44,7 +44,7 @@ def test_every_flag_of_lm_eval_is_there() -> None:
 
 
 @pytest.mark.parametrize("mode", ["true", "refresh", "delete"])
-def test_the_cache_is_asked_for_as_by_lm_eval(mode: str) -> None:
+def test_cache_arguments_equal_lm_evals(mode: str) -> None:
     from lm_eval._cli.utils import request_caching_arg_to_dict
 
     assert cache_arguments(mode) == request_caching_arg_to_dict(mode)

@@ -1,4 +1,4 @@
-"""Tasks as lm-eval loads them: what cannot be downloaded, and processes that would have nothing to score."""
+"""Loading of lm-eval's tasks: errors of downloads, and more processes than samples."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support_tasks import BOOLQ, LAMBADA, write_task_data
 NAMES = ["lambada_openai", "boolq"]
 
 
-def test_no_internet_is_reported_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error is the one that ``datasets`` raises."""
+def test_a_failed_download_is_reported_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in raises the error that ``datasets`` raises without a network."""
 
     def unreachable(*_: object, **__: object) -> None:
         raise ConnectionError("Couldn't reach 'someone/something' on the Hub (OfflineModeIsEnabled)")
@@ -41,7 +41,7 @@ def test_no_internet_is_reported_in_a_line(tmp_path: Path, monkeypatch: pytest.M
         (2, None, {"boolq": [2]}, ["--tasks boolq", 1, 2]),
     ],
 )
-def test_each_process_has_an_example(
+def test_each_process_needs_a_sample(
     tmp_path: Path, num_processes: int, limit: float | None, samples: dict[str, list[int]] | None, names: list | None
 ) -> None:
     assert len(LAMBADA) == 5

@@ -1,7 +1,7 @@
-"""Files in the formats in which the data sets are published, with invented content, and what lm-eval must ask of them.
+"""Files with invented content in the formats in which data sets are published, and the requests that lm-eval must send.
 
-``contexts`` of a case are the prompts of its first record and what each is continued with, written out by hand from the
-tasks' official descriptions; ``gold`` the indices of the right ones.
+``asked`` of a case holds the prompts and continuations of its first record, written by hand from the tasks' official
+descriptions; ``gold`` holds the indices of the right ones.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Published:
-    """One task's files and flags, and the first questions that come of them."""
+    """The files and flags of one task, and the requests that follow from its first record."""
 
     files: dict[str, bytes]
     flags: tuple[str, ...]
-    """Of tools/prepare_tasks.py, file names relative to the folder of the files."""
+    """Flags of tools/prepare_tasks.py, with file names relative to the folder of the files."""
     asked: tuple[tuple[str, str], ...]
-    """(context, continuation) of the first record."""
+    """The pairs (context, continuation) of the first record."""
     gold: tuple[int, ...] = (0,)
 
     def write(self, folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Names, files and splits found by reading text, against lm-eval's own index of parsed files."""
+"""Names, files and splits of tasks, found without parsing all files, against lm-eval's own index."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support_errors import refused
 
 pytest.importorskip("lm_eval")
 FOLDERS = ("glue", "super_glue", "arc", "anli", "race", "truthfulqa", "paloma", "kbl/knowledge", "mmlu/default")
-"""Groups, tags, tasks by including a template without a suffix, tasks by several includes."""
+"""Groups, tags, tasks that include a template without a suffix, and tasks with several includes."""
 
 
 def test_names_and_splits_are_those_of_lm_evals_index() -> None:
@@ -53,7 +53,7 @@ def test_without_lm_eval_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_code_in_a_task_file_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of lm-eval's tags alone something is known, and it names code without calling it."""
+    """Of all YAML tags only lm-eval's ``!function`` is understood, and it names code without calling it."""
     mark = tmp_path / "executed"
     hostile = f"task: mine\ntest_split: !!python/object/apply:os.mkdir ['{mark}']\n"
     (tmp_path / "mine.yaml").write_text(hostile)

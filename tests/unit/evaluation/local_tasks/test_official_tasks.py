@@ -1,4 +1,4 @@
-"""lm-eval's own tasks on local files: its prompts as written by hand, its metrics as computed here."""
+"""lm-eval's own tasks on local files: prompts against ones written by hand, metrics against ones computed here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ lm_eval = pytest.importorskip("lm_eval")
 
 
 def log_likelihood(context: str, continuation: str) -> float:
-    """Of a model that knows nothing: a number below 0, by the two texts alone."""
+    """Log-likelihood of a model without knowledge: a negative number that depends only on the two texts."""
     digest = hashlib.sha256(f"{context}\0{continuation}".encode()).digest()
     return -1.0 - int.from_bytes(digest[:4], "big") / 2**30
 
@@ -31,7 +31,7 @@ def is_greedy(context: str, continuation: str) -> bool:
 
 @pytest.fixture(scope="module")
 def score(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """``score(task_data, names)``: lm-eval's results of that model on the overlays of a folder of task data."""
+    """``score(task_data, names)`` returns lm-eval's results of that model on the overlays of a folder of task data."""
     import datasets
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
@@ -62,7 +62,7 @@ def score(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
 
 @pytest.fixture(scope="module")
 def results(score: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The whole group on the small published files, zero-shot."""
+    """Zero-shot results of the whole group on the small files of ``published.py``."""
     folder = tmp_path_factory.mktemp("paper")
     for task, published in PUBLISHED.items():
         parser = FlagParser(None)
@@ -85,7 +85,7 @@ def test_the_group_is_the_papers_tasks(results: Any) -> None:
 def test_prompts_are_the_official_ones(task: str, results: Any) -> None:
     first = results["samples"][task][0]
     asked = [tuple(arguments) for arguments in first["arguments"]]
-    if task in ("triviaqa", "wikitext"):  # nothing is given to continue with
+    if task in ("triviaqa", "wikitext"):  # requests without a continuation
         assert [arguments[0] for arguments in asked] == [context for context, _ in PUBLISHED[task].asked]
     else:
         assert asked == list(PUBLISHED[task].asked)
@@ -107,7 +107,7 @@ def test_metrics_are_computed_on_the_right_answers(task: str, results: Any) -> N
 
 def test_metrics_of_the_tasks_without_accuracy(results: Any) -> None:
     samples = results["samples"]
-    assert [sample["exact_match"] for sample in samples["triviaqa"]] == [1.0, 1.0]  # an alias, whatever its case
+    assert [sample["exact_match"] for sample in samples["triviaqa"]] == [1.0, 1.0]  # aliases in any case count
     webqs = PUBLISHED["webqs"].asked
     assert samples["webqs"][0]["exact_match"] == any(is_greedy(*asked) for asked in webqs)
     scores = [log_likelihood(*asked) for asked in PUBLISHED["record"].asked]
@@ -117,7 +117,7 @@ def test_metrics_of_the_tasks_without_accuracy(results: Any) -> None:
 
 
 def test_the_file_that_lm_eval_writes_is_read(results: Any, tmp_path: Path) -> None:
-    """Its average, from the samples' own scores: with two a task, an error is half of their difference."""
+    """The average follows from two samples a task, whose standard error is half of their difference."""
     from lm_eval.loggers import EvaluationTracker
 
     aggregated = {name: value for name, value in results.items() if name != "samples"}
@@ -138,7 +138,7 @@ def test_the_file_that_lm_eval_writes_is_read(results: Any, tmp_path: Path) -> N
 
 
 def test_real_files_are_scored(score: Callable[..., Any], shared_data: Path, tmp_path: Path) -> None:
-    """The published files beside the checkout: every one is converted, and the first of each are asked."""
+    """Every published file in the shared data is converted, and the first samples of each are scored."""
     given = {
         "hellaswag": {"validation": (str(shared_data / "hellaswag" / "hellaswag_val_full.txt.bz2"),)},
         "lambada_openai": {"test": (str(shared_data / "lambada" / "lambada_test.jsonl"),)},

@@ -1,4 +1,4 @@
-"""Overlays, and refused names and folders."""
+"""Overlays that point lm-eval's tasks to local files, and refused names and folders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def put(path: Path, *records: object) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
-def test_an_overlay_changes_nothing_but_the_data(task_data: Path, tmp_path: Path) -> None:
+def test_an_overlay_changes_only_the_data(task_data: Path, tmp_path: Path) -> None:
     from lm_eval.tasks._yaml_loader import load_yaml
 
     assert write_overlays(task_data, tmp_path / "o") == ("arc_easy", "lambada_openai")
@@ -47,7 +47,7 @@ def test_an_overlay_changes_nothing_but_the_data(task_data: Path, tmp_path: Path
     assert load_yaml(tmp_path / "o" / "arc_easy.yaml") == {**official, **changed}
 
 
-def test_splits_that_are_there_stay(task_data: Path, tmp_path: Path) -> None:
+def test_existing_splits_stay(task_data: Path, tmp_path: Path) -> None:
     put(task_data / "arc_easy" / "train.jsonl", ARC)
     write_overlays(task_data, tmp_path / "o")
     text = (tmp_path / "o" / "arc_easy.yaml").read_text()
@@ -64,12 +64,12 @@ def test_the_folder_for_lm_eval_holds_what_it_lacks(task_data: Path) -> None:
     assert not folder.exists()
     with task_folder([PAPER_GROUP]) as folder:
         assert TaskManager(include_defaults=False, include_path=str(folder)).all_groups == [PAPER_GROUP]
-        assert importlib.import_module("lm_eval.tasks.super_glue.record.util")  # imports what transformers 5 lacks
+        assert importlib.import_module("lm_eval.tasks.super_glue.record.util")  # needs what transformers 5 lacks
     with pytest.raises(UserError, match="no data for piqa"), task_folder(["piqa"], task_data):
         pass
 
 
-def test_names_that_can_be_asked_for(task_data: Path, tmp_path: Path) -> None:
+def test_valid_names_are_accepted(task_data: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("task: mine")
     check_tasks(["hellaswag", "mmlu_anatomy", "mmlu", "ai2_arc", PAPER_GROUP, "arc_*", str(file)])
@@ -91,7 +91,7 @@ def test_unknown_names_are_refused_with_the_closest(name: str, closest: str, tas
             check_tasks(["hellaswag", name], folder)
 
 
-def test_data_that_is_missing_is_named(task_data: Path) -> None:
+def test_missing_data_are_named(task_data: Path) -> None:
     with pytest.raises(UserError, match=f"no data for piqa in --task-data {task_data} .*: arc_easy, lambada_openai$"):
         check_tasks(["piqa", "arc_easy"], task_data)
     with pytest.raises(UserError, match="no data for hellaswag, triviaqa, webqs, winogrande, .* record, wikitext in"):
@@ -117,7 +117,7 @@ BAD_RECORDS = {
 
 
 @pytest.mark.parametrize("case", BAD_RECORDS)
-def test_records_in_another_shape(case: str, task_data: Path, tmp_path: Path) -> None:
+def test_records_in_another_format_are_refused(case: str, task_data: Path, tmp_path: Path) -> None:
     record, message = BAD_RECORDS[case]
     put(task_data / "lambada_openai" / "test.jsonl", LAMBADA, record)
     found = _refused(task_data, tmp_path)

@@ -23,7 +23,7 @@ BLOCK = "Baking: A man kneads dough. he\n1\nsings.\nbakes it.\nleaves.\nsits.\n"
 
 
 def converted(tmp_path: Path, task: str, content: bytes, name: str = "f.jsonl", split: str = "validation") -> Any:
-    """The records that a file becomes, and what was said of it."""
+    """The records into which a file is converted, and the remarks about it."""
     path = tmp_path / name
     path.write_bytes(content)
     prepared = prepare(PrepareConfig(task=task, output_dir=str(tmp_path / "out"), **{split: (str(path),)}))
@@ -42,7 +42,7 @@ def test_hellaswags_text_layout(tmp_path: Path) -> None:
     assert remarks == {"come without ctx_a and ctx_b: cut at the last sentence's end": 2}
 
 
-def test_boolq_of_google_gets_its_title(tmp_path: Path) -> None:
+def test_boolq_of_google_gets_its_title_in_the_passage(tmp_path: Path) -> None:
     google = [
         {"question": "is tea hot", "title": "Tea", "passage": "Tea is made hot.", "answer": True},
         {"question": "is ice hot", "passage": "Ice is cold.", "answer": False},
@@ -60,7 +60,7 @@ def test_rte_of_super_glue(tmp_path: Path) -> None:
     assert records == [{"sentence1": "Ann spoke.", "sentence2": "Ann sang.", "label": 1}]
 
 
-def test_wikitext_without_rare_words_is_noted(tmp_path: Path) -> None:
+def test_wikitext_with_unk_tokens_gets_a_remark(tmp_path: Path) -> None:
     records, remarks = converted(tmp_path, "wikitext", b" \n = A = \n \n <unk> . \n", "wiki.test.tokens", "test")
     assert records == [{"page": " = A = \n \n <unk> . \n"}]
     assert list(remarks.values()) == [1] and 'hold "<unk>"' in next(iter(remarks))
@@ -72,7 +72,7 @@ def test_byte_order_mark_line_ends_and_empty_lines(tmp_path: Path) -> None:
     assert [record["text"] for record in records] == ["one two", "line\u2028end here"]
 
 
-def test_where_the_data_came_from_is_kept(tmp_path: Path) -> None:
+def test_the_source_of_the_data_is_recorded(tmp_path: Path) -> None:
     content = lines({"text": "one two"})
     converted(tmp_path, "lambada_openai", content, split="test")
     source = json.loads((tmp_path / "out" / "lambada_openai" / "source.json").read_text())
@@ -151,14 +151,14 @@ def test_archives_and_labels(tmp_path: Path) -> None:
     _refused(tmp_path, "piqa", "v.lst: expected the file that the labels belong to before them", validation=files[1:])
 
 
-def test_splits_that_the_task_lacks_or_needs(tmp_path: Path) -> None:
+def test_wrong_or_missing_splits_are_refused(tmp_path: Path) -> None:
     _refused(tmp_path, "arc_easy", "ARC-Easy-Test.jsonl, or ARC-V1")
     _refused(tmp_path, "hellaswag", "--test t: ", test=("t",))
     _refused(tmp_path, "boolq", "--validation: gone: cannot be read (No such file", validation=("gone",))
 
 
-def test_a_folder_that_exists_is_refused_and_left(repository: Path, tmp_path: Path) -> None:
-    """The whole command: one line, exit status 2, nothing overwritten."""
+def test_an_existing_folder_is_refused_and_unchanged(repository: Path, tmp_path: Path) -> None:
+    """The command prints one line, exits with status 2 and overwrites nothing."""
     (tmp_path / "f.jsonl").write_bytes(lines(*BOOLQ))
     tool = [sys.executable, str(repository / "tools" / "prepare_tasks.py"), "--task", "boolq", "--output-dir", "d"]
     environment = {"PYTHONPATH": str(repository)}
@@ -183,7 +183,7 @@ def test_a_folder_that_exists_is_refused_and_left(repository: Path, tmp_path: Pa
     assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["boolq"]
 
 
-def test_flags_that_are_missing() -> None:
+def test_missing_flags_are_refused() -> None:
     with refused("--task", "hellaswag"):
         PrepareConfig()
     with refused("--output-dir"):

@@ -1,4 +1,4 @@
-"""SQuAD's metrics by hand, and where lm-eval finds them."""
+"""SQuAD's metrics against values computed by hand, and their import by lm-eval."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from megatron.ltd.evaluation.local_tasks.squad_metrics import compute_exact, com
         ("the", "cat", 0, 0.0),
     ],
 )
-def test_by_hand(gold: str, predicted: str, exact: int, f1: float) -> None:
+def test_metrics_equal_values_by_hand(gold: str, predicted: str, exact: int, f1: float) -> None:
     assert (compute_exact(gold, predicted), compute_f1(gold, predicted)) == (exact, pytest.approx(f1))
 
 

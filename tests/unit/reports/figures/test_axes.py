@@ -1,4 +1,4 @@
-"""Where the places of a run lie on each axis, against counts made by hand."""
+"""Positions of a run's steps and evaluations on each axis, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megatron.ltd.reports.metrics import read_history
 
 
 def test_every_axis_counts_what_the_run_logged(write_run, train) -> None:
-    """3 steps of 16 tokens and 24 layer tokens in 2 layers; 30 FLOPs and 2 seconds each."""
+    """The run has 3 steps, each of 16 tokens, 24 layer tokens in 2 layers, 30 FLOPs and 2 seconds."""
     history = read_history(write_run("run", *(train(step) for step in (1, 2, 3))), "run")
     assert {name: list(axis.values(history)) for name, axis in AXES.items()} == {
         "steps": [0, 1, 2, 3],
@@ -27,7 +27,7 @@ def test_a_log_that_begins_in_the_middle_does_not_begin_at_zero(write_run, train
     assert list(AXES["flops"].values(history)) == [0, 30, 60]
 
 
-def test_an_evaluation_lies_after_the_last_step_before_it(write_run, train) -> None:
+def test_an_evaluation_is_drawn_at_the_last_step_before_it(write_run, train) -> None:
     history = read_history(write_run("run", *(train(step) for step in (1, 2, 3))), "run")
     assert list(places_of(history, [{"iteration": step} for step in (0, 2, 3)])) == [0, 2, 3]
 

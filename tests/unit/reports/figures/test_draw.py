@@ -1,4 +1,4 @@
-"""The figures: what is drawn is what the runs logged."""
+"""The figures show what the runs logged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def validation(step: int, **measures: float | None) -> dict[str, object]:
     return {"kind": "validation", "iteration": step, "loss": 7.0 - step, "perplexity": 1.0, **measures}
 
 
-def test_losses_are_the_runs_own(write_run, train) -> None:
+def test_drawn_losses_equal_the_logged_ones(write_run, train) -> None:
     lines = [train(step, loss=10.0 - step, seconds=3.0, flops=10**9) for step in (1, 2, 3, 4)]
     history = read_history(write_run("run", *lines, *(validation(step) for step in (0, 2, 4))), "run")
     over_flops, over_seconds = draw_losses([history]).axes
@@ -36,7 +36,7 @@ def titles(figure) -> list[str]:
     return [frame.get_title(loc="left") for frame in figure.axes if frame.axison and frame.get_title(loc="left")]
 
 
-def test_panels_are_those_that_some_run_has_values_for(write_run, train) -> None:
+def test_there_is_a_panel_for_every_quantity_that_some_run_has(write_run, train) -> None:
     dense_lines = [{**train(step, flops=40), "kept_tokens": 8} for step in (1, 2)]
     dropped_lines = [
         {**train(step, flops=20 * step), "depth": 1.5, "loss": None if step == 2 else 5.0} for step in (1, 2)
@@ -65,7 +65,7 @@ def test_panels_are_those_that_some_run_has_values_for(write_run, train) -> None
         assert len([frame for frame in figure.axes if frame.axison]) == len(panels) * len(axes)
 
 
-def test_the_same_figure_is_the_same_file(tmp_path: Path, write_run, train) -> None:
+def test_equal_figures_are_equal_files(tmp_path: Path, write_run, train) -> None:
     history = read_history(write_run("run", train(1), train(2)), "run")
     for suffix, start in ((".png", b"\x89PNG\r\n\x1a\n"), (".pdf", b"%PDF"), (".svg", b"<?xml")):
         content = rendered(draw([history], panels_of([history]), ("steps",)), suffix)
@@ -76,7 +76,7 @@ def test_the_same_figure_is_the_same_file(tmp_path: Path, write_run, train) -> N
 
 
 @pytest.mark.parametrize("name", ["_old", "$x", r"cost $\frac 5$ & <more>"])
-def test_any_name_is_drawn_as_it_is(name: str, write_run, train) -> None:
+def test_any_name_is_drawn_literally(name: str, write_run, train) -> None:
     history = RunHistory(name, {}, (train(1),), ())
     figure = draw_losses([history])
     rendered(figure, ".svg")
@@ -84,8 +84,8 @@ def test_any_name_is_drawn_as_it_is(name: str, write_run, train) -> None:
     assert text.get_text().strip().replace(r"\$", "$") == name
 
 
-def test_a_run_of_many_steps_is_a_small_figure_in_little_time(train) -> None:
-    """100,000 steps; the peak that one of many evaluations saw is there."""
+def test_the_figure_of_a_long_run_is_small_and_fast(train) -> None:
+    """The run has 100,000 steps, and the peak of a single one of its 5,000 evaluations is still drawn."""
     steps = tuple(train(step, loss=5.0 + step % 7) for step in range(1, 100_001))
     losses = [2.0] * 5000
     losses[1234] = 9.0
@@ -99,14 +99,14 @@ def test_a_run_of_many_steps_is_a_small_figure_in_little_time(train) -> None:
     assert (20 * 1234 / 1e3, 9.0) in list(zip(*held_out.get_data(), strict=True))
 
 
-def test_colours_repeat_only_with_another_dash(train) -> None:
+def test_colours_repeat_only_with_another_line_style(train) -> None:
     histories = [RunHistory(f"run {number}", {}, (train(1),), ()) for number in range(8)]
     handles = draw_losses(histories).legends[0].legend_handles
     looks = [(handle.get_color(), handle.get_linestyle()) for handle in handles]
     assert len(set(looks)) == 8 and len({colour for colour, _ in looks}) == 6
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path: Path, train, monkeypatch) -> None:
+def test_plots_that_cannot_be_written_are_refused(tmp_path: Path, train, monkeypatch) -> None:
     (tmp_path / "file").touch()
     with refused(f"--plot {tmp_path / 'file' / 'a.png'}", "File exists"):
         save(draw_losses([RunHistory("run", {}, (train(1),), ())]), "--plot", tmp_path / "file" / "a.png")
@@ -116,7 +116,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path, train, monkeypatch) -> 
 
 
 def test_a_legend_of_long_names_stays_inside_the_figure(train) -> None:
-    """At the width that the names take where they are drawn."""
+    """The width is measured on the rendered figure."""
     histories = [
         RunHistory(f"random-ltd-constant-lr-by-steps-seed{number}", {}, (train(1),), ()) for number in range(9)
     ]

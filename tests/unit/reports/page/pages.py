@@ -1,4 +1,4 @@
-"""What a test sees of an HTML page: whether it is well-formed, its text, and what it would load."""
+"""A parser of HTML pages for tests: it checks the structure, and collects the text and what a page would load."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LOADING = {"src", "href", "xlink:href", "srcset", "data", "action", "poster", "
 
 
 class Page(HTMLParser):
-    """Parses a page, and fails where an element is not closed in its order or an id stands twice."""
+    """Parses a page, and fails if elements are not nested properly or an id is used twice."""
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)

@@ -1,4 +1,4 @@
-"""The page of logs that hold less than today's."""
+"""Pages of unusual logs: ones with few fields, non-finite values, or hostile text."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from megatron.ltd.reports.page.build import report
 from tests.unit.reports.page.pages import Page
 
 
-def test_a_bare_log_has_a_page_too(write_run, train) -> None:
-    """Without a run line, and with no field in a step but those that every version has written."""
+def test_a_minimal_log_has_a_page(write_run, train) -> None:
+    """The log has no run line, and its steps have only the fields that every version has written."""
     folder = write_run("run")
     fields = (
         "kind iteration loss consumed_tokens consumed_layer_tokens step_flops dense_step_flops step_seconds".split()
@@ -25,7 +25,7 @@ def test_a_bare_log_has_a_page_too(write_run, train) -> None:
     assert "Flags" not in page.text and "1 - 2 - - 32 48" in page.text
 
 
-def test_an_evaluation_that_was_not_finite_is_shown(write_run, train) -> None:
+def test_a_non_finite_evaluation_is_shown(write_run, train) -> None:
     lines = [train(1), {"kind": "validation", "iteration": 1, "loss": None, "perplexity": None, "f1": 0.5}]
     page = Page(report(read_history(write_run("run", *lines), "run"), None, [], ("steps",)))
     assert "loss, held-out, step 1 not finite" in page.text and "f1, held-out, step 1 0.5000" in page.text
@@ -41,8 +41,8 @@ def test_an_evaluation_that_was_not_finite_is_shown(write_run, train) -> None:
         "<b>&amp;",
     ],
 )
-def test_nothing_in_a_log_becomes_part_of_the_page(hostile: str, write_run, train) -> None:
-    """The drawing has the names of scores and measures too: as text, in its label, in its comments."""
+def test_text_of_a_log_is_escaped_on_the_page(hostile: str, write_run, train) -> None:
+    """The figure also holds names of scores and metrics: as text, in its label and in its comments."""
     config = {"model": {hostile: hostile}, hostile: {hostile: [hostile]}, "methods": {hostile: {hostile: 1}}}
     start = {
         "kind": "run", "resumed_at": 0, "config": config, "versions": {hostile: hostile}, "data": {hostile: [hostile]},

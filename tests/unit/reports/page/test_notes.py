@@ -1,4 +1,4 @@
-"""What a reader is warned of."""
+"""Notes on the page that warn the reader of unusual runs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_resumes_and_their_changes_are_noted(train) -> None:
     )  # fmt: skip
 
 
-def test_values_that_are_not_finite_and_missing_steps_are_noted(write_run, train) -> None:
+def test_non_finite_values_and_missing_steps_are_noted(write_run, train) -> None:
     lines = [{**train(step), "grad_norm": 1.0} for step in (11, 12, 13, 15, 17, 18)]
     for place in (1, 2, 4):
         lines[place] |= {"loss": None, "grad_norm": None}
@@ -64,7 +64,7 @@ def test_values_that_are_not_finite_and_missing_steps_are_noted(write_run, train
         assert_names(note, *names)
 
 
-def test_many_places_are_counted_not_listed(train) -> None:
+def test_long_lists_of_steps_are_shortened(train) -> None:
     lines = [{**train(step), "kept_tokens": 8, "loss": None if step % 2 else 1.0} for step in range(1, 41)]
     (_, note) = notes(history(*lines, first=about("--train-iters", "50", num_steps=50)))
     assert_names(note, "20 times", "step 1, 3, 5, 7, 9, 11, 13, 15, and 12 more")

@@ -1,4 +1,4 @@
-"""The plan beside the run: its rows, its totals at any step, and whether the run kept it."""
+"""A run's plan file: its rows, its totals after any step, and whether the run followed it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support_errors import refused
 
 
 def stage(first_step: int, num_steps: int, kept_tokens: int, flops: int) -> dict[str, object]:
-    """Steps of 2 samples of 8 tokens in 2 layers; the conftest's, where 4 tokens are kept in 30 of 40 FLOPs."""
+    """A stage of the conftest's steps: 2 samples, 8 tokens, 2 layers; with 4 kept tokens, 30 of 40 dense FLOPs."""
     return {
         "first_step": first_step, "num_steps": num_steps, "global_batch_samples": 2, "kept_tokens": [8, kept_tokens],
         "keep_probability": [1.0, 1.0], "tokens": 16 * num_steps, "layer_tokens": 2 * (8 + kept_tokens) * num_steps,
@@ -75,7 +75,7 @@ def test_totals_after_any_step(plan) -> None:
 
 def test_a_run_that_did_not_follow_its_plan(plan, train) -> None:
     assert plan.left_by(history(train, 1, 2, 3)) is None
-    assert plan.left_by(history(train, 2, 3)) is None  # FLOPs of the first step are not known
+    assert plan.left_by(history(train, 2, 3)) is None  # the FLOPs of step 1 are unknown
     assert plan.left_by(history(train, 1, 2, consumed_tokens=33)) == (
         "The run did not follow the plan in plan.json: after step 2 the plan has 32 tokens, the log 33."
     )
@@ -87,7 +87,7 @@ def test_a_run_that_did_not_follow_its_plan(plan, train) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"stages": [], "totals": {}}', '{"stages": [1], "totals": 2}'])
-def test_other_files_are_refused(content: str | None, tmp_path: Path) -> None:
+def test_files_that_are_not_a_plan_are_refused(content: str | None, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     if content is not None:
         path.write_text(content)

@@ -35,7 +35,7 @@ def test_files_become_rows(tmp_path: Path) -> None:
     ]
 
 
-def test_of_several_filters_each_has_a_row(tmp_path: Path) -> None:
+def test_each_filter_has_a_row(tmp_path: Path) -> None:
     file = write(tmp_path / "results_a.json", gsm8k={"exact_match,strict": 0.25, "exact_match,flexible": 0.5})
     assert [row[:3] for row in read_scores([str(file)])] == [
         ("gsm8k", "exact_match (strict)", "0.2500"),
@@ -43,8 +43,8 @@ def test_of_several_filters_each_has_a_row(tmp_path: Path) -> None:
     ]
 
 
-def test_of_a_task_scored_twice_the_later_counts(tmp_path: Path) -> None:
-    """In a folder by the time in the files' names, of several paths by their order; each row names its file."""
+def test_the_later_score_of_a_task_counts(tmp_path: Path) -> None:
+    """In a folder the time in the file name decides, among several paths their order; each row names its file."""
     folder = tmp_path / "model"
     newer = write(folder / "results_2026-01-02T00-00-00.json", copa={**COPA, "acc,none": 0.75})
     older = write(folder / "results_2026-01-01T00-00-00.json", copa=COPA, rte={"acc,none": 0.5})

@@ -1,4 +1,4 @@
-"""The flags of a run as its log tells them, against the command line that it was started with."""
+"""The flags that a run's log records, against the command line that started the run."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_changed_flags_are_those_that_were_typed(task: str) -> None:
     config = parse_run_config(COMMANDS[task], WORKLOADS[task])
     found = settings(json.loads(json.dumps(config.to_dict())))
     flags = {spelling for action in build_parser(WORKLOADS[task])._actions for spelling in action.option_strings}
-    of_plans = {flag_name(PlanConfig, field.name) for field in flag_fields(PlanConfig)}  # no part of a run
+    of_plans = {flag_name(PlanConfig, field.name) for field in flag_fields(PlanConfig)}  # not logged
     assert {setting.flag for setting in found} == flags - {"-h", "--help", "--config"} - of_plans
     assert {setting.flag for setting in found if setting.is_changed} == {
         word for word in COMMANDS[task] if word.startswith("--")
     }
 
 
-def test_values_are_spelled_as_they_are_typed() -> None:
+def test_values_are_shown_as_they_are_typed() -> None:
     config = json.loads(json.dumps(parse_run_config(COMMANDS["gpt"]).to_dict()))
     config["model"]["of_tomorrow"] = [1, 2]
     found = {setting.flag: setting for setting in settings(config)}

@@ -1,4 +1,4 @@
-"""The table of stages, against sums made by hand and against the plan that a run is made from."""
+"""The table of stages, against sums computed by hand and against the plan of the run."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_depth_is_shown_if_layers_are_dropped(train) -> None:
     assert dict(zip(header, rows[0], strict=True))["depth"] == "1.5"
 
 
-def test_what_the_first_step_of_a_later_log_consumed_is_not_known(train) -> None:
+def test_a_log_that_begins_later_lacks_the_tokens_of_its_first_step(train) -> None:
     _, rows = log_rows(RunHistory("run", {}, tuple(train(step) for step in (11, 12)), ()))
     assert rows[0][:5] == ["11 - 12", "2", "4", "-", "-"]
 
 
 def test_a_run_that_went_as_planned_shows_the_plan() -> None:
-    """Steps as a run logs them, and the totals of the plan at both ends of every row."""
+    """Every row of a run's logged steps equals the difference of the plan's totals at its ends."""
     shape = ModelShape(4, 8, 16, 2, 2, 4, False, 64, 64)
     config = RandomLTDConfig(random_ltd=True, ltd_min_kept_tokens=8, ltd_growth_steps=300, ltd_granularity=2)
     method = RandomLTD.build(config, ModelFacts(4, 64, 1))

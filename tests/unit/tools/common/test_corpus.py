@@ -1,4 +1,4 @@
-"""Books become a corpus: frames cut off, the end held out."""
+"""Books become a corpus: frames are removed, and the end is held out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.support_errors import refused
 from tests.unit.tools.common.made_up import book
 
 
-def test_frames_of_both_spellings_are_cut_off() -> None:
+def test_frames_of_both_spellings_are_removed() -> None:
     assert corpus.strip_frame(book("One.\r\nTwo.").replace("\r\n", "\n"), "a.txt") == "One.\nTwo."
     with refused("--data", "a.txt", "START OF THIS PROJECT GUTENBERG EBOOK"):
         corpus.strip_frame("One.\n*** END OF THIS PROJECT GUTENBERG EBOOK A ***\n", "a.txt")

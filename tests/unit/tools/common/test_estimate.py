@@ -1,4 +1,4 @@
-"""Figures over seeds against ones worked out by hand, and the p-value against the published table of Student's t."""
+"""Figures over seeds against values computed by hand, and p-values against the published table of Student's t."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_mean_and_standard_error_by_hand() -> None:
 
 
 def test_only_seeds_that_both_have_are_paired() -> None:
-    """Differences 0.1, 0.2 and 0.3 have mean 0.2 and deviation 0.1."""
+    """The paired differences 0.1, 0.2 and 0.3 have a mean of 0.2 and a standard deviation of 0.1."""
     found = paired({1: 1.1, 2: 2.2, 3: 4.3, 4: 9.0}, {3: 4.0, 1: 1.0, 2: 2.0, 5: 0.0})
     assert found is not None and found.count == 3
     assert (found.mean, found.standard_error) == (pytest.approx(0.2), pytest.approx(0.1 / math.sqrt(3)))
@@ -29,7 +29,7 @@ def test_p_values_of_the_published_table(count: int, t: float, p_value: float) -
     assert Estimate(t, None, 1).p_value is None
 
 
-def test_as_text() -> None:
+def test_estimates_as_text() -> None:
     assert text(Estimate(0.12345, 0.011, 3), 2, sign=True) == "+0.12 ± 0.01" and text(None, 2) == "-"
     assert text(Estimate(0.5, None, 1), 1, percent=True) == "50.0 %"
     assert (p_text(Estimate(0.5, None, 1)), p_text(Estimate(9.0, 0.01, 9))) == ("-", "< 0.0001")

@@ -1,4 +1,4 @@
-"""Runs of a benchmark: what they leave behind, how they are stopped, and their progress."""
+"""Runs of a benchmark: their results, how they are stopped, and their progress."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         pass
 
 
-# A run that leaves when it is asked to, and not by itself within a minute.
+# A run that exits on a signal, and not by itself within a minute.
 PATIENT = (
     "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print(flush=True); time.sleep(60)"
 )
 
 
 def specs_running(monkeypatch: pytest.MonkeyPatch, folder: Path, **scripts: str) -> list[spec.RunSpec]:
-    """Runs that are Python scripts, by variant."""
+    """Specifications of runs that are Python scripts, by variant."""
     monkeypatch.setattr(runs, "command_of", lambda run: ["-c", scripts[run.variant]])
     return [spec.RunSpec(name, 1, 3, 30, folder / name, ()) for name in scripts]
 

@@ -1,4 +1,4 @@
-"""The evidence from books to page and picture, with toy models."""
+"""The evidence benchmark from books to page and figure, with tiny models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOY_PLAN = """\
 
 @pytest.fixture(scope="module")
 def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two books of Python's own help."""
+    """Two books made from Python's help topics."""
     folder, names = tmp_path_factory.mktemp("books"), sorted(topics)
     for number in (0, 1):
         text = "\n\n".join(topics[name] for name in names[number::2])
@@ -35,7 +35,7 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_quick_run_from_books_to_page(repository: Path, tmp_path: Path, books: Path) -> None:
-    """A record for each run, a page and a picture; what has a record is not run again."""
+    """Each run gets a record, then a page and a figure are written; runs with a record are not repeated."""
     plan = tmp_path / "plan.yaml"
     plan.write_text(TOY_PLAN)
     command = [sys.executable, str(repository / "tools/benchmark/evidence.py"), "--quick", "--data", str(books)]
@@ -64,7 +64,7 @@ def test_a_quick_run_from_books_to_page(repository: Path, tmp_path: Path, books:
     assert "--part Z: the plan has no such part; give some of A C" in refusal and refusal.count("\n") == 1
 
 
-def test_the_page_says_what_pays_and_with_which_certainty() -> None:
+def test_the_page_says_which_methods_pay_off_and_how_certain_that_is() -> None:
     shares = ((1.0, "dense"), (0.8, "dense@blocks16"), (0.5, "dense*0.5"))
     records = [dense(seed, share, name) for seed in (1, 2, 3) for share, name in shares]
     for seed, noise in ((1, 0.0), (2, 1e-3), (3, -1e-3)):
@@ -77,8 +77,8 @@ def test_the_page_says_what_pays_and_with_which_certainty() -> None:
     assert "| blocks16 - single | -0.1527 ± 0.0012 | < 0.0001 |" in page
 
 
-def test_the_committed_page_is_what_the_records_say(repository: Path) -> None:
-    """The same tables, made anew, but for the line that counts the plan."""
+def test_the_committed_page_agrees_with_the_records(repository: Path) -> None:
+    """The page made again from the committed records is equal to the committed one."""
     results = repository / "tools/benchmark/results"
     found = read_records(results / "evidence.jsonl")
     planned = list({run.key: run for run in planned_runs(PLAN)}.values())

@@ -1,4 +1,4 @@
-"""The plan of the evidence: every run is a run of the product, and every record is a run of the plan."""
+"""The plan of the evidence: every run has valid flags, and every record belongs to a run of the plan."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def runs() -> list[Run]:
     return list({run.key: run for run in planned_runs(PLAN)}.values())
 
 
-def test_shares_are_those_of_the_sequence_and_of_the_steps() -> None:
+def test_flags_of_an_arm_scale_with_sequence_length_and_steps() -> None:
     flags = arm_flags("blocks16", 256, 900)
     assert flags[flags.index("--ltd-min-kept-tokens") + 1] == "64"
     assert flags[flags.index("--ltd-growth-steps") + 1] == "600"
@@ -27,7 +27,7 @@ def test_shares_are_those_of_the_sequence_and_of_the_steps() -> None:
     assert arm_flags("layer-drop", 256, 900)[-1] == "0.111111"
 
 
-def test_every_run_is_one_of_the_product_and_has_a_name_of_its_own(runs: list[Run]) -> None:
+def test_every_run_has_valid_flags_and_a_unique_name(runs: list[Run]) -> None:
     assert len({run.name for run in runs}) == len(runs)
     for run in {(run.setting.name, run.arm): run for run in runs}.values():
         config = parse_run_config((*DATA, *run.flags))
@@ -45,7 +45,7 @@ def test_shorter_dense_runs_take_the_flops_of_their_arm(runs: list[Run]) -> None
         assert abs(missing) <= run.plan.dense_flops(1) / 2
 
 
-def test_quick_runs_are_toys_of_every_arm(runs: list[Run]) -> None:
+def test_quick_runs_are_tiny_runs_of_every_arm(runs: list[Run]) -> None:
     toys = quick(runs)
     assert {(toy.setting.name, toy.arm) for toy in toys} == {(run.setting.name, run.arm) for run in runs}
     for toy in toys:
@@ -53,8 +53,8 @@ def test_quick_runs_are_toys_of_every_arm(runs: list[Run]) -> None:
         assert parse_run_config((*DATA, *toy.flags)).model.seq_length == toy.setting.seq_length
 
 
-def test_records_are_of_the_plan_and_of_its_flags(runs: list[Run], repository: Path) -> None:
-    """What a key stands for does not drift, and neither do the FLOPs that the figures rest on."""
+def test_records_agree_with_the_plan_and_its_flags(runs: list[Run], repository: Path) -> None:
+    """The run that a key stands for does not change, and neither do the FLOPs on which the figures are based."""
     by_key = {run.key: run for run in runs}
     records = read_records(repository / "tools/benchmark/results/evidence.jsonl")
     assert records
@@ -66,7 +66,7 @@ def test_records_are_of_the_plan_and_of_its_flags(runs: list[Run], repository: P
         assert record.flops == run.plan.flops(run.steps) and record.layer_tokens == run.plan.layer_tokens(run.steps)
 
 
-def test_what_the_plan_has_not_is_refused(tmp_path: Path) -> None:
+def test_parts_and_arms_outside_the_plan_are_refused(tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text("- {part: A, setting: s256, arms: [none-such], seeds: [1]}\n")
     with pytest.raises(UserError, match="--part Z: the plan has no such part; give some of A"):

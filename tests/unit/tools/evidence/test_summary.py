@@ -16,7 +16,7 @@ DENSE = [
 
 
 def arm(name: str, eta: float, cost: float, *noise: float, lr: float = 3e-3) -> list[Record]:
-    """An arm that reaches what dense reaches after ``eta`` of the steps."""
+    """Records of an arm that reaches the dense loss at a share ``eta`` of the steps, plus noise for each seed."""
     return [
         record(name, seed, dense_loss(eta, seed) + error, cost=cost, lr=lr) for seed, error in enumerate(noise, start=1)
     ]
@@ -27,13 +27,13 @@ def test_eta_is_the_share_of_dense_steps_with_the_same_loss() -> None:
     blocks = setting["s256"].summary("blocks16")
     assert blocks.eta is not None and blocks.eta.mean == pytest.approx(0.9) and blocks.cost == pytest.approx(0.8)
     assert blocks.difference is not None and blocks.difference.mean == pytest.approx(dense_loss(0.9) - dense_loss(1))
-    slow = setting["s256"].summary("slow")  # beyond the shortest dense run
+    slow = setting["s256"].summary("slow")  # below the shortest dense run, so extrapolated
     assert slow.eta is not None and slow.eta.mean == pytest.approx(0.3)
     better = by_setting([*DENSE, *arm("a", 1.1, 0.8, 0.0, 0.0, 0.0)])["s256"].summary("a")
     assert better.eta is not None and better.eta.mean == pytest.approx(1.1)
 
 
-def test_equal_flops_are_those_of_the_dense_run_planned_for_them() -> None:
+def test_equal_flops_compares_with_the_dense_run_planned_for_the_arm() -> None:
     setting = by_setting([*DENSE, *arm("blocks16", 0.9, 0.8, 0.01, 0.0, -0.01), *arm("other", 0.9, 0.7, 0.0, 0.0, 0.0)])
     blocks = setting["s256"].summary("blocks16")
     assert blocks.at_equal_flops is not None
@@ -42,8 +42,8 @@ def test_equal_flops_are_those_of_the_dense_run_planned_for_them() -> None:
     assert setting["s256"].summary("other").at_equal_flops is None
 
 
-def test_each_arm_is_taken_at_its_best_learning_rate_over_shared_seeds() -> None:
-    """The high rate is worse for the arm on seed 1, which both have; a lucky third seed has no say."""
+def test_each_arm_is_compared_at_its_best_rate_over_shared_seeds() -> None:
+    """On seed 1, which both rates have, the high rate is worse; its low loss on an unshared seed does not count."""
     records = [*DENSE, dense(1, 0.9, "dense", 6e-3), *arm("blocks16", 0.9, 0.8, 0.0, 0.0)]
     records += arm("blocks16", 0.95, 0.8, 0.2, lr=6e-3) + [record("blocks16", 9, 1.0, cost=0.8, lr=6e-3)]
     setting = by_setting(records)["s256"]
@@ -52,7 +52,7 @@ def test_each_arm_is_taken_at_its_best_learning_rate_over_shared_seeds() -> None
     assert setting.arms == ["dense", "blocks16"]
 
 
-def test_one_length_of_dense_gives_no_eta() -> None:
+def test_a_single_dense_length_gives_no_eta() -> None:
     setting = by_setting([dense(1), *arm("blocks16", 0.9, 0.8, 0.0)])["s256"]
     assert setting.dense_curve is None and setting.summary("blocks16").eta is None
     assert by_setting(arm("blocks16", 0.9, 0.8, 0.0)) == {}

@@ -1,7 +1,7 @@
-"""What every test shares: few threads, and the paths of the checkout.
+"""Settings and fixtures that all tests share.
 
-Warnings that third parties emit on import are filtered in pyproject.toml, each by its message; here is nothing to add
-them to. Threads are set before torch starts its pool: the tests are many small operations, and several processes.
+Warnings that third-party packages emit on import are filtered by message in pyproject.toml, not here. The number of
+threads is set before torch creates its thread pool, because the tests run many small operations in several processes.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Hugging Face's libraries are used with local files only: a test that would download is a mistake.
+# Hugging Face's libraries may use local files only: a test that needs a download is an error.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# On a busy machine one example may take any time; what must be fast is measured elsewhere.
+# On a busy machine one example may take arbitrarily long; speed is measured elsewhere.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
-# A shell starts background jobs with Ctrl-C ignored; the processes that tests start and interrupt would inherit that.
+# A shell starts background jobs with SIGINT ignored, which processes that tests start and interrupt would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -37,7 +37,9 @@ _OWN_TASKS = Path("/proc/self/task")
 
 @pytest.fixture(autouse=True)
 def _end_threads_of_past_runs() -> Iterator[None]:
-    """Process groups of a run are garbage in cycles after it, and their threads poll until they are collected."""
+    """Collect garbage when many threads are left: the process groups of a finished run are in reference cycles, and
+    their threads keep polling until they are collected.
+    """
     yield
     if _OWN_TASKS.is_dir() and len(list(_OWN_TASKS.iterdir())) > _THREADS_TO_COLLECT:
         gc.collect()
@@ -51,13 +53,13 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
-    """The folder of small committed inputs, ``tests/fixtures``."""
+    """The folder of small committed input files, ``tests/fixtures``."""
     return REPOSITORY / "tests" / "fixtures"
 
 
 @pytest.fixture(scope="session")
 def shared_data(repository: Path) -> Path:
-    """Public texts, vocabularies and task files, kept beside the checkout and not in it."""
+    """Public texts, vocabularies and task files, which are stored beside the checkout and are not part of it."""
     folder = repository.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there: it holds GPT-2's vocabulary, public-domain books and published task files")
@@ -65,7 +67,7 @@ def shared_data(repository: Path) -> Path:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none. torch is asked only when such a test was collected."""
+    """Skip GPU tests on a machine without a GPU. torch is imported only if such a test was collected."""
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items:
         return

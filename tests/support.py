@@ -1,4 +1,4 @@
-"""What tests of the model and of whole runs share: one process's world, models, microbatches, and runs of the product.
+"""Helpers for tests of the model and of whole runs: a world of one process, small models, microbatches, and runs.
 
 with world() as mesh:                     Megatron-Core's groups over this process, on the CPU
     stepper = build_stepper(model, mesh)  the product's model and optimizer
@@ -53,7 +53,10 @@ _TIMINGS = ("step_seconds", "tokens_per_second")
 
 
 def small_dataset(folder: Path) -> str:
-    """Prefix of 300 documents of 1 to 12 words in ``folder``, bytes as tokens: most samples hold the ends of some."""
+    """Write 300 documents of 1 to 12 words to ``folder``, tokenized as bytes, and return the dataset's prefix.
+
+    The documents are so short that most samples contain the ends of several.
+    """
     draw = random.Random(0)
     texts = [" ".join(draw.choices(_WORDS, k=draw.randint(1, 12))) for _ in range(300)]
     source = folder / "text.jsonl"
@@ -63,9 +66,9 @@ def small_dataset(folder: Path) -> str:
 
 
 def small_sentences(folder: Path) -> tuple[str, str]:
-    """Prefix of 60 documents of 1 to 9 sentences in ``folder``, and their vocabulary: words, some of two pieces.
+    """Write 60 documents of 1 to 9 sentences to ``folder``; return the dataset's prefix and the vocabulary file.
 
-    Most samples of 32 tokens end in padding.
+    Some words of the vocabulary consist of two pieces. Most samples of 32 tokens end in padding.
     """
     draw = random.Random(0)
     texts = [
@@ -82,7 +85,9 @@ def small_sentences(folder: Path) -> tuple[str, str]:
 
 
 def assert_differs(line: str, setting: str, here: str, there: str) -> None:
-    """Check that one line names the setting with this id or spelling, then its value here, then the other value."""
+    """Check that ``line`` is one line that names a setting, given as an id or a flag, then its value here, then the
+    other one.
+    """
     assert "\n" not in line
     said = [name_of(setting), here, there]
     pattern = ".*".join(rf"(?<![\w.]){re.escape(words)}(?![\w]|\.\w)" for words in said)
@@ -91,14 +96,14 @@ def assert_differs(line: str, setting: str, here: str, there: str) -> None:
 
 @contextmanager
 def world() -> Iterator[Mesh]:
-    """This process as a world of one, on the CPU."""
+    """Initialize Megatron-Core's process groups on the CPU for this process alone."""
     with initialize(ParallelConfig(device="cpu")) as mesh:
         route.install()
         yield mesh
 
 
 def small_model(**changes: Any) -> ModelConfig:
-    """Three layers without dropout, S = 16."""
+    """The configuration of a model with three layers, S = 16 and no dropout; ``changes`` replace its fields."""
     settings: dict[str, Any] = {
         "num_layers": 3, "hidden_size": 24, "ffn_hidden_size": 40, "num_attention_heads": 4, "seq_length": 16,
         "attention_dropout": 0.0, "hidden_dropout": 0.0,
@@ -107,7 +112,7 @@ def small_model(**changes: Any) -> ModelConfig:
 
 
 def random_ltd(model: ModelConfig, kept_tokens: int, seed: int = 7, **flags: Any) -> RandomLTD:
-    """random-LTD that keeps ``kept_tokens`` at step 0 and everything from step 10 on."""
+    """random-LTD that keeps ``kept_tokens`` tokens at step 0 and all tokens from step 10 on."""
     settings = {"ltd_min_kept_tokens": kept_tokens, "ltd_growth_steps": 10, "ltd_granularity": 1, **flags}
     return RandomLTD.build(
         RandomLTDConfig(random_ltd=True, **settings), ModelFacts(model.num_layers, model.seq_length, seed)
@@ -115,7 +120,7 @@ def random_ltd(model: ModelConfig, kept_tokens: int, seed: int = 7, **flags: Any
 
 
 def layer_drop(model: ModelConfig, keep_probability: float, seed: int = 1) -> LayerDrop:
-    """Layer dropping that runs every layer with one probability, at every step."""
+    """Layer dropping that runs each layer with the same probability at every step."""
     config = LayerDropConfig(
         layer_drop=True, layer_drop_theta=keep_probability, layer_drop_gamma=0.0, layer_drop_direction="rising",
         layer_drop_by_depth="uniform",
@@ -124,7 +129,7 @@ def layer_drop(model: ModelConfig, keep_probability: float, seed: int = 1) -> La
 
 
 def sublayer_scales(method: Method, microbatch: int) -> dict[int, float]:
-    """By layer number what its sublayers' outputs are multiplied by at step 0, where the layer may be dropped."""
+    """The factor of the sublayers' outputs at step 0, by layer number, for each layer that may be dropped."""
     return {
         layer: float(method.executes(0, microbatch, layer, probability)) / probability
         for layer, probability in enumerate(method.plan(0).keep_probability, start=1)
@@ -133,7 +138,7 @@ def sublayer_scales(method: Method, microbatch: int) -> dict[int, float]:
 
 
 def learned(method: Method) -> Tensor | None:
-    """Something else for each token id, or nothing where the method learns nothing."""
+    """A distinct random value for each token id, [V], as the learned state of ``method``; None if it learns nothing."""
     if not method.observes:
         return None
     return torch.rand(VOCAB_SIZE, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
@@ -146,7 +151,7 @@ def dense(model: ModelConfig) -> Dense:
 def build_core_model(
     model: ModelConfig, mesh: Mesh, recompute: RecomputeConfig | None = None, precision: PrecisionConfig | None = None
 ) -> torch.nn.Module:
-    """The product's GPT, drawn from a fixed seed."""
+    """The GPT model of the library, with weights drawn from a fixed seed."""
     from megatron.ltd.models.gpt import build_chunks
     from megatron.ltd.models.transformer import transformer_config
 
@@ -167,7 +172,7 @@ def build_stepper(
     micro_batch_size: int = 2,
     seed: int = 7,
 ) -> Any:
-    """The product's training step around a fresh model, or around ``weights``. The gradient is not clipped."""
+    """A ``Stepper`` of the library for a new model, or for one with ``weights``. Gradients are not clipped."""
     from megatron.ltd.training.objective import CausalLM
     from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
     from megatron.ltd.training.step import Stepper
@@ -185,7 +190,7 @@ def build_stepper(
 
 
 def load_weights(core_model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy ``weights`` in; every parameter must be named, and nothing else."""
+    """Copy ``weights`` into the model. They must name exactly the model's parameters."""
     parameters = dict(core_model.named_parameters())
     assert parameters.keys() == weights.keys(), parameters.keys() ^ weights.keys()
     with torch.no_grad():
@@ -194,16 +199,17 @@ def load_weights(core_model: torch.nn.Module, weights: Mapping[str, Tensor]) -> 
 
 
 def step_gradients(stepper: Any) -> dict[str, Tensor]:
-    """The gradients of the latest ``stepper.train``, by Megatron-Core's names."""
+    """The gradients of the latest ``stepper.train``, by Megatron-Core's parameter names."""
     return {name: parameter.main_grad.clone() for name, parameter in stepper.chunks[0].module.named_parameters()}
 
 
 def random_batches(
     num_batches: int, micro_batch_size: int, seq_length: int, *, documents: bool = False, seed: int = 0
 ) -> list[Batch]:
-    """Microbatches of random tokens whose loss masks hold unequal numbers of ones.
+    """Microbatches of random tokens whose loss masks contain different numbers of ones.
 
-    With ``documents`` token 0 ends a document: positions start anew after it, and documents do not see each other.
+    With ``documents``, token 0 ends a document: position ids restart after it, and documents do not attend to each
+    other.
     """
     generator = torch.Generator().manual_seed(seed)
     batches = []
@@ -246,21 +252,23 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a run in this process left behind."""
+    """The folder and the metrics of a run that has finished."""
 
     folder: Path
     lines: list[dict[str, Any]]
-    """metrics.jsonl; of an iteration that stands twice the later line, without its timings."""
+    """The records of metrics.jsonl without timings. If an iteration occurs twice, only the later record is kept."""
 
     def kind(self, kind: str) -> list[dict[str, Any]]:
         return [line for line in self.lines if line["kind"] == kind]
 
     def column(self, name: str) -> list[Any]:
-        """One field of every training step."""
+        """The values of one field over all training steps."""
         return [line[name] for line in self.kind("train")]
 
     def tensors(self, iteration: int) -> dict[str, Any]:
-        """Everything in a checkpoint of this run: weights, optimizer state, what the method has learned, by name."""
+        """All tensors of a checkpoint of this run by name: weights, optimizer state and the learned state of the
+        method.
+        """
         from megatron.core import dist_checkpointing
 
         with warnings.catch_warnings(), world():
@@ -270,13 +278,13 @@ class Finished:
 
 
 def parse(command: Sequence[str]) -> RunConfig:
-    """What a command line asks for: a script and its flags; without a script pretrain_gpt_ltd.py's."""
+    """Parse a script and its flags; without a script, the flags are those of pretrain_gpt_ltd.py."""
     script, flags = ("pretrain_gpt_ltd.py", command) if command[0].startswith("-") else (command[0], command[1:])
     return parse_run_config(flags, _TASKS[script])
 
 
 def pretrain(command: Sequence[str], folder: Path) -> Finished:
-    """Run ``command``, see ``parse``, in this process, logging to and saving in ``folder``."""
+    """Run ``command`` (see ``parse``) in this process; it logs to ``folder`` and saves checkpoints there."""
     launch(parse([*command, "--device", "cpu", "--save", str(folder)]))
     return read_run(folder)
 

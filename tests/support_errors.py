@@ -1,11 +1,12 @@
-"""Checks of what a user's mistake is answered with: one line that names flag, value or file, and exit status 2.
+"""Checks of error messages for user errors: one line that names the flag, value or file, and exit status 2.
 
     with refused("--ltd-strata 3", "--seq-length 16"):     the library, UserError
         ...
     assert_refused(status, stderr, "--lr nan")             a command line: exit status 2 and its one line
 
-The names are what a user typed and what the fix asks for, never the sentence around them: prose may get better without
-a test. Not here: a word of the sentence that alone tells two refusals apart, which a test adds as one more name.
+The names are what the user typed and what the message suggests, not the sentence around them, so that the wording can
+be improved without changing tests. Where only a word of the sentence distinguishes two errors, a test adds that word as
+a name.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from megatron.ltd.errors import UserError
 
 
 def assert_names(line: str, *names: object) -> None:
-    """Check that ``line`` is one line and has each of ``names`` as whole words: ``--lr`` is not in ``--lr-warmup``.
+    """Check that ``line`` is one line that contains each of ``names`` as whole words: ``--lr`` is not in
+    ``--lr-warmup``.
 
-    Between a flag and its value "is" may stand.
+    The word "is" may stand between a flag and its value.
     """
     assert line and "\n" not in line, f"not one line: {line!r}"
     for name in map(str, names):
@@ -32,7 +34,7 @@ def assert_names(line: str, *names: object) -> None:
 
 @contextmanager
 def refused(*names: object, error: type[Exception] = UserError) -> Iterator[pytest.ExceptionInfo[Exception]]:
-    """Check that the block raises exactly ``error``, with one line that has ``names``; see ``assert_names``."""
+    """Check that the block raises exactly ``error`` with one line that contains ``names``; see ``assert_names``."""
     with pytest.raises(error) as caught:
         yield caught
     assert caught.type is error
@@ -40,9 +42,8 @@ def refused(*names: object, error: type[Exception] = UserError) -> Iterator[pyte
 
 
 def assert_refused(status: int, stderr: str, *names: object) -> str:
-    """Check that a command ended with status 2 and one line that has ``names``; gives that line, without the program.
-
-    See ``assert_names``.
+    """Check that a command ended with status 2 and one line that contains ``names``; return it without the program's
+    name.
     """
     lines = stderr.splitlines()
     assert (status, len(lines)) == (2, 1), (status, stderr)

@@ -1,4 +1,4 @@
-"""Models of ours and of Hugging Face with the same random weights, and texts to ask them about."""
+"""Pairs of our model and Hugging Face's with the same random weights, and random texts to evaluate them on."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from tests.reference.plain_gpt import PlainConfig, PlainGPT
 from tests.support import VOCAB_SIZE, build_core_model, load_weights, small_model
 
 LENGTH = 24
-"""Tokens that the models take."""
+"""Sequence length of the models, in tokens."""
 _SEED = 4
-"""Of weights with which greedy decoding does not stay at one token."""
+"""Seed of weights with which greedy decoding does not repeat one token forever."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One model twice."""
+    """The same model in our implementation and in Hugging Face's."""
 
     ours: CausalLM
     theirs: Any
     config: ModelConfig
 
     def log_softmax(self, tokens: Any) -> Tensor:
-        """Theirs, [S, V], of one text."""
+        """Log-probabilities of Hugging Face's model for one text, [S, V]."""
         with torch.no_grad():
             return self.theirs(torch.tensor([list(tokens)])).logits[0].log_softmax(-1)
 
     def greedy(self, prompt: Any, new_tokens: int) -> list[int]:
-        """Their continuation of one prompt: greedy decoding, which no token ends."""
+        """The greedy continuation of one prompt by Hugging Face's model; no token ends it early."""
         tokens = torch.tensor([list(prompt)])
         found = self.theirs.generate(
             tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=new_tokens, do_sample=False,
@@ -46,7 +46,7 @@ class Pair:
 
 
 def gpt2_pair(mesh: Mesh) -> Pair:
-    """Learned positions, LayerNorm, GELU, tied embeddings."""
+    """A GPT-2: learned positions, LayerNorm, GELU, tied embeddings."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     plain = PlainConfig(learned_positions=LENGTH, tanh_gelu=True)
@@ -56,7 +56,7 @@ def gpt2_pair(mesh: Mesh) -> Pair:
 
 
 def llama_pair(mesh: Mesh) -> Pair:
-    """RoPE, RMSNorm, SwiGLU, two key-value heads for four heads, an output matrix of its own."""
+    """A Llama: RoPE, RMSNorm, SwiGLU, two key-value heads for four query heads, untied embeddings."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     plain = PlainConfig(groups=2, rms_norm=True, swiglu=True, bias=False, tied=False)

@@ -1,4 +1,4 @@
-"""Pickles made by hand, which a careless reader would execute."""
+"""Handmade malicious pickles, which execute code if they are read with a plain ``pickle.load``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Payload:
-    """Unpickled, it makes a folder."""
+    """An object whose unpickling creates the folder ``mark``."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -22,11 +22,13 @@ def _text(value: str) -> bytes:
 
 
 def altered_enumeration(mark: Path, harmless: bytes) -> bytes:
-    """The pickle ``harmless``, which has no WriteItemType in it, and now also makes the folder ``mark``.
+    """The pickle ``harmless``, which must not contain WriteItemType, extended so that it also creates the folder
+    ``mark``.
 
-    It names an enumeration and getattr only, which descriptions of tensors hold. BUILD sets two attributes of the
-    enumeration itself, so that a check that knows enumerations alone finds every name among the members, and a call of
-    the enumeration with any value gives a member too. The real getattr walks from a method to the modules it knows.
+    It uses only names that descriptions of tensors contain: an enumeration and getattr. BUILD sets two attributes of
+    the enumeration itself, so that a check that only knows enumerations finds every name among the members, and a call
+    of the enumeration with any value returns a member too. The real getattr reaches the loaded modules through a
+    method's globals.
     """
     enumeration = b"ctorch.distributed.checkpoint.planner\nWriteItemType\n"
 

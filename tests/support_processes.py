@@ -1,4 +1,4 @@
-"""Processes that tests start: how long a test waits for them, and that none outlives its test.
+"""Child processes of tests: how long a test waits for them, and how they are killed when it ends.
 
 with child(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
     out, _ = process.communicate(timeout=PATIENCE_SECONDS)
@@ -16,12 +16,12 @@ from typing import Any
 import psutil
 
 PATIENCE_SECONDS = 900.0
-"""How long to wait for what always happens in the end. Only a failing test waits this long."""
+"""Timeout in seconds for events that always happen eventually. Only a failing test waits this long."""
 
 
 @contextmanager
 def child(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A child process in a session of its own, killed with all its descendants at the end of the block."""
+    """Start a child process in its own session, and kill it with all its descendants at the end of the block."""
     with subprocess.Popen(command, **{"text": True, "start_new_session": True, **options}) as process:
         try:
             yield process

@@ -1,4 +1,4 @@
-"""Result files such as lm-eval writes, and their comparison."""
+"""Result files like those that lm-eval writes, and their comparison."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 from megatron.ltd.reports.task_table import CompareConfig, Comparison, compare
 
 Write = Callable[..., Path]
-"""``write_results("run", piqa=task(acc=(0.5, 0.05)))``: the folder of a result file that it wrote."""
+"""A function such as ``write_results("run", piqa=task(acc=(0.5, 0.05)))``; it returns the folder of the file it wrote.
+"""
 
 
 def task(num_samples: int = 100, *, shots: int = 0, version: float = 1.0, of: int | None = None, **scores: Any) -> Any:
-    """One task's part of a result file: ``acc=(0.5, 0.05)`` is a value and its standard error."""
+    """The entry of one task in a result file; ``acc=(0.5, 0.05)`` is a value and its standard error."""
     return {
         "scores": scores,
         "effective": num_samples,

@@ -1,4 +1,4 @@
-"""Small local copies of two tasks, in words of our own, as ``--task-data`` takes them."""
+"""Small datasets with invented examples in the formats of two lm-eval tasks, as ``--task-data`` reads them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BOOLQ = [
 
 
 def write_task_data(folder: Path) -> Path:
-    """``folder`` with lambada_openai and boolq."""
+    """Write data for lambada_openai and boolq to ``folder``, and return it."""
     boolq = [dict(zip(("passage", "question", "label"), record, strict=True)) for record in BOOLQ]
     for task, split, records in (
         ("lambada_openai", "test", [{"text": text} for text in LAMBADA]),

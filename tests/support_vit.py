@@ -1,4 +1,4 @@
-"""Whole runs of ``finetune_vit_ltd.py`` in this process, on small images that can be told apart."""
+"""Runs of ``finetune_vit_ltd.py`` in this process on small images whose classes are easy to tell apart."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support import Finished, pretrain
 
 
 def image_arrays(path: Path, num_images: int, *, num_classes: int = 3, seed: int = 0) -> str:
-    """A .npz of images of 31 x 1 grey pixels: noise, brighter in the run of pixels of its class."""
+    """Write a .npz of grey images of 31 x 1 pixels: noise, brighter in the 8 pixels of the image's class."""
     draw = np.random.RandomState(seed)
     labels = draw.randint(0, num_classes, num_images)
     images = draw.randint(0, 128, (num_images, 31, 1))
@@ -30,9 +30,9 @@ def image_arrays(path: Path, num_images: int, *, num_classes: int = 3, seed: int
 
 
 def vit_flags(folder: Path) -> list[str]:
-    """The flags of a run of 12 steps, two microbatches each, with dropout: 4 layers, hidden 32, S 32.
+    """Flags of a run of 12 steps with two microbatches each and dropout: 4 layers, hidden size 32, S = 32.
 
-    The 10 validation images do not fill the third global batch.
+    The 10 validation images leave the third global batch incomplete.
     """
     return [
         *("--train-data-path", image_arrays(folder / "train.npz", 37)),
@@ -46,12 +46,12 @@ def vit_flags(folder: Path) -> list[str]:
 
 
 def finetune(flags: Sequence[str], folder: Path) -> Finished:
-    """Run ``finetune_vit_ltd.py`` with ``flags``, logging to and saving in ``folder``."""
+    """Run ``finetune_vit_ltd.py`` with ``flags``; it logs to ``folder`` and saves checkpoints there."""
     return pretrain(["finetune_vit_ltd.py", *flags], folder)
 
 
 def refusal(flags: Sequence[str]) -> str:
-    """The one line that ``finetune_vit_ltd.py`` refuses these flags with; its exit status is 2."""
+    """The error line that ``finetune_vit_ltd.py`` prints for these flags; checks that its exit status is 2."""
     stderr = io.StringIO()
     with redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
         patch.setattr(sys, "argv", ["finetune_vit_ltd.py"])

@@ -1,8 +1,8 @@
-"""Write the running Python's standard library as a text corpus, split into a training and a held-out part.
+"""Write Python's standard library as a text corpus, split into a training and a held-out part.
 
     python tools/builtin_corpus.py --output-dir data/corpus
 
-The work is in ``megatron.ltd.data.corpus``.
+The implementation is in ``megatron.ltd.data.corpus``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from megatron.ltd.flags import read_command
 
 
 def main() -> None:
-    """Read the flags, do the work, print what was written."""
+    """Read the flags, write the corpus, and print a summary."""
     (config,) = read_command(__doc__, CorpusConfig)
     print(write_corpus(config).summary())
 

@@ -1,9 +1,9 @@
-"""Compare runs on lm-eval's tasks: one table with standard errors and the average, in markdown or LaTeX.
+"""Compare runs on lm-eval's tasks: one table with standard errors and the average, in Markdown or LaTeX.
 
     python tools/compare_runs.py --results runs/dense/scores runs/random-ltd/scores --names dense random-LTD
 
-reads the newest result file in each folder, and older ones of the same model for tasks that it lacks. The work is in
-``megatron.ltd.reports.task_table``.
+reads the newest result file in each folder, and older ones of the same model for tasks that it lacks. The
+implementation is in ``megatron.ltd.reports.task_table``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from megatron.ltd.reports.task_table_text import to_latex, to_markdown
 
 
 def main() -> None:
-    """Read the flags and the results, print or write the table."""
+    """Read the flags and the results, and print or write the table."""
     (config,) = read_command(__doc__, CompareConfig)
     table = (to_latex if config.format == "latex" else to_markdown)(compare(config))
     if config.output is None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the documentation as a site in build/docs; open build/docs/index.html, or serve the folder for the search field:
+# Build the documentation site in build/docs; open build/docs/index.html. The search field needs a server, such as
 # python -m http.server --directory build/docs. A broken link or a page that mkdocs.yml does not list fails the build.
 #
 #     bash tools/docs.sh [FLAGS]            FLAGS of `mkdocs build`, such as --site-dir DIR

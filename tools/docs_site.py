@@ -1,11 +1,12 @@
-"""MkDocs hooks that build the site from pages in their places: README.md, docs/, cards, examples, results.
+"""MkDocs hooks that build the site from pages at their paths in the checkout: README.md, docs/, cards, examples,
+results.
 
-    nav in mkdocs.yml                 paths from the root of the checkout
+    nav in mkdocs.yml                 contains paths from the root of the checkout
     a page that another links to      is a page of the site, and must be in the nav
-    another file that a page links to is copied beside the pages, at its own path
+    another file that a page links to is copied to the site, at its own path
     a link to a folder                leads to its README.md; the link is removed if there is none
 
-Relative links then work in the checkout, on a code host and in the site. MkDocs reports broken links.
+Relative links thus work in the checkout, on a code host and in the site. MkDocs reports broken links.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
 def links(markdown: str) -> Iterator[re.Match[str]]:
-    """The relative links of a page, those in fenced code left out."""
+    """The relative links of a page, except those in fenced code."""
     fenced = [match.span() for match in _FENCED.finditer(markdown)]
     for match in LINK.finditer(markdown):
         if not any(start <= match.start() < end for start, end in fenced):
@@ -40,13 +41,13 @@ def nav_pages(nav: Any) -> list[str]:
 
 
 def linked_path(root: Path, page: str, link: str) -> str:
-    """The path from ``root`` that ``link`` in ``page`` leads to; a folder with a README.md leads to that."""
+    """The path from ``root`` that ``link`` in ``page`` leads to; for a folder with a README.md, that file."""
     path = normpath(Path(page).parent / link)
     return f"{path}/README.md" if (root / path / "README.md").is_file() else path
 
 
 def site_files(root: Path, pages: list[str]) -> list[str]:
-    """Existing files that the site holds: ``pages``, the pages that they link to, and so on, and other linked files."""
+    """The existing files of the site: ``pages``, and all pages and files that they link to, even indirectly."""
     found, waiting = dict.fromkeys(path for path in pages if (root / path).is_file()), list(pages)
     while waiting:
         page = waiting.pop()
@@ -61,7 +62,7 @@ def site_files(root: Path, pages: list[str]) -> list[str]:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Replace the pages of docs_dir by the pages of the nav and what they link to, at their paths in the checkout."""
+    """Replace the pages of docs_dir by those of the nav and all that they link to, at their paths in the checkout."""
     from mkdocs.structure.files import File
 
     root = Path(config.config_file_path).parent
@@ -75,7 +76,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Links to folders become links to their README.md, or their text."""
+    """Replace links to folders by links to their README.md, or by their text if there is none."""
     root, here = Path(config.config_file_path).parent, page.file.src_uri
 
     def rewritten(match: re.Match[str]) -> str:

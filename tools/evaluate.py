@@ -3,9 +3,8 @@
     python tools/evaluate.py --load runs/dense --tasks lambada_openai hellaswag --output_path results
     torchrun --nproc-per-node 8 tools/evaluate.py --load runs/1.3b --tensor-model-parallel-size 2 ...
 
-All flags of lm_eval run may be given too: --tasks, --num_fewshot, --limit, --output_path, ...
-lm_eval run --help lists them. Processes that do not share a model share the requests. The work is in
-``megatron.ltd.evaluation``.
+All flags of lm_eval run are accepted too, such as --tasks, --num_fewshot, --limit and --output_path; lm_eval run --help
+lists them. Data-parallel processes share the requests. The implementation is in ``megatron.ltd.evaluation``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Write a trained model as a folder that Hugging Face's libraries load.
+"""Export a trained model to a folder that Hugging Face's libraries can load.
 
     python tools/export_hf.py --load runs/random-ltd --output exported/random-ltd
 
-A GPT with learned positions, LayerNorm and GELU becomes a GPT-2; one with RoPE, RMSNorm and SwiGLU a Llama. One process
-reads checkpoints of any layout, one tensor at a time. The work is in ``megatron.ltd.export.to_hugging_face``.
+A GPT with learned positions, LayerNorm and GELU becomes a GPT-2; one with RoPE, RMSNorm and SwiGLU becomes a Llama. One
+process reads checkpoints of any layout, one tensor at a time. The implementation is in
+``megatron.ltd.export.to_hugging_face``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from megatron.ltd.tokenizers.config import TokenizerFiles
 
 
 def main() -> None:
-    """Read the flags, do the work, print what was written."""
+    """Read the flags, export the checkpoint, and print a summary."""
     config, files = read_command(__doc__, ExportConfig, TokenizerFiles)
     check_new(f"--output {config.output}", Path(str(config.output)))  # before torch is imported, which takes seconds
     from megatron.ltd.parallel.mesh import quiet_core_imports, refuse_broken_transformer_engine

@@ -2,7 +2,8 @@
 
     python tools/generate_text.py --load runs/random-ltd --prompt "def " --temperature 0.8 --top-k 40
 
-The checkpoint describes the model. The work is in ``megatron.ltd.evaluation.generate``.
+The model and its tokenizer are described by the checkpoint. The implementation is in
+``megatron.ltd.evaluation.generate``.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from megatron.ltd.tokenizers.config import TokenizerFiles
 
 
 def main() -> None:
-    """Read the flags, load the model, print the prompt with what follows it."""
+    """Read the flags, load the model, and print the prompt and its continuation."""
     print_sample(*read_command(__doc__, SamplingConfig, TokenizerFiles))
 
 
 def print_sample(config: SamplingConfig, tokenizer_files: TokenizerFiles) -> None:
-    """Load the model in one process and print the text."""
+    """Load the model in one process, and print the prompt and its continuation."""
     from megatron.ltd.parallel.config import ParallelConfig
     from megatron.ltd.parallel.mesh import initialize
 

@@ -1,9 +1,9 @@
-"""Write a Hugging Face GPT-2 or Llama as a checkpoint, which finetuning, evaluation and export load with any layout.
+"""Convert a Hugging Face GPT-2 or Llama to a checkpoint for finetuning, evaluation and export with any layout.
 
     python tools/import_hf.py --load gpt2-medium --save runs/gpt2-medium
 
-``pretrain_gpt_ltd.py --load gpt2-medium --finetune`` starts from the folder itself, without this step. The work is in
-``megatron.ltd.export.from_hugging_face``.
+``pretrain_gpt_ltd.py --load gpt2-medium --finetune`` loads the folder itself, without this step. The implementation is
+in ``megatron.ltd.export.from_hugging_face``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from megatron.ltd.tokenizers.config import TokenizerFiles
 
 
 def main() -> None:
-    """Read the flags, do the work, print what was written."""
+    """Read the flags, convert the model, and print a summary."""
     config, files = read_command(__doc__, ImportConfig, TokenizerFiles)
     check_free(f"--save {config.save}", Path(str(config.save)))  # before torch is imported, which takes seconds
     from megatron.ltd.parallel.mesh import quiet_core_imports, refuse_broken_transformer_engine

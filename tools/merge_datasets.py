@@ -1,8 +1,8 @@
-"""Join indexed datasets made with one tokenizer, such as the shards of preprocess_data.py, into one.
+"""Merge indexed datasets made with the same tokenizer, such as the shards of preprocess_data.py.
 
     python tools/merge_datasets.py --input data/part-*_text_document.idx --output-prefix data/corpus_text_document
 
-writes data/corpus_text_document.bin, .idx and .json. The work is in ``megatron.ltd.data.merge``.
+writes data/corpus_text_document.bin, .idx and .json. The implementation is in ``megatron.ltd.data.merge``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from megatron.ltd.flags import read_command
 
 
 def main() -> None:
-    """Read the flags, do the work, print what was written."""
+    """Read the flags, merge the datasets, and print a summary."""
     (config,) = read_command(__doc__, MergeConfig)
     print(merge(config).summary())
 

@@ -2,7 +2,7 @@
 """Write megatron/ltd/methods/README.md, the table of methods, from their cards and the registry.
 
 python tools/methods_table.py            write it
-python tools/methods_table.py --print    show it
+python tools/methods_table.py --print    print it instead
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DROPS = {"routing": "tokens", "depth": "layers"}
 
 
 def card_row(card: str) -> tuple[str, str, str]:
-    """Of a card: its title, its first sentence, and the link of its claim."""
+    """The title of a card, its first sentence, and the link to the source of its claim."""
     title, _, rest = card.partition("\n")
     first_sentence = re.split(r"[.;](?:\s|$)", " ".join(rest.split()), maxsplit=1)[0] + "."
     claim = re.search(r"\*\*Claim\*\* \((.*?), \[.*?\]\((.*?)\)\)", card, flags=re.DOTALL)
@@ -36,7 +36,7 @@ def card_row(card: str) -> tuple[str, str, str]:
 
 
 def table() -> str:
-    """The whole file."""
+    """The content of the file."""
     from megatron.ltd.format import markdown_table
     from megatron.ltd.methods import METHODS
 

@@ -1,8 +1,8 @@
-"""Draw runs: loss, learning rate, kept tokens, what was saved, and scores, over steps, tokens, FLOPs or seconds.
+"""Plot runs: loss, learning rate, kept tokens, saved FLOPs and task scores, over steps, tokens, FLOPs or seconds.
 
     python tools/plot_run.py --runs runs/random-ltd runs/dense --x tokens flops --output runs/curves.svg
 
-The work is in ``megatron.ltd.reports.figures``.
+The implementation is in ``megatron.ltd.reports.figures``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from megatron.ltd.reports.runs import read_runs
 
 
 def main() -> None:
-    """Read the flags and the runs, draw the figure."""
+    """Read the flags and the runs, and save the figure."""
     (config,) = read_command(__doc__, PlotConfig)
     path = Path(str(config.output))
     check_matplotlib("--output", path)

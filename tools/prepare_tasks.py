@@ -1,10 +1,10 @@
-"""Convert the published files of a task to task data, for lm-eval's official task without internet.
+"""Convert a task's published files to local data for lm-eval's official task, so that no download is needed.
 
     python tools/prepare_tasks.py --task hellaswag --validation hellaswag_val.jsonl --output-dir task_data
     python tools/prepare_tasks.py --task arc_easy --test ARC-V1-Feb2018.zip --output-dir task_data
 
 writes task_data/hellaswag/validation.jsonl and task_data/arc_easy/test.jsonl, for tools/evaluate.py --task-data
-task_data. The work is in ``megatron.ltd.evaluation.local_tasks.prepare``.
+task_data. The implementation is in ``megatron.ltd.evaluation.local_tasks.prepare``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from megatron.ltd.flags import read_command
 
 
 def main() -> None:
-    """Read the flags, convert the files, print what was written."""
+    """Read the flags, convert the files, and print a summary."""
     (config,) = read_command(__doc__, PrepareConfig)
     print(prepare(config).summary())
 

@@ -1,9 +1,9 @@
-"""Convert text to the indexed tokens that training reads.
+"""Convert text to an indexed dataset of tokens for training.
 
     python tools/preprocess_data.py --input books.jsonl --output-prefix data/books --append-eod --workers 8 \\
         --tokenizer-type SentencePieceTokenizer --tokenizer-model data/books.model
 
-writes data/books_text_document.bin, .idx and .json. The work is in ``megatron.ltd.data.preprocess``.
+writes data/books_text_document.bin, .idx and .json. The implementation is in ``megatron.ltd.data.preprocess``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from megatron.ltd.tokenizers.config import TokenizerFiles
 
 
 def main() -> None:
-    """Read the flags, do the work, print what was written."""
+    """Read the flags, convert the text, and print a summary."""
     print(preprocess(*read_command(__doc__, PreprocessConfig, TokenizerFiles)).summary())
 
 

@@ -1,8 +1,8 @@
-"""Write one HTML page about a run: flags, plan, totals, curves, stages, scores, and what was unusual.
+"""Write an HTML page about a run: flags, plan, totals, curves, stages, scores and unusual events.
 
     python tools/report.py --run runs/random-ltd --plan plan.json --scores results --output report.html
 
-The page is one file that loads nothing else. The work is in ``megatron.ltd.reports.page``.
+The page is a single file that loads nothing else. The implementation is in ``megatron.ltd.reports.page``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from megatron.ltd.reports.page.scores import read_scores
 
 
 def main() -> None:
-    """Read the flags, the run and its scores, write the page."""
+    """Read the flags, the run and its scores, and write the page."""
     (config,) = read_command(__doc__, ReportConfig)
     path, folder = Path(str(config.output)), Path(str(config.run))
     check_matplotlib("--output", path)

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Make or update the virtual environment .venv in the root of the checkout, with the versions of constraints.txt.
+# Create or update the virtual environment .venv in the root of the checkout, with the versions of constraints.txt.
 #
 #     bash tools/setup_env.sh [EXTRA...]            EXTRA: bert data eval hf logging plot vision gpu docs dev
 #
-# When nothing changed since the last time it only looks at a stamp, in well under a second. Extras add up: what was
-# once asked for stays. A set-up that was cut off is repaired by the next. Two at once wait for each other.
+# If nothing has changed since the last time, it returns in well under a second. Extras accumulate: those installed
+# before are kept. An interrupted set-up is repaired by the next one, and concurrent set-ups wait for each other.
 #
-#     PYTHON            the interpreter to build on (3.10 to 3.13); by default that of .venv, else one from PATH
+#     PYTHON            the interpreter for .venv (3.10 to 3.13); by default that of .venv, else one from PATH
 #     TORCH_INDEX_URL   one more package index, for another build of torch than pip's default (remove .venv to switch)
-#     PIP_*             pip's own settings are left alone
+#     PIP_*             pip's own settings are respected
 #
-# Exit status: 0 ready, 1 an installation failed (its log is named), 2 the call cannot work.
+# Exit status: 0 ready, 1 an installation failed (the error names its log), 2 invalid arguments or no suitable Python.
 
 set -euo pipefail
 if [[ " $* " == *" --help "* || " $* " == *" -h "* ]]; then
@@ -21,8 +21,8 @@ fi
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$root"
 venv="$root/.venv"
-stamp="$venv/.megatron-ltd-stamp"           # first line: what it was made from; second line: "extras:" and those
-unfinished="$venv/.megatron-ltd-unfinished" # there from the making of the environment to the end of the first set-up
+stamp="$venv/.megatron-ltd-stamp"           # first line: the fingerprint; second line: "extras:" and their names
+unfinished="$venv/.megatron-ltd-unfinished" # exists from the creation of .venv to the end of the first set-up
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 say() { echo "setup: $*"; }
@@ -36,12 +36,12 @@ version_of() { "$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>
 
 supported() { [[ "$1" =~ ^3\.(10|11|12|13)\. ]]; }
 
-# The extras that pyproject.toml declares, one a line.
+# The extras that pyproject.toml declares, one per line.
 declared_extras() {
     sed -n '/^\[project\.optional-dependencies\]/,/^\[tool/s/^\([a-z]*\) = \[.*/\1/p' pyproject.toml
 }
 
-# Sets `python` and `version`: PYTHON, else .venv's own interpreter, else the first that fits on PATH.
+# Sets `python` and `version`: PYTHON, else .venv's interpreter, else the first suitable one on PATH.
 choose_python() {
     local candidate candidates=() seen=""
     if [[ -n "${PYTHON:-}" ]]; then
@@ -60,12 +60,12 @@ choose_python() {
     refuse "no Python 3.10 to 3.13 found (${seen:- no Python at all,} on PATH): install one, or name it with PYTHON="
 }
 
-# What the environment is made from: a change of any of these makes the stamp old.
+# A checksum of everything the environment depends on: if any of it changes, the stamp is outdated.
 fingerprint() {
     { echo "$root $version" && cat constraints.txt pyproject.toml setup.py; } | cksum
 }
 
-# Sets `extras`: those asked for and those there already, sorted, one space between.
+# Sets `extras`: those requested and those already installed, sorted and separated by spaces.
 collect_extras() {
     local extra known
     known="$(declared_extras)"
@@ -87,7 +87,7 @@ make_venv() {
     "$python" -m venv "$venv" >"$log" 2>&1 || fail "making .venv"
 }
 
-# Remove what cannot be used: an environment whose first set-up was cut off, whose interpreter is gone, or another's.
+# Remove an unusable environment: its first set-up was interrupted, or its interpreter is missing or of another version.
 clear_unusable() {
     local found
     [[ -d "$venv" ]] || return 0
@@ -115,7 +115,7 @@ fail() {
     exit 1
 }
 
-# install WHAT ARGUMENTS...: one pip call, its output in the log.
+# install WHAT ARGUMENTS...: run pip install, with its output in the log.
 install() {
     local what="$1"
     shift
@@ -128,7 +128,7 @@ main() {
     local torch_index=()
     choose_python
     collect_extras "$@"
-    # A lock on this very file leaves nothing behind, however the set-up ends.
+    # Locking this script itself leaves no lock file behind, however the set-up ends.
     if command -v flock >/dev/null; then
         exec 9<"$root/tools/setup_env.sh"
         flock -n 9 || { say "another set-up is running: waiting for it" && flock 9; } || true
@@ -147,8 +147,8 @@ main() {
     printf 'stale\nextras: %s\n' "$extras" >"$stamp"
     [[ -n "${TORCH_INDEX_URL:-}" ]] && torch_index=(--extra-index-url "$TORCH_INDEX_URL")
     install "torch (the largest part)" torch setuptools ${torch_index[@]+"${torch_index[@]}"}
-    # setuptools is there already, at its pinned version: without isolation nothing else is fetched to build with.
-    # A .pth file, not an import hook: `megatron` is a namespace that Megatron-Core shares.
+    # setuptools is already installed at its pinned version: without build isolation no other version is downloaded.
+    # compat mode uses a .pth file, not an import hook: `megatron` is a namespace package shared with Megatron-Core.
     install "megatron-ltd${extras:+ with $extras}" --no-build-isolation --config-settings editable_mode=compat \
         --editable ".${extras:+[${extras// /,}]}"
     "$venv/bin/python" - >"$log" 2>&1 <<<'

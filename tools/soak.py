@@ -1,10 +1,10 @@
-"""Kill a run at random moments, continue it each time, and check that it ends like an undisturbed run.
+"""Kill a run at random moments, resume it each time, and check that it ends like an undisturbed run.
 
     python tools/soak.py --kills 30 --output-prefix soak
     python tools/soak.py --kills 30 --output-prefix soak --async-save
 
-Two processes under torchrun on the CPU; one of them, both, the launcher or all are killed with SIGKILL. The exit status
-is 0 if every step and the final weights are bit-equal to those of an undisturbed run, and no process is left.
+The run has two processes under torchrun on the CPU. SIGKILL ends one rank, both, the launcher, or all of them. The exit
+status is 0 if every step and the final weights are bit-equal to those of an undisturbed run, and no process is left.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from megatron.ltd.format import text_table
 
 
 def main() -> None:
-    """Read the flags, kill, print the result."""
+    """Read the flags, run the soak test, and print the result."""
     (config,) = read_command(__doc__, SoakConfig)
     if config.work_dir is None:
         with tempfile.TemporaryDirectory(prefix="soak-") as folder:
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def soak_in(folder: Path, config: SoakConfig) -> None:
-    """Make a corpus in ``folder`` and soak a run there. Exits with 1 if the runs differ."""
+    """Make a corpus in ``folder`` and run the soak test there. Exits with status 1 if the test fails."""
     from soak.drive import soak
     from soak.report import lines_of, to_json, write
 

@@ -1,9 +1,9 @@
-"""Compare runs: a table of what each reached, computed and saved, and their loss curves.
+"""Compare runs: a table of loss, cost and savings of each, and their loss curves.
 
     python tools/summarize_runs.py --runs runs/random-ltd runs/dense --plot runs/loss.png
 
-The work is in ``megatron.ltd.reports.summary`` and ``megatron.ltd.reports.figures``. tools/plot_run.py draws more
-than losses.
+The implementation is in ``megatron.ltd.reports.summary`` and ``megatron.ltd.reports.figures``. tools/plot_run.py plots
+more than losses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from megatron.ltd.reports.summary import SummaryConfig, summarize, summary_table
 
 
 def main() -> None:
-    """Read the flags and the runs, print the table, draw the figure."""
+    """Read the flags and the runs, print the table, and save the figure."""
     (config,) = read_command(__doc__, SummaryConfig)
     if config.plot is not None:
         check_output("--plot", Path(config.plot), FORMATS, overwrite=True)

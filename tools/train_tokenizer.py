@@ -1,8 +1,8 @@
-"""Train a vocabulary on text: SentencePiece, or BERT's WordPiece.
+"""Train a tokenizer on text: SentencePiece, or BERT's WordPiece.
 
     python tools/train_tokenizer.py --input data/corpus/train.jsonl --vocab-size 8192 --output-prefix data/python
 
-writes data/python.model; with --model-type wordpiece, data/python-vocab.txt. The work is in
+writes data/python.model; with --model-type wordpiece, data/python-vocab.txt. The implementation is in
 ``megatron.ltd.data.train_tokenizer``.
 """
 
@@ -14,7 +14,7 @@ from megatron.ltd.flags import read_command
 
 
 def main() -> None:
-    """Read the flags, do the work, print what was written."""
+    """Read the flags, train the tokenizer, and print a summary."""
     (config,) = read_command(__doc__, TrainTokenizerConfig)
     print(train_tokenizer(config).summary())
 

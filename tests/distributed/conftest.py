@@ -1,4 +1,4 @@
-"""The data and the pool of workers that every test of this folder shares."""
+"""Fixtures of the distributed tests: their data, and the pool that starts the ranks."""
 
 from __future__ import annotations
 
@@ -14,39 +14,41 @@ from tests.support import small_dataset, small_sentences
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
-    """Workers on the CPU for the whole session."""
+    """A pool of jobs on the CPU."""
     with Pool("cpu") as pool:
         yield pool
 
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Prefix of small documents, bytes as tokens."""
+    """Prefix of a dataset of short documents, tokenized as bytes."""
     return small_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")
 def runs(pool: Pool, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Runs of the product on the CPU, and what they are compared with."""
+    """GPT runs with random-LTD on the CPU."""
     return Runs(pool, "cpu", run_flags(dataset), tmp_path_factory.mktemp("runs"), *RANDOM_LTD)
 
 
 @pytest.fixture(scope="session")
 def bypass_runs(pool: Pool, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """The same without a method; a test gives its flags."""
+    """The same without a method; each test adds the flags of its own."""
     return Runs(pool, "cpu", run_flags(dataset), tmp_path_factory.mktemp("bypass-runs"))
 
 
 @pytest.fixture(scope="session")
 def bert_runs(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Runs of a BERT; a test gives the flags of its method."""
+    """BERT runs on the CPU; each test adds the flags of its method."""
     command = bert_command(*small_sentences(tmp_path_factory.mktemp("sentences")))
     return Runs(pool, "cpu", command, tmp_path_factory.mktemp("bert-runs"))
 
 
 @pytest.fixture(scope="session")
 def gpu_runs(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """The same on GPUs and NCCL, one GPU a rank; initial weights are drawn on the CPU, the same for every layout."""
+    """GPT runs with random-LTD on GPUs with NCCL, one GPU per rank. Initial weights are drawn on the CPU, so that they
+    are the same for every layout.
+    """
     with Pool("cuda") as pool:
         yield Runs(
             pool,

@@ -1,6 +1,6 @@
-"""Jobs of one rank for tests of errors that all ranks report: run as the command line does, and return how it ended.
+"""Jobs for tests of errors that all ranks report: each runs the command on one rank and returns how it ended.
 
-Ranks differ here as nodes may: in their flags, in the folder that they see, or in the tokens that they keep.
+The ranks differ as nodes of a cluster may: in their flags, in the folder they see, or in the tokens they keep.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from megatron.ltd.parallel import agreement
 
 
 def end_of(flags: Sequence[Sequence[str]], folders: Sequence[str] | None = None) -> tuple[str, str]:
-    """How a run with this rank's entries of the two lists ended: "done" or the name of the error, and its line."""
+    """Run with this rank's flags in this rank's folder; return "done" or the name of the error, and its line."""
     rank = int(os.environ["RANK"])
     before = os.getcwd()
     with pytest.MonkeyPatch.context() as patch:
@@ -36,7 +36,7 @@ def end_of(flags: Sequence[Sequence[str]], folders: Sequence[str] | None = None)
 
 
 def end_with_other_tokens(flags: Sequence[Sequence[str]], from_step: int) -> tuple[str, str]:
-    """Like ``end_of``, but rank 1 keeps other tokens in layer 3 from ``from_step`` on."""
+    """Like ``end_of``, but rank 1 keeps different tokens in layer 3 from step ``from_step`` on."""
     select = RandomLTD.select
 
     def other_select(self: RandomLTD, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a rank does in a test of evaluation: the product's command, or its model asked directly."""
+"""Jobs of one rank in tests of evaluation: run the evaluation command, or call the model directly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megatron.ltd.tokenizers.config import TokenizerFiles
 
 
 def evaluate_command(flags: Sequence[str]) -> str:
-    """``tools/evaluate.py`` with these flags; what it printed."""
+    """Run ``tools/evaluate.py`` with these flags and return what it printed."""
     from megatron.ltd.evaluation.lm_eval.harness_command import evaluate
 
     printed = io.StringIO()
@@ -24,7 +24,7 @@ def evaluate_command(flags: Sequence[str]) -> str:
 
 
 def figures(folder: str, parallel: dict[str, Any], prompts: Sequence[Sequence[int]], new_tokens: int) -> Any:
-    """Of the texts' last halves the log-likelihoods, and what greedy decoding makes of the texts."""
+    """The log-likelihoods of each prompt's second half, the greedy continuations, and whether the model can cache."""
     config = ParallelConfig(device="cpu", **parallel)
     with initialize(config) as mesh:
         from megatron.ltd.evaluation.decoding import generate

@@ -1,9 +1,10 @@
-"""What a rank does in a test of whole runs: train as ``pretrain_gpt_ltd.py`` does, and tell what it computed.
+"""The job of one rank in tests of whole runs: train as ``pretrain_gpt_ltd.py`` does, and record what was computed.
 
-Gradients and weights come as pieces of whole tensors, cut and named as Megatron-Core cuts and names a checkpoint, so
-that the parent can put the ranks' pieces together and compare them with one process (``runs``).
+Gradients and weights are returned as pieces of whole tensors, cut and named like the shards of a Megatron-Core
+checkpoint, so that the parent process can assemble the pieces of all ranks and compare them with one process
+(``runs``).
 
-Every piece of the run is the product's; it is only listened to, between two steps and where a layer asks for its kept
+All code that computes is the library's; the job only observes it, between steps and where a layer asks for its kept
 tokens.
 """
 
@@ -36,16 +37,16 @@ class Piece:
     """A rank's part of a whole tensor: ``whole[place] == values``."""
 
     name: str
-    """Megatron-Core's key; of a layer's tensor with the layer's index from 0."""
+    """Megatron-Core's key; for a layer's tensor, followed by the 0-based index of the layer."""
     shape: tuple[int, ...]
-    """Of the whole tensor."""
+    """Shape of the whole tensor."""
     place: tuple[slice, ...]
     values: np.ndarray
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step on one rank: what it reported, and the rank's part of the gradient."""
+    """One step on one rank: the values it reported, and the rank's part of the gradient."""
 
     loss: float
     grad_norm: float
@@ -55,22 +56,22 @@ class Step:
 
 @dataclass
 class Record:
-    """All that one rank can tell of a run."""
+    """All that one rank records of a run."""
 
     initial_weights: list[Piece]
     steps: list[Step] = field(default_factory=list)
     kept: dict[tuple[int, int, int], tuple[int, ...]] = field(default_factory=dict)
     """(sample id, layer number, K) -> the positions that the layer computed on"""
     samples: dict[int, int] = field(default_factory=dict)
-    """Sample id -> checksum of its tokens, of every training sample that this rank read"""
+    """Sample id -> checksum of its tokens, for every training sample that this rank read"""
     validation_loss: float | None = None
     final_weights: list[Piece] = field(default_factory=list)
     learned: list[float] | None = None
-    """What the method has learned of each token id; None where it learns nothing"""
+    """The learned value of each token id; None if the method learns nothing"""
 
 
 def train_and_record(command: Sequence[str]) -> Record:
-    """Train a whole run as the command line does, and record it."""
+    """Run the whole training that ``command`` describes, and record it."""
     config = parse(command)
     with initialize(config.parallel, agree_on=config.shared_flags()) as mesh:
         run = build_run(config, mesh)
@@ -87,7 +88,7 @@ def train_and_record(command: Sequence[str]) -> Record:
 
 
 def _listen(run: Run, record: Record) -> None:
-    """Have ``run`` tell ``record`` of every step, kept token, sample and evaluation."""
+    """Record every step, selection of kept tokens, sample and evaluation of ``run`` in ``record``."""
     train_step, evaluate = run.stepper.train, run.stepper.evaluate
 
     def recorded_step(*arguments: Any) -> Any:
@@ -107,7 +108,7 @@ def _listen(run: Run, record: Record) -> None:
 
 @dataclass(frozen=True)
 class _ListeningMethod:
-    """``method``, remembering what it chose; a layer that asks again must get the same."""
+    """Wraps ``method`` and records its selections; a layer that asks twice must get the same tokens."""
 
     method: Method
     kept: dict[tuple[int, int, int], tuple[int, ...]]
@@ -125,7 +126,7 @@ class _ListeningMethod:
 
 @dataclass(frozen=True)
 class _ListeningSource:
-    """``source``, remembering which samples were read and what was in them."""
+    """Wraps ``source`` and records which samples were read, with a checksum of their content."""
 
     source: Any
     samples: dict[int, int]
@@ -135,7 +136,7 @@ class _ListeningSource:
 
     def __getitem__(self, index: int) -> Any:
         sample = self.source[index]
-        if sample:  # a stage in the middle of a pipeline reads no tokens
+        if sample:  # middle pipeline stages read no tokens
             content = sample["tokens"] if "tokens" in sample else sample["image"]
             self.samples[index] = zlib.crc32(np.asarray(content).tobytes())
         return sample
@@ -147,7 +148,7 @@ def weights(run: Run) -> list[Piece]:
 
 
 def gradients(run: Run) -> list[Piece]:
-    """This rank's part of the gradient of the latest step, clipped where the optimizer clips in place (fp32)."""
+    """This rank's part of the gradient of the latest step, after clipping where the optimizer clips in place (fp32)."""
     if run.config.parallel.use_distributed_optimizer:
         _gather_shards(run)
     with _gradients_as_weights(run):
@@ -155,7 +156,9 @@ def gradients(run: Run) -> list[Piece]:
 
 
 def _gather_shards(run: Run) -> None:
-    """After the step a rank of the distributed optimizer has the gradient of its own shard alone: fetch the others."""
+    """Gather the gradient: after a step of the distributed optimizer, each rank holds only the gradient of its own
+    shard.
+    """
     for chunk in run.state.chunks:
         for buffer in chunk.buffers:
             group = buffer.data_parallel_group
@@ -166,7 +169,9 @@ def _gather_shards(run: Run) -> None:
 
 @contextmanager
 def _gradients_as_weights(run: Run) -> Iterator[None]:
-    """Have the parameters hold their gradients, so that what cuts and names weights does so with gradients."""
+    """Replace the parameters' values by their gradients in the block, so that gradients can be cut and named like
+    weights.
+    """
     parameters = [parameter for chunk in run.state.chunks for parameter in chunk.parameters()]
     values = [parameter.detach().clone() for parameter in parameters]
     with torch.no_grad():

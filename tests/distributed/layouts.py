@@ -1,7 +1,7 @@
-"""The layouts that must all train the same model, as data: flags, and the processes they take.
+"""The layouts that must all train the same model, as data: the flags of each, and its number of processes.
 
-A layout is compared with one process that has the same ``--ltd-strata``: where ranks hold parts of a sequence, each
-keeps its share of the tokens, and strata are what makes one process keep the same ones.
+A layout is compared with one process that has the same ``--ltd-strata``. Where ranks hold parts of a sequence, each
+part keeps the same number of tokens; strata make a single process select the same tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ GLOBAL_BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class Layout:
-    """Processes, and the flags that lay the model over them."""
+    """A number of processes, and the flags that distribute the model over them."""
 
     world_size: int
     parallel_flags: tuple[str, ...]
@@ -23,7 +23,9 @@ class Layout:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Micro-batches of such a size that each rank computes four of them a step."""
+        """The flags of the layout. The micro-batch size is chosen so that each rank computes four microbatches per
+        step.
+        """
         micro_batch_size = GLOBAL_BATCH_SIZE // (4 * self.data_parallel_size)
         return (*self.parallel_flags, "--micro-batch-size", str(micro_batch_size), "--ltd-strata", str(self.strata))
 
@@ -33,7 +35,7 @@ def _layout(world_size: int, flags: str = "", strata: int = 1, dp: int = 1) -> L
 
 
 def one_process(strata: int) -> Layout:
-    """What the layouts with these strata are compared with."""
+    """The layout of the reference run for layouts with this number of strata."""
     return _layout(1, strata=strata)
 
 
@@ -63,7 +65,7 @@ LAYOUTS = {
     "tp2 sp pp2 dp2": _layout(8, f"{_SP} {_PP}", strata=2, dp=2),
     "cp2 dp2": _layout(4, _CP, strata=4, dp=2),
 }
-"""Short name -> layout; "sharded" is the distributed optimizer."""
+"""Short name -> layout; "sharded" means the distributed optimizer."""
 
 RECOMPUTE = {
     "selective": ("--recompute-granularity", "selective"),
@@ -85,11 +87,11 @@ VARIANTS = {
     "blocks": (*_LLAMA.split(), *_DOCUMENT_MASKS, "--ltd-block-size", "2"),
     "layer dropping": tuple("--layer-drop --layer-drop-theta 0.4 --layer-drop-gamma 0.5".split()),
 }
-"""What tells a sample's tokens their place, with random-LTD; "dense" keeps every token.
+"""Variants of the model, its positions and its masks, all with random-LTD; "dense" keeps every token.
 
-The loss masks of "document masks" hold unequal numbers of ones; "blocks" keeps pairs of neighbours of such samples;
-"layer dropping" comes with random-LTD, and its gates are the same as every layout computes as many samples at a time;
-"RoPE" and "blocks" are Llama's layer with an output matrix of its own, the others are GPT-2's.
+In "document masks" the loss masks contain different numbers of ones. "blocks" keeps pairs of neighbouring tokens of
+such samples. "layer dropping" is combined with random-LTD; its gates are the same in all layouts because each computes
+the same number of samples at a time. "RoPE" and "blocks" use Llama's layer with untied embeddings, the others GPT-2's.
 """
 
 
@@ -102,8 +104,11 @@ LAYOUT_CASES = [
     for variant in VARIANTS
     if (variant in _EVERYWHERE if name not in _COMBINED else variant in ("document masks", "blocks")) or name in _SAMPLE
 ]
-"""What is compared with one process: the variants of random-LTD on every layout, or the hardest of them where all it is
-made of is there by itself, also in blocks; the other variants where all kinds meet."""
+"""The pairs of layout and variant that are compared with one process.
+
+Every layout takes the variants of ``_EVERYWHERE``, except that those that only combine other layouts take the two
+hardest. The layouts of ``_SAMPLE`` take all variants.
+"""
 RECOMPUTE_CASES = [
     (name, mode, variant)
     for name in RECOMPUTED_LAYOUTS
@@ -113,7 +118,7 @@ RECOMPUTE_CASES = [
 ]
 
 RANDOM_LTD = tuple("--random-ltd --ltd-min-kept-tokens 8 --ltd-growth-steps 6 --ltd-granularity 8".split())
-"""Layers 2 to 5 of six keep 8, 8, 16, 16 and 24 of 32 tokens."""
+"""Over five steps, layers 2 to 5 of six keep 8, 8, 16, 16 and 24 of 32 tokens."""
 
 
 SIX_LAYERS = (
@@ -125,15 +130,16 @@ SIX_LAYERS = (
 
 
 def run_flags(data: str) -> tuple[str, ...]:
-    """Five steps of 16 samples of 32 tokens through six layers; which method drops what comes as further flags.
+    """Flags of five steps of 16 samples of 32 tokens through six layers; a method's flags are added to them.
 
-    Weights are large enough for attention to be far from uniform, and the clipping is in force. Adam's epsilon is far
-    above the rounding of gradients: without RoPE those of the keys' biases are nothing else, and Adam would blow it up.
+    The weights are large enough for attention to be far from uniform, and gradients are actually clipped. Adam's
+    epsilon is far above the rounding error of gradients: without RoPE, the gradient of the keys' biases is nothing but
+    rounding error, which Adam would otherwise amplify.
     """
     return ("--train-data-path", data, "--valid-data-path", data, "--tokenizer-type", "ByteTokenizer", *SIX_LAYERS)
 
 
 def bert_command(data: str, vocabulary: str) -> tuple[str, ...]:
-    """The same of a BERT, whose samples hide unequal numbers of tokens and end in padding."""
+    """The same run for BERT; its samples mask different numbers of tokens and end in padding."""
     words = ("--tokenizer-type", "BertWordPieceLowerCase", "--vocab-file", vocabulary)
     return ("pretrain_bert_ltd.py", "--train-data-path", data, "--valid-data-path", data, *words, *SIX_LAYERS)

@@ -1,8 +1,8 @@
-"""Runs of the product over the pool's ranks, and in what they may differ.
+"""Training runs over the pool's ranks, and their comparison.
 
-``Outcome`` is a run as all its ranks together tell it; ``assert_same`` compares two, and says in words what differs.
-Sums of floats come in another order under another layout, so that losses and gradients are compared to rounding;
-initial weights, samples, kept tokens and learning rates are equal to the last bit.
+An ``Outcome`` combines the records of all ranks of a run; ``assert_same`` compares two outcomes and describes the
+differences. Sums of floats are computed in another order under another layout, so losses and gradients are compared up
+to rounding. Initial weights, samples, kept tokens and learning rates must be bit-equal.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from tests.distributed.pool import Pool
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Largest relative differences. Gradients and weights: norm of the difference over the norm, of each tensor."""
+    """Largest relative differences. For gradients and weights: norm of the difference over the norm, per tensor."""
 
     loss: float = 1e-6
     gradient: float = 1e-5
     replica: float = 0.0
-    """Between two ranks that hold the same part of a tensor."""
+    """Tolerance between two ranks that hold the same part of a tensor."""
 
 
 EXACT = Tolerance(gradient=0.0)
 ON_GPUS = Tolerance(loss=1e-5, gradient=1e-4, replica=1e-4)
-"""Sums over atomic additions come in any order there, also on two ranks that compute the same."""
+"""On GPUs, sums of atomic additions have no fixed order, even on two ranks that compute the same thing."""
 
 
 Pieces = list[list[Piece]]
-"""Of every rank."""
+"""The pieces of each rank."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run as all its ranks together tell it."""
+    """A run, combined from the records of all its ranks."""
 
     initial_weights: Pieces
     loss: list[float]
@@ -57,23 +57,25 @@ class Outcome:
 
     @classmethod
     def of(cls, ranks: Sequence[Record]) -> Outcome:
-        """What the ranks agree on, once they do."""
+        """Combine the ranks' records, and check that they agree."""
         steps = list(zip(*(record.steps for record in ranks), strict=True))
         return cls(
             initial_weights=[record.initial_weights for record in ranks],
-            loss=[_the_one([part.loss for part in step]) for step in steps],
-            grad_norm=[_the_one([part.grad_norm for part in step]) for step in steps],
-            lr=[_the_one([part.lr for part in step]) for step in steps],
+            loss=[_agreed([part.loss for part in step]) for step in steps],
+            grad_norm=[_agreed([part.grad_norm for part in step]) for step in steps],
+            lr=[_agreed([part.lr for part in step]) for step in steps],
             gradients=[[part.gradients for part in step] for step in steps],
             kept=_union([record.kept for record in ranks]),
             samples=_union([record.samples for record in ranks]),
-            validation_loss=_the_one([record.validation_loss for record in ranks]),
+            validation_loss=_agreed([record.validation_loss for record in ranks]),
             final_weights=[record.final_weights for record in ranks],
-            learned=_the_one([record.learned for record in ranks]),
+            learned=_agreed([record.learned for record in ranks]),
         )
 
     def then(self, rest: Outcome) -> Outcome:
-        """This run and the one that went on from its checkpoint, with the same weights and other samples, as one."""
+        """This run and the one that resumed from its checkpoint, as one; checks that weights are equal and samples are
+        new.
+        """
         assert not self.samples.keys() & rest.samples.keys(), "samples are read twice"
         unlike = list(_different_tensors("loaded weights", rest.initial_weights, self.final_weights, EXACT))
         assert not unlike, unlike
@@ -91,14 +93,14 @@ class Outcome:
         )
 
 
-def _the_one(reports: Sequence[Any]) -> Any:
-    """What all ranks report."""
+def _agreed(reports: Sequence[Any]) -> Any:
+    """The value that all ranks report."""
     assert all(report == reports[0] for report in reports), f"ranks report different values: {reports}"
     return reports[0]
 
 
 def _union(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
-    """All of several mappings, which must not contradict each other."""
+    """The union of several mappings, which must not contradict each other."""
     union: dict[Any, Any] = {}
     for part in parts:
         for key, value in part.items():
@@ -107,7 +109,7 @@ def _union(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
 
 
 class Runs:
-    """Runs of one command on one pool; what each is compared with is run once."""
+    """Runs one command on a pool; reference runs are cached."""
 
     def __init__(self, pool: Pool, device: str, command: Sequence[str], folder: Path, *flags: str) -> None:
         self._pool = pool
@@ -115,12 +117,12 @@ class Runs:
         self._references: dict[tuple[Any, ...], Outcome] = {}
 
     def run(self, layout: Layout, *more: str) -> Outcome:
-        """Train under ``layout``; of a flag that stands twice the later counts."""
+        """Train under ``layout``. If a flag is given twice, the later one counts."""
         flags = [*self._flags, *layout.flags, *more]
         return Outcome.of(self._pool.run(train_and_record, flags, world_size=layout.world_size))
 
     def reference(self, strata: int, *more: str) -> Outcome:
-        """The same run in one process, from its beginning to its end."""
+        """The same run in one process without a restart."""
         key = (strata, *more)
         if key not in self._references:
             self._references[key] = self.run(one_process(strata), *more)
@@ -128,7 +130,7 @@ class Runs:
 
 
 def assert_same(found: Outcome, expected: Outcome, tolerance: Tolerance | None = None) -> None:
-    """Fail with everything in which ``found`` is not the run that ``expected`` is."""
+    """Fail with a list of all differences between ``found`` and ``expected``."""
     differences = list(_differences(found, expected, tolerance or Tolerance()))
     assert not differences, "\n".join(["not the same run:", *differences])
 
@@ -150,7 +152,7 @@ def _differences(found: Outcome, expected: Outcome, tolerance: Tolerance) -> Ite
 
 
 def _different_tensors(name: str, pieces: Pieces, reference: Pieces, tolerance: Tolerance) -> Iterator[str]:
-    """Tensors that the ranks' pieces do not make up, or make up otherwise than in one process."""
+    """Messages about tensors that the pieces do not cover, or whose values differ from the reference's."""
     try:
         found, expected = whole(pieces, tolerance.replica), whole(reference, tolerance.replica)
     except AssertionError as error:
@@ -167,14 +169,16 @@ def _different_tensors(name: str, pieces: Pieces, reference: Pieces, tolerance: 
 
 
 def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """Norm of the difference over the norm. No gradient here is nothing but rounding; a zero is exactly zero."""
+    """Norm of the difference over the norm; a zero tensor must be exactly zero. No gradient here is mere rounding
+    error.
+    """
     difference = np.linalg.norm(found.astype(np.float64) - expected.astype(np.float64))
     norm = np.linalg.norm(expected.astype(np.float64))
     return float(difference / norm) if norm else (0.0 if difference == 0.0 else math.inf)
 
 
 def whole(ranks: Pieces, replica_tolerance: float = 0.0) -> dict[str, np.ndarray]:
-    """The whole tensors of all ranks' pieces, which must cover them, and agree where they overlap."""
+    """Assemble whole tensors from the pieces of all ranks, which must cover them and agree where they overlap."""
     tensors: dict[str, np.ndarray] = {}
     for piece in (piece for pieces in ranks for piece in pieces):
         tensor = tensors.setdefault(piece.name, np.full(piece.shape, np.nan, dtype=piece.values.dtype))

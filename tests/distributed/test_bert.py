@@ -1,4 +1,4 @@
-"""A BERT on several ranks: samples, kept tokens, losses and every gradient are those of one process."""
+"""BERT on several ranks: samples, kept tokens, losses and every gradient equal those of one process."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_recompute_changes_nothing(bert_runs: Runs) -> None:
 
 
 def test_continues_under_another_layout(bert_runs: Runs, tmp_path: Path) -> None:
-    """Three steps under one and two under another, with what importance has learned."""
+    """Train three steps under one layout and two under another; the learned importances are part of the checkpoint."""
     first = bert_runs.run(LAYOUTS["tp2 pp2"], *IMPORTANCE, "--save", str(tmp_path), "--exit-interval", "3")
     moved = first.then(bert_runs.run(LAYOUTS["dp2 sharded"], *IMPORTANCE, "--load", str(tmp_path)))
     assert_same(moved, bert_runs.reference(1, *IMPORTANCE))
 
 
-def test_these_runs_drop_tokens_and_pass_through_every_tensor(bert_runs: Runs) -> None:
-    """What the comparisons above rest on."""
+def test_reference_drops_tokens_and_trains_every_tensor(bert_runs: Runs) -> None:
+    """The comparisons above are only meaningful if tokens are dropped and every tensor gets a gradient."""
     run = bert_runs.reference(1, *RANDOM_LTD)
     assert sorted({kept for _, _, kept in run.kept}) == [8, 16, 24]
     for pieces in run.gradients:

@@ -1,4 +1,4 @@
-"""A BERT with a classifier on several ranks: kept tokens, losses and every gradient are those of one process."""
+"""BERT with a classifier on several ranks: kept tokens, losses and every gradient equal those of one process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.distributed
 
 @pytest.fixture(scope="module")
 def tuned(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """16 of 37 pairs of sentences a step; 10 held out, whose last global batch is not full."""
+    """Runs on 16 of 37 sentence pairs per step, with 10 held-out pairs, whose last global batch is incomplete."""
     folder, draw = tmp_path_factory.mktemp("pairs"), random.Random(1)
     for name, size in (("train", 37), ("valid", 10)):
         rows = [

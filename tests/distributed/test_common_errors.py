@@ -1,4 +1,4 @@
-"""Errors that all ranks report: each of them ends with the same line, and none waits for the others."""
+"""Errors on one rank: every rank ends with the same line, and none hangs waiting for the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support_errors import assert_names
 pytestmark = pytest.mark.distributed
 
 
-def the_line(ends: list[tuple[str, str]], kind: str = "UserError") -> str:
+def common_line(ends: list[tuple[str, str]], kind: str = "UserError") -> str:
     """The one line that every rank ended with."""
     assert {kind for kind, _ in ends} == {kind} and len({line for _, line in ends}) == 1, ends
     return ends[0][1]
@@ -28,21 +28,21 @@ def flags(dataset: str, folder: Path, *more: object) -> list[str]:
 
 def test_one_rank_has_other_flags(pool: Pool, dataset: str, tmp_path: Path) -> None:
     alike, other = flags(dataset, tmp_path, "--num-workers", 0), flags(dataset, tmp_path / "b", "--lr", 1e-3)
-    line = the_line(pool.run(end_of, [alike, alike, other], world_size=3))
+    line = common_line(pool.run(end_of, [alike, alike, other], world_size=3))
     assert_names(line, "--lr 0.003", "rank 0", 0.001, "rank 2")
     assert not (tmp_path / "logs").exists()
 
 
 def test_one_rank_has_another_layout(pool: Pool, dataset: str, tmp_path: Path) -> None:
-    """Only that rank can see that its layout is impossible: it has to tell the others."""
+    """Only that rank can detect that its layout is impossible, so it has to inform the others."""
     alike, other = flags(dataset, tmp_path), flags(dataset, tmp_path, "--tensor-model-parallel-size", 4)
-    line = the_line(pool.run(end_of, [alike, other], world_size=2))
+    line = common_line(pool.run(end_of, [alike, other], world_size=2))
     assert_names(line, "--tensor-model-parallel-size 4", "2 processes", "rank 1")
 
 
 @pytest.fixture
 def nodes(dataset: str, tmp_path: Path) -> list[str]:
-    """Two folders with the same data under the same name, like local disks of two nodes."""
+    """Two folders that contain the same data under the same name, like the local disks of two nodes."""
     folders = [tmp_path / "node0", tmp_path / "node1"]
     for folder in folders:
         folder.mkdir()
@@ -53,7 +53,7 @@ def nodes(dataset: str, tmp_path: Path) -> list[str]:
 
 def test_data_missing_on_one_node(pool: Pool, nodes: list[str], tmp_path: Path) -> None:
     (Path(nodes[1]) / "d.bin").unlink()
-    line = the_line(pool.run(end_of, [flags("d", tmp_path)] * 2, nodes, world_size=2))
+    line = common_line(pool.run(end_of, [flags("d", tmp_path)] * 2, nodes, world_size=2))
     assert_names(line, "--train-data-path d", "d.bin", "rank 1")
 
 
@@ -63,13 +63,13 @@ def test_data_that_differ_between_nodes(pool: Pool, nodes: list[str], tmp_path: 
     content[0] ^= 1
     index.write_bytes(content)
     card = Path(nodes[1]) / "d.json"
-    card.unlink()  # without it the fingerprint is the file's own
-    line = the_line(pool.run(end_of, [flags("d", tmp_path)] * 2, nodes, world_size=2))
+    card.unlink()  # without the card, the fingerprint is computed from the file
+    line = common_line(pool.run(end_of, [flags("d", tmp_path)] * 2, nodes, world_size=2))
     assert_names(line, name_of("train_data_fingerprint"), "rank 0", "rank 1")
 
 
 def test_a_folder_that_is_not_shared(pool: Pool, nodes: list[str], tmp_path: Path) -> None:
-    line = the_line(pool.run(end_of, [flags("d", tmp_path, "--save", "out")] * 2, nodes, world_size=2))
+    line = common_line(pool.run(end_of, [flags("d", tmp_path, "--save", "out")] * 2, nodes, world_size=2))
     assert_names(line, "--save out", "rank 0", "rank 1")
     assert list(Path(nodes[0], "out").iterdir()) == []
 
@@ -78,13 +78,14 @@ def test_checkpoints_that_one_node_does_not_see(pool: Pool, dataset: str, nodes:
     saved = flags(dataset, tmp_path, "--save", Path(nodes[0]) / "out", "--exit-interval", 1)
     assert pool.run(end_of, [saved] * 2, world_size=2) == [("done", "")] * 2
     load = flags(dataset, tmp_path, "--load", "out", "--finetune")
-    line = the_line(pool.run(end_of, [load] * 2, nodes, world_size=2))
+    line = common_line(pool.run(end_of, [load] * 2, nodes, world_size=2))
     assert_names(line, "--load out", "iteration 1", "rank 0", "rank 1")
 
 
 def test_sample_indices_that_one_node_does_not_see(pool: Pool, nodes: list[str], tmp_path: Path) -> None:
-    """Rank 0 writes them beside its data. Rank 1 reports the missing file; rank 0 waits at a barrier of Megatron-Core
-    meanwhile, and ends because it lost contact.
+    """Rank 0 writes the indices beside its data, and rank 1 does not find them.
+
+    Rank 1 reports the missing file. Rank 0 waits at a barrier of Megatron-Core and ends because it loses contact.
     """
     ends = pool.run(end_of, [flags("d", tmp_path)] * 2, nodes, world_size=2)
     assert ends[1][0] == "UserError"
@@ -96,13 +97,13 @@ def test_sample_indices_that_one_node_does_not_see(pool: Pool, nodes: list[str],
 def test_one_rank_keeps_other_tokens(
     pool: Pool, dataset: str, tmp_path: Path, every: int, from_step: int, found_in: int
 ) -> None:
-    """Found at the start, or at the next check after it begins; kept tokens grow at steps 2 and 4."""
+    """The difference is found at the start, or at the first check after it occurs; K grows at steps 2 and 4."""
     run = flags(dataset, tmp_path, "--check-routing-every", every, "--tensor-model-parallel-size", 2)
-    line = the_line(pool.run(end_with_other_tokens, [run] * 2, from_step, world_size=2), "RunStopped")
+    line = common_line(pool.run(end_with_other_tokens, [run] * 2, from_step, world_size=2), "RunStopped")
     assert_names(line, f"step {found_in}", "rank 1", "layer 3", "rank 0")
 
 
 def test_without_the_check_it_is_not_noticed(pool: Pool, dataset: str, tmp_path: Path) -> None:
-    """Why the check exists: without it, tensor-parallel ranks that keep different tokens train to the end."""
+    """This is why the check exists: without it, tensor-parallel ranks that keep different tokens train to the end."""
     run = flags(dataset, tmp_path, "--check-routing-every", 0, "--tensor-model-parallel-size", 2)
     assert pool.run(end_with_other_tokens, [run] * 2, 4, world_size=2) == [("done", "")] * 2

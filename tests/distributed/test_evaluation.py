@@ -1,6 +1,7 @@
-"""A checkpoint of a pipeline is scored the same by one process, tensor-parallel and data-parallel ones.
+"""A checkpoint of a pipeline-parallel run gets the same scores from one, tensor-parallel and data-parallel processes.
 
-lm-eval's own command on local data: passages whose last word is guessed, pages read whole, questions answered freely.
+The tests run lm-eval's command on local data of three kinds: the last word of a passage, the perplexity of pages, and
+questions with generated answers.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SPLIT = {"lambada_openai": "test", "wikitext": "test", "triviaqa": "validation"}
 
 @pytest.fixture(scope="module")
 def saved(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """--save of a run of Llama's layers on an interleaved pipeline."""
+    """The checkpoint folder of a run with Llama's layers on an interleaved pipeline."""
     folder = str(tmp_path_factory.mktemp("saved"))
     runs.run(LAYOUTS["pp2 interleaved"], *VARIANTS["RoPE"], "--lr", "3e-2", "--save", folder)
     return folder
@@ -56,7 +57,9 @@ def offline() -> Iterator[None]:
 
 
 def evaluated(pool: Pool, saved: str, task_data: Path, output: Path, world_size: int, tensor: int) -> dict[str, Any]:
-    """The results file, which one process alone has written, with every answer by task and document."""
+    """Evaluate, check that only one process prints and writes results, and return them with every answer by task and
+    document.
+    """
     flags = ["--load", saved, "--task-data", str(task_data), "--tasks", *TASKS, "--device", "cpu", "--log_samples"]
     flags += ["--output_path", str(output), "--gen_kwargs", "max_gen_toks=6"]
     printed = pool.run(evaluate_command, [*flags, "--tensor-model-parallel-size", str(tensor)], world_size=world_size)
@@ -66,7 +69,7 @@ def evaluated(pool: Pool, saved: str, task_data: Path, output: Path, world_size:
     for task in TASKS:
         (samples,) = output.rglob(f"samples_{task}_*.jsonl")
         lines = [json.loads(line) for line in samples.read_text().splitlines()]
-        # lm-eval repeats a request where a rank has one less than others, and counts the first answer.
+        # lm-eval repeats a request on a rank that has one request less than others, and counts the first answer.
         found[task] = {line["doc_id"]: line["resps"][0][0] for line in lines}
     return found
 
@@ -99,7 +102,9 @@ def test_equals_one_process(
 
 
 def test_sequence_parallel_models_answer_too(pool: Pool, saved: str) -> None:
-    """As a model in training may be; its layers keep no cache, for a rank has a part of each text alone."""
+    """A model in training may be sequence parallel. It cannot cache keys, because each rank holds only a part of each
+    text.
+    """
     texts = random_texts([4, 9, 31, 17])
     (expected,) = pool.run(figures, saved, {}, texts, 6, world_size=1)
     for parallel, can_cache in (({}, True), ({"sequence_parallel": True}, False)):

@@ -1,6 +1,7 @@
-"""A checkpoint that several ranks wrote, exported by one process and loaded by Hugging Face's library, and back.
+"""Checkpoints written by several ranks: export to Hugging Face's format in one process, and import for finetuning.
 
-The logits are those of our model of the same checkpoint in one process, and of an imported model under any layout.
+Exported models are loaded with Hugging Face's library and must compute the logits of our model in one process. Imported
+models must load unchanged under any layout.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def exported(checkpoints: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(("layout", "model"), CASES, ids=[" ".join(case) for case in CASES])
-def test_what_several_ranks_wrote(runs: Runs, tmp_path: Path, layout: str, model: str) -> None:
+def test_exported_model_computes_the_same_logits(runs: Runs, tmp_path: Path, layout: str, model: str) -> None:
     from transformers import AutoModelForCausalLM
 
     flags = (*MODELS[model], "--train-iters", "3", "--init-method-std", "0.2")
@@ -52,7 +53,7 @@ def test_what_several_ranks_wrote(runs: Runs, tmp_path: Path, layout: str, model
 
 @pytest.mark.parametrize("layout", ["tp2 sp", "tp2 pp2"])
 def test_an_imported_model_is_finetuned_under_any_layout(runs: Runs, tmp_path: Path, layout: str) -> None:
-    """Steps that change nothing: what is saved at their end is what was imported, padding rows too."""
+    """Finetune with a negligible learning rate: the saved weights must be the imported ones, padding rows included."""
     files = TokenizerFiles("ByteTokenizer")
     runs.run(LAYOUTS["dp2"], *LLAMA, "--train-iters", "3", "--save", str(tmp_path / "run"))
     first = exported(tmp_path / "run", tmp_path / "first")

@@ -1,6 +1,7 @@
-"""Finetuning from a Hugging Face folder on several ranks: each takes its share, and the run is that of one process.
+"""Finetuning from a Hugging Face folder on several ranks: each loads its share, and the run equals that of one process.
 
-The vocabulary is padded from 257 to 264; evaluations take all of the held-out text, which is no multiple of a batch.
+The vocabulary is padded from 257 to 264. Evaluations cover all of the held-out text, which is not a multiple of a
+batch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A checkpoint of any layout goes on under any other, and the run stays the one that was never interrupted.
+"""A checkpoint of any layout can be resumed under any other, and the run equals the uninterrupted one.
 
-Three steps under one layout, saved, and the rest under another: the same samples, kept tokens, learning rates, losses,
-gradients and weights as six steps of one process in one go.
+The first three steps run under one layout and the rest under another. Samples, kept tokens, learning rates, losses,
+gradients and weights must be those of six uninterrupted steps in one process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.distributed.runs import EXACT, Outcome, Runs, assert_same
 
 pytestmark = pytest.mark.distributed
 
-STRATA = 4  # what every layout can split
+STRATA = 4  # every layout can split the sequence into these
 NUM_STEPS = 6
 STEPS_BEFORE = 3
 RUN = ("--train-iters", str(NUM_STEPS), "--ltd-strata", str(STRATA))
@@ -35,7 +35,7 @@ PAIRS = [
     ("tp2 sp dp2", "pp2", "learned positions"),
     ("dp2", "cp2", "document masks"),
 ]
-"""From, to, and what the tokens know of their place."""
+"""The layout before, the layout after, and the variant of ``VARIANTS``."""
 
 
 def layout(name: str) -> Layout:
@@ -43,7 +43,7 @@ def layout(name: str) -> Layout:
 
 
 def moved(runs: Runs, folder: Path, before: str, after: str, *flags: str) -> Outcome:
-    """``STEPS_BEFORE`` steps under one layout, the others under another, as one outcome of both."""
+    """Train ``STEPS_BEFORE`` steps under one layout and the others under another; return both parts as one outcome."""
     flags = (*RUN, *flags)
     first = runs.run(layout(before), *flags, "--save", str(folder), "--exit-interval", str(STEPS_BEFORE))
     assert len(first.loss) == STEPS_BEFORE
@@ -65,10 +65,12 @@ def test_continues_in_the_middle_of_batch_ramp_up(runs: Runs, tmp_path: Path, be
 
 @pytest.mark.parametrize("precision", [("--bf16",), ("--fp16", "--initial-loss-scale", "256")], ids=["bf16", "fp16"])
 @pytest.mark.parametrize(("before", "after"), [("dp2", "dp2 sharded"), ("dp2 sharded", "dp2")])
-def test_half_precision_moves_to_the_last_bit(
+def test_half_precision_resumes_bit_equal(
     runs: Runs, tmp_path: Path, before: str, after: str, precision: tuple[str, ...]
 ) -> None:
-    """The fp32 main weights and the loss scale go along: of two ranks' sums there is only one order."""
-    flags = (*precision, "--clip-grad", "1000")  # the norm itself is summed otherwise, so it must not scale anything
+    """The fp32 main weights and the loss scale are kept. Runs are bit-equal, as a sum over two ranks has only one
+    order.
+    """
+    flags = (*precision, "--clip-grad", "1000")  # the norm is summed in another order, so it must not scale gradients
     found = moved(runs, tmp_path, before, after, *flags)
     assert_same(found, runs.run(LAYOUTS["dp2"], *RUN, *flags), EXACT)

@@ -1,4 +1,4 @@
-"""Every layout trains the model that one process trains: weights, samples, kept tokens, losses, every gradient."""
+"""Every layout trains the same model as one process: weights, samples, kept tokens, losses and every gradient."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ pytestmark = pytest.mark.distributed
 
 @pytest.mark.parametrize(("name", "variant"), LAYOUT_CASES)
 def test_equals_one_process(runs: Runs, name: str, variant: str) -> None:
-    """Five steps over changes of K, several microbatches in flight; initial weights equal bit for bit."""
+    """Train five steps during which K changes, with several microbatches in flight; initial weights are bit-equal."""
     layout, flags = LAYOUTS[name], VARIANTS[variant]
     assert_same(runs.run(layout, *flags), runs.reference(layout.strata, *flags))
 
 
 @pytest.mark.parametrize(("name", "mode", "variant"), RECOMPUTE_CASES)
 def test_recompute_changes_nothing(runs: Runs, name: str, mode: str, variant: str) -> None:
-    """Against one process that keeps its activations."""
+    """Compare with one process that does not recompute."""
     layout, flags = RECOMPUTED_LAYOUTS[name], VARIANTS[variant]
     assert_same(runs.run(layout, *flags, *RECOMPUTE[mode]), runs.reference(layout.strata, *flags))
 
@@ -29,7 +29,7 @@ def test_recompute_changes_nothing(runs: Runs, name: str, mode: str, variant: st
 @pytest.mark.gpu
 @pytest.mark.parametrize(("name", "variant"), LAYOUT_CASES)
 def test_equals_one_gpu(gpu_runs: Runs, name: str, variant: str) -> None:
-    """The same on NCCL, where there is a GPU for each rank."""
+    """The same with NCCL, if there is a GPU for each rank."""
     layout, flags = LAYOUTS[name], VARIANTS[variant]
     if torch.cuda.device_count() < layout.world_size:
         pytest.skip(f"needs {layout.world_size} CUDA devices")
@@ -44,8 +44,10 @@ def test_recompute_changes_nothing_on_a_gpu(gpu_runs: Runs, mode: str) -> None:
     assert_same(gpu_runs.run(layout, *flags, *RECOMPUTE[mode]), gpu_runs.reference(layout.strata, *flags), ON_GPUS)
 
 
-def test_these_runs_drop_tokens_and_weigh_microbatches_unequally(runs: Runs) -> None:
-    """What the comparisons above rest on: K changes, every dropping layer chooses, and no gradient is nothing."""
+def test_reference_drops_tokens_and_trains_every_tensor(runs: Runs) -> None:
+    """The comparisons above are only meaningful if K changes, every dropping layer selects tokens, and no gradient is
+    zero.
+    """
     run = runs.reference(1, *VARIANTS["document masks"])
     assert sorted({kept for _, _, kept in run.kept}) == [8, 16, 24]
     assert {layer for _, layer, _ in run.kept} == {2, 3, 4, 5}

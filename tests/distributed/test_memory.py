@@ -1,7 +1,7 @@
-"""The memory that a plan foresees for each process of a layout, against the tensors that are alive there.
+"""The memory that a plan predicts for each process of a layout, compared with the tensors that are alive there.
 
-Every storage that an operation returns is counted until it is gone. What gloo copies in its own threads is not: NCCL
-has other buffers, and plans leave both out. One process is compared with the allocator, in ``tests/unit/planning``.
+Every storage that an operation returns is counted until it is freed. Copies that gloo makes in its own threads are not
+counted: NCCL has other buffers, and plans leave both out. ``tests/unit/forecast/test_memory.py`` tests one process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CASES = {
 
 
 class LiveStorages(TorchDispatchMode):
-    """Bytes of the storages that operations have returned and that are alive, and the most there were."""
+    """Counts the bytes of the storages that operations have returned and that are alive, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,13 +68,13 @@ class LiveStorages(TorchDispatchMode):
 
 
 def measure(flags: list[str]) -> tuple[int, int]:
-    """On each rank: what the plan of the run foresees for its stage, and the measured peak [bytes]."""
+    """The memory that the plan predicts for this rank's pipeline stage, and the measured peak [bytes]."""
     from megatron.ltd.launch import launch
 
     config = parse(flags)
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     stages = plan_ahead(config, world_size).memory
-    planned = stages[rank * len(stages) // world_size]  # ranks count pipeline stages last
+    planned = stages[rank * len(stages) // world_size]  # the pipeline stage is the slowest-varying part of a rank
     with LiveStorages() as storages:
         launch(config)
     return planned.total, storages.peak

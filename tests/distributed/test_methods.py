@@ -1,7 +1,7 @@
-"""Every method of the registry under tensor, sequence, pipeline and data parallelism, against one process.
+"""Every registered method under tensor, sequence, pipeline and data parallelism, compared with one process.
 
-The four layers and 32 tokens of ``tests.methods.cases``. ``test_layouts`` and ``test_token_bypass`` compare the methods
-of this project under more layouts; this file is what a new method gets from its line in ``CASES``.
+The model has the four layers and 32 tokens of ``tests.methods.cases``. ``test_layouts`` and ``test_token_bypass`` cover
+the methods of this project under more layouts; the tests of this file run for every method with a line in ``CASES``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _strata(case: MethodCase, layout: Layout) -> tuple[str, ...]:
 
 
 def _blocks(case: MethodCase, layout: Layout) -> tuple[str, ...]:
-    """Blocks of which each stratum keeps whole ones."""
+    """A block size with which each stratum keeps whole blocks."""
     sizes = [flag for flag in case.dropping if flag.endswith("-block-size")]
     return (sizes[0], "2") if sizes and layout.strata > 2 else ()
 
@@ -30,7 +30,7 @@ def _blocks(case: MethodCase, layout: Layout) -> tuple[str, ...]:
 @pytest.mark.parametrize("name", ["tp2 sp pp2 dp2", "cp2"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_equals_one_process(bypass_runs: Runs, case: MethodCase, name: str) -> None:
-    """Five steps while the plan changes: kept tokens, losses and every gradient."""
+    """Compare kept tokens, losses and every gradient of five steps during which the plan changes."""
     layout = LAYOUTS[name]
     flags = (*_FOUR_LAYERS, *case.dropping, *_strata(case, layout), *_blocks(case, layout))
     expected = bypass_runs.reference(layout.strata, *flags)

@@ -1,4 +1,4 @@
-"""The pool itself: ranks in order, failures told whole, nothing left behind."""
+"""Tests of the pool: results in rank order, failures reported in full, and no processes left behind."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -22,13 +23,13 @@ pytestmark = pytest.mark.distributed
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
-    """One of this file's own, as its tests break it."""
+    """A pool for this file alone, because its tests make jobs fail."""
     with Pool() as pool:
         yield pool
 
 
 def rank_and_sum(offset: int) -> tuple[int, int, int]:
-    """This rank, the sum of all ranks' contributions, and the process."""
+    """This rank, the sum over all ranks, and the process id."""
     dist.init_process_group("gloo")
     try:
         total = torch.tensor(offset + dist.get_rank())
@@ -44,7 +45,7 @@ def fail_on_rank_1() -> None:
 
 
 def wait_on_rank_0_for_rank_1() -> None:
-    """Rank 1 never joins."""
+    """Rank 0 waits for rank 1, which never joins the process group."""
     if os.environ["RANK"] == "1":
         print("rank 1 sits", flush=True)
         sit()
@@ -65,7 +66,7 @@ def start_a_sleeper() -> int:
 
 
 def is_alive(process_id: int) -> bool:
-    """Whether the process exists and is no zombie."""
+    """Whether the process exists and is not a zombie."""
     try:
         return psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -79,59 +80,66 @@ def assert_gone(process_ids: list[int]) -> None:
         time.sleep(0.05)
 
 
-def test_ranks_answer_in_order_and_workers_are_reused(pool: Pool) -> None:
+def test_results_are_in_rank_order_from_new_processes(pool: Pool) -> None:
     first = pool.run(rank_and_sum, 10, world_size=3)
     assert [answer[:2] for answer in first] == [(0, 33), (1, 33), (2, 33)]
     second = pool.run(rank_and_sum, 0, world_size=2)
     assert [answer[:2] for answer in second] == [(0, 1), (1, 1)]
-    assert [answer[2] for answer in first[:2]] == [answer[2] for answer in second] == pool.process_ids[:2]
+    process_ids = [answer[2] for answer in (*first, *second)]
+    assert len(set(process_ids)) == 5
+    assert_gone(process_ids)
 
 
-def test_a_failure_shows_the_ranks_traceback_and_ends_all_workers(pool: Pool) -> None:
-    pool.run(rank_and_sum, 0, world_size=2)
-    before = pool.process_ids
+def test_a_failure_shows_the_ranks_traceback(pool: Pool) -> None:
     with pytest.raises(JobFailed, match=r"(?s)rank 0 returned.*rank 1: .*in fail_on_rank_1.*rank 1 has had enough"):
         pool.run(fail_on_rank_1, world_size=2)
-    assert_gone(before)
     assert len(pool.run(rank_and_sum, 0, world_size=2)) == 2
 
 
 def test_a_stuck_job_shows_every_ranks_stack(pool: Pool) -> None:
-    with pytest.raises(JobFailed) as failure:
-        pool.run(wait_on_rank_0_for_rank_1, world_size=2, seconds=3.0)
-    rank_0, rank_1 = str(failure.value).split("--- rank ")[1:]
+    """The limit must be long enough for the ranks to get stuck, which depends on the machine; so several are tried."""
+    for seconds in (3.0, 30.0, 300.0):
+        with pytest.raises(JobFailed) as failure:
+            pool.run(wait_on_rank_0_for_rank_1, world_size=2, seconds=seconds)
+        rank_0, rank_1 = str(failure.value).split("--- rank ")[1:]
+        if "in init_process_group" in rank_0 and "rank 1 sits" in rank_1:
+            break
     assert "did not return" in rank_0 and "in init_process_group" in rank_0
     assert "did not return" in rank_1 and "in sit" in rank_1 and "rank 1 sits" in rank_1
     assert len(pool.run(rank_and_sum, 0, world_size=2)) == 2
 
 
-def test_a_death_is_told(pool: Pool) -> None:
+def test_the_exit_code_of_a_dead_rank_is_reported(pool: Pool) -> None:
     with pytest.raises(JobFailed, match="rank 0: died with exit code 7"):
         pool.run(leave, world_size=1)
 
 
-def test_closing_takes_along_what_jobs_started() -> None:
-    with Pool() as pool:
-        started = pool.run(start_a_sleeper, world_size=1)
-        found = [*pool.process_ids, *started]
-        assert all(map(is_alive, found))
-    assert_gone(found)
+def test_processes_that_a_job_started_are_killed(pool: Pool) -> None:
+    assert_gone(pool.run(start_a_sleeper, world_size=1))
 
 
-def _start_and_wait(connection: multiprocessing.connection.Connection) -> None:
-    pool = Pool()
-    connection.send([*pool.run(start_a_sleeper, world_size=2), *pool.process_ids])
+def write_process_ids_and_wait(file: str) -> None:
+    """Append the ids of this process and of one that it started to ``file``, and wait forever."""
+    with open(file, "a") as told:
+        told.write(f"{os.getpid()} {start_a_sleeper()}\n")
     sit()
 
 
-def test_workers_leave_when_their_parent_is_killed() -> None:
-    here, there = multiprocessing.get_context("spawn").Pipe()
-    parent = multiprocessing.get_context("spawn").Process(target=_start_and_wait, args=(there,))
+def _start_and_wait(file: str) -> None:
+    Pool().run(write_process_ids_and_wait, file, world_size=2)
+
+
+def test_ranks_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    told = tmp_path / "told.txt"
+    told.touch()
+    parent = multiprocessing.get_context("spawn").Process(target=_start_and_wait, args=(str(told),))
     parent.start()
     try:
-        assert here.poll(60)
-        found = here.recv()
-        assert len(found) == 4 and all(map(is_alive, found))
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while len(found := [int(word) for word in told.read_text().split()]) < 4:
+            assert parent.is_alive() and time.monotonic() < deadline
+            time.sleep(0.1)
+        assert all(map(is_alive, found))
     finally:
         os.kill(parent.pid or 0, signal.SIGKILL)
         parent.join()

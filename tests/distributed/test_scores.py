@@ -1,13 +1,13 @@
-"""One model on real tasks, whoever computes it: our model in one process and in several, and Hugging Face's.
+"""A model gets the same scores on real tasks from our code on one or several processes and from Hugging Face's.
 
     trained    tensor parallel 2, on a novel ──► checkpoint ──► exported folder
     drawn      by Hugging Face's own code    ──► its folder ──► imported checkpoint
                                                    │                │
                                           lm_eval --model hf        ours: one process, tensor 2, data 2
 
-500 examples each of LAMBADA, HellaSwag, ARC-Easy and BoolQ of the trained model, 100 of the drawn one: 5,500
-log-likelihoods are compared, and accuracies. Hugging Face's model has a process of its own, as its libraries leave
-things behind that later jobs of a pool's worker trip over.
+500 examples each of LAMBADA, HellaSwag, ARC-Easy and BoolQ are scored with the trained model and 100 each with the
+drawn one: 5,500 log-likelihoods and the accuracies are compared. Hugging Face's model runs in its own process, because
+its libraries leave state behind that would disturb later jobs.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer(folder: Path, shared_data: Path) -> TokenizerFiles:
-    """GPT-2's first 2,047 pieces: as its merges are in order, the vocabulary of fewer merges."""
+    """A tokenizer with GPT-2's first 2,047 tokens; as the merges are ordered, it is the vocabulary of fewer merges."""
     pieces = json.loads((shared_data / "gpt2-vocab" / "encoder.json").read_text(encoding="utf-8"))
     vocabulary = {piece: number for piece, number in pieces.items() if number < VOCAB_SIZE - 1}
     vocabulary["<|endoftext|>"] = VOCAB_SIZE - 1
@@ -92,7 +92,7 @@ def task_data(folder: Path, shared_data: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(pool: Pool, folder: Path, tokenizer: TokenizerFiles, shared_data: Path) -> Path:
-    """Checkpoints of a Llama that has read some of a novel, on two tensor-parallel ranks."""
+    """Checkpoints of a Llama trained on a novel on two tensor-parallel ranks."""
     book = (shared_data / "gutenberg" / "1342.txt").read_text(encoding="utf-8-sig")
     chapters = book.split("*** START", 1)[1].split("*** END", 1)[0].split("\n\n\n")
     (folder / "book.jsonl").write_text("".join(json.dumps({"text": chapter}) + "\n" for chapter in chapters))
@@ -114,7 +114,7 @@ def exported(folder: Path, trained: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def drawn(folder: Path, tokenizer: TokenizerFiles) -> Path:
-    """A GPT-2 with the initial weights of Hugging Face's code, and its tokenizer's files."""
+    """A folder with a GPT-2 initialized by Hugging Face's code, and its tokenizer files."""
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(
         vocab_size=VOCAB_SIZE, n_positions=SEQ_LENGTH, n_embd=64, n_layer=3, n_head=4,
@@ -136,11 +136,11 @@ def imported(folder: Path, drawn: Path) -> Path:
 
 @dataclass(frozen=True)
 class Scores:
-    """What lm-eval wrote of one model."""
+    """The results that lm-eval wrote for one model."""
 
     results: Mapping[str, Mapping[str, float]]
     log_likelihoods: Mapping[str, Sequence[Sequence[float]]]
-    """By task of each example, in order, of each of its continuations."""
+    """Log-likelihood of each continuation of each example, in order, by task."""
 
     @classmethod
     def read(cls, folder: Path) -> Scores:
@@ -153,7 +153,7 @@ class Scores:
         return cls(json.loads(results.read_text())["results"], found)
 
     def assert_equal(self, other: Scores, examples: int = EXAMPLES) -> None:
-        """Log-likelihoods to 1e-3 and accuracies exactly."""
+        """Check that log-likelihoods agree to 1e-3 and accuracies exactly."""
         for task in TASKS:
             ours, theirs = self.log_likelihoods[task], other.log_likelihoods[task]
             assert len(ours) == len(theirs) == examples
@@ -167,7 +167,7 @@ class Scores:
 
 
 def run_evaluation(arguments: Sequence[str]) -> str:
-    """``tools/evaluate.py`` on a rank of the pool; how it ended."""
+    """Run ``tools/evaluate.py`` on a rank of the pool; return "done" or the error message."""
     try:
         evaluate(arguments, None)
     except UserError as error:
@@ -176,14 +176,14 @@ def run_evaluation(arguments: Sequence[str]) -> str:
 
 
 class Judge:
-    """Scores models, each once."""
+    """Scores models with lm-eval, and caches the scores of ours."""
 
     def __init__(self, pool: Pool, folder: Path, task_data: Path) -> None:
         self.pool, self.folder, self.task_data = pool, folder, task_data
         self.known: dict[tuple[str, ...], Scores] = {}
 
     def ours(self, model: Path, *layout: str, world_size: int = 1, examples: int = EXAMPLES) -> Scores:
-        """On ranks of the pool."""
+        """Score a checkpoint with our code on ranks of the pool."""
         key = (str(model), *layout, str(world_size), str(examples))
         if key not in self.known:
             arguments, output = self._arguments(examples)
@@ -194,7 +194,7 @@ class Judge:
         return self.known[key]
 
     def hugging_face(self, model: Path, examples: int = EXAMPLES) -> Scores:
-        """By lm-eval's own model in a process of its own."""
+        """Score a folder with lm-eval's ``hf`` model in a separate process."""
         arguments, output = self._arguments(examples)
         arguments += ["--model", "hf", "--model_args", f"pretrained={model},dtype=float32", "--batch_size", "16"]
         command = [sys.executable, str(REPOSITORY / "tools" / "evaluate.py"), *arguments]
@@ -203,7 +203,7 @@ class Judge:
         return Scores.read(output)
 
     def _arguments(self, examples: int) -> tuple[list[str], Path]:
-        """What all evaluations have in common, and the folder that their results go to."""
+        """The arguments that all evaluations share, and the folder for their results."""
         output = Path(tempfile.mkdtemp(dir=self.folder))
         return [
             "--tasks", ",".join(TASKS), "--task-data", str(self.task_data), "--limit", str(examples),
@@ -238,7 +238,7 @@ def test_a_gpt2_of_hugging_face_scores_equally(judge: Judge, drawn: Path, import
 
 
 def test_greedy_text_is_that_of_hugging_face(trained: Path, exported: Path, task_data: Path) -> None:
-    """The first words of 16 passages of unequal length, each gone on for 48 tokens."""
+    """Continue the beginnings of 16 passages, of different lengths, for 48 tokens each."""
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(exported).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(exported)

@@ -1,4 +1,4 @@
-"""Tasks scored during training, over several ranks: the figures of one process."""
+"""Tasks scored during training get the same scores on several ranks as on one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ pytest.importorskip("lm_eval")
 
 
 def scores(pool: Pool, layout: Layout, dataset: str, tasks: Path, log: Path) -> list[dict[str, float]]:
-    """The lines that a run under ``layout`` leaves; its output matrix is its own, and gathered late with overlaps."""
+    """The score records of a run under ``layout``; its embeddings are untied, and with overlaps its weights are
+    gathered late.
+    """
     flags = [
         *run_flags(dataset), *RANDOM_LTD, *layout.flags, "--untie-embeddings-and-output-weights", "--device", "cpu",
         "--log-dir", str(log), "--eval-tasks", "lambada_openai", "boolq", "--eval-tasks-interval", "3",

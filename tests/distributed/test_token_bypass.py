@@ -1,4 +1,4 @@
-"""TokenBypass by importance on several ranks: kept tokens, gradients and the importances are those of one process."""
+"""TokenBypass by importance on several ranks: kept tokens, gradients and importances equal those of one process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ RANDOM_PAIRS = "--token-bypass-selector random --token-bypass-block-size 2"
 
 
 def bypass(strata: int, choice: str = BLANKS) -> tuple[str, ...]:
-    """Layers 3 to 5 of six keep 8, 8, 16, 16 and 24 of 32 tokens: by importance the blanks, id 32, always."""
+    """Flags with which layers 3 to 5 of six keep 8, 8, 16, 16 and 24 of 32 tokens.
+
+    With ``BLANKS``, tokens are chosen by importance, and blanks, id 32, are always kept.
+    """
     flags = (
         "--token-bypass --token-bypass-kept-tokens 8 --token-bypass-growth-steps 6 --token-bypass-granularity 8 "
         f"{choice} --token-bypass-strata {strata}"
@@ -38,7 +41,7 @@ def bypass(strata: int, choice: str = BLANKS) -> tuple[str, ...]:
 
 
 def reference(runs: Runs, strata: int, *more: str) -> Outcome:
-    """One process, whose run chooses tokens, and learns which."""
+    """The run in one process; checks that it selects tokens and learns importances."""
     found = runs.run(one_process(strata), *bypass(strata), *more)
     assert {layer for _, layer, _ in found.kept} == {3, 4, 5}
     assert found.learned is not None and len(set(found.learned)) > 10
@@ -54,7 +57,7 @@ def test_equals_one_process(bypass_runs: Runs, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["tp2 sp", "pp2", "cp2", "dp2"])
 def test_random_blocks_equal_one_process(bypass_runs: Runs, name: str) -> None:
-    """Pairs of neighbours, the same of a sample in all layers of the span."""
+    """Pairs of neighbouring tokens are kept, the same pairs of a sample in all layers of the span."""
     layout = LAYOUTS[name]
     flags = (*bypass(layout.strata, RANDOM_PAIRS), *VARIANTS["document masks"])
     expected = bypass_runs.run(one_process(layout.strata), *flags)
@@ -70,8 +73,8 @@ def test_recompute_changes_nothing(bypass_runs: Runs) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [("pp2", "cp2 dp2"), ("cp2 tp2 sp", "dp2 sharded")])
-def test_what_is_learned_moves_to_another_layout(bypass_runs: Runs, tmp_path: Path, before: str, after: str) -> None:
-    """Three steps under one layout and three under another, against six of one process."""
+def test_learned_importances_move_to_another_layout(bypass_runs: Runs, tmp_path: Path, before: str, after: str) -> None:
+    """Train three steps under one layout and three under another, and compare with six steps of one process."""
     six = (*bypass(4), *VARIANTS["RoPE"], "--train-iters", "6")
     first = bypass_runs.run(LAYOUTS[before], *six, "--save", str(tmp_path), "--exit-interval", "3")
     moved = first.then(bypass_runs.run(LAYOUTS[after], *six, "--load", str(tmp_path)))

@@ -1,4 +1,4 @@
-"""The vision transformer on several ranks: samples, kept tokens, losses and every gradient are those of one process."""
+"""ViT on several ranks: samples, kept tokens, losses and every gradient equal those of one process."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ BYPASS = tuple("--token-bypass --token-bypass-kept-tokens 9 --token-bypass-selec
 
 @pytest.fixture(scope="module")
 def run(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
-    """Five steps of 16 of 37 images, more than two epochs; 10 validation images, whose last global batch is not full.
+    """Train five steps of 16 of 37 images, which is more than two epochs, with 10 validation images in incomplete
+    batches.
 
-    Weights are large enough for attention to be far from uniform, and the clipping is in force.
+    The weights are large enough for attention to be far from uniform, and gradients are actually clipped.
     """
     folder = tmp_path_factory.mktemp("images")
     flags = [
@@ -56,5 +57,5 @@ def test_equals_one_process(run: Callable[..., Outcome], reference: Outcome, nam
 
 
 def test_recompute_on_two_ranks_changes_nothing(run: Callable[..., Outcome]) -> None:
-    """With the entry layer of TokenBypass, whose kept tokens attend to all."""
+    """The run includes the entry layer of TokenBypass, whose kept tokens attend to all tokens."""
     assert_same(run(LAYOUTS["tp2"], *BYPASS, *FULL_RECOMPUTE), run(one_process(1), *BYPASS))

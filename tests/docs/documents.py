@@ -1,4 +1,4 @@
-"""What the tests of documents share: pages, code blocks, tables, and the flags that this project's commands have."""
+"""Helpers for tests of the documentation: pages, code blocks, tables, and the flags of this project's commands."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
 
 def code_blocks(text: str, language: str) -> list[str]:
-    """What stands between fences that open with ``language``."""
+    """The content of fenced code blocks of ``language``."""
     fenced = text.split("```")[1::2]
     return [block.partition("\n")[2] for block in fenced if block.partition("\n")[0] == language]
 
 
 def table_rows(text: str) -> list[list[str]]:
-    """The cells of every table row, headings and rulers left out."""
+    """The cells of every table row, without headings and delimiter rows."""
     lines = text.splitlines()
     followed = zip(lines, [*lines[1:], ""], strict=True)
     rows = [line for line, below in followed if line.startswith("|") and "|---" not in f"{line}{below}"]
@@ -32,20 +32,22 @@ def table_rows(text: str) -> list[list[str]]:
 
 
 def section(text: str, title: str) -> str:
-    """What stands under the heading ``## title``."""
+    """The text under the heading ``## title``."""
     _, found, after = text.partition(f"\n## {title}\n")
     assert found, f"no section {title}"
     return after.partition("\n## ")[0]
 
 
 def listed_pages(repository: Path) -> list[str]:
-    """The pages that mkdocs.yml lists, by their paths in the checkout."""
+    """The pages that mkdocs.yml lists, by path in the checkout."""
     config = yaml.safe_load((repository / "mkdocs.yml").read_text(encoding="utf-8"))
     return nav_pages(config["nav"])
 
 
 def known_flags(repository: Path) -> set[str]:
-    """Every flag of this project's commands: those made with ``flag`` or argparse, the methods', and the scripts'."""
+    """Every flag of this project's commands: from ``flag``, argparse, the methods, and the shell scripts of the
+    examples.
+    """
     paths = [*(repository / "megatron" / "ltd").rglob("*.py"), *(repository / "tools").rglob("*.py")]
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
     written = {flag for tree in trees for node in ast.walk(tree) for flag in _flags_of(node)}

@@ -1,4 +1,4 @@
-"""What the tests of the examples share: their scripts as a user runs them, and the recipe and cards of GPT-3."""
+"""Helpers for tests of the examples: running their scripts like a user, and the numbers of the GPT-3 recipes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LENGTHS = ("300B", "200B", "150B")
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """A plain user's environment, with few threads and this virtual environment active."""
+    """A user's plain environment with this virtual environment active and one thread."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR", "LANG")}
     return {**kept, "OMP_NUM_THREADS": "1", "VIRTUAL_ENV": sys.prefix, **settings}
 
 
 def run(repository: Path, cwd: Path, script: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """A script of the examples as a user runs it, from ``cwd``, where it writes to ``runs``."""
+    """Run a script of the examples from ``cwd``, like a user; it writes to ``runs`` there."""
     return subprocess.run(
         ["bash", str(repository / "examples" / script), *arguments],
         env=environment(**settings), cwd=cwd, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS,
@@ -31,7 +31,7 @@ def run(repository: Path, cwd: Path, script: str, *arguments: str, **settings: s
 
 
 def training_command(repository: Path, cwd: Path, *arguments: str, **settings: str) -> list[str]:
-    """The words after pretrain_gpt_ltd.py in the command that DRY_RUN=1 of gpt3/pretrain.sh shows."""
+    """The flags of pretrain_gpt_ltd.py in the command that gpt3/pretrain.sh prints with DRY_RUN=1."""
     shown = run(repository, cwd, "gpt3/pretrain.sh", *arguments, DRY_RUN="1", **settings).stdout
     (command,) = (line for line in shown.splitlines() if "torchrun.py" in line)
     words = shlex.split(command)
@@ -46,11 +46,11 @@ RECIPE = {
     ("350m", "200B"): (4.5e-4, 266_666),
     ("350m", "150B"): (6e-4, 200_000),
 }
-"""Peak learning rate, and growth in steps."""
+"""(size, length) -> peak learning rate, and growth in steps"""
 
 
 def steps_until(tokens: int, batch: int, growth_steps: int | None) -> int:
-    """Steps until the layer tokens / layers reach ``tokens``: the definition, summed step by step."""
+    """The number of steps until layer tokens / layers reach ``tokens``, summed step by step as in the definition."""
     kept = numpy.full(10**6, 2048)
     if growth_steps is not None:
         growing = numpy.arange(growth_steps)

@@ -1,4 +1,4 @@
-"""The BERT example as a user runs it, in its small version, on this interpreter's environment."""
+"""The BERT example as a user runs it, in its small version, in this Python environment."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_small_version_pretrains_and_finetunes(repository: Path, tmp_path: P
 
 
 def shown(repository: Path, folder: Path, script: str, *words: str) -> list[str]:
-    """The command that DRY_RUN=1 shows."""
+    """The command that the script prints with DRY_RUN=1."""
     ended = run(repository, folder, f"{FOLDER}/{script}", *words, DRY_RUN="1", GPUS_PER_NODE="0")
     assert (ended.returncode, ended.stderr) == (0, "")
     return shlex.split(ended.stdout)
@@ -62,7 +62,7 @@ def pretraining(repository: Path, folder: Path, *words: str) -> RunConfig:
 
 
 @pytest.mark.parametrize("method", ["random_ltd", "dense", "token_bypass", "layer_drop"])
-def test_the_commands_of_the_recipe_are_read(repository: Path, tmp_path: Path, method: str) -> None:
+def test_the_commands_of_the_recipe_parse(repository: Path, tmp_path: Path, method: str) -> None:
     config = pretraining(repository, tmp_path, method, "--bf16")
     assert config.precision.bf16 and config.model.num_layers == 24
     assert [name for name, part in config.methods.items() if part.enabled] == ([method] if method != "dense" else [])
@@ -84,7 +84,7 @@ def test_finetuning_takes_twelve_passes(repository: Path, tmp_path: Path) -> Non
     assert (config.checkpoint.load, config.checkpoint.finetune) == ("runs/bert-large/random_ltd", True)
 
 
-def test_the_readmes_commands_are_the_scripts(repository: Path) -> None:
+def test_the_readmes_commands_name_existing_files(repository: Path) -> None:
     folder = repository / "examples" / FOLDER
     text = (folder / "README.md").read_text()
     commands = re.findall(rf"bash examples/{FOLDER}/(\w+\.sh)(?: (\w+))?", "".join(code_blocks(text, "bash")))

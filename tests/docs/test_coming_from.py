@@ -1,4 +1,4 @@
-"""The pages for users of other programs: every flag that they name is there, or is not, as they say."""
+"""The pages for users of Megatron-LM and DeepSpeed: every flag that they call available is, and no other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.docs.documents import FLAG, section, table_rows
 
 @pytest.fixture(scope="module")
 def training_flags() -> set[str]:
-    """Of the commands that pretrain a GPT or a BERT or train a vision transformer."""
+    """The flags of the commands that pretrain a GPT or a BERT or train a vision transformer."""
     parsers = [build_parser(workload) for workload in (GPT, BERT, VIT)]
     return {flag for parser in parsers for flag in parser._option_string_actions if flag.startswith("--")}
 
@@ -24,27 +24,27 @@ def megatron_lm(repository: Path) -> str:
 
 
 @pytest.mark.parametrize("title", ["Same name, same meaning", "Same name, with a difference", "New flags"])
-def test_flags_that_are_said_to_be_there_are(megatron_lm: str, training_flags: set[str], title: str) -> None:
+def test_available_flags_exist(megatron_lm: str, training_flags: set[str], title: str) -> None:
     named = set(FLAG.findall(section(megatron_lm, title)))
     assert len(named) >= 7
     assert not {name for name in named if not any(flag.startswith(name) for flag in training_flags)}
     assert not {name for name in named if not name.endswith("-") and name not in training_flags}
 
 
-def test_flags_of_another_name(megatron_lm: str, training_flags: set[str]) -> None:
+def test_renamed_flags(megatron_lm: str, training_flags: set[str]) -> None:
     rows = table_rows(section(megatron_lm, "Another name"))
     theirs, ours = (set(FLAG.findall(" ".join(cells))) for cells in zip(*rows, strict=True))
     assert len(rows) == len(theirs) and not theirs & training_flags
     assert ours <= training_flags
 
 
-def test_flags_that_are_said_to_be_missing_are(megatron_lm: str, training_flags: set[str]) -> None:
+def test_missing_flags_do_not_exist(megatron_lm: str, training_flags: set[str]) -> None:
     named = set(FLAG.findall(section(megatron_lm, "Not available")))
     assert len(named) >= 15 and not named & training_flags
 
 
 def test_every_training_flag_is_on_the_page_for_megatron_lm(megatron_lm: str, training_flags: set[str]) -> None:
-    """Those of images apart, whose meaning Megatron-LM does not have."""
+    """Flags for image statistics are exempt, because Megatron-LM has no counterpart."""
     named = set(FLAG.findall(megatron_lm))
     prefixes = tuple(name for name in named if name.endswith("-"))
     images = {"--image-mean", "--image-std"}

@@ -1,4 +1,4 @@
-"""What holds for the scripts of all examples: --help, mistakes in one line, sizes, and their settings files."""
+"""Rules for the scripts of all examples: --help, one-line errors, short files, and their settings files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLUSTER = {
     "GPUS_PER_NODE", "NPROC", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "RUN_ID", "MAX_RESTARTS", "SCRIPT",
     "PYTHON", "MEGATRON_LTD",
 }  # fmt: skip
-"""What a cluster or another script sets, beside SLURM_*; the README of examples/launch lists them."""
+"""Variables that a cluster or another script sets, besides SLURM_*; the README of examples/launch lists them."""
 STANDARD = {
     "TINY",
     "DRY_RUN",
@@ -44,8 +44,8 @@ def names(repository: Path) -> list[str]:
     return [path.relative_to(repository / "examples").as_posix() for path in scripts(repository)]
 
 
-def test_help_is_the_comment_that_a_script_opens_with(repository: Path, tmp_path: Path) -> None:
-    """And starts nothing, wherever it stands on the command line."""
+def test_help_prints_the_opening_comment(repository: Path, tmp_path: Path) -> None:
+    """--help prints the comment at the top of the script and starts nothing, wherever it is on the command line."""
     assert len(names(repository)) >= 9
     for name in names(repository):
         ended = run(repository, tmp_path, name, "--help")
@@ -82,8 +82,8 @@ def settings_files(repository: Path) -> list[Path]:
     return sorted((repository / "examples").glob("*/*.yaml"))
 
 
-def test_every_settings_file_names_flags_alone_and_begins_with_a_comment(repository: Path) -> None:
-    """Every number of a recipe stands on a line of its own."""
+def test_settings_files_contain_only_flags_and_begin_with_a_comment(repository: Path) -> None:
+    """Every number of a recipe is a setting on its own line."""
     assert len(settings_files(repository)) >= 25
     evaluation = FlagParser(None)
     for config_class in (HarnessArgs, TaskFlags):
@@ -172,8 +172,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_mistakes_are_refused_in_one_line(repository: Path, tmp_path: Path, case: str) -> None:
-    """The last line is the one that says it, also where torchrun started the processes; no run is made."""
+def test_mistakes_give_a_one_line_error(repository: Path, tmp_path: Path, case: str) -> None:
+    """The error is one line, also where torchrun started the processes, and no run is started."""
     script, arguments, settings, message = REFUSED[case]
     settings = {"GPUS_PER_NODE": "0", **settings}
     ended = run(repository, tmp_path, script, *arguments, **settings)

@@ -1,4 +1,4 @@
-"""The GPT-2 example as a user runs it, in its small version, on this interpreter's environment."""
+"""The GPT-2 example as a user runs it, in its small version, in this Python environment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCRIPT = "gpt2_finetune/run.sh"
 
 @pytest.fixture(scope="module")
 def finished(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The output folder, given relative to where the user stands, and what was printed."""
+    """The output folder, which was given as a relative path, and what was printed."""
     home = tmp_path_factory.mktemp("home")
     ended = run(repository, home, SCRIPT, "--out", "out", TINY="1")
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout[-2000:] + ended.stderr[-2000:]
@@ -31,7 +31,7 @@ def finished(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 
 def about(folder: Path) -> dict[str, Any]:
-    """The run's first line."""
+    """The first record of the run's log."""
     return json.loads((folder / "metrics.jsonl").read_text().partition("\n")[0])
 
 
@@ -51,8 +51,8 @@ def test_both_runs_start_from_the_weights_and_learn(finished: tuple[Path, str]) 
     assert (out / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_the_plan_is_the_recipes(finished: tuple[Path, str]) -> None:
-    """As many layer tokens in both runs as the passes over the text say; all tokens from 30 % of the steps on."""
+def test_the_runs_follow_the_recipe(finished: tuple[Path, str]) -> None:
+    """Both runs compute the layer tokens of the passes over the text; all tokens are kept from 30 % of the steps on."""
     out, _ = finished
     tokens = json.loads((out / "train_text_document.json").read_text())["tokens"]
     dense_steps = (tokens - 1) // 64 // 8
@@ -69,7 +69,7 @@ def test_the_plan_is_the_recipes(finished: tuple[Path, str]) -> None:
     assert kept[0] == 16 and kept[growth - 1] < 64 and set(kept[growth:]) == {64}
 
 
-def test_the_same_command_again_changes_nothing(finished: tuple[Path, str], repository: Path) -> None:
+def test_repeating_the_command_changes_nothing(finished: tuple[Path, str], repository: Path) -> None:
     out, _ = finished
     checkpoints = snapshot(out / "dense" / f"iter_{about(out / 'dense')['num_steps']:07d}")
     ended = run(repository, out.parent, SCRIPT, "--out", "out", TINY="1")
@@ -101,7 +101,7 @@ def test_mistakes_are_refused(finished: tuple[Path, str], repository: Path, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt", "weights"]
 
 
-def test_the_card_names_what_is_there(repository: Path, finished: tuple[Path, str]) -> None:
+def test_the_card_names_existing_files(repository: Path, finished: tuple[Path, str]) -> None:
     card = (repository / FOLDER / "README.md").read_text()
     paths = set(re.findall(r"[\w/]+\.(?:py|sh)\b", card)) - {"run.sh"}
     assert len(paths) == 5 and all((repository / path).is_file() for path in paths)

@@ -1,4 +1,4 @@
-"""The GPT-3 examples in small, as a user runs them: from text to the table of scores."""
+"""The GPT-3 examples in their small version as a user runs them, from text to the table of scores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TINY = {"TINY": "1"}
 
 @pytest.fixture(scope="module")
 def prepared(repository: Path, home: Path) -> str:
-    """The data, made in two parts at once and joined; what was printed at last."""
+    """Prepare the data in two parallel parts and merge them; return the output of the merge."""
 
     def prepare(*flags: str) -> str:
         ended = run(repository, home, "gpt3/prepare_data.sh", *flags, **TINY)
@@ -44,7 +44,7 @@ def prepared(repository: Path, home: Path) -> str:
 
 @pytest.fixture(scope="module")
 def trained(repository: Path, home: Path, prepared: str) -> dict[str, str]:
-    """What the two runs printed."""
+    """The output of the two training runs."""
     printed = {}
     for method in ("random_ltd", "dense"):
         ended = run(repository, home, "gpt3/pretrain.sh", "1.3b", method, **TINY)
@@ -53,7 +53,7 @@ def trained(repository: Path, home: Path, prepared: str) -> dict[str, str]:
     return printed
 
 
-def test_parts_of_the_data_join_to_what_one_command_makes(repository: Path, home: Path, prepared: str) -> None:
+def test_merged_parts_equal_the_data_of_one_command(repository: Path, home: Path, prepared: str) -> None:
     assert re.search(r"corpus_text_document: [\d,]+ documents, [\d,]+ tokens of 2 datasets", prepared)
     (home / "whole").mkdir()
     whole = run(repository, home / "whole", "gpt3/prepare_data.sh", "--workers", "1", **TINY)
@@ -68,7 +68,7 @@ def test_parts_of_the_data_join_to_what_one_command_makes(repository: Path, home
 
 
 def test_both_runs_train_to_their_end(home: Path, trained: dict[str, str]) -> None:
-    """On two processes; as many layer tokens in both, as the variant says."""
+    """Each run uses two processes and computes as many layer tokens as its settings specify."""
     for name in ("random_ltd", "dense"):
         folder = home / RUNS / name
         lines = metrics(folder)
@@ -83,7 +83,7 @@ def test_both_runs_train_to_their_end(home: Path, trained: dict[str, str]) -> No
         assert (folder / "latest_checkpointed_iteration.txt").read_text().strip() == str(max(train))
 
 
-def test_the_same_command_again_has_nothing_left_to_do(repository: Path, home: Path, trained: dict[str, str]) -> None:
+def test_repeating_a_finished_run_does_nothing(repository: Path, home: Path, trained: dict[str, str]) -> None:
     before = snapshot(home / RUNS / "dense" / "iter_0000015")
     again = run(repository, home, "gpt3/pretrain.sh", "1.3b", "dense", **TINY, NPROC="1")
     assert again.returncode == 0 and "there is nothing left to do" in again.stdout
@@ -92,7 +92,7 @@ def test_the_same_command_again_has_nothing_left_to_do(repository: Path, home: P
 
 @pytest.fixture(scope="module")
 def scored(repository: Path, home: Path, trained: dict[str, str]) -> str:
-    """What was printed at last: the table."""
+    """The output of the evaluation, which ends with the table."""
     runs = [str(RUNS / name) for name in ("dense", "random_ltd")]
     ended = run(repository, home, "gpt3/evaluate.sh", *runs, **TINY, NPROC="1")  # the same scores on one process
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
@@ -117,7 +117,7 @@ def test_both_runs_are_scored_and_compared(repository: Path, home: Path, scored:
 
 
 def test_other_settings_do_not_continue_a_run(repository: Path, home: Path, trained: dict[str, str]) -> None:
-    """The run says so in one line, which is the last one, although torchrun started it; nothing is written."""
+    """The run fails with a one-line error, even though torchrun started it, and writes nothing."""
     before = snapshot(home / RUNS)
     for flags, message in ((["--lr", "1e-4"], "lr"), (["--hidden-size", "32"], "hidden-size")):
         ended = run(repository, home, "gpt3/pretrain.sh", "1.3b", "dense", *flags, **TINY)
@@ -127,8 +127,8 @@ def test_other_settings_do_not_continue_a_run(repository: Path, home: Path, trai
 
 
 def test_ctrl_c_ends_an_evaluation_in_one_line(repository: Path, home: Path, trained: dict[str, str]) -> None:
-    """Without torchrun's report of a failure, and without a process or a score that stays."""
-    (home / "interrupted").symlink_to(RUNS / "dense")  # so that its scores go beside it
+    """Ctrl-C causes no failure report of torchrun, and leaves no process or partial results."""
+    (home / "interrupted").symlink_to(RUNS / "dense")  # scores are written beside the link
     with child(
         ["bash", str(repository / "examples/gpt3/evaluate.sh"), "interrupted", "--verbose"],
         env=environment(**TINY), cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

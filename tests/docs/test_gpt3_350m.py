@@ -1,4 +1,4 @@
-"""The 350M's scripts in small, each run to its end: what they share with the 1.3B's is tested closely there."""
+"""The 350M example in its small version, run to the end; the tests of the 1.3B example check shared parts in detail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RUNS = ("dense-150B", "random_ltd-150B", "random_ltd_blocks-150B")
 
 
 def test_from_text_to_a_table_of_scores(repository: Path, tmp_path: Path) -> None:
-    """From a path with a space, in a checkout in a path with a space."""
+    """The scripts run from a folder and a checkout whose paths contain spaces."""
     home = tmp_path / "my home"
     home.mkdir()
     (home / "my checkout").symlink_to(repository)

@@ -1,4 +1,4 @@
-"""The GPT-3 examples: the published numbers in their commands, and their cards."""
+"""The GPT-3 examples: their commands contain the published numbers, and their READMEs agree with the commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.docs.example_scripts import LENGTHS, RECIPE, SIZES, readme, run, step
 
 
 def length_words(length: str) -> list[str]:
-    """300B is the recipe's own length."""
+    """The settings name of a length; 300B is the recipe's default and needs none."""
     return [] if length == "300B" else [length]
 
 
@@ -84,13 +84,13 @@ def test_flags_and_files_change_the_command(repository: Path, tmp_path: Path) ->
 
 
 def parse_run_config_in(folder: Path, flags: list[str]) -> RunConfig:
-    """The run that the flags describe, read in ``folder``."""
+    """The run configuration that the flags give in the working directory ``folder``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         return parse_run_config(flags)
 
 
-def test_the_question_of_a_plan_replaces_the_recipes_answer(repository: Path, tmp_path: Path) -> None:
+def test_planning_replaces_a_setting_of_the_recipe(repository: Path, tmp_path: Path) -> None:
     for question, answer in (
         (["--plan-target-saving", "0.333"], "--ltd-growth-steps"),
         (["--plan-gpu-hours", "3000"], "--train-tokens"),
@@ -157,8 +157,8 @@ def test_the_readmes_table_of_memory(repository: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_readmes_commands_are_there(repository: Path, size: str) -> None:
-    """Scripts, the scripts that Slurm is given, the names of settings, and the tools' flags."""
+def test_the_readmes_commands_exist(repository: Path, size: str) -> None:
+    """The scripts (also those given to Slurm), the settings files and the tools' flags exist."""
     blocks = "".join(code_blocks(readme(repository, size), "bash")).replace("\\\n", " ")
     paths = re.findall(r"\b((?:examples|tools)/\S+\.(?:sh|py|sbatch))", blocks)
     assert len(paths) >= 6 and all((repository / path).is_file() for path in paths)

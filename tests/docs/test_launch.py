@@ -1,6 +1,6 @@
-"""The launch scripts: the commands that they would start, what they do when asked to leave, and real runs.
+"""The launch scripts: the commands they start, their reaction to signals, and real runs.
 
-Slurm's own commands are small stand-ins on PATH here.
+Slurm's commands are replaced by small stand-ins on PATH.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SETTINGS = (
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """This process's, without what a launcher or Slurm may have set, and ``settings``."""
+    """This process's environment without variables that a launcher or Slurm may have set, plus ``settings``."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "OMP_", "NCCL_"))}
     return {name: value for name, value in inherited.items() if name not in SETTINGS} | {"PYTHON": "python"} | settings
 
@@ -45,7 +45,7 @@ def run(repository: Path, script: str, *flags: str, **settings: str) -> subproce
 
 
 def dry_run(repository: Path, script: str, *flags: str, **settings: str) -> list[str]:
-    """The commands that would be started."""
+    """The commands that the script prints with DRY_RUN=1."""
     ended = run(repository, script, *flags, DRY_RUN="1", **settings)
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
     return [line.strip() for line in ended.stdout.splitlines()]
@@ -88,7 +88,9 @@ def test_two_nodes_by_hand(repository: Path, node_rank: int) -> None:
 
 
 def test_torchrun_knows_every_flag(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And is told which signals to answer through its environment, which an older one that cannot passes over."""
+    """Torchrun parses all flags. An environment variable sets the signals to handle, as older versions, which lack the
+    flag, ignore it.
+    """
     settings = {"GPUS_PER_NODE": "8", "NNODES": "2", "MASTER_ADDR": "n0", "NODE_RANK": "1", "OMP_NUM_THREADS": "3"}
     (shown,) = dry_run(repository, "torchrun.sh", "--lr", "1", **settings)
     words = shlex.split(shown)
@@ -112,20 +114,20 @@ def test_torchrun_knows_every_flag(repository: Path, monkeypatch: pytest.MonkeyP
         ({"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "n0"}, "NODE_RANK 2: with NNODES 2 nodes count from 0 to 1"),
     ],
 )
-def test_settings_that_cannot_be(repository: Path, settings: dict[str, str], line: str) -> None:
+def test_invalid_settings(repository: Path, settings: dict[str, str], line: str) -> None:
     ended = run(repository, "torchrun.sh", **settings)
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"torchrun.sh: error: {line}\n")
 
 
-def test_the_last_line_of_a_run_that_fails_is_its_own(repository: Path) -> None:
-    """Without torchrun's traceback, and with the status of the process."""
+def test_a_failing_run_prints_only_its_own_error(repository: Path) -> None:
+    """There is no traceback of torchrun, and the exit status is that of the process."""
     settings = {"GPUS_PER_NODE": "0", "NPROC": "2", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     ended = run(repository, "torchrun.sh", "--no-such-flag", **settings)
     line = "pretrain_gpt_ltd.py: error: --no-such-flag: there is no such flag; --help lists them all\n"
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", line)
 
 
-def test_a_process_that_a_signal_ends_is_named(repository: Path, tmp_path: Path) -> None:
+def test_a_process_that_is_killed_is_named(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     launcher = [sys.executable, str(repository / FOLDER / "torchrun.py"), "--standalone", str(tmp_path / "dies.py")]
     ended = subprocess.run(
@@ -140,7 +142,7 @@ def test_a_process_that_a_signal_ends_is_named(repository: Path, tmp_path: Path)
 
 @pytest.fixture
 def slurm(tmp_path: Path, repository: Path) -> dict[str, str]:
-    """Slurm's environment of a job of two nodes, and its commands: srun does what DO says, or waits to be signalled."""
+    """The environment and stand-in commands of a Slurm job on two nodes; srun executes DO, or waits for a signal."""
     commands = {
         "scontrol": 'echo "scontrol $*" >>"$CALLS"; [[ "$2" != hostnames ]] || printf "n0\\nn1\\n"',
         "scancel": 'echo "scancel $*" >>"$CALLS"; kill -TERM "$(cat "$CALLS.srun")"',
@@ -166,7 +168,7 @@ def test_slurm_dry_run(repository: Path, slurm: dict[str, str]) -> None:
     )
     assert torchrun == GPU + SEVERAL.format(0, "n0:24567", "1234567-0", 1, repository) + " --lr 1e-3"
     _, torchrun = dry_run(repository, "slurm.sbatch", **slurm, SLURM_NODEID="1")
-    assert "is_host=1" in torchrun  # the batch script shows the first node's, wherever it runs
+    assert "is_host=1" in torchrun  # the batch script shows the first node's command, wherever it runs
 
 
 def test_slurm_on_one_node(repository: Path, slurm: dict[str, str]) -> None:
@@ -201,7 +203,7 @@ def test_slurm_from_the_wrong_place(
     assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1 and line in ended.stderr
 
 
-def test_a_slurm_job_that_is_asked_to_leave_goes_back_to_the_queue(repository: Path, slurm: dict[str, str]) -> None:
+def test_a_slurm_job_that_gets_sigterm_is_requeued(repository: Path, slurm: dict[str, str]) -> None:
     script, calls = repository / FOLDER / "slurm.sbatch", Path(slurm["CALLS"])
     with child(["bash", str(script)], env=environment(**slurm), stdout=subprocess.PIPE) as job:
         _wait_for(job, Path(f"{calls}.srun").exists)
@@ -212,7 +214,7 @@ def test_a_slurm_job_that_is_asked_to_leave_goes_back_to_the_queue(repository: P
 
 
 @pytest.mark.parametrize("status", [0, 1, 2])
-def test_a_slurm_job_that_ends_by_itself_does_not(repository: Path, slurm: dict[str, str], status: int) -> None:
+def test_a_slurm_job_that_ends_by_itself_is_not_requeued(repository: Path, slurm: dict[str, str], status: int) -> None:
     ended = run(repository, "slurm.sbatch", **slurm, DO=f"exit {status}")
     assert ended.returncode == status
     assert "requeue" not in Path(slurm["CALLS"]).read_text()
@@ -228,9 +230,10 @@ def _wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> N
 
 @pytest.mark.distributed
 @pytest.mark.slow
-def test_two_processes_really_run_leave_when_asked_and_go_on(repository: Path, tmp_path: Path) -> None:
-    """SIGTERM to the script, and to torchrun as Slurm sends it too: the processes hear of it from the script, torchrun
-    does not fail by it, and the same command again ends the run.
+def test_two_processes_run_stop_on_sigterm_and_resume(repository: Path, tmp_path: Path) -> None:
+    """SIGTERM goes to the script and, as Slurm does, to torchrun.
+
+    The script forwards it to the ranks, torchrun does not fail, and the same command completes the run.
     """
     out = tmp_path / "out"
     flags = tiny_flags(write_data(tmp_path), "--save", out, "--load", out, "--eval-iters", 0, "--train-iters", 400)
@@ -253,7 +256,7 @@ def test_two_processes_really_run_leave_when_asked_and_go_on(repository: Path, t
 
 @contextmanager
 def _started(command: list[str], settings: dict[str, str], folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """The script in a process of its own, which is asked to leave where the test fails."""
+    """Start the script in a separate process; it gets SIGTERM if the test fails."""
     process = subprocess.Popen(
         command, cwd=folder, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -1,4 +1,4 @@
-"""The tables of docs/tested-layouts.md: each cell is a test that the suite runs, and none is missing."""
+"""The tables of docs/tested-layouts.md: each cell links to a test that the suite runs, and no test is missing."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def in_words(name: str) -> str:
 
 
 def moved(name: str) -> str:
-    """The first pair that this layout is part of."""
+    """A link to the test of the first pair of layouts that contains this one."""
     before, after, _ = next(pair for pair in PAIRS if name in pair[:2])
     return cell(CHANGE_TESTS, f"test_continues_under_another_layout[{before} to {after}]")
 
 
 def layout_table() -> list[str]:
-    """A row for each layout: what it equals one process with, and a pair of layouts that a run moved between."""
+    """One row per layout: the variants compared with one process, and a change to or from another layout."""
     lines = [f"| layout | {' | '.join(VARIANTS)} | moved |", f"|---|{'---|' * len(VARIANTS)}---|"]
     for name in LAYOUTS:
         cells = [
@@ -50,7 +50,7 @@ def layout_table() -> list[str]:
 
 
 def recompute_table() -> list[str]:
-    """A row for each mode of activation recompute on a layout."""
+    """One row per mode of activation recompute and layout."""
     lines = [f"| recompute | {' | '.join(VARIANTS)} |", f"|---|{'---|' * len(VARIANTS)}"]
     for mode, name in itertools.product(RECOMPUTE, RECOMPUTED_LAYOUTS):
         cells = [
@@ -63,14 +63,14 @@ def recompute_table() -> list[str]:
     return lines
 
 
-def test_the_table_is_that_of_the_tests(repository: Path) -> None:
+def test_the_tables_list_the_tests(repository: Path) -> None:
     text = (repository / PAGE).read_text(encoding="utf-8")
     for table in (layout_table(), recompute_table()):
         expected = "\n".join(table)
         assert expected in text, f"{PAGE} must hold:\n{expected}"
 
 
-def test_the_tests_that_it_names_are_there(repository: Path) -> None:
+def test_the_linked_tests_exist(repository: Path) -> None:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", LAYOUT_TESTS, CHANGE_TESTS]
     collected = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout.splitlines()
     links = [link.split('"') for row in [*layout_table(), *recompute_table()] for link in row.split("](")[1:]]

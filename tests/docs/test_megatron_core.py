@@ -17,9 +17,9 @@ PAGE = Path("docs/megatron-core.md")
 PRIVATE = re.compile(r"_[A-Za-z]\w*")  # neither _ nor __name__
 OWN = {"megatron.ltd", "tools", "tests"}
 OF_PYTHON = {"os._exit"}
-"""Private by name, but documented."""
+"""Names that are private by convention, but documented"""
 OF_EVERY_CLASS = {"_abc_impl", "_backward_cls", "_is_protocol", "_is_runtime_protocol"}
-"""What Python and torch set on classes."""
+"""Private names that Python and torch set on classes"""
 
 
 def is_foreign(module: str) -> bool:
@@ -27,7 +27,7 @@ def is_foreign(module: str) -> bool:
 
 
 def imported_names(tree: ast.Module) -> dict[str, str]:
-    """Names in a module that stand for something of another library, and what."""
+    """Names in a module that refer to other libraries, with the imported module or object."""
     found = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -41,7 +41,7 @@ def imported_names(tree: ast.Module) -> dict[str, str]:
 
 
 def own_private_names(trees: dict[Path, ast.Module]) -> set[str]:
-    """Private names that our own code defines: functions, classes, variables and attributes of self."""
+    """Private names that our code defines: functions, classes, variables and attributes of self."""
     names: set[str] = set()
     for tree in trees.values():
         for node in ast.walk(tree):
@@ -89,7 +89,7 @@ def replaced_names(tree: ast.Module) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def used(repository: Path) -> dict[str, set[str]]:
-    """Every such name, and the files that have it."""
+    """Private and replaced names of other libraries, with the files that use them."""
     paths = [*(repository / "megatron" / "ltd").rglob("*.py"), *(repository / "tools").rglob("*.py")]
     trees = {path.relative_to(repository): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
     own = own_private_names(trees)
@@ -101,7 +101,7 @@ def used(repository: Path) -> dict[str, set[str]]:
 
 
 def test_every_private_method_that_we_override_is_on_the_page(repository: Path) -> None:
-    """A class of ours with a private method of a base class of another library."""
+    """The page lists each private method of another library's class that a subclass of ours defines."""
     text, found = (repository / PAGE).read_text(encoding="utf-8"), set()
     for path in (repository / "megatron" / "ltd").rglob("*.py"):
         if path.stem.startswith("__") or "(" not in path.read_text(encoding="utf-8"):
@@ -141,7 +141,7 @@ def test_every_name_on_the_page_is_still_in_the_code(repository: Path) -> None:
             assert name.rpartition(".")[2] in text, (name, files)
 
 
-def test_every_test_that_the_page_names_is_there(repository: Path) -> None:
+def test_every_test_on_the_page_exists(repository: Path) -> None:
     rows = table_rows((repository / PAGE).read_text(encoding="utf-8"))
     assert len(rows) > 10
     for row in rows:

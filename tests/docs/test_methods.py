@@ -1,4 +1,4 @@
-"""The cards of the methods, and the table that is made of them."""
+"""The cards of the methods, and the table that is generated from them."""
 
 from __future__ import annotations
 

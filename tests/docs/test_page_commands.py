@@ -1,4 +1,4 @@
-"""The commands on the pages about training, planning, data and BERT: they parse and do what the text says."""
+"""The commands on the pages about training, planning, data and BERT: they parse and do what the page says."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def blocks_with(text: str, word: str) -> list[str]:
 
 
 def training_flags(repository: Path) -> list[str]:
-    """Those of the command that trains the published model."""
+    """The flags of the training command for the published model."""
     (command,) = blocks_with(page(repository, "training"), "pretrain_gpt_ltd.py --bf16")
     return shlex.split(command.split("pretrain_gpt_ltd.py")[1].replace("\\\n", " "))
 
 
 def parsed(block: str, script: str, *config_classes: type) -> argparse.Namespace:
-    """The flags that ``script`` is called with in ``block``."""
+    """The parsed flags of the call of ``script`` in ``block``."""
     parser = argparse.ArgumentParser()
     for config_class in config_classes:
         add_flags(parser, config_class)
@@ -44,7 +44,7 @@ def parsed(block: str, script: str, *config_classes: type) -> argparse.Namespace
 
 
 def test_the_planning_commands_answer(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Behind the training command, for 64 GPUs, without the flag that is asked for."""
+    """Append each planning command to the training command for 64 GPUs, without the flag whose value is computed."""
     (block,) = blocks_with(page(repository, "planning"), "--plan-target-saving")
     given = [*training_flags(repository), "--vocab-size", "50257"]
     found = []

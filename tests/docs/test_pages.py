@@ -1,4 +1,4 @@
-"""What pages say of the code: scripts and flags exist, the tree of files and the table of extras are complete."""
+"""Statements of pages about the code: scripts and flags exist, and the file tree and table of extras are complete."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ FOREIGN_FLAGS = {
     *("--output_path", "--model", "--batch_size", "--num_fewshot", "--limit"),  # lm-eval
 }
 HISTORY = {"CHANGELOG.md"}
-"""Pages that also speak of what was."""
+"""Pages that also mention former flags"""
 OTHER_PROGRAMS = {"docs/coming-from-megatron-lm.md", "docs/coming-from-deepspeed.md"}
-"""Pages with other programs' flags; see test_coming_from."""
+"""Pages that contain other programs' flags; see test_coming_from"""
 
 
 def scripts_called(text: str) -> list[str]:
@@ -35,7 +35,7 @@ def scripts_called(text: str) -> list[str]:
     ]
 
 
-def test_every_script_that_a_command_calls_is_there(repository: Path) -> None:
+def test_every_called_script_exists(repository: Path) -> None:
     called = {
         page: scripts_called((repository / page).read_text(encoding="utf-8")) for page in listed_pages(repository)
     }
@@ -44,7 +44,7 @@ def test_every_script_that_a_command_calls_is_there(repository: Path) -> None:
     assert not missing
 
 
-def test_every_flag_that_a_page_names_is_there(repository: Path) -> None:
+def test_every_flag_on_a_page_exists(repository: Path) -> None:
     known = known_flags(repository) | FOREIGN_FLAGS
     assert {"--ltd-block-size", "--disable-bias-linear", "--no-tokenizer", "--plan-mfu", "--kills"} <= known
     unknown = {
@@ -65,8 +65,8 @@ def test_the_file_tree_names_every_module_at_the_top_and_every_package(repositor
     assert modules | folders <= named
 
 
-def test_the_road_of_a_batch_and_the_tree_name_files_that_exist(repository: Path) -> None:
-    """The road names each of its files once, and at most 20."""
+def test_the_path_of_a_batch_and_the_tree_name_existing_files(repository: Path) -> None:
+    """The path of a batch names each of its files once, and at most 20."""
     text = (repository / "docs" / "architecture.md").read_text(encoding="utf-8")
     road = re.findall(r"`([\w/]+\.py)`", text.partition("## Rules")[0])
     roots = (repository, repository / "megatron" / "ltd")

@@ -1,4 +1,4 @@
-"""The quickstart as a newcomer runs it, in its small version, on this interpreter's environment."""
+"""The quickstart as a new user runs it, in its small version, in this Python environment."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def quick(repository: Path, cwd: Path, *words: str) -> subprocess.CompletedProce
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> tuple[Path, str]:
-    """The output folder, given relative to where the user stands, and what was printed."""
+    """The output folder, which was given as a relative path, and what was printed."""
     home = tmp_path_factory.mktemp("home")
     result = quick(repository, home, "--out", "out")
     assert (result.returncode, result.stderr) == (0, ""), result.stdout[-2000:] + result.stderr[-2000:]
@@ -47,7 +47,7 @@ def lines_of(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def number(cell: str) -> float:
-    """``"23.50 GFLOP"``, ``"51.33 K"`` or ``"13.6 %"`` as a number."""
+    """The number in a cell such as ``"23.50 GFLOP"``, ``"51.33 K"`` or ``"13.6 %"``."""
     value, _, unit = cell.partition(" ")
     return float(value) * {"": 1, "%": 0.01, "K": 1e3, "M": 1e6, "GFLOP": 1e9, "TFLOP": 1e12}[unit]
 
@@ -84,7 +84,7 @@ def test_table_agrees_with_the_logs(quickstart: tuple[Path, str]) -> None:
 
 
 def test_dense_takes_the_flops_of_random_ltd(quickstart: tuple[Path, str]) -> None:
-    """To half of a dense step."""
+    """The FLOPs are equal to within half a dense step."""
     out, printed = quickstart
     dropped, short = (lines_of(out / name, "train") for name in RUNS[:2])
     missing = sum(step["step_flops"] for step in dropped) - sum(step["step_flops"] for step in short)
@@ -96,7 +96,7 @@ def test_all_runs_learn(quickstart: tuple[Path, str]) -> None:
     out, _ = quickstart
     for name in RUNS:
         losses = [line["loss"] for line in lines_of(out / name, "validation")]
-        assert losses[-1] < losses[0] and losses[-1] < 6.6  # ln 1024 = 6.93 is where an untrained model stands
+        assert losses[-1] < losses[0] and losses[-1] < 6.6  # an untrained model has ln 1024 = 6.93
 
 
 def test_random_ltd_drops_and_ends_dense(quickstart: tuple[Path, str]) -> None:
@@ -115,7 +115,7 @@ def test_figure_and_sample(quickstart: tuple[Path, str]) -> None:
 
 
 def test_the_checkpoint_is_an_ordinary_dense_one(quickstart: tuple[Path, str]) -> None:
-    """The checkpoints of equally long runs load, and hold the same names."""
+    """The checkpoints of runs of equal length load, and contain parameters of the same names and shapes."""
     out, _ = quickstart
     parallel = ParallelConfig(device="cpu")
     with initialize(parallel) as mesh:
@@ -139,13 +139,13 @@ def test_a_second_run_skips_what_is_finished(quickstart: tuple[Path, str], repos
 
 
 def in_form(line: str) -> str:
-    """A line of output with its numbers, their units of size and the width of its columns taken out."""
+    """A line of output without its numbers, their unit prefixes and the width of columns."""
     numbers = re.sub(r"\d[\d.]*(?:e-\d+)?(?::\d\d)*", "#", line)
     return " ".join(re.sub(r"# [KMGT]\b", "#", numbers).split())
 
 
 def test_the_front_page_shows_what_is_printed(quickstart: tuple[Path, str], repository: Path) -> None:
-    """Line by line in the form; the plan, which does not depend on the machine, exactly."""
+    """Each line has the form of a printed line. The plan, which does not depend on the machine, is equal."""
     (block,) = code_blocks((repository / "README.md").read_text(encoding="utf-8"), "text")
     shown, printed = block.splitlines(), quickstart[1].splitlines()
     assert len(shown) == 10
@@ -154,8 +154,8 @@ def test_the_front_page_shows_what_is_printed(quickstart: tuple[Path, str], repo
     assert set(shown[:first_losses]) <= set(printed)
 
 
-def test_the_card_names_what_is_there(repository: Path) -> None:
-    """Every script, and every settings file, that the README of the quickstart names."""
+def test_the_card_names_existing_files(repository: Path) -> None:
+    """Every script and settings file that the README of the quickstart names exists."""
     folder = repository / "examples" / "quickstart"
     card = (folder / "README.md").read_text()
     scripts = set(re.findall(r"[\w/]+\.(?:py|sh)\b", card)) - {"run.sh"}
@@ -179,13 +179,13 @@ def test_other_settings_or_a_foreign_folder_are_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_ctrl_c_leaves_cleanly_and_the_next_run_goes_on(repository: Path, tmp_path: Path) -> None:
-    """Ctrl-C reaches the script and what it runs, as from a terminal: here while text becomes tokens."""
+def test_ctrl_c_stops_cleanly(repository: Path, tmp_path: Path) -> None:
+    """Ctrl-C reaches the script and its children, as in a terminal, during tokenization."""
     script = ["bash", str(repository / "examples" / "quickstart" / "run.sh"), "--out", "out"]
     pipes: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with child(script, cwd=tmp_path, env=environment(TINY="1"), **pipes) as process:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        # Not while an interpreter is starting: CPython answers that with a traceback of its own.
+        # Not while an interpreter starts: CPython would print a traceback of its own.
         while not list((tmp_path / "out").glob("*.tmp-*")) and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The front page: it is short, its figures stand on pages that name their command, and its console output is real."""
+"""The front page: it is short, and its figures are on linked pages that name the command that measured them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.docs.documents import code_blocks, section, table_rows
 MOST_LINES = 150
 
 
-def test_it_is_short(repository: Path) -> None:
+def test_the_front_page_is_short(repository: Path) -> None:
     assert len((repository / "README.md").read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
 @pytest.mark.parametrize(("page", "num_rows"), [("README.md", 8), ("docs/results.md", 9)])
-def test_every_figure_stands_on_the_page_that_is_linked_beside_it(repository: Path, page: str, num_rows: int) -> None:
-    """Decimals of the second column; the page in the third one names the command that measured them."""
+def test_every_figure_is_on_the_linked_page(repository: Path, page: str, num_rows: int) -> None:
+    """Decimal numbers of a row are on the page linked in its third column, which names the measuring command."""
     text = (repository / page).read_text(encoding="utf-8")
     rows = table_rows(section(text, "Measured") if page == "README.md" else text)
     assert len(rows) >= num_rows
@@ -32,7 +32,7 @@ def test_every_figure_stands_on_the_page_that_is_linked_beside_it(repository: Pa
                 assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", source), f"{figure} is not in {target[1]}"
 
 
-def test_the_commands_of_the_front_page_are_the_two_of_the_project(repository: Path) -> None:
+def test_the_front_page_shows_the_main_commands(repository: Path) -> None:
     commands, install = code_blocks((repository / "README.md").read_text(encoding="utf-8"), "bash")
     assert [line.partition("#")[0].strip() for line in commands.splitlines()] == [
         "bash examples/quickstart/run.sh",

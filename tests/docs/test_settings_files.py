@@ -1,4 +1,4 @@
-"""The page about settings files: its files are read, and say what the page says of them."""
+"""The page about settings files: its files can be read, and have the effects that the page describes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_settings_of_an_evaluation(page: str, tmp_path: Path) -> None:
     assert parser.other_words == ["--tasks", "lambada_openai", "hellaswag", "--num_fewshot=0"]
 
 
-def test_the_size_of_a_file_is_the_limit(page: str) -> None:
+def test_the_size_limit_on_the_page_is_the_codes(page: str) -> None:
     from megatron.ltd.flags import yaml_tree
 
     (limit,) = re.findall(r"at most (\d+) KiB", page)

@@ -1,4 +1,4 @@
-"""The pages as a whole: links lead somewhere, every page is listed, and the site builds where MkDocs is installed."""
+"""All pages together: links work, every page is listed, and the site builds if MkDocs is installed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tools.docs_site import linked_path, links, site_files
 
 
 def fragments(page: Path) -> set[str]:
-    """The ids of a page's headings."""
+    """The anchors of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def broken_links(root: Path, pages: list[str]) -> list[str]:
-    """Relative links that lead nowhere, as "page: link"."""
+    """Broken relative links, as "page: link"."""
     broken = []
     for page in pages:
         for match in links((root / page).read_text(encoding="utf-8")):
@@ -36,12 +36,12 @@ def broken_links(root: Path, pages: list[str]) -> list[str]:
 
 
 def unlisted_pages(root: Path, listed: list[str]) -> set[str]:
-    """Pages in docs/, and pages that a listed page links to, which are not listed."""
+    """Unlisted pages in docs/, and unlisted pages that a listed page links to."""
     own = [path.relative_to(root).as_posix() for path in (root / "docs").glob("*.md")]
     return {path for path in site_files(root, listed + own) if path.endswith(".md")} - set(listed)
 
 
-def test_every_link_leads_somewhere(repository: Path) -> None:
+def test_no_link_is_broken(repository: Path) -> None:
     assert not broken_links(repository, listed_pages(repository))
 
 
@@ -55,7 +55,7 @@ def test_every_page_is_listed_once_and_every_listed_page_exists(repository: Path
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A small checkout: a front page, two pages, a folder with a README and one without."""
+    """A small checkout with a front page, a page in docs/, a folder with a README and one without."""
     (tmp_path / "docs").mkdir()
     (tmp_path / "with").mkdir()
     (tmp_path / "without").mkdir()

@@ -1,4 +1,4 @@
-"""The card of task data: its table is what the code does, and its commands are commands."""
+"""The README of task data: its table agrees with the code, and its commands parse."""
 
 from __future__ import annotations
 

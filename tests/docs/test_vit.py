@@ -1,4 +1,4 @@
-"""examples/vit: the digits run as a newcomer starts it, shortened, and what the ViT-B/16 run would do."""
+"""examples/vit: a shortened digits run as a new user starts it, and the plan of the ViT-B/16 run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCRIPT = "vit/run.sh"
 
 
 def planned(repository: Path, folder: Path, *words: str) -> RunConfig:
-    """The run that ``run.sh`` would start."""
+    """The configuration of the run that ``run.sh`` would start."""
     ended = run(repository, folder, SCRIPT, *words, DRY_RUN="1", GPUS_PER_NODE="0")
     assert (ended.returncode, ended.stderr) == (0, "")
     return parse_run_config(shlex.split(ended.stdout.split("finetune_vit_ltd.py", 1)[1]), VIT)
@@ -39,7 +39,7 @@ def test_digits_shortened(repository: Path, tmp_path: Path, names: tuple[str, ..
     assert (lines[1]["kept_tokens"] < 17) == (not names)
 
 
-def test_run_sh_and_the_bare_script_are_one_recipe(repository: Path, tmp_path: Path) -> None:
+def test_run_sh_and_the_bare_script_have_the_same_settings(repository: Path, tmp_path: Path) -> None:
     bare = parse_run_config(["--config", DIGITS, DIGITS_RANDOM_LTD], VIT)
     found = planned(repository, tmp_path)
     for part in ("model", "data", "training", "optimizer", "methods"):

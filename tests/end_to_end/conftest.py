@@ -1,4 +1,4 @@
-"""Data and a finished run that the tests of this folder start from."""
+"""The data and the finished run that the tests of this folder use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def straight(tmp_path_factory: pytest.TempPathFactory, data: str) -> Path:
-    """Folder of the tiny run, uninterrupted, with checkpoints of iterations 2, 4 and 6. Not to be changed."""
+    """The folder of the uninterrupted tiny run, with checkpoints of iterations 2, 4 and 6. Tests must not change it."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     assert run_status(tiny_flags(data, "--save", folder, "--save-interval", 2)) == (0, "")
     return folder

@@ -1,4 +1,4 @@
-"""A run in a process of its own, to be signalled and killed."""
+"""Runs in a separate process, which tests send signals to and kill."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCRIPT = REPOSITORY / "pretrain_gpt_ltd.py"
 
 @contextmanager
 def started(flags: Sequence[str], script: Path = SCRIPT) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process group of its own, as a terminal would start it; killed at the end of the block."""
+    """Start the command in its own process group, as a terminal would; kill the group at the end of the block."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, str(script), *flags],
@@ -33,7 +33,7 @@ def started(flags: Sequence[str], script: Path = SCRIPT) -> Iterator[subprocess.
 
 
 def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
-    """Wait until something has happened, while ``process`` lives."""
+    """Wait until ``happened()`` is true; fail if ``process`` ends before."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not happened():
         assert process.poll() is None, process.communicate()[1]
@@ -42,13 +42,13 @@ def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> No
 
 
 def steps_logged(folder: Path) -> int:
-    """Training steps in the log of a run, those after a restart counted again."""
+    """The number of training steps in the log of a run; steps that were repeated after a restart count again."""
     path = folder / "metrics.jsonl"
     return path.read_text().count('"kind": "train"') if path.exists() else 0
 
 
 def patched_script(folder: Path, patch: str) -> Path:
-    """``pretrain_gpt_ltd.py`` after ``patch``, lines of Python that change something in it."""
+    """A script that executes the Python code ``patch`` and then runs ``pretrain_gpt_ltd.py``."""
     path = folder / "patched.py"
     path.write_text(
         "import os, runpy, sys, time\n"

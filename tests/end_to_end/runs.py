@@ -1,7 +1,7 @@
-"""What the end-to-end tests share: a tiny run of the product, how it ends, and how a checkpoint is damaged.
+"""Helpers of the end-to-end tests: a tiny run, its exit status and error line, and changes to checkpoints.
 
-Every run is ``pretrain_gpt_ltd.py`` in this process, under the same wrapper as its command line, so that exit status
-and error line are the user's.
+Every run executes ``pretrain_gpt_ltd.py`` in this process under the same wrapper as the command line, so that exit
+status and error line are those that a user sees.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TINY = [
 
 
 def write_data(folder: Path, name: str = "train", seed: str = "lorem ipsum ") -> str:
-    """A byte-level dataset of a few hundred tokens; returns its prefix."""
+    """Write a byte-level dataset of a few hundred tokens; return its prefix."""
     source = folder / f"{name}.jsonl"
     source.write_text("".join(json.dumps({"text": f"{seed}{number} " * 8}) + "\n" for number in range(20)))
     config = PreprocessConfig(input=(str(source),), output_prefix=str(folder / name), append_eod=True)
@@ -45,12 +45,12 @@ def write_data(folder: Path, name: str = "train", seed: str = "lorem ipsum ") ->
 
 
 def tiny_flags(data: str, *more: object) -> list[str]:
-    """The flags of the tiny run on ``data``, and ``more``; of a flag that stands twice the later counts."""
+    """The flags of the tiny run on ``data``, and ``more``. If a flag is given twice, the later one counts."""
     return [*TINY, "--train-data-path", data, "--valid-data-path", data, *map(str, more)]
 
 
 def bert_flags(folder: Path, *data: str) -> list[str]:
-    """The flags of one step of a small BERT on ``data``, else on sentences that are written to ``folder``."""
+    """The flags of one step of a small BERT on ``data``, or on sentences that are written to ``folder``."""
     prefix, vocabulary = small_sentences(folder)
     words = ["--tokenizer-type", "BertWordPieceLowerCase", "--vocab-file", vocabulary]
     model = "--device cpu --num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32".split()
@@ -59,7 +59,7 @@ def bert_flags(folder: Path, *data: str) -> list[str]:
 
 
 def run_status(flags: Sequence[str], program: Any = None, workload: Entry = GPT) -> tuple[int, str]:
-    """Run the workload's script (or ``program`` on its parsed flags); its exit status and its standard error."""
+    """Run the workload's script (or ``program`` on its parsed flags); return its exit status and standard error."""
     stderr = io.StringIO()
     try:
         with redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch:
@@ -71,7 +71,7 @@ def run_status(flags: Sequence[str], program: Any = None, workload: Entry = GPT)
 
 
 def refusal(flags: Sequence[str]) -> str:
-    """The one line that the run is refused with; its exit status is 2."""
+    """The single error line of a run that fails with exit status 2."""
     status, said = run_status(flags)
     lines = said.splitlines()
     assert status == 2 and len(lines) == 1, (status, said)
@@ -79,12 +79,12 @@ def refusal(flags: Sequence[str]) -> str:
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    """Every file under ``folder`` by its relative path."""
+    """The content of every file under ``folder``, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def metrics(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """metrics.jsonl by kind and iteration, without what a clock on the wall decides; the later line counts."""
+    """The records of metrics.jsonl by kind and iteration, without timings; a later record replaces an earlier one."""
     lines: dict[tuple[str, int], dict[str, Any]] = {}
     for text in (folder / "metrics.jsonl").read_text().splitlines():
         line = json.loads(text)
@@ -97,6 +97,6 @@ def metrics(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def reseal(checkpoint: Path) -> None:
-    """Write a new manifest of a checkpoint, so that a test's changes do not count as damage."""
+    """Write a new manifest for a checkpoint, so that a test's changes are not detected as damage."""
     names = checkpoint_files.file_names(checkpoint)
     checkpoint_files.write_manifest(checkpoint, checkpoint_files.checksums(checkpoint, names))

@@ -1,5 +1,5 @@
-"""Checkpoints that a run cannot go on from: another run's are refused, damaged ones are passed over; nothing is
-overwritten.
+"""Checkpoints that a run cannot resume from: those of a different run are refused, and damaged ones are skipped.
+Nothing is overwritten.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def test_a_continued_run_agrees_with_its_checkpoint(
 def test_a_checkpoint_of_format_1_continues_as_any_other(
     data: str, straight: Path, trained: Path, repository: Path
 ) -> None:
-    """Its description is that of the same run at the same step as written by a version that had no ids."""
+    """The run record of the checkpoint is one that an older version, which stored no ids, wrote for the same run and
+    step.
+    """
     shutil.rmtree(trained / "iter_0000006")
     (trained / "latest_checkpointed_iteration.txt").write_text("4")
     records = (repository / "tests" / "reference" / "run_records_format_1.jsonl").read_text().splitlines()
@@ -71,21 +73,21 @@ def test_a_checkpoint_of_format_1_continues_as_any_other(
     assert stored["schedule"] == json.loads((straight / "iter_0000006" / "run.json").read_text())["schedule"]
 
 
-def test_another_sample_length_is_another_order(data: str, trained: Path) -> None:
+def test_another_sequence_length_is_refused(data: str, trained: Path) -> None:
     flags = tiny_flags(data, "--save", trained / "rope", "--position-embedding-type", "rope")
     assert run_status([*flags, "--exit-interval", "2"])[0] == 0
     line = refusal([*flags, "--load", str(trained / "rope"), "--seq-length", "32"])
     assert_differs(line, "seq_length", "32", "16")
 
 
-def test_other_data_are_another_order(straight: Path, tmp_path: Path) -> None:
+def test_other_data_are_refused(straight: Path, tmp_path: Path) -> None:
     other = write_data(tmp_path, "other", "dolor sit amet ")
     line = refusal(tiny_flags(other, "--load", straight, "--log-dir", tmp_path))
     stored = json.loads((straight / "iter_0000006" / "run.json").read_text())["order"]
     assert name_of("train_data_fingerprint") in line and stored["train_data_fingerprint"] in line and ORDER in line
 
 
-def test_another_tokenizer_than_the_checkpoints(data: str, trained: Path) -> None:
+def test_another_tokenizer_is_refused(data: str, trained: Path) -> None:
     for checkpoint in trained.glob("iter_*"):
         record = json.loads((checkpoint / "run.json").read_text())
         fingerprint = record["identity"]["tokenizer_fingerprint"]
@@ -124,7 +126,7 @@ def _lose_manifest(checkpoint: Path) -> str:
 def test_a_damaged_checkpoint_is_skipped(
     damage: Callable[[Path], str], data: str, straight: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The run continues from the last complete one, says so, and ends as the undamaged run did."""
+    """The run resumes from the last complete checkpoint, says so, and ends like the run without damage."""
     what = damage(trained / "iter_0000006")
     assert run_status(tiny_flags(data, "--save", trained, "--load", trained)) == (0, "")
     said = capsys.readouterr().out
@@ -152,7 +154,7 @@ def test_a_wrong_tracker_is_reported(
 
 
 def test_only_damaged_checkpoints_are_refused(data: str, trained: Path) -> None:
-    """Starting from the beginning would overwrite them."""
+    """The run must not start from the beginning, because it would overwrite the damaged checkpoints."""
     for checkpoint in trained.glob("iter_*"):
         _flip_byte(checkpoint)
     before = snapshot(trained)

@@ -1,4 +1,4 @@
-"""What bad input gets: one line naming flag or file, value, rule and fix, exit status 2, nothing overwritten."""
+"""Bad input to training: one line with the flag or file, value, rule and fix, exit status 2, nothing overwritten."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_flags(
     assert snapshot(tmp_path) == {}
 
 
-def test_growth_longer_than_the_run_is_warned_of(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_growth_longer_than_the_run_warns(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = tiny_flags(data, "--log-dir", tmp_path, "--ltd-growth-steps", 50, "--train-iters", 1, "--eval-iters", 0)
     flags[flags.index("--lr-warmup-iters") + 1] = "0"
     assert run_status(flags) == (0, "")
@@ -138,7 +138,7 @@ DATA = {
 
 @pytest.fixture
 def prefix(tmp_path: Path, data: str) -> Path:
-    """A copy of the data that a test may damage, named d."""
+    """Prefix ``d`` of a copy of the data, which a test may damage."""
     (tmp_path / "data").mkdir()
     for ending in ("bin", "idx", "json"):
         shutil.copy(f"{data}.{ending}", tmp_path / "data" / f"d.{ending}")
@@ -155,7 +155,7 @@ def test_data_files(name: str, damage: Callable[[Path], None], prefix: Path) -> 
 
 
 def test_token_ids_above_the_vocabulary(prefix: Path) -> None:
-    Path(f"{prefix}.json").unlink()  # the card would say that nothing changed
+    Path(f"{prefix}.json").unlink()  # with the card, the file would count as unchanged and not be checked
     content = bytearray(Path(f"{prefix}.bin").read_bytes())
     content[100:102] = (300).to_bytes(2, "little")  # byte-level ids end at 256
     Path(f"{prefix}.bin").write_bytes(content)
@@ -171,7 +171,7 @@ def test_data_of_another_tokenizer(prefix: Path) -> None:
 
 @pytest.mark.parametrize("flag", ["--save", "--log-dir", "--data-cache-path", "--tensorboard-dir"])
 def test_unwritable_folders(flag: str, data: str, tmp_path: Path) -> None:
-    """A folder below a regular file: that stops root too."""
+    """The folder is below a regular file, so even root cannot create it."""
     (tmp_path / "file").write_text("mine")
     logs = [] if flag in ("--save", "--log-dir") else ["--log-dir", tmp_path / "logs"]
     line = refusal(tiny_flags(data, *logs, flag, tmp_path / "file" / "folder"))
@@ -203,7 +203,7 @@ BROKEN_ENGINE = 'raise RuntimeError("Found empty `transformer-engine` meta packa
 
 
 def test_half_installed_transformer_engine(repository: Path, data: str, tmp_path: Path) -> None:
-    """Megatron-Core imports it when it is imported itself, so the whole command is run."""
+    """The whole command is run, because Megatron-Core imports Transformer Engine when it is imported itself."""
     (tmp_path / "transformer_engine").mkdir()
     (tmp_path / "transformer_engine" / "__init__.py").write_text(BROKEN_ENGINE)
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{repository}"}

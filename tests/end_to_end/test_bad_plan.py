@@ -1,4 +1,4 @@
-"""What bad input gets of ``--plan``: a line with flag or file, value, rule and fix, exit status 2, nothing written."""
+"""Bad input to ``--plan``: one line with the flag or file, value, rule and fix, exit status 2, and nothing written."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_flags(flags: list[object], names: list[object], tmp_path: Path, monkeyp
 
 
 def without(name: str, *more: object) -> list[str]:
-    """The tiny run without one of its flags and that flag's value."""
+    """The flags of the tiny run without the flag ``name`` and its value."""
     flags = tiny_flags("nowhere", *more)
     place = flags.index(name)
     return flags[:place] + flags[place + 2 :]
@@ -72,7 +72,9 @@ def without(name: str, *more: object) -> list[str]:
 
 @pytest.mark.parametrize("wish", [0.3, 0.9])
 def test_a_saving_out_of_reach(wish: float) -> None:
-    """One of three layers drops, of 6 steps the last keeps all: at most 5 steps of 4, 8 and 12 tokens of 16."""
+    """One of three layers drops tokens, and the last of 6 steps keeps all: at most 5 steps keep 4, 8 or 12 of 16
+    tokens.
+    """
     line = refusal(without("--ltd-growth-steps", "--plan", "--plan-target-saving", wish))
     most = sum(16 - kept for kept in (4, 4, 8, 8, 12)) / (6 * 3 * 16)
     assert f"--plan-target-saving {wish}" in line and f"0.0417 to {most:.4f}" in line, line
@@ -84,13 +86,13 @@ def test_a_schedule_without_growth(schedule: str) -> None:
     assert "--plan-target-saving 0.1" in line and "the schedule of --random-ltd does not grow" in line
 
 
-def test_a_growth_of_no_method() -> None:
+def test_a_saving_without_a_method() -> None:
     flags = [flag for flag in tiny_flags("nowhere", "--plan", "--plan-target-saving", 0.3) if flag != "--random-ltd"]
     line = refusal(flags)
     assert "no method with a growth is on; add --random-ltd or --token-bypass" in line
 
 
-def test_hours_that_pay_for_no_step() -> None:
+def test_too_few_gpu_hours_for_one_step() -> None:
     line = refusal(without("--train-iters", "--plan", *SPEED, "--plan-gpu-hours", 1e-12))
     assert "--plan-gpu-hours 1e-12" in line and "less than the first step" in line
 

@@ -1,4 +1,4 @@
-"""What bad input gets from ``finetune_vit_ltd.py``: one line, exit status 2, nothing written."""
+"""Bad input to ``finetune_vit_ltd.py``: one error line, exit status 2, and nothing written."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_flags(flags: str, names: list[object], tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_labels_are_named_by_file_and_place(tmp_path: Path) -> None:
+def test_a_wrong_label_is_named_by_file_and_index(tmp_path: Path) -> None:
     flags = vit_flags(tmp_path)
     np.savez(tmp_path / "valid.npz", images=np.zeros((4, 31, 1), np.uint8), labels=[0, 1, 7, 2])
     line = refusal([*flags, "--device", "cpu", "--log-dir", str(tmp_path / "out")])
@@ -71,8 +71,8 @@ def test_without_validation_images(tmp_path: Path) -> None:
     assert_names(line, "--valid-data-path", "--eval-iters 0")
 
 
-def test_packages_that_are_not_there(tmp_path: Path) -> None:
-    """The command itself, without scikit-learn."""
+def test_without_scikit_learn(tmp_path: Path) -> None:
+    """Run the whole command with an import of scikit-learn that fails."""
     (tmp_path / "sklearn.py").write_text("raise ImportError('not here')\n")
     command = [sys.executable, str(REPOSITORY / "finetune_vit_ltd.py")]
     environment = {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}

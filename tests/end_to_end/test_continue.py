@@ -1,4 +1,4 @@
-"""What the flags of a continued run mean: which state is the checkpoint's, which settings the command line's."""
+"""The flags of a resumed run: which state comes from the checkpoint, and which settings from the command line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def mesh() -> Iterator[Mesh]:
 
 @contextmanager
 def built(mesh: Mesh, data: str, *flags: object) -> Iterator[Run]:
-    """The run as it stands before its first step."""
+    """The run before its first step, closed at the end of the block."""
     run = build_run(parse_run_config(tiny_flags(data, *flags)), mesh)
     try:
         yield run
@@ -48,17 +48,17 @@ def moments(run: Run) -> list[torch.Tensor]:
 
 @pytest.fixture
 def half(straight: Path, tmp_path: Path) -> Path:
-    """A folder that holds the checkpoint of iteration 4 alone."""
+    """A folder that contains only the checkpoint of iteration 4."""
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "iter_0000004").symlink_to(straight / "iter_0000004")
     (tmp_path / "half" / "latest_checkpointed_iteration.txt").write_text("4")
     return tmp_path / "half"
 
 
-def test_settings_are_the_command_lines_and_state_the_checkpoints(
+def test_settings_come_from_flags_and_state_from_the_checkpoint(
     mesh: Mesh, data: str, half: Path, tmp_path: Path
 ) -> None:
-    """Megatron-Core's parameter groups carry their settings into the checkpoint; they must not come back silently."""
+    """Megatron-Core saves settings of parameter groups in the checkpoint; loading must not silently restore them."""
     flags = ["--load", half, "--log-dir", tmp_path, "--override-opt-param-scheduler"]
     new = ["--lr", 2e-3, "--min-lr", 1e-4, "--weight-decay", 0.5, "--adam-beta1", 0.8, "--adam-eps", 1e-6]
     with built(mesh, data, *flags) as before, built(mesh, data, *flags, *new) as after:
@@ -82,13 +82,13 @@ def test_another_learning_rate_with_the_override(data: str, straight: Path, half
 
 
 def test_another_clock_with_the_override(mesh: Mesh, data: str, half: Path, tmp_path: Path) -> None:
-    """The clock's reading is converted, not taken for the other unit's."""
+    """The position of the clock is converted to the new unit."""
     flags = ["--load", half, "--log-dir", tmp_path, "--override-opt-param-scheduler", "--lr-clock", "samples"]
     with built(mesh, data, *flags) as run:
         assert run.state.scheduler.num_steps == 16  # 4 steps of 4 samples
 
 
-def test_finetune_takes_the_weights_alone(mesh: Mesh, data: str, half: Path, tmp_path: Path) -> None:
+def test_finetune_loads_only_the_weights(mesh: Mesh, data: str, half: Path, tmp_path: Path) -> None:
     with (
         built(mesh, data, "--load", half, "--log-dir", tmp_path) as source,
         built(mesh, data, "--load", half, "--log-dir", tmp_path, "--finetune", "--seed", 5, "--lr", 0.5) as run,
@@ -112,7 +112,7 @@ def test_no_load_optim_resets_adam_only(mesh: Mesh, data: str, half: Path, tmp_p
         assert all(moment.any() for moment in moments(source))
 
 
-def _without(flags: list[str], *names: str) -> list[str]:
+def _without_flags(flags: list[str], *names: str) -> list[str]:
     kept = list(flags)
     for name in names:
         position = kept.index(name)
@@ -121,9 +121,9 @@ def _without(flags: list[str], *names: str) -> list[str]:
 
 
 def test_checkpoint_arguments(data: str, straight: Path, half: Path) -> None:
-    """The model's shape and the tokenizer come from the checkpoint; a flag that is typed wins."""
+    """The model's shape and the tokenizer come from the checkpoint; flags that are given take precedence."""
     shape = ("--num-layers", "--hidden-size", "--num-attention-heads", "--seq-length", "--tokenizer-type")
-    flags = [*_without(tiny_flags(data, "--load", half, "--save", half), *shape), "--use-checkpoint-args"]
+    flags = [*_without_flags(tiny_flags(data, "--load", half, "--save", half), *shape), "--use-checkpoint-args"]
     assert run_status(flags) == (0, "")
     whole, continued = metrics(straight), metrics(half)
     assert continued == {key: whole[key] for key in whole if key[1] > 4}
@@ -147,7 +147,9 @@ def test_a_moved_dataset_is_the_same(straight: Path, half: Path, data: str, tmp_
 
 
 def test_dense_continues_with_random_ltd(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And back, each time because the flags say so: otherwise it may be a mistake."""
+    """A dense run can continue with random-LTD and vice versa, but only with the override; otherwise it may be a
+    mistake.
+    """
     common = ["--load", tmp_path, "--save", tmp_path, "--lr-decay-tokens", 384, "--lr-warmup-iters", 0]
     dropping = tiny_flags(data, *common)
     dense = [flag for flag in dropping if flag != "--random-ltd"]
@@ -166,7 +168,7 @@ def test_dense_continues_with_random_ltd(data: str, tmp_path: Path, capsys: pyte
 
 
 def test_another_global_batch_with_the_override(data: str, straight: Path, half: Path) -> None:
-    """The samples go on where they were, so many more a step."""
+    """The order of samples continues where it was, with more samples per step."""
     flags = tiny_flags(data, "--load", half, "--save", half, "--global-batch-size", 8, OVERRIDE)
     assert run_status(flags) == (0, "")
     steps, before = metrics(half), metrics(straight)
@@ -176,8 +178,8 @@ def test_another_global_batch_with_the_override(data: str, straight: Path, half:
     ]
 
 
-def test_a_default_global_batch_is_compared_by_what_it_is(data: str, tmp_path: Path) -> None:
-    """One micro-batch a process: another micro-batch size makes it another batch; the same value may be spelled out."""
+def test_a_default_global_batch_size_is_compared_by_value(data: str, tmp_path: Path) -> None:
+    """The default is one micro-batch per process: another size changes it, but the same value may be given."""
     flags = tiny_flags(data, "--load", tmp_path, "--save", tmp_path)
     position = flags.index("--global-batch-size")
     default = [*flags[:position], *flags[position + 2 :]]
@@ -186,7 +188,7 @@ def test_a_default_global_batch_is_compared_by_what_it_is(data: str, tmp_path: P
     assert run_status([*default, "--micro-batch-size", "1", "--global-batch-size", "2"]) == (0, "")
 
 
-def test_without_the_optimizers_state_its_schedule_is_the_flags(
+def test_without_optimizer_state_the_schedule_comes_from_the_flags(
     data: str, half: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = tiny_flags(data, "--load", half, "--save", half, "--no-load-optim", "--lr", 2e-3, "--ltd-growth-steps", 6)
@@ -198,7 +200,7 @@ def test_without_the_optimizers_state_its_schedule_is_the_flags(
 
 @pytest.mark.parametrize("named", ["step", "folder"])
 def test_an_older_checkpoint(data: str, straight: Path, tmp_path: Path, named: str) -> None:
-    """From the checkpoint of step 2 in a folder that has later ones, into the same folder: the same run again."""
+    """Resume from the checkpoint of step 2 in a folder with later ones, and save there: the same run is repeated."""
     folder = tmp_path / "copy"
     shutil.copytree(straight, folder)
     loaded = ("--load", folder, "--ckpt-step", 2) if named == "step" else ("--load", folder / "iter_0000002")
@@ -212,7 +214,7 @@ def test_an_older_checkpoint(data: str, straight: Path, tmp_path: Path, named: s
         assert tensors[0] == tensors[1]
 
 
-def test_a_step_that_was_not_saved(data: str, straight: Path, tmp_path: Path) -> None:
+def test_a_step_without_a_checkpoint_is_refused(data: str, straight: Path, tmp_path: Path) -> None:
     assert_refused(*run_status(tiny_flags(data, "--load", straight, "--ckpt-step", 3)), "--ckpt-step 3", 2, 4, 6)
     assert_refused(*run_status(tiny_flags(data, "--load", tmp_path, "--ckpt-step", 2)), "--ckpt-step 2", tmp_path)
     assert_refused(*run_status(tiny_flags(data, "--ckpt-step", 2)), "--ckpt-step 2", "--load")

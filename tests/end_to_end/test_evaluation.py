@@ -1,4 +1,4 @@
-"""``tools/evaluate.py`` as a user calls it: results in lm-eval's own files, and one line for what cannot be."""
+"""``tools/evaluate.py`` as a user calls it: results in lm-eval's files, and one error line for bad input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PASSAGES = ("the model keeps some of its tokens", "every other token skips this 
 
 @pytest.fixture(scope="module")
 def task_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three passages for LAMBADA."""
+    """A folder with three passages as the data of LAMBADA."""
     folder = tmp_path_factory.mktemp("task_data")
     (folder / "lambada_openai").mkdir()
     (folder / "lambada_openai" / "test.jsonl").write_text(
@@ -35,7 +35,7 @@ def task_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def status(flags: Sequence[object]) -> tuple[int, str]:
-    """Exit status and what was said on standard error, but for lm-eval's log and progress."""
+    """The exit status and the standard error of ``tools/evaluate.py``."""
     stderr = io.StringIO()
     try:
         with redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch:
@@ -47,10 +47,10 @@ def status(flags: Sequence[object]) -> tuple[int, str]:
     return 0, stderr.getvalue()
 
 
-def test_results_are_lm_evals_with_the_models_iteration(
+def test_results_have_lm_evals_format_and_the_iteration(
     straight: Path, task_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The tiny run's model takes 16 bytes, so that every passage loses its beginning."""
+    """The model of the tiny run takes 16 bytes, so every passage is truncated at its beginning."""
     before = snapshot(straight)
     code, said = status(
         ["--load", straight, "--task-data", task_data, "--tasks", "lambada_openai", "--output_path", tmp_path]
@@ -58,7 +58,7 @@ def test_results_are_lm_evals_with_the_models_iteration(
     assert code == 0, said
     assert said.splitlines() == [
         "3 of 3 requests are longer than the model (16 tokens): they lose the beginning of their context"
-    ]  # none of lm-eval's own lines and bars
+    ]  # without lm-eval's log lines and progress bars
     printed = capsys.readouterr().out
     assert "| lambada_openai |" in printed and "bootstrapping" not in printed
     (path,) = tmp_path.rglob("results_*.json")
@@ -142,7 +142,7 @@ def test_refused_flags(flags: list[str], names: list[str], straight: Path, task_
 
 
 def test_data_that_cannot_be_downloaded(straight: Path, task_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No internet, and nothing of the task here."""
+    """Simulate a machine without internet on which the task's data are not cached."""
 
     def load_dataset(*_args: object, **_kwargs: object) -> None:
         raise ConnectionError(why)
@@ -173,7 +173,7 @@ def test_without_a_logging_package(
 
 
 def test_lm_evals_other_commands(task_data: Path) -> None:
-    """``validate`` takes its tasks as one text."""
+    """``validate`` takes its tasks as one string."""
     with refused("--tasks lambada_openia"):
         evaluate(["validate", "--tasks", "lambada_openia"], None)
 
@@ -181,7 +181,7 @@ def test_lm_evals_other_commands(task_data: Path) -> None:
 def test_git_is_silent_where_there_is_no_repository(
     straight: Path, task_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """git's own complaint would go past Python, to the terminal."""
+    """An error message of git would bypass Python's standard error and appear in the terminal."""
     monkeypatch.chdir(tmp_path)
     code, said = status(["--load", straight, "--task-data", task_data, "--tasks", "lambada_openai", "--limit", 1])
     assert code == 0, said
@@ -189,7 +189,7 @@ def test_git_is_silent_where_there_is_no_repository(
 
 
 def test_a_checkpoint_whose_tokenizer_is_elsewhere(trained: Path, task_data: Path) -> None:
-    """The path that the checkpoint holds is that of the machine it was trained on."""
+    """The checkpoint contains the tokenizer's path on the machine it was trained on, which does not exist here."""
     checkpoint = checkpoint_files.checkpoint_path(trained, 6)
     record = checkpoint_files.read_run(checkpoint)
     record["config"]["tokenizer"] |= {"tokenizer_type": "GPT2BPETokenizer", "vocab_file": "/gone/vocab.json"}

@@ -1,4 +1,4 @@
-"""Export to Hugging Face's format and import from it as users run them: what is refused, and what follows an import."""
+"""Export to and import from Hugging Face's format as users run them: what is refused, and finetuning an import."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LLAMA_SHAPE = PlainConfig(
 
 
 def edit_run(checkpoints: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change what the newest checkpoint says of its run, as if another run had written it."""
+    """Change the run record of the newest checkpoint, as if another run had written it."""
     newest = checkpoint_files.checkpoint_path(checkpoints, checkpoint_files.candidates(checkpoints)[0])
     record = checkpoint_files.read_run(newest)
     change(record)
@@ -50,7 +50,7 @@ def with_tokenizer(**changes: object) -> Callable[[Path], None]:
     return lambda folder: edit_run(folder, lambda record: record["config"]["tokenizer"].update(changes))
 
 
-def of_a_bert(folder: Path) -> None:
+def as_bert(folder: Path) -> None:
     edit_run(folder, lambda record: record["identity"].update({"model": "bert"}))
 
 
@@ -63,7 +63,7 @@ RUNS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "GPT-2's heads": (with_model(kv_channels=4), ["GPT-2", "--kv-channels"]),
     "GPT-2's biases": (with_model(add_bias_linear=False), ["GPT-2", "--disable-bias-linear"]),
     "GPT-2's groups": (with_model(group_query_attention=True), ["GPT-2", "--group-query-attention"]),
-    "BERT": (of_a_bert, ["BERT"]),
+    "BERT": (as_bert, ["BERT"]),
     "a later version's": (with_model(new_flag=1), ["new_flag"]),
     "tokenizer moved": (
         with_tokenizer(tokenizer_type="GPT2BPETokenizer", vocab_file="gone.json", merge_file="gone.bpe"),
@@ -97,7 +97,7 @@ def test_a_tokenizer_without_a_class(straight: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_tokenizer_that_makes_other_ids(straight: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_without_a_merge_file(straight: Path, tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text(json.dumps({"<|endoftext|>": 0}))
     line = tool_refusal(
         "export_hf.py", "--load", straight, "--output", tmp_path / "out", "--tokenizer-type", "GPT2BPETokenizer",
@@ -145,7 +145,7 @@ def test_flags_of_an_export(flags: list[str], name: str, tmp_path: Path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_place_that_cannot_be_written(straight: Path, tmp_path: Path) -> None:
+def test_a_target_that_cannot_be_written(straight: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     target = tmp_path / "file" / "out"
     line = tool_refusal("export_hf.py", "--load", straight, "--output", target, "--no-tokenizer")
@@ -171,7 +171,7 @@ def test_a_damaged_checkpoint_is_skipped(trained: Path, tmp_path: Path, capsys: 
 
 @pytest.fixture
 def llama(tmp_path: Path) -> Path:
-    """A folder that Hugging Face could have written, of a Llama of bytes."""
+    """A folder in Hugging Face's format with a byte-level Llama."""
     write_llama(tmp_path / "llama", LLAMA_SHAPE)
     return tmp_path / "llama"
 
@@ -241,8 +241,10 @@ ARCHITECTURES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_an_import_is_finetuned_as_its_folder_is(data: str, tmp_path: Path, architecture: str) -> None:
-    """Two ways to the same run, to the last bit; and there is no run to continue."""
+def test_finetuning_an_import_equals_finetuning_its_folder(data: str, tmp_path: Path, architecture: str) -> None:
+    """Finetuning from the imported checkpoint and from the folder are bit-equal. Without --finetune the import is
+    refused.
+    """
     ARCHITECTURES[architecture](tmp_path / "theirs")
     status = tool_status("import_hf.py", "--load", tmp_path / "theirs", "--save", tmp_path / "imported", *BYTES)
     assert status == (0, "")
@@ -259,7 +261,7 @@ def test_an_import_is_finetuned_as_its_folder_is(data: str, tmp_path: Path, arch
     assert_names(line, "--finetune")
 
 
-def test_a_folder_in_half_precision_is_imported_so(llama: Path, tmp_path: Path) -> None:
+def test_a_folder_in_half_precision_is_imported_in_bf16(llama: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(llama / "model.safetensors")
@@ -273,7 +275,7 @@ def test_a_folder_in_half_precision_is_imported_so(llama: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("command", [("export_hf.py", "--output"), ("import_hf.py", "--save")])
-def test_a_target_that_is_taken_is_refused_before_torch_is_imported(
+def test_an_existing_target_is_refused_before_torch_is_imported(
     command: tuple[str, str], repository: Path, tmp_path: Path
 ) -> None:
     tool, target = command

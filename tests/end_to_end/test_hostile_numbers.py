@@ -1,4 +1,4 @@
-"""Numbers in a checkpoint that fit neither its files nor the model get one line and exit status 2."""
+"""Numbers in a checkpoint that do not fit its files or the model cause one error line and exit status 2."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _resize(metadata: Metadata, *shape: int) -> None:
 
 
 class _Huge:
-    """Pickled, a shape with a length of more than 64 bits."""
+    """An object that pickles as a shape with a length of more than 64 bits."""
 
     def __reduce__(self) -> Any:
         return torch.Size, ((1 << 70, 1),)
@@ -155,7 +155,7 @@ Command = Callable[[Path, str, Path], tuple[int, str]]
 
 @pytest.mark.parametrize("command", [_load, _finetune, _generate, _export])
 @pytest.mark.parametrize("change", METADATA.values(), ids=METADATA.keys())
-def test_descriptions(
+def test_metadata(
     change: Callable[[Metadata], Any],
     command: Command,
     data: str,
@@ -164,7 +164,7 @@ def test_descriptions(
 ) -> None:
     checkpoint = trained / "iter_0000006"
     metadata = pickle.loads((checkpoint / ".metadata").read_bytes())
-    metadata.all_local_plans = None  # shares its objects with the rest
+    metadata.all_local_plans = None  # it shares objects with the other fields
     change(metadata)
     (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
     reseal(checkpoint)
@@ -176,7 +176,7 @@ def test_descriptions(
 
 @pytest.mark.parametrize("command", [_load, _arguments, _generate, _export])
 @pytest.mark.parametrize(("names", "value"), RUN.values(), ids=RUN.keys())
-def test_records_of_the_run(
+def test_run_records(
     names: tuple[str, ...],
     value: Any,
     command: Command,
@@ -184,7 +184,7 @@ def test_records_of_the_run(
     trained: Path,
     tmp_path: Path,
 ) -> None:
-    """They may also make no difference to a command that does not ask for them."""
+    """A command that does not use the changed field may also succeed."""
     checkpoint = trained / "iter_0000006"
     record = json.loads((checkpoint / "run.json").read_text())
     _set(record, *names, value=value)
@@ -207,7 +207,7 @@ def _text(name: str, text: str) -> Callable[[Path], None]:
 
 
 def _tensors(change: Callable[[torch.Tensor], Any]) -> Callable[[Path], None]:
-    """Other content in place of a tensor, of no fewer bytes."""
+    """Replace the stored tensor by other content with at least as many bytes."""
 
     def damage(checkpoint: Path) -> None:
         metadata = pickle.loads((checkpoint / ".metadata").read_bytes())
@@ -271,7 +271,7 @@ def test_a_manifest_that_cannot_be_read_is_skipped(text: str, data: str, trained
 
 
 @pytest.mark.parametrize("more", [[], ["--temperature", "0"], ["--top-k", "3"], ["--top-p", "0.5"]])
-def test_weights_that_are_no_numbers(more: list[str], data: str, trained: Path, tmp_path: Path) -> None:
+def test_nan_weights(more: list[str], data: str, trained: Path, tmp_path: Path) -> None:
     checkpoint = trained / "iter_0000006"
     _tensors(lambda tensor: tensor * torch.nan)(checkpoint)
     reseal(checkpoint)

@@ -1,4 +1,4 @@
-"""Finetuning from a Hugging Face folder as a user starts it: what is loaded, what is reported, what is refused."""
+"""Finetuning from a Hugging Face folder as a user runs it: what is loaded, reported and refused."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ TEXT = "Call me Ishmael. Some years ago, never mind how long precisely, having l
 
 @pytest.fixture
 def gpt2(tmp_path: Path) -> Path:
-    """A folder that Hugging Face could have written, of a model of bytes."""
+    """A folder in Hugging Face's format with a byte-level GPT-2."""
     write_gpt2(tmp_path / "gpt2", SHAPE)
     return tmp_path / "gpt2"
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Prefix of ``TEXT``, one document: the order of several would decide what precedes what."""
+    """Prefix of ``TEXT`` as a single document; with several, the predictions would depend on their order."""
     folder = tmp_path_factory.mktemp("text")
     (folder / "text.txt").write_text(TEXT)
     config = PreprocessConfig(input=(str(folder / "text.txt"),), output_prefix=str(folder / "text"))
@@ -48,7 +48,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def flags(data: str, load: Path, *more: object) -> list[str]:
-    """Finetune from ``load`` on ``data``: the tiny run, but the model's shape is the folder's."""
+    """The flags of the tiny run, finetuning ``load`` on ``data``; the model's shape comes from the folder."""
     typed = list(TINY)
     for name in ("--num-layers", "--hidden-size", "--num-attention-heads", "--seq-length"):
         position = typed.index(name)
@@ -58,7 +58,7 @@ def flags(data: str, load: Path, *more: object) -> list[str]:
 
 
 def whole_loss() -> float:
-    """The plain GPT's mean loss a token over all of ``TEXT``, each token but the first once, 16 at a time."""
+    """The plain GPT's mean loss per token of ``TEXT``: every token but the first counts once, in windows of 16."""
     plain, ids = random_plain(SHAPE), torch.tensor(ByteTokenizer().encode(TEXT))
     windows = [ids[start : start + 17] for start in range(0, len(ids) - 1, 16)]
     with torch.no_grad():
@@ -92,10 +92,10 @@ def test_finetuning_starts_from_the_folder_and_continues_from_its_own_checkpoint
 
 
 @pytest.mark.parametrize("more", [(), ("--use-distributed-optimizer",)], ids=["", "distributed optimizer"])
-def test_main_weights_of_half_precision_are_the_folders(
+def test_main_weights_of_half_precision_come_from_the_folder(
     text: str, gpt2: Path, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
-    """Steps that change next to nothing: the optimizer's own weights would bring back those drawn at first."""
+    """Train with a negligible learning rate. Had the optimizer kept the initial weights, a step would restore them."""
     step = ["--lr", "1e-9", "--train-iters", 1, "--ltd-growth-steps", 1, "--lr-warmup-iters", 0, "--bf16"]
     evaluation = ["--eval-at-start", "--full-validation", "--log-dir", tmp_path]
     assert run_status(flags(text, gpt2, *step, *evaluation, *more)) == (0, "")
@@ -112,7 +112,7 @@ def test_evaluating_at_the_start_changes_no_step(text: str, gpt2: Path, tmp_path
 
 
 def write_bpe(folder: Path) -> None:
-    """GPT-2's tokenizer files without a merge: bytes, and an end of text as id 256."""
+    """Write GPT-2 tokenizer files without merges: the bytes, and an end-of-text token with id 256."""
     vocabulary = {char: token for token, char in enumerate([*byte_alphabet(), "<|endoftext|>"])}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\n")
@@ -127,7 +127,7 @@ def test_the_folders_tokenizer_is_taken_and_another_refused(gpt2: Path, tmp_path
     position = typed.index("--tokenizer-type")
     del typed[position : position + 2]
     assert run_status([*typed, "--exit-interval", "2"]) == (0, "")
-    (gpt2 / "merges.txt").write_text("#version: 0.3\n")  # other files of the same encoding are others
+    (gpt2 / "merges.txt").write_text("#version: 0.3\n")  # the fingerprint changes though the encoding does not
     (gpt2 / "other.txt").write_text("#version: 0.2\n")
     line = refusal([*typed, "--save", str(tmp_path / "new"), "--merge-file", str(gpt2 / "other.txt")])
     assert name_of("tokenizer_fingerprint") in line and f"checkpoint {gpt2}" in line
@@ -163,7 +163,7 @@ CONFIG: dict[str, tuple[dict[str, object], list[str]]] = {
 
 
 @pytest.mark.parametrize(("entries", "names"), CONFIG.values(), ids=CONFIG.keys())
-def test_a_config_that_is_not_this_models(
+def test_a_config_that_does_not_fit_the_model(
     entries: dict[str, object], names: list[str], data: str, gpt2: Path, tmp_path: Path
 ) -> None:
     (gpt2 / "config.json").write_text(json.dumps(gpt2_config(SHAPE, **entries)))
@@ -193,7 +193,7 @@ def test_flags_of_another_model(
     assert_differs(line, setting, here, there)
 
 
-def test_gelu_is_checked_where_the_flags_are_typed(data: str, gpt2: Path, tmp_path: Path) -> None:
+def test_the_kind_of_gelu_is_checked(data: str, gpt2: Path, tmp_path: Path) -> None:
     typed = [flag for flag in flags(data, gpt2) if flag != "--use-checkpoint-args"]
     typed += "--num-layers 3 --hidden-size 16 --ffn-hidden-size 48 --num-attention-heads 2 --seq-length 16".split()
     line = _assert_refused(typed, [], gpt2, tmp_path)
@@ -216,7 +216,7 @@ def _as_pickle(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
-def _in_two_files_of_which_one_is_missing(folder: Path) -> None:
+def _in_two_files_with_one_missing(folder: Path) -> None:
     names = list(load_file(folder / "model.safetensors"))
     weight_map = {name: f"model-{1 + number % 2:05d}-of-00002.safetensors" for number, name in enumerate(names)}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
@@ -244,7 +244,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), ["model.safetensors"]),
     "pickle": (_as_pickle, ["pytorch_model.bin", "safetensors", "save_pretrained"]),
     "a file missing": (
-        _in_two_files_of_which_one_is_missing,
+        _in_two_files_with_one_missing,
         ["model-00002-of-00002.safetensors"],
     ),
     "index no JSON": (_index("{"), ["model.safetensors.index.json"]),
@@ -281,14 +281,14 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 
 
 @pytest.mark.parametrize(("damage", "names"), FOLDERS.values(), ids=FOLDERS.keys())
-def test_a_folder_that_is_not_whole(
+def test_an_incomplete_or_damaged_folder(
     damage: Callable[[Path], object], names: list[str], data: str, gpt2: Path, tmp_path: Path
 ) -> None:
     damage(gpt2)
     _assert_refused(flags(data, gpt2), names, gpt2, tmp_path)
 
 
-def test_a_run_cannot_continue_there_nor_be_saved_there(data: str, gpt2: Path, tmp_path: Path) -> None:
+def test_a_run_cannot_resume_from_or_save_to_the_folder(data: str, gpt2: Path, tmp_path: Path) -> None:
     going_on = [flag for flag in flags(data, gpt2) if flag != "--finetune"]
     _assert_refused(going_on, ["--finetune"], gpt2, tmp_path)
     before = snapshot(gpt2)
@@ -298,7 +298,7 @@ def test_a_run_cannot_continue_there_nor_be_saved_there(data: str, gpt2: Path, t
 
 
 def _assert_refused(typed: list[str], names: list[str], folder: Path, tmp_path: Path) -> str:
-    """One line that names the folder, which is returned, and nothing written anywhere."""
+    """Check that the run fails with one line that names the folder, and writes nothing; return the line."""
     before = snapshot(tmp_path)
     line = refusal([*typed, "--save", str(tmp_path / "out")])
     assert_names(line, folder, *names)

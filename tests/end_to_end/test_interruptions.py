@@ -1,4 +1,4 @@
-"""A run that is interrupted, at any moment and in any way, ends as the uninterrupted one did: bit for bit."""
+"""A run that is interrupted, at any moment and in any way, and resumed is bit-equal to the uninterrupted run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _resume(data: str, folder: Path, *more: object) -> tuple[int, str]:
 def test_signals_to_the_process(
     number: int, more: tuple[object, ...], status: int, said: str, data: str, tmp_path: Path
 ) -> None:
-    """The whole process group gets it, as from a terminal or a scheduler: those that read and write files too."""
+    """The whole process group receives the signal, including data and save workers, as from a scheduler."""
     flags = ["--train-iters", 100_000, "--ltd-growth-steps", 40, "--eval-iters", 0, "--save", tmp_path]
     with started(tiny_flags(data, *flags, "--save-interval", 3, *more)) as process:
         wait_for(process, lambda: checkpoint_files.read_tracker(tmp_path) is not None)
@@ -63,7 +63,7 @@ SIGNALS = {
 
 
 @pytest.mark.parametrize(("method", "call", "number", "status", "saved", "why"), SIGNALS.values(), ids=SIGNALS.keys())
-def test_a_signal_saves_and_leaves(
+def test_a_signal_saves_and_ends_the_run(
     method: str, call: int, number: int, status: int, saved: int, why: str,
     data: str, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -91,7 +91,7 @@ def test_a_second_ctrl_c_stops_at_once(data: str, tmp_path: Path, monkeypatch: p
         (["--exit-duration-in-mins", 0], 1, "--exit-duration-in-mins is over"),
     ],
 )
-def test_leaving_on_request(
+def test_exit_flags(
     flag: list[object], saved: int, why: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_status(tiny_flags(data, "--save", tmp_path, *flag)) == (0, "")
@@ -99,7 +99,7 @@ def test_leaving_on_request(
     assert checkpoint_files.saved_iterations(tmp_path) == [saved]
 
 
-def test_a_full_disk_under_the_log(data: str, tmp_path: Path) -> None:
+def test_a_full_disk_while_logging(data: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     status, said = run_status(tiny_flags(data, "--log-dir", tmp_path))
     assert status == 1
@@ -107,7 +107,9 @@ def test_a_full_disk_under_the_log(data: str, tmp_path: Path) -> None:
 
 
 def _scale_loss(monkeypatch: pytest.MonkeyPatch, step: int, factor: float) -> None:
-    """Multiply the loss of ``step`` (1-based; 2 microbatches a step, no evaluation) by ``factor``."""
+    """Multiply the loss of ``step`` by ``factor``; steps are 1-based and have 2 microbatches, and there is no
+    evaluation.
+    """
     from megatron.ltd.training import objective as module
 
     original, calls = module.masked_loss_sum, iter(range(10_000))
@@ -131,7 +133,7 @@ def test_nan_stops_the_run(data: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_nan_is_skipped_on_request(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step leaves no trace in the weights, and the learning rate's clock stands still."""
+    """The step does not change the weights, and the clock of the learning rate does not advance."""
     _scale_loss(monkeypatch, 5, float("nan"))
     flags = tiny_flags(data, "--save", tmp_path, "--eval-iters", 0, "--no-check-for-nan-in-loss-and-grad")
     assert run_status(flags) == (0, "")
@@ -174,7 +176,7 @@ def test_a_spike_stops_the_run(data: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert checkpoint_files.saved_iterations(tmp_path) == []
 
 
-def test_a_complete_run_has_nothing_left(data: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resuming_a_complete_run_changes_nothing(data: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = snapshot(trained / "iter_0000006")
     assert _resume(data, trained) == (0, "")
     assert "already at step 6 of 6" in capsys.readouterr().out
@@ -189,7 +191,7 @@ def test_load_and_save_may_differ(data: str, straight: Path, tmp_path: Path) -> 
     assert left == {key: whole[key] for key in whole if key[1] > 2}
 
 
-def test_an_empty_folder_of_its_own_starts_from_the_beginning(data: str, tmp_path: Path) -> None:
-    """The same command starts a run and continues it."""
+def test_loading_from_an_empty_save_folder_starts_from_the_beginning(data: str, tmp_path: Path) -> None:
+    """The same command both starts a run and resumes it."""
     assert _resume(data, tmp_path, "--exit-interval", 2) == (0, "")
     assert checkpoint_files.saved_iterations(tmp_path) == [2]

@@ -1,5 +1,6 @@
-"""A checkpoint that carries code is refused in one line, and the code does not run. Its manifest is whole: its author
-wrote it."""
+"""A checkpoint that contains code is refused with one line, and the code is not executed. The manifest is valid,
+because an attacker can write it too.
+"""
 
 from __future__ import annotations
 
@@ -39,14 +40,14 @@ def _inside_metadata(checkpoint: Path, mark: Path) -> None:
 
 
 def _attribute_chain(checkpoint: Path, mark: Path) -> None:
-    """Only names that describe tensors, and getattr from one of their functions to its module's globals."""
+    """Use only names that describe tensors, and getattr from one of their functions to its module's globals."""
     chain = b"cbuiltins\ngetattr\n(ctorch.serialization\n_get_layout\nV__globals__\ntR."
     (checkpoint / ".metadata").write_bytes(chain)
 
 
 def _altered_enumeration(checkpoint: Path, mark: Path) -> None:
     metadata = _read_metadata(checkpoint)
-    metadata.all_local_plans = None  # they hold the enumeration that is altered
+    metadata.all_local_plans = None  # the plans contain the enumeration that is altered
     (checkpoint / ".metadata").write_bytes(altered_enumeration(mark, pickle.dumps(metadata)))
 
 
@@ -56,11 +57,11 @@ def _common(checkpoint: Path, mark: Path) -> None:
 
 
 def _byte_item(checkpoint: Path, mark: Path, name: str = "_extra_state") -> None:
-    """Something that is no tensor, saved among the tensors: appended to their file, and pointed to."""
+    """Store an object that is not a tensor among the tensors: append it to their file, and point the entry to it."""
     metadata = _read_metadata(checkpoint)
     buffer = io.BytesIO()
     longest = max(place.length for place in metadata.storage_data.values())
-    torch.save([Payload(mark), torch.zeros(longest)], buffer)  # as many bytes as a tensor that it is in place of
+    torch.save([Payload(mark), torch.zeros(longest)], buffer)  # at least as many bytes as the tensor it replaces
     changed = 0
     for index, place in metadata.storage_data.items():
         if name in index.fqn:
@@ -118,7 +119,7 @@ def _evaluate(run: Path, data: str, folder: Path) -> tuple[int, str]:
     (folder / "lambada_openai").mkdir()
     (folder / "lambada_openai" / "test.jsonl").write_text(json.dumps({"text": "the model keeps some tokens"}) + "\n")
     return tool_status(
-        "evaluate.py", "--load", run, "--workload-data", folder, "--workloads", "lambada_openai", "--device", "cpu"
+        "evaluate.py", "--load", run, "--task-data", folder, "--tasks", "lambada_openai", "--device", "cpu"
     )
 
 
@@ -129,10 +130,10 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_command_runs_code_that_a_description_holds(
+def test_no_command_runs_code_in_the_metadata(
     command: Callable[[Path, str, Path], tuple[int, str]], data: str, trained: Path, tmp_path: Path
 ) -> None:
-    """The description passes a check that unpickles it with stand-ins, and runs when it is unpickled again."""
+    """The metadata pass a check that unpickles them with stand-ins, and execute code when they are unpickled again."""
     checkpoint, mark = trained / "iter_0000006", tmp_path / "the payload ran"
     _altered_enumeration(checkpoint, mark)
     reseal(checkpoint)
@@ -183,7 +184,9 @@ def test_extra_states_do_not_reach_the_modules(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Transformer Engine's modules unpickle theirs, from a tensor's bytes too, whoever put it there."""
+    """Transformer Engine's modules unpickle their extra states, even from the bytes of a tensor, so none may reach
+    them.
+    """
     checkpoint, mark, seen = trained / "iter_0000006", tmp_path / "the payload ran", []
     _byte_item(checkpoint, mark, "_extra_state")
     common = torch.load(checkpoint / "common.pt")
@@ -196,7 +199,10 @@ def test_extra_states_do_not_reach_the_modules(
     assert (status, said) == (0, "") and seen and set(seen) == {None} and not mark.exists()
 
 
-def test_the_payload_would_run(tmp_path: Path) -> None:
-    """Else the tests above could not fail. For ``altered_enumeration`` see ``tests.unit.training``."""
+def test_the_payload_runs_if_unpickled(tmp_path: Path) -> None:
+    """Check that the payload does run when unpickled; otherwise the tests above could not fail.
+
+    ``tests/unit/checkpoint/test_safe_metadata.py`` does the same for ``altered_enumeration``.
+    """
     pickle.loads(pickle.dumps(Payload(tmp_path / "mark")))
     assert (tmp_path / "mark").exists()

@@ -1,4 +1,4 @@
-"""A pickle in place of a cached sample index does not run: the index is built anew, and the run is as without it."""
+"""A pickle in place of a cached sample index is not executed: the index is rebuilt, and the run does not change."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def _beside_the_data(folder: Path) -> list[str]:
     return tiny_flags(write_data(folder))
 
 
-def _of_its_own(folder: Path) -> list[str]:
+def _in_a_cache_folder(folder: Path) -> list[str]:
     blend = ["--train-data-path", write_data(folder, "b"), write_data(folder, "c", "other words ")]
     return [*tiny_flags(write_data(folder)), *blend, "--data-cache-path", str(folder / "cache")]
 
 
 @pytest.mark.parametrize(
     ("flags", "workload"),
-    [(_beside_the_data, GPT), (_of_its_own, GPT), (bert_flags, BERT)],
+    [(_beside_the_data, GPT), (_in_a_cache_folder, GPT), (bert_flags, BERT)],
     ids=["gpt", "blend", "bert"],
 )
 def test_no_command_runs_code_of_a_cached_index(

@@ -1,4 +1,4 @@
-"""The tools that plot and summarize a run, on a real one: they agree with its log, and refuse bad input."""
+"""The tools that plot and summarize a run, used on a real one: they agree with its log and refuse bad input."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOOLS: dict[str, Callable[[], None]] = {
 
 
 def call(tool: str, *flags: object) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a tool, under the wrapper of its command line."""
+    """The exit status, standard output and standard error of a tool, run under the wrapper of its command line."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [tool, *map(str, flags)])
@@ -44,7 +44,7 @@ def call(tool: str, *flags: object) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory, data: str) -> Path:
-    """A run in its own folder, called <b>&: the batch ramps up, step 5 was lost, and it was resumed at step 4."""
+    """A run in a folder called <b>&, with batch-size ramp-up: step 5 was lost, and the run was resumed after step 4."""
     folder = tmp_path_factory.mktemp("runs") / "<b>&"
     flags = ["--save", folder, "--save-interval", 2, "--rampup-batch-size", 2, 2, 4, "--layer-drop"]
     flags += ["--layer-drop-gamma", 0.5]
@@ -61,12 +61,12 @@ def resumed(tmp_path_factory: pytest.TempPathFactory, data: str) -> Path:
 
 
 def last_lines(folder: Path, kind: str) -> list[dict]:
-    """Of every iteration the line that was written last."""
+    """The last record of every iteration of one kind."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return list({line["iteration"]: line for line in lines if line["kind"] == kind}.values())
 
 
-def test_a_page_says_what_the_run_did(resumed: Path, tmp_path: Path) -> None:
+def test_the_page_reports_what_the_run_did(resumed: Path, tmp_path: Path) -> None:
     results = tmp_path / "results_2026.json"
     results.write_text(json.dumps({"results": {"rte<i>": {"acc,none": 0.5, "acc_stderr,none": 0.03}}}))
     path = tmp_path / "pages" / "report.html"
@@ -99,8 +99,8 @@ def test_a_page_says_what_the_run_did(resumed: Path, tmp_path: Path) -> None:
     assert "rte<i>" not in Page(path.read_text(encoding="utf-8")).text
 
 
-def test_a_run_keeps_the_plan_that_was_made_of_it(straight: Path, data: str, tmp_path: Path) -> None:
-    """The file of ``--plan-json``: every row of the plan is the log's, but for the seconds."""
+def test_a_run_follows_its_plan(straight: Path, data: str, tmp_path: Path) -> None:
+    """Every row of the plan in the file of ``--plan-json`` equals that of the log, except for the seconds."""
     plan, path = tmp_path / "plan.json", tmp_path / "report.html"
     assert run_status(tiny_flags(data, "--plan", "--plan-json", plan)) == (0, "")
     assert call("report.py", "--run", straight, "--plan", plan, "--output", path)[0] == 0

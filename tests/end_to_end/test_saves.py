@@ -1,5 +1,5 @@
-"""A save that is cut off, fails, or goes on beside training: the checkpoint before stays current, and what is written
-is the state of its step.
+"""Saves that are interrupted, fail, or run in the background: the previous checkpoint stays valid, and a checkpoint
+contains the state of its step.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ both_modes = pytest.mark.parametrize("mode", MODES.values(), ids=MODES.keys())
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing in the product may catch it."""
+    """Simulates a kill; no code under test may catch it."""
 
 
 def assert_resumes(data: str, folder: Path, straight: Path, *more: object) -> None:
-    """The run in ``folder`` completes, equal to the uninterrupted one, and leaves nothing unfinished."""
+    """Resume the run in ``folder``; check that it equals the uninterrupted run and leaves no unfinished checkpoints."""
     flags = tiny_flags(data, "--save", folder, "--load", folder, "--save-interval", 2, *more)
     assert run_status(flags) == (0, "")
     assert metrics(folder) == metrics(straight)
@@ -43,7 +43,7 @@ def assert_resumes(data: str, folder: Path, straight: Path, *more: object) -> No
 
 
 def tensors(folder: Path, iteration: int) -> dict[str, dict[str, int]]:
-    """Size and checksum of the files of tensors in a whole checkpoint."""
+    """Size and checksum of the tensor files of a checkpoint, which must be complete."""
     path = checkpoint_files.checkpoint_path(folder, iteration)
     assert checkpoint_files.find_damage(path) is None
     manifest = checkpoint_files.read_manifest(path) or {}
@@ -65,7 +65,7 @@ KILLS = {
 def test_a_kill_inside_a_save(
     moment: str, mode: Sequence[str], data: str, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Iteration 4 is being saved; iteration 2 is whole."""
+    """The kill happens while iteration 4 is saved; the checkpoint of iteration 2 is complete."""
     original = getattr(checkpoint_files, moment)
 
     def kill_at_second_save(*arguments: Any) -> Any:
@@ -82,7 +82,7 @@ def test_a_kill_inside_a_save(
 
 
 def _while_writing(monkeypatch: pytest.MonkeyPatch, what: Callable[[Path], None]) -> None:
-    """Have every writer do something before it writes in its folder."""
+    """Make every writer call ``what`` with its folder before it writes."""
     original = RankPlan.write_files
 
     def later(plan: RankPlan, check: Callable[[], None]) -> Any:
@@ -92,10 +92,10 @@ def _while_writing(monkeypatch: pytest.MonkeyPatch, what: Callable[[Path], None]
     monkeypatch.setattr(RankPlan, "write_files", later)
 
 
-def test_training_continues_and_what_is_written_does_not_change(
+def test_training_goes_on_without_changing_what_is_saved(
     data: str, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The writers of iterations 2 and 4 wait until two further steps are in the log, and then write."""
+    """The writers of iterations 2 and 4 wait until two more steps are logged before they write."""
 
     def wait(partial: Path) -> None:
         iteration = int(partial.name[5:12])
@@ -119,7 +119,7 @@ def test_training_continues_and_what_is_written_does_not_change(
 def test_a_full_disk(
     mode: Sequence[str], data: str, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel refuses to let a file grow, in whichever process writes it."""
+    """The kernel limits the size of files, in whichever process writes them."""
     original = checkpoint_files.start_partial
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -156,8 +156,8 @@ def test_a_writer_without_memory(
     assert_resumes(data, tmp_path, straight)
 
 
-def test_what_was_being_saved_outlives_a_divergence(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Iteration 4 is good; step 5 is not, and comes before all of iteration 4 is written."""
+def test_a_save_in_progress_survives_a_divergence(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Iteration 4 is valid, and step 5 diverges before all of iteration 4 is written."""
     from megatron.ltd.training import loop
 
     _while_writing(monkeypatch, lambda partial: time.sleep(0.5))
@@ -192,8 +192,8 @@ def test_a_log_that_cannot_be_written_beside_a_save(data: str, tmp_path: Path, m
     assert [path.name for path in tmp_path.glob("iter_*")] == ["iter_0000002"]
 
 
-def test_leaving_at_once_leaves_no_writer(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a second Ctrl-C does."""
+def test_an_immediate_exit_leaves_no_writer(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A KeyboardInterrupt, as after a second Ctrl-C, ends the run at once."""
     from megatron.ltd.training.step import Stepper
 
     def interrupted(*arguments: Any) -> Any:
@@ -220,7 +220,7 @@ RankPlan.write_files = slow
 
 
 @pytest.mark.slow
-def test_a_signal_to_everyone_in_the_first_save(data: str, tmp_path: Path) -> None:
+def test_a_signal_to_all_processes_in_the_first_save(data: str, tmp_path: Path) -> None:
     script = patched_script(tmp_path, _SLOW_WRITER.format(seconds=1.0))
     flags = tiny_flags(data, "--train-iters", 100_000, "--eval-iters", 0, "--save", tmp_path, "--save-interval", 3)
     with started([*flags, "--async-save", "--num-workers", "1"], script) as process:
@@ -236,7 +236,7 @@ def test_a_signal_to_everyone_in_the_first_save(data: str, tmp_path: Path) -> No
 @pytest.mark.slow
 @both_modes
 def test_a_kill_while_files_are_written(mode: Sequence[str], data: str, straight: Path, tmp_path: Path) -> None:
-    """Whatever is left of them goes with the next save."""
+    """The next save removes the files that were left behind."""
     script = patched_script(tmp_path, _SLOW_WRITER.format(seconds=60.0))
     with started(tiny_flags(data, "--save", tmp_path, "--save-interval", 2, *mode), script) as process:
         wait_for(process, lambda: any(tmp_path.glob("iter_*.partial")))
@@ -249,7 +249,7 @@ def test_a_kill_while_files_are_written(mode: Sequence[str], data: str, straight
 @pytest.mark.slow
 @both_modes
 def test_kills_at_random_moments(mode: Sequence[str], data: str, tmp_path: Path) -> None:
-    """Every step saves, so most moments are inside a save. Where a kill falls does not decide what must hold."""
+    """Every step saves, so most kills happen during a save. The checks hold wherever a kill happens."""
     flags = ["--train-iters", 60, "--ltd-growth-steps", 40, "--eval-iters", 0, "--keep-last", 2, *mode]
     assert run_status(tiny_flags(data, "--save", tmp_path / "straight", *flags)) == (0, "")
     folder = tmp_path / "killed"

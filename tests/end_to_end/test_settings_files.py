@@ -1,4 +1,4 @@
-"""Settings in files: a run writes its own as ``config.yaml``, which makes the same run again, in every command."""
+"""Settings files: a run writes its settings to ``config.yaml``, which reproduces it; every command reads them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.end_to_end.runs import TINY, metrics, refusal, run_status, tiny_flags
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A finished run, and its flags."""
+    """The folder of a finished run, and its flags."""
     folder = tmp_path_factory.mktemp("first")
     data = write_data(folder)
     flags = tiny_flags(data, "--save", folder / "run", "--load", folder / "run", "--save-interval", 3, "--no-progress")
@@ -26,8 +26,8 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return folder / "run", flags
 
 
-def test_the_file_of_a_run_makes_the_same_run(first: tuple[Path, list[str]], tmp_path: Path) -> None:
-    """The same losses, bit for bit; the folder is another one by the command line."""
+def test_the_file_of_a_run_reproduces_the_run(first: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """The losses are bit-equal; flags on the command line replace the folder."""
     folder, _ = first
     again = [
         "--config",
@@ -42,8 +42,8 @@ def test_the_file_of_a_run_makes_the_same_run(first: tuple[Path, list[str]], tmp
     assert len(metrics(folder)) == 8
 
 
-def test_the_file_of_a_run_says_the_same_settings(first: tuple[Path, list[str]]) -> None:
-    """What was given is set, and nothing else; given back to the folder, the file stays what it is."""
+def test_the_file_of_a_run_contains_its_settings(first: tuple[Path, list[str]]) -> None:
+    """The file sets exactly the flags that were given, and running from it does not change it."""
     folder, flags = first
     text = (folder / "config.yaml").read_text()
     config, read = parse_run_config(flags), parse_run_config(["--config", str(folder / "config.yaml")])
@@ -65,7 +65,7 @@ def test_a_run_continues_from_its_own_file(first: tuple[Path, list[str]]) -> Non
     assert (folder / "config.yaml").read_text() == text.replace("save-interval: 3", "save-interval: 2")
 
 
-def test_a_value_of_a_file_counts_as_given(tmp_path: Path) -> None:
+def test_a_setting_in_a_file_counts_as_given(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("train-iters: 5\nsave-interval: 3\n")
     flags = ["--config", str(file), "--lr", "1e-3"]
@@ -83,7 +83,7 @@ def test_a_value_of_a_file_counts_as_given(tmp_path: Path) -> None:
     ("question", "name"),
     [(["--plan-gpu-hours", "5"], "train-iters"), (["--plan-target-saving", "0.2"], "ltd-growth-steps")],
 )
-def test_the_question_of_a_plan_replaces_what_files_say_alone(tmp_path: Path, question: list[str], name: str) -> None:
+def test_planning_may_replace_only_settings_of_files(tmp_path: Path, question: list[str], name: str) -> None:
     file = tmp_path / "settings.yaml"
     words = {"train-iters": "6", "ltd-growth-steps": "5"}
     file.write_text(f"{name}: {words[name]}\n")

@@ -1,4 +1,4 @@
-"""``--eval-tasks``: scores in metrics.jsonl that are those of the checkpoint, and a training that does not notice."""
+"""``--eval-tasks``: the scores in metrics.jsonl are those of the checkpoint, and scoring does not change training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def flags(folder: Path, *more: object) -> list[str]:
 
 
 def test_training_is_not_changed_by_scoring(folder: Path) -> None:
-    """Bit for bit, with dropout; and the last scores are those of the checkpoint in lm-eval's own command."""
+    """Training with dropout is bit-equal, and the last scores are those that lm-eval's command computes for the
+    checkpoint.
+    """
     scored, plain = folder / "runs" / "scored", folder / "runs" / "plain"
     data = ("--eval-tasks-data", folder / "tasks")
     assert run_status(flags(folder, "--save", scored, *TASKS, *data)) == (0, "")
@@ -59,9 +61,7 @@ def test_training_is_not_changed_by_scoring(folder: Path) -> None:
     ("more", "names"),
     [(("--eval-tasks", "bolq"), ["--eval-tasks bolq", "boolq"]), (("--eval-tasks", "piqa"), ["--eval-tasks piqa"])],
 )
-def test_tasks_that_are_not_there_are_refused_before_the_run(
-    folder: Path, more: tuple[str, ...], names: list[str]
-) -> None:
+def test_missing_tasks_are_refused_before_the_run(folder: Path, more: tuple[str, ...], names: list[str]) -> None:
     save = folder / "refused"
     said = refusal(
         flags(folder, "--save", save, *more, "--eval-tasks-interval", 4, "--eval-tasks-data", folder / "tasks")
@@ -71,7 +71,7 @@ def test_tasks_that_are_not_there_are_refused_before_the_run(
 
 
 def test_more_processes_than_examples_are_refused_before_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """lm-eval would fail on the processes that get none, one by one."""
+    """lm-eval would fail one by one on the processes that get no examples."""
     monkeypatch.setenv("WORLD_SIZE", "3")
     said = refusal(flags(folder, *TASKS, "--eval-tasks-data", folder / "tasks", "--eval-tasks-limit", 2))
     assert_names(said, "--eval-tasks lambada_openai", "--eval-tasks-limit 2", 3)

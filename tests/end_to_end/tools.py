@@ -1,4 +1,6 @@
-"""A tool of ``tools/`` in this process, as its command line runs it: exit status and error line are the user's."""
+"""Runs a tool of ``tools/`` in this process like its command line, with the exit status and error line that a user
+sees.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from tests.support import REPOSITORY
 
 
 def tool_status(tool: str, *flags: object) -> tuple[int, str]:
-    """Run ``tools/<tool>``; its exit status and its standard error."""
+    """Run ``tools/<tool>``; return its exit status and standard error."""
     stderr = io.StringIO()
     try:
         with redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch:
@@ -25,7 +27,7 @@ def tool_status(tool: str, *flags: object) -> tuple[int, str]:
 
 
 def tool_refusal(tool: str, *flags: object) -> str:
-    """The one line that the tool refuses with; its exit status is 2."""
+    """The single error line of a tool that fails with exit status 2."""
     status, said = tool_status(tool, *flags)
     lines = said.splitlines()
     assert status == 2 and len(lines) == 1, (status, said)

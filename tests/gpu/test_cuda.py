@@ -1,7 +1,6 @@
-"""What only a CUDA device can show. Every test here is skipped without one; run them by themselves, ``pytest -m gpu``.
+"""Tests that need a CUDA device. Without one they are skipped; run them alone with ``pytest -m gpu``.
 
-A run on the CPU puts stand-ins in place of ``torch.cuda`` for the rest of its process, so that here such a run has a
-process of its own.
+A run on the CPU replaces parts of ``torch.cuda`` for the rest of its process, so CPU runs get their own process here.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def without_stand_ins() -> None:
         pytest.skip("a CPU run came before in this process: run pytest -m gpu by itself")
 
 
-def test_cuda_draws_the_tokens_that_the_cpu_draws() -> None:
+def test_cuda_and_cpu_select_the_same_tokens() -> None:
     ids = torch.arange(1000, 1064)
     for draw in ((2, 2048, 128, 1, 1), (17, 2048, 1024, 4, 1), (2, 2048, 128, 1, 16), (17, 2048, 1024, 4, 16)):
         assert torch.equal(kept_indices(1234, ids.cuda(), *draw).cpu(), kept_indices(1234, ids, *draw))
@@ -92,7 +91,7 @@ def _train(data: Path, folder: Path, *flags: str) -> list[dict[str, Any]]:
 
 
 def test_a_cuda_run_repeats_itself_and_follows_the_cpu_run(data: Path, tmp_path: Path) -> None:
-    """One NCCL rank, from the weights of one checkpoint: equal to itself, and to the CPU up to fp32 rounding."""
+    """Runs with one NCCL rank from the same checkpoint are bit-equal, and equal the CPU run up to fp32 rounding."""
     start = tmp_path / "start"
     _train(data, tmp_path / "first", "--device", "cuda", "--save", str(start), "--exit-interval", "1")
     cuda = _train(data, tmp_path / "cuda", "--device", "cuda", "--load", str(start))
@@ -112,8 +111,11 @@ def test_bfloat16_on_cuda_ends_where_fp32_does(data: Path, tmp_path: Path) -> No
     assert bf16[-1]["loss"] == pytest.approx(fp32[-1]["loss"], rel=5e-2)
 
 
-def test_the_plan_foresees_the_peak_of_a_cuda_run(data: Path, tmp_path: Path) -> None:
-    """What torch's allocator gave out, CUDA's own memory aside; wide enough for activations to be most of it."""
+def test_the_plan_predicts_the_peak_memory_of_a_cuda_run(data: Path, tmp_path: Path) -> None:
+    """Compare with the peak of torch's allocator, which excludes CUDA's own memory.
+
+    The model is wide enough for activations to dominate.
+    """
     from megatron.ltd.forecast.forecast import plan_ahead
 
     shape = "--device cuda --bf16 --hidden-size 512 --num-attention-heads 8 --eval-iters 0 --micro-batch-size 8"
@@ -125,7 +127,7 @@ def test_the_plan_foresees_the_peak_of_a_cuda_run(data: Path, tmp_path: Path) ->
     assert plan_ahead(config).fullest.total == pytest.approx(measured, rel=0.15)
 
 
-def test_greedy_text_with_a_cache_on_cuda_is_that_of_whole_passes(data: Path, tmp_path: Path) -> None:
+def test_cached_greedy_decoding_on_cuda_equals_full_forward_passes(data: Path, tmp_path: Path) -> None:
     from megatron.ltd.evaluation.decoding import generate
     from megatron.ltd.evaluation.load import load_model
     from megatron.ltd.evaluation.sampler import Sampler

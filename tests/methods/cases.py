@@ -1,4 +1,7 @@
-"""How the tests turn each method on. One line in ``CASES`` gives a method of the registry the whole matrix."""
+"""The flags with which the tests use each method.
+
+One line in ``CASES`` gives a method of the registry all the tests of this folder.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +10,45 @@ from dataclasses import dataclass
 import pytest
 
 on_every_model = pytest.mark.parametrize("flags", ["GPT", "BERT"], indirect=True)
-"""For a test whose ``flags`` are then those of each model in turn."""
+"""Marks a test to run for each model, with the model's ``flags``."""
 
 
 @dataclass(frozen=True)
 class MethodCase:
-    """Flags for runs of 4 layers and 32 tokens."""
+    """Flags of one method for runs of 4 layers and 32 tokens."""
 
     method: str
-    """Its name in the registry."""
+    """The method's name in the registry."""
     dropping: tuple[str, ...]
-    """On: drops from step 0, less and less, and reaches the dense model at step 10."""
+    """The method drops from step 0 on, less and less, and nothing from step 10 on."""
     full: tuple[str, ...]
-    """On, but everything is kept from step 0."""
+    """The method is on, but keeps everything from step 0 on."""
     off: tuple[str, ...]
-    """Everything but the switch."""
+    """All flags of ``dropping`` but the one that turns the method on."""
     changes: tuple[int, ...] = (4, 7, 10)
-    """The 0-based steps whose plan differs from the one before."""
+    """The 0-based steps whose plan differs from that of the previous step."""
     per_microbatch: bool = False
-    """What is dropped depends on which samples share a microbatch."""
+    """Whether dropping depends on which samples share a microbatch."""
     strata: str | None = None
     """The flag that makes every part of the sequence keep the same number of tokens; None if no tokens are dropped."""
 
 
 def _case(method: str, amount: str, dropping: float, full: float, always: str, **more: object) -> MethodCase:
-    """The flag ``amount`` says how much is kept, by the two values; ``always`` are the flags of every run."""
+    """Build a case whose flag ``amount`` has the value ``dropping`` or ``full``; ``always`` are flags of every run."""
     switch = f"--{method.replace('_', '-')}"
     on, whole = (tuple(f"{amount} {value} {always}".split()) for value in (dropping, full))
     return MethodCase(method, (switch, *on), (switch, *whole), on, **more)  # type: ignore[arg-type]
 
 
 def _dropping_tokens(method: str, prefix: str, more: str = "", kept: str = "kept-tokens") -> MethodCase:
-    """A method with ``ScheduleFlags``: 8 of 32 tokens, and 8 more after 4, 7 and 10 steps."""
+    """Build the case of a method with ``ScheduleFlags`` that keeps 8 of 32 tokens, and 8 more from steps 4, 7 and 10
+    on.
+    """
     growing = f"--{prefix}-growth-steps 10 --{prefix}-granularity 8 {more}"
     return _case(method, f"--{prefix}-{kept}", 8, 32, growing, strata=f"--{prefix}-strata")
 
 
-_RISING = "--layer-drop-gamma 0.73 --layer-drop-direction rising"  # theta is 1, to a thousandth, from step 10 on
+_RISING = "--layer-drop-gamma 0.73 --layer-drop-direction rising"  # from step 10 on, theta is 1 to within 0.001
 _SPAN = "--token-bypass-layers 2-3 --token-bypass-selector"
 
 CASES = {

@@ -1,6 +1,7 @@
-"""Data and commands for whole runs of a tiny model: 4 layers, hidden 32, S 32.
+"""Data and flags for whole runs of a tiny model: 4 layers, hidden size 32, S = 32.
 
-``flags`` are those of a GPT on bytes; of every model for a test that is marked ``cases.on_every_model``.
+The fixture ``flags`` is for a byte-level GPT; tests marked ``cases.on_every_model`` get the flags of each model in
+turn.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ from tests.support import small_dataset, small_sentences
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Prefix of small documents, bytes as tokens."""
+    """Prefix of a dataset of short documents, tokenized as bytes."""
     return small_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")
 def sentences(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Prefix of small documents of several sentences, and their vocabulary."""
+    """Prefix of a dataset of documents of several sentences, and its vocabulary file."""
     return small_sentences(tmp_path_factory.mktemp("sentences"))
 
 
 @pytest.fixture(scope="session")
 def flags(request: pytest.FixtureRequest) -> list[str]:
-    """The flags of a run of 12 steps, two microbatches each, with dropout; a later flag wins over an earlier one."""
+    """Flags of a run of 12 steps with two microbatches each and dropout. If a flag is given twice, the later one
+    counts.
+    """
     if getattr(request, "param", "GPT") == "BERT":
         prefix, vocabulary = request.getfixturevalue("sentences")
         command = ["pretrain_bert_ltd.py", "--data-path", prefix, "--vocab-file", vocabulary]
@@ -45,11 +48,11 @@ def flags(request: pytest.FixtureRequest) -> list[str]:
 
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> MethodCase:
-    """Every registered method in turn."""
+    """The case of every registered method in turn."""
     return CASES[request.param]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where a test's runs write."""
+    """The folder for a test's runs."""
     return tmp_path / "runs"

@@ -1,4 +1,4 @@
-"""What every method shares with the dense run: its numbers when nothing is dropped, its parameters, its evaluation."""
+"""What every method has in common with a dense run: bit-equal steps without dropping, parameters, and evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def numbers(run: Finished) -> list[list[Any]]:
 
 
 def without_learned(tensors: dict[str, Any]) -> dict[str, Any]:
-    """All but what a method has learned, which a dense run has not."""
+    """All tensors except the method's learned state, which a dense run does not have."""
     return {name: tensor for name, tensor in tensors.items() if name != "method.learned"}
 
 
@@ -79,7 +79,7 @@ def test_state_dict_keys_equal_the_dense_models(flags: list[str], case: MethodCa
 
 @on_every_model
 def test_evaluation_keeps_everything(flags: list[str], case: MethodCase, folder: Path) -> None:
-    """The validation loss that a dropping run logs is that of a dense run around the same weights."""
+    """The validation loss logged by a dropping run equals that of a dense run with the same weights."""
     from megatron.ltd.training.build import build_run
     from megatron.ltd.training.loop import evaluate
 
@@ -99,10 +99,10 @@ def test_evaluation_keeps_everything(flags: list[str], case: MethodCase, folder:
 def test_a_checkpoint_continues_with_and_without_the_method(
     flags: list[str], case: MethodCase, folder: Path, direction: str
 ) -> None:
-    """With the horizon given on the clock both runs have one learning rate: the override changes the method alone.
+    """``--lr-decay-tokens`` gives both runs the same learning rates, so the override changes only the method.
 
-    While the second run keeps everything, as the dense run does, the way there must not matter: so "dense first" goes
-    on with the method at full length and must equal the dense run bit for bit.
+    In "dense first", the second run uses the method but keeps everything. It must equal the dense run bit for bit,
+    because the steps before the restart must not matter.
     """
     flags = [*flags, *"--lr-decay-tokens 1536 --exit-interval 5".split()]
     first, second = ((), case.full) if direction == "dense first" else (case.dropping, ())
@@ -120,8 +120,10 @@ def test_a_checkpoint_continues_with_and_without_the_method(
         assert_same_tensors(without_learned(continued.tensors(10)), straight.tensors(10))
 
 
-def test_another_schedule_is_taken_only_when_asked_for(flags: list[str], case: MethodCase, folder: Path) -> None:
-    """The horizon of a dense run counts more layer tokens than that of a dropping one."""
+def test_another_schedule_needs_the_override(flags: list[str], case: MethodCase, folder: Path) -> None:
+    """The decay horizon of a dense run contains more layer tokens than that of a dropping run, so the override is
+    needed.
+    """
     pretrain([*flags, "--exit-interval", "3"], folder / "dense")
     second = [*flags, *case.dropping, "--exit-interval", "6", "--load", str(folder / "dense")]
     with refused("--override-opt-param-scheduler"):

@@ -1,4 +1,4 @@
-"""Layer dropping in a whole run: its schedule, what is logged of it, and that it composes."""
+"""Layer dropping in whole runs: its schedule, its metrics, and its combination with random-LTD."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ FLAGS = "--layer-drop --layer-drop-theta 0.4 --layer-drop-gamma 0.3".split()
 LTD = "--random-ltd --ltd-min-kept-tokens 8 --ltd-growth-steps 10 --ltd-granularity 8".split()
 
 
-def test_the_logged_depth_is_that_of_the_gates(flags: list[str], folder: Path) -> None:
-    """Two microbatches a step; layer tokens and FLOPs are the expected ones."""
+def test_the_logged_depth_counts_executed_layers(flags: list[str], folder: Path) -> None:
+    """A step has two microbatches; logged layer tokens are expected values, but the depth counts executed layers."""
     run = pretrain([*flags, *FLAGS], folder)
     method = parse_run_config([*flags, *FLAGS]).build_method()
     plans = [method.plan(step) for step in range(12)]
@@ -32,8 +32,8 @@ def test_the_logged_depth_is_that_of_the_gates(flags: list[str], folder: Path) -
     assert run.column("consumed_layer_tokens")[-1] == expected
 
 
-def test_other_tokens_and_other_layers_than_alone(flags: list[str], folder: Path) -> None:
-    """Composed, a run keeps the tokens of the one method and skips the layers of the other."""
+def test_combined_with_random_ltd(flags: list[str], folder: Path) -> None:
+    """A combined run keeps the tokens of random-LTD and skips the layers of layer dropping."""
     flags = [*flags, "--train-iters", "4"]
     both = pretrain([*flags, *LTD, *FLAGS], folder / "both")
     tokens, layers = pretrain([*flags, *LTD], folder / "tokens"), pretrain([*flags, *FLAGS], folder / "layers")

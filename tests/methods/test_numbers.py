@@ -1,4 +1,4 @@
-"""What a run reports, and how it computes, leaves its numbers alone: accounting, recompute, accumulation, precision."""
+"""The metrics of a run are right, and recompute, accumulation and precision do not change what it computes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def mesh() -> Iterator[Mesh]:
 
 @pytest.fixture(params=CASES)
 def method(request: pytest.FixtureRequest) -> Method:
-    """Every registered method, dropping at step 0, built from its flags for ``MODEL``."""
+    """Every registered method, built from flags with which it drops at step 0 of ``MODEL``."""
     from megatron.ltd.arguments import parse_run_config
 
     flags = "--num-layers 4 --seq-length 32 --train-iters 1 --lr 1e-3 --data-path x --tokenizer-type ByteTokenizer"
@@ -81,7 +81,7 @@ RECOMPUTE = {
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("recompute", RECOMPUTE)
 def test_recompute_changes_no_gradient(mesh: Mesh, method: Method, recompute: str, dropout: float) -> None:
-    """A whole step over three microbatches, with document masks: bit-equal, dropout included."""
+    """A step over three microbatches with document masks is bit-equal with and without recompute, dropout included."""
     model = small_model(**MODEL, attention_dropout=dropout, hidden_dropout=dropout)
     batches = random_batches(3, 2, 32, documents=True)
     gradients, losses = [], []
@@ -96,8 +96,8 @@ def test_recompute_changes_no_gradient(mesh: Mesh, method: Method, recompute: st
 
 
 @pytest.mark.parametrize("recompute", RECOMPUTE)
-def test_a_replayed_layer_takes_its_own_microbatchs_route(mesh: Mesh, method: Method, recompute: str) -> None:
-    """As in a pipeline: both forward passes first, under different plans, then the backward passes under a third."""
+def test_recompute_uses_the_route_of_the_layers_own_microbatch(mesh: Mesh, method: Method, recompute: str) -> None:
+    """As in a pipeline, both forward passes run first under different plans, then the backward passes under a third."""
     model = small_model(**MODEL)
     first, second, third = random_batches(3, 2, 32)
     routes = [
@@ -122,7 +122,9 @@ def test_a_replayed_layer_takes_its_own_microbatchs_route(mesh: Mesh, method: Me
 
 @pytest.mark.parametrize("method", [name for name in CASES if not CASES[name].per_microbatch], indirect=True)
 def test_accumulated_microbatches_equal_one_batch(mesh: Mesh, method: Method) -> None:
-    """Eight samples with unequal loss masks, 8 x 1, 4 x 2 and 1 x 8: the same tokens kept, the same token mean."""
+    """Eight samples with different loss masks, as 8 x 1, 4 x 2 and 1 x 8, keep the same tokens and have the same mean
+    loss.
+    """
     model = small_model(**MODEL)
     samples = random_batches(8, 1, 32)
     results: list[tuple[Any, dict[str, Tensor]]] = []
@@ -147,7 +149,7 @@ def test_accumulated_microbatches_equal_one_batch(mesh: Mesh, method: Method) ->
 def test_bert_learns_with_every_method(
     flags: list[str], case: MethodCase, folder: Path, sentences: tuple[str, str]
 ) -> None:
-    """Of words drawn at random how often each comes is all there is to learn, and of their order nothing."""
+    """The words are random, so only their frequencies can be learned, and nothing about the order of sentences."""
     tokens = IndexedDataset(sentences[0])
     share = numpy.bincount(numpy.concatenate([tokens[n] for n in range(len(tokens))])) / sum(tokens.sequence_lengths)
     least = -sum(p * math.log(p) for p in share if p) + math.log(2)
@@ -158,7 +160,7 @@ def test_bert_learns_with_every_method(
 
 
 def test_half_precision_follows_fp32(flags: list[str], case: MethodCase, folder: Path) -> None:
-    """40 steps without dropout: every type learns, and ends near fp32."""
+    """Over 40 steps without dropout, training in every precision learns and ends close to fp32."""
     flags = [
         *flags,
         *case.dropping,

@@ -1,4 +1,4 @@
-"""random-LTD in a whole run: its schedule, its layers, its closed form, and the draw that data order decides."""
+"""random-LTD in whole runs: schedules, dropping layers, the closed form of layer tokens, and blocks and strata."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ FLAGS = "--random-ltd --ltd-min-kept-tokens 8 --ltd-growth-steps 10 --ltd-granul
 
 
 def test_layer_tokens_equal_the_closed_form(flags: list[str], folder: Path) -> None:
-    """Two full layers and two that follow floor(8 + 24 t / 10) rounded down to 4, four samples a step."""
+    """Two layers keep all tokens; two keep floor(8 + 24 t / 10) rounded down to a multiple of 4. A step has four
+    samples.
+    """
     run = pretrain([*flags, *FLAGS], folder)
     kept = [8, 8, 12, 12, 16, 20, 20, 24, 24, 28, 32, 32]
     assert run.column("kept_tokens") == kept
@@ -23,7 +25,7 @@ def test_layer_tokens_equal_the_closed_form(flags: list[str], folder: Path) -> N
 
 
 def test_the_learning_rate_follows_layer_tokens(flags: list[str], folder: Path) -> None:
-    """Linear from 3e-3 to 0 with neither warm-up nor floor: the rate says which share of the layer tokens is left."""
+    """With linear decay from 3e-3 to 0 and no warm-up, the rate is proportional to the remaining layer tokens."""
     linear = "--lr-decay-style linear --min-lr 0 --lr-warmup-fraction 0".split()
     run = pretrain([*flags, *FLAGS, *linear], folder)
     consumed = run.column("consumed_layer_tokens")
@@ -50,7 +52,7 @@ def test_named_layers_drop_and_no_others(flags: list[str], folder: Path) -> None
 def test_other_schedules_are_followed_and_resumed(
     flags: list[str], folder: Path, schedule: str, kept: list[int]
 ) -> None:
-    """Kept tokens by hand, layer tokens by the closed form, and a stop in the middle of it."""
+    """Kept tokens are computed by hand and layer tokens by the closed form; the run is also stopped and resumed."""
     flags = [*flags, "--random-ltd", "--ltd-schedule", *schedule.split(), "--train-iters", "9"]
     straight = pretrain(flags, folder / "straight")
     assert straight.column("kept_tokens") == kept
@@ -60,10 +62,10 @@ def test_other_schedules_are_followed_and_resumed(
     assert resumed.kind("train") == straight.kind("train")
 
 
-def test_blocks_draw_other_tokens_at_equal_cost(
+def test_blocks_keep_different_tokens_at_equal_cost(
     flags: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Sizes that divide the granularity of 4; the header and the log's first line name them."""
+    """All block sizes divide the granularity of 4; the printed header and the first record of the log contain them."""
     runs = [
         pretrain([*flags, *FLAGS, "--ltd-block-size", size, "--exit-interval", "2"], folder / size) for size in "124"
     ]
@@ -76,7 +78,7 @@ def test_blocks_draw_other_tokens_at_equal_cost(
     assert "random-LTD in blocks of 2\n" in said and "random-LTD in blocks of 4\n" in said
 
 
-def test_strata_draw_other_tokens_at_equal_cost(flags: list[str], folder: Path) -> None:
+def test_strata_keep_different_tokens_at_equal_cost(flags: list[str], folder: Path) -> None:
     runs = [
         pretrain([*flags, *FLAGS, "--ltd-strata", strata, "--exit-interval", "2"], folder / strata) for strata in "124"
     ]

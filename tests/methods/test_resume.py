@@ -1,4 +1,4 @@
-"""Stop after k steps and go on: losses, rates, kept tokens, validation, weights, optimizer equal straight through."""
+"""A run that is stopped and resumed is bit-equal to an uninterrupted run: metrics, weights and optimizer state."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def assert_resume_equals_straight(flags: list[str], folder: Path, stops: tuple[i
 
 
 def test_at_any_step(flags: list[str], case: MethodCase, folder: Path) -> None:
-    """At the first step, just before and just after the plan changes, and in the middle of a stage."""
+    """Stop after the first step, just before and just after the plan changes, and in the middle of a stage."""
     straight = assert_resume_equals_straight([*flags, *case.dropping], folder, stops=(1, 4, 5, 7))
     flops = straight.column("step_flops")
     assert tuple(step for step in range(1, NUM_STEPS) if flops[step] != flops[step - 1]) == case.changes
@@ -42,7 +42,7 @@ def test_on_bert(flags: list[str], case: MethodCase, folder: Path) -> None:
 
 
 def test_in_the_middle_of_batch_ramp_up(flags: list[str], case: MethodCase, folder: Path) -> None:
-    """Stops in the middle of the batch of 4 and of the batch of 6."""
+    """Stop while the global batch size is 4, and while it is 6."""
     straight = assert_resume_equals_straight([*flags, *case.dropping, *RAMP], folder, stops=(2, 4))
     assert straight.column("batch_size")[:6] == [4, 4, 4, 6, 6, 8]
 
@@ -61,8 +61,8 @@ def test_with_other_settings(flags: list[str], case: MethodCase, folder: Path, v
     assert_resume_equals_straight([*flags, *case.dropping, *variant], folder, stops=(5,))
 
 
-def test_three_times_with_the_length_in_tokens(flags: list[str], case: MethodCase, folder: Path) -> None:
-    """``--train-tokens`` ends the run on the layer-token clock; the plan of a resumed run must not move."""
+def test_twice_with_the_length_in_tokens(flags: list[str], case: MethodCase, folder: Path) -> None:
+    """``--train-tokens`` ends the run by the layer-token clock; resuming must not change the plan."""
     position = flags.index("--train-iters")
     flags = [*flags[:position], *flags[position + 2 :], "--train-tokens", "900", *case.dropping]
     straight = pretrain(flags, folder / "straight")

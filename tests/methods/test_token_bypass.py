@@ -1,4 +1,4 @@
-"""TokenBypass in whole runs: its closed form, the constant half, and what its checkpoint carries on."""
+"""TokenBypass in whole runs: constant kept tokens, layer tokens in closed form, and importances in checkpoints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_constant_kept_tokens_and_the_closed_form(flags: list[str], folder: Path
 
 
 def test_importances_in_a_checkpoint_are_the_averages_of_its_steps(flags: list[str], folder: Path) -> None:
-    """A run of one step and one of two: what the second adds is one average more, and ids unseen stay at ten."""
+    """Compare runs of one and two steps: the second step updates the averages once more, and unseen ids stay at ten."""
     first, second = (
         pretrain([*flags, *FLAGS, "--exit-interval", str(steps)], folder / str(steps)).tensors(steps)["method.learned"]
         for steps in (1, 2)
@@ -28,13 +28,13 @@ def test_importances_in_a_checkpoint_are_the_averages_of_its_steps(flags: list[s
     seen = first != 10.0
     assert 10 < int(seen.sum()) < 30
     losses = (first[seen] - 9.95) / 0.005
-    assert (losses > 3.0).all() and (losses < 9.0).all()  # of a byte model at its first step: about log 257
+    assert (losses > 3.0).all() and (losses < 9.0).all()  # at the first step, a byte model's loss is about log 257
     moved = second != first
     assert moved.any() and (second[~moved] == first[~moved]).all()
 
 
 def test_finetuning_learns_again(flags: list[str], folder: Path) -> None:
-    """From a checkpoint with importances: those of the second run are as if it had begun with these weights."""
+    """Finetuning from a checkpoint with importances learns them anew, as if the run had started with these weights."""
     flags = [*flags, *FLAGS]
     started = pretrain([*flags, "--exit-interval", "3"], folder / "started").tensors(3)["method.learned"]
     tuned = pretrain(
@@ -44,10 +44,10 @@ def test_finetuning_learns_again(flags: list[str], folder: Path) -> None:
     assert (started < 9.95).any() and (moved > 9.95).all() and len(moved) > 10
 
 
-def test_an_entry_layer_that_comes_later_has_its_mask(
+def test_an_entry_layer_that_drops_later_has_its_mask(
     flags: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the first steps keep every token: kernels that would ignore a mask tensor are not taken all the same."""
+    """Even if the first steps keep every token, kernels that ignore an explicit mask must not be used."""
     from megatron.ltd.workloads import gpt
 
     asked, build = [], gpt.build_chunks

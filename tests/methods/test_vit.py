@@ -1,4 +1,4 @@
-"""The matrix of every method on the vision transformer; those that ask for token ids have none to learn of."""
+"""The tests of every method on the vision transformer. Importance is refused, as images have no token ids."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def dense(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Finishe
 
 @pytest.fixture(scope="module")
 def straight(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finished]:
-    """The uninterrupted run of each method, dropping."""
+    """The uninterrupted run with each method, by name of the case."""
     folder = tmp_path_factory.mktemp("straight")
     return {
         name: finetune([*flags, *case.dropping], folder / case.method / name)
@@ -76,7 +76,7 @@ def test_dropping_differs_from_dense_and_keeps_its_parameters(
 def test_stop_and_resume_bit_equal(
     flags: list[str], case: MethodCase, name: str, straight: dict[str, Finished], tmp_path: Path
 ) -> None:
-    """Stopped in the middle of a stage; the second epoch begins in between."""
+    """The run is stopped in the middle of a stage of the plan; the second epoch begins after the restart."""
     parts = tmp_path / "parts"
     finetune([*flags, *case.dropping, "--exit-interval", "5"], parts)
     resumed = finetune([*flags, *case.dropping, "--load", str(parts)], parts)
@@ -88,7 +88,7 @@ def test_stop_and_resume_bit_equal(
 def test_evaluation_keeps_everything(
     flags: list[str], name: str, straight: dict[str, Finished], tmp_path: Path
 ) -> None:
-    """What a dropping run measured at its end is what a dense run measures of the same weights."""
+    """The last validation of a dropping run equals the evaluation of a dense run with the same weights."""
     from megatron.ltd.training.build import build_run
     from megatron.ltd.training.loop import evaluate
 
@@ -118,8 +118,8 @@ def _plans(name: str) -> list:  # type: ignore[type-arg]
     return [method.plan(step) for step in range(NUM_STEPS)]
 
 
-def test_it_learns(flags: list[str], tmp_path: Path) -> None:
-    """Accuracy and F1 over the ten validation images, of which no one fills a batch twice."""
+def test_vit_learns(flags: list[str], tmp_path: Path) -> None:
+    """Accuracy and F1 improve, and each of the ten validation images counts once."""
     run = finetune([*flags, *CASES["random_ltd"].dropping, "--train-iters", "60"], tmp_path / "run")
     first, *_, last = run.kind("validation")
     assert last["loss"] < first["loss"] and last["accuracy"] >= 0.9 and last["f1"] >= 0.9
@@ -133,14 +133,16 @@ def test_half_precision_follows_fp32(flags: list[str], dense: Finished, tmp_path
     assert run.column("loss") == pytest.approx(exact.column("loss"), rel=0.05)
 
 
-def test_importance_has_no_vocabulary_to_learn_of(flags: list[str], tmp_path: Path) -> None:
+def test_importance_is_refused_without_a_vocabulary(flags: list[str], tmp_path: Path) -> None:
     with refused("--token-bypass-selector"):
         finetune([*flags, *CASES[IMPORTANCE].dropping], tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_other_classes_start_with_a_new_head(flags: list[str], dense: Finished, tmp_path: Path) -> None:
-    """``--finetune`` takes all other weights, the same classes take the head too, and a plain resume refuses."""
+    """``--finetune`` loads all weights but the head, which it loads too if the classes are the same; resuming is
+    refused.
+    """
     from megatron.ltd.training.build import build_run
 
     before = {key: value for key, value in dense.tensors(NUM_STEPS).items() if not key.startswith("optimizer")}

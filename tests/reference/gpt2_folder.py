@@ -1,4 +1,4 @@
-"""Folders as Hugging Face writes a GPT-2, made without its libraries: config.json and model.safetensors."""
+"""Writes GPT-2 folders in Hugging Face's format without its libraries: config.json and model.safetensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.reference.plain_gpt import PlainConfig, PlainGPT
 
 
 def gpt2_config(config: PlainConfig, **entries: Any) -> dict[str, Any]:
-    """The config.json of a model of this shape, without dropout, and ``entries``."""
+    """The config.json of a model of this shape without dropout; ``entries`` are added or replaced."""
     return {
         "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new",
         "n_layer": config.num_layers, "n_embd": config.hidden_size, "n_head": config.heads, "n_inner": config.mlp_size,
@@ -26,7 +26,7 @@ def gpt2_config(config: PlainConfig, **entries: Any) -> dict[str, Any]:
 
 
 def random_plain(config: PlainConfig, seed: int = 0, std: float = 0.3) -> PlainGPT:
-    """A plain GPT whose every parameter is drawn, norms and biases too: none can be taken for another."""
+    """A plain GPT with every parameter random, including norms and biases, so that no two can be confused."""
     plain = PlainGPT(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -36,7 +36,7 @@ def random_plain(config: PlainConfig, seed: int = 0, std: float = 0.3) -> PlainG
 
 
 def write_gpt2(folder: Path, config: PlainConfig, **entries: Any) -> dict[str, Tensor]:
-    """Write a random model of this shape to ``folder``; its tensors by Hugging Face's names."""
+    """Write a random model of this shape to ``folder``; return its tensors by Hugging Face's names."""
     tensors = gpt2_tensors(random_plain(config).state_dict(), config)
     write_folder(folder, gpt2_config(config, **entries), tensors)
     return tensors

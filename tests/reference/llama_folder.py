@@ -1,4 +1,4 @@
-"""Folders as Hugging Face writes a Llama, made without its libraries: config.json and model.safetensors."""
+"""Writes Llama folders in Hugging Face's format without its libraries: config.json and model.safetensors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.reference.names import llama_tensors
 from tests.reference.plain_gpt import PlainConfig
 
 LLAMA = PlainConfig(rms_norm=True, swiglu=True, bias=False, groups=2, tied=False)
-"""Two heads to a key-value head, and an output matrix of its own."""
+"""A model with two query heads per key-value head and untied embeddings."""
 
 
 def llama_config(config: PlainConfig, **entries: Any) -> dict[str, Any]:
-    """The config.json of a model of this shape with room for 16 tokens, and ``entries``."""
+    """The config.json of a model of this shape with 16 positions; ``entries`` are added or replaced."""
     return {
         "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu",
         "num_hidden_layers": config.num_layers, "hidden_size": config.hidden_size, "head_dim": config.head_size,
@@ -28,7 +28,7 @@ def llama_config(config: PlainConfig, **entries: Any) -> dict[str, Any]:
 
 
 def write_llama(folder: Path, config: PlainConfig = LLAMA, **entries: Any) -> dict[str, Tensor]:
-    """Write a random model of this shape to ``folder``; its tensors by Hugging Face's names."""
+    """Write a random model of this shape to ``folder``; return its tensors by Hugging Face's names."""
     tensors = llama_tensors(random_plain(config).state_dict(), config)
     write_folder(folder, llama_config(config, **entries), tensors)
     return tensors

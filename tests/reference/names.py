@@ -1,4 +1,4 @@
-"""The plain GPT's tensors, weights or gradients alike, under the names and layouts of what it is compared with."""
+"""Renames and reshapes the plain GPT's weights or gradients as Megatron-Core and Hugging Face store them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Tensors = Mapping[str, Tensor]
 
 
 def renamed(plain: Tensors, names: Mapping[str, str], prefix: str = "", target: str = "") -> dict[str, Tensor]:
-    """Weight and bias (where there is one) of each module in ``names``."""
+    """The weight, and the bias if there is one, of each module in ``names``, under its new name."""
     return {
         f"{target}{new}.{kind}": plain[f"{prefix}{old}.{kind}"]
         for old, new in names.items()
@@ -23,9 +23,10 @@ def renamed(plain: Tensors, names: Mapping[str, str], prefix: str = "", target: 
 
 
 def megatron_tensors(plain: Tensors, config: PlainConfig) -> dict[str, Tensor]:
-    """As Megatron-Core names and fuses them.
+    """The tensors as Megatron-Core names and fuses them.
 
-    The queries, key and value of a key-value head lie together: [G, (N/G + 2) D, H]. A gated MLP has the gate first.
+    The queries, key and value of a key-value head are adjacent: [G, (N/G + 2) D, H]. In a gated MLP the gate comes
+    first.
     """
     top = {"tokens": "embedding.word_embeddings", "norm": "decoder.final_layernorm", "head": "output_layer"}
     tensors = renamed(plain, top)
@@ -55,7 +56,7 @@ def megatron_tensors(plain: Tensors, config: PlainConfig) -> dict[str, Tensor]:
 
 
 def gpt2_tensors(plain: Tensors, config: PlainConfig) -> dict[str, Tensor]:
-    """As Hugging Face's ``GPT2LMHeadModel`` names them; its ``Conv1D`` weights are [in, out]."""
+    """The tensors as Hugging Face's ``GPT2LMHeadModel`` names them; its ``Conv1D`` weights are [in, out]."""
     top = {"tokens": "transformer.wte", "positions": "transformer.wpe", "norm": "transformer.ln_f"}
     tensors = renamed(plain, top)
     for number in range(config.num_layers):
@@ -70,7 +71,7 @@ def gpt2_tensors(plain: Tensors, config: PlainConfig) -> dict[str, Tensor]:
 
 
 def llama_tensors(plain: Tensors, config: PlainConfig) -> dict[str, Tensor]:
-    """As Hugging Face's ``LlamaForCausalLM`` names them."""
+    """The tensors as Hugging Face's ``LlamaForCausalLM`` names them."""
     tensors = renamed(plain, {"tokens": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"})
     names = {
         "attention_norm": "input_layernorm",

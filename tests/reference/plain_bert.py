@@ -1,7 +1,7 @@
-"""A BERT in plain PyTorch that drops tokens and layers, one sample at a time: what the product's model must compute.
+"""A reference BERT in plain PyTorch that drops tokens and layers, one sample at a time.
 
-S sequence, K kept tokens of a layer, H hidden, V vocabulary. Built of the plain GPT's layers, in which a token is free
-to see what comes after it. Padding is not masked but missing: what real tokens compute must not depend on it.
+S sequence, K kept tokens of a layer, H hidden, V vocabulary. It consists of the plain GPT's layers without a causal
+mask. Samples have no padding, because the outputs of real tokens must not depend on padding.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.reference.plain_gpt import PlainConfig, PlainLayer, PlainNorm, draw_p
 
 
 class PlainBERT(nn.Module):
-    """Embeddings, layers, final norm, the head of hidden tokens, and with sentence order a second one."""
+    """Embeddings, layers, final norm, masked-LM head, and with ``sentence_order`` a pooler and a second head."""
 
     def __init__(self, config: PlainConfig, *, sentence_order: bool, seed: int = 0) -> None:
         super().__init__()
@@ -44,9 +44,9 @@ class PlainBERT(nn.Module):
         entry_layers: Collection[int] = (),
         scale: Mapping[int, float] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Logits [S, V] of a sample without its padding, and those of sentence order [2].
+        """Return the logits [S, V] of a sample without padding, and those of sentence order, [2], or None.
 
-        ``kept``, ``entry_layers`` and ``scale`` are as in ``PlainGPT``; kept positions hold no padding.
+        ``kept``, ``entry_layers`` and ``scale`` are as in ``PlainGPT``; kept positions contain no padding.
         """
         everything_S = torch.arange(len(tokens_S))
         x_SH = self.tokens(tokens_S)
@@ -72,7 +72,7 @@ class PlainBERT(nn.Module):
 
 
 def megatron_bert_tensors(plain: Mapping[str, Tensor], config: PlainConfig) -> dict[str, Tensor]:
-    """The plain BERT's tensors, weights or gradients alike, as Megatron-Core's ``BertModel`` names them."""
+    """The plain BERT's weights or gradients under the names of Megatron-Core's ``BertModel``."""
     from tests.reference.names import megatron_tensors
 
     names = {

@@ -1,11 +1,11 @@
-"""A GPT in plain PyTorch that drops tokens and layers, one sample at a time: what the product's model must compute.
+"""A reference GPT in plain PyTorch that drops tokens and layers, one sample at a time.
 
 S sequence, K kept tokens of a layer, T tokens that they attend to, H hidden, N query heads, G key-value heads, D head
 size, V vocabulary.
 
-Every step is spelled out with indices: a layer takes the rows of its kept tokens, turns queries and keys by the angles
-of their positions, masks a full K x T score matrix, and writes its output back. Nothing here is fast, and nothing is
-shared with the product: no fused kernel, no batch dimension, separate matrices for queries, keys and values.
+Every step is written out with indices: a layer takes the rows of its kept tokens, rotates queries and keys by the
+angles of their positions, masks a full K x T score matrix, and writes its output back. The code is slow, and shares
+nothing with the library: no fused kernels, no batch dimension, separate matrices for queries, keys and values.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class PlainConfig:
-    """The shape of the model. ``learned_positions`` 0 means RoPE."""
+    """The shape of the model. If ``learned_positions`` is 0, it uses RoPE."""
 
     num_layers: int = 3
     hidden_size: int = 24
@@ -40,7 +40,7 @@ class PlainConfig:
 
 
 class PlainNorm(nn.Module):
-    """LayerNorm, or RMSNorm where there is no bias and no mean."""
+    """LayerNorm, or RMSNorm, which has no bias and does not subtract the mean."""
 
     def __init__(self, config: PlainConfig) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class PlainNorm(nn.Module):
 
 
 class PlainLayer(nn.Module):
-    """A pre-norm transformer layer on some of the tokens."""
+    """A pre-norm transformer layer that computes on some of the tokens."""
 
     def __init__(self, config: PlainConfig) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class PlainLayer(nn.Module):
     def forward(
         self, x_SH: Tensor, queries_K: Tensor, keys_T: Tensor, forbidden_KT: Tensor, scale: float = 1.0
     ) -> Tensor:
-        """The layer's output at the positions ``queries_K``, [K, H], which attend to the positions ``keys_T``."""
+        """Return the layer's output at positions ``queries_K``, [K, H], which attend to the positions ``keys_T``."""
         read_TH = self.attention_norm(x_SH[keys_T])
         x_KH = x_SH[queries_K]
         attention_KH = self.attention(self.attention_norm(x_KH), read_TH, queries_K, keys_T, forbidden_KT)
@@ -100,7 +100,7 @@ class PlainLayer(nn.Module):
         return self.out(torch.cat(outputs, dim=-1))
 
     def turn(self, x_KD: Tensor, positions_K: Tensor) -> Tensor:
-        """RoPE: channel pair (i, i + D/2) turned by position * base^(-2i/D)."""
+        """Apply RoPE: rotate channel pair (i, i + D/2) by position * base^(-2i/D)."""
         half = self.config.head_size // 2
         turned = torch.empty_like(x_KD)
         for i in range(half):
@@ -121,7 +121,7 @@ class PlainLayer(nn.Module):
 
 
 def draw_parameters(module: nn.Module, seed: int) -> None:
-    """Draw every parameter anew, biases and norms included, so that none is without influence."""
+    """Draw every parameter at random, including biases and norms, so that each influences the output."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -130,7 +130,7 @@ def draw_parameters(module: nn.Module, seed: int) -> None:
 
 
 class PlainGPT(nn.Module):
-    """Embeddings, layers, final norm, LM head. All parameters are drawn anew, biases and norms included."""
+    """Embeddings, layers, final norm and LM head, with all parameters random, including biases and norms."""
 
     def __init__(self, config: PlainConfig, seed: int = 0) -> None:
         super().__init__()
@@ -153,11 +153,12 @@ class PlainGPT(nn.Module):
         entry_layers: Collection[int] = (),
         scale: Mapping[int, float] | None = None,
     ) -> Tensor:
-        """Logits [S, V]. ``kept[layer_number]`` lists the positions that a layer computes on; absent: all of them.
+        """Return the logits [S, V].
 
-        They attend to each other, and in ``entry_layers`` to all positions, kept or not. ``scale[layer_number]``
-        multiplies what each sublayer adds; absent: 1, and 0 leaves the layer out.
-        ``document_S`` numbers the document of each token where documents must not see each other.
+        ``kept[layer_number]`` lists the positions that a layer computes on; by default all. They attend to each other,
+        and in ``entry_layers`` to all positions, kept or not. ``scale[layer_number]`` multiplies the output of each
+        sublayer; the default is 1, and 0 skips the layer. ``document_S`` numbers the document of each token, if
+        documents must not attend to each other.
         """
         everything_S = torch.arange(len(tokens_S))
         x_SH = self.tokens(tokens_S)

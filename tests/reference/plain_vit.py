@@ -1,4 +1,4 @@
-"""A vision transformer in plain PyTorch, one image at a time: the plain GPT's layers, without a mask."""
+"""A reference vision transformer in plain PyTorch, one image at a time: the plain GPT's layers without a mask."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.reference.plain_gpt import PlainConfig, PlainLayer, PlainNorm, draw_p
 
 
 class PlainViT(nn.Module):
-    """Patches, [CLS], positions, layers, norm, head. All parameters are drawn anew, biases and norms included."""
+    """Patches, [CLS], positions, layers, norm and head, with all parameters random, including biases and norms."""
 
     def __init__(self, config: PlainConfig, num_channels: int, patch_dim: int, num_classes: int, seed: int = 0) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class PlainViT(nn.Module):
         entry_layers: Collection[int] = (),
         scale: Mapping[int, float] | None = None,
     ) -> Tensor:
-        """Logits of one image; ``kept``, ``entry_layers`` and ``scale`` as ``PlainGPT`` has them."""
+        """Return the logits of one image; ``kept``, ``entry_layers`` and ``scale`` are as in ``PlainGPT``."""
         size, (_, height, width) = self.patch_dim, image_CHW.shape
         patches = [
             image_CHW[:, top : top + size, left : left + size].flatten()
@@ -54,7 +54,7 @@ class PlainViT(nn.Module):
 
 
 def megatron_vit_tensors(plain: Tensors, model: PlainViT, num_channels: int) -> dict[str, Tensor]:
-    """The plain tensors, weights or gradients alike, under the names of Megatron-Core's model and of its subclass."""
+    """The plain ViT's weights or gradients under the names of Megatron-Core's model and of our subclass."""
     patch = (num_channels, model.patch_dim, model.patch_dim)
     return {
         **megatron_tensors(plain, model.config),
@@ -67,7 +67,7 @@ def megatron_vit_tensors(plain: Tensors, model: PlainViT, num_channels: int) -> 
 
 
 def hugging_face_vit_tensors(plain: Tensors, model: PlainViT, num_channels: int) -> dict[str, Tensor]:
-    """As Hugging Face's ``ViTForImageClassification`` names them."""
+    """The plain ViT's weights or gradients as Hugging Face's ``ViTForImageClassification`` names them."""
     patch = (num_channels, model.patch_dim, model.patch_dim)
     tensors = {
         "vit.embeddings.patch_embeddings.projection.weight": plain["patch.weight"].unflatten(1, patch),

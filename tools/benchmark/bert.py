@@ -3,9 +3,9 @@
     python tools/benchmark/bert.py --data ../shared/data/gutenberg \\
         --labelled ../shared/data/sentence_polarity/sentence_polarity.zip
 
-Trains a WordPiece vocabulary, encodes the books with the end of each held out, runs pretrain_bert_ltd.py for every
-variant and then finetune_bert_ltd.py from each, and a bag-of-words logistic regression beside them. Ctrl-C stops it,
-and the same command continues it. Writes the report to PREFIX.md and PREFIX.json.
+Trains a WordPiece tokenizer, encodes the books with the end of each held out, runs pretrain_bert_ltd.py for every
+variant and finetune_bert_ltd.py from each, and trains a bag-of-words logistic regression as a baseline. Ctrl-C stops
+it, and the same command resumes it. Writes the report to PREFIX.md and PREFIX.json.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class BertConfig:
 
     @property
     def recipe(self) -> Recipe:
-        """Sizes and rates."""
+        """The model sizes and training settings of the comparison."""
         return TINY if self.tiny else FULL
 
 
 def main() -> None:
-    """Read the flags, prepare, pretrain, finetune, report."""
+    """Read the flags, prepare the data, pretrain, finetune, and write the report."""
     (config,) = read_command(__doc__, BertConfig)
     work = Path(config.work_dir).resolve()
     prefix = Path(config.output_prefix) if config.output_prefix is not None else work / "report"
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def _check_recipe(config: BertConfig, work: Path) -> str:
-    """Refuse a folder that holds another comparison; return what this one is, to be kept there."""
+    """Refuse a folder that contains another comparison; return the description of this one, to be stored there."""
     path = work / "recipe.json"
     sources = {"data": f"{Path(config.data).resolve()}", "labelled": f"{Path(config.labelled).resolve()}"}
     wanted = json.dumps({**sources, **dataclasses.asdict(config.recipe)}, indent=1)

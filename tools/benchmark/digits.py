@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Test accuracy and seconds of a vision transformer on scikit-learn's digits: dense and with random-LTD, side by side.
+"""Measure test accuracy and seconds of a vision transformer on scikit-learn's digits, dense and with random-LTD.
 
     python tools/benchmark/digits.py --json tools/benchmark/results/digits.json > tools/benchmark/results/digits.md
 
-Each run is ``finetune_vit_ltd.py`` in a process of its own, with the flags that the script itself has for digits: equal
-steps, 1,437 images for training and 360 for testing. The runs of both methods alternate, so that what slows the machine
-for a while slows both. The last evaluation counts.
+Each run is ``finetune_vit_ltd.py`` in its own process with the script's settings for digits: equal steps, 1,437 images
+for training and 360 for testing. Runs of both methods alternate, so that a temporary slowdown of the machine affects
+both. The results are those of the last evaluation.
 """
 
 from __future__ import annotations
@@ -47,24 +47,24 @@ class DigitsConfig:
 
 @dataclass(frozen=True)
 class Result:
-    """One run."""
+    """The result of one run."""
 
     method: str
     seed: int
     steps: int
     accuracy: float
-    """Of the test images, at the end."""
+    """Accuracy on the test images after training."""
     f1: float
     train_flops: int
     layer_tokens: int
     step_seconds: float
-    """All training steps, wall; each counts as the median of the steps that compute as much."""
+    """Wall time of all training steps; each counts as the median of the steps with the same FLOPs."""
     process_seconds: float
-    """Of the processor, for the whole process: start, training, evaluation."""
+    """CPU time of the whole process: start, training and evaluation."""
 
 
 def measure(method: str, seed: int, config: DigitsConfig) -> Result:
-    """Train one model, and read its log. Raises ``UserError`` if the run fails."""
+    """Train one model and read its log. Raises ``UserError`` if the run fails."""
     flags = ["--config", DIGITS, *METHODS[method], "--seed", str(seed)]
     if config.train_iters is not None:
         flags += ["--train-iters", str(config.train_iters)]
@@ -85,7 +85,7 @@ def measure(method: str, seed: int, config: DigitsConfig) -> Result:
 
 
 def table(results: Sequence[Result]) -> list[str]:
-    """A row per run, and for each method the means over seeds beside the dense run's."""
+    """A table with one row per run, and one per method with means over seeds and savings over dense."""
     rows = [
         (
             result.method,
@@ -115,11 +115,11 @@ _COSTS = {
     "step_seconds": ("{:.1f}", 1.0),
     "process_seconds": ("{:.1f}", 1.0),
 }
-"""What runs cost: how it is written, and its unit."""
+"""Costs of a run: field -> format and unit"""
 
 
 def main() -> None:
-    """Read the flags, run, print the page and write the JSON."""
+    """Read the flags, run, print the page, and write the JSON file."""
     (config,) = read_command(__doc__, DigitsConfig)
     results = [measure(method, seed, config) for seed in config.seeds for method in METHODS]
     named = about(

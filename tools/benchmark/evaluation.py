@@ -1,11 +1,11 @@
-"""Measure evaluation: our model and lm-eval's ``hf``, alternating, on the same weights and requests.
+"""Measure the speed of evaluation: our model and lm-eval's ``hf``, alternating, on the same weights and requests.
 
     python tools/benchmark/evaluation.py --vocab-file encoder.json --merge-file vocab.bpe --task-data task_data
 
-The weights are those of a new GPT-2 of Hugging Face, since the cost does not depend on them. Requests are those of
-lm-eval's official tasks on local data; the answers of both are compared. Prints seconds and their ratio as Markdown.
-lm-eval's ``hf`` needs the packages transformers and accelerate. Run it on an idle machine, or on one thread with
-``--clock cpu``.
+The weights are those of a newly initialized GPT-2 of Hugging Face, because the cost does not depend on them. The
+requests are those of lm-eval's official tasks on local data, and the answers of both are compared. Prints seconds and
+their ratio as Markdown. lm-eval's ``hf`` needs the packages transformers and accelerate. Run it on an idle machine, or
+on one thread with ``--clock cpu``.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ class EvaluationBenchmarkConfig:
 
 
 Contender = Callable[[str, Sequence[Any]], list[Any]]
-"""Answers requests, given the method that lm-eval asks them with."""
+"""A function that answers requests, given the name of lm-eval's request method"""
 
 
 def main() -> None:
-    """Read the flags, measure, print the table."""
+    """Read the flags, measure, and print the table."""
     (config,) = read_command(__doc__, EvaluationBenchmarkConfig)
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     import torch
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def build_requests(config: EvaluationBenchmarkConfig) -> dict[str, tuple[str, list[Any]]]:
-    """The requests: name -> lm-eval's method and its requests."""
+    """The requests: name -> lm-eval's request method and its requests."""
     from lm_eval.api.instance import Instance
     from lm_eval.tasks import TaskManager
 
@@ -121,7 +121,7 @@ def build_requests(config: EvaluationBenchmarkConfig) -> dict[str, tuple[str, li
 
 
 def write_model(config: EvaluationBenchmarkConfig, folder: Path) -> None:
-    """A GPT-2 with its tokenizer, as Hugging Face writes it."""
+    """Write a GPT-2 and its tokenizer in Hugging Face's format."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
@@ -139,7 +139,7 @@ def write_model(config: EvaluationBenchmarkConfig, folder: Path) -> None:
 
 @contextmanager
 def contenders(config: EvaluationBenchmarkConfig, folder: Path) -> Iterator[dict[str, Contender]]:
-    """The models to measure."""
+    """The models to measure, by name."""
     from megatron.ltd.parallel.config import ParallelConfig
     from megatron.ltd.parallel.mesh import initialize
 
@@ -167,7 +167,9 @@ def contenders(config: EvaluationBenchmarkConfig, folder: Path) -> Iterator[dict
 def measure(
     config: EvaluationBenchmarkConfig, asked: dict[str, Contender], requests: dict[str, tuple[str, list[Any]]]
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
-    """Seconds of each round by requests and contender, and how the answers of ours and the first ``hf`` differ."""
+    """Return the seconds of each round by kind of request and contender, and the difference of our and ``hf``'s
+    answers.
+    """
     clock = time.process_time if config.clock == "cpu" else time.perf_counter
     seconds: dict[str, dict[str, list[float]]] = {what: {name: [] for name in asked} for what in requests}
     differences: dict[str, str] = {}
@@ -201,7 +203,7 @@ def report(
     seconds: dict[str, dict[str, list[float]]],
     differences: dict[str, str],
 ) -> str:
-    """The page: circumstances, then a row for each kind of request."""
+    """The page: the circumstances, and a table with one row per kind of request."""
     import torch
 
     others = [f"hf, batch {size}" for size in config.hf_batch_sizes]

@@ -1,12 +1,12 @@
-"""Evidence: where does each method pay? Training runs of many arms on real text, and a report.
+"""Evidence of where each method pays: training runs of many arms on real text, and a report.
 
     python tools/benchmark/evidence.py --data ../shared/data/gutenberg            # the plan, or what is missing of it
     python tools/benchmark/evidence.py --data ../shared/data/gutenberg --quick    # the same with toy models, in minutes
 
 The plan (tools/benchmark/evidence/plan.yaml) names settings and arms, which are small files of flags. Runs without a
-record are made, some at a time, one thread each, about five CPU-minutes a run; what a run reaches is added to
-PREFIX.jsonl. Ctrl-C stops the runs, and the same command continues them. Writes the report to PREFIX.md and its
-picture to PREFIX.png.
+record are executed, several at a time on one thread each, about five CPU-minutes a run, and their results are added to
+PREFIX.jsonl. Ctrl-C stops the runs, and the same command resumes them. Writes the report to PREFIX.md and its figure to
+PREFIX.png.
 """
 
 from __future__ import annotations
@@ -63,24 +63,24 @@ class EvidenceConfig:
 
     @property
     def work(self) -> Path:
-        """The folder of data and runs."""
+        """The folder for data and runs."""
         return Path(self.work_dir or f"runs/evidence{'-quick' * self.quick}").resolve()
 
     @property
     def prefix(self) -> Path:
-        """Where records, report and picture go, without their suffixes."""
+        """The path of records, report and figure, without their suffixes."""
         if self.output_prefix is not None:
             return Path(self.output_prefix)
         return self.work / "evidence" if self.quick else REPOSITORY / "tools/benchmark/results/evidence"
 
     def runs(self) -> list[Run]:
-        """The runs of the plan, each once."""
+        """The runs of the plan, without duplicates."""
         planned = planned_runs(Path(self.plan), self.part)
         return list({run.key: run for run in (quick(planned) if self.quick else planned)}.values())
 
 
 def main() -> None:
-    """Read the flags, make the runs that are missing, report."""
+    """Read the flags, execute the runs without a record, and write the report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def make_runs(config: EvidenceConfig, planned: Sequence[Run], lock: int) -> None:
-    """Make every run that has no record, and add its record."""
+    """Execute every run that has no record, and add its record."""
     records = config.prefix.with_name(f"{config.prefix.name}.jsonl")
     done = read_records(records)
     waiting: dict[str, tuple[Run, CorpusFacts]] = {}
@@ -122,7 +122,7 @@ def make_runs(config: EvidenceConfig, planned: Sequence[Run], lock: int) -> None
 
 
 def specification(run: Run, config: EvidenceConfig) -> tuple[RunSpec, CorpusFacts]:
-    """The run's command line, and what it reads, which is made where it is missing."""
+    """The run's specification, and facts about its data, which are made if they are missing."""
     chosen = run.setting
     encoding = Encoding(chosen.vocab_size, chosen.seq_length, chosen.batch_samples, 2 if config.quick else None)
     name = f"{chosen.corpus}-v{chosen.vocab_size or 'bytes'}-s{chosen.seq_length}-b{chosen.batch_samples}"
@@ -137,7 +137,7 @@ def specification(run: Run, config: EvidenceConfig) -> tuple[RunSpec, CorpusFact
 
 
 def report(config: EvidenceConfig, planned: Sequence[Run]) -> None:
-    """Write the page and the picture from the records of the plan's runs."""
+    """Write the page and the figure from the records of the planned runs."""
     prefix = config.prefix
     found = read_records(prefix.with_name(f"{prefix.name}.jsonl"))
     records = [found[run.key] for run in planned if run.key in found]

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Memory as planned by ``--plan`` and as allocated, for small runs on the CPU.
+"""Compare the memory predicted by ``--plan`` with the memory allocated, for small runs on the CPU.
 
     python tools/benchmark/memory.py > tools/benchmark/results/memory.md
 
 Each case is a run of ``pretrain_gpt_ltd.py`` of two steps in this process. torch's profiler records every allocation,
-also inside of kernels, and the peak is compared with the plan of the same flags. The count is exact, and includes no
-other process and no memory of Python or of libraries. GPU kernels and their allocator differ; see
+including those inside kernels, and their peak is compared with the plan for the same flags. The count is exact and
+excludes other processes and the memory of Python and other libraries. GPU kernels and their allocator differ; see
 ``megatron.ltd.forecast.memory``.
 """
 
@@ -68,11 +68,11 @@ CASES = {
     "TokenBypass": f"{_SHAPE} {_NO_DROPOUT} --num-layers 6 --token-bypass --token-bypass-kept-tokens 64 "
     "--token-bypass-selector random",
 }
-"""Name -> flags of the case."""
+"""Name -> flags of the case"""
 
 
 def small_data(folder: Path) -> str:
-    """Prefix of a few documents in ``folder``, bytes as tokens."""
+    """Write a few documents to ``folder``, tokenized as bytes, and return the dataset's prefix."""
     source = folder / "text.jsonl"
     source.write_text("".join(json.dumps({"text": f"Line {number} of a few. " * 9}) + "\n" for number in range(40)))
     config = PreprocessConfig(input=(str(source),), output_prefix=str(folder / "text"), append_eod=True)
@@ -80,7 +80,7 @@ def small_data(folder: Path) -> str:
 
 
 def case_config(flags: str, data: str, folder: Path) -> RunConfig:
-    """The run of a case, logging to ``folder``."""
+    """The configuration of a case's run, which logs to ``folder``."""
     common = "--device cpu --tokenizer-type ByteTokenizer --split 1,0,0 --eval-iters 0 --lr 1e-3 --train-iters 2"
     return parse_run_config(
         [*flags.split(), *common.split(), "--no-progress", "--data-path", data, "--log-dir", str(folder)]
@@ -88,7 +88,7 @@ def case_config(flags: str, data: str, folder: Path) -> RunConfig:
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """The peak of the bytes that ``work`` allocated with torch on the CPU."""
+    """The peak number of bytes that ``work`` allocates with torch on the CPU."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     peak, before, mine = 0, None, set()
@@ -98,7 +98,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
             before = total - size
         if size > 0:
             mine.add(allocation.ptr)
-        elif allocation.ptr not in mine:  # it was allocated before
+        elif allocation.ptr not in mine:  # allocated before ``work`` was called
             before += size
         # The total includes releases in other threads, such as those of a communication library.
         peak = max(peak, total - before)
@@ -106,7 +106,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 
 def _allocations(profiler: Any) -> list[Any]:
-    """Every allocation and release, in the order of time."""
+    """All allocations and releases in chronological order."""
     found, events = [], list(profiler.profiler.kineto_results.experimental_event_tree())
     while events:
         event = events.pop()
@@ -118,14 +118,14 @@ def _allocations(profiler: Any) -> list[Any]:
 
 
 def planned_and_measured(config: RunConfig) -> tuple[dict[str, int], int]:
-    """Planned memory of a run of one process, by part, and its measured peak [bytes]."""
+    """The planned memory of a run in one process, by part, and its measured peak [bytes]."""
     planned = plan_ahead(config).fullest
     with contextlib.redirect_stdout(io.StringIO()):
         return planned.parts, peak_bytes(lambda: launch(config))
 
 
 def main() -> None:
-    """Measure every case and print the table."""
+    """Measure every case, and print the table."""
     names = ("weights", "gradients", "optimizer", "activations", "at work")
     rows = []
     with tempfile.TemporaryDirectory() as name:

@@ -1,9 +1,9 @@
-"""Measure a training step: dense, random-LTD, and Hugging Face's GPT-2 of the same shape, alternating in one process.
+"""Measure the time of a training step: dense, random-LTD and Hugging Face's GPT-2, alternating in one process.
 
     python tools/benchmark/step_time.py --markdown --json step_time.json
 
-Prints seconds a step, FLOP/s and its share of the measured matrix-product rate, the saving in FLOPs and in time, the
-time over Hugging Face's, and the share of sampling, gather and scatter. Run it on an idle machine.
+Prints seconds per step, FLOP/s and its share of the measured rate of matrix products, the savings in FLOPs and time,
+the time relative to Hugging Face's, and the share of sampling, gather and scatter. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from megatron.ltd.format import markdown_table, text_table
 
 
 def main() -> None:
-    """Read the flags, measure, print the table and write the JSON."""
+    """Read the flags, measure, print the table, and write the JSON file."""
     (config,) = read_command(__doc__, StepTimeConfig)
 
     from step_time.measure import measure

@@ -1,1 +1,1 @@
-"""The soak test; its command is ``tools/soak.py``."""
+"""The implementation of ``tools/soak.py``."""

@@ -1,4 +1,4 @@
-"""The flags of the soak test; no torch."""
+"""The flags of the soak test. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class SoakConfig(Settings):
 
     @property
     def mode(self) -> str:
-        """The kind of save."""
+        """The name of the kind of save."""
         return "asynchronous" if self.async_save else "synchronous"
 
     def run_flags(self, data: str, save: str) -> list[str]:
-        """The flags of the run: two data-parallel processes with the distributed optimizer, which continue."""
+        """The flags of the run, which resumes if it can: two data-parallel processes with the distributed optimizer."""
         return (
             "--device cpu --tokenizer-type ByteTokenizer --num-layers 4 --hidden-size 128 --num-attention-heads 4 "
             "--seq-length 64 --micro-batch-size 2 --global-batch-size 8 --lr 1e-3 --lr-decay-style cosine "

@@ -1,11 +1,11 @@
-"""The soak test: an undisturbed run, and the same run killed again and again.
+"""The soak test: an undisturbed run, and the same run killed repeatedly.
 
     what          one rank or both (torchrun restarts them), the launcher alone (its ranks notice, save and exit), or
                   the node: launcher and ranks (started again)
     when          a random number of steps after the last kill, at a random moment of a step; sometimes while the run
                   is still starting
 
-A kill is ``SIGKILL``. It counts as inside a save if it leaves an unfinished checkpoint behind.
+Processes are killed with ``SIGKILL``. A kill counts as inside a save if it leaves an unfinished checkpoint behind.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from .config import SoakConfig
 from .processes import SCRIPT
 from .run import SoakedRun
 
-_START_SHARE = 0.15  # of the kills
-_STEPS_SHARE = 1.6  # of the steps that are left for each kill: the most that are taken before the next
+_START_SHARE = 0.15  # share of the kills that happen while the run is starting
+_STEPS_SHARE = 1.6  # maximum number of steps before the next kill, as a multiple of the steps left per kill
 _VICTIMS = ("rank 0", "rank 1", "both ranks", "the launcher", "the node")
-_END_SECONDS = 60.0  # for the rank that is left over
+_END_SECONDS = 60.0  # timeout for the ranks to end
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Kill:
 
     what: str
     step: int
-    """The last step in the log."""
+    """The last step in the log at that time."""
     moment: str
-    """starting, training or saving"""
+    """"starting", "training" or "saving"."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ class Result:
 
     kills: list[Kill]
     resumes: int
-    """Starts that loaded a checkpoint."""
+    """The number of starts that loaded a checkpoint."""
     num_steps: int
     repeated_steps: int
     """Steps that were computed again because they were not saved."""
     straight_seconds: float
     seconds: float
     longest_restart_seconds: float
-    """From a kill, or the first of several in a row, to the next step."""
+    """The longest time from a kill, or the first of several without a step in between, to the next step."""
     equal_steps: bool
-    """Whether loss, gradient norm and everything else in the log of every step are equal."""
+    """Whether the logs of all steps and evaluations are equal, except for timings."""
     equal_weights: bool
     """Whether weights and optimizer state of the last checkpoint are bit-equal."""
     processes_left: int
@@ -69,7 +69,7 @@ class Result:
 
 
 def soak(config: SoakConfig, data: str, folder: Path, say: Callable[[str], None]) -> Result:
-    """Run both, and compare. Raises ``RunStopped`` if a run fails or hangs."""
+    """Run both, and compare them. Raises ``RunStopped`` if a run fails or hangs."""
     started = time.monotonic()
     straight = SoakedRun(folder / "straight", lambda save: config.run_flags(data, save), config.kills)
     try:
@@ -106,7 +106,9 @@ def soak(config: SoakConfig, data: str, folder: Path, say: Callable[[str], None]
 def _kill_again_and_again(
     config: SoakConfig, run: SoakedRun, step_seconds: float, start_seconds: float, say: Callable[[str], None]
 ) -> tuple[list[Kill], list[float]]:
-    """Kill ``--kills`` times; returns the kills, and the seconds from a kill, or several in a row, to the next step."""
+    """Kill the run ``--kills`` times; return the kills, and the seconds from each kill, or series of kills, to a new
+    step.
+    """
     draw = random.Random(config.seed)
     kills: list[Kill] = []
     restarts: list[float] = []
@@ -139,7 +141,7 @@ def _kill_again_and_again(
 
 
 def _kill(run: SoakedRun, what: str, steps_before: int) -> Kill:
-    """Kill, and wait until none of the present ranks is left."""
+    """Kill the processes that ``what`` names, and wait until none of the current ranks is left."""
     victims = run.ranks()
     if what == "the node":
         run.kill()
@@ -159,7 +161,7 @@ def _kill(run: SoakedRun, what: str, steps_before: int) -> Kill:
 
 
 def _equal_files(one: Path, other: Path, iteration: int) -> bool:
-    """Whether two checkpoints hold the same files of tensors, byte for byte."""
+    """Whether two checkpoints contain the same tensor files, byte for byte."""
     folders = [checkpoint_files.checkpoint_path(save, iteration) for save in (one, other)]
     names = [sorted(path.name for path in folder.glob("*.distcp")) for folder in folders]
     same, _, _ = filecmp.cmpfiles(*folders, names[0], shallow=False)
@@ -167,7 +169,7 @@ def _equal_files(one: Path, other: Path, iteration: int) -> bool:
 
 
 def _processes_left(folder: str) -> int:
-    """Living processes of runs in ``folder``, a moment after their end."""
+    """The number of processes of runs in ``folder`` that are still alive shortly after the runs ended."""
     time.sleep(2.0)
     found = (process.info for process in psutil.process_iter(["cmdline", "status"]))
     commands = [info["cmdline"] or [] for info in found if info["status"] != psutil.STATUS_ZOMBIE]

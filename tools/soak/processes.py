@@ -1,4 +1,4 @@
-"""The processes of a run under torchrun: starting it, its ranks, and killing it."""
+"""The processes of a run under torchrun: starting the run, finding its ranks, and killing it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def start(command: Sequence[str], output: IO[str], environment: Mapping[str, str
 
 
 def ranks(started: psutil.Popen) -> dict[int, psutil.Process]:
-    """The living ranks of a run by number: ``started`` itself, or its children; not the processes that ranks start."""
+    """The living ranks of a run by number: ``started`` or its children, but not the processes that ranks start."""
     found = {}
     with suppress(psutil.NoSuchProcess):
         for process in [started] if "RANK" in started.environ() else started.children():
@@ -43,7 +43,7 @@ def ranks(started: psutil.Popen) -> dict[int, psutil.Process]:
 
 
 def kill_all(started: psutil.Popen) -> None:
-    """Kill a run: launcher, ranks, and all their children."""
+    """Kill a run: the launcher, the ranks, and all their descendants."""
     with suppress(psutil.NoSuchProcess):
         below = started.children(recursive=True)
         started.kill()

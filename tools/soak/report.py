@@ -1,4 +1,4 @@
-"""The result as a table, in Markdown and JSON."""
+"""The result of the soak test as a table, in Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ random moments and go on from the last checkpoint. The same run, left alone, mus
 
 
 def to_json(config: SoakConfig, result: Result, command: str) -> dict[str, Any]:
-    """Everything: flags, circumstances, result."""
+    """The flags, circumstances and result of a soak test."""
     return {
         "command": command,
         **circumstances("torch", "megatron-core"),
@@ -54,7 +54,7 @@ def lines_of(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write(prefix: str, mode: str, entry: Mapping[str, Any]) -> None:
-    """Add a result to those of other kinds of save in ``prefix``.json, and write both files."""
+    """Add a result to that of the other kind of save in ``prefix``.json, and write both files."""
     path = Path(f"{prefix}.json")
     entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     entries[mode] = dict(entry)
@@ -64,7 +64,7 @@ def write(prefix: str, mode: str, entry: Mapping[str, Any]) -> None:
 
 
 def to_markdown(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """One column for each kind of save, and its circumstances."""
+    """A table with one column per kind of save, and the circumstances of each."""
     columns = {mode: lines_of(entry["result"]) for mode, entry in sorted(entries.items(), reverse=True)}
     rows = [[name, *(column[name] for column in columns.values())] for name in next(iter(columns.values()))]
     header = ["", *(f"{mode} save" for mode in columns)]

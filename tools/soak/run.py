@@ -1,4 +1,4 @@
-"""A run under torchrun that can be started again, and its log."""
+"""A run under torchrun that can be restarted, and its log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CLOCKS = ("step_seconds", "tokens_per_second")
 
 
 class SoakedRun:
-    """A run in ``folder``; ``flags`` returns its flags for a folder to save in. torchrun may restart it."""
+    """A run in ``folder``. ``flags`` maps the save folder to the run's flags; torchrun may restart the ranks."""
 
     def __init__(self, folder: Path, flags: Callable[[str], list[str]], max_restarts: int) -> None:
         self.save = folder / "save"
@@ -31,37 +31,37 @@ class SoakedRun:
         self.start()
 
     def start(self) -> None:
-        """Start the run, the first time or again."""
+        """Start or restart the run."""
         with self._output.open("a", encoding="utf-8") as output:
             self._launcher = start(self._command, output)
 
     def kill(self) -> None:
-        """Kill all of its processes that are left."""
+        """Kill all remaining processes of the run."""
         kill_all(self._launcher)
 
     def kill_launcher(self) -> None:
-        """Kill torchrun alone; its ranks stay."""
+        """Kill only torchrun, not the ranks."""
         self._launcher.kill()
         self._launcher.wait()
 
     def ranks(self) -> dict[int, psutil.Process]:
-        """Its living ranks by number."""
+        """The living ranks by number."""
         return ranks(self._launcher)
 
     def said(self) -> str:
-        """Everything that it has printed."""
+        """All that the run has printed."""
         return self._output.read_text(encoding="utf-8")
 
     def num_steps(self) -> int:
-        """Steps in its log, including those that were computed again."""
+        """The number of steps in the log, including those that were computed again."""
         return self._log_text().count('"kind": "train"')
 
     def last_step(self) -> int:
-        """The last step of its log; 0 if it has none."""
+        """The last step in the log; 0 if there is none."""
         return next((line["iteration"] for line in reversed(self._log()) if line["kind"] == "train"), 0)
 
     def timeless_log(self) -> dict[tuple[str, int], dict[str, Any]]:
-        """Every step and evaluation without its seconds; of those that are there twice, the later one."""
+        """The records of all steps and evaluations without timings; a later record replaces an earlier one."""
         return {
             (line["kind"], line["iteration"]): {name: value for name, value in line.items() if name not in _CLOCKS}
             for line in self._log()
@@ -69,7 +69,7 @@ class SoakedRun:
         }
 
     def finds_unfinished(self) -> bool:
-        """Whether there is a new unfinished checkpoint since the last call."""
+        """Whether a new unfinished checkpoint has appeared since the last call."""
         before, self._left_unfinished = self._left_unfinished, {path.name for path in self.save.glob("iter_*.partial")}
         return not self._left_unfinished <= before
 
@@ -78,11 +78,11 @@ class SoakedRun:
         self._wait_for(lambda: len(self.ranks()) == 2)
 
     def wait_for_step(self, num_steps: int) -> None:
-        """Wait until its log has more than ``num_steps`` steps."""
+        """Wait until the log has more than ``num_steps`` steps."""
         self._wait_for(lambda: self.num_steps() > num_steps)
 
     def wait_for_end(self) -> None:
-        """Wait until it ends. Raises ``RunStopped`` if its status is not 0."""
+        """Wait until the run ends. Raises ``RunStopped`` if its exit status is not 0."""
         logged = -1
         while self._launcher.poll() is None:
             logged, before = self.num_steps(), logged
@@ -103,7 +103,7 @@ class SoakedRun:
         return [json.loads(text) for text in self._log_text().splitlines()]
 
     def _log_text(self) -> str:
-        """The complete lines of its log."""
+        """The complete lines of the log."""
         path = self.save / "metrics.jsonl"
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         return text[: text.rfind("\n") + 1]

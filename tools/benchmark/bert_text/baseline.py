@@ -1,4 +1,4 @@
-"""Baselines: the frequencies of tokens, and logistic regression on counts of words."""
+"""Baselines: token frequencies, and logistic regression on word counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .recipe import Data
 
 
 def token_frequencies(data: Data, vocab_size: int) -> float:
-    """Mean loss of held-out tokens that are predicted by their counts in the training text plus one."""
+    """Mean loss of held-out tokens if they are predicted by their counts in the training text plus one."""
 
     def counts(prefix: Path) -> np.ndarray:
         sentences = IndexedDataset(str(prefix))

@@ -1,6 +1,6 @@
-"""The books and the labelled sentences of the comparison, encoded by the product's own tools.
+"""The books and labelled sentences of the comparison, encoded with the tools of this project.
 
-books                 the last 5 % of each held out; WordPiece vocabulary of the training part; split in sentences
+books                 the last 5 % of each is held out; WordPiece vocabulary of the training part; split into sentences
 labelled sentences    sentence_polarity: one file per class, shuffled with a fixed seed, the last 10 % held out
 """
 
@@ -25,14 +25,14 @@ _CLASSES = ("neg", "pos")
 
 @dataclass(frozen=True)
 class Facts:
-    """The data of the comparison, for its report."""
+    """Facts about the data, for the report."""
 
     books: tuple[str, ...]
     train_characters: int
     labelled_train: int
     labelled_valid: int
     sha256: str
-    """Of the four JSONL files together."""
+    """Checksum of the four JSONL files together."""
 
 
 def prepare(recipe: Recipe, books_folder: Path, labelled: Path, folder: Path) -> tuple[Data, Facts]:
@@ -48,7 +48,7 @@ def prepare(recipe: Recipe, books_folder: Path, labelled: Path, folder: Path) ->
 
 
 def read_labelled_zip(path: Path) -> list[dict[str, str]]:
-    """The sentences of sentence_polarity.zip, as published, with their class. Raises ``UserError``."""
+    """The sentences of sentence_polarity.zip, as published, with their classes. Raises ``UserError``."""
     try:
         with zipfile.ZipFile(path) as archive:
             texts = {name: archive.read(f"sentence_polarity/rt-polarity.{name}").decode("latin-1") for name in _CLASSES}

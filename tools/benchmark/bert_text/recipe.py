@@ -1,10 +1,10 @@
-"""What is compared: a small BERT pretrained with every method, and finetuned, dense, from each.
+"""The runs of the comparison: a small BERT, pretrained with every method, and finetuned densely from each.
 
     pretrain    N steps on books, masked tokens and sentence order                 one run per variant
     finetune    n steps on labelled sentences, from each variant's weights         the same n, dense
-                                               and from initial weights            what pretraining is worth
+                                               and from initial weights            shows the value of pretraining
 
-A recipe is made of flags of the product's own scripts; the product's own planner says what a run costs.
+A recipe consists of flags of the training scripts; the cost of a run is that of its plan.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TRAINING = "--lr-decay-style linear --lr-warmup-fraction 0.1 --weight-decay 0.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """Flags; a pretraining run takes about four CPU-minutes on one core, a finetuning run about three."""
+    """The flags of the runs. On one core, pretraining takes about four CPU-minutes and finetuning about three."""
 
     vocab_size: int = 4096
     model: str = "--num-layers 6 --hidden-size 128 --num-attention-heads 4 --max-position-embeddings 128 --device cpu"
@@ -44,7 +44,7 @@ class Recipe:
     layer_drop: str = "--layer-drop --layer-drop-theta 0.5 --layer-drop-gamma 0.2"
 
     def method_flags(self, variant: str) -> list[str]:
-        """The flags that switch the variant's methods on."""
+        """The flags that turn on the variant's methods."""
         flags = {"random-ltd": self.random_ltd, "token-bypass": "--token-bypass", "layer-drop": self.layer_drop}
         return [flag for part in variant.split(" + ") for flag in flags.get(part, "").split()]
 
@@ -60,12 +60,12 @@ TINY = Recipe(
     random_ltd="--random-ltd --ltd-min-kept-tokens 8 --ltd-granularity 8 --ltd-growth-steps 5",
     layer_drop="--layer-drop --layer-drop-theta 0.5 --layer-drop-gamma 12.5",
 )
-"""Takes seconds, not minutes: it shows that everything runs, and nothing about quality."""
+"""A recipe of runs of seconds. It tests that everything runs, and its results mean nothing."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What the runs read."""
+    """The files that the runs read."""
 
     train_prefix: Path
     valid_prefix: Path
@@ -74,12 +74,12 @@ class Data:
     labelled_valid: Path
 
     def tokenizer_flags(self) -> list[str]:
-        """As flags of the scripts."""
+        """The tokenizer's flags for the scripts."""
         return ["--tokenizer-type", "BertWordPieceLowerCase", "--vocab-file", f"{self.vocab}"]
 
 
 def pretraining(recipe: Recipe, data: Data, seeds: Sequence[int], folder: Path) -> list[RunSpec]:
-    """One run per variant and seed."""
+    """The pretraining runs, one per variant and seed."""
     flags = [
         *f"{recipe.model} {recipe.pretraining} {_TRAINING}".split(), *data.tokenizer_flags(),
         *("--train-data-path", f"{data.train_prefix}", "--valid-data-path", f"{data.valid_prefix}"),
@@ -92,7 +92,7 @@ def pretraining(recipe: Recipe, data: Data, seeds: Sequence[int], folder: Path) 
 
 
 def finetuning(recipe: Recipe, data: Data, seeds: Sequence[int], folder: Path) -> list[RunSpec]:
-    """One run from every pretraining run, and one from initial weights."""
+    """The finetuning runs: one from every pretraining run, and one per seed from initial weights."""
     common = [
         *f"{recipe.model} {recipe.finetuning} {_TRAINING}".split(), *data.tokenizer_flags(),
         *("--train-data-path", f"{data.labelled_train}", "--valid-data-path", f"{data.labelled_valid}"),

@@ -1,4 +1,4 @@
-"""From finished runs to two tables in Markdown."""
+"""The report: finished runs as two tables in Markdown."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def to_markdown(
     reading: str | None,
     facts: Sequence[str],
 ) -> str:
-    """The page: pretraining, finetuning beside the bag of words, and how it was made."""
+    """The page: tables of pretraining and of finetuning with the bag-of-words baseline, and how they were measured."""
     by_variant: dict[str, list[RunResult]] = {}
     for result in results:
         by_variant.setdefault(result.variant, []).append(result)

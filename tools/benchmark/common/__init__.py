@@ -1,1 +1,3 @@
-"""What benchmarks share: flags and pages, books as data, training runs and what they reached, estimates over seeds."""
+"""Shared parts of the benchmarks: flags and pages, books as data, training runs and their results, estimates over
+seeds.
+"""

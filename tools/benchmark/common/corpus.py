@@ -1,10 +1,10 @@
-"""Books as training data, encoded, without Project Gutenberg's frame; the end of every book is held out.
+"""Books as encoded training data, without Project Gutenberg's header and footer; the end of each book is held out.
 
     book   |header| text ............................................. | last 5 % |footer|
                     train.jsonl, one document per book                   valid.jsonl, one document
 
-Held-out text is one document, cut to a whole number of global batches: every run evaluates the same samples, whatever
-its seed. Tokenizer and indexed tokens are made with the product's own tools.
+Held-out text is one document, cut to a whole number of global batches, so that every run evaluates the same samples,
+whatever its seed. Tokenizer and indexed datasets are made with the tools of this project.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
 
 Facts = TypeVar("Facts", bound=Any)
-"""A dataclass of facts about data."""
+"""A dataclass of facts about data"""
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 HELD_OUT_FRACTION = 0.05
@@ -37,19 +37,19 @@ _END = re.compile(r"^\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re
 
 @dataclass(frozen=True)
 class Encoding:
-    """How text becomes tokens, and how much of the held-out part is used."""
+    """How text is tokenized, and how much of the held-out part is used."""
 
     vocab_size: int | None
-    """Pieces of a SentencePiece vocabulary learned from the training text; None: bytes."""
+    """Size of a SentencePiece vocabulary learned from the training text; None for bytes."""
     seq_length: int
     batch_samples: int
     max_held_out_batches: int | None = None
-    """At most this many global batches of held-out text; None: all of it."""
+    """Maximum number of global batches of held-out text; None for all of it."""
 
 
 @dataclass(frozen=True)
 class RunData:
-    """The data of runs: prefixes of indexed tokens, the tokenizer, and the number of batches of an evaluation."""
+    """The data of runs: prefixes of indexed datasets, the tokenizer, and the number of batches of an evaluation."""
 
     train_prefix: Path
     valid_prefix: Path
@@ -58,7 +58,7 @@ class RunData:
     eval_batches: int
 
     def flags(self) -> list[str]:
-        """As flags of ``pretrain_gpt_ltd.py``."""
+        """The data as flags of ``pretrain_gpt_ltd.py``."""
         return [
             *("--train-data-path", f"{self.train_prefix}", "--valid-data-path", f"{self.valid_prefix}"),
             *self.tokenizer,
@@ -68,7 +68,7 @@ class RunData:
 
 @dataclass(frozen=True)
 class CorpusFacts:
-    """The data of runs, for a report."""
+    """Facts about the data of runs, for a report."""
 
     books: tuple[str, ...]
     train_characters: int
@@ -76,7 +76,7 @@ class CorpusFacts:
     held_out_tokens: int
     eval_batches: int
     sha256: str
-    """Of both JSONL files, one after the other."""
+    """Checksum of both JSONL files, concatenated."""
 
 
 def strip_frame(text: str, name: str) -> str:
@@ -92,7 +92,9 @@ def strip_frame(text: str, name: str) -> str:
 
 
 def read_books(folder: Path, name: str | None = None) -> dict[str, str]:
-    """Books by file name, sorted, or the one named ``name``, without their frame. Raises ``UserError``."""
+    """The text of all books by file name, sorted, or of the book ``name``, without header and footer. Raises
+    ``UserError``.
+    """
     paths = sorted(folder.glob(name or "*.txt"))
     if not paths:
         raise UserError(f"--data {folder}: holds no {name or '.txt files'}; give a folder of Project Gutenberg books")
@@ -108,16 +110,16 @@ def read_books(folder: Path, name: str | None = None) -> dict[str, str]:
 
 
 def split_book(text: str) -> tuple[str, str]:
-    """Training and held-out part: the last ``HELD_OUT_FRACTION`` of the characters, from the next line start on."""
+    """Split a book; the held-out part is the last ``HELD_OUT_FRACTION`` of characters, from the next line start on."""
     cut = len(text) - int(len(text) * HELD_OUT_FRACTION)
     cut = text.find("\n", cut) + 1 or cut
     return text[:cut], text[cut:]
 
 
 def prepare(encoding: Encoding, source: Path, folder: Path, book: str | None = None) -> tuple[RunData, CorpusFacts]:
-    """Make the data of runs in ``folder``, or reuse it if it is complete: from all books of ``source``, or one.
+    """Make the data of runs in ``folder`` from all books of ``source``, or from ``book``; complete data are reused.
 
-    Raises ``UserError`` for bad books.
+    Raises ``UserError`` if a book cannot be used.
     """
     prefixes = {name: folder / f"{name}_text_document" for name in ("train", "valid")}
     facts = made_once(folder / "corpus.json", CorpusFacts, lambda: _make(encoding, read_books(source, book), folder))
@@ -137,7 +139,9 @@ def _tokenizer_flags(files: TokenizerFiles) -> tuple[str, ...]:
 
 
 def made_once(path: Path, facts_class: type[Facts], make: Callable[[], Facts]) -> Facts:
-    """The facts in ``path``, or those of ``make``, which makes the data of this folder. Written when all is made."""
+    """Read the facts in ``path``; if there are none, call ``make``, which makes the data, and write its facts at the
+    end.
+    """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
@@ -177,10 +181,10 @@ def _make(encoding: Encoding, books: Mapping[str, str], folder: Path) -> CorpusF
 
 
 def cut_held_out(text: str, encoding: Encoding, files: TokenizerFiles) -> tuple[str, int]:
-    """``text`` cut to whole global batches, and their number.
+    """Cut ``text`` to whole global batches; return it and their number.
 
-    Half a sample of slack stays at the end: encoding the cut text may join its last pieces differently, and that must
-    not change the number of samples.
+    Half a sample is added at the end: encoding the cut text may merge its last tokens differently, which must not
+    change the number of samples.
     """
     tokenizer = build_tokenizer(files)
     ids = tokenizer.encode(text)
@@ -201,21 +205,21 @@ def _read_card(prefix: Path) -> DatasetCard:
 
 
 def write_jsonl(path: Path, texts: Sequence[str]) -> bytes:
-    """One document a line; the bytes written."""
+    """Write one document per line, and return the written bytes."""
     content = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode("utf-8")
     path.write_bytes(content)
     return content
 
 
 def run_tool(tool: str, *flags: str) -> None:
-    """Run one of the product's tools, which prints its own errors."""
+    """Run a script of ``tools``, which prints its own errors. Raises ``UserError`` if it fails."""
     command = [sys.executable, f"{REPOSITORY / 'tools' / tool}", *flags]
     if subprocess.run(command, env=child_environment(), check=False).returncode:
         raise UserError(f"tools/{tool} failed (its message is above): {' '.join(command[1:])}")
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a child process: this checkout first on the path, one thread."""
+    """The environment of a child process, with this checkout first on PYTHONPATH and one thread."""
     paths = [f"{REPOSITORY}", *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,

@@ -1,4 +1,4 @@
-"""What benchmarks share around a measurement: checks of flags, circumstances, and the page about it."""
+"""Shared parts of measurements: checks of flags, circumstances, and output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megatron.ltd.versions import circumstances
 
 
 def check_at_least(config: object, **least: int) -> None:
-    """Raises ``UserError`` for a flag of ``config`` below the least value that it may have; None is not checked."""
+    """Raise ``UserError`` if a flag of ``config`` is below its bound; flags that are None are not checked."""
     for name, bound in least.items():
         value = getattr(config, name)
         if value is not None and value < bound:
@@ -22,7 +22,7 @@ def check_at_least(config: object, **least: int) -> None:
 
 
 def check_clock(clock: str, threads: int | None, device: str) -> None:
-    """Raises ``UserError`` if CPU time would count more than the work."""
+    """Raise ``UserError`` if CPU time would include more than the measured work."""
     if clock == "cpu" and (threads != 1 or device != "cpu"):
         raise UserError(
             "--clock cpu: CPU time counts threads that wait, and no GPU; add --threads 1 --device cpu, or use "
@@ -31,9 +31,9 @@ def check_clock(clock: str, threads: int | None, device: str) -> None:
 
 
 def about(script: str, *packages: str, without: str | None = None, **facts: str) -> dict[str, str]:
-    """Command, machine, versions, date and load of a measurement; ``facts`` override these and add to them.
+    """The command, machine, versions, date and load of a measurement; ``facts`` add to these or replace them.
 
-    ``without`` is a flag that is left out of the command, with its value.
+    ``without`` is a flag that is removed from the command, with its value.
     """
     words = list(sys.argv[1:])
     if without in words:
@@ -44,10 +44,10 @@ def about(script: str, *packages: str, without: str | None = None, **facts: str)
 
 
 def facts(named: Mapping[str, str]) -> list[str]:
-    """Named facts as the lines of a Markdown list."""
+    """Format named facts as lines of a Markdown list."""
     return [f"- {name}: {fact}" for name, fact in named.items()]
 
 
 def write_json(path: Path, content: Any) -> None:
-    """The record of a measurement."""
+    """Write the record of a measurement."""
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

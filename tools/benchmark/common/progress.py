@@ -1,7 +1,7 @@
-"""Progress of a benchmark: one line about all of it and every running process.
+"""Progress of a benchmark: one line about the whole benchmark and every running process.
 
-On a terminal the line is rewritten twice a second, elsewhere it is printed once a minute. The time left is computed
-from planned FLOPs, because the steps of random-LTD take longer as kept tokens grow.
+On a terminal the line is rewritten twice a second, otherwise it is printed once a minute. The remaining time is
+estimated from planned FLOPs, because the steps of random-LTD take longer as the number of kept tokens grows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TAIL_BYTES = 8192
 
 
 class ProgressLine:
-    """Shows the progress of ``specs``, all runs of a benchmark. A context manager that clears its line at the end."""
+    """Shows the progress of ``specs``, all runs of a benchmark. As a context manager, it clears its line at the end."""
 
     def __init__(self, specs: Sequence[RunSpec]) -> None:
         self._specs = specs
@@ -39,12 +39,12 @@ class ProgressLine:
         self._clear()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         self._clear()
         print(text, flush=True)
 
     def show(self, running: Sequence[RunSpec]) -> None:
-        """The line, when it is due."""
+        """Show the progress line if it is due."""
         now = time.monotonic()
         if not running or (not self._terminal and now - self._last_line < _LINE_SECONDS):
             return
@@ -77,7 +77,7 @@ class ProgressLine:
         if (spec.folder / "result.json").exists():
             return spec.planned_flops
         line = last_step(spec.folder / "metrics.jsonl")
-        # The first steps of random-LTD cost less; counting all alike is a small error, which vanishes at the end.
+        # The first steps of random-LTD cost less; counting all steps equally is a small error that vanishes at the end.
         return spec.planned_flops * line["iteration"] / spec.steps if line else 0.0
 
     def _clear(self) -> None:
@@ -87,7 +87,7 @@ class ProgressLine:
 
 
 def last_step(path: Path) -> dict[str, Any] | None:
-    """The newest train line of a metrics.jsonl, read from the end of the file; None if there is none yet."""
+    """The last training step in a metrics.jsonl, read from the end of the file; None if there is none yet."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))

@@ -1,11 +1,11 @@
-"""Training runs: several at a time, each in its own process, to the end or until they are asked to stop.
+"""Executes training runs, several at a time, each in its own process, until they end or are asked to stop.
 
-    RUN/metrics.jsonl     every step, by the run itself       RUN/console.log    what it printed
-    RUN/attempts.jsonl    one line per start and per end: CPU and wall seconds of the process
-    RUN/result.json       figures of a finished run, which is not run again
+    RUN/metrics.jsonl     every step, written by the run      RUN/console.log    the output of the run
+    RUN/attempts.jsonl    one line per start and per end, with CPU and wall seconds of the process
+    RUN/result.json       results of a finished run, which is not run again
 
-Ctrl-C or SIGTERM asks the running processes to save and exit; starting again continues them. Runs disturb each other's
-wall time, so the cost of a run is the CPU time of its process (``os.wait4``, children included).
+On Ctrl-C or SIGTERM the running processes save and exit; the same command resumes them. Concurrent runs affect each
+other's wall time, so the cost of a run is the CPU time of its process (``os.wait4``, children included).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class RunResult:
-    """Figures of a finished run. Seconds are those of all starts; None if one was killed before it was measured."""
+    """Results of a finished run. Seconds are summed over all starts; None if one was killed before it was measured."""
 
     variant: str
     seed: int
@@ -49,16 +49,16 @@ class RunResult:
     cpu_seconds: float | None
     wall_seconds: float | None
     training_seconds: float
-    """Wall time inside training steps: no start, no evaluation, no checkpoint."""
+    """Wall time of the training steps, without start, evaluation and checkpoints."""
     starts: int
     versions: dict[str, Any]
     measures: dict[str, float] = field(default_factory=dict)
-    """Other measures of the last evaluation."""
+    """Other metrics of the last evaluation."""
 
 
 @dataclass
 class _Attempt:
-    """A running process of a run."""
+    """A started process of a run."""
 
     spec: RunSpec
     process: subprocess.Popen[bytes]
@@ -66,7 +66,7 @@ class _Attempt:
 
 
 def read_result(spec: RunSpec) -> RunResult | None:
-    """The result of a finished run; None for one that is not finished."""
+    """Read the result of a finished run; None if it is not finished."""
     try:
         return RunResult(**json.loads((spec.folder / "result.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -76,11 +76,10 @@ def read_result(spec: RunSpec) -> RunResult | None:
 def run_all(
     specs: Sequence[RunSpec], jobs: int, lock: int, finished: Callable[[RunSpec], None] = lambda spec: None
 ) -> None:
-    """Run what is not finished, ``jobs`` at a time. ``lock`` is an open file that every child inherits.
+    """Execute the runs that are not finished, ``jobs`` at a time.
 
-    ``finished`` is called with each run that ends well.
-
-    Raises ``RunStopped`` when a run fails, ``KeyboardInterrupt`` when asked to stop; the other runs were told to save.
+    Every child inherits the open file ``lock``. ``finished`` is called with each run that ends successfully. Raises
+    ``RunStopped`` if a run fails, and ``KeyboardInterrupt`` on a request to stop; the other runs then save and exit.
     """
     waiting = [spec for spec in specs if read_result(spec) is None]
     running: list[_Attempt] = []
@@ -114,7 +113,9 @@ def run_all(
 
 
 def _start(spec: RunSpec, lock: int) -> _Attempt:
-    """Start or continue a run in its own session, so that Ctrl-C reaches only this process, which asks it to save."""
+    """Start or resume a run in its own session, so that Ctrl-C reaches only this process, which then asks the run to
+    save.
+    """
     spec.folder.mkdir(parents=True, exist_ok=True)
     _record_attempt(spec, {"event": "start", "command": " ".join(command_of(spec))})
     with (spec.folder / "console.log").open("ab") as console:
@@ -137,7 +138,7 @@ def command_of(spec: RunSpec) -> list[str]:
 
 
 def _wait(attempt: _Attempt) -> float | None:
-    """CPU seconds of a process that has ended; None while it runs."""
+    """The CPU seconds of a process that has ended; None if it is running."""
     process_id, status, usage = os.wait4(attempt.process.pid, os.WNOHANG)
     if process_id == 0:
         return None
@@ -146,11 +147,11 @@ def _wait(attempt: _Attempt) -> float | None:
 
 
 def _finish(attempt: _Attempt, cpu_seconds: float) -> bool:
-    """Record how a process ended, and its result if the run is finished; returns whether it is."""
+    """Record how a process ended, and the result if the run is finished; return whether it is."""
     spec, status = attempt.spec, attempt.process.returncode
     wall_seconds = time.monotonic() - attempt.started
     _record_attempt(spec, {"event": "end", "status": status, "cpu_seconds": cpu_seconds, "wall_seconds": wall_seconds})
-    # The request to exit can reach a run that has just finished; its figures are complete all the same.
+    # The request to exit can reach a run that has just finished; its results are complete nevertheless.
     result = collect(spec) if status in (0, -signal.SIGTERM) else None
     if result is None:
         return False
@@ -161,7 +162,7 @@ def _finish(attempt: _Attempt, cpu_seconds: float) -> bool:
 
 
 def _failure(attempt: _Attempt) -> str:
-    """One line about a run that ended before its last step."""
+    """The error message for a run that ended before its last step."""
     return (
         f"{attempt.spec.name} ended with status {attempt.process.returncode} before its last step: see "
         f"{attempt.spec.folder / 'console.log'}; start again to continue it"
@@ -170,7 +171,7 @@ def _failure(attempt: _Attempt) -> str:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """A list of every SIGINT and SIGTERM that has arrived."""
+    """Collect every SIGINT and SIGTERM that arrives in the block in a list."""
     requests: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -187,9 +188,9 @@ def _stop_requests() -> Iterator[list[int]]:
 
 
 def collect(spec: RunSpec) -> RunResult | None:
-    """The figures of a run from its log; None while its last step or evaluation is missing.
+    """Read the results of a run from its log; None if its last step or evaluation is missing.
 
-    They are checked against the plan: a run that computed something else is a bug, not a result.
+    The FLOPs are checked against the plan: a run that computed something else is a bug, not a result.
     """
     try:
         history = read_history(spec.folder, spec.name)
@@ -227,7 +228,7 @@ def _record_attempt(spec: RunSpec, record: dict[str, Any]) -> None:
 
 
 def _read_attempts(spec: RunSpec) -> tuple[int, list[dict[str, Any]]]:
-    """The number of starts of a run, and the measured ends."""
+    """The number of starts of a run, and the records of its measured ends."""
     records = [json.loads(line) for line in (spec.folder / "attempts.jsonl").read_text(encoding="utf-8").splitlines()]
     return (
         sum(record["event"] == "start" for record in records),
@@ -237,7 +238,7 @@ def _read_attempts(spec: RunSpec) -> tuple[int, list[dict[str, Any]]]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[int]:
-    """Lock ``folder`` for this command and its children, also children that outlive it. Raises ``UserError``."""
+    """Lock ``folder`` for this command and its children, even those that outlive it. Raises ``UserError``."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:

@@ -21,19 +21,19 @@ class RunSpec:
     steps: int
     planned_flops: int
     folder: Path
-    """It saves there; starting it again continues it."""
+    """The run saves there, and resumes from there if it is started again."""
     flags: tuple[str, ...]
-    """Of ``script``."""
+    """The flags of ``script``."""
     script: str = "pretrain_gpt_ltd.py"
 
     @property
     def name(self) -> str:
-        """For progress lines: ``"random-ltd seed 2"``."""
+        """The name in progress lines, such as ``"random-ltd seed 2"``."""
         return f"{self.variant} seed {self.seed}"
 
 
 def plan_flags(flags: tuple[str, ...], vocab_size: int) -> RunPlan:
-    """The plan of a GPT run with these flags, as the training loop will follow it."""
+    """The plan that a GPT run with these flags will follow."""
     config: RunConfig = parse_run_config(flags)
     shape = config.model.shape(model_vocab_size(config.tokenizer, vocab_size, 1))
     return RunClock.build(

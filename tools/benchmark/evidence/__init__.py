@@ -1,1 +1,1 @@
-"""The parts of ``tools/benchmark/evidence.py``: the plan of the runs, their records, figures, picture and page."""
+"""The implementation of ``tools/benchmark/evidence.py``: the plan of the runs, records, results, figure and page."""

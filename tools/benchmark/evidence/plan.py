@@ -1,10 +1,10 @@
-"""Which runs there are: ``plan.yaml`` names settings and arms, small files of flags; here they become command lines.
+"""The planned runs: combines the settings and arms that ``plan.yaml`` names to command lines.
 
     settings/NAME.yaml    model, data, steps, learning rate
-    arms/NAME.flags       what an arm adds; S/4 and T*2/3 are shares of the sequence and of the steps, 100/T a rate
+    arms/NAME.flags       the flags of an arm; S/4 and T*2/3 are shares of the sequence and of the steps, 100/T a rate
 
-A run is known by its flags, without folders: ``Run.key``. A record with that key counts as the run, so that adding runs
-to the plan makes only those.
+A run is identified by ``Run.key``, a hash of its flags without folders. Runs whose key has a record are not repeated,
+so an extended plan only executes the new runs.
 """
 
 from __future__ import annotations
@@ -41,36 +41,36 @@ class Setting:
     name: str
     title: str
     corpus: str
-    """Which text: "books" for all of the folder, or the name of one of its files."""
+    """The text: "books" for the whole folder, or the name of one of its files."""
     vocab_size: int | None
-    """None: bytes."""
+    """Size of the SentencePiece vocabulary; None for bytes."""
     steps: int
     lr: float
     flags: tuple[str, ...]
 
     @property
     def vocabulary(self) -> str:
-        """In words."""
+        """A description of the vocabulary."""
         return "bytes" if self.vocab_size is None else f"SentencePiece vocabulary of {self.vocab_size}"
 
     @cached_property
     def seq_length(self) -> int:
-        """Tokens of a sample."""
+        """Number of tokens in a sample."""
         return self._number("--seq-length")
 
     @cached_property
     def batch_samples(self) -> int:
-        """Samples of a step."""
+        """Number of samples in a step."""
         return self._number("--global-batch-size")
 
     def _number(self, flag: str) -> int:
-        """The value of a flag; of one that stands twice the later."""
+        """The value of a flag; if it is given twice, the later one."""
         return int(self.flags[len(self.flags) - self.flags[::-1].index(flag)])
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: everything that decides its numbers, but for the data's folder."""
+    """One training run: everything that determines its results, except for the folder of the data."""
 
     part: str
     setting: Setting
@@ -81,7 +81,7 @@ class Run:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Of ``pretrain_gpt_ltd.py``, without data and folders."""
+        """The flags of ``pretrain_gpt_ltd.py``, without data and folders."""
         return (
             *self.setting.flags,
             *("--device", "cpu", "--train-iters", f"{self.steps}", "--seed", f"{self.seed}"),
@@ -91,32 +91,32 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Twelve hexadecimal digits of what decides the run's numbers."""
+        """Twelve hexadecimal digits that identify everything that determines the run's results."""
         what = json.dumps([self.setting.corpus, self.setting.vocab_size, *self.flags])
         return hashlib.sha256(what.encode()).hexdigest()[:12]
 
     @cached_property
     def plan(self) -> RunPlan:
-        """What it will compute."""
+        """The plan of the run."""
         placeholders = ("--data-path", "none", "--tokenizer-type", "ByteTokenizer")
         return plan_flags((*placeholders, *self.flags), self.setting.vocab_size or ByteTokenizer().vocab_size)
 
     @property
     def name(self) -> str:
-        """For progress lines and folders."""
+        """The name in progress lines and of the folder."""
         return f"{self.setting.name}-{self.arm}-lr{self.lr:g}-seed{self.seed}"
 
 
 @cache
 def read_setting(name: str, folder: Path = HERE) -> Setting:
-    """The setting of ``settings/NAME.yaml``."""
+    """Read the setting in ``settings/NAME.yaml``."""
     content: dict[str, Any] = yaml.safe_load(_read(folder / "settings" / f"{name}.yaml"))
     return Setting(name, **{**content, "flags": tuple(shlex.split(content["flags"]))})
 
 
 @cache
 def arm_flags(name: str, seq_length: int, steps: int, folder: Path = HERE) -> tuple[str, ...]:
-    """The flags of ``arms/NAME.flags``, its shares computed, rounded down."""
+    """The flags in ``arms/NAME.flags``, with shares computed and rounded down."""
 
     def value(word: str) -> str:
         rate = _RATE.fullmatch(word)
@@ -135,7 +135,7 @@ def arm_flags(name: str, seq_length: int, steps: int, folder: Path = HERE) -> tu
 
 
 def planned_runs(plan: Path, parts: Sequence[str] = ()) -> list[Run]:
-    """The runs of the plan, in its order; only those of ``parts`` where some are named. Raises ``UserError``."""
+    """The runs of the plan, in its order; only those of ``parts``, if any are given. Raises ``UserError``."""
     entries = yaml.safe_load(_read(plan))
     known = dict.fromkeys(entry["part"] for entry in entries)
     for part in parts:
@@ -145,7 +145,9 @@ def planned_runs(plan: Path, parts: Sequence[str] = ()) -> list[Run]:
 
 
 def quick(runs: Sequence[Run]) -> list[Run]:
-    """A toy of every arm in every setting: one seed, one learning rate, sequences as long, a few steps."""
+    """A toy run of every arm in every setting, with one seed, one learning rate, the same sequence length and few
+    steps.
+    """
     first: dict[tuple[str, str], Run] = {}
     for run in runs:
         first.setdefault((run.setting.name, run.arm), run)
@@ -168,7 +170,7 @@ def _runs_of(entry: dict[str, Any]) -> Iterator[Run]:
 
 
 def _steps(chosen: Setting, arm: str, lr: float) -> int:
-    """The setting's steps; of a dense run at an arm's FLOPs as many as come nearest to those."""
+    """The steps of a run: the setting's, a share of them (dense*0.6), or those nearest an arm's FLOPs (dense@ARM)."""
     base, at, other = arm.partition("@")
     if at:
         assert base == DENSE, f"{arm}: only dense runs are planned for another arm's FLOPs"

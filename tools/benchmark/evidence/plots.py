@@ -1,4 +1,4 @@
-"""The picture: eta over cost with the line of break-even, and loss over FLOPs beside dense runs of every length."""
+"""The figure: eta over cost with the break-even line, and loss over FLOPs with dense runs of all lengths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MARKERS = "osD^vPX*"
 
 
 def draw(settings: Mapping[str, SettingSummary], path: Path) -> None:
-    """Write the picture; settings without dense runs of several lengths are left out."""
+    """Write the figure; settings without dense runs of several lengths are omitted."""
     from matplotlib.figure import Figure
 
     shown = {name: setting for name, setting in settings.items() if setting.dense_curve is not None}

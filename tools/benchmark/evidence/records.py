@@ -1,4 +1,4 @@
-"""What finished runs reached: one JSON object a line, kept in the repository, so that no run is made twice."""
+"""The results of finished runs, one JSON object per line, committed so that no run is repeated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .plan import Run
 
 @dataclass(frozen=True)
 class Record:
-    """The figures of one run."""
+    """The results of one run."""
 
     key: str
     setting: str
@@ -25,22 +25,22 @@ class Record:
     seed: int
     steps: int
     loss: float
-    """Held-out loss at the run's end, nats a token."""
+    """Held-out loss at the end of the run, nats per token."""
     flops: int
     dense_flops: int
-    """Of a dense run of as many steps."""
+    """FLOPs of a dense run of as many steps."""
     layer_tokens: int
     cpu_seconds: float | None
     data_sha256: str
     flags: str
-    """Of ``pretrain_gpt_ltd.py``, without data and folders."""
+    """The flags of ``pretrain_gpt_ltd.py``, without data and folders."""
     date: str
     machine: str
     versions: str
 
 
 def read_records(path: Path) -> dict[str, Record]:
-    """By key; empty where there is no file yet."""
+    """Read the records by key; empty if there is no file."""
     if not path.exists():
         return {}
     records = (Record(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
@@ -48,7 +48,7 @@ def read_records(path: Path) -> dict[str, Record]:
 
 
 def add_record(path: Path, run: Run, result: RunResult, data_sha256: str) -> Record:
-    """Write down what a run reached."""
+    """Append the record of a finished run."""
     versions = ", ".join(f"{name} {value}" for name, value in result.versions.items())
     record = Record(
         run.key, run.setting.name, run.arm, run.lr, run.seed, run.steps, result.validation_loss, result.flops,

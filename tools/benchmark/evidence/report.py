@@ -1,4 +1,4 @@
-"""The page: what the records say, setting by setting, each arm at its own best learning rate."""
+"""The page: the results by setting, each arm at its best learning rate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LEGEND = """\
 def to_markdown(
     settings: Mapping[str, SettingSummary], records: Sequence[Record], reading: str, plot: Path, planned: int
 ) -> str:
-    """The page. ``planned`` is how many runs the plan has."""
+    """The page in Markdown. ``planned`` is the number of runs in the plan."""
     lines = ["# Evidence: where does each method pay?", "", reading.strip(), "", f"![η over cost]({plot.name})", ""]
     lines += [f"{len(records)} of {planned} planned runs are finished.", "", _LEGEND, ""]
     for name, summary in settings.items():
@@ -62,7 +62,7 @@ def _arms_table(setting: SettingSummary) -> list[str]:
 
 
 def _verdict(found: ArmSummary) -> str:
-    """Whether eta lies above the cost, and by more than two standard errors."""
+    """Whether eta is above the cost, and whether the difference exceeds two standard errors."""
     if found.eta is None:
         return ""
     surplus, error = found.eta.mean - found.cost, found.eta.standard_error
@@ -71,7 +71,7 @@ def _verdict(found: ArmSummary) -> str:
 
 
 def _pairs_table(setting: SettingSummary) -> list[str]:
-    """Blocks against single tokens that keep as many, each at its best learning rate."""
+    """Compare blocks with single tokens at the same number of kept tokens, each at its best learning rate."""
     rows = []
     for arm in setting.arms:
         single = arm.replace(arm.split("-")[0], "single", 1)
@@ -84,7 +84,7 @@ def _pairs_table(setting: SettingSummary) -> list[str]:
 
 
 def _rates_table(setting: SettingSummary) -> list[str]:
-    """Losses by learning rate over the seeds that an arm's rates share; the best in bold."""
+    """Mean losses by learning rate over the seeds that all of an arm's rates share; the best rate is in bold."""
     swept = [arm for arm in setting.arms if len(setting.rates(arm)) > 1]
     if not swept:
         return []
@@ -103,7 +103,7 @@ def _rates_table(setting: SettingSummary) -> list[str]:
 
 
 def _arm_list(records: Sequence[Record]) -> list[str]:
-    """Each arm's own words and its flags, as they stand for the first setting that has it."""
+    """The description of each arm, with its flags in the first setting that has it."""
     lines = []
     for arm in sorted({record.arm for record in records if "@" not in record.arm and "*" not in record.arm}):
         comment = (HERE / "arms" / f"{arm}.flags").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")

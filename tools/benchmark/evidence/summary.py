@@ -1,13 +1,13 @@
-"""From records to figures: each arm at its best learning rate, against dense at equal steps and at equal FLOPs.
+"""Summarizes records: each arm at its best learning rate, compared with dense at equal steps and at equal FLOPs.
 
-    cost     the arm's FLOPs over those of the dense run of as many steps
-    eta      the share of dense steps that reach the arm's loss: where dense runs of s * N steps, each planned to end
+    cost     the arm's FLOPs divided by those of the dense run of as many steps
+    eta      the share of dense steps that reach the arm's loss: if dense runs of s * N steps, each planned to end
              there, reach loss(s), eta solves loss(eta) = loss of the arm
-    pays     eta > cost: the same loss from fewer FLOPs than dense takes
+    pays     eta > cost: the arm reaches the same loss with fewer FLOPs than dense
 
-The dense curve loss(s) goes through the mean losses of the dense runs of several lengths, straight in log s between
-neighbours and beyond the ends. Losses are compared by differences to the dense run of the same seed, so that what a
-seed does to all arms alike cancels.
+The dense curve loss(s) interpolates the mean losses of dense runs of several lengths linearly in log s, and
+extrapolates beyond the ends. Losses are compared by differences to the dense run of the same seed, so that the effect
+of a seed on all arms cancels.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ from .records import Record
 
 @dataclass(frozen=True)
 class Curve:
-    """Dense loss minus that of the whole dense run, by share of its steps: at least two points, ascending shares."""
+    """Loss of shorter dense runs minus that of the full dense run, by share of its steps.
+
+    There are at least two points, with ascending shares.
+    """
 
     points: tuple[tuple[float, float], ...]
 
     def loss_at(self, share: float) -> float:
-        """The difference that a dense run of this share of the steps ends at."""
+        """The difference in loss at the end of a dense run of this share of the steps."""
         (s0, d0), (s1, d1) = self._segment([point[0] for point in self.points], share)
         return d0 + (d1 - d0) * math.log(share / s0) / math.log(s1 / s0)
 
     def share_at(self, difference: float) -> float:
-        """The share of the steps whose dense run ends at this difference; inverse of ``loss_at``."""
+        """The share of the steps after which a dense run has this difference in loss; the inverse of ``loss_at``."""
         (s0, d0), (s1, d1) = self._segment([-point[1] for point in self.points], -difference)
         return s0 * (s1 / s0) ** ((difference - d0) / (d1 - d0))
 
@@ -47,7 +50,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """An arm at one learning rate, beside dense."""
+    """The results of an arm at one learning rate, compared with dense."""
 
     arm: str
     lr: float
@@ -55,15 +58,15 @@ class ArmSummary:
     loss: Estimate
     cost: float
     difference: Estimate | None
-    """Loss minus that of dense, paired by seed: at equal steps, dense at its best learning rate."""
+    """Loss minus that of dense, paired by seed, at equal steps and dense's best learning rate."""
     at_equal_flops: Estimate | None
-    """Loss minus that of dense runs planned for the arm's FLOPs, paired by seed; None where none were made."""
+    """Loss minus that of dense runs planned for the arm's FLOPs, paired by seed; None if there are none."""
     eta: Estimate | None
-    """None without dense runs of several lengths."""
+    """Eta over seeds; None without dense runs of several lengths."""
 
     @property
     def relative(self) -> float | None:
-        """The difference as a share of dense's loss."""
+        """The difference divided by dense's loss."""
         return None if self.difference is None else self.difference.mean / (self.loss.mean - self.difference.mean)
 
 
@@ -78,16 +81,16 @@ class SettingSummary:
 
     @property
     def arms(self) -> list[str]:
-        """Every arm with a record that is no shorter dense run, dense first."""
+        """All arms with a record, dense first, except for shorter dense runs."""
         names = dict.fromkeys(arm for arm, _ in self._runs if not _is_shorter(arm))
         return sorted(names, key=lambda arm: arm != DENSE)
 
     def rates(self, arm: str) -> list[float]:
-        """The learning rates at which the arm ran, ascending."""
+        """The learning rates of the arm's runs, ascending."""
         return sorted(lr for name, lr in self._runs if name == arm)
 
     def losses(self, arm: str, lr: float) -> dict[int, float]:
-        """By seed."""
+        """The losses of an arm at one learning rate, by seed."""
         return {seed: record.loss for seed, record in self._runs.get((arm, lr), {}).items()}
 
     def best_rate(self, arm: str) -> float:
@@ -99,7 +102,7 @@ class SettingSummary:
 
     @cached_property
     def dense_curve(self) -> Curve | None:
-        """At dense's best learning rate; None before there are two lengths."""
+        """The curve of dense runs at their best learning rate; None with fewer than two lengths."""
         lr = self.best_rate(DENSE)
         whole = self._runs[(DENSE, lr)]
         differences: dict[float, list[float]] = {1.0: [0.0]}
@@ -112,7 +115,7 @@ class SettingSummary:
         return Curve(tuple(means)) if len(means) > 1 else None
 
     def summary(self, arm: str, lr: float | None = None) -> ArmSummary:
-        """The arm at its best learning rate, or at ``lr``; dense always at its best."""
+        """Summarize the arm at ``lr``, by default its best learning rate; dense is always at its best."""
         lr = self.best_rate(arm) if lr is None else lr
         runs, losses, dense_lr = self._runs[(arm, lr)], self.losses(arm, lr), self.best_rate(DENSE)
         dense = self.losses(DENSE, dense_lr)
@@ -129,7 +132,7 @@ class SettingSummary:
         return ArmSummary(arm, lr, tuple(sorted(runs)), loss, cost, difference, equal_flops, eta)
 
     def _dense_at_flops_of(self, arm: str, lr: float) -> Mapping[int, float]:
-        """Losses of the dense runs that took as many FLOPs as the arm, to half a step."""
+        """Losses by seed of the dense runs whose FLOPs equal the arm's to within half a step."""
         wanted = next(iter(self._runs[(arm, self.best_rate(arm))].values())).flops
         found: dict[int, float] = {}
         for (name, rate), runs in self._runs.items():
@@ -149,11 +152,11 @@ class SettingSummary:
         return [(share * flops, mean + difference) for share, difference in curve]
 
     def flops(self, arm: str) -> int:
-        """Of a run of the arm."""
+        """The FLOPs of a run of the arm."""
         return next(iter(self._runs[(arm, self.best_rate(arm))].values())).flops
 
     def mean_loss(self, arm: str) -> float:
-        """At the arm's best learning rate, of dense's seeds: dense's mean plus the paired difference."""
+        """The mean loss at the arm's best learning rate, as dense's mean plus the paired difference."""
         found = self.summary(arm)
         dense = self.losses(DENSE, self.best_rate(DENSE))
         if found.difference is None:
@@ -162,12 +165,12 @@ class SettingSummary:
 
 
 def _is_shorter(arm: str) -> bool:
-    """Whether the arm is a dense run of another length: "dense@ARM" or "dense*0.6"."""
+    """Whether the arm is a dense run of another length, such as "dense@ARM" or "dense*0.6"."""
     return "@" in arm or "*" in arm
 
 
 def by_setting(records: Iterable[Record]) -> dict[str, SettingSummary]:
-    """The settings in the order of their first record; only those where dense ran."""
+    """Group records by setting, in the order of first records; settings without a dense run are omitted."""
     grouped: dict[str, list[Record]] = {}
     for record in records:
         grouped.setdefault(record.setting, []).append(record)

@@ -1,1 +1,1 @@
-"""The step-time benchmark; its command is ``tools/benchmark/step_time.py``."""
+"""The implementation of ``tools/benchmark/step_time.py``."""

@@ -1,4 +1,4 @@
-"""The flags of the step-time benchmark; no torch."""
+"""The flags of the step-time benchmark. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -79,5 +79,5 @@ class StepTimeConfig:
 
     @property
     def measured_kept_tokens(self) -> tuple[int, ...]:
-        """Kept tokens of the random-LTD variants, in the order of the table."""
+        """The kept tokens of the random-LTD variants, in the order of the table."""
         return self.kept_tokens or tuple(self.seq_length * quarters // 4 for quarters in (1, 2, 3))

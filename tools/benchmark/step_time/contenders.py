@@ -1,14 +1,15 @@
-"""The measured models: ours, built as in a run, and Hugging Face's GPT-2 of the same shape.
+"""The measured models: ours, built as in a training run, and Hugging Face's GPT-2 of the same shape.
 
-All make the same optimizer step on the same tokens: forward, loss, backward, clipping at norm 1, the project's fused
-Adam with weight decay on matrices only. Ours, dense and with a method, is one model: a plan is an argument of a step.
+All perform the same optimizer step on the same tokens: forward, loss, backward, clipping at norm 1, and this project's
+fused Adam with weight decay on matrices only. Our dense and method variants are one model, because the plan is an
+argument of a step.
 
-    ours              the Stepper of a training run: Megatron-Core's schedule, DDP and optimizer included
-    Hugging Face      a plain loop around GPT2LMHeadModel, with its scaled_dot_product_attention; under --bf16 in
-                      autocast over fp32 weights
+    ours              the Stepper of a training run, with Megatron-Core's schedule, DDP and optimizer
+    Hugging Face      a plain loop around GPT2LMHeadModel with scaled_dot_product_attention; with --bf16, autocast
+                      over fp32 weights
 
-Both compute GELU's tanh approximation. ``gelu_new``, the default of GPT2Config, is several elementwise operations;
-``gelu_pytorch_tanh`` is the same function in one kernel, which ours calls too.
+Both use GELU's tanh approximation. ``gelu_new``, the default of GPT2Config, consists of several elementwise operations;
+``gelu_pytorch_tanh`` is the same function in one kernel, which our model also calls.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ OPTIMIZER = OptimizerConfig(lr=1e-4)
 
 
 def model_config(config: StepTimeConfig) -> ModelConfig:
-    """Our flags for a GPT-2 of this shape."""
+    """The configuration of our GPT-2 of this shape."""
     return ModelConfig(
         num_layers=config.num_layers,
         hidden_size=config.hidden_size,
@@ -61,12 +62,12 @@ def model_config(config: StepTimeConfig) -> ModelConfig:
 
 
 def facts_of(config: StepTimeConfig) -> ModelFacts:
-    """The facts about this model for methods."""
+    """The facts about the model that methods need."""
     return ModelFacts(config.num_layers, config.seq_length, config.seed)
 
 
 def build_layer_drop(config: StepTimeConfig, executed_layers: int) -> LayerDrop:
-    """Layer dropping that runs ``executed_layers`` on average, every layer with one probability."""
+    """Layer dropping that runs ``executed_layers`` layers on average, each with the same probability."""
     flags = LayerDropConfig(
         layer_drop=True, layer_drop_theta=executed_layers / config.num_layers, layer_drop_gamma=0.0,
         layer_drop_direction="rising", layer_drop_by_depth="uniform",
@@ -75,13 +76,13 @@ def build_layer_drop(config: StepTimeConfig, executed_layers: int) -> LayerDrop:
 
 
 def build_token_bypass(config: StepTimeConfig) -> TokenBypass:
-    """TokenBypass as in its paper: half of the tokens, by importance."""
+    """TokenBypass as in its paper: half of the tokens are kept, by importance."""
     flags = TokenBypassConfig(token_bypass=True, token_bypass_kept_tokens=config.seq_length // 2)
     return TokenBypass.build(flags, facts_of(config))
 
 
 def build_random_ltd(config: StepTimeConfig, block_size: int) -> Method:
-    """random-LTD on all layers but the first and the last; its schedule is not used here."""
+    """random-LTD on all layers but the first and the last; its schedule is not used."""
     flags = RandomLTDConfig(
         random_ltd=True, ltd_min_kept_tokens=config.seq_length, ltd_growth_steps=1, ltd_granularity=block_size,
         ltd_block_size=block_size,
@@ -90,14 +91,14 @@ def build_random_ltd(config: StepTimeConfig, block_size: int) -> Method:
 
 
 def plan_of(config: StepTimeConfig, kept_tokens: int) -> StepPlan:
-    """A step whose middle layers keep ``kept_tokens``; all of them is the dense step."""
+    """The plan of a step whose middle layers keep ``kept_tokens`` tokens; the step is dense if these are all tokens."""
     middle = (kept_tokens,) * (config.num_layers - 2)
     kept = (config.seq_length, *middle, config.seq_length)
     return StepPlan(config.seq_length, kept, (1.0,) * config.num_layers)
 
 
 def build_batch(config: StepTimeConfig, device: torch.device) -> Batch:
-    """Random tokens, every one of them in the loss."""
+    """A batch of random tokens that all count in the loss."""
     shape = (config.micro_batch_size, config.seq_length)
     tokens_BT = torch.randint(config.vocab_size, (shape[0], shape[1] + 1), device=device)
     return Batch(
@@ -111,10 +112,10 @@ def build_batch(config: StepTimeConfig, device: torch.device) -> Batch:
 
 
 def build_ours(config: StepTimeConfig, batch: Batch, mesh: Mesh) -> Callable[..., float]:
-    """A function that makes one optimizer step of our GPT and returns the loss. Each call has new sample ids.
+    """A function that performs one optimizer step of our GPT and returns the loss. Each call uses new sample ids.
 
-    Its arguments are a plan, the method that makes it, and the number of layers that run: if that varies from step to
-    step, a step with this number is chosen.
+    Its arguments are a plan, the method of the plan, and the number of layers to run: if the method varies it from step
+    to step, the next step with this number is used.
     """
     route.install()
     model, parallel, precision = model_config(config), ParallelConfig(), PrecisionConfig(bf16=config.bf16)
@@ -150,13 +151,16 @@ def build_ours(config: StepTimeConfig, batch: Batch, mesh: Mesh) -> Callable[...
 
 
 def _depth(method: Method, plan: StepPlan, step: int) -> int:
-    """Layers that run of the step's one microbatch."""
+    """The number of layers that run in the step's only microbatch."""
     chances = enumerate(plan.keep_probability, start=1)
     return sum(method.executes(step, 0, layer_number, probability) for layer_number, probability in chances)
 
 
 def build_hugging_face(config: StepTimeConfig, batch: Batch, activation: str) -> Callable[[], float]:
-    """One optimizer step of ``GPT2LMHeadModel``; returns the loss. Raises ``UserError`` without transformers."""
+    """A function that performs one optimizer step of ``GPT2LMHeadModel`` and returns the loss.
+
+    Raises ``UserError`` without transformers.
+    """
     try:
         from transformers import GPT2Config, GPT2LMHeadModel
     except ImportError:
@@ -180,7 +184,7 @@ def build_hugging_face(config: StepTimeConfig, batch: Batch, activation: str) ->
     )
     torch.manual_seed(config.seed)
     model = GPT2LMHeadModel(gpt2_config).to(device).train()
-    model.loss_type = "ForCausalLM"  # what it falls back to, with a warning
+    model.loss_type = "ForCausalLM"  # the default, which would print a warning
     parameters = list(model.parameters())
     groups = [
         {
@@ -208,9 +212,9 @@ def build_hugging_face(config: StepTimeConfig, batch: Batch, activation: str) ->
 
 
 def build_routing(config: StepTimeConfig, batch: Batch) -> Callable[[Method, int], Tensor]:
-    """Sampling, gather and scatter of a method's step by themselves, forward and backward, through all routed layers.
+    """A function that performs only the sampling, gather and scatter of a method's step, forward and backward.
 
-    Where a layer would compute there is nothing: what it is given it returns.
+    It covers all routed layers, but the layers compute nothing: they return their inputs.
     """
     dtype = torch.bfloat16 if config.bf16 else torch.float32
     size = (config.seq_length, config.micro_batch_size, config.hidden_size)
@@ -230,7 +234,7 @@ def build_routing(config: StepTimeConfig, batch: Batch) -> Callable[[Method, int
 
 
 def build_probe(config: StepTimeConfig, device: torch.device) -> tuple[Callable[[], Tensor], int]:
-    """One big matrix product in the type of the step, and its FLOPs: the rate that no step can exceed."""
+    """A large matrix product in the dtype of the step, and its FLOPs; its rate is the upper limit for a step."""
     size = 8192 if device.type == "cuda" else 2048
     dtype = torch.bfloat16 if config.bf16 else torch.float32
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))

@@ -1,9 +1,9 @@
-"""Rounds of measurements: every variant makes one step per round, and is compared within the round.
+"""Rounds of measurements: every variant performs one step per round, and is compared within the round.
 
     round 1:  probe  dense  K=128  K=256  K=384  (other methods)  HF  HF fused GELU     round 2: the same again ...
 
-What slows the machine for a while affects all variants of a round, so ratios are medians of the ratio within a round;
-seconds are the median, the fastest and the slowest over rounds.
+A temporary slowdown of the machine affects all variants of a round, so ratios are medians of the ratios within a round.
+Seconds are the median, minimum and maximum over rounds.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ _PROBES_A_ROUND = 3
 
 @dataclass
 class Variant:
-    """One contender and its measurements; lists have one entry per measured round."""
+    """A measured variant and its measurements; lists have one entry per measured round."""
 
     name: str
     step: Callable[[], object]
     flops: int
     routing: Callable[[], object] | None = None
-    """Sampling, gather and scatter of a step by themselves, for random-LTD."""
+    """Performs only the sampling, gather and scatter of a step; for random-LTD"""
     seconds: list[float] = field(default_factory=list)
     routing_seconds: list[float] = field(default_factory=list)
-    """Of ``routing``."""
+    """Seconds of ``routing``"""
     peak_bytes: int = 0
-    """Most memory that a step allocated; 0 on a CPU, where it is not measured."""
+    """Most memory that a step allocated; 0 on a CPU, where it is not measured"""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """All variants, and the rate of one big matrix product in each round, FLOP/s."""
+    """All variants, and the rate of a large matrix product in each round [FLOP/s]."""
 
     variants: list[Variant]
     probe_flops_per_second: list[float]
 
 
 def measure(config: StepTimeConfig) -> Measurement:
-    """Build and measure all contenders; prints progress to stderr. Raises ``UserError``."""
+    """Build and measure all variants; progress is printed to stderr. Raises ``UserError``."""
     threads_before = torch.get_num_threads()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -64,7 +64,7 @@ def measure(config: StepTimeConfig) -> Measurement:
 
 
 def _build(config: StepTimeConfig, mesh: Mesh) -> list[Variant]:
-    """The contenders in their order."""
+    """The variants in the order of the table."""
     from . import contenders
     from .contenders import build_batch, build_hugging_face, build_ours, build_routing, model_config, plan_of
 
@@ -103,7 +103,7 @@ def _build(config: StepTimeConfig, mesh: Mesh) -> list[Variant]:
 
 @dataclass(frozen=True)
 class _Rounds:
-    """The rounds, on one device."""
+    """Runs the rounds on one device."""
 
     config: StepTimeConfig
     device: torch.device
@@ -139,7 +139,7 @@ class _Rounds:
             variant.routing_seconds += routing_seconds
 
     def _seconds(self, work: Callable[[], object]) -> float:
-        """The time of ``work`` on the chosen clock, including queued work of a GPU."""
+        """The seconds of ``work`` on the chosen clock, including its queued work on a GPU."""
         clock = time.process_time if self.config.clock == "cpu" else time.perf_counter
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

@@ -1,8 +1,8 @@
-"""From measurements to figures, a table, Markdown and JSON.
+"""Measurements as figures, a table and JSON.
 
-realised saving   1 - seconds / seconds of the dense step of the same round      theoretical: the same of FLOPs
-of the products   FLOP/s of the step / FLOP/s of one big matrix product of the same round
-routing           sampling, gather and scatter by themselves / the step of the same round
+realised saving   1 - seconds / seconds of the dense step of the same round      theoretical: the same for FLOPs
+of the products   FLOP/s of the step / FLOP/s of a large matrix product of the same round
+routing           seconds of sampling, gather and scatter alone / seconds of the step of the same round
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .measure import DENSE, HUGGING_FACE, Measurement, Variant
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of one variant; ratios are medians over rounds of the ratio within a round."""
+    """The figures of one variant; ratios are medians over rounds of the ratios within a round."""
 
     name: str
     step_seconds: float
@@ -36,7 +36,7 @@ class Figures:
     theoretical_saving: float | None
     realised_saving: float | None
     times_of: dict[str, float]
-    """Seconds over those of each Hugging Face variant."""
+    """Seconds divided by those of each Hugging Face variant"""
     routing_share: float | None
     peak_bytes: int
 
@@ -71,7 +71,7 @@ def _figures_of(variant: Variant, by_name: dict[str, Variant], probe: Sequence[f
 
 
 def table(rows: Sequence[Figures]) -> tuple[list[str], list[list[str]]]:
-    """Header and one row per variant, as text."""
+    """The header and one row per variant, as text."""
     shows_memory = any(row.peak_bytes for row in rows)
     header = ["", "seconds a step", "min – max", "GFLOP/s", "of the products"]
     header += ["FLOPs saved", "time saved", "time / FLOPs", *(f"x {name}" for name in HUGGING_FACE), "routing"]
@@ -107,7 +107,7 @@ def circumstances(config: StepTimeConfig, measurement: Measurement) -> dict[str,
 def to_json(
     config: StepTimeConfig, measurement: Measurement, rows: Sequence[Figures], about: dict[str, str]
 ) -> dict[str, Any]:
-    """Everything: flags, circumstances, figures, and the seconds of every round."""
+    """The flags, circumstances and figures, and the seconds of every round."""
     return {
         "config": asdict(config),
         "about": about,

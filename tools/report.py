@@ -28,6 +28,7 @@ def main() -> None:
     scores = read_scores(config.scores)
     plan = read_plan(Path(config.plan)) if config.plan is not None else None
     history = read_history(folder, config.name or folder.resolve().name)
+    history.report_damage()
     content = report(history, plan, scores, config.x).encode()
     write_output("--output", path, content)
     print(f"{path}: {len(content) / 1e3:.0f} KB")

@@ -20,7 +20,7 @@ from megatron.ltd.methods.base import Entry as MethodEntry
 from megatron.ltd.methods.base import Method, ModelFacts, build_method
 from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
-from megatron.ltd.parallel.layout import check_model, sequence_parts
+from megatron.ltd.parallel.layout import check_model, check_recompute, sequence_parts
 from megatron.ltd.plan.config import OptimizerConfig, TrainingConfig
 from megatron.ltd.plan.parameters import ModelSizes
 from megatron.ltd.training.config import LoggingConfig
@@ -90,6 +90,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_model(self.parallel, self.model)
+        check_recompute(self.recompute, self.parallel, self.model.num_layers)
         if self.workload.check is not None:
             self.workload.check(self)
         self.build_method()

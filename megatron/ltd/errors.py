@@ -11,15 +11,29 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from megatron.ltd.machine import denied, open_files_problem
 
-class UserError(Exception):
+
+def _one_line(text: str) -> str:
+    """``text`` with line ends and other characters that cannot be printed written as escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+class _OneLine(Exception):
+    """An error whose message is for the user."""
+
+    def __str__(self) -> str:
+        return _one_line(super().__str__())
+
+
+class UserError(_OneLine):
     """A flag or file of the user cannot be used.
 
     The message is one line: ``--flag VALUE: what is wrong; what to do``.
     """
 
 
-class RunStopped(Exception):
+class RunStopped(_OneLine):
     """The run stopped itself (a NaN, a loss spike): the message says why, and how to continue. Exit status 1."""
 
 
@@ -32,11 +46,15 @@ def run_command(main: Callable[[], object]) -> None:
 
     0: done. 1: the run stopped itself (``RunStopped``). 2: a mistake of the user (``UserError``). 130: Ctrl-C.
     141: the reader of its output has closed it, as after ``| head``; a program that SIGPIPE ends has this status too.
-    Under a launcher only the first process of each node prints the line, except for ``LostContact``.
+    An error of the machine, such as a missing permission or memory, also ends in one line and with 2.
+    Under a launcher only the first process of each node prints the line, except for ``LostContact`` and such errors.
     """
     program = Path(sys.argv[0]).name
     prints = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
+        problem = open_files_problem()
+        if problem is not None:
+            raise UserError(problem)
         main()
         sys.stdout.flush()
     except BrokenPipeError:
@@ -59,3 +77,9 @@ def run_command(main: Callable[[], object]) -> None:
         if prints:
             print(f"{program}: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    except (OSError, RuntimeError, MemoryError) as error:
+        line = denied(error)
+        if line is None:
+            raise
+        print(f"{program}: error: {_one_line(line)}", file=sys.stderr)
+        raise SystemExit(2) from None

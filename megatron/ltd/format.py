@@ -69,12 +69,17 @@ def text_table(rows: Iterable[Sequence[str]], header: Sequence[str] = (), *, num
 
 
 def markdown_table(rows: Iterable[Sequence[str]], header: Sequence[str], *, num_labels: int = 1) -> str:
-    """A table in Markdown, cells as wide as their text; a ``|`` in a cell is escaped."""
+    """A table in Markdown, cells as wide as their text; a ``|`` in a cell is escaped, and each is one line."""
     ruler = f"| {' | '.join(_sides(len(header), num_labels, ('---', '---:')))} |"
     row = DataRow("| ", " | ", " |")
     layout = TableFormat(None, lambda widths, sides: ruler, None, None, row, row, 0, None)
-    escaped = [[cell.replace("|", r"\|") for cell in cells] for cells in (header, *rows)]
+    escaped = [[" ".join(cell.splitlines()).replace("|", r"\|") for cell in cells] for cells in (header, *rows)]
     return tabulate(escaped[1:], escaped[0], layout, disable_numparse=True, stralign=None, preserve_whitespace=True)
+
+
+def without_markup(text: str) -> str:
+    """Text of a file as Markdown: one line, whose HTML is shown and not rendered."""
+    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _sides(num_columns: int, num_labels: int, names: tuple[str, str]) -> list[str]:

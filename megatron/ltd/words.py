@@ -60,8 +60,8 @@ def value_of(setting: str, value: Any) -> str:
     _, default = _flags().get(setting, (setting, None))
     if setting == METHOD and value is not None:
         return " + ".join(f"{METHODS[name].title} ({METHODS[name].flag})" if name in METHODS else name
-                          for name in value.split("+"))  # fmt: skip
-    if setting == MODEL and value in WORKLOADS:
+                          for name in str(value).split("+"))  # fmt: skip
+    if setting == MODEL and isinstance(value, str) and value in WORKLOADS:
         return WORKLOADS[value].name
     if isinstance(default, bool):
         return shown(value is not None and value != default)
@@ -70,7 +70,7 @@ def value_of(setting: str, value: Any) -> str:
 
 def method_title(value: str) -> str:
     """What a run's methods are called: ``"random_ltd+layer_drop"`` -> ``"random-LTD + layer dropping"``."""
-    names = (name.strip() for name in value.split("+"))  # older logs hold the words
+    names = (name.strip() for name in str(value).split("+"))  # older logs hold the words
     return " + ".join(METHODS[name].title if name in METHODS else name for name in names)
 
 

@@ -50,6 +50,18 @@ FLAGS = {
     "not finite": (["--lr", "nan"], ["--lr", "nan"]),
     "choice": (["--lr-decay-style", "square"], ["--lr-decay-style", "square"]),
     "no value": (["--num-layers"], ["--num-layers"]),
+    "more than the memory": (
+        ["--hidden-size", 1 << 30],
+        ["--hidden-size 1073741824", "--micro-batch-size 2", "--plan"],
+    ),
+    "a micro-batch beyond the memory": (
+        ["--micro-batch-size", 1 << 30, "--global-batch-size", 1 << 30],
+        ["--micro-batch-size 1073741824"],
+    ),
+    "recompute": (
+        ["--recompute-granularity", "full", "--recompute-method", "uniform", "--recompute-num-layers", 2],
+        ["--recompute-num-layers 2", 3],
+    ),
     "transformer engine on CPU": (["--transformer-impl", "transformer_engine"], ["--transformer-impl"]),
     "load of an empty folder": (["--load", "empty"], ["--load empty"]),
     "finetune from nothing": (["--load", "out", "--finetune"], ["--load out"]),

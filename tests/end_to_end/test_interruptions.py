@@ -142,6 +142,31 @@ def test_nan_is_skipped_on_request(data: str, tmp_path: Path, monkeypatch: pytes
     assert lines["train", 6]["lr"] == lines["train", 5]["lr"] and 5.0 < lines["train", 6]["loss"] < 6.5
 
 
+def test_updates_that_are_always_skipped_stop_the_run(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A constant loss scale with which every gradient overflows in float16."""
+    skipping = ["--fp16", "--loss-scale", 2.0**100, "--max-skipped-updates", 3, "--log-interval", 3, "--eval-iters", 0]
+    status, said = run_status(tiny_flags(data, "--save", tmp_path, *skipping))
+    assert status == 1
+    assert_names(said.rstrip(), "3 updates", "step 3", "1.26765e+30", "--max-skipped-updates", "--bf16")
+    lines = metrics(tmp_path)
+    assert [(line["skipped_updates"], line["loss_scale"]) for line in lines.values()] == [(1, 2.0**100)] * 3
+    assert "| 3 skipped, loss scale 1.26765e+30 |" in capsys.readouterr().out
+    assert checkpoint_files.saved_iterations(tmp_path) == []
+
+
+def test_updates_that_are_skipped_now_and_then_do_not(data: str, tmp_path: Path) -> None:
+    """The dynamic scale halves until gradients are finite: fewer updates are skipped than would stop the run."""
+    scale = ["--fp16", "--initial-loss-scale", 2.0**20, "--hysteresis", 1, "--train-iters", 30, "--eval-iters", 0]
+    assert run_status(tiny_flags(data, "--log-dir", tmp_path, *scale)) == (0, "")
+    lines = [line for (kind, _), line in metrics(tmp_path).items() if kind == "train"]
+    skipped = [line["skipped_updates"] for line in lines]
+    assert 0 < sum(skipped) < 20 and skipped == sorted(skipped, reverse=True)
+    scales = [line["loss_scale"] for line in lines]
+    assert scales == [2.0 ** (20 - min(step, sum(skipped))) for step in range(30)]
+
+
 def test_a_spike_stops_the_run(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _scale_loss(monkeypatch, 25, 10.0)
     flags = ["--train-iters", 26, "--eval-iters", 0, "--check-for-spiky-loss", "--save", tmp_path]

@@ -18,6 +18,7 @@ import pytest
 
 from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.checkpoint.rank_shard import RankPlan
+from megatron.ltd.errors import RunStopped
 from tests.end_to_end.processes import patched_script, started, steps_logged, wait_for
 from tests.end_to_end.runs import metrics, run_status, tiny_flags
 from tests.support_errors import assert_names
@@ -164,6 +165,31 @@ def test_a_save_in_progress_survives_a_divergence(data: str, tmp_path: Path, mon
     status, said = run_status(tiny_flags(data, "--save", tmp_path, "--save-interval", 2, "--async-save"))
     assert (status, said) == (1, "pretrain_gpt_ltd.py: stopped: diverged\n")
     assert checkpoint_files.read_tracker(tmp_path) == 4 and tensors(tmp_path, 4)
+
+
+def test_a_log_that_cannot_be_written_beside_a_save(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a full disk. What was half written is removed, and the line says what is left."""
+    from megatron.ltd.training.log import RunLog
+
+    def full(log: RunLog, record: Any) -> None:
+        if record["iteration"] == 5:
+            raise RunStopped("the log cannot be written")
+
+    def second_never_ends(plan: RankPlan, check: Callable[[], None]) -> Any:
+        number = next(saves)
+        while number == 2:
+            check()
+            time.sleep(0.01)
+        return original(plan, check)
+
+    original, saves = RankPlan.write_files, iter(range(1, 100))
+    monkeypatch.setattr(RankPlan, "write_files", second_never_ends)
+    monkeypatch.setattr(RunLog, "train", full)
+    flags = tiny_flags(data, "--save", tmp_path, "--save-interval", 2, "--async-save")
+    status, said = run_status(flags)
+    assert status == 1
+    assert_names(said.rstrip(), "the log cannot be written", "iteration 4", tmp_path / "iter_0000002")
+    assert [path.name for path in tmp_path.glob("iter_*")] == ["iter_0000002"]
 
 
 def test_an_immediate_exit_leaves_no_writer(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

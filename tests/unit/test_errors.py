@@ -13,6 +13,7 @@ from tests.support_processes import PATIENCE_SECONDS, child
 ENDINGS = [
     (UserError("--lr is -1: it must be above 0"), 2, "tool.py: error: --lr is -1: it must be above 0\n"),
     (RunStopped("the loss is nan"), 1, "tool.py: stopped: the loss is nan\n"),
+    (UserError("--load a\nb\x1b[2J: no"), 2, "tool.py: error: --load a\\nb\\x1b[2J: no\n"),
     (KeyboardInterrupt(), 130, "tool.py: interrupted\n"),
 ]
 
@@ -22,8 +23,8 @@ def _end(error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("local_rank", [None, "0", "1"])
-@pytest.mark.parametrize(("error", "status", "line"), ENDINGS, ids=["user", "stopped", "ctrl-c"])
-def test_errors_become_an_exit_status_and_a_line(
+@pytest.mark.parametrize(("error", "status", "line"), ENDINGS, ids=["user", "stopped", "control characters", "ctrl-c"])
+def test_endings(
     error: BaseException, status: int, line: str, local_rank: str | None,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

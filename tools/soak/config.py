@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
+from megatron.ltd.flags.ranges import SEED
 
 _STEPS_PER_KILL = 20
 
 
 @dataclass(frozen=True)
-class SoakConfig:
+class SoakConfig(Settings):
     """soak test"""
 
     kills: int = flag(30, help="number of kills")
-    seed: int = flag(1234, help="seed of the kills")
+    seed: int = flag(1234, range=SEED, help="seed of the kills")
     async_save: bool = flag(False, help="run with --async-save")
     steps: int | None = flag(None, help=f"length of the run (default: {_STEPS_PER_KILL} steps for each kill)")
     save_interval: int = flag(3, help="steps between checkpoints")
@@ -27,10 +28,7 @@ class SoakConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.kills < 1 or self.save_interval < 1:
-            raise UserError(
-                f"--kills {self.kills}, --save-interval {self.save_interval}: must be at least 1; give larger numbers"
-            )
+        super().__post_init__()
         if self.num_steps < 2 * self.kills:
             raise UserError(
                 f"--steps {self.num_steps}: must be at least {2 * self.kills} for {self.kills} kills; give more"

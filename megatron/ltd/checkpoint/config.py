@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag
-from megatron.ltd.plan.config import positive
+from megatron.ltd.flags import Settings, flag
+from megatron.ltd.flags.ranges import COUNT_OR_ZERO
 
 
 @dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(Settings):
     """checkpoints"""
 
     save: str | None = flag(None, affects="start", metavar="DIR", help="folder to save checkpoints in")
@@ -23,6 +23,7 @@ class CheckpointConfig:
     )
     ckpt_step: int | None = flag(
         None,
+        range=COUNT_OR_ZERO,
         affects="start",
         metavar="STEP",
         help="load the checkpoint of this step (default: the newest complete one)",
@@ -50,7 +51,7 @@ class CheckpointConfig:
     )
 
     def __post_init__(self) -> None:
-        positive(self, "save_interval", "keep_last")
+        super().__post_init__()
         if self.keep_last is not None and self.save is None:
             raise UserError(f"--keep-last {self.keep_last}: it needs --save; give the folder to save in")
         if self.save_interval is not None and self.save is None:

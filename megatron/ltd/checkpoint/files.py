@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import zlib
@@ -28,6 +29,7 @@ from megatron.ltd.checkpoint.run_format import FORMAT_VERSION, from_format_1
 from megatron.ltd.checkpoint.stored_sizes import run_problem, settings_problem
 from megatron.ltd.errors import UserError
 from megatron.ltd.json_text import parse_json
+from megatron.ltd.small_files import LARGE_BYTES, check_regular, read_small
 
 TRACKER = "latest_checkpointed_iteration.txt"
 MANIFEST = "manifest.json"
@@ -37,6 +39,8 @@ _RUN_PARTS = ("progress", "schedule", "identity", "order", "config")
 _PARTIAL = ".partial"
 _REPLACED = ".replaced"
 _CHUNK_BYTES = 1 << 24
+_TRACKER_BYTES = 64
+_NAME = re.compile(r"iter_(\d{7}|[1-9]\d{7,17})", re.ASCII)
 
 
 def checkpoint_path(folder: Path, iteration: int) -> Path:
@@ -51,10 +55,8 @@ def run_folder(place: Path) -> Path:
 
 def named_iteration(place: Path) -> int | None:
     """The iteration of the one checkpoint that ``place`` is; None for a folder of checkpoints."""
-    number = place.name.removeprefix("iter_")
-    if number == place.name or not number.isdecimal() or not (place / RUN).is_file():
-        return None
-    return int(number)
+    name = _NAME.fullmatch(place.name)
+    return int(name[1]) if name is not None and (place / RUN).is_file() else None
 
 
 def place_of(folder: str, step: int | None) -> str:
@@ -70,14 +72,15 @@ def place_of(folder: str, step: int | None) -> str:
 
 def saved_iterations(folder: Path) -> list[int]:
     """Iterations of the checkpoints in ``folder``, ascending, complete or damaged."""
-    names = (path.name for path in folder.glob("iter_*") if path.is_dir())
-    return sorted(int(name[5:]) for name in names if name[5:].isdigit())
+    names = [_NAME.fullmatch(path.name) for path in folder.glob("iter_*") if path.is_dir()]
+    return sorted(int(name[1]) for name in names if name is not None)
 
 
 def read_tracker(folder: Path) -> int | None:
     """The iteration in the tracker file; None if there is none."""
     try:
-        return int((folder / TRACKER).read_text().strip())
+        text = read_small(folder / TRACKER, _TRACKER_BYTES).decode("ascii").strip()
+        return int(text) if text.isdecimal() else None
     except (OSError, ValueError):
         return None
 
@@ -118,6 +121,7 @@ def tracker_problem(folder: Path) -> str | None:
 
 def _crc32(path: Path) -> int:
     value = 0
+    check_regular(path)
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             value = zlib.crc32(chunk, value)
@@ -150,11 +154,12 @@ def write_manifest(folder: Path, files: dict[str, dict[str, int]]) -> None:
 def read_manifest(folder: Path) -> dict[str, dict[str, int]] | None:
     """The files that the checkpoint in ``folder`` should have; None without a readable manifest."""
     try:
-        files = parse_json((folder / MANIFEST).read_text())["files"]
+        files = parse_json(read_small(folder / MANIFEST, LARGE_BYTES))["files"]
         listed = {name: {"bytes": int(entry["bytes"]), "crc32": int(entry["crc32"])} for name, entry in files.items()}
     except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError):
         return None
-    return listed if {METADATA, RUN} <= listed.keys() else None
+    is_whole = {METADATA, RUN} <= listed.keys() and all(Path(name).name == name for name in listed)
+    return listed if is_whole else None
 
 
 def write_run(folder: Path, record: Mapping[str, Any]) -> None:
@@ -165,7 +170,7 @@ def write_run(folder: Path, record: Mapping[str, Any]) -> None:
 def read_run(folder: Path) -> dict[str, Any]:
     """What ``write_run`` of this or an older version wrote. Raises ``UserError`` if it cannot be read."""
     try:
-        record = parse_json((folder / RUN).read_text())
+        record = parse_json(read_small(folder / RUN))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / RUN} cannot be read ({error}): restore the checkpoint from a copy") from None
     missing = [part for part in _RUN_PARTS if not isinstance(record, dict) or not isinstance(record.get(part), dict)]

@@ -31,10 +31,12 @@ from torch.distributed.checkpoint.metadata import (
 from megatron.ltd.checkpoint.described_places import check_places
 from megatron.ltd.checkpoint.files import METADATA
 from megatron.ltd.checkpoint.inert_pickle import Constructed, Name, Refused, read_inert
+from megatron.ltd.small_files import read_small
 
 _METADATA = "torch.distributed.checkpoint.metadata"
 _MEMORY_FORMATS = Name(_METADATA, "_MEM_FORMAT_ENCODING")
 _GETATTR = Name("builtins", "getattr")
+_MOST_BYTES = 1 << 31
 _FORCE, _FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 _T = TypeVar("_T")
 _DTYPES = {Name("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
@@ -65,7 +67,7 @@ def read_metadata(checkpoint: Path) -> Metadata:
     Raises ``UnsafeCheckpoint`` if the file holds anything but a description of tensors.
     """
     try:
-        described = read_inert((checkpoint / METADATA).read_bytes(), _check_name, _check_constructed)
+        described = read_inert(read_small(checkpoint / METADATA, _MOST_BYTES), _check_name, _check_constructed)
         fields = _fields(described, "Metadata")
         entries = {
             _typed(key, str): _entry(value) for key, value in _typed(fields["state_dict_metadata"], dict).items()

@@ -106,11 +106,19 @@ class CheckpointSaver:
         """Finish the pending checkpoint at the end of the block, or abandon it if the block raises."""
         try:
             yield
-        except BaseException:
-            if self._pending is not None:
-                self._pending.writer.abandon()
-                self._pending = None
-            raise
+        except BaseException as error:
+            pending, self._pending = self._pending, None
+            if pending is None:
+                raise
+            pending.writer.abandon()
+            if self._mesh.is_first:
+                files.remove_partial(pending.partial)
+            if type(error) is not RunStopped:
+                raise
+            raise RunStopped(
+                f"{error}. The checkpoint of iteration {pending.iteration}, which was being written, is removed; "
+                f"{_last_complete(pending.path.parent)}"
+            ) from None
         self.finish()
 
     def _start(self, folder: Path, state: TrainingState, record: Mapping[str, Any]) -> _Pending:
@@ -194,11 +202,12 @@ class CheckpointSaver:
         failure = first_of_all_ranks(failure, self._mesh)
         if failure is None:
             return
-        current = files.read_tracker(folder)
-        last = (
-            "there is no earlier one" if current is None else f"{files.checkpoint_path(folder, current)} stays latest"
-        )
         raise RunStopped(
             f"the checkpoint of iteration {iteration} could not be written to --save {folder} ({failure}); "
-            f"{last}. Free space there or correct the cause, then continue with --load"
+            f"{_last_complete(folder)}. Free space there or correct the cause, then continue with --load"
         )
+
+
+def _last_complete(folder: Path) -> str:
+    current = files.read_tracker(folder)
+    return "there is no earlier one" if current is None else f"{files.checkpoint_path(folder, current)} stays latest"

@@ -29,6 +29,8 @@ def run_problem(checkpoint: Path, record: Mapping[str, Any]) -> str | None:
     progress, config = record["progress"], record["config"]
     if progress.keys() != set(PROGRESS) or not all(_is_count(progress[name], 0, _COUNT_LIMIT) for name in PROGRESS):
         return f"its progress must have the counts {', '.join(PROGRESS)}"
+    if checkpoint.name.startswith("iter_") and int(checkpoint.name[5:]) != progress["iteration"]:
+        return f"it is of iteration {progress['iteration']}, and its folder is named after another one"
     problem = settings_problem(checkpoint, config)
     if problem is not None:
         return problem

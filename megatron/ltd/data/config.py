@@ -11,14 +11,14 @@ Not here: ``--seq-length`` (the model's), batch sizes (the training's), and whet
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from megatron.ltd.data.labelled_text import Columns
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
+from megatron.ltd.flags.ranges import ABOVE_ZERO, AMOUNT, Range
 
 SPLIT_NAMES = ("train", "valid")
 
@@ -31,19 +31,19 @@ class Blend(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ReadingConfig:
+class ReadingConfig(Settings):
     """reading"""
 
     num_workers: int | None = flag(
         None,
+        range=Range(0, 1 << 10),
         affects="nothing",
         metavar="N",
         help="processes that read data on each rank; by default 0 on CPU and 2 on GPU",
     )
 
     def __post_init__(self) -> None:
-        if self.num_workers is not None and self.num_workers < 0:
-            raise UserError(f"--num-workers {self.num_workers}: it must be at least 0; 0 reads in the training process")
+        super().__post_init__()
 
     def workers_on(self, device_type: str) -> int:
         """Data processes of a rank on ``device_type`` ("cpu" or "cuda"). On a CPU they would compete with the model."""
@@ -81,7 +81,11 @@ class IndexedDataConfig(ReadingConfig):
         help="where sample indices are kept; by default PREFIX/cache, beside the data",
     )
     num_dataset_builder_threads: int = flag(
-        1, affects="nothing", metavar="N", help="threads that build the indices of a blend's datasets"
+        1,
+        range=Range(1, 1 << 10),
+        affects="nothing",
+        metavar="N",
+        help="threads that build the indices of a blend's datasets",
     )
     mmap_bin_files: bool = flag(
         True, affects="nothing", name="no-mmap-bin-files", help="read .bin files instead of mapping them"
@@ -99,8 +103,6 @@ class IndexedDataConfig(ReadingConfig):
             raise UserError(f"{flags}: it needs --train-data-path; add it")
         self.blends()
         parse_split(self.split)
-        if self.num_dataset_builder_threads < 1:
-            raise UserError(f"--num-dataset-builder-threads {self.num_dataset_builder_threads}: it must be at least 1")
 
     @property
     def per_split_paths(self) -> dict[str, tuple[str, ...]]:
@@ -153,11 +155,15 @@ class ImageDataConfig(ReadingConfig):
     )
     image_mean: tuple[float, ...] = flag(
         (0.5,),
+        range=Range(-1e6, 1e6),
         affects="numbers",
         help="mean that is subtracted from pixels between 0 and 1: one for all channels, or one each",
     )
     image_std: tuple[float, ...] = flag(
-        (0.5,), affects="numbers", help="standard deviation by which pixels are then divided"
+        (0.5,),
+        range=Range(0, 1e6, above=True),
+        affects="numbers",
+        help="standard deviation by which pixels are then divided",
     )
 
     def __post_init__(self) -> None:
@@ -172,8 +178,6 @@ class ImageDataConfig(ReadingConfig):
                 f"--data-path {self.data_path}: only digits come with a library; give your own with "
                 "--train-data-path and --valid-data-path"
             )
-        if any(std <= 0.0 for std in self.image_std):
-            raise UserError(f"--image-std {' '.join(map(str, self.image_std))}: each value must be above 0")
 
     def check_given(self) -> None:
         """Raises ``UserError`` if no training images are given: a run needs them, and its plan does not."""
@@ -221,15 +225,18 @@ class LabelledTextConfig(ReadingConfig):
 class BertDataConfig(IndexedDataConfig):
     """data"""
 
-    mask_prob: float = flag(0.15, affects="order", help="share of a sample's tokens that are masked")
-    short_seq_prob: float = flag(0.1, affects="order", help="share of samples that are cut to a random, shorter length")
+    mask_prob: float = flag(
+        0.15,
+        range=Range(0, 1, above=True, below=True),
+        affects="order",
+        help="share of a sample's tokens that are masked",
+    )
+    short_seq_prob: float = flag(
+        0.1, range=Range(0, 1), affects="order", help="share of samples that are cut to a random, shorter length"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 < self.mask_prob < 1.0:
-            raise UserError(f"--mask-prob {self.mask_prob}: it must be above 0 and below 1; BERT's is 0.15")
-        if not 0.0 <= self.short_seq_prob <= 1.0:
-            raise UserError(f"--short-seq-prob {self.short_seq_prob}: it must be in [0, 1]; BERT's is 0.1")
 
 
 def parse_blend(flag_spelling: str, values: Sequence[str]) -> Blend:
@@ -245,8 +252,11 @@ def parse_blend(flag_spelling: str, values: Sequence[str]) -> Blend:
     elif any(weight is None for weight in weights) or len(first) != len(second):
         raise UserError(f"{shown}: give a weight before every prefix, or no weights")
     else:
-        if any(not (math.isfinite(weight) and weight > 0) for weight in weights if weight is not None):
-            raise UserError(f"{shown}: weights must be above 0; leave a dataset out to give it no weight")
+        if any(weight not in ABOVE_ZERO for weight in weights if weight is not None):
+            raise UserError(
+                f"{shown}: weights must be above 0 and at most {ABOVE_ZERO.most:g}; leave a dataset out to give it no "
+                "weight"
+            )
         prefixes = tuple(second)
         result = Blend(prefixes, tuple(weight for weight in weights if weight is not None))
     for prefix in prefixes:
@@ -261,7 +271,7 @@ def parse_split(split: str) -> tuple[float, float, float]:
         shares = [float(part) for part in split.split(",")]
     except ValueError:
         shares = []
-    if not 1 <= len(shares) <= 3 or any(not math.isfinite(share) or share < 0 for share in shares) or sum(shares) <= 0:
+    if not 1 <= len(shares) <= 3 or any(share not in AMOUNT for share in shares) or sum(shares) <= 0:
         raise UserError(
             f"--split {split}: give one to three shares of train, valid, test that are not negative, such as 969,30,1"
         )

@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
+from megatron.ltd.flags.ranges import Range
 
 # Tests, caches, other people's packages; and source that records how this very Python was built.
 _LEFT_OUT_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -33,26 +34,29 @@ _HOLD_OUT, _KEEP = 0, 1
 
 
 @dataclass(frozen=True)
-class CorpusConfig:
+class CorpusConfig(Settings):
     """corpus"""
 
     output_dir: str | None = flag(
         None, metavar="DIR", help="where train.jsonl, valid.jsonl and corpus.json are written"
     )
-    held_out_fraction: float = flag(0.05, metavar="F", help="share of the documents that go to valid.jsonl")
+    held_out_fraction: float = flag(
+        0.05,
+        range=Range(0, 1, above=True, below=True),
+        metavar="F",
+        help="share of the documents that go to valid.jsonl",
+    )
     max_mb: float | None = flag(
         None,
+        range=Range(0, 1e9, above=True),
         metavar="N",
         help="keep at most this much text [MB], drawn evenly from all documents; by default all of it",
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.output_dir:
             raise UserError("--output-dir: required; give a folder for the corpus")
-        if not 0 < self.held_out_fraction < 1:
-            raise UserError(f"--held-out-fraction {self.held_out_fraction}: must be between 0 and 1, such as 0.05")
-        if self.max_mb is not None and not self.max_mb > 0:
-            raise UserError(f"--max-mb {self.max_mb}: must be above 0; remove it for all of the text")
 
 
 @dataclass(frozen=True)

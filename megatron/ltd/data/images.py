@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,13 @@ from torch import Tensor
 from megatron.ltd.data.config import ImageDataConfig
 from megatron.ltd.data.epochs import LabelledBatch, stacked_labels
 from megatron.ltd.errors import UserError
+from megatron.ltd.format import format_bytes
+from megatron.ltd.machine import memory_bytes
 from megatron.ltd.models.encoder_config import ViTConfig
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 _DIGITS_TRAIN_IMAGES = 1437
+_MOST_CLASSES = 1 << 20
 _INSTALL = 'pip install "megatron-ltd[vision]"'
 
 
@@ -88,7 +92,7 @@ class FolderImages:
         try:
             with _pillow().open(path) as image:
                 pixels = np.asarray(image.convert("L" if self._num_channels == 1 else "RGB"))
-        except OSError as error:
+        except Exception as error:  # Pillow raises errors of many kinds
             raise UserError(f"{path}: cannot be read as an image ({error}); replace or remove it") from None
         return {"image": pixels.reshape(*pixels.shape[:2], self._num_channels), "label": label}
 
@@ -181,7 +185,7 @@ def _check_files(shown: str, files: Sequence[Path], model: ViTConfig) -> None:
         try:
             with _pillow().open(path) as image:  # reads no pixels
                 size = (image.height, image.width)
-        except OSError as error:
+        except Exception as error:  # as above
             raise UserError(f"{shown}: {path} cannot be read as an image ({error}); replace or remove it") from None
         if first is None:
             first = size
@@ -197,8 +201,9 @@ def _check_files(shown: str, files: Sequence[Path], model: ViTConfig) -> None:
 def _open_arrays(shown: str, path: Path, model: ViTConfig, known: Sequence[str] | None) -> ArrayImages:
     try:
         with np.load(path, allow_pickle=False) as file:
+            _check_expanded(shown, file)
             arrays = {name: file[name] for name in ("images", "labels") if name in file}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, MemoryError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{shown}: cannot be read ({error}); save it with numpy.savez") from None
     for name in ("images", "labels"):
         if name not in arrays:
@@ -220,16 +225,26 @@ def _open_arrays(shown: str, path: Path, model: ViTConfig, known: Sequence[str] 
     return ArrayImages(images_NHWC, labels, known)
 
 
+def _check_expanded(shown: str, file: Any) -> None:
+    """Refuse arrays that do not fit in memory: a compressed one can be a thousand times smaller."""
+    needed = sum(member.file_size for member in file.zip.infolist()) if hasattr(file, "zip") else 0
+    if needed > memory_bytes():
+        raise UserError(
+            f"{shown}: its arrays take {format_bytes(needed)}, and there are {format_bytes(memory_bytes())} of memory; "
+            "give fewer images"
+        )
+
+
 def _check_labels(shown: str, labels: np.ndarray, num_images: int, num_classes: int | None) -> None:
     """Check that each image has an integer label from 0, below the number of classes if that is known."""
     if labels.dtype.kind not in "iu":
         raise UserError(f"{shown}: labels has type {labels.dtype}; it must contain the integers of the classes")
     if labels.shape != (num_images,):
         raise UserError(f"{shown}: labels has shape {list(labels.shape)} for {num_images} images; give one per image")
-    unknown = labels < 0 if num_classes is None else (labels < 0) | (labels >= num_classes)
+    unknown = (labels < 0) | (labels >= (_MOST_CLASSES if num_classes is None else num_classes))
     if unknown.any():
         place = int(np.flatnonzero(unknown)[0])
-        known = "classes are numbered from 0" if num_classes is None else f"classes go from 0 to {num_classes - 1}"
+        known = f"classes go from 0 to {(num_classes or _MOST_CLASSES) - 1}"
         raise UserError(f"{shown}: labels[{place}] is {labels[place]}, but {known}; correct it, or remove the image")
 
 

@@ -26,6 +26,7 @@ import numpy
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.json_text import parse_json
+from megatron.ltd.small_files import read_small
 
 INDEX_MAGIC = b"MMIDIDX\x00\x00"
 INDEX_HEADER = struct.Struct("<9sQBQQ")
@@ -58,7 +59,7 @@ class DatasetCard:
     def read(cls, path: Path) -> DatasetCard | None:
         """The card at ``path``; None if there is none, as for other programs' data. Raises ``UserError`` if damaged."""
         try:
-            fields = parse_json(path.read_text(encoding="utf-8"))
+            fields = parse_json(read_small(path))
             names = [field.name for field in dataclasses.fields(cls)]
             return cls(**{name: fields[name] for name in names if name in fields or name != "shard"})
         except FileNotFoundError:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.small_files import check_regular
 
 Label = str | int
 
@@ -51,6 +52,7 @@ def read_labelled(path: str, columns: Columns, *, flag: str, classes: Sequence[L
     two or more.
     """
     try:
+        check_regular(path)
         content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(

@@ -25,7 +25,8 @@ from megatron.ltd.data.inputs.documents import WHOLE, Shard, read_chunks
 from megatron.ltd.data.inputs.files import InputFile, find_inputs
 from megatron.ltd.data.pending import check_output
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
+from megatron.ltd.flags.ranges import COUNT_OR_ZERO, Range
 from megatron.ltd.format import format_bytes, format_count
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PreprocessConfig:
+class PreprocessConfig(Settings):
     """preprocessing"""
 
     input: tuple[str, ...] = flag(
@@ -54,7 +55,7 @@ class PreprocessConfig:
     json_keys: tuple[str, ...] = flag(
         ("text",), metavar="KEY", help="keys of a JSON line, or columns of a table, that hold text"
     )
-    workers: int = flag(1, metavar="N", help="processes that encode")
+    workers: int = flag(1, range=Range(1, 1 << 10), metavar="N", help="processes that encode")
     shard: str | None = flag(
         None,
         metavar="I/N",
@@ -66,20 +67,20 @@ class PreprocessConfig:
     skip_bad_lines: bool = flag(False, help="leave out JSON lines that cannot be used, and count them")
     overwrite: bool = flag(False, help="replace output that is there already")
     log_interval: int = flag(
-        0, metavar="N", help="without a terminal, print a line of progress every N documents (0: only at the end)"
+        0,
+        range=COUNT_OR_ZERO,
+        metavar="N",
+        help="without a terminal, print a line of progress every N documents (0: only at the end)",
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.input:
             raise UserError("--input: required; give text files")
         if not self.output_prefix:
             raise UserError("--output-prefix: required; give the prefix of the output files, for example data/books")
-        if self.workers < 1:
-            raise UserError(f"--workers {self.workers}: must be at least 1")
         if self.shard is not None:
             Shard.parse(self.shard)
-        if self.log_interval < 0:
-            raise UserError(f"--log-interval {self.log_interval}: must be at least 0; 0 prints only the last line")
         if len(set(self.json_keys)) != len(self.json_keys):
             raise UserError(f"--json-keys {' '.join(self.json_keys)}: a key is given twice")
         if self.split_sentences and self.append_eod:

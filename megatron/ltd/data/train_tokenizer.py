@@ -22,7 +22,8 @@ import sentencepiece
 from megatron.ltd.data.inputs.documents import parse_chunk, read_chunks
 from megatron.ltd.data.inputs.files import find_inputs
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
+from megatron.ltd.flags.ranges import Range
 from megatron.ltd.tokenizers.base import needs_tokenizers
 
 _PASSAGE_CHARACTERS = 2000
@@ -31,7 +32,7 @@ _ONLY_ERRORS = 2
 
 
 @dataclass(frozen=True)
-class TrainTokenizerConfig:
+class TrainTokenizerConfig(Settings):
     """tokenizer training"""
 
     input: tuple[str, ...] = flag(
@@ -40,7 +41,9 @@ class TrainTokenizerConfig:
     json_keys: tuple[str, ...] = flag(
         ("text",), metavar="KEY", help="keys of a JSON line, or columns of a table, that hold text"
     )
-    vocab_size: int = flag(8192, metavar="N", help="pieces, bytes and special ones among them")
+    vocab_size: int = flag(
+        8192, range=Range(300, (1 << 31) - 1), metavar="N", help="pieces, bytes and special ones among them"
+    )
     output_prefix: str | None = flag(
         None, metavar="PREFIX", help="writes PREFIX.model, or PREFIX-vocab.txt with --model-type wordpiece"
     )
@@ -48,21 +51,18 @@ class TrainTokenizerConfig:
         "bpe", choices=("bpe", "unigram", "wordpiece"), help="how pieces are found; wordpiece is BERT's vocabulary"
     )
     cased: bool = flag(False, help="WordPiece: keep capitals and accents, for --tokenizer-type BertWordPieceCase")
-    threads: int = flag(2, metavar="N", help="threads that train a SentencePiece model")
-    max_train_mb: float = flag(256.0, metavar="N", help="train on at most about this much text [MB]")
+    threads: int = flag(2, range=Range(1, 1 << 10), metavar="N", help="threads that train a SentencePiece model")
+    max_train_mb: float = flag(
+        256.0, range=Range(0, 1e9, above=True), metavar="N", help="train on at most about this much text [MB]"
+    )
     overwrite: bool = flag(False, help="replace a model that is there already")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.input:
             raise UserError("--input: required; give text files")
         if not self.output_prefix:
             raise UserError("--output-prefix: required; give the prefix of the model, for example data/books")
-        if self.vocab_size < 300:
-            raise UserError(f"--vocab-size {self.vocab_size}: must be at least 300; 258 pieces are bytes and marks")
-        if self.threads < 1:
-            raise UserError(f"--threads {self.threads}: must be at least 1")
-        if not self.max_train_mb > 0:
-            raise UserError(f"--max-train-mb {self.max_train_mb}: must be above 0")
         if self.cased and self.model_type != "wordpiece":
             raise UserError(f"--cased: has no effect with --model-type {self.model_type}; remove it, or use wordpiece")
 

@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
+from megatron.ltd.flags.ranges import COUNT_OR_ZERO, SIZE
 
 DTYPES = ("float32", "bfloat16", "float16")
 _UNITS_BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(Settings):
     """export"""
 
     load: str | None = flag(
         None, metavar="DIR", help="folder of checkpoints, the --save of a run, or one of them; the newest is taken"
     )
-    ckpt_step: int | None = flag(None, metavar="STEP", help="take the checkpoint of this step")
+    ckpt_step: int | None = flag(None, range=COUNT_OR_ZERO, metavar="STEP", help="take the checkpoint of this step")
     output: str | None = flag(None, metavar="DIR", help="folder to write, which must not exist yet")
     dtype: str | None = flag(None, choices=DTYPES, help="type of the weights (default: as they are stored)")
     max_shard_size: str = flag("5GB", metavar="SIZE", help="largest file of weights, in KB, MB or GB (of 1000)")
@@ -30,6 +31,7 @@ class ExportConfig:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.load is None:
             raise UserError("--load: required; give the --save folder of a run")
         if self.output is None:
@@ -39,7 +41,7 @@ class ExportConfig:
     @property
     def max_shard_bytes(self) -> int:
         """``--max-shard-size`` as a number. Raises ``UserError``."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)(KB|MB|GB)", self.max_shard_size.upper())
+        found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]+)?)(KB|MB|GB)", self.max_shard_size.upper())
         num_bytes = int(float(found[1]) * _UNITS_BYTES[found[2]]) if found else 0
         if num_bytes < 1:
             raise UserError(f"--max-shard-size {self.max_shard_size}: must be a number and KB, MB or GB, as in 5GB")
@@ -47,26 +49,22 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
-class ImportConfig:
+class ImportConfig(Settings):
     """import"""
 
     load: str | None = flag(None, metavar="DIR", help="folder of a Hugging Face GPT-2 or Llama in safetensors")
     save: str | None = flag(None, metavar="DIR", help="folder to write the checkpoint in, which must hold none yet")
     dtype: str | None = flag(None, choices=DTYPES, help="type of the weights (default: as they are stored)")
     make_vocab_size_divisible_by: int = flag(
-        128, metavar="N", help="pad the model's vocabulary to a multiple of this; 1 pads nothing"
+        128, range=SIZE, metavar="N", help="pad the model's vocabulary to a multiple of this; 1 pads nothing"
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.load is None:
             raise UserError("--load: required; give the folder of a Hugging Face model")
         if self.save is None:
             raise UserError("--save: required; give the folder to write the checkpoint in")
-        if self.make_vocab_size_divisible_by < 1:
-            raise UserError(
-                f"--make-vocab-size-divisible-by {self.make_vocab_size_divisible_by}: must be at least 1, which pads "
-                "nothing"
-            )
 
 
 def check_free(flag_and_path: str, path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron.ltd.format import format_count, format_flops, markdown_table
+from megatron.ltd.format import format_count, format_flops, markdown_table, without_markup
 from megatron.ltd.hugging_face.architecture import Architecture
 from megatron.ltd.methods.base import METHOD
 from megatron.ltd.models.config import ModelConfig
@@ -20,9 +20,9 @@ from megatron.ltd.words import in_words, value_of
 
 
 def read_steps(folder: Path, iteration: int) -> RunHistory | None:
-    """The history of the run up to ``iteration``; None if ``folder`` has none. Raises ``UserError`` for a damaged one.
+    """The history of the run up to ``iteration``; None if ``folder`` has none, as for an imported model.
 
-    Also None for an imported model, which has no steps.
+    Raises ``UserError`` if no step of it is whole.
     """
     if iteration == 0 or not (folder / METRICS).is_file():
         return None
@@ -56,7 +56,7 @@ def model_card(
         + "\n```",
         "## Model\n\n"
         + markdown_table(_model_rows(model, str(tokenizer), with_tokenizer).items(), ("", ""), num_labels=2),
-        "## Training\n\n" + markdown_table(_training_rows(record, history).items(), ("", ""), num_labels=2),
+        "## Training\n\n" + markdown_table(_training_rows(model, record, history).items(), ("", ""), num_labels=2),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -73,11 +73,10 @@ def _model_rows(model: ModelConfig, tokenizer: str, with_tokenizer: bool) -> dic
     }
 
 
-def _training_rows(record: Mapping[str, Any], history: RunHistory | None) -> dict[str, str]:
+def _training_rows(model: ModelConfig, record: Mapping[str, Any], history: RunHistory | None) -> dict[str, str]:
     """The rows about training, with those from the history if it is known."""
     progress, schedule = record["progress"], record["schedule"]
-    seq_length = record["config"]["model"]["seq_length"]
-    tokens = progress["consumed_samples"] * seq_length
+    tokens = progress["consumed_samples"] * model.seq_length
     settings = in_words(
         {setting: value for setting, value in schedule.items() if setting != METHOD and value not in (None, [], ())}
     )
@@ -86,18 +85,19 @@ def _training_rows(record: Mapping[str, Any], history: RunHistory | None) -> dic
         "steps": str(progress["iteration"]),
         "tokens": f"{tokens:,}",
         "layer tokens": f"{progress['consumed_layer_tokens']:,}",
-        "layer tokens / layers": f"{progress['consumed_layer_tokens'] // record['config']['model']['num_layers']:,}",
+        "layer tokens / layers": f"{progress['consumed_layer_tokens'] // model.num_layers:,}",
     }
     if history is not None:
         summary = summarize(history)
         rows["FLOPs"] = f"{format_flops(summary.flops)}; dense {format_flops(summary.dense_flops)}"
         rows["saved over dense (FLOPs)"] = f"{100.0 * summary.theoretical_saving:.1f} %"
-        rows["training loss, last step"] = f"{history.steps[-1]['loss']:.4f}"
+        if history.steps[-1]["loss"] is not None:
+            rows["training loss, last step"] = f"{history.steps[-1]['loss']:.4f}"
         if summary.validation_loss is not None:
             rows["validation loss, last"] = (
                 f"{summary.validation_loss:.4f} (step {history.validations[-1]['iteration']})"
             )
-    dropout = record["config"]["model"]
-    rows["dropout"] = f"attention {dropout['attention_dropout']}, hidden {dropout['hidden_dropout']}"
+    rows["dropout"] = f"attention {model.attention_dropout}, hidden {model.hidden_dropout}"
     rows["data, fingerprint"] = str(record["order"].get("train_data_fingerprint", "not known"))
-    return rows | {key: f"`{value}`" for key, value in settings.items()}
+    rows |= {key: f"`{value}`" for key, value in settings.items()}
+    return {without_markup(key): without_markup(value) for key, value in rows.items()}

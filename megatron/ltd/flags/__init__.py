@@ -5,13 +5,14 @@ with ``flag`` carries its help, choices and spelling; ``add_flags`` turns the fi
 ``read_flags`` turns the parsed values back into the dataclass. The field's default is the only default there is.
 
     @dataclass(frozen=True)
-    class RandomLTDConfig:
+    class RandomLTDConfig(Settings):
         ltd_granularity: int = flag(16, help="kept tokens are a multiple of this")      # --ltd-granularity
         bias_linear: bool = flag(True, name="disable-bias-linear", help="...")          # a switch that turns it off
 
 ``FlagParser`` (``flags/parser.py``) reads the command line and the files of ``--config`` (``flags/files.py``).
 
-Not here: rules. Each dataclass checks its own values, and ``config.RunConfig`` what holds between them.
+Not here: rules. ``Settings`` checks the range of each number (``flags/ranges.py``), each dataclass its other values,
+and ``config.RunConfig`` what holds between them.
 """
 
 from __future__ import annotations
@@ -22,69 +23,18 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.flags.fields import Affects as Affects
+from megatron.ltd.flags.fields import field_id as field_id
+from megatron.ltd.flags.fields import flag as flag
+from megatron.ltd.flags.fields import flag_fields, flag_name, shown, value_type
 from megatron.ltd.flags.files import setting_line
 from megatron.ltd.flags.parser import FlagParser as FlagParser
+from megatron.ltd.flags.ranges import Settings as Settings
 
 Config = TypeVar("Config")
-
-Affects = Literal["model", "order", "schedule", "numbers", "execution", "start", "nothing"]
-"""What a flag changes in a training run.
-
-    model      what the weights are: a run and its checkpoint must agree, always
-    order      which sample comes when, and what is drawn for it: they must agree unless --finetune
-    schedule   kept tokens, batch and learning rate over the run: they must agree, or the flags' are taken whole
-    numbers    other parts of the result, such as weight decay or the length: may change, and is reported
-    execution  how the result is computed, evaluated and checked: layout, kernels, recompute
-    start      what one start loads, saves and prints, and when it exits
-    nothing    nothing that other processes depend on, so it may differ between them: caches, log folders
-
-A flag that changes several of these states the first. Three lists are made from it: what a continued run reports
-(``checkpoint.compatibility``), what all processes must be given alike (``RunConfig.shared_flags``), and which changes
-the report of a run mentions (``reports.page.notes``).
-"""
-
-
-def flag(
-    default: Any,
-    *,
-    help: str,
-    affects: Affects | None = None,
-    name: str | None = None,
-    choices: Sequence[str] | None = None,
-    metavar: str | None = None,
-) -> Any:
-    """A dataclass field that is also a flag.
-
-    ``name`` is the flag without dashes; by default the field's name with dashes for underscores, and for a switch that
-    is on by default that name after ``no-``. The type comes from the annotation: ``int``, ``float``, ``str``, ``bool``,
-    ``X | None`` or ``tuple[X, ...]`` (several values after one flag). ``affects`` is stated by every flag of a command
-    that trains, see ``Affects``; for the flags of other commands it is None.
-    """
-    metadata = {"help": help, "affects": affects, "name": name, "choices": choices, "metavar": metavar}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def flag_fields(config_class: Any) -> list[dataclasses.Field[Any]]:
-    """The fields of a config, or of its class, that are flags."""
-    return [field for field in dataclasses.fields(config_class) if "help" in field.metadata]
-
-
-def field_id(spelling: str) -> str:
-    """The name of the field behind a flag without a spelling of its own: ``"--ltd-strata"`` -> ``"ltd_strata"``."""
-    return spelling.removeprefix("--").replace("-", "_")
-
-
-def flag_name(config_class: type, field_name: str) -> str:
-    """The flag of a field as the user types it, for error messages: ``flag_name(RandomLTDConfig, "ltd_strata")``."""
-    field = next(field for field in dataclasses.fields(config_class) if field.name == field_name)
-    if field.metadata["name"]:
-        return f"--{field.metadata['name']}"
-    dashed = field_name.replace("_", "-")
-    return f"--no-{dashed}" if field.default is True else f"--{dashed}"
 
 
 def flag_values(config: object, but_affecting: Affects | None = None) -> dict[str, Any]:
@@ -120,24 +70,6 @@ def _as_typed(default: Any, value: Any) -> Any:
     return value is not default if isinstance(default, bool) else value
 
 
-def shown(value: Any) -> str:
-    """A flag's value in a message."""
-    if value is None or value is False or value == () or value == []:
-        return "not given"
-    if value is True:
-        return "given"
-    return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
-
-
-def _value_type(annotation: Any) -> tuple[type, bool]:
-    """The scalar type of an annotation, and whether several values follow the flag."""
-    if isinstance(annotation, types.UnionType):
-        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
-    if typing.get_origin(annotation) is tuple:
-        return typing.get_args(annotation)[0], True
-    return annotation, False
-
-
 def _finite(text: str) -> float:
     """A float flag's value; infinity and NaN are no values of any flag."""
     try:
@@ -145,17 +77,26 @@ def _finite(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number; give one such as 0.1 or 3e-4")
+        raise argparse.ArgumentTypeError(f"{_short(text)} is not a finite number; give one such as 0.1 or 3e-4")
     return value
 
 
 def _whole(text: str) -> int:
+    if len(text) > _LONGEST_NUMBER:
+        raise argparse.ArgumentTypeError(
+            f"{_short(text)} is longer than any number that a flag takes; give a smaller one"
+        )
     try:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; give one such as 1000") from None
 
 
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST_NUMBER else f"{text[:_LONGEST_NUMBER]}...")
+
+
+_LONGEST_NUMBER = 40
 _READERS: dict[type, Any] = {float: _finite, int: _whole}
 _METAVARS: dict[type, str] = {float: "X", int: "N", str: "TEXT"}
 
@@ -166,15 +107,15 @@ def add_flags(parser: argparse.ArgumentParser, config_class: type) -> None:
     annotations = typing.get_type_hints(config_class)
     for field in flag_fields(config_class):
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
-        value_type, several = _value_type(annotations[field.name])
-        if value_type is bool:
+        kind, several = value_type(annotations[field.name])
+        if kind is bool:
             options["action"] = "store_false" if field.default is True else "store_true"
             default_text = ""
         else:
-            reader = _READERS.get(value_type, value_type)
+            reader = _READERS.get(kind, kind)
             choices, metavar = field.metadata["choices"], field.metadata["metavar"]
             if choices is None and metavar is None:
-                metavar = _METAVARS[value_type]
+                metavar = _METAVARS[kind]
             options.update(type=reader, choices=choices, metavar=metavar)
             if several:
                 options["nargs"] = "+"

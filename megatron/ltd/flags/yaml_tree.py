@@ -6,8 +6,6 @@ and size and depth are bounded, so that a file can neither make objects nor grow
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
@@ -15,6 +13,7 @@ from typing import NoReturn
 import yaml
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.small_files import read_small
 
 _MOST_BYTES = 1 << 18
 _MOST_LEVELS = 16
@@ -82,18 +81,11 @@ def _read_text(file: str) -> str:
     """The file's text, of a regular file of a bounded size only."""
     named = f"--config {file}"
     try:
-        if not stat.S_ISREG(os.stat(file).st_mode):  # reading a FIFO or a device may never end
-            what = "a folder" if os.path.isdir(file) else "not a regular file"
-            raise UserError(f"{named}: this is {what}; give a YAML file")
-        with open(file, "rb") as source:
-            content = source.read(_MOST_BYTES + 1)
+        content = read_small(file, _MOST_BYTES)
     except FileNotFoundError:
         raise UserError(f"{named}: there is no such file; check the path") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{named}: the file cannot be read ({reason}); give one that can") from None
-    if len(content) > _MOST_BYTES:
-        raise UserError(f"{named}: the file is larger than {_MOST_BYTES:,} bytes; settings files are small")
+    except OSError as error:
+        raise UserError(f"{named}: the file cannot be read ({error.strerror}); give a YAML file") from None
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

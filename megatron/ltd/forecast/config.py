@@ -15,7 +15,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag, flag_name, read_flags, shown
+from megatron.ltd.flags import Settings, flag, flag_name, read_flags, shown
+from megatron.ltd.flags.ranges import ABOVE_ZERO, Range
 from megatron.ltd.methods import METHODS
 
 PEAK_TFLOPS = {
@@ -34,7 +35,7 @@ them. All but the V100's are as torchtitan and nanochat quote them (``get_peak_f
 
 
 @dataclass(frozen=True)
-class PlanConfig:
+class PlanConfig(Settings):
     """planning"""
 
     plan: bool = flag(
@@ -55,43 +56,40 @@ class PlanConfig:
         help="kind of GPU, for its published dense peak in bfloat16 or float16",
     )
     plan_peak_tflops: float | None = flag(
-        None, affects="nothing", help="peak of one GPU in 10^12 FLOPs a second, instead of --plan-gpu"
+        None, range=ABOVE_ZERO, affects="nothing", help="peak of one GPU in 10^12 FLOPs a second, instead of --plan-gpu"
     )
     plan_mfu: float | None = flag(
-        None, affects="nothing", help="share of the peak that useful FLOPs reach (recompute is not useful), such as 0.4"
+        None,
+        range=Range(0, 1, above=True),
+        affects="nothing",
+        help="share of the peak that useful FLOPs reach (recompute is not useful), such as 0.4",
     )
     plan_step_seconds: float | None = flag(
         None,
+        range=ABOVE_ZERO,
         affects="nothing",
         help="instead of --plan-mfu: measured seconds of a step of the same run without a method, on --plan-gpus and "
         "at the full --global-batch-size; the time of other steps is taken to be in proportion to their FLOPs",
     )
     plan_target_saving: float | None = flag(
         None,
+        range=Range(0, 1, above=True, below=True),
         affects="nothing",
         help="find the shortest growth that saves this share of the layer tokens, such as 0.333; the length of the run "
         "is held as its flag says",
     )
     plan_gpu_hours: float | None = flag(
-        None, affects="nothing", help="find the tokens that this many GPU-hours pay for; instead of a length of the run"
+        None,
+        range=ABOVE_ZERO,
+        affects="nothing",
+        help="find the tokens that this many GPU-hours pay for; instead of a length of the run",
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         given = [field.name for field in fields(self) if getattr(self, field.name) not in (None, False)]
         if given and not self.plan:
             raise UserError(f"{self._typed(given[0])}: it has no effect without --plan; add --plan")
-        for name in ("plan_gpus", "plan_peak_tflops", "plan_step_seconds", "plan_gpu_hours"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"{self._typed(name)}: it must be above 0")
-        if self.plan_mfu is not None and not 0.0 < self.plan_mfu <= 1.0:
-            raise UserError(
-                f"{self._typed('plan_mfu')}: it must be a share of the peak, above 0 and at most 1, such as 0.4"
-            )
-        if self.plan_target_saving is not None and not 0.0 < self.plan_target_saving < 1.0:
-            raise UserError(
-                f"{self._typed('plan_target_saving')}: it must be a share, above 0 and below 1, such as 0.333"
-            )
         self._keep_one("plan_target_saving", "plan_gpu_hours", "a plan answers one question at a time")
         self._keep_one("plan_mfu", "plan_step_seconds", "both set the speed of the run")
         self._keep_one("plan_gpu", "plan_peak_tflops", "both set the peak of a GPU")

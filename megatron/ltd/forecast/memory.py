@@ -24,7 +24,7 @@ workspaces of kernels, prefetched batches, and fragmentation (plan for 10 % more
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,10 @@ from megatron.ltd.schedules.step_plan import StepPlan
 if TYPE_CHECKING:
     from megatron.ltd.config import RunConfig
     from megatron.ltd.plan.parameters import ModelSizes
+
+
+STATES = ("weights", "gradients", "optimizer")
+"""The parts that last as long as the run."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,24 @@ def stage_memory(config: RunConfig, sizes: ModelSizes, layout: Layout, plan: Run
     """The memory of a process of each pipeline stage of the run, first stage first."""
     most_samples = max(stage.global_batch_samples for stage in plan.stages)
     num_microbatches = most_samples // (config.training.micro_batch_size * layout.data_parallel_size)
-    steps = list(dict.fromkeys(stage.plan for stage in plan.stages))
+    steps = _largest(stage.plan for stage in plan.stages)
     num_stages = config.parallel.pipeline_model_parallel_size
     return tuple(_Stage(config, sizes, layout, number, num_microbatches).memory(steps) for number in range(num_stages))
+
+
+def _largest(plans: Iterable[StepPlan]) -> list[StepPlan]:
+    """The plans that can have the highest peak: of those that drop tokens in the same layers the one that drops fewest.
+
+    A plan whose layers drop different numbers of tokens is compared with no other.
+    """
+    largest: dict[Hashable, StepPlan] = {}
+    for plan in plans:
+        fewer = {work.kept_tokens for work in plan.work} - {plan.seq_length}
+        dropping = plan.kept_tokens if len(fewer) > 1 else tuple(n in fewer for n in plan.kept_tokens)
+        known = largest.setdefault((dropping, plan.entry_layers), plan)
+        if plan.min_kept_tokens > known.min_kept_tokens:
+            largest[dropping, plan.entry_layers] = plan
+    return list(largest.values())
 
 
 @dataclass(frozen=True)
@@ -189,12 +208,16 @@ class _Stage:
             yield place // stages % chunks
 
     def _chunk(self, step: StepPlan, layers: list[int]) -> list[StoredLayer]:
-        shape, stored = self.sizes.shape, []
-        for number in layers:
-            kept_tokens, enters = step.kept_tokens[number - 1], number in step.entry_layers
-            sizes = layer_bytes(shape, self._numbers, self._share, kept_tokens, attends_to_all=enters)
-            stored.append(StoredLayer(sizes, self._row, enters or kept_tokens == shape.seq_length))
-        return stored
+        shape = self.sizes.shape
+        kinds = {
+            (kept_tokens, enters): StoredLayer(
+                layer_bytes(shape, self._numbers, self._share, kept_tokens, attends_to_all=enters),
+                self._row,
+                enters or kept_tokens == shape.seq_length,
+            )
+            for kept_tokens, _, enters in step.work
+        }
+        return [kinds[step.kept_tokens[number - 1], number in step.entry_layers] for number in layers]
 
     def _head(self) -> tuple[int, int]:
         """Stored by the head of the model, and added at its peak [bytes]."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from megatron.ltd.forecast.activations import LayerBytes
 from megatron.ltd.models.config import RecomputeConfig
@@ -49,8 +50,8 @@ def walk_back(layers: Sequence[StoredLayer], recompute: RecomputeConfig) -> Walk
         for recomputed, group in groups
     ]
     moments = [0]
-    for number, (recomputed, group) in enumerate(groups):
-        before = sum(left[:number]) + (group[0].input if recomputed else 0)
+    for earlier, (recomputed, group) in zip(accumulate(left, initial=0), groups, strict=False):
+        before = earlier + (group[0].input if recomputed else 0)
         for place, layer in enumerate(group):
             moments.extend(before + moment for moment in _moments(layer, recompute, recomputed=recomputed))
             if recomputed:  # the input, which the recomputed layer also stores, is counted already

@@ -18,6 +18,7 @@ from typing import Any
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.json_text import parse_json
+from megatron.ltd.small_files import read_small
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -57,7 +58,7 @@ class ConfigFile:
         """Raises ``UserError`` if the file is missing, or not a JSON object."""
         path = folder / CONFIG
         try:
-            entries = parse_json(path.read_text(encoding="utf-8"))
+            entries = parse_json(read_small(path))
         except OSError as error:
             raise UserError(
                 f"--load {folder}: {CONFIG} cannot be read ({error.strerror}); use a folder that has it beside the "

@@ -31,6 +31,7 @@ from megatron.ltd.hugging_face.config_file import CONFIG, INDEX, WEIGHTS
 from megatron.ltd.hugging_face.model import described_model, read_config
 from megatron.ltd.json_text import parse_json
 from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.small_files import LARGE_BYTES, check_regular, read_small
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -153,6 +154,7 @@ def _all_tensors(folder: Path) -> dict[str, _Stored]:
     found: dict[str, _Stored] = {}
     for path in (folder / name for name in names):
         try:
+            check_regular(path)
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118  # no mapping: it has nothing but keys()
                     tensor = file.get_slice(key)
@@ -166,7 +168,7 @@ def _all_tensors(folder: Path) -> dict[str, _Stored]:
 def _indexed_files(folder: Path) -> list[str]:
     """The files in the index, which must be in the same folder."""
     try:
-        files = sorted(set(parse_json((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        files = sorted(set(parse_json(read_small(folder / INDEX, LARGE_BYTES))["weight_map"].values()))
         if all(Path(name).name == name for name in files):
             return files
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import field_id, flag
+from megatron.ltd.flags import Settings, field_id, flag
+from megatron.ltd.flags.ranges import COUNT_OR_ZERO
 from megatron.ltd.methods.base import ModelFacts
 from megatron.ltd.schedules.kept_tokens import (
     ConstantSchedule,
@@ -31,7 +32,7 @@ from megatron.ltd.schedules.kept_tokens import (
 
 KINDS = ("growing", "constant", "shrinking", "staged")
 
-_STAGE = re.compile(r"(\d+):(\d+)")
+_STAGE = re.compile("([0-9]{1,18}):([0-9]{1,18})")
 _HELP = {
     "schedule": "how the number of kept tokens changes during the run",
     "kept_tokens": "tokens kept of each sample: at step 0 (growing), at the end (shrinking) or always",
@@ -43,7 +44,7 @@ _HELP = {
 }
 
 
-class ScheduleFlags:
+class ScheduleFlags(Settings):
     """Adds the flags of a schedule to a method's dataclass of flags.
 
         @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class ScheduleFlags:
         fewest = "half of them" if default_kept_tokens is None else str(default_kept_tokens)
         cls._add("schedule", "str" if kind else "str | None", kind, f"{_HELP['schedule']}{chosen}", choices=KINDS)
         cls._add(kept, "int | None", None, f"{_HELP['kept_tokens']} (default: {fewest})")
-        cls._add("growth_steps", "int | None", None, _HELP["growth_steps"])
+        cls._add("growth_steps", "int | None", None, _HELP["growth_steps"], range=COUNT_OR_ZERO)
         cls._add("granularity", "int", 16, _HELP["granularity"])
         cls._add("stages", "tuple[str, ...]", (), _HELP["stages"], metavar="STEP:KEPT")
         cls._add("block_size", "int", 1, f"{only_with}{_HELP['block_size']}")

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
+from megatron.ltd.flags.ranges import ABOVE_ZERO, LOSS_SCALE, SHARE, SIZE, Range
 from megatron.ltd.plan.accounting import ModelShape
 
 
 @dataclass(frozen=True)
-class LayersConfig:
+class LayersConfig(Settings):
     """layers"""
 
     unfit_parallelism: ClassVar[Mapping[str, str]] = {}
@@ -20,29 +21,34 @@ class LayersConfig:
     seq_length_name: ClassVar[str] = "--seq-length"
     """The flag or expression that sets the tokens of a sample, for messages."""
 
-    num_layers: int = flag(24, affects="model", help="transformer layers")
-    hidden_size: int = flag(1024, affects="model", help="width of the hidden states")
+    num_layers: int = flag(24, range=Range(1, 1 << 16), affects="model", help="transformer layers")
+    hidden_size: int = flag(1024, range=SIZE, affects="model", help="width of the hidden states")
     ffn_hidden_size: int | None = flag(
-        None, affects="model", help="width of the MLP (default: 4 x hidden; with --swiglu 8/3, to a multiple of 64)"
+        None,
+        range=SIZE,
+        affects="model",
+        help="width of the MLP (default: 4 x hidden; with --swiglu 8/3, to a multiple of 64)",
     )
-    num_attention_heads: int = flag(16, affects="model", help="attention heads")
+    num_attention_heads: int = flag(16, range=SIZE, affects="model", help="attention heads")
     group_query_attention: bool = flag(
         False, affects="model", help="share key and value heads (see --num-query-groups)"
     )
-    num_query_groups: int = flag(1, affects="model", help="key-value heads with --group-query-attention")
-    kv_channels: int | None = flag(None, affects="model", help="size of a head (default: hidden / heads)")
+    num_query_groups: int = flag(1, range=SIZE, affects="model", help="key-value heads with --group-query-attention")
+    kv_channels: int | None = flag(None, range=SIZE, affects="model", help="size of a head (default: hidden / heads)")
     normalization: str = flag(
         "LayerNorm", affects="model", choices=("LayerNorm", "RMSNorm"), help="norm before attention and MLP"
     )
-    norm_epsilon: float = flag(1e-5, affects="numbers", help="epsilon of the norms")
+    norm_epsilon: float = flag(1e-5, range=ABOVE_ZERO, affects="numbers", help="epsilon of the norms")
     swiglu: bool = flag(False, affects="model", help="gated SiLU in the MLP instead of GELU")
     openai_gelu: bool = flag(False, affects="model", help="GELU's tanh approximation, as in GPT-2")
     add_bias_linear: bool = flag(
         True, affects="model", name="disable-bias-linear", help="no biases in the linear layers"
     )
-    attention_dropout: float = flag(0.1, affects="numbers", help="dropout of attention weights")
-    hidden_dropout: float = flag(0.1, affects="numbers", help="dropout of hidden states")
-    init_method_std: float = flag(0.02, affects="numbers", help="standard deviation of the initial weights")
+    attention_dropout: float = flag(0.1, range=SHARE, affects="numbers", help="dropout of attention weights")
+    hidden_dropout: float = flag(0.1, range=SHARE, affects="numbers", help="dropout of hidden states")
+    init_method_std: float = flag(
+        0.02, range=ABOVE_ZERO, affects="numbers", help="standard deviation of the initial weights"
+    )
     transformer_impl: str = flag(
         "auto",
         affects="execution",
@@ -51,9 +57,7 @@ class LayersConfig:
     )
 
     def __post_init__(self) -> None:
-        self._at_least_one(
-            "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels"
-        )
+        super().__post_init__()
         if self.num_query_groups != 1 and not self.group_query_attention:
             raise UserError(
                 f"--num-query-groups {self.num_query_groups}: it needs --group-query-attention; add it, or drop "
@@ -76,18 +80,6 @@ class LayersConfig:
             )
         if self.swiglu and self.openai_gelu:
             raise UserError("--swiglu and --openai-gelu: the MLP has one activation; drop one")
-        for name in ("attention_dropout", "hidden_dropout"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: it must be in [0, 1)")
-        for name in ("norm_epsilon", "init_method_std"):
-            if getattr(self, name) <= 0.0:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: it must be above 0")
-
-    def _at_least_one(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
 
     @property
     def head_size(self) -> int:
@@ -135,8 +127,10 @@ class LayersConfig:
 class ModelConfig(LayersConfig):
     """model"""
 
-    seq_length: int = flag(1024, affects="order", help="tokens in a sample")
-    max_position_embeddings: int | None = flag(None, affects="model", help="learned positions (default: --seq-length)")
+    seq_length: int = flag(1024, range=SIZE, affects="order", help="tokens in a sample")
+    max_position_embeddings: int | None = flag(
+        None, range=SIZE, affects="model", help="learned positions (default: --seq-length)"
+    )
     position_embedding_type: str = flag(
         "learned_absolute",
         affects="model",
@@ -144,7 +138,9 @@ class ModelConfig(LayersConfig):
         help="position embedding",
     )
     rotary_base: int = flag(10000, affects="model", help="base period of RoPE")
-    rotary_percent: float = flag(1.0, affects="model", help="share of each head that RoPE rotates")
+    rotary_percent: float = flag(
+        1.0, range=Range(0, 1, above=True), affects="model", help="share of each head that RoPE rotates"
+    )
     tied_embeddings: bool = flag(
         True,
         affects="model",
@@ -154,14 +150,22 @@ class ModelConfig(LayersConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least_one("seq_length", "max_position_embeddings", "rotary_base")
         if self.learned_positions and self.learned_positions < self.seq_length:
             raise UserError(
                 f"--max-position-embeddings {self.max_position_embeddings}: it must be at least --seq-length "
                 f"{self.seq_length}; raise it"
             )
-        if not 0.0 < self.rotary_percent <= 1.0:
-            raise UserError(f"--rotary-percent {self.rotary_percent}: it must be above 0 and at most 1")
+        if self.position_embedding_type == "rope" and (self.rotary_size % 2 or not self.rotary_size):
+            raise UserError(
+                f"--position-embedding-type rope: it rotates pairs, and --rotary-percent {self.rotary_percent:g} of a "
+                f"head of {self.head_size} is {self.rotary_size}; change --kv-channels or --rotary-percent so that it "
+                "is even and above 0"
+            )
+
+    @property
+    def rotary_size(self) -> int:
+        """Numbers of each head that RoPE rotates, rounded as Megatron-Core does."""
+        return int(self.head_size * self.rotary_percent)
 
     @property
     def learned_positions(self) -> int:
@@ -188,20 +192,32 @@ class ModelConfig(LayersConfig):
 
 
 @dataclass(frozen=True)
-class PrecisionConfig:
+class PrecisionConfig(Settings):
     """precision"""
 
     bf16: bool = flag(False, affects="numbers", help="compute in bfloat16, keep fp32 main weights")
     fp16: bool = flag(False, affects="numbers", help="compute in float16 with loss scaling, keep fp32 main weights")
-    loss_scale: float | None = flag(None, affects="numbers", help="constant loss scale for --fp16 (default: dynamic)")
-    initial_loss_scale: float = flag(2.0**32, affects="numbers", help="first value of the dynamic loss scale")
-    min_loss_scale: float = flag(1.0, affects="numbers", help="smallest value of the dynamic loss scale")
+    loss_scale: float | None = flag(
+        None, range=LOSS_SCALE, affects="numbers", help="constant loss scale for --fp16 (default: dynamic)"
+    )
+    initial_loss_scale: float = flag(
+        2.0**32, range=LOSS_SCALE, affects="numbers", help="first value of the dynamic loss scale"
+    )
+    min_loss_scale: float = flag(
+        1.0, range=LOSS_SCALE, affects="numbers", help="smallest value of the dynamic loss scale"
+    )
     loss_scale_window: int = flag(1000, affects="numbers", help="steps without overflow before the loss scale doubles")
     hysteresis: int = flag(2, affects="numbers", help="overflows before the loss scale halves")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.bf16 and self.fp16:
             raise UserError("--bf16 and --fp16: a run computes in one type; drop one")
+        if self.min_loss_scale > self.initial_loss_scale:
+            raise UserError(
+                f"--min-loss-scale {self.min_loss_scale:g}: it must be at most --initial-loss-scale "
+                f"{self.initial_loss_scale:g}; lower it"
+            )
 
     @property
     def dtype(self) -> str:
@@ -210,7 +226,7 @@ class PrecisionConfig:
 
 
 @dataclass(frozen=True)
-class RecomputeConfig:
+class RecomputeConfig(Settings):
     """activation recompute"""
 
     recompute_granularity: str | None = flag(
@@ -230,6 +246,7 @@ class RecomputeConfig:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         full = self.recompute_granularity == "full"
         if full and (self.recompute_method is None or self.recompute_num_layers is None):
             raise UserError(

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
+from megatron.ltd.flags.ranges import SIZE
 from megatron.ltd.models.config import LayersConfig, ModelConfig
 from megatron.ltd.plan.accounting import ModelShape
 
@@ -21,7 +22,7 @@ from megatron.ltd.plan.accounting import ModelShape
 class BertModelConfig(ModelConfig):
     """model"""
 
-    seq_length: int = flag(512, affects="order", help="tokens in a sample, padding included")
+    seq_length: int = flag(512, range=SIZE, affects="order", help="tokens in a sample, padding included")
     bert_binary_head: bool = flag(
         True,
         affects="model",
@@ -54,12 +55,14 @@ class BertModelConfig(ModelConfig):
 class ViTConfig(LayersConfig):
     """vision transformer"""
 
-    img_h: int = flag(224, affects="model", help="height of the images in pixels")
-    img_w: int = flag(224, affects="model", help="width of the images in pixels")
-    patch_dim: int = flag(16, affects="model", help="edge of a patch in pixels; each is a token, and [CLS] is one more")
-    num_channels: int = flag(3, affects="model", help="channels of the images: 1 for grey, 3 for colour")
+    img_h: int = flag(224, range=SIZE, affects="model", help="height of the images in pixels")
+    img_w: int = flag(224, range=SIZE, affects="model", help="width of the images in pixels")
+    patch_dim: int = flag(
+        16, range=SIZE, affects="model", help="edge of a patch in pixels; each is a token, and [CLS] is one more"
+    )
+    num_channels: int = flag(3, range=SIZE, affects="model", help="channels of the images: 1 for grey, 3 for colour")
     num_classes: int | None = flag(
-        None, affects="order", help="classes to tell apart (default: those of the training data)"
+        None, range=SIZE, affects="order", help="classes to tell apart (default: those of the training data)"
     )
 
     unfit_parallelism: ClassVar[Mapping[str, str]] = {
@@ -71,7 +74,6 @@ class ViTConfig(LayersConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least_one("img_h", "img_w", "patch_dim", "num_channels")
         for name in ("img_h", "img_w"):
             if getattr(self, name) % self.patch_dim:
                 raise UserError(

@@ -27,6 +27,7 @@ from torch.distributed.rendezvous import rendezvous
 from megatron.ltd.errors import RunStopped, UserError
 from megatron.ltd.flags import shown
 from megatron.ltd.format import format_ranges
+from megatron.ltd.machine import denied
 from megatron.ltd.parallel.rendezvous import store_of_this_launch
 
 _LAST_WORD_SECONDS = 15.0  # how long the first rank waits for the others to read why the run ends
@@ -113,7 +114,8 @@ def _read_verdict(store: dist.Store, timeout: timedelta) -> tuple[str, str]:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """A block that ends in the same way on every rank: a ``UserError`` on one rank is raised on all.
+    """A block that ends in the same way on every rank: a ``UserError`` on one rank, or a file that the machine denies
+    it, is raised on all.
 
     Every rank must enter the block, and nothing inside may wait for another rank.
     """
@@ -122,6 +124,10 @@ def together() -> Iterator[None]:
         yield
     except UserError as error:
         problem = str(error)
+    except OSError as error:
+        problem = denied(error)
+        if problem is None:
+            raise
     everyone = _exchange((socket.gethostname(), problem))
     message = _one_problem([problem for _, problem in everyone], [host for host, _ in everyone])
     if message is not None:

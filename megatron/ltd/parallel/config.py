@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
+from megatron.ltd.flags.ranges import COUNT_OR_ZERO, Range
 
 PIPELINE_FLAGS = (
     "num_layers_per_virtual_pipeline_stage",
@@ -15,7 +16,7 @@ PIPELINE_FLAGS = (
 
 
 @dataclass(frozen=True)
-class ParallelConfig:
+class ParallelConfig(Settings):
     """parallelism and device"""
 
     device: str = flag(
@@ -24,12 +25,16 @@ class ParallelConfig:
         choices=("auto", "cuda", "cpu"),
         help="device to compute on; auto uses CUDA if a device is available",
     )
-    tensor_model_parallel_size: int = flag(1, affects="execution", help="processes that share each layer")
+    tensor_model_parallel_size: int = flag(
+        1, range=Range(1, 1 << 16), affects="execution", help="processes that share each layer"
+    )
     sequence_parallel: bool = flag(
         False, affects="execution", help="split norms and dropout over the tensor-parallel processes too"
     )
-    context_parallel_size: int = flag(1, affects="execution", help="processes that share each sample's sequence")
-    pipeline_model_parallel_size: int = flag(1, affects="execution", help="pipeline stages")
+    context_parallel_size: int = flag(
+        1, range=Range(1, 1 << 16), affects="execution", help="processes that share each sample's sequence"
+    )
+    pipeline_model_parallel_size: int = flag(1, range=Range(1, 1 << 12), affects="execution", help="pipeline stages")
     num_layers_per_virtual_pipeline_stage: int | None = flag(
         None,
         affects="execution",
@@ -57,28 +62,23 @@ class ParallelConfig:
         False, affects="execution", help="gather updated weights while the forward pass runs"
     )
     distributed_timeout_minutes: float = flag(
-        10.0, affects="execution", help="minutes that a collective may take before the run ends"
+        10.0,
+        range=Range(0, 1e6, above=True),
+        affects="execution",
+        help="minutes that a collective may take before the run ends",
     )
     check_routing_every: int = flag(
         1000,
+        range=COUNT_OR_ZERO,
         affects="execution",
         help="steps between checks that all processes keep the same tokens; 0 checks at the start only",
     )
 
     def __post_init__(self) -> None:
-        at_least_one = [field.name for field in fields(self) if field.name.endswith(("_parallel_size", "_layers"))]
-        for name in (*at_least_one, "num_layers_per_virtual_pipeline_stage"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
-        if self.distributed_timeout_minutes <= 0.0:
+        super().__post_init__()
+        if self.ddp_bucket_size is not None and not self.overlap_grad_reduce:
             raise UserError(
-                f"--distributed-timeout-minutes {self.distributed_timeout_minutes}: it must be above 0, such as 10"
-            )
-        if self.ddp_bucket_size is not None and not (self.ddp_bucket_size > 0 and self.overlap_grad_reduce):
-            raise UserError(
-                f"--ddp-bucket-size {self.ddp_bucket_size}: it must be above 0, and needs "
-                "--overlap-grad-reduce; add that or drop it"
+                f"--ddp-bucket-size {self.ddp_bucket_size}: it needs --overlap-grad-reduce; add that or drop it"
             )
         if self.pipeline_model_parallel_size == 1:
             for name in PIPELINE_FLAGS:
@@ -87,10 +87,6 @@ class ParallelConfig:
                         f"--{name.replace('_', '-')} {getattr(self, name)}: it has no effect with "
                         "--pipeline-model-parallel-size 1; drop it, or raise --pipeline-model-parallel-size"
                     )
-        if self.check_routing_every < 0:
-            raise UserError(
-                f"--check-routing-every {self.check_routing_every}: it must be at least 0; 0 checks at the start only"
-            )
         if self.sequence_parallel and self.tensor_model_parallel_size == 1:
             raise UserError(
                 "--sequence-parallel: it has no effect with --tensor-model-parallel-size 1; drop it, or raise "

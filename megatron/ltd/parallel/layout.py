@@ -19,7 +19,7 @@ from megatron.ltd.parallel.config import PIPELINE_FLAGS, ParallelConfig
 from megatron.ltd.schedules.batch_size import BatchSchedule
 
 if TYPE_CHECKING:
-    from megatron.ltd.models.config import ModelConfig
+    from megatron.ltd.models.config import ModelConfig, RecomputeConfig
     from megatron.ltd.models.encoder_config import ViTConfig
 
 
@@ -112,6 +112,24 @@ def check_model(parallel: ParallelConfig, model: ModelConfig | ViTConfig) -> Non
             f"--seq-length {model.seq_length}: must be a multiple of {parts}, the number of parts into which "
             f"{' and '.join(splits)} split it; change it"
         )
+
+
+def check_recompute(recompute: RecomputeConfig, parallel: ParallelConfig, num_layers: int) -> None:
+    """Refuse groups of layers that Megatron-Core cannot recompute. Raises ``UserError``.
+
+    It does not shorten the last group of a stage, or of a chunk of an interleaved pipeline.
+    """
+    number = recompute.recompute_num_layers
+    if number is None or recompute.recompute_method != "uniform":
+        return
+    chunks = virtual_stages(parallel, num_layers) or 1
+    for layers in sorted({layers // chunks for layers in layers_per_stage(parallel, num_layers)}):
+        if layers % number:
+            place = "a chunk of a pipeline stage" if chunks > 1 else "a pipeline stage"
+            raise UserError(
+                f"--recompute-num-layers {number}: with --recompute-method uniform it must divide the {layers} layers "
+                f"of {place}; use one of {', '.join(str(size) for size in range(1, layers + 1) if layers % size == 0)}"
+            )
 
 
 def check_batches(

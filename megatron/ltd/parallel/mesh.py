@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -145,6 +146,9 @@ class _World:
         store = dist.PrefixStore("default_pg", self.store)
         store.set_timeout(timeout)
         backend = "nccl" if device.type == "cuda" else "gloo"
+        loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+        if self.size == 1 and loopback is not None:  # gloo would listen where other machines reach it
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=timeout)
 
 

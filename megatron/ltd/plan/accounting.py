@@ -100,14 +100,10 @@ def step_flops(shape: ModelShape, plan: StepPlan, num_samples: int) -> int:
     A layer that is dropped with some probability counts with its expected FLOPs, rounded.
     """
     assert len(plan.kept_tokens) == shape.num_layers, (len(plan.kept_tokens), shape.num_layers)
-    layers = sum(
-        _expected(
-            layer_flops(shape, kept_tokens, attends_to_all=layer_number in plan.entry_layers) * num_samples, probability
-        )
-        for layer_number, (kept_tokens, probability) in enumerate(
-            zip(plan.kept_tokens, plan.keep_probability, strict=True), start=1
-        )
-    )
+    layers = 0
+    for work, num_layers in plan.work.items():
+        flops = layer_flops(shape, work.kept_tokens, attends_to_all=work.attends_to_all) * num_samples
+        layers += num_layers * _expected(flops, work.keep_probability)
     return 3 * (layers + num_samples * head_flops(shape)) + 2 * num_samples * patch_flops(shape)
 
 
@@ -124,8 +120,8 @@ def layer_tokens(plan: StepPlan, num_samples: int) -> int:
     3.3.
     """
     return sum(
-        _expected(kept_tokens * num_samples, probability)
-        for kept_tokens, probability in zip(plan.kept_tokens, plan.keep_probability, strict=True)
+        num_layers * _expected(work.kept_tokens * num_samples, work.keep_probability)
+        for work, num_layers in plan.work.items()
     )
 
 

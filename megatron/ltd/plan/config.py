@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
+from megatron.ltd.flags.ranges import ABOVE_ZERO, COUNT_OR_ZERO, SEED, SHARE, SIZE, Range
 
 
 def at_most_one(config: object, *names: str) -> None:
@@ -20,34 +21,13 @@ def at_most_one(config: object, *names: str) -> None:
         raise UserError(f"{' and '.join(spelled)}: both set the same length; keep one")
 
 
-def positive(config: object, *names: str) -> None:
-    """Refuse values below 1 where one is given."""
-    at_least(config, 1, *names)
-
-
-def at_least(config: object, bound: int, *names: str) -> None:
-    """Refuse values below ``bound`` where one is given."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value < bound:
-            raise UserError(f"--{name.replace('_', '-')} {value}: it must be at least {bound}")
-
-
-def in_range(config: object, *names: str) -> None:
-    """Refuse values outside [0, 1)."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0.0 <= value < 1.0:
-            raise UserError(f"--{name.replace('_', '-')} {value}: it must be in [0, 1)")
-
-
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Settings):
     """training"""
 
-    micro_batch_size: int = flag(1, affects="numbers", help="samples that a process computes at a time")
+    micro_batch_size: int = flag(1, range=SIZE, affects="numbers", help="samples that a process computes at a time")
     global_batch_size: int | None = flag(
-        None, affects="schedule", help="samples per step (default: one micro-batch per process)"
+        None, range=SIZE, affects="schedule", help="samples per step (default: one micro-batch per process)"
     )
     rampup_batch_size: tuple[int, ...] = flag(
         (),
@@ -56,38 +36,48 @@ class TrainingConfig:
         help="START INCREMENT SAMPLES: grow the global batch from START by INCREMENT over SAMPLES",
     )
     train_iters: int | None = flag(None, affects="numbers", help="length of the run in steps")
-    train_samples: int | None = flag(None, affects="numbers", help="length of the run in samples")
-    train_tokens: int | None = flag(
-        None, affects="numbers", help="length of the run in tokens on its clock (layer tokens / layers with a method)"
+    train_samples: int | None = flag(
+        None, range=Range(1, 1 << 62), affects="numbers", help="length of the run in samples"
     )
-    seed: int = flag(1234, affects="order", help="seed of weights, data order, dropout and kept tokens")
+    train_tokens: int | None = flag(
+        None,
+        range=Range(1, 1 << 62),
+        affects="numbers",
+        help="length of the run in tokens on its clock (layer tokens / layers with a method)",
+    )
+    seed: int = flag(1234, range=SEED, affects="order", help="seed of weights, data order, dropout and kept tokens")
     exit_interval: int | None = flag(
         None, affects="start", help="save and exit after a step that is a multiple of this"
     )
-    exit_duration_in_mins: float | None = flag(None, affects="start", help="save and exit after this many minutes")
+    exit_duration_in_mins: float | None = flag(
+        None, range=Range(0, 1e9), affects="start", help="save and exit after this many minutes"
+    )
     eval_interval: int = flag(1000, affects="execution", help="steps between evaluations")
     eval_iters: int = flag(
         100,
+        range=COUNT_OR_ZERO,
         affects="execution",
         help="global batches per evaluation (labelled data: always all); 0 disables evaluation",
     )
     eval_at_start: bool = flag(False, affects="execution", help="evaluate before the first step too")
     check_for_nan_in_loss_and_grad: bool = flag(True, affects="execution", help="continue when the loss is not finite")
+    max_skipped_updates: int = flag(
+        100,
+        affects="execution",
+        help="stop after this many updates in a row that were skipped, because gradients overflowed or were not finite",
+    )
     check_for_spiky_loss: bool = flag(
         False, affects="execution", help="stop when the loss exceeds --spiky-loss-factor times its recent median"
     )
     spiky_loss_factor: float = flag(
         3.0,
+        range=Range(1, 1e18, above=True),
         affects="execution",
         help="a loss above this many times its recent median is a spike for --check-for-spiky-loss",
     )
 
     def __post_init__(self) -> None:
-        positive(
-            self, "micro_batch_size", "global_batch_size", "train_iters", "train_samples", "train_tokens",
-            "exit_interval",
-            "eval_interval",
-        )  # fmt: skip
+        super().__post_init__()
         at_most_one(self, "train_iters", "train_samples", "train_tokens")
         if self.train_iters is None and self.train_samples is None and self.train_tokens is None:
             raise UserError(
@@ -98,22 +88,15 @@ class TrainingConfig:
                 f"--rampup-batch-size {' '.join(map(str, self.rampup_batch_size))}: it takes three values; give START "
                 "INCREMENT SAMPLES"
             )
-        if self.eval_iters < 0:
-            raise UserError(f"--eval-iters {self.eval_iters}: it must be at least 0; 0 disables evaluation")
         if self.eval_at_start and not self.eval_iters:
             raise UserError("--eval-at-start: --eval-iters 0 disables evaluation; drop one of the two")
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"--seed {self.seed}: it must be in [0, 2^31)")
-        at_least(self, 0, "exit_duration_in_mins")
-        if self.check_for_spiky_loss and self.spiky_loss_factor <= 1.0:
-            raise UserError(f"--spiky-loss-factor {self.spiky_loss_factor}: it must be above 1")
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Settings):
     """optimizer and learning rate"""
 
-    lr: float | None = flag(None, affects="schedule", help="peak learning rate; required")
+    lr: float | None = flag(None, range=ABOVE_ZERO, affects="schedule", help="peak learning rate; required")
     min_lr: float = flag(0.0, affects="schedule", help="learning rate at the end of the decay")
     lr_decay_style: str = flag(
         "linear",
@@ -127,12 +110,18 @@ class OptimizerConfig:
     )  # fmt: skip
     lr_decay_iters: int | None = flag(None, affects="schedule", help="steps to decay over (default: the whole run)")
     lr_decay_samples: int | None = flag(None, affects="schedule", help="samples to decay over")
-    lr_decay_tokens: int | None = flag(None, affects="schedule", help="tokens on the run's clock to decay over")
-    lr_warmup_iters: int | None = flag(None, affects="schedule", help="steps to warm up over (default: no warm-up)")
-    lr_warmup_samples: int | None = flag(None, affects="schedule", help="samples to warm up over")
-    lr_warmup_tokens: int | None = flag(None, affects="schedule", help="tokens on the run's clock to warm up over")
+    lr_decay_tokens: int | None = flag(
+        None, range=Range(1, 1 << 62), affects="schedule", help="tokens on the run's clock to decay over"
+    )
+    lr_warmup_iters: int | None = flag(
+        None, range=COUNT_OR_ZERO, affects="schedule", help="steps to warm up over (default: no warm-up)"
+    )
+    lr_warmup_samples: int | None = flag(None, range=COUNT_OR_ZERO, affects="schedule", help="samples to warm up over")
+    lr_warmup_tokens: int | None = flag(
+        None, range=Range(0, 1 << 62), affects="schedule", help="tokens on the run's clock to warm up over"
+    )
     lr_warmup_fraction: float | None = flag(
-        None, affects="schedule", help="share of the decay's length to warm up over"
+        None, range=SHARE, affects="schedule", help="share of the decay's length to warm up over"
     )
     lr_warmup_init: float = flag(0.0, affects="schedule", help="learning rate at the start of warm-up")
     lr_wsd_decay_style: str = flag(
@@ -150,16 +139,15 @@ class OptimizerConfig:
         False, affects="start", help="with --load, take the schedule from the flags and not from the checkpoint"
     )
     weight_decay: float = flag(0.01, affects="numbers", help="decoupled weight decay; biases and norms have none")
-    adam_beta1: float = flag(0.9, affects="numbers", help="Adam's first decay")
-    adam_beta2: float = flag(0.999, affects="numbers", help="Adam's second decay")
-    adam_eps: float = flag(1e-8, affects="numbers", help="Adam's epsilon")
+    adam_beta1: float = flag(0.9, range=SHARE, affects="numbers", help="Adam's first decay")
+    adam_beta2: float = flag(0.999, range=SHARE, affects="numbers", help="Adam's second decay")
+    adam_eps: float = flag(1e-8, range=ABOVE_ZERO, affects="numbers", help="Adam's epsilon")
     clip_grad: float = flag(1.0, affects="numbers", help="largest norm of the gradient; 0 disables clipping")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.lr is None:
             raise UserError("--lr: required; give the peak learning rate, such as 3e-4")
-        if self.lr <= 0.0:
-            raise UserError(f"--lr {self.lr}: it must be above 0, such as 3e-4")
         if not 0.0 <= self.min_lr <= self.lr:
             raise UserError(f"--min-lr {self.min_lr}: it must be between 0 and --lr {self.lr}")
         if not 0.0 <= self.lr_warmup_init <= self.lr:
@@ -167,15 +155,9 @@ class OptimizerConfig:
         at_most_one(self, "lr_decay_iters", "lr_decay_samples", "lr_decay_tokens")
         at_most_one(self, "lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens", "lr_warmup_fraction")
         at_most_one(self, "lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens")
-        positive(self, "lr_decay_iters", "lr_decay_samples", "lr_decay_tokens")
-        positive(self, "lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens")
         for name in ("lr_wsd_decay_iters", "lr_wsd_decay_samples", "lr_wsd_decay_tokens"):
             if getattr(self, name) is not None and self.lr_decay_style != "WSD":
                 raise UserError(
                     f"--{name.replace('_', '-')} {getattr(self, name)}: it has no effect with --lr-decay-style "
                     f"{self.lr_decay_style}; drop it, or use --lr-decay-style WSD"
                 )
-        at_least(self, 0, "lr_warmup_iters", "lr_warmup_samples", "lr_warmup_tokens", "weight_decay", "clip_grad")
-        in_range(self, "lr_warmup_fraction", "adam_beta1", "adam_beta2")
-        if self.adam_eps <= 0.0:
-            raise UserError(f"--adam-eps {self.adam_eps}: it must be above 0, such as 1e-8")

@@ -34,6 +34,8 @@ PlanStages = Callable[[int], Iterable[tuple[int, int, StepPlan]]]
 _Column = Literal["samples", "layer tokens", "FLOPs", "dense FLOPs"]
 
 UNBOUNDED_STEPS = 1 << 62
+_MOST_VALUES = 1 << 22
+"""Stages times layers of a plan that is held in memory."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Stage:
 def plan_stages(batch: BatchSchedule, method_stages: PlanStages, num_steps: int) -> Iterator[Stage]:
     """The stages of ``num_steps`` steps, as an iterator: a new one wherever the batch or the method's plan changes."""
     batches = iter(batch.stages(num_steps))
-    step, batch_end, batch_samples = 0, 0, 0
+    step, batch_end, batch_samples, num_values = 0, 0, 0, 0
     for plan_first, plan_steps, plan in method_stages(num_steps):
         assert plan_first == step, f"the method's stages leave steps {step} to {plan_first} open"
         plan_end = plan_first + plan_steps
@@ -65,6 +67,12 @@ def plan_stages(batch: BatchSchedule, method_stages: PlanStages, num_steps: int)
             end = min(batch_end, plan_end)
             yield Stage(step, end - step, batch_samples, plan)
             step = end
+        num_values += len(plan.kept_tokens)
+        if num_values > _MOST_VALUES:
+            raise UserError(
+                f"--num-layers {len(plan.kept_tokens)}: the plan has too many stages for so many layers; use fewer "
+                "layers, a larger granularity of the method, or a larger increment of --rampup-batch-size"
+            )
     assert step == num_steps, f"the method's stages cover {step} of {num_steps} steps"
 
 

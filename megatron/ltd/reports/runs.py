@@ -35,4 +35,7 @@ def read_runs(config: RunsConfig) -> list[RunHistory]:
     names = config.names or [folder.resolve().name for folder in folders]
     if not config.names and len(set(names)) < len(names):
         names = config.runs
-    return [read_history(folder, name) for folder, name in zip(folders, names, strict=True)]
+    histories = [read_history(folder, name) for folder, name in zip(folders, names, strict=True)]
+    for history in histories:
+        history.report_damage()
+    return histories

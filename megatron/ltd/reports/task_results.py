@@ -18,6 +18,7 @@ from typing import Any
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.json_text import parse_json
+from megatron.ltd.small_files import LARGE_BYTES, read_small
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _result_files(path: Path, flag: str) -> list[Path]:
 
 def _read(path: Path, flag: str) -> dict[str, Any]:
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(read_small(path, LARGE_BYTES))
     except json.JSONDecodeError as error:
         raise UserError(
             f"{flag} {path}: is not complete JSON ({error.msg} at line {error.lineno}); give a result file of lm-eval, "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tabulate import SEPARATING_LINE, tabulate
 
-from megatron.ltd.format import markdown_table
+from megatron.ltd.format import markdown_table, without_markup
 from megatron.ltd.reports.task_results import Score
 from megatron.ltd.reports.task_table import Comparison, Row
 
@@ -19,8 +19,9 @@ def to_markdown(comparison: Comparison) -> str:
     """The table, and its notes as a list below it."""
     shares, average, others = _cells(comparison)
     bold = [[f"**{cell}**" if cell else "" for cell in row] for row in average]
-    table = markdown_table([*shares, *bold, *others], _header(comparison), num_labels=2)
-    notes = [f"- {note}" for note in comparison.notes]
+    rows = [[without_markup(cell) for cell in row] for row in (*shares, *bold, *others)]
+    table = markdown_table(rows, [without_markup(cell) for cell in _header(comparison)], num_labels=2)
+    notes = [f"- {without_markup(note)}" for note in comparison.notes]
     return "\n".join([table, *(["", *notes] if notes else [])]) + "\n"
 
 
@@ -32,11 +33,13 @@ def to_latex(comparison: Comparison) -> str:
         rows += [SEPARATING_LINE, *more] if more else []
     alignment = ["left", "left", *("right" for _ in comparison.names)]
     table = tabulate(rows, _header(comparison), tablefmt="latex_booktabs", disable_numparse=True, colalign=alignment)
-    return "\n".join([*(f"% {note}" for note in comparison.notes), table.replace("±", r"$\pm$")]) + "\n"
+    return (
+        "\n".join([*(f"% {' '.join(note.split())}" for note in comparison.notes), table.replace("±", r"$\pm$")]) + "\n"
+    )
 
 
 def _header(comparison: Comparison) -> list[str]:
-    return ["task", "metric", *comparison.names]
+    return ["task", "metric", *(" ".join(name.split()) for name in comparison.names)]
 
 
 def _cells(comparison: Comparison) -> tuple[list[list[str]], list[list[str]], list[list[str]]]:
@@ -51,7 +54,11 @@ def _cells(comparison: Comparison) -> tuple[list[list[str]], list[list[str]], li
 
 def _row(row: Row, scale: float, digits: int) -> list[str]:
     metric = f"{row.metric}{' (lower is better)' if row.lower_is_better else ''}"
-    return [row.title, metric, *(_text(score, scale, digits) for score in row.scores)]
+    return [
+        " ".join(row.title.split()),
+        " ".join(metric.split()),
+        *(_text(score, scale, digits) for score in row.scores),
+    ]
 
 
 def _text(score: Score | None, scale: float, digits: int) -> str:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from megatron.ltd.errors import UserError
 
+_MOST_CHANGES = 1 << 16
+
 
 @dataclass(frozen=True)
 class BatchRamp:
@@ -61,6 +63,8 @@ class BatchSchedule:
                 f"{given}: increments of {increment} from {start} do not reach --global-batch-size "
                 f"{self.global_batch_samples}; use an increment that divides {self.global_batch_samples - start}"
             )
+        if (self.global_batch_samples - start) // increment > _MOST_CHANGES:
+            raise UserError(f"{given}: the batch would grow more than {_MOST_CHANGES:,} times; use a larger increment")
 
     @property
     def sizes(self) -> range:

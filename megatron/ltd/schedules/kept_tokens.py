@@ -23,6 +23,9 @@ from typing import Protocol
 
 from megatron.ltd.errors import UserError
 
+_MOST_CHANGES = 1 << 17
+"""A plan has a stage for each number of kept tokens."""
+
 
 class TokenSchedule(Protocol):
     """Kept tokens of a routed layer at every step."""
@@ -96,6 +99,12 @@ class KeptTokensSchedule:
                 f"{self.names[0]} {self.min_kept_tokens}: must be a multiple of {self.names[2]} {self.granularity}; "
                 f"use {' or '.join([*fixes, 'a granularity that divides it'])}"
             )
+        range_tokens = self.seq_length - self.min_kept_tokens
+        if min(range_tokens // self.granularity, self.growth_steps) > _MOST_CHANGES:
+            raise UserError(
+                f"{self.names[2]} {self.granularity}: the number of kept tokens would change more than "
+                f"{_MOST_CHANGES:,} times; use at least {-(-range_tokens // _MOST_CHANGES)}"
+            )
 
     def at(self, step: int) -> int:
         """Kept tokens of a routed layer at the 0-based ``step``."""
@@ -106,20 +115,16 @@ class KeptTokensSchedule:
 
     def stages(self, num_steps: int) -> Iterator[tuple[int, int, int]]:
         """As ``TokenSchedule``: K tokens are first kept at step ceil((K - r0) * T / (s - r0))."""
-        levels = range(self.min_kept_tokens, self.seq_length, self.granularity) if self.growth_steps else range(0)
         range_tokens = self.seq_length - self.min_kept_tokens
-        for kept_tokens in levels:
-            grown_tokens = kept_tokens - self.min_kept_tokens
-            first_step = -(-grown_tokens * self.growth_steps // range_tokens)
-            next_tokens = min(grown_tokens + self.granularity, range_tokens)
-            next_first_step = -(-next_tokens * self.growth_steps // range_tokens)
-            if first_step >= num_steps:
-                return
-            if next_first_step > first_step:
-                yield first_step, min(next_first_step, num_steps) - first_step, kept_tokens
-        first_full_step = self.growth_steps if levels else 0
-        if first_full_step < num_steps:
-            yield first_full_step, num_steps - first_full_step, self.seq_length
+        step, end_step = 0, min(num_steps, self.growth_steps if range_tokens else 0)
+        while step < end_step:
+            kept_tokens = self.at(step)
+            grown_tokens = min(kept_tokens + self.granularity - self.min_kept_tokens, range_tokens)
+            next_step = min(-(-grown_tokens * self.growth_steps // range_tokens), num_steps)
+            yield step, next_step - step, kept_tokens
+            step = next_step
+        if step < num_steps:
+            yield step, num_steps - step, self.seq_length
 
     def total_kept_tokens(self, num_steps: int) -> int:
         """Sum of ``at(step)`` over the first ``num_steps`` steps: a routed layer's tokens at one sample a step."""

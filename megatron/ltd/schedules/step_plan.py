@@ -7,7 +7,19 @@ initialised.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+
+class LayerWork(NamedTuple):
+    """What one layer computes: layers with equal work cost the same."""
+
+    kept_tokens: int
+    keep_probability: float
+    attends_to_all: bool
+    """Whether the kept tokens attend to every token."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,14 @@ class StepPlan:
     @classmethod
     def dense(cls, seq_length: int, num_layers: int) -> StepPlan:
         return cls(seq_length, (seq_length,) * num_layers, (1.0,) * num_layers)
+
+    @cached_property
+    def work(self) -> Counter[LayerWork]:
+        """The number of layers with each amount of work."""
+        attends_to_all = [False] * len(self.kept_tokens)
+        for layer_number in self.entry_layers:
+            attends_to_all[layer_number - 1] = True
+        return Counter(map(LayerWork, self.kept_tokens, self.keep_probability, attends_to_all))
 
     @property
     def min_kept_tokens(self) -> int:

@@ -11,9 +11,9 @@ import abc
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.small_files import LARGE_BYTES, read_small
 
 
 class Tokenizer(abc.ABC):
@@ -48,7 +48,7 @@ def read_definition(flag: str, path: str | None, tokenizer_type: str) -> bytes:
     if path is None:
         raise UserError(f"{flag}: required with --tokenizer-type {tokenizer_type}; give the path of a local file")
     try:
-        content = Path(path).read_bytes()
+        content = read_small(path, LARGE_BYTES)
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot be read ({error.strerror}); give the path of a local file") from None
     if not content:

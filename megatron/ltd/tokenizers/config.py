@@ -16,7 +16,8 @@ import math
 from dataclasses import dataclass
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
+from megatron.ltd.flags.ranges import SIZE
 
 WORDPIECE_TYPES = ("BertWordPieceLowerCase", "BertWordPieceCase")
 TOKENIZER_TYPES = (
@@ -30,7 +31,7 @@ TOKENIZER_TYPES = (
 
 
 @dataclass(frozen=True)
-class TokenizerFiles:
+class TokenizerFiles(Settings):
     """tokenizer"""
 
     tokenizer_type: str | None = flag(
@@ -66,6 +67,7 @@ class TokenizerFiles:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.tokenizer_type is not None and self.tokenizer_type not in TOKENIZER_TYPES:
             raise UserError(f"--tokenizer-type {self.tokenizer_type}: give one of {', '.join(TOKENIZER_TYPES)}")
         named = {"HuggingFaceTokenizer", "TikTokenizer"}
@@ -87,12 +89,14 @@ class TokenizerConfig(TokenizerFiles):
 
     vocab_size: int | None = flag(
         None,
+        range=SIZE,
         affects="model",
         metavar="N",
         help="build the model for at least this many tokens, before padding; by default the tokenizer's own number",
     )
     make_vocab_size_divisible_by: int = flag(
         128,
+        range=SIZE,
         affects="model",
         metavar="N",
         help="pad the model's vocabulary to a multiple of this (and of the tensor-parallel size)",
@@ -100,15 +104,6 @@ class TokenizerConfig(TokenizerFiles):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.vocab_size is not None and self.vocab_size < 1:
-            raise UserError(
-                f"--vocab-size {self.vocab_size}: it must be at least 1; leave it out to use the tokenizer's"
-            )
-        if self.make_vocab_size_divisible_by < 1:
-            raise UserError(
-                f"--make-vocab-size-divisible-by {self.make_vocab_size_divisible_by}: it must be at least 1; "
-                "1 pads only to the tensor-parallel size"
-            )
 
 
 def padded_vocab_size(vocab_size: int, divisible_by: int, tensor_parallel_size: int) -> int:

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer as Engine
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.json_text import parse_json
+from megatron.ltd.small_files import read_small
 from megatron.ltd.tokenizers.base import Tokenizer, choose_eod, read_definition
 
 FILE = "tokenizer.json"
@@ -101,7 +102,7 @@ def _named_end(folder: Path, pieces: Mapping[int, str]) -> str | None:
 def _read(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if the file is missing or contains something else."""
     try:
-        found = parse_json(path.read_bytes())
+        found = parse_json(read_small(path))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

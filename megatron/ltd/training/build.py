@@ -20,7 +20,12 @@ from megatron.ltd.checkpoint.run_format import MODEL
 from megatron.ltd.checkpoint.save import CheckpointSaver
 from megatron.ltd.checkpoint.start import Start, find_start
 from megatron.ltd.data.microbatches import Microbatch, NoTokens, SampleSource, microbatches
+from megatron.ltd.errors import UserError
+from megatron.ltd.forecast.layout import Layout
+from megatron.ltd.forecast.memory import STATES, stage_memory
+from megatron.ltd.format import format_bytes
 from megatron.ltd.layers import route
+from megatron.ltd.machine import memory_bytes
 from megatron.ltd.methods.base import Method
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.agreement import agree, together
@@ -113,6 +118,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     consumed = start.consumed(shape.seq_length)
     plan, schedule = clock.plan(start.progress.iteration, consumed), clock.schedule(start.progress.iteration, consumed)
     taken = start.check_schedule(config, clock.settings(schedule))
+    _check_memory(config, workload, plan, mesh)
 
     train_data, valid_data = _build_data(workload, plan, clock, start, mesh, every_stage=method.observes)
     initial_clock = start.initial_clock(config, consumed)
@@ -154,6 +160,25 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
         config, mesh, workload, method, clock, plan, state, stepper, train_data, valid_data, log, saver, exits,
         record,
     )  # fmt: skip
+
+
+def _check_memory(config: RunConfig, workload: Workload, plan: RunPlan, mesh: Mesh) -> None:
+    """Refuse a run whose states alone exceed the memory of its device, before any is allocated. Raises ``UserError``.
+
+    Half of the forecast activations are counted too: on a GPU that forecast has not been measured.
+    """
+    layout = Layout.of(config.parallel, mesh.world_size, mesh.world_size, config.model.num_layers)
+    parts = stage_memory(config, workload.sizes, layout, plan)[mesh.pipeline_parallel_rank].parts
+    needed = sum(size if name in STATES else size // 2 for name, size in parts.items())
+    on_gpu = mesh.device.type == "cuda"
+    available = torch.cuda.mem_get_info(mesh.device)[1] if on_gpu else memory_bytes()
+    if needed > available:
+        raise UserError(
+            f"--hidden-size {config.model.hidden_size}, --num-layers {config.model.num_layers} and --micro-batch-size "
+            f"{config.training.micro_batch_size}: a process needs at least {format_bytes(needed)} of memory, and "
+            f"{mesh.device} has {format_bytes(available)}; use smaller values, or more processes (--plan shows the "
+            "parts)"
+        )
 
 
 def _notes(config: RunConfig, start: Start, new_weights: tuple[str, ...], taken: str | None) -> list[str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag
-from megatron.ltd.plan.config import positive
+from megatron.ltd.flags import Settings, flag
 
 
 @dataclass(frozen=True)
-class LoggingConfig:
+class LoggingConfig(Settings):
     """logging"""
 
     log_interval: int = flag(100, affects="start", help="steps between console lines; metrics.jsonl holds every step")
@@ -25,6 +24,6 @@ class LoggingConfig:
     progress: bool = flag(True, affects="nothing", help="show no progress bar")
 
     def __post_init__(self) -> None:
-        positive(self, "log_interval")
+        super().__post_init__()
         if self.wandb_exp_name is not None and self.wandb_project is None:
             raise UserError(f"--wandb-exp-name {self.wandb_exp_name}: it needs --wandb-project; name the project")

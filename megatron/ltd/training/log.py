@@ -32,6 +32,8 @@ _SCALARS = {  # Megatron's names, then ours
     "loss": "lm loss",
     "lr": "learning-rate",
     "grad_norm": "grad-norm",
+    "loss_scale": "loss-scale",
+    "skipped_updates": "skipped-updates",
     "step_seconds": "iteration-time",
     "batch_size": "batch-size",
     "kept_tokens": "seqlen/random_ltd_reserved_length",
@@ -151,12 +153,14 @@ class RunLog:
         saved = 1.0 - sum(record["step_flops"] for record in records) / sum(
             record["dense_step_flops"] for record in records
         )
+        skipped = sum(record["skipped_updates"] for record in records)
         depth = sum(record["depth"] for record in records) / len(records)
         parts = [
             f"step {last['iteration']:>{len(str(self._num_steps))}}/{self._num_steps}",
             f"loss {sum(record['loss'] for record in records) / len(records):.4f}",
             f"lr {last['lr']:.2e}",
             f"grad norm {last['grad_norm']:.2f}",
+            *([f"{skipped} skipped, loss scale {last['loss_scale']:g}"] if skipped else []),
             f"kept {last['kept_tokens']}/{last['seq_length']}",
             *([f"depth {depth:.1f}/{last['num_layers']}"] if depth < last["num_layers"] else []),
             f"FLOPs saved {100.0 * saved:4.1f} %",

@@ -40,6 +40,7 @@ def train(run: Run, scorer: Scorer | None = None) -> str | None:
     """
     progress, scheduler = run.progress, run.state.scheduler
     recent_losses: deque[float] = deque(maxlen=_SPIKE_WINDOW_STEPS)
+    skipped_scales: list[float] = []
     batches = closing(run.batches(run.train_data, progress.consumed_samples))
     reason: str | None = None
     first_step, check_routing_every = progress.iteration, run.config.parallel.check_routing_every
@@ -65,8 +66,12 @@ def train(run: Run, scorer: Scorer | None = None) -> str | None:
             progress.consumed_layer_tokens += layer_tokens(plan, samples)
             if result.updated:
                 scheduler.step(run.clock.increment(plan, samples))
+                skipped_scales.clear()
+            else:
+                skipped_scales.append(result.loss_scale)
 
             run.log.train(_record(run, plan, samples, result, lr, time.perf_counter() - started))
+            _stop_on(run, _stalled(run, skipped_scales))
             reason = run.exits.reason(progress.iteration)
             is_last = progress.iteration == run.plan.num_steps
             if _evaluate_when_due(run, scorer, is_last):
@@ -110,6 +115,8 @@ def _record(run: Run, plan: StepPlan, samples: int, result: StepResult, lr: floa
         "loss": result.loss,
         "lr": lr,
         "grad_norm": result.grad_norm,
+        "loss_scale": result.loss_scale,
+        "skipped_updates": int(not result.updated),
         "kept_tokens": plan.min_kept_tokens,
         "depth": _depth(run, plan, samples),
         "num_layers": len(plan.keep_probability),
@@ -169,6 +176,21 @@ def _divergence(run: Run, result: StepResult, recent_losses: deque[float]) -> st
         if math.isfinite(result.loss):
             recent_losses.append(result.loss)
     return None
+
+
+def _stalled(run: Run, skipped_scales: list[float]) -> str | None:
+    """Why the run must end after updates in a row were skipped, with these loss scales; None if it need not."""
+    if len(skipped_scales) < run.config.training.max_skipped_updates:
+        return None
+    what = f"the last {len(skipped_scales)} updates were skipped"
+    step = run.progress.iteration
+    fix = "Continue from the last checkpoint before them with a lower --lr, or raise --max-skipped-updates"
+    if not run.config.precision.fp16:
+        return f"{what} until step {step}, because loss or gradients were not finite. {fix}"
+    return (
+        f"{what} until step {step}, because gradients overflowed in float16 with loss scales from "
+        f"{skipped_scales[0]:g} to {skipped_scales[-1]:g}. {fix}, or use --bf16 from the start"
+    )
 
 
 def _is_multiple(iteration: int, interval: int | None) -> bool:

@@ -40,6 +40,8 @@ class StepResult:
     loss: float
     grad_norm: float
     updated: bool
+    loss_scale: float = 1.0
+    """The loss scale of the step, with --fp16."""
     token_losses_2V: Tensor | None = None
     """Float64, over the global batch: for each token id the sum of its losses, and their number. None unless needed."""
 
@@ -98,10 +100,12 @@ class Stepper:
         loss = self._measures(self._run(batches, route, losses_2V, num_microbatches, forward_only=False))["loss"]
         if losses_2V is not None:
             self._sum_over_ranks(losses_2V)
+        loss_scale = float(self.optimizer.get_loss_scale())
         if not math.isfinite(loss):
-            return StepResult(loss, math.nan, updated=False)
+            return StepResult(loss, math.nan, updated=False, loss_scale=loss_scale)
         updated, grad_norm, _ = self.optimizer.step()
-        return StepResult(loss, math.nan if grad_norm is None else float(grad_norm), bool(updated), losses_2V)
+        grad_norm = math.nan if grad_norm is None else float(grad_norm)
+        return StepResult(loss, grad_norm, bool(updated), loss_scale, losses_2V)
 
     def evaluate(self, batches: Iterator[Microbatch], num_microbatches: int) -> dict[str, float]:
         """The objective's measures over ``num_microbatches`` of each rank: every token kept, no dropout."""

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
 
 Scorer = Callable[[], Mapping[str, float]]
 """Scores of the current weights by "task/metric", on the first process; others may get none. Every rank calls it."""
 
 
 @dataclass(frozen=True)
-class TaskScoresConfig:
+class TaskScoresConfig(Settings):
     """tasks scored during training"""
 
     eval_tasks: tuple[str, ...] = flag(
@@ -41,6 +41,7 @@ class TaskScoresConfig:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.eval_tasks:
             for name in ("eval_tasks_interval", "eval_tasks_limit", "eval_tasks_data"):
                 if getattr(self, name) is not None:
@@ -54,10 +55,6 @@ class TaskScoresConfig:
                 f"--eval-tasks {' '.join(self.eval_tasks)}: needs --eval-tasks-interval; give the number of steps "
                 "between two scorings, for example 1000"
             )
-        for name in ("eval_tasks_interval", "eval_tasks_limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
 
     def is_due(self, iteration: int, *, is_last: bool) -> bool:
         """Whether the weights after ``iteration`` steps are scored."""

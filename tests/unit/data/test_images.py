@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +139,7 @@ ARRAYS: dict[str, tuple[dict[str, Any], list[object]]] = {
     "flat": ({"images": np.zeros((4, 24), np.uint8)}, ["images", "[4, 24]", "[N, H, W]"]),
     "whole numbers of 64 bits": ({"images": np.zeros((4, 4, 6), np.int64)}, ["int64", "uint8 (0 to 255)"]),
     "not finite": ({"images": np.full((4, 4, 6), np.nan)}, ["images[0]"]),
+    "huge label": ({"labels": np.array([0, 1 << 62, 1, 1])}, ["labels[1]"]),
     "objects": ({"labels": np.array([0, None, 1, 1], dtype=object)}, ["numpy.savez"]),
 }
 
@@ -146,7 +151,24 @@ def test_bad_arrays_are_refused(tmp_path: Path, changes: dict[str, Any], names: 
         opened(path)
 
 
-def test_labels_outside_the_classes_are_refused(tmp_path: Path) -> None:
+def test_files_that_expand_without_bound(tmp_path: Path) -> None:
+    """A file of a few bytes that announces terabytes, and a PNG of 400 million pixels."""
+    with zipfile.ZipFile(tmp_path / "train.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        for name, shape in {"images": (1 << 40, 4, 6), "labels": (4,)}.items():
+            header = io.BytesIO()
+            np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            file.writestr(f"{name}.npy", header.getvalue())
+    with refused("--train-data-path", tmp_path / "train.npz"):
+        opened(tmp_path / "train.npz")
+    folder = write_folder(tmp_path / "folder")
+    png = (folder / "cat" / "0.png").read_bytes()
+    size = b"IHDR" + struct.pack(">II", 20_000, 20_000) + png[24:29]
+    (folder / "cat" / "0.png").write_bytes(png[:12] + size + struct.pack(">I", zlib.crc32(size)) + png[33:])
+    with refused("--train-data-path", folder / "cat" / "0.png"):
+        opened(folder)
+
+
+def test_labels_that_the_classes_do_not_have(tmp_path: Path) -> None:
     train = write_arrays(tmp_path / "train.npz")
     valid = write_arrays(tmp_path / "valid.npz", labels=np.array([0, 1, 2, 1]))
     with refused("--valid-data-path", valid, "labels[2]", 2, 0, 1):

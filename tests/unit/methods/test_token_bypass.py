@@ -95,8 +95,8 @@ def test_flags_that_do_not_fit_the_model_are_refused() -> None:
         build(ModelFacts(2, S, 7))
     with refused("--token-bypass-strata 2", 4):
         build(ModelFacts(12, S, 7, sequence_parts=4), strata=2)
-    for outside in (-1, 50):
-        with refused(f"--token-bypass-special-ids {outside}", 0, 49):
+    for outside, most in ((-1, "2,147,483,647"), (50, 49)):
+        with refused(f"--token-bypass-special-ids {outside}", 0, most):
             build(special_ids=(3, outside)).initial_state(50)
 
 

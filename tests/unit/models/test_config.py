@@ -9,6 +9,7 @@ import pytest
 from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
 from tests.support_errors import refused
 
+ODD = {"hidden_size": 60, "num_attention_heads": 4, "position_embedding_type": "rope"}
 REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (ModelConfig, {"num_layers": 0}, ("--num-layers 0", 1)),
     (ModelConfig, {"seq_length": -1}, ("--seq-length -1",)),
@@ -32,7 +33,13 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (ModelConfig, {"norm_epsilon": 0.0}, ("--norm-epsilon 0.0", 0)),
     (ModelConfig, {"init_method_std": -0.1}, ("--init-method-std -0.1",)),
     (ModelConfig, {"rotary_percent": 1.5}, ("--rotary-percent 1.5",)),
+    (ModelConfig, ODD, ("--position-embedding-type rope", 15, "--kv-channels")),
+    (ModelConfig, {**ODD, "kv_channels": 16, "rotary_percent": 0.2}, ("--rotary-percent 0.2", 3)),
+    (ModelConfig, {**ODD, "kv_channels": 4, "rotary_percent": 0.2}, ("--rotary-percent 0.2", 0)),
     (PrecisionConfig, {"bf16": True, "fp16": True}, ("--bf16", "--fp16")),
+    (PrecisionConfig, {"fp16": True, "loss_scale": 0.0}, ("--loss-scale 0.0",)),
+    (PrecisionConfig, {"fp16": True, "hysteresis": 0}, ("--hysteresis 0",)),
+    (PrecisionConfig, {"min_loss_scale": 8.0, "initial_loss_scale": 4.0}, ("--min-loss-scale 8", 4)),
     (RecomputeConfig, {"recompute_granularity": "full"}, ("--recompute-granularity",)),
     (RecomputeConfig, {"recompute_num_layers": 1}, ("--recompute-granularity",)),
     (

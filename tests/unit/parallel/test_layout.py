@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.models.config import ModelConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import (
     check_batches,
     check_model,
+    check_recompute,
     layers_per_stage,
     layout_text,
     sequence_parts,
@@ -152,3 +153,25 @@ def test_an_interleaved_pipeline_needs_multiples_of_its_stages() -> None:
 )
 def test_a_layout_in_words(flags: dict[str, Any], data_parallel_size: int, num_chunks: int, text: str) -> None:
     assert layout_text(ParallelConfig(**flags), data_parallel_size, num_chunks) == text
+
+
+GROUPS: list[tuple[int, int, dict[str, Any], bool]] = [
+    (1, 6, {}, True), (3, 6, {}, True), (6, 6, {}, True), (4, 6, {}, False), (7, 6, {}, False), (12, 6, {}, False),
+    (3, 12, {"pipeline_model_parallel_size": 2}, True), (4, 12, {"pipeline_model_parallel_size": 2}, False),
+    (2, 11, {"pipeline_model_parallel_size": 2, "decoder_first_pipeline_num_layers": 4}, False),
+    (2, 8, {"pipeline_model_parallel_size": 2, "num_layers_per_virtual_pipeline_stage": 2}, True),
+    (4, 8, {"pipeline_model_parallel_size": 2, "num_layers_per_virtual_pipeline_stage": 2}, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("group", "num_layers", "flags", "fits"), GROUPS)
+def test_uniform_groups_of_recomputed_layers(group: int, num_layers: int, flags: dict[str, Any], fits: bool) -> None:
+    """Megatron-Core computes whole groups of each stage, or of each chunk."""
+    uniform, block = (RecomputeConfig("full", method, group) for method in ("uniform", "block"))
+    parallel = ParallelConfig(**flags)
+    check_recompute(block, parallel, num_layers)
+    if fits:
+        check_recompute(uniform, parallel, num_layers)
+    else:
+        with refused(f"--recompute-num-layers {group}"):
+            check_recompute(uniform, parallel, num_layers)

@@ -23,7 +23,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     ),
     (TrainingConfig, {"train_iters": 5, "eval_iters": -1}, ("--eval-iters -1",)),
     (TrainingConfig, {"train_iters": 5, "eval_iters": 0, "eval_at_start": True}, ("--eval-at-start", "--eval-iters 0")),
-    (TrainingConfig, {"train_iters": 5, "seed": -1}, ("--seed -1", 0, 2, 31)),
+    (TrainingConfig, {"train_iters": 5, "seed": -1}, ("--seed -1", 0, "2,147,483,647")),
     (TrainingConfig, {"train_iters": 5, "exit_duration_in_mins": -1.0}, ("--exit-duration-in-mins -1.0",)),
     (
         TrainingConfig,

@@ -162,3 +162,14 @@ def test_stages_that_leave_steps_out_fail_an_assertion() -> None:
         plan_run(SHAPE, BatchSchedule(8, None), lambda _: [(0, 3, full), (5, 5, full)], 10)
     with pytest.raises(AssertionError, match="cover 3 of 10"):
         plan_run(SHAPE, BatchSchedule(8, None), lambda _: [(0, 3, full)], 10)
+
+
+def test_more_stages_and_layers_than_a_plan_can_hold() -> None:
+    schedule, batch = KeptTokensSchedule(1, 1 << 16, 1 << 40, 1), BatchSchedule(1, None)
+    with refused("--num-layers 70"):
+        list(plan_stages(batch, middle_layers(schedule, 70), 1 << 40))
+
+
+def test_ramps_of_more_batches_than_a_plan_can_hold() -> None:
+    with refused("--rampup-batch-size 1 1 5"):
+        BatchSchedule(1 << 30, BatchRamp(1, 1, 5))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from megatron.ltd.reports.metrics import read_history
-from tests.support_errors import refused
+from tests.support_errors import assert_names, refused
 
 
 def test_after_a_resume_only_the_later_lines_count(write_run, train) -> None:
@@ -47,25 +48,39 @@ def test_scores_and_starts_are_kept_except_those_of_lost_steps(write_run, train)
     assert [start["resumed_at"] for start in history.starts] == [0, 1] and history.about == again
 
 
-def test_a_bad_line_far_down_is_named_by_its_number(write_run, train) -> None:
+def test_a_damaged_line_far_down_is_left_out_and_named(write_run, train) -> None:
     folder = write_run("run", *(train(step) for step in range(1, 2500)))
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     lines[2222] = lines[2222][:-1]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    with refused(folder / "metrics.jsonl", "line 2223"):
-        read_history(folder, "run")
+    history = read_history(folder, "run")
+    assert_names(history.damage or "", folder / "metrics.jsonl", "line 2223")
+    assert history.iterations == tuple(step for step in range(1, 2500) if step != 2222)
+
+
+STEP = {"kind": "train", "iteration": 2, "loss": 1.0, "consumed_tokens": 1, "consumed_layer_tokens": 1}
+STEP |= {"step_flops": 1, "dense_step_flops": 1, "step_seconds": 1.0}
 
 
 @pytest.mark.parametrize(
     "line",
-    ["not json", "", '{"iteration": 1}', "[1]", '{"kind": "run"}', '{"kind": "train", "iteration": 2}', "{}, {}"],
-)
-def test_a_foreign_line_is_named(line: str, write_run, train) -> None:
+    [
+        b"not json", b"", b'{"iteration": 1}', b"[1]", b'{"kind": "run"}',
+        b'{"kind": "train", "iteration": 2}', b"{}, {}",
+        b"\xff\xfe\x00", b"[" * 100_000, b"1" * 10_000, b'{"kind": "validation", "iteration": 1}',
+        *(json.dumps({**STEP, **change}).encode() for change in (
+            {"iteration": "2"}, {"iteration": True}, {"step_flops": None}, {"step_flops": "1"}, {"kept_tokens": [1]},
+            {"consumed_tokens": 10**400},
+        )),
+    ],
+)  # fmt: skip
+def test_a_damaged_line_is_left_out_and_named(line: bytes, write_run, train) -> None:
     folder = write_run("run", train(1))
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write(line + "\n")
-    with refused(folder / "metrics.jsonl", "line 3"):
-        read_history(folder, "run")
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(line + b"\n" + json.dumps(STEP).encode() + b"\n")
+    history = read_history(folder, "run")
+    assert_names(history.damage or "", folder / "metrics.jsonl", "line 3")
+    assert history.iterations == (1, 2) and history.validations == ()
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path, write_run) -> None:

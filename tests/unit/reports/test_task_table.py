@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,22 @@ def test_markdown(two: list[Path]) -> None:
         ["WikiText-2", "word_perplexity (lower is better)", "20.00", "19.50"],
     ]
     assert note[0].startswith("- the average is over 2 of the paper's 19 tasks")
+
+
+HOSTILE = "a\n\\input{/etc/passwd} <script>x()</script> | & $"
+
+
+def test_names_are_text(two: list[Path]) -> None:
+    """A name with line ends and markup stays one cell, and adds neither HTML nor a command of LaTeX."""
+    table = comparison(*two, names=(HOSTILE, "b"))
+    table = replace(table, notes=(*table.notes, HOSTILE))
+    markdown, latex = to_markdown(table), to_latex(table)
+    assert (
+        "<script" not in markdown and len(markdown.splitlines()) == len(to_markdown(comparison(*two)).splitlines()) + 1
+    )
+    for line in latex.splitlines():
+        assert "\\input" not in line or line.startswith("% ")
+    assert len(latex.splitlines()) == len(to_latex(comparison(*two)).splitlines()) + 1
 
 
 def test_latex(two: list[Path]) -> None:

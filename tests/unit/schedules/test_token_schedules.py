@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron.ltd.schedules.kept_tokens import ConstantSchedule, ShrinkingSchedule, StagedSchedule, TokenSchedule
+from megatron.ltd.schedules.kept_tokens import (
+    ConstantSchedule,
+    KeptTokensSchedule,
+    ShrinkingSchedule,
+    StagedSchedule,
+    TokenSchedule,
+)
 from tests.support_errors import refused
 from tests.unit.schedules.test_schedules import assert_stages_are_every_steps
 
@@ -97,3 +103,16 @@ def test_bad_shrinking_and_constant_schedules_are_refused() -> None:
         ConstantSchedule(65, 64, "--kept")
     with refused("--kept 0", 1):
         ConstantSchedule(0, 64, "--kept")
+
+
+@pytest.mark.parametrize("kind", [KeptTokensSchedule, ShrinkingSchedule])
+def test_stages_cost_no_more_than_the_steps(kind: type[KeptTokensSchedule] | type[ShrinkingSchedule]) -> None:
+    """Of 2^27 numbers of kept tokens ten are ever kept."""
+    assert len(list(kind(16, 1 << 31, 10, 16).stages(1 << 40))) <= 12
+
+
+@pytest.mark.parametrize("kind", [KeptTokensSchedule, ShrinkingSchedule])
+def test_more_stages_than_a_plan_can_hold(kind: type[KeptTokensSchedule] | type[ShrinkingSchedule]) -> None:
+    with refused("granularity 16", 8192):
+        kind(16, 1 << 30, 1 << 40, 16)
+    assert kind(8192, 1 << 30, 1 << 40, 8192)

@@ -17,7 +17,7 @@ from tests.support_errors import refused
 
 STEP = {
     "loss": 2.0, "lr": 1e-3, "grad_norm": 0.5, "kept_tokens": 8, "batch_size": 4, "seq_length": 16,
-    "depth": 6.0, "num_layers": 6,
+    "depth": 6.0, "num_layers": 6, "loss_scale": 1.0, "skipped_updates": 0,
     "consumed_samples": 4, "consumed_tokens": 64, "consumed_layer_tokens": 150, "step_flops": 750,
     "dense_step_flops": 1000, "step_seconds": 0.5, "tokens_per_second": 128.0,
 }  # fmt: skip

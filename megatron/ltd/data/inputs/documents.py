@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from megatron.ltd.data.inputs.files import InputFile, open_content, stored_position
 from megatron.ltd.data.inputs.tables import Row, read_rows
 from megatron.ltd.errors import UserError
+from megatron.ltd.flags.ranges import count_in
 
 CHUNK_BYTES = 512 << 10
 _MOST_KEYS, _LONGEST_KEY = 8, 40
@@ -47,10 +48,10 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> Shard:
         """The shard of ``--shard`` I/N. Raises ``UserError``."""
-        number, _, count = text.partition("/")
-        if not (number.isdecimal() and count.isdecimal()):
+        number, count = (count_in(part) for part in text.partition("/")[::2])
+        if number is None or count is None:
             raise UserError(f"--shard {text}: give the number of a shard and the number of shards, for example 1/8")
-        return cls(int(number), int(count))
+        return cls(number, count)
 
     def span(self, total_bytes: int) -> tuple[int, int]:
         """Its first byte and its end in an input of ``total_bytes``."""

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.json_text import parse_json
+from megatron.ltd.small_files import check_regular
 
 _COMPRESSIONS = {
     b"\x1f\x8b": "gzip",
@@ -151,6 +152,7 @@ def stored_position(stream: BinaryIO) -> int:
 
 def _inspect(path: str) -> InputFile:
     try:
+        check_regular(path)  # a pipe can be read only once
         with open(path, "rb") as stream:
             start = stream.read(_START_BYTES)
         num_bytes = Path(path).stat().st_size

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
+from megatron.ltd.flags.ranges import Range, count_in
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.tokenizers.config import TokenizerFiles
 
@@ -33,6 +34,7 @@ class HarnessArgs(TokenizerFiles):
     )
     tensor_model_parallel_size: int = flag(
         1,
+        range=Range(1, 1 << 16),
         help="processes that share each layer; the others share the requests. May differ from training",
     )
     batch_tokens: int = flag(
@@ -48,14 +50,7 @@ class HarnessArgs(TokenizerFiles):
         super().__post_init__()
         if self.pretrained is None:
             raise UserError("--load: required; give the folder of checkpoints, which is --save of a run")
-        if self.tensor_model_parallel_size < 1:
-            raise UserError(
-                f"--tensor-model-parallel-size {self.tensor_model_parallel_size}: must be at least 1; give 1 or more"
-            )
-        if self.batch_tokens < 1:
-            raise UserError(f"--batch-tokens {self.batch_tokens}: must be at least 1; give a larger number")
-        is_number = self.batch_size.isdigit() and int(self.batch_size) > 0
-        if not is_number and self.batch_size.partition(":")[0] != "auto":
+        if not count_in(self.batch_size) and self.batch_size.partition(":")[0] != "auto":
             raise UserError(f"--batch_size {self.batch_size}: must be auto or a number above 0; change it")
         if self.device not in ("auto", "cuda", "cpu"):
             raise UserError(f"--device {self.device}: is not supported; give auto, cuda or cpu")
@@ -96,7 +91,7 @@ class HarnessArgs(TokenizerFiles):
         """The largest batch."""
         from megatron.ltd.evaluation.scoring import BatchSize
 
-        return BatchSize(self.batch_tokens, int(self.batch_size) if self.batch_size.isdigit() else None)
+        return BatchSize(self.batch_tokens, count_in(self.batch_size))
 
 
 def _device(name: str) -> str:

@@ -25,6 +25,7 @@ from typing import Any
 
 from megatron.ltd.evaluation.local_tasks.shapes import ShapeError
 from megatron.ltd.json_text import parse_json
+from megatron.ltd.small_files import check_regular
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def read_raw(path: Path, members: Sequence[str]) -> list[RawText]:
             raise ShapeError(
                 f"{path}: expected files or a .zip archive, found a .tar archive; extract it, give its files"
             )
+        check_regular(path)
         content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.decompress(content)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
+from megatron.ltd.flags.ranges import Range
 from megatron.ltd.methods.base import METHOD, Method, ModelFacts
 from megatron.ltd.schedules.keep_probability import KeepProbabilitySchedule, keep_probabilities
 from megatron.ltd.schedules.step_plan import StepPlan
@@ -27,11 +28,16 @@ _UNIT = 1000
 
 
 @dataclass(frozen=True)
-class LayerDropConfig:
+class LayerDropConfig(Settings):
     """progressive layer dropping"""
 
     layer_drop: bool = flag(False, affects="schedule", help="skip layers at random, deeper ones more often")
-    layer_drop_theta: float = flag(0.5, affects="schedule", help="the smallest keep probability of the deepest layer")
+    layer_drop_theta: float = flag(
+        0.5,
+        range=Range(0, 1, above=True),
+        affects="schedule",
+        help="the smallest keep probability of the deepest layer",
+    )
     layer_drop_gamma: float | None = flag(
         None,
         affects="schedule",

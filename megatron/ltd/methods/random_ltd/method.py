@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
+from megatron.ltd.flags.ranges import count_in
 from megatron.ltd.format import format_ranges
 from megatron.ltd.methods.base import METHOD, Method, ModelFacts, Samples
 from megatron.ltd.methods.schedule_flags import ScheduleChoice, ScheduleFlags, in_blocks
@@ -50,11 +52,11 @@ def parse_layers(text: str, num_layers: int, allow_edge_layers: bool) -> tuple[i
     """The layer numbers of a list such as ``"2-4,7"``, ascending. Raises ``UserError`` if one is outside the model."""
     layers: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()):
+        first, last = (count_in(number) for number in part.strip().partition("-")[::2])
+        if first is None or (last is None and "-" in part):
             raise UserError(f'--ltd-layers {text}: "{part.strip()}" must be a layer, or a range such as 2-23')
-        end = min(int(last or first), max(int(first), num_layers + 1))  # one layer too many is enough to refuse it
-        layers.update(range(int(first), end + 1))
+        end = min(first if last is None else last, max(first, num_layers + 1))  # one layer too many is enough
+        layers.update(range(first, end + 1))
     outside = sorted(layer for layer in layers if not 1 <= layer <= num_layers)
     if outside or not layers:
         problem = f"{outside[0]} is not a layer" if outside else "the list is empty"
@@ -131,4 +133,8 @@ class RandomLTD(Method):
     def _plan(self, kept_tokens: int) -> StepPlan:
         num_layers, seq_length = self.facts.num_layers, self.facts.seq_length
         kept = (kept_tokens if layer in self.layers else seq_length for layer in range(1, num_layers + 1))
-        return StepPlan(seq_length, tuple(kept), (1.0,) * num_layers)
+        return StepPlan(seq_length, tuple(kept), self._always)
+
+    @cached_property
+    def _always(self) -> tuple[float, ...]:
+        return (1.0,) * self.facts.num_layers

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
+from megatron.ltd.flags.ranges import Range, count_in
 from megatron.ltd.methods.base import METHOD, Method, ModelFacts, Samples
 from megatron.ltd.methods.schedule_flags import ScheduleChoice, ScheduleFlags, in_blocks
 from megatron.ltd.schedules.kept_tokens import TokenSchedule
@@ -52,6 +53,7 @@ class TokenBypassConfig(ScheduleFlags, prefix="token_bypass", only_with="random 
     )
     token_bypass_special_ids: tuple[int, ...] = flag(
         (),
+        range=Range(0, (1 << 31) - 1),
         affects="schedule",
         help="ids of tokens that importance always keeps (default: the tokenizer's special ones, such as [CLS])",
     )
@@ -63,10 +65,10 @@ class TokenBypassConfig(ScheduleFlags, prefix="token_bypass", only_with="random 
 
 def parse_span(text: str, num_layers: int) -> range:
     """The layer numbers of a span such as ``"6-11"``. Raises ``UserError`` if it is not inside the model."""
-    first, _, last = text.strip().partition("-")
-    if not first.isdecimal() or (last and not last.isdecimal()):
+    first, last = (count_in(part) for part in text.strip().partition("-")[::2])
+    if first is None or (last is None and "-" in text):
         raise UserError(f"--token-bypass-layers {text}: must be one span; give its first and last layer, as 6-11")
-    span = range(int(first), int(last or first) + 1)
+    span = range(first, (first if last is None else last) + 1)
     if not span:
         raise UserError(f"--token-bypass-layers {text}: the span is empty; give the lower layer first")
     if span[0] < 2 or span[-1] >= num_layers:

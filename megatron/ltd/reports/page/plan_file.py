@@ -19,6 +19,7 @@ from megatron.ltd.format import format_count, format_flops, format_seconds
 from megatron.ltd.json_text import parse_json
 from megatron.ltd.plan.table import StageFigures
 from megatron.ltd.reports.metrics import RunHistory
+from megatron.ltd.small_files import LARGE_BYTES, read_small
 
 _AMOUNTS = ("tokens", "layer_tokens", "flops", "dense_flops")
 _STAGE_FIELDS = {*_AMOUNTS, "first_step", "num_steps", "global_batch_samples", "kept_tokens", "first_lr", "last_lr"}
@@ -104,7 +105,7 @@ def read_plan(path: Path) -> PlanFile:
     """The plan in a file. Raises ``UserError``."""
     fix = "give a file that --plan-json wrote"
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(read_small(path, LARGE_BYTES))
         stages, totals = content["stages"], content["totals"]
         whole = stages and totals.keys() >= _TOTAL_FIELDS and all(stage.keys() >= _STAGE_FIELDS for stage in stages)
     except OSError as error:

@@ -1,0 +1,67 @@
+"""What the machine denies ends in one line and exit status 2: permissions, links, open files, memory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from megatron.ltd.machine import denied, memory_bytes
+from tests.support import REPOSITORY
+from tests.support_errors import assert_refused
+from tests.support_processes import PATIENCE_SECONDS
+
+ERRORS = {
+    "permission": (PermissionError(errno.EACCES, "Permission denied", "/closed/x"), ["/closed/x", "Permission denied"]),
+    "disk": (OSError(errno.ENOSPC, "No space left on device"), ["No space left on device"]),
+    "descriptors": (RuntimeError("[enforce fail] pipe2: Too many open files\nmore"), ["ulimit -n"]),
+    "threads": (RuntimeError("can't start new thread"), ["ulimit -u"]),
+    "fork": (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), ["ulimit -u"]),
+    "memory": (MemoryError(), ["out of memory", "--micro-batch-size"]),
+    "allocator": (
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes."),
+        ["9 bytes", "--plan"],
+    ),
+    "links": (RuntimeError("Symlink loop from '/a'"), ["/a"]),
+}
+
+
+@pytest.mark.parametrize(("error", "names"), ERRORS.values(), ids=ERRORS.keys())
+def test_lines_of_the_machine(error: BaseException, names: list[str]) -> None:
+    line = denied(error)
+    assert line is not None and "\n" not in line and all(name in line for name in names), line
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes differ"), FileNotFoundError(2, "none", "x"), ValueError("open")]
+)
+def test_other_errors_keep_their_traceback(error: BaseException) -> None:
+    assert denied(error) is None
+
+
+def test_memory() -> None:
+    assert 1 << 26 < memory_bytes() < 1 << 50
+
+
+def few_files() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+
+
+def _run(flags: list[str], limit: Callable[[], None]) -> subprocess.CompletedProcess[str]:
+    needed = "--num-layers 2 --lr 1e-3 --train-iters 1 --tokenizer-type ByteTokenizer --device cpu".split()
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "pretrain_gpt_ltd.py"), *needed, *flags],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}, preexec_fn=limit,
+        capture_output=True, text=True, timeout=PATIENCE_SECONDS,
+    )  # fmt: skip
+
+
+def test_few_open_files() -> None:
+    ended = _run(["--plan"], few_files)
+    assert_refused(ended.returncode, ended.stderr, "open files", 40, 128, "ulimit -H -n")

@@ -34,6 +34,7 @@ def run_command(main: Callable[[], object]) -> None:
     141: the reader of its output has closed it, as after ``| head``; a program that SIGPIPE ends has this status too.
     Under a launcher only the first process of each node prints the line, except for ``LostContact``.
     """
+    _wait_briefly()
     program = Path(sys.argv[0]).name
     prints = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
@@ -59,3 +60,13 @@ def run_command(main: Callable[[], object]) -> None:
         if prints:
             print(f"{program}: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _wait_briefly() -> None:
+    """Let OpenMP's threads spin for microseconds, not milliseconds, before they sleep, unless the user has chosen.
+
+    On a machine that others use too, threads that spin take the processor from the thread that they wait for. Read by
+    GNU's OpenMP when torch is imported, which no command has done yet.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")

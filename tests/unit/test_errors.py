@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -60,6 +61,22 @@ def test_success_ends_nothing() -> None:
     ran: list[int] = []
     run_command(lambda: ran.append(1))
     assert ran == [1]
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_of_openmp_spin_briefly_unless_the_user_says(
+    given: dict[str, str], spins: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "restored after the test")
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    run_command(lambda: None)
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
 
 
 def test_our_own_mistakes_keep_their_traceback() -> None:

@@ -65,8 +65,16 @@ stage() {
     [[ -z "$1" ]] || printf '\n== %s\n' "$1"
 }
 
-# there FILE: whether it is there already, which is said.
-there() { [[ -f "$1" ]] && echo "there already: ${1%.json}"; }
+# there FILE WORDS...: whether it is there already, which is said. What is made with other words the next time is refused.
+there() {
+    if [[ ! -f "$1" ]]; then
+        [[ $# == 1 || "$DRY_RUN" == 1 ]] || echo "${*:2}" >"$1.made-with"
+        return 1
+    fi
+    [[ $# == 1 || ! -f "$1.made-with" || "$(<"$1.made-with")" == "${*:2}" ]] ||
+        refuse "${1%.json}: it was made with other input or flags ($(<"$1.made-with")); move it away, or give the same"
+    echo "there already: ${1%.json}"
+}
 
 # claim FOLDER: make it, or go on in it if this example made it.
 claim() {

@@ -37,6 +37,7 @@ from megatron.ltd.parallel.mesh import Mesh, initialize
 from megatron.ltd.plan.config import OptimizerConfig
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.tokenizers.wordpiece import SPECIAL_PIECES
+from megatron.ltd.training.stopwatch import TIMINGS
 from megatron.ltd.words import name_of
 from megatron.ltd.workloads import BERT, BERT_CLASSIFIER, GPT, VIT
 
@@ -49,7 +50,6 @@ _TASKS = {
     "finetune_bert_ltd.py": BERT_CLASSIFIER,
     "finetune_vit_ltd.py": VIT,
 }
-_TIMINGS = ("step_seconds", "tokens_per_second")
 
 
 def small_dataset(folder: Path) -> str:
@@ -294,5 +294,5 @@ def read_run(folder: Path) -> Finished:
     for text in (folder / "metrics.jsonl").read_text().splitlines():
         line = json.loads(text)
         key = (line["kind"], line.get("iteration", 0))
-        lines[key] = {name: value for name, value in line.items() if name not in _TIMINGS}
+        lines[key] = {name: value for name, value in line.items() if name not in TIMINGS}
     return Finished(folder, [lines[key] for key in sorted(lines)])

@@ -16,7 +16,7 @@ from megatron.ltd.reports.figures.config import FORMATS
 from megatron.ltd.reports.figures.draw import check_matplotlib, draw_losses, save
 from megatron.ltd.reports.output import check_output
 from megatron.ltd.reports.runs import read_runs
-from megatron.ltd.reports.summary import SummaryConfig, summarize, summary_table
+from megatron.ltd.reports.summary import SummaryConfig, busy_note, summarize, summary_table
 
 
 def main() -> None:
@@ -26,7 +26,11 @@ def main() -> None:
         check_output("--plot", Path(config.plot), FORMATS, overwrite=True)
         check_matplotlib("--plot", Path(config.plot))
     histories = read_runs(config)
-    print(summary_table([summarize(history) for history in histories]))
+    summaries = [summarize(history) for history in histories]
+    print(summary_table(summaries))
+    note = busy_note(summaries)
+    if note is not None:
+        print(f"\n{note}")
     if config.plot is not None:
         save(draw_losses(histories), "--plot", Path(config.plot))
         print(f"\nloss curves over FLOPs and over seconds: {config.plot}")

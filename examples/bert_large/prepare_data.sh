@@ -27,9 +27,9 @@ train="$1" valid="$2" vocab="$3"
 shift 3
 
 [[ "$DRY_RUN" == 1 ]] || mkdir -p "$data"
-run cp "$vocab" "$data/vocab.txt"
+there "$data/vocab.txt" "$vocab" || run cp "$vocab" "$data/vocab.txt"
 for split in train valid; do
-    there "$data/${split}_text_sentence.json" || run "$python" "$root/tools/preprocess_data.py" \
+    there "$data/${split}_text_sentence.json" "${!split}" "$@" || run "$python" "$root/tools/preprocess_data.py" \
         --input "${!split}" --output-prefix "$data/$split" --split-sentences --workers 2 --overwrite \
         --tokenizer-type BertWordPieceLowerCase --vocab-file "$data/vocab.txt" "$@"
 done

@@ -32,7 +32,7 @@ if [[ "$TINY" == 1 ]]; then
 fi
 tokenizer=(--tokenizer-type GPT2BPETokenizer --vocab-file "$weights/vocab.json" --merge-file "$weights/merges.txt")
 for split in train valid; do
-    there "$out/${split}_text_document.json" || "$python" "$root/tools/preprocess_data.py" \
+    there "$out/${split}_text_document.json" "${!split}" "$weights" || "$python" "$root/tools/preprocess_data.py" \
         --input "${!split}" --output-prefix "$out/$split" --overwrite "${tokenizer[@]}"
 done
 

@@ -9,7 +9,7 @@
 #
 # First copy GPT-2's vocabulary, encoder.json and vocab.bpe, to runs/gpt3-data, where the tokens go too. Other flags are
 # those of tools/preprocess_data.py, or with --merge of tools/merge_datasets.py. In a Slurm job array each task takes its
-# --shard by itself. What is there already stays.
+# --shard by itself. What is there already stays, unless --input is another.
 
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
@@ -31,7 +31,7 @@ if [[ "${1:-}" == --merge ]]; then
     [[ "${2:-}" =~ ^[1-9][0-9]*$ ]] || refuse "--merge ${2:-}: give the number of parts, such as 16"
     parts=()
     for ((number = 1; number <= $2; number++)); do parts+=("$(part "$number" "$2")_text_document"); done
-    there "$data/corpus_text_document.json" || run "$python" "$root/tools/merge_datasets.py" \
+    there "$data/corpus_text_document.json" "$@" || run "$python" "$root/tools/merge_datasets.py" \
         --input "${parts[@]}" --output-prefix "$data/corpus_text_document" "${@:3}"
     exit
 fi
@@ -40,6 +40,6 @@ if [[ -n "${SLURM_ARRAY_TASK_COUNT:-}" && " $* " != *" --shard "* ]]; then
 fi
 output="$data/corpus"
 [[ ! " $* " =~ " --shard "([0-9]+)/([0-9]+)" " ]] || output="$(part "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}")"
-there "${output}_text_document.json" || run "$python" "$root/tools/preprocess_data.py" \
+there "${output}_text_document.json" "$@" || run "$python" "$root/tools/preprocess_data.py" \
     --tokenizer-type GPT2BPETokenizer --vocab-file "$data/encoder.json" --merge-file "$data/vocab.bpe" \
     --output-prefix "$output" --append-eod --overwrite --log-interval 1000000 --workers "$(nproc)" "$@"

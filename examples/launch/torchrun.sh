@@ -61,6 +61,11 @@ if [[ "$DRY_RUN" == 1 ]]; then
     exit 0
 fi
 
+# A mistake in the flags is said here, once, before any process is started.
+if [[ "$SCRIPT" =~ ^(pretrain|finetune)_ && " $* " != *" --plan "* ]]; then
+    "$PYTHON" "$root/$SCRIPT" "$@" --plan --plan-gpus "$((NPROC * NNODES))" >/dev/null || exit
+fi
+
 # The processes that train: the launcher's children.
 trainers() {
     cat /proc/"$launcher"/task/*/children 2>/dev/null || pgrep -P "$launcher" || true

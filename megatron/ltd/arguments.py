@@ -63,7 +63,8 @@ def _run_config(namespace: argparse.Namespace, workload: Entry, replaceable: Col
         for name, config_class in classes.items()
     }
     methods: dict[str, Any] = {name: read_flags(namespace, entry.config_class) for name, entry in METHODS.items()}
-    return RunConfig(workload=workload, **parts, methods=methods, planning=planning, given=given)
+    typed = given.keys() - set(replaceable)
+    return RunConfig(workload=workload, **parts, methods=methods, planning=planning, given=given, typed=typed)
 
 
 def _settle_pretrained(flags: argparse.Namespace) -> None:

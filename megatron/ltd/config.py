@@ -7,20 +7,21 @@ here. Nothing here imports torch, so that a wrong flag is reported at once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from megatron.ltd.checkpoint.config import CheckpointConfig
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag_name, flag_values, settings_lines
+from megatron.ltd.flags import flag_fields, flag_name, flag_values, settings_lines
 from megatron.ltd.forecast.config import PlanConfig
 from megatron.ltd.methods import METHODS
+from megatron.ltd.methods.base import Dense, Method, ModelFacts, build_method
 from megatron.ltd.methods.base import Entry as MethodEntry
-from megatron.ltd.methods.base import Method, ModelFacts, build_method
 from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import check_model, check_recompute, sequence_parts
+from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.plan.config import OptimizerConfig, TrainingConfig
 from megatron.ltd.plan.parameters import ModelSizes
 from megatron.ltd.training.config import LoggingConfig
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 WORKLOAD_PARTS = ("model", "tokenizer", "data", "scores")
 """Parts for which each workload has its own flags."""
+_ROUNDS = 20
+"""More than needed: a step more in the length changes it by a third of a step at most."""
 PARTS: dict[str, type] = {
     "training": TrainingConfig,
     "optimizer": OptimizerConfig,
@@ -87,6 +90,8 @@ class RunConfig:
     """Questions to a plan. They are not part of the run, and not among ``parts``."""
     given: Mapping[str, Any] = field(default_factory=dict)
     """The flags that were given, by field, before the settings of a checkpoint were taken."""
+    typed: Collection[str] = ()
+    """The fields of those that stand on the command line, not in a file."""
 
     def __post_init__(self) -> None:
         check_model(self.parallel, self.model)
@@ -105,7 +110,13 @@ class RunConfig:
 
         ``special_ids`` are the tokenizer's; a plan does not depend on them.
         """
-        facts = ModelFacts(
+        facts = self._facts(special_ids)
+        if any(entry.follows_length(self.methods[name]) for name, entry in METHODS.items()):
+            facts = dataclasses.replace(facts, num_steps=self._num_steps(facts))
+        return build_method(METHODS, self.methods, facts)
+
+    def _facts(self, special_ids: tuple[int, ...]) -> ModelFacts:
+        return ModelFacts(
             num_layers=self.model.num_layers,
             seq_length=self.model.seq_length,
             seed=self.training.seed,
@@ -113,7 +124,30 @@ class RunConfig:
             seq_length_name=self.model.seq_length_name,
             special_ids=special_ids,
         )
-        return build_method(METHODS, self.methods, facts)
+
+    def _num_steps(self, facts: ModelFacts) -> int | None:
+        """Steps of the run, for defaults that are a share of them; None if the flags do not say.
+
+        On the clock of layer tokens a method that drops more takes more steps, so that the default and the length
+        depend on each other: from the dense run's steps a few rounds settle both, the same for the same flags.
+        """
+        training, batch = self.training, self.training.global_batch_size
+        if self.planning.plan_gpu_hours is not None:
+            return None
+        if training.train_iters is not None or batch is None:
+            return training.train_iters
+
+        def steps_of(method: Method) -> int:
+            clock = RunClock.build(self.model.shape(1), batch, method, training, self.optimizer)
+            return clock.plan().num_steps
+
+        steps = steps_of(Dense(facts))
+        for _ in range(_ROUNDS):
+            before = steps
+            steps = steps_of(build_method(METHODS, self.methods, dataclasses.replace(facts, num_steps=steps)))
+            if steps == before:
+                break
+        return steps
 
     @property
     def growth_flag(self) -> str:
@@ -130,6 +164,17 @@ class RunConfig:
     @property
     def _growing_entry(self) -> tuple[str, MethodEntry]:
         return next((name, entry) for name, entry in METHODS.items() if entry.growth and self.methods[name].enabled)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Lines about typed flags that have no effect; a file may serve runs with and without a method."""
+        lines = []
+        for name, entry in METHODS.items():
+            typed = [field.name for field in flag_fields(entry.config_class) if field.name in self.typed]
+            if typed and not self.methods[name].enabled:
+                flags = ", ".join(flag_name(entry.config_class, field) for field in typed)
+                lines.append(f"warning: {flags}: no effect without {entry.flag}; add it, or leave them out")
+        return lines
 
     def global_batch_size(self, data_parallel_size: int) -> int:
         """Samples per step, checked against the layout. Raises ``UserError``."""

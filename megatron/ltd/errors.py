@@ -49,6 +49,7 @@ def run_command(main: Callable[[], object]) -> None:
     An error of the machine, such as a missing permission or memory, also ends in one line and with 2.
     Under a launcher only the first process of each node prints the line, except for ``LostContact`` and such errors.
     """
+    _wait_briefly()
     program = Path(sys.argv[0]).name
     prints = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
@@ -83,3 +84,13 @@ def run_command(main: Callable[[], object]) -> None:
             raise
         print(f"{program}: error: {_one_line(line)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _wait_briefly() -> None:
+    """Let OpenMP's threads spin for microseconds, not milliseconds, before they sleep, unless the user has chosen.
+
+    On a machine that others use too, threads that spin take the processor from the thread that they wait for. Read by
+    GNU's OpenMP when torch is imported, which no command has done yet.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -31,6 +31,11 @@ def format_count(count: float) -> str:
     return _scaled(count, _COUNT_UNITS)
 
 
+def count_of(count: int, noun: str) -> str:
+    """``"1 document"``, ``"1,024 documents"``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def format_bytes(num_bytes: float) -> str:
     """A number of bytes, in powers of 1000: ``"512 B"``, ``"46.04 MB"``."""
     return _scaled(num_bytes, _BYTE_UNITS)

@@ -11,7 +11,7 @@ flags' fields where a flag says the value, and otherwise those listed here. An i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
@@ -72,6 +72,16 @@ def method_title(value: str) -> str:
     """What a run's methods are called: ``"random_ltd+layer_drop"`` -> ``"random-LTD + layer dropping"``."""
     names = (name.strip() for name in str(value).split("+"))  # older logs hold the words
     return " + ".join(METHODS[name].title if name in METHODS else name for name in names)
+
+
+def by_default(settings: Mapping[str, Any], given: Collection[str]) -> str | None:
+    """A line about the settings of a method whose flags, by field, were not ``given``; None if there are none."""
+    listed = [
+        f"{name_of(setting)} {value_of(setting, value)}"
+        for setting, value in settings.items()
+        if setting not in given and setting != METHOD and value not in (None, [])
+    ]
+    return f"by default {', '.join(listed)}" if listed else None
 
 
 def in_words(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -39,7 +39,7 @@ def test_the_small_version_pretrains_and_finetunes(repository: Path, tmp_path: P
     accuracies = {step: line["accuracy"] for (kind, step), line in finetuned.items() if kind == "validation"}
     assert accuracies[max(accuracies)] > 0.8
 
-    assert small("prepare_data.sh").count("there already: ") == 2
+    assert small("prepare_data.sh").count("there already: ") == 3  # the vocabulary too
     assert "there is nothing left to do" in small("pretrain.sh", "random_ltd") + small("finetune.sh", "random_ltd")
     before = snapshot(out)
     words = ["random_ltd", "--lr", "1e-3"]

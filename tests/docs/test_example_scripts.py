@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -181,3 +182,17 @@ def test_mistakes_give_a_one_line_error(repository: Path, tmp_path: Path, case: 
     assert (ended.returncode, len(lines)) == (2, 1), ended.stdout + ended.stderr
     assert message in lines[0] and re.match(r"[\w.]+: error: ", lines[0]), lines
     assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_scripts_work_in_a_path_with_a_space(repository: Path, tmp_path: Path) -> None:
+    """The checkout and the folder of the user: every word of the command is one word."""
+    checkout, home = tmp_path / "my checkout", tmp_path / "my runs"
+    checkout.symlink_to(repository)
+    home.mkdir()
+    for words in (["gpt3/pretrain.sh", "1.3b", "dense"], ["bert_large/pretrain.sh", "dense"], ["vit/run.sh"]):
+        ended = run(checkout, home, words[0], *words[1:], DRY_RUN="1")
+        assert (ended.returncode, ended.stderr) == (0, ""), words
+        command = next(shlex.split(line) for line in ended.stdout.splitlines() if "torchrun.py" in line)
+        assert str(checkout / "examples/launch/torchrun.py") in command and command[0] == "env"
+        files = command[command.index("--config") + 1 :]
+        assert Path(files[0]).is_file() and str(checkout) in files[0]

@@ -14,6 +14,7 @@ import pytest
 
 from tests.docs.example_scripts import environment, run
 from tests.end_to_end.runs import metrics, snapshot
+from tests.support_errors import assert_refused
 from tests.support_processes import PATIENCE_SECONDS, child
 
 pytestmark = pytest.mark.slow
@@ -65,6 +66,8 @@ def test_merged_parts_equal_the_data_of_one_command(repository: Path, home: Path
     again = run(repository, home, "gpt3/prepare_data.sh", "--merge", "2", **TINY)
     assert again.returncode == 0 and "there already: " in again.stdout
     assert snapshot(home / DATA) == before
+    other = run(repository, home / "whole", "gpt3/prepare_data.sh", "--input", "other.jsonl", DRY_RUN="1", **TINY)
+    assert_refused(other.returncode, other.stderr, DATA / "corpus_text_document", "--workers 1")
 
 
 def test_both_runs_train_to_their_end(home: Path, trained: dict[str, str]) -> None:

@@ -23,6 +23,7 @@ from torch.distributed.run import get_args_parser
 from megatron.ltd.arguments import parse_run_config
 from tests.docs.documents import code_blocks
 from tests.end_to_end.runs import metrics, tiny_flags, write_data
+from tests.support_errors import assert_names, assert_refused
 from tests.support_processes import PATIENCE_SECONDS, child
 
 FOLDER = Path("examples") / "launch"
@@ -119,12 +120,37 @@ def test_invalid_settings(repository: Path, settings: dict[str, str], line: str)
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"torchrun.sh: error: {line}\n")
 
 
-def test_a_failing_run_prints_only_its_own_error(repository: Path) -> None:
-    """There is no traceback of torchrun, and the exit status is that of the process."""
+RUN = (
+    "--num-layers 4 --hidden-size 8 --num-attention-heads 2 --seq-length 16 --lr 1e-3 --train-iters 1 --vocab-size 300 "
+    "--train-data-path nowhere --tokenizer-type ByteTokenizer"
+).split()
+
+
+def test_the_last_line_of_a_run_that_fails_is_its_own(repository: Path) -> None:
+    """Without torchrun's traceback, and with the status of the process."""
     settings = {"GPUS_PER_NODE": "0", "NPROC": "2", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    ended = run(repository, "torchrun.sh", "--no-such-flag", **settings)
-    line = "pretrain_gpt_ltd.py: error: --no-such-flag: there is no such flag; --help lists them all\n"
-    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", line)
+    ended = run(repository, "torchrun.sh", *RUN, **settings)
+    assert_names(assert_refused(ended.returncode, ended.stderr, "nowhere"), "--train-data-path")
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (["--no-such-flag"], ["--no-such-flag"]),
+        ([*RUN, "--global-batch-size", "3"], ["--global-batch-size 3"]),  # of two processes
+        ([*RUN, "--random-ltd", "--ltd-layers", "9"], ["--ltd-layers 9"]),
+    ],
+)
+def test_a_mistake_is_said_before_processes_start(
+    repository: Path, tmp_path: Path, flags: list[str], names: list[str]
+) -> None:
+    python, calls = tmp_path / "python", tmp_path / "calls"
+    python.write_text(f'#!/bin/bash\necho "$1" >>"{calls}"\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    settings = {"GPUS_PER_NODE": "0", "NPROC": "2", "PYTHON": str(python), "OMP_NUM_THREADS": "1"}
+    ended = run(repository, "torchrun.sh", *flags, **settings)
+    assert_refused(ended.returncode, ended.stderr, *names)
+    assert calls.read_text().splitlines() == [str(repository / "pretrain_gpt_ltd.py")]
 
 
 def test_a_process_that_is_killed_is_named(repository: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import run_command
 from megatron.ltd.launch import launch
 from megatron.ltd.tokenizers.config import TokenizerFiles
+from megatron.ltd.training.stopwatch import TIMINGS
 from megatron.ltd.workloads import GPT
 from tests.support import small_sentences
 
@@ -89,9 +90,7 @@ def metrics(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
     for text in (folder / "metrics.jsonl").read_text().splitlines():
         line = json.loads(text)
         if line["kind"] != "run":
-            timeless = {
-                name: value for name, value in line.items() if name not in ("step_seconds", "tokens_per_second")
-            }
+            timeless = {name: value for name, value in line.items() if name not in TIMINGS}
             lines[line["kind"], line["iteration"]] = timeless
     return lines
 

@@ -16,7 +16,7 @@ from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.training.build import Run, build_run
 from tests.end_to_end.runs import metrics, refusal, run_status, tiny_flags
 from tests.support import assert_differs, world
-from tests.support_errors import assert_refused
+from tests.support_errors import assert_names, assert_refused
 
 OVERRIDE = "--override-opt-param-scheduler"
 
@@ -137,6 +137,34 @@ def test_changed_flags_are_reported(data: str, half: Path, capsys: pytest.Captur
     (line,) = (line for line in said.splitlines() if "--weight-decay" in line)
     assert_differs(line, "hidden_dropout", "0.2", "0.1")
     assert_differs(line, "weight_decay", "0.5", "0.01")
+
+
+def test_a_finished_run_says_how_to_go_on(
+    data: str, straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished = shutil.copytree(straight, tmp_path / "finished")
+    assert run_status(tiny_flags(data, "--save", finished, "--load", finished)) == (0, "")
+    said = capsys.readouterr().out
+    assert "step 6 of 6" in said and "--train-iters" in said and f"tools/export_hf.py --load {finished}" in said
+    assert metrics(finished) == metrics(straight)
+
+
+def test_a_longer_run_is_told_what_keeps_its_schedule(data: str, half: Path) -> None:
+    """And with that it continues."""
+    longer = tiny_flags(data, "--save", half, "--load", half, "--train-iters", 8)
+    line = refusal(longer)
+    assert_names(line, "--train-iters 8", "then 6", "--lr-decay-iters 6", OVERRIDE)
+    assert run_status([*longer, "--lr-decay-iters", "6"]) == (0, "")
+
+
+def test_a_run_that_keeps_nothing_says_so(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_status(tiny_flags(data, "--train-iters", 3)) == (0, "")
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: --save"))
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert f"runs/{folder.name};" in line and (folder / "metrics.jsonl").is_file()
 
 
 def test_a_moved_dataset_is_the_same(straight: Path, half: Path, data: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -63,7 +64,23 @@ def test_success_does_not_exit() -> None:
     assert ran == [1]
 
 
-def test_failed_assertions_keep_their_traceback() -> None:
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_of_openmp_spin_briefly_unless_the_user_says(
+    given: dict[str, str], spins: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "restored after the test")
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    run_command(lambda: None)
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
+def test_our_own_mistakes_keep_their_traceback() -> None:
     with pytest.raises(AssertionError, match="ours"):
         run_command(lambda: _end(AssertionError("ours")))
 

@@ -11,12 +11,12 @@ from typing import Any
 import psutil
 
 from megatron.ltd.errors import RunStopped
+from megatron.ltd.training.stopwatch import TIMINGS
 
 from .processes import SCRIPT, kill_all, ranks, start, torchrun
 
 _LONGEST_WAIT_SECONDS = 300.0
 _POLL_SECONDS = 0.02
-_CLOCKS = ("step_seconds", "tokens_per_second")
 
 
 class SoakedRun:
@@ -63,7 +63,7 @@ class SoakedRun:
     def timeless_log(self) -> dict[tuple[str, int], dict[str, Any]]:
         """The records of all steps and evaluations without timings; a later record replaces an earlier one."""
         return {
-            (line["kind"], line["iteration"]): {name: value for name, value in line.items() if name not in _CLOCKS}
+            (line["kind"], line["iteration"]): {name: value for name, value in line.items() if name not in TIMINGS}
             for line in self._log()
             if line["kind"] != "run"
         }

@@ -1,8 +1,8 @@
 """Which settings of a continued run must equal those of its checkpoint, and which may change. No torch.
 
-identity   the model's shape and the tokenizer        always equal, also with --finetune order      seed, sample length,
-training data         equal unless --finetune: they decide the order of samples and which
-                                                      tokens are kept
+identity   the model's shape and the tokenizer        always equal, also with --finetune
+order      seed, sample length, training data         equal unless --finetune: they decide the order of samples and
+                                                      which tokens are kept
 schedule   method, batch, learning rate               equal, or all taken from the flags if the user says so
 numbers    weight decay, dropout, precision, ...      may change, and are reported
 
@@ -14,18 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from megatron.ltd.checkpoint.differences import because, flag_changes, flags_that_keep, plain
 from megatron.ltd.checkpoint.run_format import MODEL
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag_fields
 
 if TYPE_CHECKING:
     from megatron.ltd.config import RunConfig
 from megatron.ltd.words import name_of, value_of
 
+Changes = Mapping[str, tuple[Any, Any]]
+"""Flags that differ, see ``differences.flag_changes``: they are named with a setting that is made of them."""
 
-def check_identity(checkpoint: Path, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+
+def check_identity(
+    checkpoint: Path, stored: Mapping[str, Any], identity: Mapping[str, Any], changes: Changes = MappingProxyType({})
+) -> None:
     """Raise ``UserError`` for a checkpoint of another model or tokenizer, with the first difference and both values."""
     if stored.get(MODEL) != identity.get(MODEL):
         raise _differs(
@@ -37,10 +43,13 @@ def check_identity(checkpoint: Path, stored: Mapping[str, Any], identity: Mappin
         stored,
         identity,
         "use the checkpoint's value (--use-checkpoint-args takes them all), or start another run",
+        changes,
     )
 
 
-def check_order(checkpoint: Path, stored: Mapping[str, Any], order: Mapping[str, Any]) -> None:
+def check_order(
+    checkpoint: Path, stored: Mapping[str, Any], order: Mapping[str, Any], changes: Changes = MappingProxyType({})
+) -> None:
     """Raise ``UserError`` for other data or another seed, with the first difference and both values."""
     if stored.keys() != order.keys():
         raise UserError(
@@ -52,36 +61,52 @@ def check_order(checkpoint: Path, stored: Mapping[str, Any], order: Mapping[str,
         stored,
         order,
         "use the checkpoint's value, or add --finetune to load its weights and start at step 0",
+        changes,
     )
 
 
-def check_equal(checkpoint: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], fix: str) -> None:
+def check_equal(
+    checkpoint: Path,
+    stored: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    fix: str,
+    changes: Changes = MappingProxyType({}),
+) -> None:
     """Raise ``UserError`` for the first setting of ``wanted`` that is missing or different in ``checkpoint``."""
     for setting, value in wanted.items():
         if stored.get(setting) != value:
-            raise _differs(setting, checkpoint, stored, wanted, fix)
+            raise _differs(setting, checkpoint, stored, wanted, fix, changes)
 
 
 def check_schedule(
-    checkpoint: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], asked_by: str | None
+    checkpoint: Path,
+    stored: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    asked_by: str | None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    flags: Changes = MappingProxyType({}),
 ) -> str | None:
     """Keep the schedule that the run was started with, or take all of ``wanted`` if a flag says so.
 
     Both are ``RunClock.settings``; ``asked_by`` is that flag, or None. A setting that one of them lacks has no effect.
+    ``settings`` are those of the checkpoint's run, and ``flags`` differ from them.
+
     Returns a line about all changes, or None. Raises ``UserError`` with the first difference and both values.
     """
     changes = [
         setting
         for setting in dict.fromkeys([*wanted, *stored])
-        if _plain(wanted.get(setting)) != _plain(stored.get(setting))
+        if plain(wanted.get(setting)) != plain(stored.get(setting))
     ]
     if not changes:
         return None
     if asked_by is None:
+        keep = flags_that_keep(changes, stored, settings)
         raise _differs(
             changes[0], checkpoint, stored, wanted,
-            "use the flags with which the run was started, or add --override-opt-param-scheduler to use method, batch "
-            "and learning rate of these flags",
+            f"{f'add {keep} to keep them' if keep else 'use the flags with which the run was started'}, or add "
+            "--override-opt-param-scheduler to use method, batch and learning rate of these flags",
+            flags,
         )  # fmt: skip
     listed = ", ".join(_change(setting, stored.get(setting), wanted.get(setting)) for setting in changes)
     return f"method, batch and learning rate follow these flags ({asked_by}): {listed}"
@@ -92,22 +117,8 @@ def changed_settings(stored: Mapping[str, Any], config: RunConfig) -> str | None
 
     A flag that an older checkpoint does not have is left out.
     """
-    changes = [
-        _change(field.name, stored[part][field.name], getattr(flags, field.name))
-        for part, flags in config.parts.items()
-        for field in flag_fields(flags)
-        if field.metadata["affects"] == "numbers"
-        and field.name in stored.get(part, {})
-        and _plain(stored[part][field.name]) != _plain(getattr(flags, field.name))
-    ]
+    changes = [_change(name, before, now) for name, (now, before) in flag_changes(stored, config, ["numbers"]).items()]
     return f"continues with other flags than before: {', '.join(changes)}" if changes else None
-
-
-def _plain(value: Any) -> Any:
-    """A value to compare: tuples are lists in JSON, and a flag that is not given may be missing."""
-    if isinstance(value, (list, tuple)):
-        return [*value] or None
-    return None if value is False else value
 
 
 def _change(setting: str, before: Any, now: Any) -> str:
@@ -115,7 +126,14 @@ def _change(setting: str, before: Any, now: Any) -> str:
 
 
 def _differs(
-    setting: str, checkpoint: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], fix: str
+    setting: str,
+    checkpoint: Path,
+    stored: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    fix: str,
+    changes: Changes = MappingProxyType({}),
 ) -> UserError:
     here, there = (value_of(setting, settings.get(setting)) for settings in (wanted, stored))
-    return UserError(f"{name_of(setting)} is {here} here and {there} in checkpoint {checkpoint}: {fix}")
+    return UserError(
+        f"{name_of(setting)} is {here} here and {there} in checkpoint {checkpoint}{because(setting, changes)}: {fix}"
+    )

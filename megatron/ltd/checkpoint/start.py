@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.checkpoint.compatibility import changed_settings, check_identity, check_order, check_schedule
+from megatron.ltd.checkpoint.differences import flag_changes
 from megatron.ltd.checkpoint.load import Progress, find_checkpoint, first_of_all_ranks
 from megatron.ltd.errors import UserError
 from megatron.ltd.hugging_face.config_file import is_hugging_face
@@ -80,7 +81,10 @@ class Start:
             return None
         asked_by = "--override-opt-param-scheduler" if config.optimizer.override_opt_param_scheduler else None
         asked_by = asked_by or ("--no-load-optim" if config.checkpoint.no_load_optim else None)
-        return check_schedule(self.checkpoint, self.stored["schedule"], schedule, asked_by)
+        settings = self.stored["config"]
+        lengths = flag_changes(settings, config, ["schedule", "numbers"])
+        changes = {name: change for name, change in lengths.items() if name.startswith(("train_", "lr_"))}
+        return check_schedule(self.checkpoint, self.stored["schedule"], schedule, asked_by, settings, changes)
 
 
 def find_start(
@@ -113,14 +117,15 @@ def find_start(
         return Start(None, {}, Progress(), ())
     with together():
         stored = checkpoint_files.read_run_to_use(checkpoint)
-        check_identity(checkpoint, stored["identity"], identity)
+        changes = flag_changes(stored["config"], config, ["model", "order"])
+        check_identity(checkpoint, stored["identity"], identity, changes)
         if flags.finetune:
             notes.append(f"loading {checkpoint}, weights only, counting from step 0")
             return Start(checkpoint, stored, Progress(), tuple(notes))
-        check_order(checkpoint, stored["order"], order)
+        check_order(checkpoint, stored["order"], order, changes)
     notes.append(f"loading {checkpoint}" + (", weights only" if flags.no_load_optim else ""))
-    changes = changed_settings(stored["config"], config)
-    return Start(checkpoint, stored, Progress(**stored["progress"]), (*notes, *([changes] if changes else [])))
+    changed = changed_settings(stored["config"], config)
+    return Start(checkpoint, stored, Progress(**stored["progress"]), (*notes, *([changed] if changed else [])))
 
 
 def _start_from_hugging_face(load: Path, config: RunConfig, open_imported: OpenImported) -> Start:

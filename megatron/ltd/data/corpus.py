@@ -23,6 +23,7 @@ from pathlib import Path
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import Range
+from megatron.ltd.format import count_of
 
 # Tests, caches, other people's packages; and source that records how this very Python was built.
 _LEFT_OUT_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -92,10 +93,11 @@ class CorpusInfo:
 
     def summary(self) -> str:
         """One line."""
-        skipped = f"; {self.unreadable_files} files were not UTF-8" if self.unreadable_files else ""
+        skipped = f"; {count_of(self.unreadable_files, 'file')} not UTF-8, left out" if self.unreadable_files else ""
         return (
-            f"Python {self.python}: {self.train.documents:,} documents, {self.train.text_bytes / 1e6:.1f} MB to train; "
-            f"{self.valid.documents:,} documents, {self.valid.text_bytes / 1e6:.2f} MB held out{skipped}"
+            f"Python {self.python}: {count_of(self.train.documents, 'document')}, "
+            f"{self.train.text_bytes / 1e6:.1f} MB to train; "
+            f"{count_of(self.valid.documents, 'document')}, {self.valid.text_bytes / 1e6:.2f} MB held out{skipped}"
         )
 
 

@@ -28,7 +28,7 @@ from megatron.ltd.data.inputs.documents import Shard
 from megatron.ltd.data.pending import PendingDataset, check_output
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
-from megatron.ltd.format import format_bytes
+from megatron.ltd.format import count_of, format_bytes
 
 _BLOCK_BYTES = 16 << 20
 _BLOCK_ENTRIES = 1 << 20
@@ -82,8 +82,9 @@ class MergeResult:
     def summary(self) -> str:
         """One line."""
         line = (
-            f"{self.prefix}: {self.documents:,} documents, {self.tokens:,} tokens of {self.parts} datasets, "
-            f"{format_bytes(self.num_bytes)} in {self.seconds:.1f} s ({format_bytes(self.num_bytes / self.seconds)}/s)"
+            f"{self.prefix}: {count_of(self.documents, 'document')}, {self.tokens:,} tokens of "
+            f"{count_of(self.parts, 'dataset')}, {format_bytes(self.num_bytes)} in {self.seconds:.1f} s "
+            f"({format_bytes(self.num_bytes / self.seconds)}/s)"
         )
         return line if self.has_card else f"{line}; without cards (.json) their tokenizer is not checked"
 

@@ -27,7 +27,7 @@ from megatron.ltd.data.pending import check_output
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import COUNT_OR_ZERO, Range
-from megatron.ltd.format import format_bytes, format_count
+from megatron.ltd.format import count_of, format_bytes, format_count
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
@@ -108,14 +108,14 @@ class PreprocessResult:
     def summary(self) -> str:
         """One line an output prefix."""
         seconds = max(self.seconds, 1e-9)
-        left_out = [f"{self.bad_lines} bad lines skipped"] if self.bad_lines else []
-        left_out += [f"{self.empty_documents} empty documents left out"] if self.empty_documents else []
+        left_out = [f"{count_of(self.bad_lines, 'bad line')} skipped"] if self.bad_lines else []
+        left_out += [f"{count_of(self.empty_documents, 'empty document')} left out"] if self.empty_documents else []
         return "\n".join(
             "; ".join(
                 [
-                    f"{prefix}: {card.documents:,} documents, {card.tokens:,} tokens, {format_bytes(self.text_bytes)} "
-                    f"in {self.seconds:.1f} s ({format_bytes(self.text_bytes / seconds)}/s, "
-                    f"{format_count(card.tokens / seconds)} tokens/s)",
+                    f"{prefix}: {count_of(card.documents, 'document')}, {count_of(card.tokens, 'token')}, "
+                    f"{format_bytes(self.text_bytes)} in {self.seconds:.1f} s "
+                    f"({format_bytes(self.text_bytes / seconds)}/s, {format_count(card.tokens / seconds)} tokens/s)",
                     *left_out,
                 ]
             )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -131,8 +132,11 @@ def _sentencepiece(config: TrainTokenizerConfig, passages: _Passages) -> bytes:
             minloglevel=_ONLY_ERRORS,
         )
     except (RuntimeError, OSError) as error:
-        # The library's message is "Internal: <file>(<line>) [<condition>] <what to do>".
+        # The library's message is "Internal: <file>(<line>) [<condition>] <what to do>", with options of its own.
         reason = str(error).rpartition("] ")[2].strip().rstrip(".") or "there is too little text"
+        fewest = re.search(r"smaller than required_chars\. \d+ vs (\d+)", reason)
+        if fewest:
+            reason = f"the characters of the text alone take {fewest[1]} pieces; give more than that"
         raise UserError(f"--vocab-size {config.vocab_size}: {config.path} cannot be trained: {reason}") from None
     return model.getvalue()
 

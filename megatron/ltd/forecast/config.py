@@ -19,6 +19,8 @@ from megatron.ltd.flags import Settings, flag, flag_name, read_flags, shown
 from megatron.ltd.flags.ranges import ABOVE_ZERO, Range
 from megatron.ltd.methods import METHODS
 
+GPU_MEMORY_GB = {"v100": 32, "a100": 80, "l40s": 48, "h100": 80, "h200": 141, "b200": 180}
+"""Memory of the larger version of each GPU, in 10^9 bytes, which none falls short of."""
 PEAK_TFLOPS = {
     "v100": 125.0,
     "a100": 312.0,
@@ -32,6 +34,9 @@ PEAK_TFLOPS = {
 NVIDIA's figures for V100 SXM2, A100, L40S, H100 SXM, H200 SXM and B200; where it names them "with sparsity", half of
 them. All but the V100's are as torchtitan and nanochat quote them (``get_peak_flops``), which is where they were read.
 """
+
+SAVING_WORDS = {"layer-tokens": "layer tokens", "flops": "FLOPs"}
+"""What a saving is a share of, see ``solve.SavingUnit``, and its name on screens."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,15 @@ class PlanConfig(Settings):
         None,
         range=Range(0, 1, above=True, below=True),
         affects="nothing",
-        help="find the shortest growth that saves this share of the layer tokens, such as 0.333; the length of the run "
-        "is held as its flag says",
+        help="find the shortest growth that saves this share of what --plan-saving-of says, such as 0.333; the length "
+        "of the run is held as its flag says",
+    )
+    plan_saving_of: str | None = flag(
+        None,
+        affects="nothing",
+        choices=tuple(SAVING_WORDS),
+        help="what --plan-target-saving is a share of: the dense model's layer tokens, as the paper counts (default), "
+        "or its FLOPs",
     )
     plan_gpu_hours: float | None = flag(
         None,
@@ -90,6 +102,8 @@ class PlanConfig(Settings):
         given = [field.name for field in fields(self) if getattr(self, field.name) not in (None, False)]
         if given and not self.plan:
             raise UserError(f"{self._typed(given[0])}: it has no effect without --plan; add --plan")
+        if self.plan_saving_of is not None and self.plan_target_saving is None:
+            raise UserError(f"{self._typed('plan_saving_of')}: it has no effect without --plan-target-saving; add it")
         self._keep_one("plan_target_saving", "plan_gpu_hours", "a plan answers one question at a time")
         self._keep_one("plan_mfu", "plan_step_seconds", "both set the speed of the run")
         self._keep_one("plan_gpu", "plan_peak_tflops", "both set the peak of a GPU")

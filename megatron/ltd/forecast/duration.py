@@ -16,7 +16,9 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from megatron.ltd.forecast.config import PlanConfig
+from megatron.ltd.errors import UserError
+from megatron.ltd.forecast.config import PEAK_TFLOPS, PlanConfig
+from megatron.ltd.format import format_flops
 from megatron.ltd.plan.accounting import ModelShape, dense_step_flops
 
 
@@ -33,15 +35,29 @@ class Speed:
     def of(cls, planning: PlanConfig, dtype: str, num_gpus: int, shape: ModelShape, batch_samples: int) -> Speed | None:
         """The speed that the flags give; None if they give none. ``batch_samples``: samples of the full batch.
 
-        Raises ``UserError`` for a peak of another type than ``dtype``.
+        Raises ``UserError`` for a peak of another type than ``dtype``, and for a step that is faster than the peak.
         """
         peak = planning.peak_flops(dtype)
         if planning.plan_mfu is not None:
             assert peak is not None, "checked with the flags"
             return cls(num_gpus, num_gpus * peak * planning.plan_mfu, peak)
         if planning.plan_step_seconds is not None:
-            return cls(num_gpus, dense_step_flops(shape, batch_samples) / planning.plan_step_seconds, peak)
+            speed = cls(num_gpus, dense_step_flops(shape, batch_samples) / planning.plan_step_seconds, peak)
+            speed.check_possible(planning)
+            return speed
         return None
+
+    def check_possible(self, planning: PlanConfig) -> None:
+        """Raise ``UserError`` for a measured step above the peak given, or above that of every GPU known."""
+        limit = self.peak_flops or max(PEAK_TFLOPS.values()) * 1e12
+        reached = self.flops_per_second / self.num_gpus
+        if reached > limit:
+            whose = "of the GPU" if self.peak_flops else "of the fastest GPU known"
+            raise UserError(
+                f"--plan-step-seconds {planning.plan_step_seconds:g}: a dense step of this run on --plan-gpus "
+                f"{self.num_gpus} would take {format_flops(reached)}/s of each, above the peak {whose}, "
+                f"{format_flops(limit)}/s; give the GPUs, the batch and the model with which the step was measured"
+            )
 
     @property
     def mfu(self) -> float | None:

@@ -17,16 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.forecast.config import SAVING_WORDS
 from megatron.ltd.forecast.duration import Speed
 from megatron.ltd.forecast.layout import Layout
 from megatron.ltd.forecast.memory import stage_memory
 from megatron.ltd.forecast.report import Answer, Forecast
-from megatron.ltd.forecast.solve import OutOfReach, ends_dense, least_growth, plan_within, saved
+from megatron.ltd.forecast.solve import OutOfReach, SavingUnit, ends_dense, least_growth, plan_within, saved
 from megatron.ltd.parallel.layout import check_batches
 from megatron.ltd.plan.accounting import ModelShape
 from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.plan.learning_rate import learning_rate
 from megatron.ltd.plan.run_plan import RunPlan
+from megatron.ltd.tokenizers.config import GPT2_VOCAB_SIZE, assumes_vocab_size
+from megatron.ltd.words import by_default
 
 if TYPE_CHECKING:
     from megatron.ltd.config import RunConfig
@@ -49,12 +52,18 @@ def say_plan(config: RunConfig) -> None:
         content = {"format_version": FORMAT_VERSION, **forecast.to_dict()}
         _write_new(target, json.dumps(content, indent=1) + "\n")
     print(forecast.text())
-    for line in warnings_of(forecast.plan):
+    for line in [*config.warnings, *_assumptions(config), *warnings_of(forecast.plan)]:
         print(line)
 
 
 def plan_ahead(config: RunConfig, num_started: int = 1) -> Forecast:
     """The forecast. Raises ``UserError`` for settings that cannot be trained, or a target that cannot be reached."""
+    planning = config.planning
+    if planning.plan_step_seconds is not None and planning.plan_gpus is None and num_started == 1:
+        raise UserError(
+            f"--plan-step-seconds {planning.plan_step_seconds:g}: it does not say on how many GPUs it was measured; "
+            "add --plan-gpus"
+        )
     sizes = config.workload.sizes(config)
     layout = Layout.of(config.parallel, config.planning.plan_gpus, num_started, config.model.num_layers)
     clock = _clock(config, sizes.shape, layout)
@@ -72,6 +81,7 @@ def plan_ahead(config: RunConfig, num_started: int = 1) -> Forecast:
         workload=config.workload,
         method=clock.method.name,
         settings=clock.method.settings,
+        defaults=by_default(clock.method.settings, config.given),
         sizes=sizes,
         plan=plan,
         rate=partial(rate_at, clock, plan, schedule),
@@ -80,8 +90,18 @@ def plan_ahead(config: RunConfig, num_started: int = 1) -> Forecast:
         dtype=dtype,
         memory=stage_memory(config, sizes, layout, plan),
         speed=speed,
+        gpu=planning.plan_gpu,
         answer=answer,
     )
+
+
+def _assumptions(config: RunConfig) -> list[str]:
+    """Lines about what no flag says, and the plan assumes."""
+    if config.tokenizer is None or not assumes_vocab_size(config.tokenizer):
+        return []
+    return [
+        f"warning: neither --tokenizer-type nor --vocab-size is given: planned with GPT-2's {GPT2_VOCAB_SIZE:,} tokens"
+    ]
 
 
 def rate_at(clock: RunClock, plan: RunPlan, schedule: Mapping[str, Any], step: int, ahead: int = 0) -> float:
@@ -123,22 +143,25 @@ def _least_growth(config: RunConfig, shape: ModelShape, layout: Layout) -> tuple
     tokens, clock = config.training.train_tokens, _clock(config, shape, layout)
     horizon = clock.from_tokens(tokens) if tokens is not None and clock.unit == "layer-tokens" else None
     question = f"--plan-target-saving {target:g}"
+    unit: SavingUnit = "flops" if config.planning.plan_saving_of == "flops" else "layer-tokens"
+    what = SAVING_WORDS[unit]
     try:
         growth_steps = least_growth(
             lambda growth_steps: _clock(config.growing_over(growth_steps), shape, layout).plan(),
             Fraction(str(target)),
             horizon,
+            unit,
         )
     except OutOfReach as reach:
         raise UserError(
             f"{question}: growth that ends within the run saves {float(reach.least):.4f} to {float(reach.most):.4f} of "
-            "the layer tokens; give a share between them, or start from fewer kept tokens"
+            f"the {what}; give a share between them, or start from fewer kept tokens"
         ) from None
     clock = _clock(config.growing_over(growth_steps), shape, layout)
     plan = clock.plan()
     share = growth_steps / plan.num_steps
     about = (
-        f"the least that does: saves {float(saved(plan)):.6f} of the layer tokens, and is {share:.4f} of "
+        f"the least that does: saves {float(saved(plan, unit)):.6f} of the {what}, and is {share:.4f} of "
         f"{plan.num_steps:,} steps"
     )
     return clock, Answer({"--plan-target-saving": target}, {config.growth_flag: growth_steps}, about)

@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from megatron.ltd.flags import field_id
+from megatron.ltd.forecast.config import GPU_MEMORY_GB
 from megatron.ltd.forecast.duration import Speed
 from megatron.ltd.forecast.layout import Layout
 from megatron.ltd.forecast.memory import StageMemory
@@ -62,6 +63,8 @@ class Forecast:
     """The title of the method."""
     settings: Mapping[str, Any]
     """By id, the settings that the plan and the draws of the method depend on."""
+    defaults: str | None
+    """A line about those of them that no flag gives."""
     sizes: ModelSizes
     plan: RunPlan
     rate: LearningRate
@@ -71,12 +74,19 @@ class Forecast:
     dtype: str
     memory: tuple[StageMemory, ...]
     speed: Speed | None
+    gpu: str | None
+    """The kind of GPU, if it is named."""
     answer: Answer | None
 
     @property
     def fullest(self) -> StageMemory:
         """The pipeline stage with the most memory per process."""
         return max(self.memory, key=lambda stage: stage.total)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the fullest stage fits into the GPU that is named; True if none is."""
+        return self.gpu is None or self.fullest.total <= GPU_MEMORY_GB[self.gpu] * 10**9
 
     def text(self) -> str:
         """The whole report."""
@@ -86,6 +96,8 @@ class Forecast:
             f"{shape.num_attention_heads} heads, {shape.seq_length} tokens, {self.sizes.outputs}"
         )
         about = [_line("model", model), _line("method", self.method), _line("layout", self.layout.text)]
+        if self.defaults is not None:
+            about.insert(2, _line("", self.defaults))
         parts = [
             text_table([*about, *(self.answer.lines() if self.answer is not None else ())], num_labels=2),
             stage_table(self.plan, self.rate),
@@ -120,6 +132,10 @@ class Forecast:
         for part, amount in stage.parts.items():
             yield _line(f"  {part}", _gib(amount))
         yield _line("  in all", _gib(stage.total), "without CUDA's context, NCCL's buffers and fragmentation")
+        if self.gpu is not None:
+            whole = GPU_MEMORY_GB[self.gpu] * 10**9
+            fits = "fits" if self.fits else "does not fit: lower --micro-batch-size, or split or recompute more"
+            yield _line(f"  of {self.gpu}", _gib(whole), fits)
         if len(self.memory) > 1:
             yield _line("  by stage", ", ".join(_gib(stage.total) for stage in self.memory))
 

@@ -21,10 +21,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
+from typing import Literal
 
 from megatron.ltd.plan.accounting import ModelShape, step_flops
 from megatron.ltd.plan.run_plan import UNBOUNDED_STEPS, PlanStages, RunPlan, Stage, plan_stages
 from megatron.ltd.schedules.batch_size import BatchSchedule
+
+SavingUnit = Literal["layer-tokens", "flops"]
+"""What a saving is a share of: the layer tokens of the dense model, as the paper counts, or its FLOPs."""
 
 
 class OutOfReach(Exception):
@@ -40,8 +44,10 @@ def ends_dense(plan: RunPlan) -> bool:
     return plan.stages[-1].plan.min_kept_tokens == plan.shape.seq_length
 
 
-def least_growth(plan_of: Callable[[int], RunPlan], saving: Fraction, horizon_layer_tokens: int | None) -> int:
-    """The least growth length in steps that saves at least ``saving`` of the layer tokens, the run ending dense.
+def least_growth(
+    plan_of: Callable[[int], RunPlan], saving: Fraction, horizon_layer_tokens: int | None, unit: SavingUnit
+) -> int:
+    """The least growth length in steps that saves at least ``saving`` of what ``unit`` counts, the run ending dense.
 
     ``plan_of`` returns the plan for a growth length of 1 or more; ``horizon_layer_tokens`` is the length of the run if
     it is fixed in layer tokens. Raises ``OutOfReach``.
@@ -51,25 +57,33 @@ def least_growth(plan_of: Callable[[int], RunPlan], saving: Fraction, horizon_la
         """The saving, without the part of the last step that passes the horizon."""
         plan = plan_of(growth_steps)
         counted = plan.layer_tokens(plan.num_steps)
-        if horizon_layer_tokens is not None:
-            counted = min(counted, horizon_layer_tokens)
-        return 1 - Fraction(counted, plan.tokens(plan.num_steps) * plan.shape.num_layers)
+        return _saved(plan, unit, max(0, counted - (horizon_layer_tokens or counted)))
 
     most_steps = _last(lambda growth_steps: ends_dense(plan_of(growth_steps)))
-    least = saved(plan_of(1))
+    least = saved(plan_of(1), unit)
     if most_steps == 0:
         raise OutOfReach(least, least)
     answer = _last(lambda growth_steps: growth_steps <= most_steps and at_most(growth_steps) < saving) + 1
     while answer <= most_steps:
-        if saved(plan_of(answer)) >= saving:
+        if saved(plan_of(answer), unit) >= saving:
             return answer
         answer += 1
-    raise OutOfReach(least, saved(plan_of(most_steps)))
+    raise OutOfReach(least, saved(plan_of(most_steps), unit))
 
 
-def saved(plan: RunPlan) -> Fraction:
-    """Share of the dense model's layer tokens that the run saves."""
-    return plan.layer_token_saving(plan.num_steps)
+def saved(plan: RunPlan, unit: SavingUnit) -> Fraction:
+    """Share of the dense model's layer tokens or FLOPs that the run saves."""
+    return _saved(plan, unit, 0)
+
+
+def _saved(plan: RunPlan, unit: SavingUnit, excess_layer_tokens: int) -> Fraction:
+    """``saved``, without the part of the last step that has so many layer tokens."""
+    steps = plan.num_steps
+    if unit == "layer-tokens":
+        return 1 - Fraction(plan.layer_tokens(steps) - excess_layer_tokens, plan.tokens(steps) * plan.shape.num_layers)
+    last_layer_tokens = plan.layer_tokens(steps) - plan.layer_tokens(steps - 1)
+    excess = Fraction(excess_layer_tokens, last_layer_tokens) * (plan.flops(steps) - plan.flops(steps - 1))
+    return 1 - (plan.flops(steps) - excess) / plan.dense_flops(steps)
 
 
 def _last(holds: Callable[[int], bool]) -> int:

@@ -139,6 +139,8 @@ class ModelFacts:
     """The name of ``seq_length`` in messages."""
     special_ids: tuple[int, ...] = ()
     """The tokenizer's special ids except padding, known once its files are read."""
+    num_steps: int | None = None
+    """Steps of the run, for defaults that are a share of them; None if the flags do not say, or no default needs it."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,10 @@ class Entry:
         Then ``config.grows`` is True if the chosen schedule grows.
         """
         return getattr(self.config_class, "growth", None)
+
+    def follows_length(self, config: Any) -> bool:
+        """Whether the method is on, and flags that were not given follow from ``ModelFacts.num_steps``."""
+        return config.enabled and getattr(config, "follows_length", False)
 
 
 def build_method(entries: Mapping[str, Entry], configs: Mapping[str, Any], facts: ModelFacts) -> Method:

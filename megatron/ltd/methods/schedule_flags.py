@@ -6,7 +6,8 @@
     staged      a list of "step:kept"                                  stages, granularity
 
 A method's dataclass of flags inherits ``ScheduleFlags`` and so gets these flags under its own prefix. How many tokens a
-schedule keeps at a step is in ``schedules.kept_tokens``.
+schedule keeps at a step is in ``schedules.kept_tokens``. Without flags kept tokens start from a share of the sequence,
+and grow over two thirds of the run, as docs/when-does-it-pay.md advises.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar
 
 from megatron.ltd.errors import UserError
@@ -32,11 +34,14 @@ from megatron.ltd.schedules.kept_tokens import (
 
 KINDS = ("growing", "constant", "shrinking", "staged")
 
+GROWTH_SHARE = Fraction(2, 3)
+"""Growth steps that are not given, as a share of the steps of the run."""
+
 _STAGE = re.compile("([0-9]{1,18}):([0-9]{1,18})")
 _HELP = {
     "schedule": "how the number of kept tokens changes during the run",
     "kept_tokens": "tokens kept of each sample: at step 0 (growing), at the end (shrinking) or always",
-    "growth_steps": "steps until every token is kept, or the fewest; required if the schedule grows or shrinks",
+    "growth_steps": "steps until every token is kept (default: two thirds of the run), or the fewest (no default)",
     "granularity": "numbers of kept tokens that change are multiples of this; on GPUs multiples of 8 are fastest",
     "stages": "staged schedule: the first step, 0-based, and the kept tokens of each stage",
     "block_size": "draw blocks of this many neighbouring tokens (1: single tokens, as in the paper)",
@@ -48,18 +53,18 @@ class ScheduleFlags(Settings):
     """Adds the flags of a schedule to a method's dataclass of flags.
 
         @dataclass(frozen=True)
-        class RandomLTDConfig(ScheduleFlags, prefix="ltd", kept="min_kept_tokens", default_kept_tokens=128): ...
+        class RandomLTDConfig(ScheduleFlags, prefix="ltd", kept="min_kept_tokens", kept_part=4): ...
 
     has ``ltd_schedule``, ``ltd_min_kept_tokens``, ``ltd_growth_steps`` and so on as fields and flags, after the class's
     first field, which is the method's switch. By default the schedule is constant, or growing if growth steps are
-    given; with ``kind`` it is that one. By default half of the tokens are kept.
+    given; with ``kind`` it is that one. By default one token in ``kept_part`` is kept.
     """
 
     growth: ClassVar[str]
     """The name of the field of growth steps."""
     _prefix: ClassVar[str]
     _kept: ClassVar[str]
-    _default_kept_tokens: ClassVar[int | None]
+    _kept_part: ClassVar[int]
 
     def __init_subclass__(
         cls,
@@ -67,19 +72,18 @@ class ScheduleFlags(Settings):
         prefix: str,
         kept: str = "kept_tokens",
         kind: str | None = None,
-        default_kept_tokens: int | None = None,
+        kept_part: int = 2,
         only_with: str = "",
     ) -> None:
         """``kept`` is the name of the flag of kept tokens; ``only_with`` says when blocks can be drawn."""
         super().__init_subclass__()
-        cls._prefix, cls._kept, cls._default_kept_tokens = prefix, kept, default_kept_tokens
+        cls._prefix, cls._kept, cls._kept_part = prefix, kept, kept_part
         cls.growth = f"{prefix}_growth_steps"
         switch, *others = cls.__annotations__.items()
         cls.__annotations__ = dict([switch])
         chosen = "" if kind else " (default: constant; growing if growth steps are given)"
-        fewest = "half of them" if default_kept_tokens is None else str(default_kept_tokens)
         cls._add("schedule", "str" if kind else "str | None", kind, f"{_HELP['schedule']}{chosen}", choices=KINDS)
-        cls._add(kept, "int | None", None, f"{_HELP['kept_tokens']} (default: {fewest})")
+        cls._add(kept, "int | None", None, f"{_HELP['kept_tokens']} (default: 1/{kept_part} of them)")
         cls._add("growth_steps", "int | None", None, _HELP["growth_steps"], range=COUNT_OR_ZERO)
         cls._add("granularity", "int", 16, _HELP["granularity"])
         cls._add("stages", "tuple[str, ...]", (), _HELP["stages"], metavar="STEP:KEPT")
@@ -101,22 +105,38 @@ class ScheduleFlags(Settings):
         """Whether the number of kept tokens grows if growth steps are given."""
         return self._given("schedule") in (None, "growing")
 
-    def schedule_choice(self, seq_length: int) -> ScheduleChoice:
+    @property
+    def _kind(self) -> str:
+        return self._given("schedule") or ("constant" if self._given("growth_steps") is None else "growing")
+
+    @property
+    def follows_length(self) -> bool:
+        """Whether the growth steps follow from the length of the run."""
+        return self._kind == "growing" and self._given("growth_steps") is None
+
+    def schedule_choice(self, facts: ModelFacts) -> ScheduleChoice:
         """The schedule that the flags ask for, not yet checked."""
         dashed = self._prefix.replace("_", "-")
-        default_kept_tokens = self._default_kept_tokens
+        growth_steps = self._given("growth_steps")
+        if self.follows_length and facts.num_steps is not None:
+            growth_steps = max(1, int(GROWTH_SHARE * facts.num_steps))
         return ScheduleChoice(
             prefix=f"--{dashed}",
             kept_flag=f"--{dashed}-{self._kept.replace('_', '-')}",
-            kind=self._given("schedule") or ("constant" if self._given("growth_steps") is None else "growing"),
+            kind=self._kind,
             kept_tokens=self._given(self._kept),
-            default_kept_tokens=max(1, seq_length // 2) if default_kept_tokens is None else default_kept_tokens,
-            growth_steps=self._given("growth_steps"),
+            default_kept_tokens=self._default_kept_tokens(facts.seq_length),
+            growth_steps=growth_steps,
             granularity=self._given("granularity"),
             stages=self._given("stages"),
             strata=self._given("strata"),
             block_size=self._given("block_size"),
         )
+
+    def _default_kept_tokens(self, seq_length: int) -> int:
+        """The default share of the sequence, in whole granularities if the number changes."""
+        share, unit = seq_length // self._kept_part, 1 if self._kind == "constant" else self._given("granularity")
+        return max(1, share if unit < 1 else max(1, share // unit) * unit)
 
 
 @dataclass(frozen=True)
@@ -195,10 +215,11 @@ class ScheduleChoice:
                     f"{' or '.join(kinds)}"
                 )
         if self.kind in ("growing", "shrinking") and self.growth_steps is None:
-            until = "every token is" if self.kind == "growing" else "the fewest tokens are"
-            raise UserError(
-                f"{self._flag('growth-steps')}: required with {asked}; give the number of steps until {until} kept"
-            )
+            until = "the fewest tokens are kept"
+            if self.kind == "growing":
+                until = "every token is kept (default: two thirds of the run, if --train-iters or --global-batch-size"
+                until = f"{until} is given)"
+            raise UserError(f"{self._flag('growth-steps')}: required with {asked}; give the steps until {until}")
         if self.kind == "staged" and not self._listed:
             raise UserError(
                 f"{self._flag('stages')}: required with {asked}; give the first step and the kept tokens of each "

@@ -1,12 +1,12 @@
 """Compares runs: what they reached, what they computed, and what they saved.
 
     saved, theoretical = 1 - FLOPs / FLOPs of the dense model over the same steps
-    saved, measured    = 1 - (usual seconds / tokens) / (usual seconds / tokens of the dense run)
+    saved, measured    = 1 - (seconds / tokens) / (seconds / tokens of the dense run)
 
-Seconds are those of training steps (forward, backward, update), without start-up, evaluation and saving. For the usual
-seconds each step counts as the median of all steps of its run with as many FLOPs, so that a stall of the machine does
-not look like a saving. The measured saving needs a dense run from the same machine among the compared runs; the first
-one counts.
+Seconds are those of training steps (forward, backward, update), without start-up, evaluation and saving. The measured
+saving compares what other programs on the machine disturb least: processor seconds on a CPU, else seconds; and each
+step counts as a fast one, the lower quartile of the steps of its run with as many FLOPs. It needs a dense run from the
+same machine among the compared runs; the first one counts.
 Not here: significance. One run is one seed.
 """
 
@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from megatron.ltd.flags import flag
 from megatron.ltd.format import format_count, format_flops, text_table
 from megatron.ltd.reports.metrics import RunHistory
 from megatron.ltd.reports.runs import RunsConfig
 
+_BUSY_SHARE = 0.3
 _DENSE = "dense"  # in the run line of a run without a method
 
 
@@ -52,8 +52,12 @@ class RunSummary:
     dense_flops: int
     """FLOPs of the dense model for the same steps."""
     seconds: float
-    usual_seconds: float
-    """Seconds, if each step counts as the median of the steps with as many FLOPs."""
+    fast_seconds: float
+    """Seconds, if each step counts as the lower quartile of the steps with as many FLOPs."""
+    fast_cpu_seconds: float | None
+    """The same of processor seconds; None if they are not logged."""
+    idle_share: float | None
+    """Share of the seconds in which other programs had the processor; None if it is not logged."""
     is_dense: bool
 
     @property
@@ -66,13 +70,18 @@ class RunSummary:
         return 1.0 - self.flops / self.dense_flops
 
     def measured_saving(self, dense: RunSummary) -> float:
-        """Share of the usual time per token of ``dense`` that this run saves."""
-        return 1.0 - (self.usual_seconds / self.tokens) / (dense.usual_seconds / dense.tokens)
+        """Share of the time per token of ``dense`` that this run saves, by processor seconds if both have them."""
+        taken, whole = self.fast_seconds, dense.fast_seconds
+        if self.fast_cpu_seconds is not None and dense.fast_cpu_seconds is not None:
+            taken, whole = self.fast_cpu_seconds, dense.fast_cpu_seconds
+        return 1.0 - (taken / self.tokens) / (whole / dense.tokens)
 
 
 def summarize(history: RunHistory) -> RunSummary:
     """The figures of a run, from all of its steps."""
     last = history.steps[-1]
+    idle = [step["step_idle_seconds"] for step in history.steps if step.get("step_idle_seconds") is not None]
+    cpu_seconds = _fast(history, "step_cpu_seconds")
     none = {"iteration": None, "loss": None}
     first_validation, last_validation = (history.validations or (none,))[0], (history.validations or (none,))[-1]
     perplexities = [line["perplexity"] for line in history.validations if line.get("perplexity") is not None]
@@ -88,16 +97,30 @@ def summarize(history: RunHistory) -> RunSummary:
         flops=history.flops[-1],
         dense_flops=sum(step["dense_step_flops"] for step in history.steps),
         seconds=history.seconds[-1],
-        usual_seconds=_usual_seconds(history),
+        fast_seconds=sum(_fast(history, "step_seconds") or ()),
+        fast_cpu_seconds=None if cpu_seconds is None else sum(cpu_seconds),
+        idle_share=sum(idle) / history.seconds[-1] if len(idle) == len(history.steps) else None,
         is_dense=history.about.get("method") == _DENSE,
     )
 
 
-def _usual_seconds(history: RunHistory) -> float:
-    seconds_by_flops: dict[int, list[float]] = {}
+def _fast(history: RunHistory, field: str) -> list[float] | None:
+    """A time of each step as a fast one: see ``RunSummary.fast_seconds``. None if a step has not logged it."""
+    times_by_flops: dict[int, list[float]] = {}
     for step in history.steps:
-        seconds_by_flops.setdefault(step["step_flops"], []).append(step["step_seconds"])
-    return sum(len(seconds) * median(seconds) for seconds in seconds_by_flops.values())
+        if step.get(field) is None:
+            return None
+        times_by_flops.setdefault(step["step_flops"], []).append(step[field])
+    return [sorted(times)[(len(times) - 1) // 4] for times in times_by_flops.values() for _ in times]
+
+
+def busy_note(summaries: Sequence[RunSummary]) -> str | None:
+    """A line if other programs used the processors, so that seconds of these runs cannot be compared."""
+    shares = [(summary.name, summary.idle_share) for summary in summaries if summary.idle_share is not None]
+    if not any(share > _BUSY_SHARE for _, share in shares):
+        return None
+    listed = ", ".join(f"{share:.0%} of {name}" for name, share in shares)
+    return f"the machine was busy: other programs had the processor for {listed}; do not compare seconds"
 
 
 def summary_table(summaries: Sequence[RunSummary]) -> str:
@@ -122,7 +145,8 @@ def summary_table(summaries: Sequence[RunSummary]) -> str:
     ]
     if dense is not None:
         measured = [_saving(summary, summary.measured_saving(dense)) for summary in summaries]
-        rows.append(("saved, measured (usual seconds)", measured))
+        unit = "seconds" if any(summary.fast_cpu_seconds is None for summary in summaries) else "CPU seconds"
+        rows.append((f"saved, measured ({unit})", measured))
     return text_table(((label, *cells) for label, cells in rows), ("", *(summary.name for summary in summaries)))
 
 

@@ -68,13 +68,15 @@ def layer_keep_probability(layer_number: int, num_layers: int, theta_t: float) -
 
 
 def keep_probabilities(num_layers: int, theta_t: float, by_depth: str) -> tuple[float, ...]:
-    """The keep probabilities of all layers, first layer first; the last layer's is ``theta_t``.
+    """The keep probabilities of all layers, first layer first.
 
-    ``by_depth`` is "linear" (``layer_keep_probability``), "uniform" (``theta_t`` for all) or "exponential"
+    ``by_depth`` is "linear" (``layer_keep_probability``), "released" (the same of the layer before, which is 1 for the
+    first layer: the paper's published code), "uniform" (``theta_t`` for all) or "exponential"
     (theta_t^(layer_number / L)).
     """
     at_depth: dict[str, Callable[[int], float]] = {
         "linear": lambda layer_number: layer_keep_probability(layer_number, num_layers, theta_t),
+        "released": lambda layer_number: layer_keep_probability(layer_number - 1, num_layers, theta_t),
         "uniform": lambda layer_number: theta_t,
         "exponential": lambda layer_number: theta_t ** (layer_number / num_layers),
     }

@@ -12,6 +12,7 @@ from megatron.ltd.tokenizers.config import (
     WORDPIECE_TYPES,
     TokenizerConfig,
     TokenizerFiles,
+    assumes_vocab_size,
     model_vocab_size,
     padded_vocab_size,
 )
@@ -72,18 +73,22 @@ def build_wordpiece(config: TokenizerFiles) -> WordPieceTokenizer:
     return tokenizer
 
 
-def planned_vocab_size(config: TokenizerConfig, tensor_parallel_size: int) -> int:
+def planned_vocab_size(config: TokenizerConfig, tensor_parallel_size: int, assumed: int | None = None) -> int:
     """The size of a planned model's vocabulary [tokens]; the tokenizer's files need not exist yet.
 
-    The files are read if they exist, else ``--vocab-size`` is used. Raises ``UserError`` if neither is given.
+    The files are read if they exist, else ``--vocab-size`` is used; without either the vocabulary has ``assumed``
+    tokens. Raises ``UserError`` if that is None, and for files that cannot be read.
     """
     files = [path for path in (config.vocab_file, config.merge_file, config.tokenizer_model) if path is not None]
     without_files = config.tokenizer_type is None or (config.tokenizer_type != "ByteTokenizer" and not files)
-    if without_files and config.vocab_size is None:
+    vocab_size = config.vocab_size
+    if vocab_size is None and assumes_vocab_size(config):
+        vocab_size = assumed
+    if without_files and vocab_size is None:
         raise UserError(
             "--vocab-size: required, because a plan needs the size of the vocabulary; give it, or --tokenizer-type and "
             "its files"
         )
-    if config.vocab_size is not None and (without_files or not all(Path(path).exists() for path in files)):
-        return padded_vocab_size(config.vocab_size, config.make_vocab_size_divisible_by, tensor_parallel_size)
+    if vocab_size is not None and (without_files or not all(Path(path).exists() for path in files)):
+        return padded_vocab_size(vocab_size, config.make_vocab_size_divisible_by, tensor_parallel_size)
     return model_vocab_size(config, build_tokenizer(config).vocab_size, tensor_parallel_size)

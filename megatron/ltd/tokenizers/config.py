@@ -29,6 +29,9 @@ TOKENIZER_TYPES = (
     *WORDPIECE_TYPES,
 )
 
+GPT2_VOCAB_SIZE = 50_257
+"""What a plan assumes if no flag says the size of the vocabulary [tokens]."""
+
 
 @dataclass(frozen=True)
 class TokenizerFiles(Settings):
@@ -104,6 +107,11 @@ class TokenizerConfig(TokenizerFiles):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+
+
+def assumes_vocab_size(config: TokenizerConfig) -> bool:
+    """Whether a plan has to assume the size of the vocabulary, because no flag says it."""
+    return config.vocab_size is None and config.tokenizer_type is None
 
 
 def padded_vocab_size(vocab_size: int, divisible_by: int, tensor_parallel_size: int) -> int:

@@ -65,6 +65,8 @@ class Run:
     exits: ExitRequests
     record: Mapping[str, Any]
     """What ``run.json`` of every checkpoint holds besides the progress."""
+    changes_schedule: bool
+    """Whether method, batch or learning rate are others than in the steps that a checkpoint has done."""
 
     @property
     def progress(self) -> Progress:
@@ -158,7 +160,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     exits = ExitRequests(config.training, mesh)
     return Run(
         config, mesh, workload, method, clock, plan, state, stepper, train_data, valid_data, log, saver, exits,
-        record,
+        record, taken is not None,
     )  # fmt: skip
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import shlex
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from megatron.ltd.checkpoint.run_format import FORMAT_VERSION
+from megatron.ltd.flags import flag_name
 from megatron.ltd.forecast.forecast import rate_at, warnings_of
 from megatron.ltd.format import format_count
 from megatron.ltd.methods.base import METHOD
@@ -13,6 +17,9 @@ from megatron.ltd.parallel.layout import layout_text
 from megatron.ltd.plan.clock import SCHEDULE_IDS
 from megatron.ltd.plan.table import LearningRate, stage_table
 from megatron.ltd.training.build import Run, versions
+from megatron.ltd.words import by_default
+
+_LENGTHS = ("train_iters", "train_samples", "train_tokens")
 
 
 def print_header(run: Run) -> None:
@@ -32,22 +39,43 @@ def print_header(run: Run) -> None:
     if run.mesh.world_size > 1:
         print_line(f"layout    {layout_text(run.config.parallel, run.mesh.data_parallel_size, len(run.state.chunks))}")
     print_line(f"plan      {run.method.name}")
+    defaults = by_default(run.method.settings, run.config.given)
+    if defaults is not None:
+        print_line(f"          {defaults}")
     print_line(stage_table(plan, _rate(run)))
     if run.progress.iteration >= plan.num_steps:
+        for line in _finished(run):
+            print_line(line)
+    elif run.config.checkpoint.save is None:
         print_line(
-            f"the run is already at step {run.progress.iteration} of {plan.num_steps}: there is nothing left to do"
+            f"warning: --save is not given: nothing is kept of this run but its log in {run.log.folder}; add --save to "
+            "keep the model"
         )
-    for line in warnings_of(plan):
+    for line in [*run.config.warnings, *warnings_of(plan)]:
         print_line(line)
     run.log.run(_run_line(run, about))
 
 
+def _finished(run: Run) -> Iterator[str]:
+    """What a run that is at its end is, and how to go on from it."""
+    yield f"the run is already at step {run.progress.iteration} of {run.plan.num_steps}: there is nothing left to do"
+    config = run.config
+    name = next(name for name in _LENGTHS if getattr(config.training, name) is not None)
+    yield f"  longer  a larger {flag_name(type(config.training), name)}; what else keeps the schedule is then named"
+    if config.scores is not None and config.checkpoint.load is not None:
+        folder = shlex.quote(config.checkpoint.load)
+        yield f"  score   python tools/evaluate.py --load {folder} --tasks lambada_openai"
+        yield f"  export  python tools/export_hf.py --load {folder} --output FOLDER"
+
+
 def _rate(run: Run) -> LearningRate:
-    """The learning rate of each step, on the scheduler's clock; of steps already done, as these flags would set it."""
+    """The learning rate of each step, on the scheduler's clock; NaN for steps that other flags have done before."""
     scheduler = run.state.scheduler
     ahead = run.plan.ahead(run.progress.iteration, scheduler.num_steps, run.clock.unit)
     schedule = {name: getattr(scheduler, name) for name in SCHEDULE_IDS}
-    return partial(rate_at, run.clock, run.plan, schedule, ahead=ahead)
+    rate = partial(rate_at, run.clock, run.plan, schedule, ahead=ahead)
+    done = run.progress.iteration if run.changes_schedule else 0
+    return lambda step: math.nan if step < done else rate(step)
 
 
 def _run_line(run: Run, about: dict[str, Any]) -> dict[str, Any]:

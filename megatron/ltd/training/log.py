@@ -50,6 +50,7 @@ class RunLog:
     ) -> None:
         self._config = config
         self._enabled = enabled
+        self.folder = folder
         self._num_steps = num_steps
         self._flops_left = flops_left
         self._interval: list[Mapping[str, Any]] = []
@@ -66,7 +67,7 @@ class RunLog:
         if config.progress and sys.stderr.isatty():
             from tqdm import tqdm
 
-            layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {elapsed} elapsed, {postfix}"
+            layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {elapsed} elapsed{postfix}"
             self._bar = tqdm(total=num_steps, initial=first_step, bar_format=layout, dynamic_ncols=True, leave=False)
 
     def settings(self, text: str) -> None:
@@ -196,7 +197,8 @@ def _score(value: float) -> str:
 
 def _spelled(name: str, value: float) -> str:
     """A measure as text for the console."""
-    return f"{name.replace('_', ' ')} {value:.{2 if name == 'perplexity' else 4}f}"
+    form = ".4f" if name != "perplexity" else ".2f" if value < 1e4 else ".4g"
+    return f"{name.replace('_', ' ')} {value:{form}}"
 
 
 def _not_finite(value: Any) -> bool:

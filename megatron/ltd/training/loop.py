@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections import deque
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
@@ -26,8 +26,10 @@ from megatron.ltd.training.build import Run
 from megatron.ltd.training.optimizer import evaluation_mode, whole_weights
 from megatron.ltd.training.routing_check import routing_problem
 from megatron.ltd.training.step import StepResult
+from megatron.ltd.training.stopwatch import Stopwatch
 from megatron.ltd.training.task_scores import Scorer
 
+_LOWER_RATE = "a lower --lr and --override-opt-param-scheduler"
 _SPIKE_WINDOW_STEPS = 100
 _SPIKE_SETTLE_STEPS = 20
 
@@ -48,7 +50,7 @@ def train(run: Run, scorer: Scorer | None = None) -> str | None:
         if run.config.training.eval_at_start and progress.iteration == 0:
             evaluate(run)
         while progress.iteration < run.plan.num_steps and reason is None:
-            started = time.perf_counter()
+            watch = Stopwatch.start()
             samples = run.clock.batch.at(progress.consumed_samples)
             plan = run.method.plan(progress.iteration)
             lr = run.learning_rate
@@ -70,7 +72,8 @@ def train(run: Run, scorer: Scorer | None = None) -> str | None:
             else:
                 skipped_scales.append(result.loss_scale)
 
-            run.log.train(_record(run, plan, samples, result, lr, time.perf_counter() - started))
+            times = watch.times(run.mesh.device.type, run.mesh.world_size)
+            run.log.train(_record(run, plan, samples, result, lr, times))
             _stop_on(run, _stalled(run, skipped_scales))
             reason = run.exits.reason(progress.iteration)
             is_last = progress.iteration == run.plan.num_steps
@@ -107,7 +110,9 @@ def evaluate(run: Run) -> dict[str, float] | None:
     return measures
 
 
-def _record(run: Run, plan: StepPlan, samples: int, result: StepResult, lr: float, seconds: float) -> dict[str, Any]:
+def _record(
+    run: Run, plan: StepPlan, samples: int, result: StepResult, lr: float, times: Mapping[str, Any]
+) -> dict[str, Any]:
     """The line of a step in metrics.jsonl."""
     tokens = samples * plan.seq_length
     return {
@@ -127,8 +132,8 @@ def _record(run: Run, plan: StepPlan, samples: int, result: StepResult, lr: floa
         "consumed_layer_tokens": run.progress.consumed_layer_tokens,
         "step_flops": step_flops(run.workload.shape, plan, samples),
         "dense_step_flops": dense_step_flops(run.workload.shape, samples),
-        "step_seconds": seconds,
-        "tokens_per_second": tokens / seconds,
+        **times,
+        "tokens_per_second": tokens / times["step_seconds"],
     }
 
 
@@ -158,12 +163,12 @@ def _divergence(run: Run, result: StepResult, recent_losses: deque[float]) -> st
         if not math.isfinite(result.loss):
             return (
                 f"the loss of step {step} is {result.loss}; this step was not saved. Continue from the last checkpoint "
-                "with a lower --lr or --clip-grad, or with --no-check-for-nan-in-loss-and-grad to skip such steps"
+                f"with a lower --clip-grad, {_LOWER_RATE}, or --no-check-for-nan-in-loss-and-grad to skip such steps"
             )
         if result.updated and not math.isfinite(result.grad_norm):
             return (
                 f"the gradient norm of step {step} is {result.grad_norm}; this step was not saved. Continue from the "
-                "last checkpoint with a lower --lr"
+                f"last checkpoint with {_LOWER_RATE}"
             )
     if flags.check_for_spiky_loss:
         settled = len(recent_losses) >= _SPIKE_SETTLE_STEPS
@@ -171,7 +176,7 @@ def _divergence(run: Run, result: StepResult, recent_losses: deque[float]) -> st
             return (
                 f"the loss of step {step} is {result.loss:.4f}, above --spiky-loss-factor {flags.spiky_loss_factor} "
                 f"times its recent median {usual:.4f}; this step was not saved. Continue from the last checkpoint with "
-                "a lower --lr"
+                f"{_LOWER_RATE}"
             )
         if math.isfinite(result.loss):
             recent_losses.append(result.loss)

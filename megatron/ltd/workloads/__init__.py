@@ -11,7 +11,7 @@ from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.models.encoder_config import BertModelConfig, ViTConfig
 from megatron.ltd.plan.parameters import ModelSizes
 from megatron.ltd.tokenizers.build import planned_vocab_size
-from megatron.ltd.tokenizers.config import WORDPIECE_TYPES, TokenizerConfig
+from megatron.ltd.tokenizers.config import GPT2_VOCAB_SIZE, WORDPIECE_TYPES, TokenizerConfig
 from megatron.ltd.training.task_scores import TaskScoresConfig
 from megatron.ltd.workloads.base import Workload
 from megatron.ltd.workloads.sizes import bert_sizes, classifier_sizes, gpt_sizes, vit_sizes
@@ -77,12 +77,12 @@ def _check_vit(config: RunConfig) -> None:
         config.data.check_given()
 
 
-def _vocab_size(config: RunConfig) -> int:
-    return planned_vocab_size(config.tokenizer, config.parallel.tensor_model_parallel_size)
+def _vocab_size(config: RunConfig, assumed: int | None = None) -> int:
+    return planned_vocab_size(config.tokenizer, config.parallel.tensor_model_parallel_size, assumed)
 
 
 def _gpt_sizes(config: RunConfig) -> ModelSizes:
-    return gpt_sizes(config.model, _vocab_size(config))
+    return gpt_sizes(config.model, _vocab_size(config, GPT2_VOCAB_SIZE))
 
 
 def _bert_sizes(config: RunConfig) -> ModelSizes:

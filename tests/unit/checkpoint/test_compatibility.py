@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import pytest
 
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.checkpoint.compatibility import changed_settings, check_identity, check_order, check_schedule
+from megatron.ltd.checkpoint.differences import flag_changes
+from megatron.ltd.config import RunConfig
 from megatron.ltd.errors import UserError
+from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.words import name_of
 from tests.support import assert_differs
 from tests.support_errors import refused
@@ -92,7 +96,58 @@ def test_weights_and_data_of_another_workload_are_refused() -> None:
         check_order(CHECKPOINT, {"seed": 1}, {"seed": 1, "mask_prob": 0.15})
 
 
-def test_changes_are_reported_except_those_of_the_schedule() -> None:
+BASE = "--num-layers 3 --lr 1e-3 --random-ltd --hidden-size 8 --num-attention-heads 2 --seq-length 128".split()
+
+
+def pairs(words: str) -> dict[str, str]:
+    """Flags and their values."""
+    return dict(zip(words.split()[::2], words.split()[1::2], strict=True))
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """``RunClock.settings`` of a run, as its checkpoint stores it."""
+    shape = config.model.shape(128)
+    clock = RunClock.build(shape, 2, config.build_method(), config.training, config.optimizer)
+    return json.loads(json.dumps(clock.settings(clock.schedule())))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "because", "keep"),
+    [
+        ("--train-iters 60", "--train-iters 90", "--train-iters 90", "--ltd-growth-steps 40 --lr-decay-iters 60"),
+        ("--train-iters 60 --ltd-growth-steps 30", "--train-iters 90 --ltd-growth-steps 30", "--train-iters 90",
+         "--lr-decay-iters 60"),
+        ("--train-samples 120 --ltd-growth-steps 30", "--train-samples 180 --ltd-growth-steps 30",
+         "--train-samples 180", "--lr-decay-samples 120"),
+        ("--train-tokens 7680 --ltd-growth-steps 30 --lr-clock tokens",
+         "--train-tokens 15360 --ltd-growth-steps 30 --lr-clock tokens", "--train-tokens 15360",
+         "--lr-decay-tokens 7680"),
+        ("--train-iters 60 --ltd-growth-steps 30", "--train-iters 60 --ltd-growth-steps 20", "",
+         "--ltd-growth-steps 30"),
+    ],
+)  # fmt: skip
+def test_a_longer_run_is_told_the_flags_that_keep_its_schedule(before: str, now: str, because: str, keep: str) -> None:
+    """And with them its schedule is the checkpoint's."""
+    old, new = (parse_run_config([*BASE, *words.split(), "--global-batch-size", "2"]) for words in (before, now))
+    stored, lengths = settings_of(old), flag_changes(old.to_dict(), new, ["schedule", "numbers"])
+    with refused(because or "--ltd-growth-steps", keep, OVERRIDE):
+        check_schedule(CHECKPOINT, stored, settings_of(new), None, old.to_dict(), lengths)
+    words = pairs(now) | pairs(keep)
+    kept = parse_run_config([*BASE, *(word for pair in words.items() for word in pair), "--global-batch-size", "2"])
+    assert check_schedule(CHECKPOINT, stored, settings_of(kept), None) is None
+
+
+def test_what_was_never_typed_is_said_with_what_was() -> None:
+    stored = parse_run_config([*BASE, "--train-iters", "60", "--train-data-path", "x", "--split", "9,1,0"]).to_dict()
+    for flag, now, setting in (("--seq-length", "256", "max_position_embeddings"), ("--split", "8,2,0", "train_data")):
+        new = parse_run_config([*BASE, "--train-iters", "60", "--train-data-path", "x", "--split", "9,1,0", flag, now])
+        changes = flag_changes(stored, new, ["model", "order"])
+        then = {"--seq-length": "128", "--split": "9,1,0"}[flag]
+        with refused(f"{flag} {now}", f"then {then}", CHECKPOINT):
+            check_order(CHECKPOINT, {setting: 1}, {setting: 2}, changes)
+
+
+def test_free_flags_are_reported_and_the_schedules_are_not() -> None:
     base = ["--num-layers", "3", "--train-iters", "9", "--lr", "1e-3", "--random-ltd", "--ltd-growth-steps", "5"]
     base += ["--hidden-size", "8", "--num-attention-heads", "2", "--seq-length", "128"]
     stored = parse_run_config(base).to_dict()

@@ -52,7 +52,7 @@ def test_documents_are_their_encoded_text() -> None:
     assert card.bin_sha256 == hashlib.sha256(Path("out_text_document.bin").read_bytes()).hexdigest()
     assert json.loads(Path("out_text_document.json").read_text())["tokenizer_fingerprint"] == TOKENIZER.fingerprint
     assert "out_text_document: 3 documents, 18 tokens" in result.summary()
-    assert "1 empty documents left out" in result.summary()
+    assert "1 empty document left out" in result.summary()
     assert IndexedDataset("out_text_document").document_indices.tolist() == [0, 1, 2, 3]
 
 
@@ -107,7 +107,7 @@ def test_bad_lines_stop_or_are_counted(workers: int) -> None:
     assert os.listdir() == ["a.jsonl"]
     result = run("a.jsonl", workers=workers, skip_bad_lines=True)
     assert documents_at("out_text_document") == [[97], [98]]
-    assert result.bad_lines == 1 and "1 bad lines skipped" in result.summary()
+    assert result.bad_lines == 1 and "1 bad line skipped" in result.summary()
 
 
 def test_output_is_kept_without_overwrite() -> None:
@@ -143,7 +143,7 @@ def test_an_interruption_leaves_the_old_output_and_no_temporary_file(
 def test_the_size_of_a_small_input_is_readable() -> None:
     result = run(write_lines("a.jsonl", {"text": "x" * 500}))
     shown = replace(result, seconds=0.25).summary()
-    assert shown == "out_text_document: 1 documents, 500 tokens, 513 B in 0.2 s (2.052 KB/s, 2.000 K tokens/s)"
+    assert shown == "out_text_document: 1 document, 500 tokens, 513 B in 0.2 s (2.052 KB/s, 2.000 K tokens/s)"
 
 
 def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

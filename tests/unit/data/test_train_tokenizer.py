@@ -78,6 +78,16 @@ def test_less_text_is_spread_evenly(tmp_path: Path) -> None:
     assert [letter for letter in letters if len(tokenizer.encode(letter * 16)) < 16] == list(letters[1::2])
 
 
+def test_a_vocabulary_below_the_characters_of_the_text_is_told_how_many_it_takes(tmp_path: Path) -> None:
+    """256 bytes, 2 marks and 400 characters; an option of the library that is not ours is not named."""
+    (tmp_path / "t.txt").write_text("".join(map(chr, range(0x4E00, 0x4E00 + 400))) * 3)
+    with refused("--vocab-size 300", 658) as caught:
+        train_tokenizer(
+            TrainTokenizerConfig(input=(str(tmp_path / "t.txt"),), vocab_size=300, output_prefix=str(tmp_path / "m"))
+        )
+    assert "character_coverage" not in str(caught.value) and not list(tmp_path.glob("m*"))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -20,7 +20,7 @@ from megatron.ltd.forecast.report import Forecast
 from megatron.ltd.launch import launch
 from megatron.ltd.plan.accounting import dense_step_flops
 from tests.support import parse, pretrain, small_dataset
-from tests.support_errors import refused
+from tests.support_errors import assert_names, refused
 from tests.support_processes import PATIENCE_SECONDS
 
 RECIPE = (
@@ -91,8 +91,75 @@ def test_a_growth_that_saves_a_third() -> None:
     assert solved.to_dict()["totals"]["train_tokens"] >= 300_000_000_000
 
 
-def test_a_run_that_fits_a_budget_of_gpu_hours() -> None:
-    """Each of the answer's two flags gives the same run, which is within the budget; one step more is not."""
+def test_a_growth_that_saves_a_third_of_the_flops() -> None:
+    """The card of random-LTD gives both figures: 0.776 of the run saves a third of the layer tokens, 0.807 of FLOPs."""
+    shares = []
+    for unit in ("layer-tokens", "flops"):
+        solved = forecast(f"--plan-target-saving {1 / 3} --plan-saving-of {unit}")
+        assert solved.answer is not None
+        totals = solved.to_dict()["totals"]
+        saving = {"layer-tokens": "layer_token_saving", "flops": "flops_saving"}[unit]
+        assert totals[saving] == pytest.approx(1 / 3, abs=1e-5)
+        shares.append((solved.answer.flags["--ltd-growth-steps"] / totals["steps"], totals["flops_saving"]))
+    assert shares == [pytest.approx((0.77, 0.32), abs=0.01), pytest.approx((0.80, 0.3333), abs=0.01)]
+
+
+def test_defaults_grow_over_two_thirds_of_the_run() -> None:
+    """From a quarter of the sequence, however the length is given: one round of layer tokens settles it."""
+    run = RECIPE.replace("--ltd-min-kept-tokens 128 ", "").replace("--lr-warmup-tokens 3000000000 ", "").split()
+    place = run.index("--train-tokens")
+    for length in (["--train-iters", "3000"], ["--train-samples", "1000000"], ["--train-tokens", "3000000000000"]):
+        planned = plan_ahead(parse_run_config([*run[:place], *length, *run[place + 2 :]]))
+        assert planned.settings["ltd_min_kept_tokens"] == 512
+        steps = planned.plan.num_steps
+        assert planned.settings["ltd_growth_steps"] == 2 * steps // 3
+    without = " ".join(run).replace("--global-batch-size 512 ", "").split()
+    with refused("--ltd-growth-steps", "--global-batch-size"):
+        parse_run_config(without)
+
+
+def test_the_plan_says_whether_its_memory_fits() -> None:
+    small, large = (
+        forecast(f"{GROWTH} --plan-gpu {gpu} --plan-mfu 0.4 --micro-batch-size {batch}").text()
+        for gpu, batch in (("h200", 1), ("l40s", 8))
+    )
+    assert "131.32 GiB   (fits)" in small  # 141e9 bytes
+    assert "44.70 GiB   (does not fit" in large
+
+
+def test_a_plan_assumes_gpt2s_vocabulary(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = " ".join([*RECIPE.split(), *GROWTH.split()]).replace("--vocab-size 50257 ", "").split()
+    launch(parse_run_config(flags))
+    assert "--vocab-size" in (printed := capsys.readouterr().out) and "50,257" in printed
+    assert plan_ahead(parse_run_config(flags)).sizes == forecast(GROWTH).sizes
+
+
+def test_flags_of_a_method_that_is_off_get_a_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """If they are typed; a settings file may serve runs with and without the method."""
+    flags = RECIPE.replace("--random-ltd ", "").split()
+    launch(parse_run_config(flags))
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning"))
+    assert_names(line, "--ltd-min-kept-tokens", "--ltd-granularity", "--random-ltd")
+    (tmp_path / "shared.yaml").write_text("ltd-min-kept-tokens: 128\n")
+    place = flags.index("--ltd-min-kept-tokens")
+    without = [*flags[:place], *flags[place + 4 :]]
+    launch(parse_run_config([*without, "--config", str(tmp_path / "shared.yaml")]))
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_a_measured_step_needs_its_gpus_and_a_possible_speed() -> None:
+    run = RECIPE.removesuffix(" --plan-gpus 64").split() + GROWTH.split()
+    with refused("--plan-step-seconds 3.1", "--plan-gpus"):
+        plan_ahead(parse_run_config([*run, "--plan-step-seconds", "3.1"]))
+    with refused("--plan-step-seconds 3.1", "--plan-gpus 1"):
+        plan_ahead(parse_run_config([*run, "--plan-step-seconds", "3.1", "--plan-gpus", "1"]))
+    with refused("--plan-step-seconds 3.1", "--plan-gpus 8"):
+        plan_ahead(parse_run_config([*run, "--plan-step-seconds", "3.1", "--plan-gpus", "8", "--plan-gpu", "a100"]))
+    assert plan_ahead(parse_run_config([*run, "--plan-step-seconds", "3.1", "--plan-gpus", "64"])).speed is not None
+
+
+def test_hours_that_pay_for_a_run() -> None:
+    """Both flags of the answer give the run; it is within the budget, and one step more is not."""
     speed = "--plan-gpu a100 --plan-mfu 0.4"
     without_length = RECIPE.replace("--train-tokens 300000000000 ", "").split() + GROWTH.split() + speed.split()
     solved = plan_ahead(parse_run_config([*without_length, "--plan-gpu-hours", "3000"]))
@@ -231,8 +298,8 @@ def test_the_fullest_stage_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "64 GPUs: pipeline 4 x data 16" in text
 
 
-def test_the_vocabulary_size_comes_from_files_or_flags(tmp_path: Path) -> None:
-    """Tokenizer files are read if they exist; otherwise --vocab-size is used, and one of the two is required."""
+def test_vocabularies_of_files_and_of_flags(tmp_path: Path) -> None:
+    """Files that are there are read, and --vocab-size counts where they are not; a BERT needs one of the two."""
     flags = [*RECIPE.replace("--vocab-size 50257 ", "").split(), *GROWTH.split()]
     missing = ["--tokenizer-type", "GPT2BPETokenizer", "--vocab-file", "no.json", "--merge-file", "no.bpe"]
     assert plan_ahead(parse_run_config([*flags, "--tokenizer-type", "ByteTokenizer"])).sizes.shape.vocab_size == 384
@@ -240,7 +307,7 @@ def test_the_vocabulary_size_comes_from_files_or_flags(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--vocab-file no.json: cannot be read"):
         plan_ahead(parse_run_config([*flags, *missing]))
     with refused("--vocab-size"):
-        plan_ahead(parse_run_config(flags))
+        plan_ahead(parse(["pretrain_bert_ltd.py", "--train-iters", "10", "--lr", "1e-3", "--plan"]))
 
 
 def test_encoders_are_planned_without_data() -> None:

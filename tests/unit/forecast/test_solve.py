@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron.ltd.forecast.solve import OutOfReach, ends_dense, least_growth, plan_within, saved
+from megatron.ltd.forecast.solve import OutOfReach, SavingUnit, ends_dense, least_growth, plan_within, saved
 from megatron.ltd.plan.run_plan import RunPlan, plan_run, plan_run_until
 from megatron.ltd.schedules.batch_size import BatchRamp, BatchSchedule
 from megatron.ltd.schedules.kept_tokens import KeptTokensSchedule, ShrinkingSchedule
@@ -18,29 +18,54 @@ from tests.unit.plan.test_run_plan import GPT3_1_3B, SHAPE, dense, middle_layers
 BATCHES = st.sampled_from([BatchSchedule(3, None), BatchSchedule(8, BatchRamp(2, 2, 90))])
 
 
-def by_trying(plan_of: Callable[[int], RunPlan], saving: Fraction, most: int) -> int | None:
-    """The least growth from 1 to ``most`` whose plan ends dense and reaches the saving, or None."""
+UNITS = st.sampled_from(["layer-tokens", "flops"])
+
+
+def share(plan: RunPlan, unit: SavingUnit) -> Fraction:
+    """What a run saves, from the plan's totals."""
+    steps = plan.num_steps
+    if unit == "flops":
+        return 1 - Fraction(plan.flops(steps), plan.dense_flops(steps))
+    return 1 - Fraction(plan.layer_tokens(steps), plan.tokens(steps) * plan.shape.num_layers)
+
+
+def by_trying(
+    plan_of: Callable[[int], RunPlan], saving: Fraction, most: int, unit: SavingUnit = "layer-tokens"
+) -> int | None:
+    """The least of 1 to ``most`` that does it."""
     plans = ((growth, plan_of(growth)) for growth in range(1, most + 1))
-    return next((growth for growth, plan in plans if ends_dense(plan) and saved(plan) >= saving), None)
+    return next((growth for growth, plan in plans if ends_dense(plan) and share(plan, unit) >= saving), None)
 
 
 @settings(max_examples=40)
-@given(BATCHES, st.integers(2, 60), st.sampled_from([1, 4, 16]), st.fractions(0, Fraction(1, 2), max_denominator=500))
+@given(
+    BATCHES,
+    st.integers(2, 60),
+    st.sampled_from([1, 4, 16]),
+    st.fractions(0, Fraction(1, 2), max_denominator=500),
+    UNITS,
+)
 def test_the_least_growth_at_a_number_of_steps(
-    batch: BatchSchedule, num_steps: int, granularity: int, saving: Fraction
+    batch: BatchSchedule, num_steps: int, granularity: int, saving: Fraction, unit: SavingUnit
 ) -> None:
     def plan_of(growth_steps: int) -> RunPlan:
         return plan_run(
             SHAPE, batch, middle_layers(KeptTokensSchedule(16, 64, growth_steps, granularity), 4), num_steps
         )
 
-    _assert_least(plan_of, saving, None, most=num_steps)
+    _assert_least(plan_of, saving, None, num_steps, unit)
 
 
 @settings(max_examples=30)
-@given(BATCHES, st.integers(1, 25), st.sampled_from([1, 4, 16]), st.fractions(0, Fraction(1, 2), max_denominator=500))
+@given(
+    BATCHES,
+    st.integers(1, 25),
+    st.sampled_from([1, 4, 16]),
+    st.fractions(0, Fraction(1, 2), max_denominator=500),
+    UNITS,
+)
 def test_the_least_growth_at_a_number_of_layer_tokens(
-    batch: BatchSchedule, dense_steps: int, granularity: int, saving: Fraction
+    batch: BatchSchedule, dense_steps: int, granularity: int, saving: Fraction, unit: SavingUnit
 ) -> None:
     """A longer growth lengthens the run in whole steps, so that its saving rises like a sawtooth."""
     horizon = dense_steps * 8 * 64 * 4 - 100
@@ -49,7 +74,7 @@ def test_the_least_growth_at_a_number_of_layer_tokens(
         stages = middle_layers(KeptTokensSchedule(16, 64, growth_steps, granularity), 4)
         return plan_run_until(SHAPE, batch, stages, horizon, "layer-tokens")
 
-    _assert_least(plan_of, saving, horizon, most=4 * plan_of(1 << 40).num_steps)
+    _assert_least(plan_of, saving, horizon, 4 * plan_of(1 << 40).num_steps, unit)
 
 
 @pytest.mark.parametrize(
@@ -63,21 +88,23 @@ def test_a_tooth_of_the_sawtooth_is_not_skipped(granularity: int, horizon: int, 
         stages = middle_layers(KeptTokensSchedule(16, 64, growth_steps, granularity), 4)
         return plan_run_until(SHAPE, BatchSchedule(8, None), stages, horizon, "layer-tokens")
 
-    target = saved(plan_of(expected))
-    assert saved(plan_of(expected + 1)) < target
-    assert least_growth(plan_of, target, horizon) == expected == by_trying(plan_of, target, 40)
+    target = share(plan_of(expected), "layer-tokens")
+    assert share(plan_of(expected + 1), "layer-tokens") < target
+    assert least_growth(plan_of, target, horizon, "layer-tokens") == expected == by_trying(plan_of, target, 40)
 
 
-def _assert_least(plan_of: Callable[[int], RunPlan], saving: Fraction, horizon: int | None, most: int) -> None:
-    expected = by_trying(plan_of, saving, most)
+def _assert_least(
+    plan_of: Callable[[int], RunPlan], saving: Fraction, horizon: int | None, most: int, unit: SavingUnit
+) -> None:
+    expected = by_trying(plan_of, saving, most, unit)
     if expected is None:
         with pytest.raises(OutOfReach) as reach:
-            least_growth(plan_of, saving, horizon)
-        savings = [saved(plan) for plan in map(plan_of, range(1, most + 1)) if ends_dense(plan)]
+            least_growth(plan_of, saving, horizon, unit)
+        savings = [share(plan, unit) for plan in map(plan_of, range(1, most + 1)) if ends_dense(plan)]
         if savings:
             assert (reach.value.least, reach.value.most) == (savings[0], savings[-1])
         return
-    assert least_growth(plan_of, saving, horizon) == expected
+    assert least_growth(plan_of, saving, horizon, unit) == expected
 
 
 def test_a_schedule_that_shrinks_is_out_of_reach() -> None:
@@ -88,6 +115,7 @@ def test_a_schedule_that_shrinks_is_out_of_reach() -> None:
             ),
             Fraction(1, 10),
             None,
+            "layer-tokens",
         )
     assert reach.value.least == reach.value.most
 
@@ -102,8 +130,8 @@ def test_a_third_of_the_published_model_takes_three_quarters_of_the_run(granular
         return plan_run(GPT3_1_3B, BatchSchedule(512, None), stages, num_steps)
 
     saving = Fraction(333, 1000)
-    growth = least_growth(plan_of, saving, None)
-    assert saved(plan_of(growth)) >= saving > saved(plan_of(growth - 1))
+    growth = least_growth(plan_of, saving, None, "layer-tokens")
+    assert saved(plan_of(growth), "layer-tokens") >= saving > saved(plan_of(growth - 1), "layer-tokens")
     not_kept = (2048 - 128) / 2 + granularity / 2  # of a growing step's tokens in each of 22 layers of 24, on average
     closed_form = 0.333 / (22 / 24 * not_kept / 2048)
     assert growth / num_steps == pytest.approx(closed_form, abs=1e-4)

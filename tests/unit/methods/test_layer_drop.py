@@ -27,20 +27,34 @@ def build(facts: ModelFacts = FACTS, **flags: object) -> LayerDrop:
 
 
 @pytest.mark.parametrize("direction", ["falling", "rising"])
-@pytest.mark.parametrize("by_depth", ["linear", "uniform", "exponential"])
-def test_the_plan_matches_the_papers_formula_to_a_thousandth(direction: str, by_depth: str) -> None:
+@pytest.mark.parametrize("by_depth", ["linear", "released", "uniform", "exponential"])
+def test_the_plan_is_the_papers_formula_to_a_thousandth(direction: str, by_depth: str) -> None:
     method = build(layer_drop_direction=direction, layer_drop_by_depth=by_depth)
     for step in (0, 1, 7, 100, 5000):
         decay = 0.5 * math.exp(-0.01 * step)
         theta = 0.5 + decay if direction == "falling" else 1.0 - decay
         expected = {
             "linear": [1 - layer / 6 * (1 - theta) for layer in range(1, 7)],
+            "released": [1 - (layer - 1) / 6 * (1 - theta) for layer in range(1, 7)],
             "uniform": [theta] * 6,
             "exponential": [theta ** (layer / 6) for layer in range(1, 7)],
         }[by_depth]
         assert method.plan(step).keep_probability == pytest.approx(expected, abs=6e-4)
         assert method.plan(step).kept_tokens == (16,) * 6
     assert min(method.plan(0 if direction == "falling" else 10**6).keep_probability) == 1.0
+
+
+def test_expected_depth_of_the_paper_and_of_its_released_code() -> None:
+    """12 layers at theta 0.5: 8.75 by the paper's equation, 9.25 by what was released."""
+    for by_depth, depth in (("linear", 8.75), ("released", 9.25)):
+        settled = build(ModelFacts(12, 16, 1), layer_drop_by_depth=by_depth).plan(10**6)
+        assert sum(settled.keep_probability) == pytest.approx(depth)
+
+
+def test_gamma_is_100_over_the_steps_of_the_run_unless_given() -> None:
+    settings = build(ModelFacts(6, 16, 1, num_steps=400), layer_drop_gamma=None).settings
+    assert settings["layer_drop_gamma"] == 0.25
+    assert build(ModelFacts(6, 16, 1, num_steps=400)).settings["layer_drop_gamma"] == 0.01
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 100, 3000])

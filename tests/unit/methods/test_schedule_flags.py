@@ -69,8 +69,15 @@ def test_settings_tell_schedules_apart() -> None:
     assert random_ltd(kept_tokens=8, growth_steps=3, block_size=4).settings == {**settings[0], "ltd_block_size": 4}
 
 
-def test_random_ltd_starts_with_128_tokens_by_default() -> None:
-    assert random_ltd(ModelFacts(4, 256, 1), growth_steps=9).plan(0).min_kept_tokens == 128
+def test_defaults_are_the_advice() -> None:
+    """random-LTD starts from a quarter of the sequence, TokenBypass from half; both grow over two thirds of the run."""
+    facts = ModelFacts(4, 256, 1, num_steps=90)
+    for build, prefix, fewest in ((random_ltd, "ltd_min", 64), (token_bypass, "token_bypass", 128)):
+        settings = build(facts, schedule="growing").settings
+        name = f"{prefix.removesuffix('_min')}_growth_steps"
+        assert (settings[f"{prefix}_kept_tokens"], settings[name]) == (fewest, 60)
+    assert kept(random_ltd(ModelFacts(4, 70, 1), growth_steps=9), 10)[::9] == [16, 70]  # 17 is no multiple of 8
+    assert kept(token_bypass(ModelFacts(4, 70, 1)), 1) == [35]
 
 
 @pytest.mark.parametrize(

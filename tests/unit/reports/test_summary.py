@@ -8,7 +8,7 @@ import pytest
 
 from megatron.ltd.reports.metrics import read_history
 from megatron.ltd.reports.runs import read_runs
-from megatron.ltd.reports.summary import SummaryConfig, summarize, summary_table
+from megatron.ltd.reports.summary import RunSummary, SummaryConfig, busy_note, summarize, summary_table
 
 
 def validation(iteration: int, loss: float, perplexity: float | None = 2.0) -> dict[str, object]:
@@ -46,15 +46,32 @@ def test_runs_of_different_length_are_compared_per_token(write_run, train) -> No
     assert summarize(short).measured_saving(summarize(dense)) == pytest.approx(0.5)
 
 
-def test_a_stalled_step_does_not_change_the_saving(write_run, train) -> None:
-    """One of six steps stalls for 60 s; by the median of each step size the run takes 3 x 1 + 3 x 2 s, dense 6 x 2."""
-    seconds = [(30, 1.0), (30, 1.0), (30, 60.0), (40, 2.0), (40, 1.5), (40, 2.5)]
+def test_a_stall_is_no_saving(write_run, train) -> None:
+    """Steps of two sizes, of which one and then most stall: 3 x 1 + 4 x 1.5 seconds are fast, of 7 x 2 dense ones."""
+    seconds = [(30, 1.0), (30, 1.0), (30, 60.0), (40, 9.0), (40, 1.5), (40, 9.0), (40, 1.5)]
     lines = [train(step, flops=flops, seconds=taken) for step, (flops, taken) in enumerate(seconds, start=1)]
     stalled = summarize(read_history(write_run("stalled", *lines), "stalled"))
-    dense_lines = [train(step, flops=40, seconds=2.0) for step in range(1, 7)]
+    dense_lines = [train(step, flops=40, seconds=2.0) for step in range(1, 8)]
     dense = summarize(read_history(write_run("dense", *dense_lines, method="dense"), "dense"))
-    assert (stalled.seconds, stalled.usual_seconds, dense.usual_seconds) == (68.0, 9.0, 12.0)
-    assert stalled.measured_saving(dense) == pytest.approx(0.25)
+    assert (stalled.seconds, stalled.fast_seconds, dense.fast_seconds) == (83.0, 9.0, 14.0)
+    assert stalled.measured_saving(dense) == pytest.approx(5 / 14)
+
+
+def test_a_busy_machine_is_said_and_disturbs_no_processor_seconds(write_run, train) -> None:
+    """All steps of one run take ten times as long: the saving by seconds would be -700 %."""
+
+    def run(name: str, method: str, flops: int, cpu: float, clock: float) -> RunSummary:
+        times = {"step_cpu_seconds": cpu, "step_idle_seconds": clock - cpu}
+        lines = [train(step, flops=flops, seconds=clock) | times for step in (1, 2, 3)]
+        return summarize(read_history(write_run(name, *lines, method=method), name))
+
+    dense = run("dense", "dense", 40, 2.0, 2.0)
+    quiet, busy = run("quiet", "random_ltd", 30, 1.6, 1.6), run("busy", "random_ltd", 30, 1.6, 16.0)
+    assert quiet.measured_saving(dense) == busy.measured_saving(dense) == pytest.approx(0.2)
+    assert "saved, measured (CPU seconds)" in summary_table([busy, dense])
+    assert busy_note([quiet, dense]) is None
+    note = busy_note([busy, dense])
+    assert note is not None and "90% of busy, 0% of dense" in note
 
 
 def test_table(histories) -> None:
@@ -70,7 +87,7 @@ def test_table(histories) -> None:
         ["seconds in training steps", "8.0", "10.0"],
         ["tokens a second", "8", "6"],
         ["saved, theoretical (FLOPs)", "25.0 %", "-"],
-        ["saved, measured (usual seconds)", "20.0 %", "-"],
+        ["saved, measured (seconds)", "20.0 %", "-"],
     ]
     assert len({len(line) for line in lines}) == 1, "columns line up"
 

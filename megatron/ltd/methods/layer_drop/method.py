@@ -7,7 +7,8 @@ Each layer has one gate per microbatch, shared by both sublayers, which is open 
 during the run, and p falls from 1 to theta(t) with depth. In evaluation every layer is computed, unscaled.
 
 Zhang and He, "Accelerating Training of Transformer-Based Language Models with Progressive Layer Dropping" (2020). The
-published code scales by the next layer's p; this code scales by the layer's own.
+paper's p falls with l/L; its published code samples with (l-1)/L, so that the first layer always runs, and scales by
+the next layer's p. Both ways to sample are there; this code scales by the layer's own p.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from megatron.ltd.schedules.step_plan import StepPlan
 _UNIT = 1000
 """theta is rounded to thousandths, so that a run has a few hundred stages of equal steps."""
 
+_PAPERS_RATE = 100.0
+"""gamma times the steps of the run."""
+
 
 @dataclass(frozen=True)
 class LayerDropConfig(Settings):
@@ -41,7 +45,7 @@ class LayerDropConfig(Settings):
     layer_drop_gamma: float | None = flag(
         None,
         affects="schedule",
-        help="rate of change of theta per step; required with --layer-drop; the paper uses 100 / (steps of the run)",
+        help="rate of change of theta per step (default: 100 / steps of the run, as in the paper)",
     )
     layer_drop_direction: str = flag(
         "falling",
@@ -52,13 +56,19 @@ class LayerDropConfig(Settings):
     layer_drop_by_depth: str = flag(
         "linear",
         affects="schedule",
-        choices=("linear", "uniform", "exponential"),
-        help="keep probability of layer l of L: 1 - l/L (1 - theta) (the paper), theta, or theta^(l/L)",
+        choices=("linear", "released", "uniform", "exponential"),
+        help="keep probability of layer l of L: 1 - l/L (1 - theta) (the paper), 1 - (l-1)/L (1 - theta) (its released "
+        "code), theta, or theta^(l/L)",
     )
 
     @property
     def enabled(self) -> bool:
         return self.layer_drop
+
+    @property
+    def follows_length(self) -> bool:
+        """Whether gamma follows from the length of the run."""
+        return self.layer_drop_gamma is None
 
 
 @dataclass(frozen=True)
@@ -73,14 +83,17 @@ class LayerDrop(Method):
     @classmethod
     def build(cls, config: LayerDropConfig, facts: ModelFacts) -> LayerDrop:
         """Check the flags against the model. Raises ``UserError``."""
-        if config.layer_drop_gamma is None:
-            raise UserError(
-                "--layer-drop-gamma: required with --layer-drop; give the rate at which theta changes per step, in the "
-                "paper 100 / (steps of the run)"
-            )
+        gamma = config.layer_drop_gamma
+        if gamma is None:
+            if facts.num_steps is None:
+                raise UserError(
+                    "--layer-drop-gamma: required with --layer-drop; give the rate at which theta changes per step "
+                    "(default: 100 / steps of the run, if --train-iters or --global-batch-size is given)"
+                )
+            gamma = _PAPERS_RATE / facts.num_steps
         schedule = KeepProbabilitySchedule(
             config.layer_drop_theta,
-            config.layer_drop_gamma,
+            gamma,
             rising=config.layer_drop_direction == "rising",
             names=("--layer-drop-theta", "--layer-drop-gamma"),
         )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RandomLTDConfig(ScheduleFlags, prefix="ltd", kept="min_kept_tokens", kind="growing", default_kept_tokens=128):
+class RandomLTDConfig(ScheduleFlags, prefix="ltd", kept="min_kept_tokens", kind="growing", kept_part=4):
     """random-LTD (random layerwise token dropping)"""
 
     random_ltd: bool = flag(
@@ -84,12 +84,7 @@ class RandomLTD(Method):
     @classmethod
     def build(cls, config: RandomLTDConfig, facts: ModelFacts) -> RandomLTD:
         """Check the flags against the model. Raises ``UserError``."""
-        choice = config.schedule_choice(facts.seq_length)
-        if choice.kind == "growing" and choice.growth_steps is None:
-            raise UserError(
-                "--ltd-growth-steps: required with --random-ltd; give the number of steps until every token is kept: "
-                "0.78 of the steps of the run drop about a third of the layer tokens"
-            )
+        choice = config.schedule_choice(facts)
         if config.ltd_layers is None and facts.num_layers < 3:
             raise UserError(
                 f"--num-layers {facts.num_layers}: --random-ltd drops no tokens in the first and the last layer, so "

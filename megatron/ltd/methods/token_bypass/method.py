@@ -94,14 +94,14 @@ class TokenBypass(Method):
     @classmethod
     def build(cls, config: TokenBypassConfig, facts: ModelFacts) -> TokenBypass:
         """Check the flags against the model. Raises ``UserError``."""
-        num_layers, seq_length = facts.num_layers, facts.seq_length
+        num_layers = facts.num_layers
         if num_layers < 3:
             raise UserError(
                 f"--num-layers {num_layers}: --token-bypass drops no tokens in the first and the last layer, so no "
                 "layer is left; use at least 3 layers"
             )
         span = parse_span(config.token_bypass_layers or f"{max(2, num_layers // 2)}-{num_layers - 1}", num_layers)
-        choice = config.schedule_choice(seq_length)
+        choice = config.schedule_choice(facts)
         schedule = choice.build(facts)
         if config.token_bypass_special_ids and config.token_bypass_selector != "importance":
             raise UserError(

@@ -39,13 +39,18 @@ class Curve:
     """Whether each value is that of a whole step, so that the curve is a staircase."""
 
 
+def window_steps(num_steps: int) -> int:
+    """Steps of which ``means`` takes the mean at the end of a run of ``num_steps``."""
+    return max(1, num_steps // _SMOOTHED_SHARE)
+
+
 def means(values: Floats) -> tuple[NDArray[np.int64], Floats]:
     """Places, and the mean of the last values at each; NaN if none of these is finite.
 
     ``values`` [n] are those of each step; at most ``MAX_POINTS`` places, evenly spaced, the last among them.
     """
     ends = np.unique(np.linspace(1, len(values), min(len(values), MAX_POINTS)).astype(np.int64))
-    most = max(1, len(values) // _SMOOTHED_SHARE)
+    most = window_steps(len(values))
     firsts = ends - np.clip(ends // _SMOOTHED_SHARE_SO_FAR, 1, most)
     finite = np.isfinite(values)
     filled = np.where(finite, values, 0.0)

@@ -78,10 +78,9 @@ def draw(
             continue
         panel, axis_name = cells[number]
         _draw_panel(frame, panel, histories, axis_name)
-        if len(axis_names) == 1 or number % columns == 0:
-            frame.set_title(_literal(panel.title), loc="left", fontsize=10.5, fontweight="bold", color=INK)
-            if panel.note:
-                _note(frame, panel.note)
+        frame.set_title(_literal(panel.title), loc="left", fontsize=10.5, fontweight="bold", color=INK)
+        if panel.note and (len(axis_names) == 1 or number % columns == 0):
+            _note(frame, panel.note)
     if legend:
         _legend(figure, histories)
     return figure

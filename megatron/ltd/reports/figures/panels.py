@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from megatron.ltd.reports.figures.axes import Floats, column, places_of
-from megatron.ltd.reports.figures.curves import Curve, line, marks, smoothed, thinned
+from megatron.ltd.reports.figures.curves import Curve, line, marks, smoothed, thinned, window_steps
 from megatron.ltd.reports.metrics import RunHistory
 
 _NOT_MEASURES = ("kind", "iteration", "loss", "perplexity")
@@ -46,8 +46,9 @@ class Panel:
 
 def loss_panel(histories: Sequence[RunHistory]) -> Panel:
     """Training loss and loss on held-out data."""
-    note = ["line: training, smoothed", "points: held-out"]
     losses = [column(history, "loss") for history in histories]
+    is_smoothed = any(window_steps(len(values)) > 1 for values in losses)
+    note = [f"line: training{', smoothed' if is_smoothed else ''}", "points: held-out"]
     if any(np.isnan(values).any() for values in losses):
         note.append("crosses: not finite")
     curves = []

@@ -34,16 +34,21 @@ def _ending(history: RunHistory) -> list[str]:
 
 
 def _starts(history: RunHistory) -> list[str]:
-    resumes = history.starts[1:]
+    resumes = [start for start in history.starts[1:] if not _is_over(start)]
     if not resumes:
         return []
     listed = [f"at step {start['resumed_at']:,} ({start.get('time', 'time unknown')})" for start in resumes]
     found = [f"Resumed {_times(len(resumes))}: {_listed(listed)}."]
-    for before, after in zip(history.starts, resumes, strict=False):
+    for before, after in zip([history.starts[0], *resumes], resumes, strict=False):
         changes = [*_changed_flags(before, after), *_changed_versions(before, after)]
         if changes:
             found.append(f"Resumed at step {after['resumed_at']:,} with other settings: {_listed(changes)}.")
     return found
+
+
+def _is_over(start: Mapping[str, Any]) -> bool:
+    """Whether a finished run was only started again."""
+    return start.get("num_steps") is not None and start["resumed_at"] >= start["num_steps"]
 
 
 def _changed_flags(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -61,7 +61,7 @@ def test_there_is_a_panel_for_every_quantity_that_some_run_has(write_run, train)
     assert (score.places.tolist(), score.values.tolist(), list(score.errors)) == ([2], [0.5], [0.1])
     for axes in (("steps",), ("tokens", "seconds")):
         figure = draw(both, panels, axes)
-        assert titles(figure) == [panel.title for panel in panels]
+        assert titles(figure) == [panel.title for panel in panels for _ in axes]
         assert len([frame for frame in figure.axes if frame.axison]) == len(panels) * len(axes)
 
 

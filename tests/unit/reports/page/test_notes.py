@@ -40,7 +40,8 @@ def test_resumes_and_their_changes_are_noted(train) -> None:
     later = about("--train-iters", "4", "--lr", "1e-4", "--sequence-parallel", "--tensor-model-parallel-size", "2",
                   "--load", "there", resumed_at=3, torch="3")  # fmt: skip
     lines = [{**train(step), "kept_tokens": 8} for step in (1, 2, 3, 4)]
-    resumes, changes = notes(history(*lines, starts=(again, later)))
+    rerun = about("--train-iters", "4", "--lr", "1e-4", resumed_at=4)  # of the finished run, which it leaves as it is
+    resumes, changes = notes(history(*lines, starts=(again, later, rerun)))
     assert_names(resumes, "2 times", "step 2 (2026-01-01T00:00:00+0000)", "step 3 (2026-01-01T00:00:00+0000)")
     assert_names(
         changes, "step 2", "--lr 0.0003, then 0.0001", "--tensor-model-parallel-size 1, then 2",

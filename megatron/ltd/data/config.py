@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
 from megatron.ltd.data.labelled_text import Columns
@@ -98,7 +99,7 @@ class IndexedDataConfig(ReadingConfig):
             flags = ", ".join(f"--{name}-data-path" for name in self.per_split_paths)
             raise UserError(f"{flags}: it needs --train-data-path; add it")
         self.blends()
-        parse_split(self.split)
+        plain_split(self.split)
         if self.num_dataset_builder_threads < 1:
             raise UserError(f"--num-dataset-builder-threads {self.num_dataset_builder_threads}: it must be at least 1")
 
@@ -255,18 +256,21 @@ def parse_blend(flag_spelling: str, values: Sequence[str]) -> Blend:
     return result
 
 
-def parse_split(split: str) -> tuple[float, float, float]:
-    """The shares of train, valid and test, adding up to 1. Raises ``UserError`` naming ``--split``."""
+def plain_split(split: str) -> str:
+    """The shares of train, valid and test as plain decimals, which is all that Megatron-Core reads: "1e2,1" is "100,1".
+
+    Raises ``UserError`` naming ``--split``.
+    """
     try:
-        shares = [float(part) for part in split.split(",")]
-    except ValueError:
+        shares = [Decimal(part.strip()) for part in split.split(",")]
+    except InvalidOperation:
         shares = []
-    if not 1 <= len(shares) <= 3 or any(not math.isfinite(share) or share < 0 for share in shares) or sum(shares) <= 0:
+    are_shares = 1 <= len(shares) <= 3 and all(share.is_finite() and share >= 0 for share in shares)
+    if not are_shares or not 0.0 < sum(map(float, shares)) < math.inf:
         raise UserError(
             f"--split {split}: give one to three shares of train, valid, test that are not negative, such as 969,30,1"
         )
-    train, valid, test = (share / sum(shares) for share in [*shares, 0.0, 0.0][:3])
-    return train, valid, test
+    return ",".join(f"{share:f}" for share in shares)
 
 
 def _weight(value: str) -> float | None:

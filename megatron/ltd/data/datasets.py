@@ -23,7 +23,7 @@ import torch
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-from megatron.ltd.data.config import Blend, DataConfig, IndexedDataConfig
+from megatron.ltd.data.config import Blend, DataConfig, IndexedDataConfig, plain_split
 from megatron.ltd.data.core_builder import SplitSamples, build_splits, cache_folder, is_first_rank
 from megatron.ltd.data.index_cache import is_gpt_index, remove_unless
 from megatron.ltd.data.indexed import IndexedInfo, check_indexed_dataset
@@ -204,7 +204,7 @@ def blend_settings(
     return {
         "blend": blend,
         "blend_per_split": None if blend else per_split,
-        "split": config.split if blend else None,
+        "split": plain_split(config.split) if blend else None,
         "num_dataset_builder_threads": config.num_dataset_builder_threads,
         "path_to_cache": config.data_cache_path,
         "mmap_bin_files": config.mmap_bin_files,

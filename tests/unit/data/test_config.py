@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from megatron.ltd.data.config import Blend, DataConfig, parse_blend, parse_split
+from megatron.ltd.data.config import Blend, DataConfig, parse_blend, plain_split
 from megatron.ltd.flags import add_flags, read_flags
 from tests.support_errors import refused
 
@@ -25,10 +25,15 @@ def test_blends(values: list[str], blend: Blend) -> None:
     assert parse_blend("--data-path", values) == blend
 
 
-def test_split_shares_add_up() -> None:
-    assert parse_split("969,30,1") == (0.969, 0.03, 0.001)
-    assert parse_split("1") == (1.0, 0.0, 0.0)
-    assert parse_split("3,1") == (0.75, 0.25, 0.0)
+@pytest.mark.parametrize(
+    ("split", "plain"),
+    [
+        ("969,30,1", "969,30,1"), ("1", "1"), ("1e2,1", "100,1"), ("1_000,30,1", "1000,30,1"),
+        (" .5 , 5e-1", "0.5,0.5"), ("1e-7,+1", "0.0000001,1"),
+    ],
+)  # fmt: skip
+def test_split_shares_are_plain_decimals(split: str, plain: str) -> None:
+    assert plain_split(split) == plain
 
 
 @pytest.mark.parametrize(
@@ -47,6 +52,9 @@ def test_split_shares_add_up() -> None:
         ({"split": "1,2,3,4"}, ("--split 1,2,3,4",)),
         ({"split": "-1,2"}, ("--split -1,2",)),
         ({"split": "0,0"}, ("--split 0,0",)),
+        ({"split": "1e999,1"}, ("--split 1e999,1",)),
+        ({"split": "nan,1"}, ("--split nan,1",)),
+        ({"split": "9,,1"}, ("--split 9,,1",)),
         ({"num_workers": -1}, ("--num-workers -1", 0)),
         ({"num_dataset_builder_threads": 0}, ("--num-dataset-builder-threads 0", 1)),
     ],

@@ -89,9 +89,10 @@ def test_data_made_again_are_not_read_through_old_indices(write_dataset: Callabl
     assert seen <= {ord("a"), TOKENIZER.eod}
 
 
-def test_splits_share_no_document(write_dataset: Callable[..., str]) -> None:
+@pytest.mark.parametrize("split", ["8,1,1", "8e2,1e2,1e2", "8_000,1_000,1_000", " 0.8, 1e-1 ,.1"])
+def test_splits_share_no_document(write_dataset: Callable[..., str], split: str) -> None:
     texts = [chr(0x20 + number) * 40 for number in range(60)]
-    train, valid = build(DataConfig(data_path=(write_dataset(texts),), split="8,1,1"), train=50, valid=5)
+    train, valid = build(DataConfig(data_path=(write_dataset(texts),), split=split), train=50, valid=5)
     assert train is not None and valid is not None
     seen = [
         {token for tokens in tokens_of(dataset, count) for token in tokens} - {TOKENIZER.eod}

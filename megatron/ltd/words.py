@@ -52,7 +52,8 @@ def _flags() -> dict[str, tuple[str, Any]]:
 
 def name_of(setting: str) -> str:
     """What a message calls the setting with this id; an id that is not known stays as it is."""
-    return _DERIVED.get(setting) or _flags().get(setting, (setting, None))[0]
+    field, _, name = setting.partition("/")  # with the name of one of several validation sets
+    return _DERIVED.get(setting) or " ".join(filter(None, (_flags().get(field, (field, None))[0], name)))
 
 
 def value_of(setting: str, value: Any) -> str:

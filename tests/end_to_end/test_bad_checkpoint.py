@@ -10,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from megatron.ltd.words import name_of
 from tests.end_to_end.runs import metrics, refusal, reseal, run_status, snapshot, tiny_flags, write_data
 from tests.support import assert_differs
 from tests.support_errors import assert_names
+from tests.support_pickles import Payload
 
 WEIGHTS, ORDER, SCHEDULE = "--use-checkpoint-args", "--finetune", "--override-opt-param-scheduler"
 CONTINUED = {
@@ -170,3 +172,15 @@ def test_a_folder_of_another_run(flags: list[str], data: str, trained: Path, mon
     line = refusal(tiny_flags(data, "--save", "trained", *flags))
     assert_names(line, "--save trained", "iteration 6", "--load trained")
     assert snapshot(trained) == before
+
+
+@pytest.mark.parametrize("flags", [[], ["--finetune"]])
+def test_a_checkpoint_of_older_programs_is_refused_unread(flags: list[str], data: str, tmp_path: Path) -> None:
+    """Megatron-LM's former format is a pickle for each rank, which would run what it holds."""
+    folder, mark = tmp_path / "old", tmp_path / "mark"
+    rank = folder / "iter_0000100" / "mp_rank_00"
+    rank.mkdir(parents=True)
+    torch.save({"model": Payload(mark), "iteration": 100}, rank / "model_optim_rng.pt")
+    (folder / "latest_checkpointed_iteration.txt").write_text("100")
+    assert_names(refusal(tiny_flags(data, "--load", folder, *flags)), f"--load {folder}")
+    assert not mark.exists()

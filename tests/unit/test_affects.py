@@ -69,10 +69,10 @@ def test_flags_that_affect_the_model_are_in_its_identity(workload: str) -> None:
     assert fields(workload, "model") - covered == IDENTITIES[workload].keys() - {"padded_vocab_size"}
 
 
-def test_flags_that_affect_the_order_of_data() -> None:
-    """``Workload.order`` holds them: paths by content, classes by count and names; see the tests of the workloads."""
-    data = {"seed", "seq_length", "data_path", "split", "train_data_path"}
-    assert fields("gpt", "order") == data
+def test_what_affects_the_order() -> None:
+    """Held by ``Workload.order``: paths by content, the classes by count and names; see the tests of the workloads."""
+    data = {"seed", "seq_length", "data_path", "split", "train_data_path", "data_args_path", "per_split_data_args_path"}
+    assert fields("gpt", "order") == data | {"mock_data"}
     assert fields("bert", "order") == data | {"mask_prob", "short_seq_prob"}
     columns = {"text_column", "label_column", "text_pair_column"}
     assert fields("bert_classifier", "order") == {"seed", "seq_length", "train_data_path"} | columns

@@ -12,7 +12,7 @@ Not here: batches (``data.bert_batch``), paths and blends (``data.datasets``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,9 +20,17 @@ import numpy
 from megatron.core.datasets.bert_dataset import BERTMaskedWordPieceDataset, BERTMaskedWordPieceDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-from megatron.ltd.data.config import BertDataConfig
-from megatron.ltd.data.core_builder import build_splits, cache_folder, is_first_rank
-from megatron.ltd.data.datasets import blend_settings, check_sources, check_splits
+from megatron.ltd.data.config import TRAIN, BertDataConfig
+from megatron.ltd.data.core_builder import build_samples, cache_folder, is_first_rank
+from megatron.ltd.data.datasets import (
+    Sources,
+    blend_settings,
+    check_sources,
+    documents_of,
+    split_samples,
+    wanted,
+    with_fingerprint,
+)
 from megatron.ltd.data.encode import LONGEST_SENTENCE_TOKENS
 from megatron.ltd.data.index_cache import is_bert_index, remove_unless
 from megatron.ltd.data.indexed import IndexedInfo
@@ -38,7 +46,10 @@ _LONGEST_RUN_OF_WORDS = 3
 class _Config(BERTMaskedWordPieceDatasetConfig):
     """Megatron-Core's configuration, with fingerprints of the data, because its cache is keyed by paths only."""
 
-    data_fingerprints: tuple[str, ...] = ()
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """By prefix."""
+    data_fingerprint: str | None = None
+    """That of one dataset, in the configuration of that dataset."""
 
 
 class _Dataset(BERTMaskedWordPieceDataset):
@@ -47,8 +58,9 @@ class _Dataset(BERTMaskedWordPieceDataset):
     A random replacement is a piece of text, never a special token: padding would be treated as such.
     """
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, low_level: Any, path: str, *arguments: Any) -> None:
+        *others, config = arguments
+        super().__init__(low_level, path, *others, with_fingerprint(config, path))
         tokenizer = self.config.tokenizer
         no_text = {tokenizer.pad, *tokenizer.special_ids}
         self.token_lookup = [token for token in tokenizer.inv_vocab if token not in no_text]
@@ -69,7 +81,7 @@ class _Dataset(BERTMaskedWordPieceDataset):
 
     @staticmethod
     def _key_config_attributes() -> list[str]:
-        return [*BERTMaskedWordPieceDataset._key_config_attributes(), "data_fingerprints"]
+        return [*BERTMaskedWordPieceDataset._key_config_attributes(), "data_fingerprint"]
 
     @staticmethod
     def build_low_level_dataset(dataset_path: str, config: _Config) -> IndexedDataset:
@@ -98,43 +110,48 @@ def build_bert_datasets(
     seq_length: int,
     seed: int,
     train_samples: int,
-    valid_samples: int,
+    eval_samples: Mapping[str, int],
     tokenizer: WordPieceTokenizer,
-) -> tuple[SampleSource | None, SampleSource | None]:
-    """The training and validation datasets, each with at least the samples asked for (None if that is 0).
+) -> tuple[SampleSource | None, dict[str, SampleSource]]:
+    """The training samples (None if 0 are wanted), and those of each of ``eval_samples``, at least so many.
 
     A process group must be there, and every rank calls this: rank 0 writes the index cache that the others read.
     Raises ``UserError`` as ``data.datasets.build_datasets`` does, and when no document of a split makes a sample.
     """
-    samples = (train_samples, valid_samples, 0)
     with together():
         sources = check_sources(config, tokenizer, read_tokens=is_first_rank())
-        core_config = _Config(
-            **blend_settings(config, sources, samples),
-            random_seed=seed,
-            sequence_length=seq_length,
-            tokenizer=tokenizer,  # not Megatron-Core's class, but with the attributes that the dataset uses
-            masking_probability=config.mask_prob,
-            short_sequence_probability=config.short_seq_prob,
-            masking_max_ngram=_LONGEST_RUN_OF_WORDS,
-            masking_do_full_word=True,
-            masking_do_permutation=False,
-            masking_use_longer_ngrams=False,
-            masking_use_geometric_distribution=False,
-            classification_head=sentence_order,
-        )
-        for name, info, documents in check_splits(core_config, sources, samples, number_of=lambda info: info.documents):
-            _check_documents(name, info, documents, sentence_order=sentence_order)
-    return build_splits(_Dataset, core_config, samples, build_on_this_rank=True)
+    built: dict[str, SampleSource] = {}
+    for key, samples in wanted(train_samples, eval_samples):
+        with together():
+            core_config = _Config(
+                **blend_settings(config, sources, key, samples),
+                random_seed=seed,
+                sequence_length=seq_length,
+                tokenizer=tokenizer,  # not Megatron-Core's class, but with the attributes that the dataset uses
+                masking_probability=config.mask_prob,
+                short_sequence_probability=config.short_seq_prob,
+                masking_max_ngram=_LONGEST_RUN_OF_WORDS,
+                masking_do_full_word=True,
+                masking_do_permutation=False,
+                masking_use_longer_ngrams=False,
+                masking_use_geometric_distribution=False,
+                classification_head=sentence_order,
+            )
+            for info, documents in documents_of(config, sources, key, number_of=lambda info: info.documents):
+                _check_documents(key.partition("_")[0], info, documents, sentence_order=sentence_order)
+        dataset = build_samples(_Dataset, core_config, split_samples(key, samples), build_on_this_rank=True)
+        if dataset is not None:
+            built[key] = dataset
+    return built.pop(TRAIN, None), built
 
 
-def check_sentences(sources: Mapping[str, tuple[IndexedInfo, ...]]) -> None:
+def check_sentences(config: BertDataConfig, sources: Sources) -> None:
     """Raise ``UserError`` for documents that are not split into sentences, from which no sentence order can be made."""
-    for spelling, infos in sources.items():
-        for info in infos:
+    for key, blend in config.blends().items():
+        for info in sources[key]:
             if info.sequences == info.documents:
                 raise UserError(
-                    f"{spelling} {info.prefix}: none of its {info.documents} documents has two sentences, which "
+                    f"{blend.flag} {info.prefix}: none of its {info.documents} documents has two sentences, which "
                     "sentence order needs; run preprocess_data.py with --split-sentences, or train with "
                     "--bert-no-binary-head"
                 )

@@ -1,33 +1,21 @@
 """The data of a run, and how documents are treated. Imports no torch.
 
-Names and meanings are Megatron-LM's. A blend is the value of ``--data-path``:
-
-    PREFIX                        one indexed dataset, PREFIX.bin and PREFIX.idx
-    WEIGHT PREFIX WEIGHT PREFIX   samples are drawn in proportion to the weights
-    PREFIX PREFIX                 samples are drawn in proportion to the datasets' tokens
-
-Not here: ``--seq-length`` (the model's), batch sizes (the training's), and whether the files exist (``data.indexed``).
+Names and meanings are Megatron-LM's. Not here: the values of ``--data-path`` (``data.blends``), ``--seq-length`` (the
+model's), batch sizes (the training's), and whether the files exist (``data.indexed``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
+from megatron.ltd.data.blends import Blend, blend_file, parse_blend, parse_sets, plain_split, split_file
 from megatron.ltd.data.labelled_text import Columns
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import Settings, flag
-from megatron.ltd.flags.ranges import ABOVE_ZERO, AMOUNT, Range
+from megatron.ltd.flags.ranges import Range
 
-SPLIT_NAMES = ("train", "valid")
-
-
-class Blend(NamedTuple):
-    """Dataset prefixes, and the weight of each (None: by their number of tokens)."""
-
-    prefixes: tuple[str, ...]
-    weights: tuple[float, ...] | None
+ALL, TRAIN, VALID, TEST = "data_path", "train_data_path", "valid_data_path", "test_data_path"
+"""What blends are for, by the ids of their flags. A named validation set has its name after a slash."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,26 @@ class IndexedDataConfig(ReadingConfig):
         help="training data of its own, like --data-path; instead of --data-path and --split",
     )
     valid_data_path: tuple[str, ...] = flag(
-        (), affects="execution", metavar="PREFIX", help="validation data, beside --train-data-path"
+        (),
+        affects="execution",
+        metavar="PREFIX",
+        help="validation data, beside --train-data-path; NAME=PREFIX NAME=PREFIX ... are sets with a loss of their own",
+    )
+    test_data_path: tuple[str, ...] = flag(
+        (),
+        affects="execution",
+        metavar="PREFIX",
+        help="data of a last evaluation after the last step, beside --train-data-path",
+    )
+    data_args_path: str | None = flag(
+        None, affects="order", metavar="FILE", help="a file with the value of --data-path, for long ones"
+    )
+    per_split_data_args_path: str | None = flag(
+        None,
+        affects="order",
+        metavar="FILE",
+        help="a JSON file with the values of --train-data-path, --valid-data-path and --test-data-path under train, "
+        "valid and test",
     )
     data_cache_path: str | None = flag(
         None,
@@ -93,37 +100,58 @@ class IndexedDataConfig(ReadingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.data_path and self.per_split_paths:
-            flags = ", ".join(f"--{name}-data-path" for name in self.per_split_paths)
-            raise UserError(
-                f"--data-path and {flags}: they exclude each other; give --data-path with --split, or one per split"
-            )
-        if self.per_split_paths and "train" not in self.per_split_paths:
-            flags = ", ".join(f"--{name}-data-path" for name in self.per_split_paths)
-            raise UserError(f"{flags}: it needs --train-data-path; add it")
+        own = [f"--{name}-data-path" for name in ("train", "valid", "test") if getattr(self, f"{name}_data_path")]
+        if own and "--train-data-path" not in own:
+            raise UserError(f"{', '.join(own)}: it needs --train-data-path; add it")
+        kinds = {
+            "--data-path": self.data_path,
+            "--data-args-path": self.data_args_path,
+            "--per-split-data-args-path": self.per_split_data_args_path,
+            ", ".join(own): own,
+            "--mock-data": getattr(self, "mock_data", False),
+        }
+        given = [flags for flags, value in kinds.items() if value]
+        if len(given) > 1:
+            raise UserError(f"{' and '.join(given)}: each says which data are read; keep one")
         self.blends()
-        parse_split(self.split)
-
-    @property
-    def per_split_paths(self) -> dict[str, tuple[str, ...]]:
-        """``--train-data-path`` and its siblings by split name, those that are given."""
-        paths = zip(SPLIT_NAMES, (self.train_data_path, self.valid_data_path), strict=True)
-        return {name: path for name, path in paths if path}
+        plain_split(self.split)
 
     def blends(self) -> dict[str, Blend]:
-        """The blend behind each flag that is given: ``{"--data-path": ...}`` or one per ``--<split>-data-path``."""
+        """By ``ALL``, or by ``TRAIN``, ``VALID`` (or ``VALID/name`` for each set) and ``TEST``, what the flags give.
+
+        Reads the file of a flag. Raises ``UserError``.
+        """
         if self.data_path:
-            return {"--data-path": parse_blend("--data-path", self.data_path)}
+            return {ALL: parse_blend("--data-path", self.data_path)}
+        if self.data_args_path is not None:
+            return {ALL: blend_file(self.data_args_path)}
+        if self.per_split_data_args_path is not None:
+            splits = split_file(self.per_split_data_args_path)
+        else:
+            splits = {
+                "train": {"": parse_blend("--train-data-path", self.train_data_path)} if self.train_data_path else {},
+                "valid": parse_sets("--valid-data-path", self.valid_data_path) if self.valid_data_path else {},
+                "test": {"": parse_blend("--test-data-path", self.test_data_path)} if self.test_data_path else {},
+            }
         return {
-            f"--{name}-data-path": parse_blend(f"--{name}-data-path", path)
-            for name, path in self.per_split_paths.items()
+            f"{split}_data_path" + (f"/{name}" if name else ""): blend
+            for split, blends in splits.items()
+            for name, blend in blends.items()
         }
+
+    def evaluated(self) -> list[str]:
+        """What is evaluated: ``VALID``, or each of its sets, and ``TEST`` if there is one."""
+        found = [key for key in self.blends() if key.partition("/")[0] in (VALID, TEST)]
+        return found if any(key.startswith(VALID) for key in found) else [VALID, *found]
 
 
 @dataclass(frozen=True)
 class DataConfig(IndexedDataConfig):
     """data"""
 
+    mock_data: bool = flag(
+        False, affects="order", help="made-up documents instead of files: a first test of a model and a machine"
+    )
     reset_position_ids: bool = flag(False, affects="numbers", help="positions start at 0 after every end of document")
     reset_attention_mask: bool = flag(False, affects="numbers", help="tokens attend only within their own document")
     eod_mask_loss: bool = flag(False, affects="numbers", help="no loss where the input token is an end of document")
@@ -234,54 +262,3 @@ class BertDataConfig(IndexedDataConfig):
     short_seq_prob: float = flag(
         0.1, range=Range(0, 1), affects="order", help="share of samples that are cut to a random, shorter length"
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-
-
-def parse_blend(flag_spelling: str, values: Sequence[str]) -> Blend:
-    """Read the value of ``--data-path``: see the top of this file. Raises ``UserError`` naming ``flag_spelling``."""
-    shown = f"{flag_spelling} {' '.join(values)}"
-    first, second = values[0::2], values[1::2]
-    weights = [_weight(value) for value in first]
-    if len(values) == 1 or all(weight is None for weight in weights):
-        prefixes = tuple(values)
-        if any(_weight(value) is not None for value in second):
-            raise UserError(f"{shown}: a weight comes before its prefix; write WEIGHT PREFIX WEIGHT PREFIX")
-        result = Blend(prefixes, None)
-    elif any(weight is None for weight in weights) or len(first) != len(second):
-        raise UserError(f"{shown}: give a weight before every prefix, or no weights")
-    else:
-        if any(weight not in ABOVE_ZERO for weight in weights if weight is not None):
-            raise UserError(
-                f"{shown}: weights must be above 0 and at most {ABOVE_ZERO.most:g}; leave a dataset out to give it no "
-                "weight"
-            )
-        prefixes = tuple(second)
-        result = Blend(prefixes, tuple(weight for weight in weights if weight is not None))
-    for prefix in prefixes:
-        if prefix.endswith((".bin", ".idx")):
-            raise UserError(f"{flag_spelling} {prefix}: give the prefix without {prefix[-4:]}: {prefix[:-4]}")
-    return result
-
-
-def parse_split(split: str) -> tuple[float, float, float]:
-    """The shares of train, valid and test, adding up to 1. Raises ``UserError`` naming ``--split``."""
-    try:
-        shares = [float(part) for part in split.split(",")]
-    except ValueError:
-        shares = []
-    if not 1 <= len(shares) <= 3 or any(share not in AMOUNT for share in shares) or sum(shares) <= 0:
-        raise UserError(
-            f"--split {split}: give one to three shares of train, valid, test that are not negative, such as 969,30,1"
-        )
-    train, valid, test = (share / sum(shares) for share in [*shares, 0.0, 0.0][:3])
-    return train, valid, test
-
-
-def _weight(value: str) -> float | None:
-    """``value`` as a number, or None: a prefix."""
-    try:
-        return float(value)
-    except ValueError:
-        return None

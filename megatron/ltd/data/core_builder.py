@@ -20,9 +20,6 @@ from megatron.ltd.data.index_cache import is_blend_index, numbers_only, remove_u
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.errors import UserError
 
-SplitSamples = tuple[int | None, int | None, int | None]
-"""Requested samples of training, validation and test; None means all data, once."""
-
 
 class BlendedDataset(blended_dataset.BlendedDataset):
     """Megatron-Core's class, under the same name, which names its indices. They are used only if they are right."""
@@ -42,11 +39,16 @@ class BlendedDataset(blended_dataset.BlendedDataset):
         return super()._build_indices()
 
 
-def build_splits(
-    dataset_class: type, core_config: Any, samples: SplitSamples, *, build_on_this_rank: bool
-) -> tuple[SampleSource | None, SampleSource | None]:
+def build_samples(
+    dataset_class: type,
+    core_config: Any,
+    samples: tuple[int | None, int | None, int | None],
+    *,
+    build_on_this_rank: bool,
+) -> SampleSource | None:
     """Run Megatron-Core's builder on a checked configuration, for any of its datasets. Every rank calls this.
 
+    ``samples`` of training, validation and test: one of them is wanted, None for all data once, the others are 0.
     Raises ``UserError`` if the index cache cannot be written, or is not visible on this rank.
     """
     if core_config.split_matrix is not None:
@@ -59,7 +61,7 @@ def build_splits(
     )
     try:
         with _quiet_core(), _own_blend(), numbers_only():
-            train, valid, _ = builder.build()
+            splits = builder.build()
     except Exception as error:
         # With a process group the builder wraps the OSError of a failed write.
         cause = error if isinstance(error, OSError) else error.__cause__
@@ -75,7 +77,7 @@ def build_splits(
         raise UserError(
             f"{where}: sample indices cannot be written ({cause}); use a writable folder with --data-cache-path"
         ) from None
-    return train, valid
+    return next(built for built, wanted in zip(splits, samples, strict=True) if wanted != 0)
 
 
 def cache_folder(dataset: MegatronDataset) -> Path:

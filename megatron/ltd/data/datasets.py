@@ -9,38 +9,50 @@ epoch: to stop a run early, use ``--exit-interval``, not another ``--train-iters
 ``--full-validation`` reads one epoch of the validation data, in samples that overlap in one token: each token but the
 first is a label once. The last sample is padded, and samples are added up to whole global batches; padding has no loss.
 
+Each set of samples (training, every validation set, test) is built by itself. Those that are evaluated are all built as
+Megatron-Core's validation split.
+
 Not here: the order of reading, and microbatches (``data.microbatches``); the format of the files (``data.indexed``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
-from megatron.core.datasets.indexed_dataset import IndexedDataset
+from megatron.core.datasets.blended_megatron_dataset_config import (
+    convert_split_vector_to_split_matrix,
+    parse_and_normalize_split,
+)
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, MockGPTDataset
 
-from megatron.ltd.data.config import Blend, DataConfig, IndexedDataConfig
-from megatron.ltd.data.core_builder import SplitSamples, build_splits, cache_folder, is_first_rank
+from megatron.ltd.data.blends import Blend, plain_split
+from megatron.ltd.data.config import ALL, TRAIN, DataConfig, IndexedDataConfig
+from megatron.ltd.data.core_builder import build_samples, cache_folder, is_first_rank
 from megatron.ltd.data.index_cache import is_gpt_index, remove_unless
-from megatron.ltd.data.indexed import IndexedInfo, check_indexed_dataset
+from megatron.ltd.data.indexed import IndexedInfo, check_indexed_dataset, tokens_in
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.errors import UserError
 from megatron.ltd.parallel.agreement import together
 from megatron.ltd.tokenizers.base import Tokenizer
 
-_CORE_SPLITS = ("train", "valid", "test")  # Megatron-Core always has three; the last one is not used
-_WHOLE_VALID: SplitSamples = (0, None, 0)
+Sources = Mapping[str, tuple[IndexedInfo, ...]]
+"""The content of the datasets of each blend of ``IndexedDataConfig.blends``, in the given order."""
+_TRAIN, _VALID = 0, 1  # Megatron-Core's splits; its third one is not used
 
 
 @dataclass
 class _Config(GPTDatasetConfig):
     """Megatron-Core's configuration, with fingerprints of the data, because its cache is keyed by paths only."""
 
-    data_fingerprints: tuple[str, ...] = ()
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """By prefix."""
+    data_fingerprint: str | None = None
+    """That of one dataset, in the configuration of that dataset."""
 
 
 class _Dataset(GPTDataset):
@@ -48,14 +60,15 @@ class _Dataset(GPTDataset):
     not cache the loss mask of the first sample, which may be padded, for all samples.
     """
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    def __init__(self, low_level: Any, path: str | None, *arguments: Any) -> None:
+        *others, config = arguments
+        super().__init__(low_level, path, *others, with_fingerprint(config, path))
         if not self.config.drop_last_partial_validation_sequence:
             self.masks_and_position_ids_are_cacheable = False
 
     def _build_document_sample_shuffle_indices(self) -> Any:
         """Megatron-Core's arrays, from the cache or built. A wrong cached index is removed first."""
-        if is_first_rank():
+        if is_first_rank() and not self.config.mock:
             remove_unless(
                 partial(
                     is_gpt_index,
@@ -72,7 +85,18 @@ class _Dataset(GPTDataset):
 
     @staticmethod
     def _key_config_attributes() -> list[str]:
-        return [*GPTDataset._key_config_attributes(), "data_fingerprints", "drop_last_partial_validation_sequence"]
+        return [*GPTDataset._key_config_attributes(), "data_fingerprint", "drop_last_partial_validation_sequence"]
+
+
+class _MockDataset(_Dataset, MockGPTDataset):
+    """Megatron-Core's documents of successive numbers, as our samples."""
+
+
+def with_fingerprint(config: Any, path: str | None) -> Any:
+    """A copy of ``config`` for the dataset at ``path``: its key must not grow with the number of datasets."""
+    own = copy(config)
+    own.data_fingerprint = None if path is None else config.fingerprints[path]
+    return own
 
 
 class Padded:
@@ -93,24 +117,22 @@ class Padded:
         return {**sample, "loss_mask": torch.zeros_like(sample["loss_mask"])}
 
 
-def check_sources(
-    config: IndexedDataConfig, tokenizer: Tokenizer, *, read_tokens: bool = True
-) -> dict[str, tuple[IndexedInfo, ...]]:
-    """Check all datasets of the flags. Returns, by flag, the content of each prefix in the given order.
+def check_sources(config: IndexedDataConfig, tokenizer: Tokenizer, *, read_tokens: bool = True) -> Sources:
+    """Check all datasets of the flags, and return what they hold; nothing for mock data.
 
     Raises ``UserError`` if no data are given, or a dataset is missing, damaged or made with another tokenizer.
     """
     blends = config.blends()
-    if not blends:
+    if not blends and not getattr(config, "mock_data", False):
         raise UserError("--data-path: required; give the prefix that preprocess_data.py wrote")
     return {
-        spelling: tuple(
+        key: tuple(
             check_indexed_dataset(
-                prefix, tokenizer.vocab_size, tokenizer.fingerprint, flag_spelling=spelling, read_tokens=read_tokens
+                prefix, tokenizer.vocab_size, tokenizer.fingerprint, flag_spelling=blend.flag, read_tokens=read_tokens
             )
             for prefix in blend.prefixes
         )
-        for spelling, blend in blends.items()
+        for key, blend in blends.items()
     }
 
 
@@ -120,95 +142,106 @@ def build_datasets(
     seq_length: int,
     seed: int,
     train_samples: int,
-    valid_samples: int | None,
+    eval_samples: Mapping[str, int | None],
     tokenizer: Tokenizer,
     build_on_this_rank: bool = True,
-) -> tuple[SampleSource | None, SampleSource | None]:
-    """The training and validation datasets, each with at least the samples asked for (None if that is 0).
+) -> tuple[SampleSource | None, dict[str, SampleSource]]:
+    """The training samples (None if 0 are wanted), and those of each of ``eval_samples``, at least so many.
 
-    ``valid_samples`` None asks for the whole of the validation data, once, whatever weights a blend gives its datasets.
-    A sample holds ``tokens``, ``labels``, ``position_ids`` int64 and ``loss_mask`` float32, each [S] with S =
-    ``seq_length`` tokens. With a process group every rank must call this, rank 0 building: it writes the index cache
-    that the others read; where ``build_on_this_rank`` is False the result is (None, None). Without one, a blend
-    takes no ``--data-cache-path``. Raises ``UserError`` as ``check_sources`` does, when a split that is asked for has
-    no documents, and when the index cache cannot be written.
+    The keys are those of ``IndexedDataConfig.evaluated``; None asks for the whole of its data, once, whatever weights a
+    blend gives its datasets. A sample holds ``tokens``, ``labels``, ``position_ids`` int64 and ``loss_mask`` float32,
+    each [S] with S = ``seq_length`` tokens. With a process group every rank must call this, rank 0 building: it writes
+    the index cache that the others read; where ``build_on_this_rank`` is False there are no samples. Without one, a
+    blend takes no ``--data-cache-path``. Raises ``UserError`` as ``check_sources`` does, when data that are asked for
+    have no tokens, and when the index cache cannot be written.
     """
-    parts: list[SplitSamples] = [(train_samples, valid_samples, 0)]
-    if valid_samples is None:  # by itself: core takes no whole split beside a blend's weights for another
-        parts = [(train_samples, 0, 0), _WHOLE_VALID]
-    built = []
-    for samples in parts:
+    with together():
+        sources = check_sources(config, tokenizer, read_tokens=is_first_rank())
+    built: dict[str, SampleSource] = {}
+    for key, samples in wanted(train_samples, eval_samples):
         with together():
-            sources = check_sources(config, tokenizer, read_tokens=is_first_rank())
-            core_config = _core_config(config, sources, samples, seq_length, seed, tokenizer)
-            check_splits(core_config, sources, samples, number_of=lambda info: info.sequences)
-        built.append(build_splits(_Dataset, core_config, samples, build_on_this_rank=build_on_this_rank))
-    return built[0][0], built[-1][1]
+            core_config = _Config(
+                **blend_settings(config, sources, key, samples),
+                random_seed=seed,
+                sequence_length=seq_length,
+                tokenizer=tokenizer,  # not Megatron-Core's class, but with the attributes that GPTDataset uses
+                reset_position_ids=config.reset_position_ids,
+                reset_attention_mask=config.reset_attention_mask,
+                eod_mask_loss=config.eod_mask_loss,
+                create_attention_mask=False,
+                drop_last_partial_validation_sequence=samples is not None,
+            )
+            if not config.mock_data:
+                _num_labels(config, sources, key)
+        dataset = build_samples(
+            _MockDataset if config.mock_data else _Dataset,
+            core_config,
+            split_samples(key, samples),
+            build_on_this_rank=build_on_this_rank,
+        )
+        if dataset is not None:
+            built[key] = dataset
+    return built.pop(TRAIN, None), built
 
 
-def num_whole_valid_samples(
-    config: DataConfig,
-    sources: Mapping[str, tuple[IndexedInfo, ...]],
-    *,
-    seq_length: int,
-    seed: int,
-    tokenizer: Tokenizer,
-) -> int:
-    """Number of samples in all validation data: in each dataset all tokens but the first are labels, S per sample.
+def wanted(train_samples: int, eval_samples: Mapping[str, int | None]) -> list[tuple[str, int | None]]:
+    """The sets of samples to build, and how many samples of each."""
+    train: list[tuple[str, int | None]] = [(TRAIN, train_samples)] if train_samples else []
+    return [*train, *eval_samples.items()]
 
-    Raises ``UserError`` if there are none.
+
+def split_samples(key: str, samples: int | None) -> tuple[int | None, int | None, int]:
+    """The samples of Megatron-Core's splits: training, or validation for all that is evaluated."""
+    return (samples, 0, 0) if key == TRAIN else (0, samples, 0)
+
+
+def num_whole_samples(config: DataConfig, sources: Sources, key: str, *, seq_length: int) -> int:
+    """Number of samples in all data of what is evaluated: in each dataset all tokens but the first are labels, S each.
+
+    Raises ``UserError`` if one has none.
     """
-    core_config = _core_config(config, sources, _WHOLE_VALID, seq_length, seed, tokenizer)
-    parts = check_splits(core_config, sources, _WHOLE_VALID, number_of=lambda info: info.sequences)
-    return sum(-(-(_num_tokens(info.prefix, documents) - 1) // seq_length) for _, info, documents in parts)
+    return sum(-(-labels // seq_length) for labels in _num_labels(config, sources, key))
 
 
-def _num_tokens(prefix: str, documents: range) -> int:
-    """Number of tokens in some documents of a dataset."""
-    dataset = IndexedDataset(prefix)  # keep a reference: its arrays are views of memory that it owns
-    return int(dataset.sequence_lengths[documents.start : documents.stop].sum())
+def _num_labels(config: IndexedDataConfig, sources: Sources, key: str) -> list[int]:
+    """Tokens that are labels, in each dataset of a set of samples.
+
+    Raises ``UserError`` if a dataset has none there: Megatron-Core would look for more of them forever.
+    """
+    numbers = []
+    for info, documents in documents_of(config, sources, key, number_of=lambda info: info.sequences):
+        labels = tokens_in(info, documents) - 1
+        if labels < 1:
+            where = f"documents {documents.start + 1} to {documents.stop}"
+            raise UserError(
+                f"{_place(config, key)} {info.prefix}: {where}, the share of {key.partition('_')[0]}, hold "
+                f"{labels + 1} tokens; give it a larger share, or leave empty documents out of the data"
+            )
+        numbers.append(labels)
+    return numbers
 
 
-def _core_config(
-    config: DataConfig,
-    sources: Mapping[str, tuple[IndexedInfo, ...]],
-    samples: SplitSamples,
-    seq_length: int,
-    seed: int,
-    tokenizer: Tokenizer,
-) -> _Config:
-    return _Config(
-        **blend_settings(config, sources, samples),
-        random_seed=seed,
-        sequence_length=seq_length,
-        tokenizer=tokenizer,  # not Megatron-Core's class, but with the attributes that GPTDataset uses
-        reset_position_ids=config.reset_position_ids,
-        reset_attention_mask=config.reset_attention_mask,
-        eod_mask_loss=config.eod_mask_loss,
-        create_attention_mask=False,
-        drop_last_partial_validation_sequence=samples != _WHOLE_VALID,
-    )
+def _place(config: IndexedDataConfig, key: str) -> str:
+    """The flag that decides about the documents of a set of samples."""
+    blends = config.blends()
+    return f"--split {config.split}:" if ALL in blends else blends[key].flag
 
 
-def blend_settings(
-    config: IndexedDataConfig, sources: Mapping[str, tuple[IndexedInfo, ...]], samples: SplitSamples
-) -> dict[str, Any]:
-    """The settings of Megatron-Core's builder for the data: paths, blend, split, cache and fingerprints."""
-    whole = samples == _WHOLE_VALID
-    blends = {flag: _weighted(blend, sources[flag], whole=whole) for flag, blend in config.blends().items()}
-    blend = blends.get("--data-path")
-    per_split = [
-        blends.get(f"--{name}-data-path") if wanted != 0 else None
-        for name, wanted in zip(_CORE_SPLITS, samples, strict=True)
-    ]
+def blend_settings(config: IndexedDataConfig, sources: Sources, key: str, samples: int | None) -> dict[str, Any]:
+    """The settings of Megatron-Core's builder for one set of samples: paths, blend, split, cache and fingerprints."""
+    blends = config.blends()
+    of = ALL if ALL in blends else key
+    blend = _weighted(blends[of], sources[of], whole=samples is None) if of in blends else None
+    is_split = of == ALL and blend is not None
+    place = _TRAIN if key == TRAIN else _VALID
     return {
-        "blend": blend,
-        "blend_per_split": None if blend else per_split,
-        "split": config.split if blend else None,
+        "blend": blend if is_split else None,
+        "blend_per_split": None if is_split or blend is None else [blend if place == n else None for n in range(3)],
+        "split": plain_split(config.split) if is_split else None,
         "num_dataset_builder_threads": config.num_dataset_builder_threads,
-        "path_to_cache": config.data_cache_path,
+        "path_to_cache": None if blend is None else config.data_cache_path,
         "mmap_bin_files": config.mmap_bin_files,
-        "data_fingerprints": tuple(info.fingerprint for infos in sources.values() for info in infos),
+        "fingerprints": {info.prefix: info.fingerprint for info in sources.get(of, ())},
     }
 
 
@@ -222,37 +255,29 @@ def _weighted(blend: Blend, infos: Sequence[IndexedInfo], *, whole: bool) -> tup
     return list(blend.prefixes), None if weights is None else list(weights)
 
 
-def check_splits(
-    core_config: Any,
-    sources: Mapping[str, tuple[IndexedInfo, ...]],
-    samples: SplitSamples,
-    *,
-    number_of: Callable[[IndexedInfo], int],
-) -> list[tuple[str, IndexedInfo, range]]:
-    """Raise ``UserError`` for a requested split without documents in one of its datasets.
+def documents_of(
+    config: IndexedDataConfig, sources: Sources, key: str, *, number_of: Callable[[IndexedInfo], int]
+) -> list[tuple[IndexedInfo, range]]:
+    """Each dataset of a set of samples, and which of its documents are in the set.
 
-    ``number_of`` is the number by which Megatron-Core splits a dataset. Returns for each requested split its name, each
-    of its datasets, and the documents of the split in it.
+    ``number_of`` is the number by which Megatron-Core splits a dataset. Raises ``UserError`` if a set has no data, or a
+    dataset no documents for it.
     """
+    name = key.partition("_")[0]
+    if ALL not in sources:
+        if key not in sources:
+            flag = f"--{name}-data-path"
+            raise UserError(f"{flag}: required, because {name} samples are needed; give the prefix of a dataset")
+        return [(info, range(number_of(info))) for info in sources[key]]
+    shares = convert_split_vector_to_split_matrix(parse_and_normalize_split(plain_split(config.split)))
+    bounds = shares[_TRAIN if key == TRAIN else _VALID]
     parts = []
-    for number, (name, wanted) in enumerate(zip(_CORE_SPLITS, samples, strict=True)):
-        if wanted == 0:
-            continue
-        requested = f"{'all' if wanted is None else wanted} {name} samples are needed"
-        if "--data-path" not in sources:
-            own_flag = f"--{name}-data-path"
-            if own_flag not in sources:
-                raise UserError(f"{own_flag}: required, because {requested}; give the prefix of a dataset")
-            parts += [(name, info, range(number_of(info))) for info in sources[own_flag]]
-            continue
-        bounds = core_config.split_matrix[number]
-        for info in sources["--data-path"]:
-            first, end = (round(bound * float(number_of(info))) for bound in bounds or (0.0, 0.0))
-            if end <= first:
-                raise UserError(
-                    f"--split {core_config.split}: leaves none of the {number_of(info)} documents of {info.prefix} for "
-                    f"{name}, and {requested}; give {name} a larger share, or separate data with --train-data-path "
-                    "and --valid-data-path"
-                )
-            parts.append((name, info, range(first, end)))
+    for info in sources[ALL]:
+        first, end = (round(bound * float(number_of(info))) for bound in bounds or (0.0, 0.0))
+        if end <= first:
+            raise UserError(
+                f"--split {config.split}: leaves none of the {number_of(info)} documents of {info.prefix} for {name}; "
+                f"give {name} a larger share, or separate data with --train-data-path and --valid-data-path"
+            )
+        parts.append((info, range(first, end)))
     return parts

@@ -130,6 +130,15 @@ def check_indexed_dataset(
     )
 
 
+def tokens_in(info: IndexedInfo, sequences: range) -> int:
+    """Number of tokens in some sequences of a dataset."""
+    if len(sequences) == info.sequences:
+        return info.tokens
+    place = INDEX_HEADER.size + 4 * sequences.start
+    lengths = numpy.fromfile(f"{info.prefix}.idx", "<i4", count=len(sequences), offset=place)
+    return int(lengths.sum(dtype=numpy.int64))
+
+
 def _read_index(path: str, idx_path: Path) -> tuple[numpy.dtype[Any], int, int, int]:
     """Token type, and numbers of sequences, documents and tokens, of a consistent .idx file."""
     idx_bytes = idx_path.stat().st_size

@@ -59,7 +59,8 @@ class Run:
     state: TrainingState
     stepper: Stepper
     train_data: SampleSource
-    valid_data: SampleSource | None
+    eval_data: Mapping[str, tuple[SampleSource, int]]
+    """What is evaluated, see ``Workload.eval_samples``, and how many of its samples."""
     log: RunLog
     saver: CheckpointSaver
     exits: ExitRequests
@@ -122,7 +123,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     taken = start.check_schedule(config, clock.settings(schedule))
     _check_memory(config, workload, plan, mesh)
 
-    train_data, valid_data = _build_data(workload, plan, clock, start, mesh, every_stage=method.observes)
+    train_data, eval_data = _build_data(workload, plan, clock, start, mesh, every_stage=method.observes)
     initial_clock = start.initial_clock(config, consumed)
     enters = any(stage.plan.entry_layers for stage in plan.stages)
     new_weights = (
@@ -159,7 +160,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     )
     exits = ExitRequests(config.training, mesh)
     return Run(
-        config, mesh, workload, method, clock, plan, state, stepper, train_data, valid_data, log, saver, exits,
+        config, mesh, workload, method, clock, plan, state, stepper, train_data, eval_data, log, saver, exits,
         record, taken is not None,
     )  # fmt: skip
 
@@ -218,21 +219,21 @@ def _build_data(
     mesh: Mesh,
     *,
     every_stage: bool,
-) -> tuple[SampleSource, SampleSource | None]:
+) -> tuple[SampleSource, dict[str, tuple[SampleSource, int]]]:
     """The training samples of the whole run, and those of one evaluation; a stage that needs none reads none.
 
     ``every_stage``: all stages need tokens, because the method selects by them.
     """
     ahead = plan.ahead(start.progress.iteration, start.progress.consumed_samples, "samples")
     train_samples = plan.samples(plan.num_steps) + ahead
-    valid_samples = workload.eval_samples(clock.batch.global_batch_samples)
+    eval_samples = workload.eval_samples(clock.batch.global_batch_samples)
     at_an_end = mesh.pipeline_parallel_rank in (0, mesh.pipeline_parallel_size - 1)
     reads = at_an_end or every_stage or workload.every_layer_needs_data
-    train, valid = workload.build_data(train_samples, valid_samples, reads=reads)
+    train, evaluated = workload.build_data(train_samples, eval_samples, reads=reads)
     if not reads:
-        return NoTokens(train_samples), NoTokens(valid_samples) if valid_samples else None
+        return NoTokens(train_samples), {key: (NoTokens(number), number) for key, number in eval_samples.items()}
     assert train is not None
-    return train, valid
+    return train, {key: (found, eval_samples[key]) for key, found in evaluated.items()}
 
 
 def _build_state(

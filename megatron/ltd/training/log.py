@@ -1,11 +1,13 @@
 """The log of a run: console lines, a progress bar, ``metrics.jsonl``, TensorBoard and Weights & Biases.
 
     config.yaml     the settings of the last start, for --config
-    metrics.jsonl   one JSON object per line: "kind" is run (once per start), train (every step), validation or scores
+    metrics.jsonl   one JSON object per line: "kind" is run (once per start), train (every step), validation, test
+                    (after the last step) or scores
     console         one line every --log-interval steps, with the means over them
     progress bar    on a terminal, with the time left estimated from the FLOPs left: steps grow as kept tokens grow
 
-After a resume lines are appended; if an iteration appears twice, the later line counts.
+After a resume lines are appended; if an iteration appears twice, the later line counts. TensorBoard hides what was
+written for steps that are computed again.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from megatron.ltd.training.config import LoggingConfig
 
 _LONGEST_LINE_BYTES = 1 << 20
 
-_VALIDATION_SCALARS = {"loss": "lm loss validation", "perplexity": "lm loss validation ppl"}  # Megatron's names
+_EVALUATION_SCALARS = {"loss": "lm loss {}", "perplexity": "lm loss {} ppl"}  # Megatron's names
 _SCALARS = {  # Megatron's names, then ours
     "loss": "lm loss",
     "lr": "learning-rate",
@@ -59,7 +61,7 @@ class RunLog:
         if not enabled:
             return
         if config.tensorboard_dir is not None:
-            self._tensorboard = _tensorboard(config.tensorboard_dir)
+            self._tensorboard = _tensorboard(config.tensorboard_dir, first_step)
         wandb = _import_wandb(config) if config.wandb_project is not None else None
         self._metrics = _open_metrics(folder)
         if wandb is not None:
@@ -114,13 +116,15 @@ class RunLog:
             self.print_line(self._interval_line())
             self._interval = []
 
-    def validation(self, iteration: int, measures: Mapping[str, float]) -> None:
-        """One evaluation: the measures of the objective, "loss" first."""
-        self._write("validation", {"iteration": iteration, **measures})
-        scalars = {_VALIDATION_SCALARS.get(name, f"{name} validation"): value for name, value in measures.items()}
-        self._scalars(scalars, iteration)
+    def evaluation(self, kind: str, iteration: int, measures: Mapping[str, float]) -> None:
+        """One evaluation on "validation" or "test" data: the measures of the objective, "loss" first.
+
+        Those of one of several sets are "name/loss", and so on.
+        """
+        self._write(kind, {"iteration": iteration, **measures})
+        self._scalars({_scalar(kind, name): value for name, value in measures.items()}, iteration)
         shown = " | ".join(_spelled(name, value) for name, value in measures.items())
-        self.print_line(f"step {iteration:>{len(str(self._num_steps))}} | validation {shown}")
+        self.print_line(f"step {iteration:>{len(str(self._num_steps))}} | {kind} {shown}")
 
     def scores(self, iteration: int, scores: Mapping[str, float]) -> None:
         """Scores of the weights after ``iteration`` steps, by "task/metric"."""
@@ -195,10 +199,18 @@ def _score(value: float) -> str:
     return format(value, ".4f" if abs(value) < 1e4 else ".4g")
 
 
+def _scalar(kind: str, name: str) -> str:
+    """The name of a measure for TensorBoard and Weights & Biases, which group by what stands before a slash."""
+    of_set, _, measure = name.rpartition("/")
+    scalar = _EVALUATION_SCALARS.get(measure, f"{measure} {{}}").format(kind)
+    return f"{scalar}/{of_set}" if of_set else scalar
+
+
 def _spelled(name: str, value: float) -> str:
     """A measure as text for the console."""
-    form = ".4f" if name != "perplexity" else ".2f" if value < 1e4 else ".4g"
-    return f"{name.replace('_', ' ')} {value:{form}}"
+    of_set, _, measure = name.rpartition("/")
+    form = ".4f" if measure != "perplexity" else ".2f" if value < 1e4 else ".4g"
+    return f"{of_set}{' ' if of_set else ''}{measure.replace('_', ' ')} {value:{form}}"
 
 
 def _not_finite(value: Any) -> bool:
@@ -229,7 +241,8 @@ def _remove_partial_line(path: Path) -> None:
             file.truncate(tail_start + tail.rfind(b"\n") + 1)
 
 
-def _tensorboard(folder: str) -> Any:
+def _tensorboard(folder: str, steps_done: int) -> Any:
+    """A writer for a run that continues after ``steps_done`` steps: what the folder holds of later ones is hidden."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -238,7 +251,7 @@ def _tensorboard(folder: str) -> Any:
             "remove the flag"
         ) from None
     try:
-        return SummaryWriter(log_dir=folder)
+        return SummaryWriter(log_dir=folder, purge_step=steps_done + 1 if steps_done else 0)
     except OSError as error:
         raise UserError(
             f"--tensorboard-dir {folder}: cannot be written ({error.strerror}); choose a folder that you can write to"

@@ -19,10 +19,12 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
+from megatron.ltd.data.config import TEST, VALID
 from megatron.ltd.errors import RunStopped
 from megatron.ltd.plan.accounting import dense_step_flops, layer_tokens, step_flops
 from megatron.ltd.schedules.step_plan import StepPlan
 from megatron.ltd.training.build import Run
+from megatron.ltd.training.objective import mean_of_sets
 from megatron.ltd.training.optimizer import evaluation_mode, whole_weights
 from megatron.ltd.training.routing_check import routing_problem
 from megatron.ltd.training.step import StepResult
@@ -92,22 +94,31 @@ def _evaluate_when_due(run: Run, scorer: Scorer | None, is_last: bool) -> bool:
     evaluates = is_last or iteration % run.config.training.eval_interval == 0
     if evaluates:
         evaluate(run)
+    if is_last:
+        evaluate(run, TEST)
     if scorer is None or not run.config.scores.is_due(iteration, is_last=is_last):
         return evaluates
     with whole_weights(run.state.chunks), evaluation_mode(run.state.chunks):
-        run.log.scores(iteration, scorer())
+        scores = scorer()
+    if scores:
+        run.log.scores(iteration, scores)
     return True
 
 
-def evaluate(run: Run) -> dict[str, float] | None:
-    """Evaluate the current weights, and log the measures; None if the run has no validation samples."""
-    if run.valid_data is None:
-        return None
-    num_microbatches = run.microbatches_of(run.workload.eval_samples(run.clock.batch.global_batch_samples))
-    with evaluation_mode(run.state.chunks), closing(run.batches(run.valid_data, 0)) as microbatches:
-        measures = run.stepper.evaluate(microbatches, num_microbatches)
-    run.log.validation(run.progress.iteration, measures)
-    return measures
+def evaluate(run: Run, what: str = VALID) -> dict[str, float]:
+    """Evaluate the current weights on ``VALID`` or ``TEST`` data, and log the measures; empty if the run has no such
+    data. Of several validation sets each has its own measures, "name/loss", and "loss" is the mean of theirs.
+    """
+    measures: dict[str, dict[str, float]] = {}
+    for key, (data, samples) in run.eval_data.items():
+        kind, _, name = key.partition("/")
+        if kind == what:
+            with evaluation_mode(run.state.chunks), closing(run.batches(data, 0)) as microbatches:
+                measures[name] = run.stepper.evaluate(microbatches, run.microbatches_of(samples))
+    found = measures[""] if "" in measures else mean_of_sets(measures)
+    if found:
+        run.log.evaluation("test" if what == TEST else "validation", run.progress.iteration, found)
+    return found
 
 
 def _record(

@@ -11,7 +11,7 @@ Not here: how a microbatch is made (``data``), or the model (``models``).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -137,3 +137,15 @@ def mean(total: float, number: float) -> float:
 def perplexity(loss: float) -> float:
     """The exponential of a mean loss, finite."""
     return math.exp(min(loss, 700.0))
+
+
+def mean_of_sets(measures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The measures of several sets as "name/measure", after the means of their losses and perplexities (geometric)."""
+    if not measures:
+        return {}
+    losses = [of_set["loss"] for of_set in measures.values()]
+    found = {"loss": sum(losses) / len(losses)}
+    logarithms = [math.log(of_set["perplexity"]) for of_set in measures.values() if "perplexity" in of_set]
+    if logarithms:
+        found["perplexity"] = math.exp(sum(logarithms) / len(logarithms))
+    return found | {f"{name}/{key}": value for name, of_set in measures.items() for key, value in of_set.items()}

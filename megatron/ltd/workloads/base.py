@@ -94,8 +94,11 @@ class Workload(Protocol):
         """Whether stages between the first and the last need data of the samples, such as an attention mask."""
         ...
 
-    def eval_samples(self, global_batch_samples: int) -> int:
-        """Samples of one evaluation, whole global batches; 0 disables evaluation."""
+    def eval_samples(self, global_batch_samples: int) -> dict[str, int]:
+        """What is evaluated, and the samples of one evaluation, whole global batches; none disable evaluation.
+
+        The keys are ``VALID``, or ``VALID/name`` for each of several validation sets, and ``TEST``.
+        """
         ...
 
     def new_weights(self, stored: Mapping[str, Any]) -> tuple[str, ...]:
@@ -122,11 +125,11 @@ class Workload(Protocol):
         ...
 
     def build_data(
-        self, train_samples: int, valid_samples: int, *, reads: bool
-    ) -> tuple[SampleSource | None, SampleSource | None]:
-        """The training samples of the whole run and those of one evaluation (None if 0). Every rank calls this.
+        self, train_samples: int, eval_samples: Mapping[str, int], *, reads: bool
+    ) -> tuple[SampleSource | None, Mapping[str, SampleSource]]:
+        """The training samples of the whole run and those of ``eval_samples``. Every rank calls this.
 
-        ``reads``: whether this rank reads them; if not, both are None. Raises ``UserError``.
+        ``reads``: whether this rank reads them; if not, there are none. Raises ``UserError``.
         """
         ...
 

@@ -14,7 +14,6 @@ from megatron.ltd.data.bert_datasets import build_bert_datasets, check_sentences
 from megatron.ltd.data.config import BertDataConfig
 from megatron.ltd.data.datasets import check_sources
 from megatron.ltd.data.microbatches import Collate, SampleSource
-from megatron.ltd.flags import field_id
 from megatron.ltd.models.bert import BertModel, build_bert_chunks
 from megatron.ltd.models.encoder_config import BertModelConfig
 from megatron.ltd.parallel.mesh import Mesh
@@ -38,7 +37,7 @@ class BERT(Workload):
         self.tokenizer = build_wordpiece(config.tokenizer)
         self.sources = check_sources(self.data, self.tokenizer, read_tokens=False)
         if self.model.bert_binary_head:
-            check_sentences(self.sources)
+            check_sentences(self.data, self.sources)
         self.vocab_size = model_vocab_size(
             config.tokenizer, self.tokenizer.vocab_size, config.parallel.tensor_model_parallel_size
         )
@@ -56,7 +55,7 @@ class BERT(Workload):
 
     @property
     def fingerprints(self) -> Mapping[str, Sequence[str]]:
-        return {field_id(spelling): [info.fingerprint for info in infos] for spelling, infos in self.sources.items()}
+        return {key: [info.fingerprint for info in infos] for key, infos in self.sources.items()}
 
     @property
     def sizes(self) -> ModelSizes:
@@ -83,8 +82,9 @@ class BERT(Workload):
         # A tied output matrix is the embedding, which is loaded, also into the copy of a last stage.
         return heads if self.model.tied_embeddings else (*heads, "output_layer.weight")
 
-    def eval_samples(self, global_batch_samples: int) -> int:
-        return self.config.training.eval_iters * global_batch_samples
+    def eval_samples(self, global_batch_samples: int) -> dict[str, int]:
+        samples = self.config.training.eval_iters * global_batch_samples
+        return dict.fromkeys(self.data.evaluated(), samples) if samples else {}
 
     def build_chunks(self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool) -> list[BertModel]:
         """See ``models.bert.build_bert_chunks``; there is always a mask."""
@@ -93,8 +93,8 @@ class BERT(Workload):
         )
 
     def build_data(
-        self, train_samples: int, valid_samples: int, *, reads: bool
-    ) -> tuple[SampleSource | None, SampleSource | None]:
+        self, train_samples: int, eval_samples: Mapping[str, int], *, reads: bool
+    ) -> tuple[SampleSource | None, Mapping[str, SampleSource]]:
         """See ``data.bert_datasets.build_bert_datasets``."""
         assert reads, "every stage needs the padding"
         return build_bert_datasets(
@@ -103,7 +103,7 @@ class BERT(Workload):
             seq_length=self.model.seq_length,
             seed=self.config.training.seed,
             train_samples=train_samples,
-            valid_samples=valid_samples,
+            eval_samples=eval_samples,
             tokenizer=self.tokenizer,
         )
 

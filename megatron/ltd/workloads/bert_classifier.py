@@ -10,7 +10,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 from megatron.ltd.config import RunConfig
-from megatron.ltd.data.config import LabelledTextConfig
+from megatron.ltd.data.config import VALID, LabelledTextConfig
 from megatron.ltd.data.epochs import ShuffledEpochs, SinglePass, whole_batches
 from megatron.ltd.data.labelled_rows import LabelledRows, SentenceBatch, build_sentence_batch
 from megatron.ltd.data.labelled_text import Label, LabelledText, read_labelled
@@ -86,11 +86,11 @@ class BertClassification(Workload):
         heads = (bert_classifier.HEAD, bert_classifier.POOLER)
         return heads[:1] if self.model.bert_binary_head else heads
 
-    def eval_samples(self, global_batch_samples: int) -> int:
+    def eval_samples(self, global_batch_samples: int) -> dict[str, int]:
         """The whole validation set, unless --eval-iters is 0."""
         if self.valid is None or not self.config.training.eval_iters:
-            return 0
-        return whole_batches(len(self.valid.labels), global_batch_samples)
+            return {}
+        return {VALID: whole_batches(len(self.valid.labels), global_batch_samples)}
 
     def build_chunks(
         self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool
@@ -100,14 +100,14 @@ class BertClassification(Workload):
         return build_bert_chunks(kind, self.model, core_config, self.vocab_size, mesh, seed=self.config.training.seed)
 
     def build_data(
-        self, train_samples: int, valid_samples: int, *, reads: bool
-    ) -> tuple[SampleSource | None, SampleSource | None]:
+        self, train_samples: int, eval_samples: Mapping[str, int], *, reads: bool
+    ) -> tuple[SampleSource | None, Mapping[str, SampleSource]]:
         """The training sentences in epochs, and the validation sentences once."""
         assert reads, "every stage needs the padding"
         train = ShuffledEpochs(self._rows(self.train), self.config.training.seed, train_samples)
-        if self.valid is None or not valid_samples:
-            return train, None
-        return train, SinglePass(self._rows(self.valid), valid_samples)
+        if self.valid is None:
+            return train, {}
+        return train, {key: SinglePass(self._rows(self.valid), number) for key, number in eval_samples.items()}
 
     def collate(self, shard: SequenceShard, *, whole_tokens: bool) -> Collate[SentenceBatch]:
         """See ``data.labelled_rows.build_sentence_batch``; samples are never sharded (no context parallelism)."""

@@ -14,12 +14,11 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron.ltd.config import RunConfig
 from megatron.ltd.data.batch import Batch, build_batch
-from megatron.ltd.data.config import IndexedDataConfig
-from megatron.ltd.data.datasets import Padded, build_datasets, check_sources, num_whole_valid_samples
+from megatron.ltd.data.config import ALL, TRAIN, IndexedDataConfig
+from megatron.ltd.data.datasets import Padded, build_datasets, check_sources, num_whole_samples
 from megatron.ltd.data.epochs import whole_batches
 from megatron.ltd.data.indexed import IndexedInfo
 from megatron.ltd.data.microbatches import Collate, SampleSource
-from megatron.ltd.flags import field_id
 from megatron.ltd.hugging_face.model import described_tokenizer
 from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.models.config import ModelConfig
@@ -60,7 +59,7 @@ class GPT(Workload):
 
     @property
     def fingerprints(self) -> Mapping[str, Sequence[str]]:
-        return {field_id(spelling): [info.fingerprint for info in infos] for spelling, infos in self.sources.items()}
+        return {key: [info.fingerprint for info in infos] for key, infos in self.sources.items()}
 
     @property
     def sizes(self) -> ModelSizes:
@@ -79,18 +78,16 @@ class GPT(Workload):
         return self.config.data.reset_attention_mask
 
     @cached_property
-    def _whole_valid_samples(self) -> int:
-        config = self.config
-        return num_whole_valid_samples(
-            config.data, self.sources, seq_length=config.model.seq_length, seed=config.training.seed,
-            tokenizer=self.tokenizer,
-        )  # fmt: skip
+    def _whole_samples(self) -> dict[str, int]:
+        data, length = self.config.data, self.config.model.seq_length
+        return {key: num_whole_samples(data, self.sources, key, seq_length=length) for key in data.evaluated()}
 
-    def eval_samples(self, global_batch_samples: int) -> int:
-        """``--eval-iters`` batches, or enough for all validation data."""
+    def eval_samples(self, global_batch_samples: int) -> dict[str, int]:
+        """``--eval-iters`` batches of each set, or enough for all its data."""
         if self.config.data.full_validation:
-            return whole_batches(self._whole_valid_samples, global_batch_samples)
-        return self.config.training.eval_iters * global_batch_samples
+            return {key: whole_batches(number, global_batch_samples) for key, number in self._whole_samples.items()}
+        samples = self.config.training.eval_iters * global_batch_samples
+        return dict.fromkeys(self.config.data.evaluated(), samples) if samples else {}
 
     def open_imported(self, folder: Path) -> tuple[ImportedModel, Mapping[str, Any], Mapping[str, Any]]:
         """See ``Workload``. The tokenizer is compared if its files are in the folder."""
@@ -119,20 +116,22 @@ class GPT(Workload):
         )
 
     def build_data(
-        self, train_samples: int, valid_samples: int, *, reads: bool
-    ) -> tuple[SampleSource | None, SampleSource | None]:
+        self, train_samples: int, eval_samples: Mapping[str, int], *, reads: bool
+    ) -> tuple[SampleSource | None, Mapping[str, SampleSource]]:
         """See ``data.datasets.build_datasets``."""
         whole = self.config.data.full_validation
-        train, valid = build_datasets(
+        train, evaluated = build_datasets(
             self.config.data,
             seq_length=self.config.model.seq_length,
             seed=self.config.training.seed,
             train_samples=train_samples,
-            valid_samples=None if whole else valid_samples,
+            eval_samples=dict.fromkeys(eval_samples) if whole else eval_samples,
             tokenizer=self.tokenizer,
             build_on_this_rank=reads,
         )
-        return train, Padded(valid, valid_samples) if whole and valid is not None else valid
+        if whole:
+            return train, {key: Padded(found, eval_samples[key]) for key, found in evaluated.items()}
+        return train, evaluated
 
     def collate(self, shard: SequenceShard, *, whole_tokens: bool) -> Collate[Batch]:
         """See ``data.batch.build_batch``."""
@@ -152,9 +151,10 @@ def weights_identity(model: ModelConfig, tokenizer: Tokenizer, padded_vocab_size
 def data_order(config: RunConfig, sources: Mapping[str, Sequence[IndexedInfo]]) -> dict[str, Any]:
     """Settings, by id, that decide the order of samples and the draw of kept tokens. Data are compared by content."""
     data: IndexedDataConfig = config.data
-    spelling = "--data-path" if "--data-path" in sources else "--train-data-path"
-    blend = data.blends()[spelling]
-    content = [[info.fingerprint for info in sources[spelling]], blend.weights, data.data_path and data.split]
+    blends = data.blends()
+    key = ALL if ALL in blends else TRAIN
+    split = data.split if key == ALL else ()
+    content = [[info.fingerprint for info in sources[key]], blends[key].weights, split] if blends else "mock data"
     return {
         "seed": config.training.seed,
         "seq_length": config.model.seq_length,

@@ -9,7 +9,7 @@ from typing import Any
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron.ltd.config import RunConfig
-from megatron.ltd.data.config import ImageDataConfig
+from megatron.ltd.data.config import VALID, ImageDataConfig
 from megatron.ltd.data.epochs import ShuffledEpochs, SinglePass, whole_batches
 from megatron.ltd.data.images import ImageBatch, build_image_batch, open_images
 from megatron.ltd.data.microbatches import Collate, SampleSource
@@ -66,11 +66,11 @@ class ViT(Workload):
         """The head, if the checkpoint has other classes."""
         return () if same_classes(stored["order"], self.order) else (vit.HEAD,)
 
-    def eval_samples(self, global_batch_samples: int) -> int:
+    def eval_samples(self, global_batch_samples: int) -> dict[str, int]:
         """The whole validation set, unless --eval-iters is 0."""
         if self.valid_images is None or not self.config.training.eval_iters:
-            return 0
-        return whole_batches(len(self.valid_images), global_batch_samples)
+            return {}
+        return {VALID: whole_batches(len(self.valid_images), global_batch_samples)}
 
     def build_chunks(self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool) -> list[vit.ViT]:
         """See ``models.vit.build_chunks``."""
@@ -80,13 +80,12 @@ class ViT(Workload):
         )
 
     def build_data(
-        self, train_samples: int, valid_samples: int, *, reads: bool
-    ) -> tuple[SampleSource | None, SampleSource | None]:
+        self, train_samples: int, eval_samples: Mapping[str, int], *, reads: bool
+    ) -> tuple[SampleSource | None, Mapping[str, SampleSource]]:
         """The training images in epochs, and the validation images once. Every rank reads: the model is one stage."""
         train = ShuffledEpochs(self.train_images, self.config.training.seed, train_samples)
-        return train, None if self.valid_images is None or not valid_samples else SinglePass(
-            self.valid_images, valid_samples
-        )
+        valid = self.valid_images
+        return train, {} if valid is None else {key: SinglePass(valid, number) for key, number in eval_samples.items()}
 
     def collate(self, shard: SequenceShard, *, whole_tokens: bool) -> Collate[ImageBatch]:
         """See ``data.images.build_image_batch``."""

@@ -11,7 +11,7 @@ import torch
 
 from megatron.ltd.data.bert_batch import build_bert_batch
 from megatron.ltd.data.bert_datasets import build_bert_datasets, check_sentences
-from megatron.ltd.data.config import BertDataConfig
+from megatron.ltd.data.config import VALID, BertDataConfig
 from megatron.ltd.data.datasets import check_sources
 from megatron.ltd.data.encode import EncodedDocuments
 from megatron.ltd.data.microbatches import SampleSource
@@ -56,10 +56,10 @@ def sentences(seed: int, number: int) -> list[list[int]]:
 def build(prefix: str, samples: int = 200, *, order: bool = True, seed: int = 1, **flags: object) -> SampleSource:
     config = BertDataConfig(data_path=(prefix,), split="1", **flags)
     train, valid = build_bert_datasets(
-        config, sentence_order=order, seq_length=S, seed=seed, train_samples=samples, valid_samples=0,
+        config, sentence_order=order, seq_length=S, seed=seed, train_samples=samples, eval_samples={},
         tokenizer=TOKENIZER,
     )  # fmt: skip
-    assert train is not None and valid is None
+    assert train is not None and not valid
     return train
 
 
@@ -168,9 +168,10 @@ def test_a_batch_stacks_its_samples(prefix: str) -> None:
 
 def test_documents_of_one_sentence_are_refused(tmp_path: Path) -> None:
     prefix = write(tmp_path, [[[7, 8, 9]]] * 5)
-    sources = check_sources(BertDataConfig(data_path=(prefix,)), TOKENIZER)
+    config = BertDataConfig(data_path=(prefix,))
+    sources = check_sources(config, TOKENIZER)
     with refused(5, "--split-sentences"):
-        check_sentences(sources)
+        check_sentences(config, sources)
     assert build(prefix, 10, order=False)[0]["tokens"].tolist()[:5].count(SEP) == 1
 
 
@@ -188,7 +189,13 @@ def test_a_split_without_a_sample_is_refused(
     config = BertDataConfig(data_path=(write(tmp_path, documents),), split="5,5")
     with refused(*message):
         build_bert_datasets(
-            config, sentence_order=True, seq_length=S, seed=1, train_samples=4, valid_samples=4, tokenizer=TOKENIZER
+            config,
+            sentence_order=True,
+            seq_length=S,
+            seed=1,
+            train_samples=4,
+            eval_samples={VALID: 4},
+            tokenizer=TOKENIZER,
         )
 
 
@@ -196,7 +203,13 @@ def test_a_split_without_documents_is_refused(prefix: str) -> None:
     config = BertDataConfig(data_path=(prefix,), split="1")
     with refused("--split 1", 40):
         build_bert_datasets(
-            config, sentence_order=True, seq_length=S, seed=1, train_samples=4, valid_samples=4, tokenizer=TOKENIZER
+            config,
+            sentence_order=True,
+            seq_length=S,
+            seed=1,
+            train_samples=4,
+            eval_samples={VALID: 4},
+            tokenizer=TOKENIZER,
         )
 
 

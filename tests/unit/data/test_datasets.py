@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
+from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
 from megatron.ltd.data.batch import build_batch
-from megatron.ltd.data.config import DataConfig
-from megatron.ltd.data.datasets import Padded, build_datasets, check_sources, num_whole_valid_samples
+from megatron.ltd.data.config import TEST, VALID, DataConfig
+from megatron.ltd.data.datasets import Padded, build_datasets, check_sources, num_whole_samples
 from megatron.ltd.data.microbatches import SampleSource, microbatches
 from megatron.ltd.tokenizers.byte import ByteTokenizer
 from tests.support_errors import refused
@@ -27,14 +28,15 @@ TEXTS = [f"document {number} says {'so ' * (number % 7)}" for number in range(40
 def build(
     config: DataConfig, train: int = 0, valid: int | None = 0, seed: int = 1
 ) -> tuple[SampleSource | None, SampleSource | None]:
-    return build_datasets(
+    found, evaluated = build_datasets(
         config,
         seq_length=16,
         seed=seed,
         train_samples=train,
-        valid_samples=valid,
+        eval_samples={} if valid == 0 else {VALID: valid},
         tokenizer=TOKENIZER,
     )
+    return found, evaluated.get(VALID)
 
 
 def train_only(config: DataConfig, samples: int, seed: int = 1) -> SampleSource:
@@ -89,9 +91,10 @@ def test_indices_of_replaced_data_are_not_used(write_dataset: Callable[..., str]
     assert seen <= {ord("a"), TOKENIZER.eod}
 
 
-def test_splits_share_no_document(write_dataset: Callable[..., str]) -> None:
+@pytest.mark.parametrize("split", ["8,1,1", "8e2,1e2,1e2", "8_000,1_000,1_000", " 0.8, 1e-1 ,.1"])
+def test_splits_share_no_document(write_dataset: Callable[..., str], split: str) -> None:
     texts = [chr(0x20 + number) * 40 for number in range(60)]
-    train, valid = build(DataConfig(data_path=(write_dataset(texts),), split="8,1,1"), train=50, valid=5)
+    train, valid = build(DataConfig(data_path=(write_dataset(texts),), split=split), train=50, valid=5)
     assert train is not None and valid is not None
     seen = [
         {token for tokens in tokens_of(dataset, count) for token in tokens} - {TOKENIZER.eod}
@@ -109,6 +112,75 @@ def test_separate_data_for_each_split(write_dataset: Callable[..., str]) -> None
     assert train is not None and valid is not None
     assert set(sum(tokens_of(train, 10), [])) <= {ord("a"), TOKENIZER.eod}
     assert set(sum(tokens_of(valid, 4), [])) <= {ord("b"), TOKENIZER.eod}
+
+
+def test_validation_sets_and_test_data(write_dataset: Callable[..., str]) -> None:
+    """Each holds its own text, and is read as it would be alone."""
+    a, b, c, d = (write_dataset([letter * 300], letter) for letter in "abcd")
+    config = DataConfig(train_data_path=(a,), valid_data_path=(f"x={b}", f"y={c}"), test_data_path=("1", d, "1", c))
+    wanted = dict.fromkeys(config.evaluated(), 4)
+    train, evaluated = build_datasets(
+        config, seq_length=16, seed=1, train_samples=10, eval_samples=wanted, tokenizer=TOKENIZER
+    )
+    assert train is not None and list(evaluated) == [f"{VALID}/x", f"{VALID}/y", TEST]
+    seen = [{token for tokens in tokens_of(found, 4) for token in tokens} for found in evaluated.values()]
+    assert [found - {TOKENIZER.eod} for found in seen] == [{ord("b")}, {ord("c")}, {ord("c"), ord("d")}]
+    _, alone = build(DataConfig(train_data_path=(a,), valid_data_path=(b,)), valid=4)
+    assert alone is not None and tokens_of(alone, 4) == tokens_of(evaluated[f"{VALID}/x"], 4)
+    assert tokens_of(train, 10) == tokens_of(train_only(DataConfig(train_data_path=(a,)), 10), 10)
+
+
+def test_mock_data_need_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Successive numbers, which a model can learn; the same each time, and others for validation."""
+    monkeypatch.chdir(tmp_path)
+    (first, held_out), (again, _) = (build(DataConfig(mock_data=True), train=30, valid=8) for _ in range(2))
+    assert first is not None and again is not None and held_out is not None
+    tokens = tokens_of(first, 30)
+    assert tokens == tokens_of(again, 30) and tokens[:8] != tokens_of(held_out, 8)
+    assert all(0 <= token < TOKENIZER.vocab_size for sample in tokens for token in sample)
+    steps = [(after - before) % 257 for sample in tokens for before, after in zip(sample, sample[1:], strict=False)]
+    assert steps.count(1) > 0.95 * len(steps)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("valid", [4, None])
+def test_a_share_without_tokens_is_refused(
+    write_dataset: Callable[..., str], tmp_path: Path, valid: int | None
+) -> None:
+    """Megatron-Core would add epochs of nothing forever."""
+    prefix = write_dataset(TEXTS)
+    _write_lengths(tmp_path / "empty", [5] * 8 + [0, 0])
+    train, _ = build(DataConfig(data_path=(str(tmp_path / "empty"),), split="8,2"), train=4)
+    assert train is not None and len(train) >= 4
+    for path in ((str(tmp_path / "empty"),), ("1", prefix, "1", str(tmp_path / "empty"))):
+        with refused("--split 8,2", "empty", "9 to 10", "valid"):
+            build(DataConfig(data_path=path, split="8,2"), train=4, valid=valid)
+        with refused("--split 8e0,2", "empty"):
+            build(DataConfig(data_path=path, split="8e0,2"), train=4, valid=valid)
+
+
+def _write_lengths(prefix: Path, lengths: Sequence[int]) -> None:
+    """A dataset of documents of so many tokens, as another program may write it."""
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=numpy.int32)
+    for length in lengths:
+        builder.add_document(numpy.ones(length), [length])
+    builder.finalize(f"{prefix}.idx")
+
+
+@pytest.mark.parametrize("num_datasets", [2, 40])
+def test_the_key_of_a_cached_index_does_not_grow_with_the_blend(
+    write_dataset: Callable[..., str], tmp_path: Path, num_datasets: int
+) -> None:
+    """With 2,400 datasets a key that held the fingerprints of all would be as large as their indices."""
+    prefix = write_dataset(TEXTS)
+    paths = []
+    for number in range(num_datasets):
+        for suffix in (".bin", ".idx"):
+            (tmp_path / f"{number}{suffix}").symlink_to(f"{prefix}{suffix}")
+        paths += ["1", str(tmp_path / str(number))]
+    train_only(DataConfig(data_path=tuple(paths), split="1"), 60)
+    keys = [*tmp_path.glob("*/cache/*/*description.txt")]
+    assert len(keys) == num_datasets and max(key.stat().st_size for key in keys) < 1500
 
 
 @pytest.mark.parametrize(("blend", "share"), [(("3", "A", "1", "B"), 0.75), (("A", "B"), 0.2)])
@@ -173,9 +245,7 @@ def test_full_validation_reads_every_token_once(write_dataset: Callable[..., str
     missing = everything - counted
     assert not counted - everything and missing.total() == len(texts)  # a dataset's first token is never a label
 
-    counted_ahead = num_whole_valid_samples(
-        config, check_sources(config, TOKENIZER), seq_length=16, seed=1, tokenizer=TOKENIZER
-    )
+    counted_ahead = num_whole_samples(config, check_sources(config, TOKENIZER), VALID, seq_length=16)
     assert counted_ahead == len(valid)
     batches = Padded(valid, len(valid) + 5)
     assert len(batches) == len(valid) + 5
@@ -214,7 +284,7 @@ def test_building_is_quiet(
         ({"data_path": ("PREFIX",)}, {"valid": 1}, ("--split 969,30,1", 3)),
         ({"data_path": ("PREFIX",), "split": "1,0,1"}, {"valid": 1}, ("--split 1,0,1", 3)),
         ({"data_path": ("nowhere",)}, {"train": 1}, ("--data-path", "nowhere.idx")),
-        ({"train_data_path": ("PREFIX",)}, {"train": 1, "valid": 1}, ("--valid-data-path", 1)),
+        ({"train_data_path": ("PREFIX",)}, {"train": 1, "valid": 1}, ("--valid-data-path",)),
         (
             {"train_data_path": ("PREFIX",)},
             {"train": 1, "valid": None},

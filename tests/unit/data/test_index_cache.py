@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from megatron.core.datasets.blended_dataset import BlendedDataset
 
-from megatron.ltd.data.config import DataConfig
+from megatron.ltd.data.config import VALID, DataConfig
 from megatron.ltd.data.datasets import build_datasets
 from megatron.ltd.data.index_cache import is_bert_index, is_blend_index, numbers_only
 from megatron.ltd.data.microbatches import SampleSource
@@ -45,7 +45,7 @@ def texts(write_dataset: Callable[..., str]) -> tuple[str, str]:
 def train(samples: int, **flags: Any) -> SampleSource:
     config = DataConfig(split="1", **flags)
     built, _ = build_datasets(
-        config, seq_length=S, seed=3, train_samples=samples, valid_samples=0, tokenizer=ByteTokenizer()
+        config, seq_length=S, seed=3, train_samples=samples, eval_samples={}, tokenizer=ByteTokenizer()
     )
     assert built is not None
     return built
@@ -102,12 +102,13 @@ def test_valid_indices_of_many_sizes_are_reused(
 ) -> None:
     draw = random.Random(seed)
     prefix = write_dataset(["x" * draw.choice([0, 1, 14, 15, 16, 17, 60]) for _ in range(12)] + ["y" * 40])
-    for valid in (0, None):
+    wanted: list[dict[str, int | None]] = [{}, {VALID: None}]
+    for evaluated in wanted:
         flags = {"train_data_path": (prefix,), "valid_data_path": (prefix,), "data_cache_path": str(tmp_path / "cache")}
         states = []
         for _ in range(2):
             build_datasets(
-                DataConfig(**flags), seq_length=S, seed=3, train_samples=num_samples, valid_samples=valid,
+                DataConfig(**flags), seq_length=S, seed=3, train_samples=num_samples, eval_samples=evaluated,
                 tokenizer=ByteTokenizer(),
             )  # fmt: skip
             states.append(state_of(tmp_path / "cache"))

@@ -13,6 +13,7 @@ import pytest
 
 from megatron.ltd.training.config import LoggingConfig
 from megatron.ltd.training.log import RunLog
+from megatron.ltd.training.objective import mean_of_sets
 from tests.support_errors import refused
 
 STEP = {
@@ -27,8 +28,8 @@ def step(iteration: int, **changes: Any) -> dict[str, Any]:
     return {"iteration": iteration, **STEP, **changes}
 
 
-def log(folder: Path, *, enabled: bool = True, **flags: Any) -> RunLog:
-    return RunLog(LoggingConfig(**flags), folder, enabled, first_step=0, num_steps=4, flops_left=3000)
+def log(folder: Path, *, enabled: bool = True, first_step: int = 0, **flags: Any) -> RunLog:
+    return RunLog(LoggingConfig(**flags), folder, enabled, first_step=first_step, num_steps=4, flops_left=3000)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -39,7 +40,7 @@ def test_lines_are_json_of_three_kinds(tmp_path: Path) -> None:
     run = log(tmp_path)
     run.run({"config": {"a": 1}})
     run.train(step(1))
-    run.validation(1, {"loss": 2.5, "perplexity": math.exp(2.5)})
+    run.evaluation("validation", 1, {"loss": 2.5, "perplexity": math.exp(2.5)})
     run.close()
     written = lines(tmp_path)
     assert [line["kind"] for line in written] == ["run", "train", "validation"]
@@ -111,7 +112,7 @@ def test_tensorboard_scalars(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = log(tmp_path, tensorboard_dir=str(tmp_path / "tb"))
     run.train(step(1))
-    run.validation(1, {"loss": 2.5, "perplexity": math.exp(2.5)})
+    run.evaluation("validation", 1, {"loss": 2.5, "perplexity": math.exp(2.5)})
     run.close()
     events = accumulator.EventAccumulator(str(tmp_path / "tb"))
     events.Reload()
@@ -119,6 +120,47 @@ def test_tensorboard_scalars(tmp_path: Path) -> None:
     assert read["lm loss"] == 2.0 and read["learning-rate"] == pytest.approx(1e-3)
     assert read["seqlen/random_ltd_reserved_length"] == 8.0 and read["consumed-layer-tokens"] == 150.0
     assert read["lm loss validation"] == 2.5
+
+
+def test_several_validation_sets_and_test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = log(tmp_path, tensorboard_dir=str(tmp_path / "tb"))
+    sets = {"web": {"loss": 2.0, "perplexity": math.exp(2.0)}, "code": {"loss": 1.0, "perplexity": math.exp(1.0)}}
+    measures = mean_of_sets(sets)
+    assert measures["loss"] == 1.5 and measures["perplexity"] == pytest.approx(math.exp(1.5))
+    run.evaluation("validation", 3, measures)
+    run.evaluation("test", 4, {"loss": 2.5, "perplexity": 12.2})
+    run.close()
+    validation, test = lines(tmp_path)
+    assert validation == {"kind": "validation", "iteration": 3, **measures}
+    assert (validation["web/loss"], validation["code/loss"]) == (2.0, 1.0)
+    assert test == {"kind": "test", "iteration": 4, "loss": 2.5, "perplexity": 12.2}
+    events = accumulator.EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    read = {name: events.Scalars(name)[0].value for name in events.Tags()["scalars"]}
+    assert {name: read[f"lm loss validation{name}"] for name in ("", "/web", "/code")} == {
+        "": 1.5, "/web": 2.0, "/code": 1.0,
+    }  # fmt: skip
+    assert read["lm loss test"] == 2.5 and "lm loss validation ppl/web" in read
+    said = capsys.readouterr().out
+    assert "web loss 2.0000" in said and "code perplexity 2.72" in said and "test loss 2.5000" in said
+
+
+@pytest.mark.parametrize(("saved", "shown"), [(4, [1, 2, 3, 4, 5, 6]), (0, [1, 2])])
+def test_tensorboard_shows_the_steps_after_a_kill_once(tmp_path: Path, saved: int, shown: list[int]) -> None:
+    """Six steps, a kill, and two more from the last checkpoint, or from the start if there is none."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for first_step, iterations in ((0, range(1, 7)), (saved, range(saved + 1, saved + 3))):
+        run = log(tmp_path, first_step=first_step, tensorboard_dir=str(tmp_path / "tb"))
+        for iteration in iterations:
+            run.train(step(iteration, loss=float(10 * first_step + iteration)))
+        run.evaluation("validation", iterations[-1], {"loss": float(first_step)})
+        run.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    scalars = [(event.step, event.value) for event in events.Scalars("lm loss")]
+    assert scalars == [(number, float(number + 10 * saved * (number > saved))) for number in shown]
+    assert [event.step for event in events.Scalars("lm loss validation")] == [shown[-1]]
 
 
 def test_weights_and_biases_gets_the_same_scalars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +173,7 @@ def test_weights_and_biases_gets_the_same_scalars(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "wandb", stand_in)  # type: ignore[arg-type]
     run = log(tmp_path, wandb_project="p", wandb_exp_name="n")
     run.train(step(1))
-    run.validation(1, {"loss": 2.5, "perplexity": math.exp(2.5)})
+    run.evaluation("validation", 1, {"loss": 2.5, "perplexity": math.exp(2.5)})
     run.close()
     assert calls == [{"project": "p", "name": "n", "dir": str(tmp_path)}, "finish"]
     (train, at_train), (validation, at_validation) = logged

@@ -221,7 +221,7 @@ def test_missing_data_are_refused(command: list[str], tmp_path: Path) -> None:
     with refused("--valid-data-path"), built(without, tmp_path):
         pass
     with built([*without, "--eval-iters", "0"], tmp_path) as run:
-        assert run.valid_data is None
+        assert not run.eval_data
     place = without.index("--train-data-path")
     with refused("--train-data-path"):
         parse(without[:place] + without[place + 2 :])

@@ -12,6 +12,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,10 +68,14 @@ def build_scorer(run: Run, tasks: Any) -> Scorer:
     asked = HarnessModel(model, tokenizer, batch, seed=run.config.training.seed)
 
     def score() -> Mapping[str, float]:
-        with _quiet():
-            found = evaluate(
-                asked, tasks, limit=run.config.scores.eval_tasks_limit, bootstrap_iters=0, log_samples=False
-            )
+        try:
+            with _quiet(), _in_our_flags():
+                found = evaluate(
+                    asked, tasks, limit=run.config.scores.eval_tasks_limit, bootstrap_iters=0, log_samples=False
+                )
+        except UserError as error:  # the same on all ranks; the run is worth more than a score
+            run.log.print_line(f"not scored: {error}")
+            return {}
         return {} if found is None else _figures(found["results"])
 
     return score
@@ -92,7 +97,7 @@ def _in_our_flags() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        message = str(error).replace("--tasks ", "--eval-tasks ").replace("--task-data", "--eval-tasks-data")
+        message = re.sub("--tasks(?=[ :])", "--eval-tasks", str(error)).replace("--task-data", "--eval-tasks-data")
         message = message.replace("--limit ", "--eval-tasks-limit ")
         raise UserError(message) from None
 

@@ -8,12 +8,15 @@ lm-eval divides the requests over the data-parallel ranks and gathers their resu
 group answer the same requests together.
 
 A context that is too long loses its beginning, as with lm-eval's own models. The number of such contexts is logged and
-part of the results. This module needs the package lm-eval; ``scoring`` and ``decoding``, which it uses, do not.
+part of the results. A continuation without tokens is refused, as by lm-eval's ``hf``: as a sum of no log-probabilities
+it would be likelier than every other answer. This module needs the package lm-eval; ``scoring`` and ``decoding``, which
+it uses, do not.
 """
 
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import sys
 from collections import Counter
@@ -38,6 +41,7 @@ from megatron.ltd.evaluation.lm_eval.harness_args import NAME, HarnessArgs
 from megatron.ltd.evaluation.load import LoadedModel, load_model
 from megatron.ltd.evaluation.sampler import Sampler, text_seed
 from megatron.ltd.evaluation.scoring import BatchSize, Text, score
+from megatron.ltd.parallel.agreement import together
 from megatron.ltd.parallel.mesh import initialize
 from megatron.ltd.tokenizers.base import Tokenizer
 
@@ -114,6 +118,14 @@ class HarnessModel(TemplateLM):
     def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
         raise UserError("--apply_chat_template: models of this program have no chat template; leave it out")
 
+    def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """lm-eval's, which encodes the texts, after a check of what it cannot encode. Raises ``UserError``."""
+        with together():
+            for context, continuation in (request.args for request in requests):
+                if not context and not self.tok_encode(continuation):
+                    raise _without_tokens(context)
+        return super().loglikelihood(list(requests), disable_tqdm=disable_tqdm)
+
     def _loglikelihood_tokens(
         self, requests: Sequence[Scored], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
@@ -124,23 +136,23 @@ class HarnessModel(TemplateLM):
         too_long = {
             (tuple(context), tuple(end)) for _, context, end in requests if len(context) + len(end) > length + 1
         }
+        with together():
+            for strings, _, end in requests:
+                if not end:
+                    raise _without_tokens(strings[0] if strings else "")
+                if len(end) > length:
+                    raise UserError(
+                        f"--tasks: a continuation has {len(end)} tokens, and the model takes {length}; leave its task "
+                        "out"
+                    )
         self._report_truncated(len(too_long), len(requests))
-        texts = []
-        for _, context, end in requests:
-            if len(end) > length:
-                raise UserError(
-                    f"--tasks: a continuation has {len(end)} tokens, and the model takes {length}; leave its task out"
-                )
-            if end:
-                texts.append(Text(tuple((context + end)[-(length + 1) :]), len(end)))
+        texts = [Text(tuple((context + end)[-(length + 1) :]), len(end)) for _, context, end in requests]
         with self._progress(len(texts), "log-likelihoods", disable_tqdm) as progress:
-            scores = iter(score(self.model, texts, self.batch_size, progress.update))
-        answers = []
-        for strings, _, end in requests:
-            found = next(scores) if end else None
-            answers.append((0.0, True) if found is None else (found.log_likelihood, found.is_greedy))
+            scores = score(self.model, texts, self.batch_size, progress.update)
+        answers = [(found.log_likelihood, found.is_greedy) for found in scores]
+        for (strings, _, _), answer in zip(requests, answers, strict=True):
             if strings is not None:
-                self.cache_hook.add_partial("loglikelihood", strings, answers[-1])
+                self.cache_hook.add_partial("loglikelihood", strings, answer)
         return answers
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -238,6 +250,14 @@ class HarnessModel(TemplateLM):
                 of,
                 self.max_length,
             )
+
+
+def _without_tokens(context: str) -> UserError:
+    """The error of a continuation of ``context`` without tokens."""
+    return UserError(
+        f"--tasks: an answer to {json.dumps(context[-60:], ensure_ascii=False)} has no tokens, and thus no likelihood "
+        "(lm-eval's hf refuses it too); leave its task out, or correct its data"
+    )
 
 
 def _open_for_process(args: HarnessArgs) -> HarnessModel:

@@ -86,7 +86,7 @@ def score_names(histories: Sequence[RunHistory]) -> list[str]:
 
 def _measures(histories: Sequence[RunHistory]) -> list[str]:
     found = (name for history in histories for validation in history.validations for name in validation)
-    return [name for name in dict.fromkeys(found) if name not in _NOT_MEASURES]
+    return [name for name in dict.fromkeys(found) if name not in _NOT_MEASURES and not name.endswith("/perplexity")]
 
 
 def _each(title: str, note: str, curves: Sequence[Curve], *, from_zero: bool = False) -> Panel:

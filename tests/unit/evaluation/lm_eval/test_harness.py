@@ -142,7 +142,29 @@ def test_a_continuation_longer_than_the_model_is_refused(harness: HarnessModel) 
         harness.loglikelihood([request("a", "b" * 25)], disable_tqdm=True)
 
 
-def test_a_single_process_gathers_only_itself(harness: HarnessModel) -> None:
+@pytest.mark.parametrize("context", ["how are", ""])
+def test_a_continuation_without_tokens_is_refused_as_by_lm_evals_hf(
+    pair: Pair, harness: HarnessModel, context: str
+) -> None:
+    """It fails on an assertion, or on an index."""
+    from lm_eval.models.huggingface import HFLM
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    letters = {"<e>": 0, **{chr(96 + token): token for token in range(1, 27)}, " ": 27}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Backend(BPE(letters, [])), eos_token="<e>")
+    theirs = HFLM(pretrained=pair.theirs, tokenizer=tokenizer, device="cpu")
+    full, empty = request(context, " you"), request(context, "")
+    (found,), (expected,) = (one.loglikelihood([full], disable_tqdm=True) for one in (harness, theirs))
+    assert found == pytest.approx(expected, abs=1e-4)
+    with pytest.raises((AssertionError, IndexError)):
+        theirs.loglikelihood([full, empty], disable_tqdm=True)
+    with refused("--tasks", context):
+        harness.loglikelihood([full, empty], disable_tqdm=True)
+
+
+def test_one_process_is_all_of_them(harness: HarnessModel) -> None:
     assert (harness.rank, harness.world_size) == (0, 1)
     assert harness.all_gather(torch.tensor(3)).tolist() == [3]
     assert harness.gather_object({"a": 1}) == [{"a": 1}]

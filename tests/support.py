@@ -49,7 +49,7 @@ _TASKS = {
     "finetune_bert_ltd.py": BERT_CLASSIFIER,
     "finetune_vit_ltd.py": VIT,
 }
-_TIMINGS = ("step_seconds", "tokens_per_second")
+TIMINGS = ("step_seconds", "tokens_per_second", "tflops_per_device")
 
 
 def small_dataset(folder: Path) -> str:
@@ -286,5 +286,5 @@ def read_run(folder: Path) -> Finished:
     for text in (folder / "metrics.jsonl").read_text().splitlines():
         line = json.loads(text)
         key = (line["kind"], line.get("iteration", 0))
-        lines[key] = {name: value for name, value in line.items() if name not in _TIMINGS}
+        lines[key] = {name: value for name, value in line.items() if name not in TIMINGS}
     return Finished(folder, [lines[key] for key in sorted(lines)])

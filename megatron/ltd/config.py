@@ -87,6 +87,8 @@ class RunConfig:
     """Questions to a plan. They are not part of the run, and not among ``parts``."""
     given: Mapping[str, Any] = field(default_factory=dict)
     """The flags that were given, by field, before the settings of a checkpoint were taken."""
+    notes: tuple[str, ...] = ()
+    """Lines about flags that were accepted, renamed or completed, for the start of the run."""
 
     def __post_init__(self) -> None:
         check_model(self.parallel, self.model)

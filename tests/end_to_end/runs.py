@@ -24,7 +24,7 @@ from megatron.ltd.errors import run_command
 from megatron.ltd.launch import launch
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.workloads import GPT
-from tests.support import small_sentences
+from tests.support import TIMINGS, small_sentences
 
 TINY = [
     "--device", "cpu", "--tokenizer-type", "ByteTokenizer", "--num-layers", "3",
@@ -89,9 +89,7 @@ def metrics(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
     for text in (folder / "metrics.jsonl").read_text().splitlines():
         line = json.loads(text)
         if line["kind"] != "run":
-            timeless = {
-                name: value for name, value in line.items() if name not in ("step_seconds", "tokens_per_second")
-            }
+            timeless = {name: value for name, value in line.items() if name not in TIMINGS}
             lines[line["kind"], line["iteration"]] = timeless
     return lines
 

@@ -14,8 +14,8 @@ from megatron.ltd.flags import flag_name
 from megatron.ltd.methods import METHODS
 
 ROOMS = (
-    "errors", "versions", "json_text", "flags", "format", "schedules", "parallel", "routing", "methods", "plan",
-    "layers", "models", "tokenizers", "data", "hugging_face", "checkpoint", "forecast", "training", "config",
+    "errors", "versions", "json_text", "flags", "megatron_lm", "format", "schedules", "parallel", "routing", "methods",
+    "plan", "layers", "models", "tokenizers", "data", "hugging_face", "checkpoint", "forecast", "training", "config",
     "workloads", "words", "arguments", "evaluation", "reports", "export", "doctor", "launch",
 )  # fmt: skip
 """The folders and modules of ``megatron/ltd`` from the ground up: each imports from those before it only."""

@@ -16,7 +16,7 @@ from .processes import SCRIPT, kill_all, ranks, start, torchrun
 
 _LONGEST_WAIT_SECONDS = 300.0
 _POLL_SECONDS = 0.02
-_CLOCKS = ("step_seconds", "tokens_per_second")
+_CLOCKS = ("step_seconds", "tokens_per_second", "tflops_per_device")
 
 
 class SoakedRun:

@@ -258,7 +258,7 @@ def parse_blend(flag_spelling: str, values: Sequence[str]) -> Blend:
 def parse_split(split: str) -> tuple[float, float, float]:
     """The shares of train, valid and test, adding up to 1. Raises ``UserError`` naming ``--split``."""
     try:
-        shares = [float(part) for part in split.split(",")]
+        shares = [float(part) for part in split.strip("'\"").split(",")]  # scripts quote twice
     except ValueError:
         shares = []
     if not 1 <= len(shares) <= 3 or any(not math.isfinite(share) or share < 0 for share in shares) or sum(shares) <= 0:

@@ -40,6 +40,13 @@ class LayersConfig:
     add_bias_linear: bool = flag(
         True, affects="model", name="disable-bias-linear", help="no biases in the linear layers"
     )
+    add_qkv_bias: bool = flag(
+        False, affects="model", help="biases of queries, keys and values, also with --disable-bias-linear"
+    )
+    qk_layernorm: bool = flag(False, affects="model", help="a norm of the queries and keys of each head")
+    apply_layernorm_1p: bool = flag(
+        False, affects="model", help="store the weights of norms minus 1, so that weight 0 leaves values as they are"
+    )
     attention_dropout: float = flag(0.1, affects="numbers", help="dropout of attention weights")
     hidden_dropout: float = flag(0.1, affects="numbers", help="dropout of hidden states")
     init_method_std: float = flag(0.02, affects="numbers", help="standard deviation of the initial weights")
@@ -98,6 +105,10 @@ class LayersConfig:
         return self.num_query_groups if self.group_query_attention else self.num_attention_heads
 
     @property
+    def has_qkv_bias(self) -> bool:
+        return self.add_bias_linear or self.add_qkv_bias
+
+    @property
     def mlp_size(self) -> int:
         if self.ffn_hidden_size is not None:
             return self.ffn_hidden_size
@@ -116,6 +127,10 @@ class LayersConfig:
             "swiglu": self.swiglu,
             "openai_gelu": self.openai_gelu,
             "add_bias_linear": self.add_bias_linear,
+            # None where not given, so that older checkpoints continue.
+            "add_qkv_bias": self.add_qkv_bias or None,
+            "qk_layernorm": self.qk_layernorm or None,
+            "apply_layernorm_1p": self.apply_layernorm_1p or None,
         }
 
     def layers_shape(self) -> dict[str, Any]:
@@ -145,6 +160,10 @@ class ModelConfig(LayersConfig):
     )
     rotary_base: int = flag(10000, affects="model", help="base period of RoPE")
     rotary_percent: float = flag(1.0, affects="model", help="share of each head that RoPE rotates")
+    use_rope_scaling: bool = flag(
+        False, affects="model", help="stretch RoPE's longer periods as Llama 3.1 does, beyond 8192 positions"
+    )
+    rope_scaling_factor: float = flag(8.0, affects="model", help="by how much --use-rope-scaling stretches them")
     tied_embeddings: bool = flag(
         True,
         affects="model",
@@ -162,6 +181,17 @@ class ModelConfig(LayersConfig):
             )
         if not 0.0 < self.rotary_percent <= 1.0:
             raise UserError(f"--rotary-percent {self.rotary_percent}: it must be above 0 and at most 1")
+        if self.use_rope_scaling and self.position_embedding_type != "rope":
+            raise UserError(
+                f"--use-rope-scaling: it has no effect with --position-embedding-type {self.position_embedding_type}; "
+                "drop it, or use --position-embedding-type rope"
+            )
+        if self.rope_scaling_factor < 1.0:
+            raise UserError(f"--rope-scaling-factor {self.rope_scaling_factor}: it must be at least 1; Llama 3.1 has 8")
+        if self.rope_scaling_factor != 8.0 and not self.use_rope_scaling:
+            raise UserError(
+                f"--rope-scaling-factor {self.rope_scaling_factor}: it has no effect without --use-rope-scaling; add it"
+            )
 
     @property
     def learned_positions(self) -> int:
@@ -178,6 +208,8 @@ class ModelConfig(LayersConfig):
             "max_position_embeddings": self.learned_positions,
             "rotary_base": self.rotary_base,
             "rotary_percent": self.rotary_percent,
+            "use_rope_scaling": self.use_rope_scaling or None,
+            "rope_scaling_factor": self.rope_scaling_factor if self.use_rope_scaling else None,
             "tied_embeddings": self.tied_embeddings,
             "padded_vocab_size": padded_vocab_size,
         }
@@ -193,6 +225,9 @@ class PrecisionConfig:
 
     bf16: bool = flag(False, affects="numbers", help="compute in bfloat16, keep fp32 main weights")
     fp16: bool = flag(False, affects="numbers", help="compute in float16 with loss scaling, keep fp32 main weights")
+    grad_reduce_in_bf16: bool = flag(
+        False, affects="numbers", help="sum and reduce gradients in bfloat16, with --bf16 (default: in fp32)"
+    )
     loss_scale: float | None = flag(None, affects="numbers", help="constant loss scale for --fp16 (default: dynamic)")
     initial_loss_scale: float = flag(2.0**32, affects="numbers", help="first value of the dynamic loss scale")
     min_loss_scale: float = flag(1.0, affects="numbers", help="smallest value of the dynamic loss scale")
@@ -202,6 +237,8 @@ class PrecisionConfig:
     def __post_init__(self) -> None:
         if self.bf16 and self.fp16:
             raise UserError("--bf16 and --fp16: a run computes in one type; drop one")
+        if self.grad_reduce_in_bf16 and not self.bf16:
+            raise UserError("--grad-reduce-in-bf16: it needs --bf16; add it, or drop the flag")
 
     @property
     def dtype(self) -> str:

@@ -22,9 +22,45 @@ class LoggingConfig:
     )
     wandb_project: str | None = flag(None, affects="nothing", help="also log to this Weights & Biases project")
     wandb_exp_name: str | None = flag(None, affects="nothing", help="name of the Weights & Biases run")
+    wandb_entity: str | None = flag(
+        None, affects="nothing", help="the user or team whose Weights & Biases project it is"
+    )
+    log_params_norm: bool = flag(
+        False, affects="execution", help="log the 2-norm of all parameters at every step, after its update"
+    )
+    log_num_zeros_in_grad: bool = flag(
+        False, affects="execution", help="log the number of zeros in the gradient at every step"
+    )
+    peak_tflops: float | None = flag(
+        None,
+        affects="nothing",
+        help="peak of a device in 10^12 FLOPs a second, by which MFU is divided (default: the GPU's, as published)",
+    )
+    profile: bool = flag(
+        False,
+        affects="nothing",
+        help="profile the steps from --profile-step-start to before --profile-step-end: for Nsight Systems (nsys "
+        "profile --capture-range=cudaProfilerApi), or with --use-pytorch-profiler",
+    )
+    profile_step_start: int = flag(10, affects="nothing", help="first step that is profiled, counted from 0")
+    profile_step_end: int = flag(12, affects="nothing", help="step before which profiling ends")
+    use_pytorch_profiler: bool = flag(
+        False, affects="nothing", help="profile with PyTorch, into trace-RANK.json in --log-dir, also on the CPU"
+    )
     progress: bool = flag(True, affects="nothing", help="show no progress bar")
 
     def __post_init__(self) -> None:
         positive(self, "log_interval")
-        if self.wandb_exp_name is not None and self.wandb_project is None:
-            raise UserError(f"--wandb-exp-name {self.wandb_exp_name}: it needs --wandb-project; name the project")
+        for name in ("wandb_exp_name", "wandb_entity"):
+            value = getattr(self, name)
+            if value is not None and self.wandb_project is None:
+                raise UserError(f"--{name.replace('_', '-')} {value}: it needs --wandb-project; name the project")
+        if self.peak_tflops is not None and self.peak_tflops <= 0.0:
+            raise UserError(f"--peak-tflops {self.peak_tflops}: it must be above 0, such as 989")
+        if self.use_pytorch_profiler and not self.profile:
+            raise UserError("--use-pytorch-profiler: it has no effect without --profile; add it")
+        if self.profile and not 0 <= self.profile_step_start < self.profile_step_end:
+            raise UserError(
+                f"--profile-step-end {self.profile_step_end}: it must be above --profile-step-start "
+                f"{self.profile_step_start}, which must be at least 0"
+            )

@@ -40,6 +40,8 @@ class StepResult:
     loss: float
     grad_norm: float
     updated: bool
+    num_zeros: int | None = None
+    """Zeros in the gradient; None unless they are counted."""
     token_losses_2V: Tensor | None = None
     """Float64, over the global batch: for each token id the sum of its losses, and their number. None unless needed."""
 
@@ -100,8 +102,9 @@ class Stepper:
             self._sum_over_ranks(losses_2V)
         if not math.isfinite(loss):
             return StepResult(loss, math.nan, updated=False)
-        updated, grad_norm, _ = self.optimizer.step()
-        return StepResult(loss, math.nan if grad_norm is None else float(grad_norm), bool(updated), losses_2V)
+        updated, grad_norm, num_zeros = self.optimizer.step()
+        norm = math.nan if grad_norm is None else float(grad_norm)
+        return StepResult(loss, norm, bool(updated), None if num_zeros is None else int(num_zeros), losses_2V)
 
     def evaluate(self, batches: Iterator[Microbatch], num_microbatches: int) -> dict[str, float]:
         """The objective's measures over ``num_microbatches`` of each rank: every token kept, no dropout."""

@@ -8,6 +8,6 @@ from setuptools import find_namespace_packages, setup
 
 setup(
     packages=find_namespace_packages(include=["megatron.ltd", "megatron.ltd.*"]),
-    package_data={"megatron.ltd.reports.page": ["*.jinja"]},
+    package_data={"megatron.ltd.reports.page": ["*.jinja"], "megatron.ltd.megatron_lm": ["*.txt"]},
     py_modules=[],
 )

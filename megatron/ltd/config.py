@@ -92,6 +92,8 @@ class RunConfig:
     """The flags that were given, by field, before the settings of a checkpoint were taken."""
     typed: Collection[str] = ()
     """The fields of those that stand on the command line, not in a file."""
+    notes: tuple[str, ...] = ()
+    """Lines about flags that were accepted, renamed or completed, for the start of the run."""
 
     def __post_init__(self) -> None:
         check_model(self.parallel, self.model)

@@ -14,6 +14,8 @@ from megatron.ltd.forecast.forecast import say_plan
 def launch(config: RunConfig) -> None:
     """Build the run, train it to its end or until it is asked to stop, and print how it ended; or print its plan."""
     if config.planning.plan:
+        for note in config.notes:
+            print(note)
         say_plan(config)
         return
     scores = config.scores is not None and bool(config.scores.eval_tasks)

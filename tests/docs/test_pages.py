@@ -25,7 +25,9 @@ FOREIGN_FLAGS = {
 }
 HISTORY = {"CHANGELOG.md"}
 """Pages that also mention former flags"""
-OTHER_PROGRAMS = {"docs/coming-from-megatron-lm.md", "docs/coming-from-deepspeed.md"}
+OTHER_PROGRAMS = {
+    "docs/coming-from-megatron-lm.md", "docs/megatron-lm-flags.md", "docs/coming-from-deepspeed.md",
+}  # fmt: skip
 """Pages that contain other programs' flags; see test_coming_from"""
 
 

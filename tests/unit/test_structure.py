@@ -14,8 +14,8 @@ from megatron.ltd.flags import flag_name
 from megatron.ltd.methods import METHODS
 
 ROOMS = (
-    "machine", "errors", "versions", "json_text", "small_files", "flags", "format", "schedules", "parallel",
-    "routing", "methods", "plan",
+    "machine", "errors", "versions", "json_text", "small_files", "flags", "megatron_lm", "format", "schedules",
+    "parallel", "routing", "methods", "plan",
     "layers", "models", "tokenizers", "data", "hugging_face", "checkpoint", "forecast", "training", "config",
     "workloads", "words", "arguments", "evaluation", "reports", "export", "doctor", "launch",
 )  # fmt: skip

@@ -44,8 +44,14 @@ class CheckpointConfig(Settings):
     async_save: bool = flag(
         False, affects="start", help="continue training while a checkpoint is written from a copy in memory"
     )
+    no_save_optim: bool = flag(
+        False, affects="start", help="save the weights alone, from which no run continues exactly"
+    )
     no_load_optim: bool = flag(False, affects="start", help="load only the weights, and start with a new optimizer")
     finetune: bool = flag(False, affects="start", help="load only the weights, and start at step 0")
+    exit_on_missing_checkpoint: bool = flag(
+        False, affects="start", help="end if --load has no checkpoint, also where it is the folder of --save"
+    )
     use_checkpoint_args: bool = flag(
         False, affects="start", help="take the model's shape and the tokenizer from --load"
     )
@@ -58,8 +64,10 @@ class CheckpointConfig(Settings):
             raise UserError(f"--save-interval {self.save_interval}: it needs --save; give the folder to save in")
         if self.async_save and self.save is None:
             raise UserError("--async-save: it needs --save; give the folder to save in")
+        if self.no_save_optim and self.save is None:
+            raise UserError("--no-save-optim: it needs --save; give the folder to save in")
         if self.ckpt_step is not None and self.load is None:
             raise UserError(f"--ckpt-step {self.ckpt_step}: it needs --load; give the folder to load from")
-        for name in ("no_load_optim", "finetune", "use_checkpoint_args"):
+        for name in ("no_load_optim", "finetune", "use_checkpoint_args", "exit_on_missing_checkpoint"):
             if getattr(self, name) and self.load is None:
                 raise UserError(f"--{name.replace('_', '-')}: it needs --load; give the folder to load from")

@@ -52,13 +52,15 @@ class RankPlan:
     """What this rank writes of ``state``. Made on all ranks together; nothing is written yet.
 
     With ``copies`` no tensor is shared with ``state``, which may change before the files are written; without, those on
-    the CPU are.
+    the CPU are. ``weights_only`` leaves the optimizer out.
     """
 
-    def __init__(self, partial: Path, state: TrainingState, *, check_layout: bool, copies: bool) -> None:
+    def __init__(
+        self, partial: Path, state: TrainingState, *, check_layout: bool, copies: bool, weights_only: bool
+    ) -> None:
         self._partial = partial
         with quiet_core():
-            sharded, common = save_preprocess(_content(state), check_layout)
+            sharded, common = save_preprocess(_content(state, weights_only), check_layout)
             # Results are returned by this module: Megatron-Core need not start a process that collects them.
             filesystem_async._results_queue = queue.SimpleQueue()
             strategy = _Strategy(*FORMAT, thread_count=1)
@@ -107,13 +109,14 @@ class RankPlan:
         self._writer.finish(self._index, results)
 
 
-def _content(state: TrainingState) -> dict[str, Any]:
+def _content(state: TrainingState, weights_only: bool) -> dict[str, Any]:
     weights = model_state(state.chunks)
+    optimizer = {} if weights_only else {"optimizer": stored_optimizer(state.optimizer, weights)}
     return {
         "checkpoint_version": 3.0,
         "iteration": state.progress.iteration,
         **weights,
-        "optimizer": stored_optimizer(state.optimizer, weights),
+        **optimizer,
         "opt_param_scheduler": state.scheduler.state_dict(),
         **learned_state(state.learned_V),
         "content_metadata": SHARDING,

@@ -58,12 +58,14 @@ class CheckpointSaver:
         *,
         keep_last: int | None,
         asynchronous: bool,
+        weights_only: bool,
         print_line: Callable[[str], None],
     ) -> None:
         self._folder = folder
         self._mesh = mesh
         self._keep_last = keep_last
         self._asynchronous = asynchronous
+        self._weights_only = weights_only
         self._print_line = print_line
         self._pending: _Pending | None = None
         self._layout_checked = False
@@ -125,7 +127,13 @@ class CheckpointSaver:
         started = time.perf_counter()
         iteration = state.progress.iteration
         partial = self._make_partial(folder, iteration)
-        plan = RankPlan(partial, state, check_layout=not self._layout_checked, copies=self._asynchronous)
+        plan = RankPlan(
+            partial,
+            state,
+            check_layout=not self._layout_checked,
+            copies=self._asynchronous,
+            weights_only=self._weights_only,
+        )
         self._layout_checked = True  # it does not change within a run
         pending = _Pending(
             iteration=iteration,

@@ -110,7 +110,8 @@ def find_start(
     checkpoint, notes = (None, []) if load is None else find_checkpoint(load, mesh)
     if checkpoint is None:
         starts_empty = flags.save is not None and load is not None and load.resolve() == Path(flags.save).resolve()
-        if load is not None and (not starts_empty or flags.finetune or flags.no_load_optim):
+        needs_one = flags.finetune or flags.no_load_optim or flags.exit_on_missing_checkpoint
+        if load is not None and (not starts_empty or needs_one):
             raise UserError(
                 f"--load {load}: has no checkpoint; use a folder with one, or remove --load to start at step 0"
             )
@@ -122,6 +123,11 @@ def find_start(
         if flags.finetune:
             notes.append(f"loading {checkpoint}, weights only, counting from step 0")
             return Start(checkpoint, stored, Progress(), tuple(notes))
+        if stored["config"].get("checkpoint", {}).get("no_save_optim") and not flags.no_load_optim:
+            raise UserError(
+                f"--load {load}: {checkpoint.name} was saved with --no-save-optim; add --no-load-optim to continue "
+                "with a new optimizer, or --finetune to start at step 0"
+            )
         check_order(checkpoint, stored["order"], order, changes)
     notes.append(f"loading {checkpoint}" + (", weights only" if flags.no_load_optim else ""))
     changed = changed_settings(stored["config"], config)

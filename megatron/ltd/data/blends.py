@@ -112,7 +112,7 @@ def plain_split(split: str) -> str:
     Raises ``UserError`` naming ``--split``.
     """
     try:
-        shares = [Decimal(part.strip()) for part in split.split(",")]
+        shares = [Decimal(part.strip()) for part in split.strip("'\"").split(",")]  # scripts quote twice
     except InvalidOperation:
         shares = []
     are_shares = 1 <= len(shares) <= 3 and all(share.is_finite() and float(share) in AMOUNT for share in shares)

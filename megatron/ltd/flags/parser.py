@@ -15,16 +15,22 @@ from typing import Any, NoReturn
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags.files import Setting, read_settings
-from megatron.ltd.flags.unknown import about_unknown
+from megatron.ltd.flags.unknown import Explain, about_unknown
 
 
 class FlagParser(argparse.ArgumentParser):
     """argparse with whole flag names only, settings files, and errors of one line without the list of all flags."""
 
     def __init__(
-        self, description: str | None, others: Callable[[], Mapping[str, argparse.Action]] | None = None
+        self,
+        description: str | None,
+        others: Callable[[], Mapping[str, argparse.Action]] | None = None,
+        explain: Explain = lambda name: None,
     ) -> None:
-        """``others``: the flags of another program, which files may set too; see ``other_words``."""
+        """``others``: the flags of another program, which files may set too; see ``other_words``.
+
+        ``explain``: what to say about a flag of another program that is none of these.
+        """
         super().__init__(
             usage="%(prog)s [flags]",
             description=description,
@@ -44,6 +50,7 @@ class FlagParser(argparse.ArgumentParser):
         self.other_words: list[str] = []
         """What the files, and not the command line, set of the other program's flags, as words for its command line."""
         self._others = others
+        self._explain = explain
 
     @property
     def flags(self) -> dict[str, argparse.Action]:
@@ -99,4 +106,4 @@ class FlagParser(argparse.ArgumentParser):
         if not flags:
             stray = " ".join(" ".join(words).split())
             return f"{stray}: no flag takes this value; --help lists the flags and what each takes"
-        return about_unknown(flags, self.flags, "flag", "--help lists them all")
+        return about_unknown(flags, self.flags, "flag", "--help lists them all", self._explain)

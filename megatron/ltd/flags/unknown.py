@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 _NEGATIONS = {"no", "not", "without", "disable", "disabled"}
 _FILLERS = {"num", "use", "enable", "with"}
@@ -22,10 +22,24 @@ def same_meaning(name: str, known: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda other: (-_ratio(name, other), other))[:3]
 
 
-def about_unknown(names: Sequence[str], known: Iterable[str], what: str, otherwise: str) -> str:
+Explain = Callable[[str], str | None]
+"""Why there is no flag of this name, and what to use; None for a name that nobody knows."""
+
+
+def about_unknown(
+    names: Sequence[str], known: Iterable[str], what: str, otherwise: str, explain: Explain = lambda name: None
+) -> str:
     """One line about ``names``, none of which is in ``known``. ``what``: "flag" or "setting"."""
-    known = list(known)
-    hints = {name: " or ".join(same_meaning(name, known)) for name in dict.fromkeys(names)}
+    reasons: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        reasons.setdefault(explain(name) or "", []).append(name)
+    nameless = reasons.pop("", [])
+    explained = [f"{', '.join(found)}: {reason}" for reason, found in reasons.items()]
+    return "; ".join([*explained, *([_about_nameless(nameless, list(known), what, otherwise)] if nameless else [])])
+
+
+def _about_nameless(names: Sequence[str], known: Sequence[str], what: str, otherwise: str) -> str:
+    hints = {name: " or ".join(same_meaning(name, known)) for name in names}
     if len(hints) == 1:
         ((name, hint),) = hints.items()
         return f"{name}: there is no such {what}; {f'use {hint}' if hint else otherwise}"

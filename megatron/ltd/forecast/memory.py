@@ -3,7 +3,7 @@
 P parameters of the process, e bytes of a weight (4 in fp32, 2 in bf16 and fp16), d data-parallel size x context size.
 
     weights       P e
-    gradients     4 P                     Megatron-Core's buffer, always fp32
+    gradients     4 P                     Megatron-Core's buffer in fp32; 2 P with --grad-reduce-in-bf16
     optimizer     8 P   (e = 4)           two moments, fp32
                   12 P  (e = 2)           and main weights, fp32           both / d with the distributed optimizer
     activations   stored for backward by layers (``activations``), of all microbatches in flight, and by the head:
@@ -140,6 +140,10 @@ class _Stage:
             context=parallel.context_parallel_size,
         )
 
+    @property
+    def _gradient_bytes(self) -> int:
+        return 2 if self.config.precision.grad_reduce_in_bf16 else 4
+
     def _states(self) -> dict[str, int]:
         """Weights, gradients and optimizer."""
         num_layers = len(self.layout.layers_of(self.number))
@@ -148,7 +152,7 @@ class _Stage:
         optimizer = held * (8 if each == 4 else 12)
         if self.config.parallel.use_distributed_optimizer:
             optimizer //= self.layout.data_parallel_size * self._share.context
-        return {"weights": held * each, "gradients": held * 4, "optimizer": optimizer}
+        return {"weights": held * each, "gradients": held * self._gradient_bytes, "optimizer": optimizer}
 
     @cached_property
     def _row(self) -> int:

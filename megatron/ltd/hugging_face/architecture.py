@@ -11,8 +11,8 @@ then all keys, then all values:
 
     ours    [q q k v | q q k v]        theirs    [q q q q] [k k] [v v]
 
-Tensors are only sliced, transposed and concatenated, so that no value changes. Not here: the tensors of an architecture
-(``gpt2``, ``llama``), and their files (``weights``, ``shards``).
+Tensors are only sliced, transposed and concatenated, so that no value changes, but for ``ZeroCentred``. Not here: the
+tensors of an architecture (``gpt2``, ``llama``), and their files (``weights``, ``shards``).
 """
 
 from __future__ import annotations
@@ -119,6 +119,25 @@ class Transposed(Arrangement):
         return [tensor.T for tensor in self.rows.to_theirs(ours)]
 
 
+@dataclass(frozen=True)
+class ZeroCentred(Arrangement):
+    """Ours is the weight of a norm minus 1 (``--apply-layernorm-1p``)."""
+
+    def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
+        """The same shape."""
+        (tensor,) = theirs
+        return tensor - 1.0
+
+    def to_theirs(self, ours: Tensor) -> list[Tensor]:
+        """Rounded to the type of ``ours``."""
+        return [ours + 1.0]
+
+
+def norm_weight(model: ModelConfig) -> Arrangement:
+    """The arrangement of the weights of a model's norms."""
+    return ZeroCentred() if model.apply_layernorm_1p else SAME
+
+
 def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
     """``torch.cat`` without importing torch, which would delay reading a command line."""
     shape = list(parts[0].shape)
@@ -145,9 +164,9 @@ class Counterpart:
     """Whether there is a row for each token id; our tensor may have more rows as padding."""
 
     @classmethod
-    def same(cls, name: str, *shape: int, is_vocabulary: bool = False) -> Counterpart:
+    def same(cls, name: str, *shape: int, arrangement: Arrangement = SAME, is_vocabulary: bool = False) -> Counterpart:
         """One tensor of the same shape."""
-        return cls((name,), (shape,), shape, is_vocabulary=is_vocabulary)
+        return cls((name,), (shape,), shape, arrangement, is_vocabulary)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from megatron.ltd.hugging_face.architecture import (
     Heads,
     JoinedHeads,
     Transposed,
+    norm_weight,
 )
 from megatron.ltd.hugging_face.config_file import ConfigFile
 from megatron.ltd.models.config import ModelConfig
@@ -90,17 +91,17 @@ def counterparts(model: ModelConfig, vocab_size: int) -> dict[str, Counterpart]:
     ours = {
         "embedding.word_embeddings.weight": Counterpart.same("wte.weight", vocab_size, hidden, is_vocabulary=True),
         "embedding.position_embeddings.weight": Counterpart.same("wpe.weight", model.learned_positions, hidden),
-        **_norm("decoder.final_layernorm.", "ln_f.", hidden),
+        **_norm("decoder.final_layernorm.", "ln_f.", model),
     }
     if not model.tied_embeddings:
         ours["output_layer.weight"] = Counterpart.same(HEAD, vocab_size, hidden, is_vocabulary=True)
     heads = JoinedHeads(Heads(model.num_attention_heads, 1, model.head_size))
     for number in range(model.num_layers):
         to, of = f"decoder.layers.{number}.", f"h.{number}."
-        ours |= _norm(f"{to}self_attention.linear_qkv.layer_norm_", f"{of}ln_1.", hidden)
+        ours |= _norm(f"{to}self_attention.linear_qkv.layer_norm_", f"{of}ln_1.", model)
         ours |= _linear(f"{to}self_attention.linear_qkv.", f"{of}attn.c_attn.", hidden, 3 * hidden, heads)
         ours |= _linear(f"{to}self_attention.linear_proj.", f"{of}attn.c_proj.", hidden, hidden)
-        ours |= _norm(f"{to}mlp.linear_fc1.layer_norm_", f"{of}ln_2.", hidden)
+        ours |= _norm(f"{to}mlp.linear_fc1.layer_norm_", f"{of}ln_2.", model)
         ours |= _linear(f"{to}mlp.linear_fc1.", f"{of}mlp.c_fc.", hidden, mlp)
         ours |= _linear(f"{to}mlp.linear_fc2.", f"{of}mlp.c_proj.", mlp, hidden)
     return ours
@@ -118,13 +119,17 @@ def needs(model: ModelConfig) -> Mapping[str, bool]:
         "--normalization LayerNorm": model.normalization == "LayerNorm",
         "no --swiglu": not model.swiglu,
         "no --disable-bias-linear": model.add_bias_linear,
+        "no --qk-layernorm": not model.qk_layernorm,
         "no --group-query-attention": model.query_groups == model.num_attention_heads,
         "no --kv-channels but hidden / heads": model.head_size * model.num_attention_heads == model.hidden_size,
     }
 
 
-def _norm(ours: str, theirs: str, size: int) -> dict[str, Counterpart]:
-    return {f"{ours}{kind}": Counterpart.same(f"{theirs}{kind}", size) for kind in ("weight", "bias")}
+def _norm(ours: str, theirs: str, model: ModelConfig) -> dict[str, Counterpart]:
+    return {
+        f"{ours}{kind}": Counterpart.same(f"{theirs}{kind}", model.hidden_size, arrangement=arrangement)
+        for kind, arrangement in {"weight": norm_weight(model), "bias": SAME}.items()
+    }
 
 
 def _linear(ours: str, theirs: str, inputs: int, outputs: int, rows: Arrangement = SAME) -> dict[str, Counterpart]:

@@ -18,13 +18,14 @@ from megatron.ltd.hugging_face.config_file import (
     refuse_pickled,
 )
 from megatron.ltd.hugging_face.gpt2 import GPT2
-from megatron.ltd.hugging_face.llama import LLAMA
+from megatron.ltd.hugging_face.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from megatron.ltd.models.config import ModelConfig
 
 _FEWEST_BYTES = 2
 """Smallest size of a stored value."""
 _SMALL_BYTES, _MOST_BYTES, _MOST_LAYERS = 1 << 26, 1 << 44, 1 << 16
-ARCHITECTURES: Mapping[str, Architecture] = {found.model_type: found for found in (GPT2, LLAMA)}
+ARCHITECTURES: Mapping[str, Architecture] = {found.model_type: found for found in (GPT2, LLAMA, QWEN2, QWEN3, MISTRAL)}
+"""By ``model_type``. The first that fits a model of ours is what it is exported as."""
 
 
 def read_config(folder: Path) -> tuple[Architecture, ConfigFile]:
@@ -35,7 +36,7 @@ def read_config(folder: Path) -> tuple[Architecture, ConfigFile]:
     if architecture is None:
         raise UserError(
             f"--load {folder}: is a model of type {file.model_type} ({CONFIG}); of Hugging Face models only "
-            f"{' and '.join(ARCHITECTURES)} are supported"
+            f"{', '.join(ARCHITECTURES)} are supported"
         )
     return architecture, file
 
@@ -98,13 +99,15 @@ def _check_size(model: ModelConfig, file: ConfigFile) -> None:
 def architecture_of(model: ModelConfig) -> Architecture:
     """The architecture of our model. Raises ``UserError`` with the flags that do not fit any."""
     missed = {
-        found.model_type: [need for need, is_met in found.needs(model).items() if not is_met]
-        for found in ARCHITECTURES.values()
+        name: [need for need, is_met in found.needs(model).items() if not is_met]
+        for name, found in ARCHITECTURES.items()
     }
-    nearest = min(missed, key=lambda model_type: len(missed[model_type]))
+    nearest = min(missed, key=lambda name: len(missed[name]))
     if not missed[nearest]:
         return ARCHITECTURES[nearest]
-    ways = "; ".join(f"{ARCHITECTURES[name].title} needs {', '.join(needs)}" for name, needs in missed.items())
+    nearest = min(missed.keys() - {GPT2.model_type}, key=lambda name: (len(missed[name]), list(missed).index(name)))
+    shown = (GPT2.model_type, nearest)
+    ways = "; ".join(f"{ARCHITECTURES[name].title} needs {', '.join(missed[name])}" for name in shown)
     raise UserError(
         f"Hugging Face has no class for a model with these flags ({ways}): only a model with the flags of one of them "
         "can be exported"

@@ -44,6 +44,13 @@ class LayersConfig(Settings):
     add_bias_linear: bool = flag(
         True, affects="model", name="disable-bias-linear", help="no biases in the linear layers"
     )
+    add_qkv_bias: bool = flag(
+        False, affects="model", help="biases of queries, keys and values, also with --disable-bias-linear"
+    )
+    qk_layernorm: bool = flag(False, affects="model", help="a norm of the queries and keys of each head")
+    apply_layernorm_1p: bool = flag(
+        False, affects="model", help="store the weights of norms minus 1, so that weight 0 leaves values as they are"
+    )
     attention_dropout: float = flag(0.1, range=SHARE, affects="numbers", help="dropout of attention weights")
     hidden_dropout: float = flag(0.1, range=SHARE, affects="numbers", help="dropout of hidden states")
     init_method_std: float = flag(
@@ -90,6 +97,10 @@ class LayersConfig(Settings):
         return self.num_query_groups if self.group_query_attention else self.num_attention_heads
 
     @property
+    def has_qkv_bias(self) -> bool:
+        return self.add_bias_linear or self.add_qkv_bias
+
+    @property
     def mlp_size(self) -> int:
         if self.ffn_hidden_size is not None:
             return self.ffn_hidden_size
@@ -108,6 +119,10 @@ class LayersConfig(Settings):
             "swiglu": self.swiglu,
             "openai_gelu": self.openai_gelu,
             "add_bias_linear": self.add_bias_linear,
+            # None where not given, so that older checkpoints continue.
+            "add_qkv_bias": self.add_qkv_bias or None,
+            "qk_layernorm": self.qk_layernorm or None,
+            "apply_layernorm_1p": self.apply_layernorm_1p or None,
         }
 
     def layers_shape(self) -> dict[str, Any]:
@@ -141,6 +156,12 @@ class ModelConfig(LayersConfig):
     rotary_percent: float = flag(
         1.0, range=Range(0, 1, above=True), affects="model", help="share of each head that RoPE rotates"
     )
+    use_rope_scaling: bool = flag(
+        False, affects="model", help="stretch RoPE's longer periods as Llama 3.1 does, beyond 8192 positions"
+    )
+    rope_scaling_factor: float = flag(
+        8.0, range=Range(1, 1e6), affects="model", help="by how much --use-rope-scaling stretches them"
+    )
     tied_embeddings: bool = flag(
         True,
         affects="model",
@@ -160,6 +181,15 @@ class ModelConfig(LayersConfig):
                 f"--position-embedding-type rope: it rotates pairs, and --rotary-percent {self.rotary_percent:g} of a "
                 f"head of {self.head_size} is {self.rotary_size}; change --kv-channels or --rotary-percent so that it "
                 "is even and above 0"
+            )
+        if self.use_rope_scaling and self.position_embedding_type != "rope":
+            raise UserError(
+                f"--use-rope-scaling: it has no effect with --position-embedding-type {self.position_embedding_type}; "
+                "drop it, or use --position-embedding-type rope"
+            )
+        if self.rope_scaling_factor != 8.0 and not self.use_rope_scaling:
+            raise UserError(
+                f"--rope-scaling-factor {self.rope_scaling_factor}: it has no effect without --use-rope-scaling; add it"
             )
 
     @property
@@ -182,6 +212,8 @@ class ModelConfig(LayersConfig):
             "max_position_embeddings": self.learned_positions,
             "rotary_base": self.rotary_base,
             "rotary_percent": self.rotary_percent,
+            "use_rope_scaling": self.use_rope_scaling or None,
+            "rope_scaling_factor": self.rope_scaling_factor if self.use_rope_scaling else None,
             "tied_embeddings": self.tied_embeddings,
             "padded_vocab_size": padded_vocab_size,
         }
@@ -197,6 +229,9 @@ class PrecisionConfig(Settings):
 
     bf16: bool = flag(False, affects="numbers", help="compute in bfloat16, keep fp32 main weights")
     fp16: bool = flag(False, affects="numbers", help="compute in float16 with loss scaling, keep fp32 main weights")
+    grad_reduce_in_bf16: bool = flag(
+        False, affects="numbers", help="sum and reduce gradients in bfloat16, with --bf16 (default: in fp32)"
+    )
     loss_scale: float | None = flag(
         None, range=LOSS_SCALE, affects="numbers", help="constant loss scale for --fp16 (default: dynamic)"
     )
@@ -218,6 +253,8 @@ class PrecisionConfig(Settings):
                 f"--min-loss-scale {self.min_loss_scale:g}: it must be at most --initial-loss-scale "
                 f"{self.initial_loss_scale:g}; lower it"
             )
+        if self.grad_reduce_in_bf16 and not self.bf16:
+            raise UserError("--grad-reduce-in-bf16: it needs --bf16; add it, or drop the flag")
 
     @property
     def dtype(self) -> str:

@@ -35,6 +35,8 @@ def build_chunks(
         position_embedding_type=model.position_embedding_type,
         rotary_percent=model.rotary_percent,
         rotary_base=model.rotary_base,
+        rope_scaling=model.use_rope_scaling,
+        rope_scaling_factor=model.rope_scaling_factor,
     )
     mask_type = AttnMaskType.causal
     return build_stages(make, model, config, mesh, seed=seed, mask_type=mask_type, explicit_mask=explicit_mask)

@@ -63,7 +63,7 @@ def layer_spec(
     """
     params = {"weights_seed": weights_seed}
     if uses_transformer_engine(config, device):
-        spec = get_gpt_layer_with_transformer_engine_spec()
+        spec = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
         spec.module, spec.params = RoutedTransformerLayer, params
         spec.submodules.self_attn_bda = spec.submodules.mlp_bda = ScaledResidual
         spec.submodules.self_attention.module = RoutedSelfAttention
@@ -79,6 +79,8 @@ def layer_spec(
     layer.self_attention.params["attn_mask_type"] = mask_type
     layer.input_layernorm = layer.pre_mlp_layernorm = Norm
     layer.self_attention.submodules.core_attention = FusedAttention
+    if config.qk_layernorm:
+        layer.self_attention.submodules.q_layernorm = layer.self_attention.submodules.k_layernorm = Norm
     return spec
 
 

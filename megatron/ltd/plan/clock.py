@@ -24,6 +24,7 @@ from megatron.ltd.plan.accounting import ModelShape, layer_tokens
 from megatron.ltd.plan.config import OptimizerConfig, TrainingConfig
 from megatron.ltd.plan.run_plan import Clock, RunPlan, plan_run, plan_run_until
 from megatron.ltd.schedules.batch_size import BatchRamp, BatchSchedule
+from megatron.ltd.schedules.batch_steps import SteppedBatchSchedule, read_batch_steps
 from megatron.ltd.schedules.step_plan import StepPlan
 
 SCHEDULE_IDS = {
@@ -59,6 +60,14 @@ class RunClock:
         optimizer: OptimizerConfig,
     ) -> RunClock:
         """Raises ``UserError`` for a batch ramp that does not reach the global batch."""
+        if training.step_batch_size_schedule:
+            steps = read_batch_steps(training.step_batch_size_schedule, shape.seq_length)
+            if training.global_batch_size not in (None, steps[-1][1]):
+                raise UserError(
+                    f"--global-batch-size {global_batch_size}: --step-batch-size-schedule ends with a batch of "
+                    f"{steps[-1][1]}; make them equal, or drop --global-batch-size"
+                )
+            return cls(shape, SteppedBatchSchedule(steps[-1][1], None, steps), method, training, optimizer)
         ramp = BatchRamp(*training.rampup_batch_size) if training.rampup_batch_size else None
         return cls(shape, BatchSchedule(global_batch_size, ramp), method, training, optimizer)
 
@@ -139,8 +148,10 @@ class RunClock:
         batch = {
             "global_batch_size": self.batch.global_batch_samples,
             "rampup_batch_size": list(self.training.rampup_batch_size),
+            "step_batch_size_schedule": list(self.training.step_batch_size_schedule),
         }
         rate = {SCHEDULE_IDS[name]: value for name, value in schedule.items()}
+        rate |= {name: getattr(self.optimizer, name) for name in ("decoupled_lr", "decoupled_min_lr")}
         return {**self.method.settings, **batch, "lr_clock": self.unit, **rate}
 
     def _horizon(self, name: str, ahead: int) -> int | None:

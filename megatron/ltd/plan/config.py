@@ -35,6 +35,13 @@ class TrainingConfig(Settings):
         metavar="N",
         help="START INCREMENT SAMPLES: grow the global batch from START by INCREMENT over SAMPLES",
     )
+    step_batch_size_schedule: tuple[str, ...] = flag(
+        (),
+        affects="schedule",
+        metavar="TOKENS:SAMPLES",
+        help="global batches by the tokens after which each begins, such as 0:16 2.4B:320 (K, M, B, T); the last is "
+        "--global-batch-size",
+    )
     train_iters: int | None = flag(None, affects="numbers", help="length of the run in steps")
     train_samples: int | None = flag(
         None, range=Range(1, 1 << 62), affects="numbers", help="length of the run in samples"
@@ -60,6 +67,19 @@ class TrainingConfig(Settings):
         help="global batches per evaluation (labelled data: always all); 0 disables evaluation",
     )
     eval_at_start: bool = flag(False, affects="execution", help="evaluate before the first step too")
+    skip_train: bool = flag(False, affects="start", help="evaluate the weights of --load and end, without a step")
+    manual_gc: bool = flag(
+        False, affects="execution", help="collect Python's garbage every --manual-gc-interval steps, and not in between"
+    )
+    manual_gc_interval: int = flag(
+        0, range=COUNT_OR_ZERO, affects="execution", help="steps between collections; 0 never collects"
+    )
+    empty_unused_memory_level: int = flag(
+        0,
+        range=Range(0, 1),
+        affects="execution",
+        help="1 returns CUDA's unused memory to the device after every step; 0 keeps it",
+    )
     check_for_nan_in_loss_and_grad: bool = flag(True, affects="execution", help="continue when the loss is not finite")
     max_skipped_updates: int = flag(
         100,
@@ -88,6 +108,14 @@ class TrainingConfig(Settings):
                 f"--rampup-batch-size {' '.join(map(str, self.rampup_batch_size))}: it takes three values; give START "
                 "INCREMENT SAMPLES"
             )
+        if self.step_batch_size_schedule and self.rampup_batch_size:
+            raise UserError("--step-batch-size-schedule and --rampup-batch-size: both set the batch; keep one")
+        if self.manual_gc_interval and not self.manual_gc:
+            raise UserError(
+                f"--manual-gc-interval {self.manual_gc_interval}: it has no effect without --manual-gc; add it"
+            )
+        if self.skip_train and not self.eval_iters:
+            raise UserError("--skip-train: --eval-iters 0 disables evaluation; drop one of the two")
         if self.eval_at_start and not self.eval_iters:
             raise UserError("--eval-at-start: --eval-iters 0 disables evaluation; drop one of the two")
 
@@ -98,6 +126,15 @@ class OptimizerConfig(Settings):
 
     lr: float | None = flag(None, range=ABOVE_ZERO, affects="schedule", help="peak learning rate; required")
     min_lr: float = flag(0.0, affects="schedule", help="learning rate at the end of the decay")
+    decoupled_lr: float | None = flag(
+        None,
+        range=ABOVE_ZERO,
+        affects="schedule",
+        help="peak learning rate of the embedding of tokens and of the output matrix",
+    )
+    decoupled_min_lr: float | None = flag(
+        None, affects="schedule", help="their learning rate at the end of the decay (default: --min-lr)"
+    )
     lr_decay_style: str = flag(
         "linear",
         affects="schedule",
@@ -150,6 +187,16 @@ class OptimizerConfig(Settings):
             raise UserError("--lr: required; give the peak learning rate, such as 3e-4")
         if not 0.0 <= self.min_lr <= self.lr:
             raise UserError(f"--min-lr {self.min_lr}: it must be between 0 and --lr {self.lr}")
+        if self.decoupled_lr is None and self.decoupled_min_lr is not None:
+            raise UserError(
+                f"--decoupled-min-lr {self.decoupled_min_lr}: it has no effect without --decoupled-lr; add it"
+            )
+        if self.decoupled_lr is not None:
+            lowest = self.min_lr if self.decoupled_min_lr is None else self.decoupled_min_lr
+            if not 0.0 <= lowest <= self.decoupled_lr:
+                raise UserError(
+                    f"--decoupled-min-lr {lowest}: it must be between 0 and --decoupled-lr {self.decoupled_lr}"
+                )
         if not 0.0 <= self.lr_warmup_init <= self.lr:
             raise UserError(f"--lr-warmup-init {self.lr_warmup_init}: it must be between 0 and --lr {self.lr}")
         at_most_one(self, "lr_decay_iters", "lr_decay_samples", "lr_decay_tokens")

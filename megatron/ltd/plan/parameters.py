@@ -86,14 +86,19 @@ def norm_parameters(hidden_size: int, *, norm_bias: bool) -> Parameters:
     return Parameters(whole=hidden_size * (2 if norm_bias else 1))
 
 
-def layer_parameters(shape: ModelShape, *, linear_bias: bool, norm_bias: bool) -> Parameters:
+def layer_parameters(
+    shape: ModelShape, *, linear_bias: bool, norm_bias: bool, qkv_bias: bool, head_norms: bool
+) -> Parameters:
     """Parameters of one layer. The biases of queries, keys, values and the MLP's first matrix are split, others whole.
 
-    ``linear_bias``: linear layers have biases; ``norm_bias``: norms are LayerNorm.
+    ``linear_bias``: linear layers have biases; ``qkv_bias``: those of queries, keys and values do; ``norm_bias``: norms
+    are LayerNorm; ``head_norms``: the queries and keys of each head have a norm.
     """
-    hidden = shape.hidden_size
-    out_sizes = shape.query_size + 2 * shape.key_value_size + shape.ffn_hidden_size * (2 if shape.gated_mlp else 1)
-    in_sizes = shape.query_size + shape.ffn_hidden_size
-    biases = Parameters(out_sizes, 2 * hidden) if linear_bias else Parameters()
-    matrices = Parameters(hidden * (out_sizes + in_sizes))
-    return matrices + biases + norm_parameters(hidden, norm_bias=norm_bias).times(2)
+    hidden, qkv_size = shape.hidden_size, shape.query_size + 2 * shape.key_value_size
+    gate_up_size = shape.ffn_hidden_size * (2 if shape.gated_mlp else 1)
+    matrices = Parameters(hidden * (qkv_size + gate_up_size + shape.query_size + shape.ffn_hidden_size))
+    biases = Parameters(gate_up_size, 2 * hidden) if linear_bias else Parameters()
+    norms = norm_parameters(hidden, norm_bias=norm_bias).times(2)
+    if head_norms:
+        norms += norm_parameters(shape.kv_channels, norm_bias=norm_bias).times(2)
+    return matrices + biases + Parameters(qkv_size if qkv_bias else 0) + norms

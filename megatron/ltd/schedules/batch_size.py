@@ -9,7 +9,7 @@ asked ahead of a run. No torch here, and no Megatron-Core.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from megatron.ltd.errors import UserError
@@ -67,7 +67,7 @@ class BatchSchedule:
             raise UserError(f"{given}: the batch would grow more than {_MOST_CHANGES:,} times; use a larger increment")
 
     @property
-    def sizes(self) -> range:
+    def sizes(self) -> Sequence[int]:
         """Every batch of the schedule, ascending [samples]."""
         ramp = self.ramp or BatchRamp(self.global_batch_samples, 1, 0)
         return range(ramp.start_samples, self.global_batch_samples + 1, ramp.increment_samples)

@@ -35,9 +35,11 @@ from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.plan.run_plan import RunPlan
 from megatron.ltd.routing.sequence_shard import SequenceShard
 from megatron.ltd.training.log import RunLog
-from megatron.ltd.training.optimizer import build_optimizer, whole_weights, wrap_chunks
+from megatron.ltd.training.optimizer import base_learning_rate, build_optimizer, whole_weights, wrap_chunks
 from megatron.ltd.training.signals import ExitRequests
 from megatron.ltd.training.step import Stepper
+from megatron.ltd.training.throughput import Throughput, published_peak
+from megatron.ltd.training.upkeep import Upkeep
 from megatron.ltd.versions import installed_versions
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ class Run:
     log: RunLog
     saver: CheckpointSaver
     exits: ExitRequests
+    upkeep: Upkeep
+    throughput: Throughput
     record: Mapping[str, Any]
     """What ``run.json`` of every checkpoint holds besides the progress."""
     changes_schedule: bool
@@ -76,7 +80,7 @@ class Run:
     @property
     def learning_rate(self) -> float:
         """The rate of the next update."""
-        return self.state.optimizer.param_groups[0]["lr"]
+        return base_learning_rate(self.state.optimizer)
 
     def microbatches_of(self, samples: int) -> int:
         """Microbatches of each rank for ``samples`` over all ranks."""
@@ -144,8 +148,12 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     )
     iteration = start.progress.iteration
     flops_left = plan.flops(plan.num_steps) - plan.flops(min(iteration, plan.num_steps))
+    throughput, log_folder = _throughput(config, mesh), _log_folder(config)
     with together():
-        log = RunLog(config.logging, _log_folder(config), mesh.is_first, iteration, plan.num_steps, flops_left)
+        log = RunLog(
+            config.logging, log_folder, mesh.is_first, iteration, plan.num_steps, flops_left, throughput,
+            config.to_dict(),
+        )  # fmt: skip
         log.settings(config.settings_file())
     for note in _notes(config, start, new_weights, taken):
         log.print_line(note)
@@ -156,12 +164,14 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     flags = config.checkpoint
     folder = None if flags.save is None else Path(flags.save)
     saver = CheckpointSaver(
-        folder, mesh, keep_last=flags.keep_last, asynchronous=flags.async_save, print_line=log.print_line
-    )
+        folder, mesh, keep_last=flags.keep_last, asynchronous=flags.async_save, weights_only=flags.no_save_optim,
+        print_line=log.print_line,
+    )  # fmt: skip
     exits = ExitRequests(config.training, mesh)
+    upkeep = Upkeep(config.training, config.logging, mesh, log_folder)
     return Run(
         config, mesh, workload, method, clock, plan, state, stepper, train_data, eval_data, log, saver, exits,
-        record, taken is not None,
+        upkeep, throughput, record, taken is not None,
     )  # fmt: skip
 
 
@@ -185,8 +195,8 @@ def _check_memory(config: RunConfig, workload: Workload, plan: RunPlan, mesh: Me
 
 
 def _notes(config: RunConfig, start: Start, new_weights: tuple[str, ...], taken: str | None) -> list[str]:
-    """Lines about where the run starts."""
-    notes, pretrained = list(start.notes), config.workload.weights
+    """Lines about flags, and about where the run starts."""
+    notes, pretrained = [*config.notes, *start.notes], config.workload.weights
     if pretrained is not None and start.checkpoint is None:
         notes.append(
             f"starting from random weights: use --load and --finetune to start from a pretrained "
@@ -256,7 +266,8 @@ def _build_state(
     chunks = wrap_chunks(
         workload.build_chunks(core_config, mesh, explicit_mask=entry), config.parallel, config.precision
     )
-    optimizer = build_optimizer(chunks, config.optimizer, config.precision, config.parallel)
+    counts_zeros = config.logging.log_num_zeros_in_grad
+    optimizer = build_optimizer(chunks, config.optimizer, config.precision, config.parallel, counts_zeros=counts_zeros)
     scheduler = OptimizerParamScheduler(
         optimizer,
         **schedule,
@@ -281,6 +292,12 @@ def _build_state(
     elif start.imported is not None:
         load_imported(start.imported, state)
     return state
+
+
+def _throughput(config: RunConfig, mesh: Mesh) -> Throughput:
+    device = torch.cuda.get_device_name(mesh.device) if mesh.device.type == "cuda" else ""
+    peak = config.logging.peak_tflops or published_peak(device, config.precision.dtype)
+    return Throughput(mesh.world_size, peak)
 
 
 def _log_folder(config: RunConfig) -> Path:

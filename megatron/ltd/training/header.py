@@ -36,6 +36,8 @@ def print_header(run: Run) -> None:
         f"runs on   {about['device']}, {about['world_size']} process{'es' if run.mesh.world_size > 1 else ''}, "
         f"{run.config.precision.dtype}; torch {about['torch']}, megatron-core {about['megatron-core']}"
     )
+    if run.throughput.peak_tflops is not None:
+        print_line(f"peak      {run.throughput.peak_tflops:g} TFLOP/s per device, by which MFU is divided")
     if run.mesh.world_size > 1:
         print_line(f"layout    {layout_text(run.config.parallel, run.mesh.data_parallel_size, len(run.state.chunks))}")
     print_line(f"plan      {run.method.name}")
@@ -87,5 +89,6 @@ def _run_line(run: Run, about: dict[str, Any]) -> dict[str, Any]:
         "method": run.method.settings[METHOD],
         "method_settings": dict(run.method.settings),
         "num_steps": run.plan.num_steps,
+        "peak_tflops": run.throughput.peak_tflops,
         "resumed_at": run.progress.iteration,
     }

@@ -6,8 +6,8 @@
     console         one line every --log-interval steps, with the means over them
     progress bar    on a terminal, with the time left estimated from the FLOPs left: steps grow as kept tokens grow
 
-After a resume lines are appended; if an iteration appears twice, the later line counts. TensorBoard hides what was
-written for steps that are computed again.
+After a resume lines are appended; if an iteration appears twice, the later line counts. TensorBoard and Weights &
+Biases show each step once (``writers``).
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from typing import Any
 from megatron.ltd.errors import RunStopped, UserError
 from megatron.ltd.format import format_count, format_seconds
 from megatron.ltd.training.config import LoggingConfig
+from megatron.ltd.training.throughput import Throughput
+from megatron.ltd.training.writers import import_wandb, open_tensorboard, open_wandb
 
 _LONGEST_LINE_BYTES = 1 << 20
 
@@ -41,6 +43,10 @@ _SCALARS = {  # Megatron's names, then ours
     "kept_tokens": "seqlen/random_ltd_reserved_length",
     "consumed_layer_tokens": "consumed-layer-tokens",
     "consumed_tokens": "consumed-tokens",
+    "tflops_per_device": "throughput",
+    "mfu": "mfu",
+    "params_norm": "params-norm",
+    "num_zeros": "num-zeros",
 }
 
 
@@ -48,24 +54,34 @@ class RunLog:
     """Everything a run logs. ``enabled`` is False on all ranks but one, on which every call does nothing."""
 
     def __init__(
-        self, config: LoggingConfig, folder: Path, enabled: bool, first_step: int, num_steps: int, flops_left: int
+        self,
+        config: LoggingConfig,
+        folder: Path,
+        enabled: bool,
+        first_step: int,
+        num_steps: int,
+        flops_left: int,
+        throughput: Throughput,
+        settings: Mapping[str, Any],
     ) -> None:
+        """``settings`` of the run, for Weights & Biases."""
         self._config = config
         self._enabled = enabled
         self.folder = folder
         self._num_steps = num_steps
         self._flops_left = flops_left
+        self._throughput = throughput
         self._interval: list[Mapping[str, Any]] = []
         self._seconds_per_flop = 0.0
         self._bar = self._tensorboard = self._wandb = None
         if not enabled:
             return
         if config.tensorboard_dir is not None:
-            self._tensorboard = _tensorboard(config.tensorboard_dir, first_step)
-        wandb = _import_wandb(config) if config.wandb_project is not None else None
+            self._tensorboard = open_tensorboard(config.tensorboard_dir, first_step)
+        wandb = import_wandb(config) if config.wandb_project is not None else None
         self._metrics = _open_metrics(folder)
         if wandb is not None:
-            self._wandb = wandb.init(project=config.wandb_project, name=config.wandb_exp_name, dir=str(folder))
+            self._wandb = open_wandb(wandb, config, folder, settings)
         if config.progress and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -103,8 +119,9 @@ class RunLog:
         """One step. ``record`` holds the fields of a train line and ``batch_size``, ``seq_length``."""
         if not self._enabled:
             return
+        record = {**record, **self._throughput.measures(record["step_flops"], record["step_seconds"])}
         self._write("train", record)
-        self._scalars({name: record[key] for key, name in _SCALARS.items()}, record["iteration"])
+        self._scalars({name: record[key] for key, name in _SCALARS.items() if key in record}, record["iteration"])
         self._flops_left -= record["step_flops"]
         latest = record["step_seconds"] / record["step_flops"]
         self._seconds_per_flop = 0.9 * self._seconds_per_flop + 0.1 * latest if self._seconds_per_flop else latest
@@ -155,9 +172,8 @@ class RunLog:
         records, last = self._interval, self._interval[-1]
         seconds = sum(record["step_seconds"] for record in records)
         tokens = sum(record["batch_size"] for record in records) * last["seq_length"]
-        saved = 1.0 - sum(record["step_flops"] for record in records) / sum(
-            record["dense_step_flops"] for record in records
-        )
+        flops = sum(record["step_flops"] for record in records)
+        saved = 1.0 - flops / sum(record["dense_step_flops"] for record in records)
         skipped = sum(record["skipped_updates"] for record in records)
         depth = sum(record["depth"] for record in records) / len(records)
         parts = [
@@ -166,10 +182,13 @@ class RunLog:
             f"lr {last['lr']:.2e}",
             f"grad norm {last['grad_norm']:.2f}",
             *([f"{skipped} skipped, loss scale {last['loss_scale']:g}"] if skipped else []),
+            *([f"params norm {last['params_norm']:.2f}"] if "params_norm" in last else []),
+            *([f"zeros in grad {last['num_zeros']:,}"] if "num_zeros" in last else []),
             f"kept {last['kept_tokens']}/{last['seq_length']}",
             *([f"depth {depth:.1f}/{last['num_layers']}"] if depth < last["num_layers"] else []),
             f"FLOPs saved {100.0 * saved:4.1f} %",
             f"{format_count(tokens / seconds)} tokens/s",
+            *self._throughput.shown(flops, seconds),
             f"{format_seconds(self._seconds_left)} left",
         ]
         return " | ".join(parts)
@@ -239,31 +258,3 @@ def _remove_partial_line(path: Path) -> None:
         tail = file.read(end - tail_start)
         if tail and not tail.endswith(b"\n"):
             file.truncate(tail_start + tail.rfind(b"\n") + 1)
-
-
-def _tensorboard(folder: str, steps_done: int) -> Any:
-    """A writer for a run that continues after ``steps_done`` steps: what the folder holds of later ones is hidden."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(
-            f'--tensorboard-dir {folder}: needs the package tensorboard; run pip install "megatron-ltd[logging]", or '
-            "remove the flag"
-        ) from None
-    try:
-        return SummaryWriter(log_dir=folder, purge_step=steps_done + 1 if steps_done else 0)
-    except OSError as error:
-        raise UserError(
-            f"--tensorboard-dir {folder}: cannot be written ({error.strerror}); choose a folder that you can write to"
-        ) from None
-
-
-def _import_wandb(config: LoggingConfig) -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise UserError(
-            f"--wandb-project {config.wandb_project}: needs the package wandb; run "
-            'pip install "megatron-ltd[logging]", or remove the flag'
-        ) from None
-    return wandb

@@ -25,7 +25,7 @@ from megatron.ltd.plan.accounting import dense_step_flops, layer_tokens, step_fl
 from megatron.ltd.schedules.step_plan import StepPlan
 from megatron.ltd.training.build import Run
 from megatron.ltd.training.objective import mean_of_sets
-from megatron.ltd.training.optimizer import evaluation_mode, whole_weights
+from megatron.ltd.training.optimizer import evaluation_mode, weights_norm, whole_weights
 from megatron.ltd.training.routing_check import routing_problem
 from megatron.ltd.training.step import StepResult
 from megatron.ltd.training.stopwatch import Stopwatch
@@ -48,7 +48,10 @@ def train(run: Run, scorer: Scorer | None = None) -> str | None:
     batches = closing(run.batches(run.train_data, progress.consumed_samples))
     reason: str | None = None
     first_step, check_routing_every = progress.iteration, run.config.parallel.check_routing_every
-    with run.exits.listening(), run.saver.finishing_saves(), batches as microbatches:
+    if run.config.training.skip_train:
+        evaluate(run)
+        return "--skip-train is given"
+    with run.exits.listening(), run.saver.finishing_saves(), run.upkeep.running(), batches as microbatches:
         if run.config.training.eval_at_start and progress.iteration == 0:
             evaluate(run)
         while progress.iteration < run.plan.num_steps and reason is None:
@@ -56,6 +59,7 @@ def train(run: Run, scorer: Scorer | None = None) -> str | None:
             samples = run.clock.batch.at(progress.consumed_samples)
             plan = run.method.plan(progress.iteration)
             lr = run.learning_rate
+            run.upkeep.before_step(progress.iteration)
             if progress.iteration == first_step or _is_multiple(progress.iteration, check_routing_every or None):
                 _stop_on(run, routing_problem(plan, run.method, run.mesh, progress, samples, run.state.learned_V))
 
@@ -77,6 +81,7 @@ def train(run: Run, scorer: Scorer | None = None) -> str | None:
             times = watch.times(run.mesh.device.type, run.mesh.world_size)
             run.log.train(_record(run, plan, samples, result, lr, times))
             _stop_on(run, _stalled(run, skipped_scales))
+            run.upkeep.after_step(progress.iteration)
             reason = run.exits.reason(progress.iteration)
             is_last = progress.iteration == run.plan.num_steps
             if _evaluate_when_due(run, scorer, is_last):
@@ -126,6 +131,9 @@ def _record(
 ) -> dict[str, Any]:
     """The line of a step in metrics.jsonl."""
     tokens = samples * plan.seq_length
+    asked: dict[str, float] = {} if result.num_zeros is None else {"num_zeros": result.num_zeros}
+    if run.config.logging.log_params_norm:
+        asked["params_norm"] = weights_norm(run.state.optimizer)
     return {
         "iteration": run.progress.iteration,
         "loss": result.loss,
@@ -145,6 +153,7 @@ def _record(
         "dense_step_flops": dense_step_flops(run.workload.shape, samples),
         **times,
         "tokens_per_second": tokens / times["step_seconds"],
+        **asked,
     }
 
 

@@ -12,7 +12,8 @@ import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as CoreOptimizerConfig
-from megatron.core.transformer.module import Float16Module, MegatronModule
+from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
+from megatron.core.transformer.module import Float16Module, MegatronModule, param_is_not_shared
 
 from megatron.ltd.layers.routed_layer import RoutedTransformerLayer
 from megatron.ltd.models.config import PrecisionConfig
@@ -37,13 +38,16 @@ def use_fused_adam() -> None:
 def wrap_chunks(
     chunks: Sequence[MegatronModule], parallel: ParallelConfig, precision: PrecisionConfig
 ) -> list[DistributedDataParallel]:
-    """The chunks of the model in their training dtype, each in Megatron-Core's DDP, with gradients in fp32."""
+    """The chunks of the model in their training dtype, each in Megatron-Core's DDP.
+
+    Gradients are in fp32, unless ``--grad-reduce-in-bf16`` is given.
+    """
     config, interleaved = chunks[0].config, len(chunks) > 1
     wrapped = []
     for number, chunk in enumerate(chunks):
         module: torch.nn.Module = chunk if precision.dtype == "float32" else Float16Module(config, chunk)
         ddp_config = DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True,
+            grad_reduce_in_fp32=not precision.grad_reduce_in_bf16,
             overlap_grad_reduce=parallel.overlap_grad_reduce,
             overlap_param_gather=parallel.overlap_param_gather,
             align_param_gather=parallel.overlap_param_gather and interleaved,  # the schedule starts the gathers
@@ -74,12 +78,20 @@ def build_optimizer(
     optimizer: OptimizerConfig,
     precision: PrecisionConfig,
     parallel: ParallelConfig,
+    *,
+    counts_zeros: bool = False,
 ) -> MegatronOptimizer:
-    """Adam over every parameter of the ``chunks``; biases and norms without weight decay."""
+    """Adam over every parameter of the ``chunks``; biases and norms without weight decay.
+
+    With ``counts_zeros`` a step also returns the number of zeros in the gradient.
+    """
     use_fused_adam()
     config = CoreOptimizerConfig(
         optimizer="adam",
         lr=optimizer.lr,
+        decoupled_lr=optimizer.decoupled_lr,
+        decoupled_min_lr=optimizer.decoupled_min_lr,
+        log_num_zeros_in_grad=counts_zeros,
         min_lr=optimizer.min_lr,
         weight_decay=optimizer.weight_decay,
         adam_beta1=optimizer.adam_beta1,
@@ -104,6 +116,29 @@ def build_optimizer(
             part.init_state_fn(part.optimizer, config)
     chunks[0].config.grad_scale_func = built.scale_loss
     return built
+
+
+def weights_norm(optimizer: MegatronOptimizer) -> float:
+    """The 2-norm of all parameters, each counted once; those in fp32 where the model computes in half precision.
+
+    Every rank calls this, and gets the same number.
+    """
+    group = optimizer.get_grad_stats_parallel_group()
+    own = [
+        parameter.detach().float().square().sum()
+        for parameters in optimizer.param_groups
+        for parameter in parameters["params"]
+        if param_is_not_shared(parameter) and param_is_not_tensor_parallel_duplicate(parameter)
+    ]
+    device = optimizer.get_loss_scale().device
+    total = torch.stack(own).sum() if own else torch.zeros((), device=device)
+    torch.distributed.all_reduce(total, group=group)
+    return float(total.sqrt())
+
+
+def base_learning_rate(optimizer: MegatronOptimizer) -> float:
+    """The learning rate of parameters without one of their own."""
+    return next(group["lr"] for group in optimizer.param_groups if group["default_config"])
 
 
 @contextmanager

@@ -42,6 +42,8 @@ class StepResult:
     updated: bool
     loss_scale: float = 1.0
     """The loss scale of the step, with --fp16."""
+    num_zeros: int | None = None
+    """Zeros in the gradient; None unless they are counted."""
     token_losses_2V: Tensor | None = None
     """Float64, over the global batch: for each token id the sum of its losses, and their number. None unless needed."""
 
@@ -103,9 +105,15 @@ class Stepper:
         loss_scale = float(self.optimizer.get_loss_scale())
         if not math.isfinite(loss):
             return StepResult(loss, math.nan, updated=False, loss_scale=loss_scale)
-        updated, grad_norm, _ = self.optimizer.step()
-        grad_norm = math.nan if grad_norm is None else float(grad_norm)
-        return StepResult(loss, grad_norm, bool(updated), loss_scale, losses_2V)
+        updated, grad_norm, num_zeros = self.optimizer.step()
+        return StepResult(
+            loss,
+            math.nan if grad_norm is None else float(grad_norm),
+            bool(updated),
+            loss_scale,
+            None if num_zeros is None else int(num_zeros),
+            losses_2V,
+        )
 
     def evaluate(self, batches: Iterator[Microbatch], num_microbatches: int) -> dict[str, float]:
         """The objective's measures over ``num_microbatches`` of each rank: every token kept, no dropout."""

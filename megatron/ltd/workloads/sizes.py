@@ -76,4 +76,10 @@ def _norm_bias(model: LayersConfig) -> bool:
 
 
 def _layer(model: LayersConfig, shape: ModelShape) -> Parameters:
-    return layer_parameters(shape, linear_bias=model.add_bias_linear, norm_bias=_norm_bias(model))
+    return layer_parameters(
+        shape,
+        linear_bias=model.add_bias_linear,
+        norm_bias=_norm_bias(model),
+        qkv_bias=model.has_qkv_bias,
+        head_norms=model.qk_layernorm,
+    )

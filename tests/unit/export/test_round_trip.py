@@ -38,7 +38,12 @@ RUNS = {
     "GPT-2, untied, exact GELU": [UNTIED],
     "Llama, grouped, tied": [*ROPE, "--disable-bias-linear", "--group-query-attention", "--num-query-groups", "2"],
     "Llama, untied, biases, bf16": [*ROPE, UNTIED, "--bf16"],
-}
+    "Llama 3.1": [*ROPE, "--disable-bias-linear", "--use-rope-scaling"],
+    "Qwen2": [*ROPE, "--disable-bias-linear", "--add-qkv-bias"],
+    "Qwen3, untied, heads of another size": [
+        *ROPE, UNTIED, "--disable-bias-linear", "--qk-layernorm", "--kv-channels", "8",
+    ],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

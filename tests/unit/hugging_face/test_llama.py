@@ -49,18 +49,50 @@ def test_logits_equal_hugging_faces(mesh: Mesh, tmp_path: Path, variant: str) ->
         torch.testing.assert_close(found, theirs(batch.tokens_BS).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_a_model_initialized_by_hugging_face(mesh: Mesh, tmp_path: Path) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
+LLAMA3_ROPE = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+DRAWN: dict[str, tuple[str, dict[str, Any]]] = {
+    "Llama": ("llama", {}),
+    "Llama 3.1": ("llama", {"rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": False}),
+    "Llama 3.2": ("llama", {"rope_parameters": {**LLAMA3_ROPE, "factor": 32.0}, "tie_word_embeddings": True}),
+    "Qwen2": ("qwen2", {"tie_word_embeddings": True}),
+    "Qwen3, heads of another size": ("qwen3", {"head_dim": 8, "tie_word_embeddings": False}),
+    "Mistral without a window": ("mistral", {"sliding_window": None, "head_dim": 8}),
+}
 
-    torch.manual_seed(5)
+
+@pytest.mark.parametrize("case", DRAWN)
+def test_a_model_drawn_by_hugging_faces_code(mesh: Mesh, tmp_path: Path, case: str) -> None:
+    """With every weight drawn, biases and norms too, and angles at positions far apart."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind, entries = DRAWN[case]
     shape = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
-    theirs = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=2, vocab_size=32, initializer_range=0.3)).eval()
-    theirs.save_pretrained(tmp_path)
-    ours = imported(tmp_path, mesh)
-    (batch,) = random_batches(1, 3, 16)
+    config = AutoConfig.for_model(
+        kind, **shape, num_key_value_heads=2, vocab_size=32, max_position_embeddings=32768, **entries
+    )
+    torch.manual_seed(5)
+    theirs = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            parameter.normal_(mean=1.0 if "norm" in name else 0.0, std=0.3)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = imported(tmp_path / "theirs", mesh)
+    (batch,) = random_batches(1, 1, 900)
     with torch.no_grad():
         found = ours(batch.tokens_BS, batch.position_ids_BS, None)
-        torch.testing.assert_close(found, theirs(batch.tokens_BS).logits, rtol=1e-5, atol=1e-5)
+        expected = theirs(batch.tokens_BS).logits
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        if "Llama 3" in case:
+            plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{
+                **shape, "num_key_value_heads": 2, "vocab_size": 32, "max_position_embeddings": 32768,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+                "tie_word_embeddings": entries["tie_word_embeddings"],
+            })).eval()  # fmt: skip
+            plain.load_state_dict(theirs.state_dict())
+            assert (plain(batch.tokens_BS).logits - expected).abs().max() > 1e-2
 
 
 def test_both_spellings_of_rotary_positions(tmp_path: Path) -> None:
@@ -75,7 +107,10 @@ def test_both_spellings_of_rotary_positions(tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "scaled positions": ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling is"),
+    "other frequencies": (
+        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 2.0}},
+        "low_freq_factor, 1",
+    ),
     "scaled positions, older": ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is"),
     "scaled positions, newer": ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters is"),
     "heads rotated by half": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
@@ -86,6 +121,21 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "heads": ({"num_key_value_heads": 3}, "--num-query-groups 3"),
     "no size": ({"hidden_size": None}, "hidden_size is null"),
 }
+
+
+@pytest.mark.parametrize(
+    ("kind", "entries", "name"),
+    [
+        ("mistral", {"sliding_window": 4096}, "sliding_window is 4096"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 64}, "sliding_window is 64"),
+        ("qwen3", {"attention_bias": True}, "attention_bias is true"),
+        ("gemma", {}, "type gemma (config.json); of Hugging Face models only gpt2, llama, qwen2, qwen3, mistral are"),
+    ],
+)
+def test_a_relative_that_ours_cannot_be(tmp_path: Path, kind: str, entries: dict[str, Any], name: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(llama_config(LLAMA, model_type=kind, **entries)))
+    with refused(f"--load {tmp_path}", name):
+        described_flags(tmp_path)
 
 
 @pytest.mark.parametrize(("entries", "name"), BAD.values(), ids=BAD.keys())

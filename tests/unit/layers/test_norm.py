@@ -11,9 +11,11 @@ from megatron.ltd.layers.norm import Norm
 
 
 def config(normalization: str, **changes: object) -> SimpleNamespace:
-    return SimpleNamespace(
-        **({"normalization": normalization, "params_dtype": torch.float32, "sequence_parallel": False} | changes)
-    )
+    settings = {
+        "normalization": normalization, "params_dtype": torch.float32, "sequence_parallel": False,
+        "layernorm_zero_centered_gamma": False,
+    }  # fmt: skip
+    return SimpleNamespace(**(settings | changes))
 
 
 @pytest.mark.parametrize("normalization", ["LayerNorm", "RMSNorm"])
@@ -40,3 +42,16 @@ def test_parameters_are_named_typed_and_marked() -> None:
         for parameter in norm.parameters():
             assert parameter.dtype == dtype
             assert parameter.sequence_parallel is marked
+
+
+@pytest.mark.parametrize("normalization", ["LayerNorm", "RMSNorm"])
+def test_weights_stored_minus_1(normalization: str) -> None:
+    """They start at 0 and give what a norm with weights 1 more gives."""
+    plain, centred = (Norm(config(normalization, layernorm_zero_centered_gamma=on), 5) for on in (False, True))
+    assert not any(parameter.any() for parameter in centred.parameters())
+    x = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(centred(x), plain(x))
+    with torch.no_grad():
+        plain.weight.copy_(torch.linspace(0.5, 1.5, 5))
+        centred.weight.copy_(torch.linspace(-0.5, 0.5, 5))
+    torch.testing.assert_close(centred(x), plain(x))

@@ -14,6 +14,7 @@ import pytest
 from megatron.ltd.training.config import LoggingConfig
 from megatron.ltd.training.log import RunLog
 from megatron.ltd.training.objective import mean_of_sets
+from megatron.ltd.training.throughput import Throughput, published_peak
 from tests.support_errors import refused
 
 STEP = {
@@ -28,8 +29,11 @@ def step(iteration: int, **changes: Any) -> dict[str, Any]:
     return {"iteration": iteration, **STEP, **changes}
 
 
-def log(folder: Path, *, enabled: bool = True, first_step: int = 0, **flags: Any) -> RunLog:
-    return RunLog(LoggingConfig(**flags), folder, enabled, first_step=first_step, num_steps=4, flops_left=3000)
+def log(folder: Path, *, enabled: bool = True, first_step: int = 0, peak: float | None = None, **flags: Any) -> RunLog:
+    return RunLog(
+        LoggingConfig(**flags), folder, enabled, first_step, num_steps=4, flops_left=3000,
+        throughput=Throughput(num_devices=2, peak_tflops=peak), settings={"training": {"lr": 1e-3}},
+    )  # fmt: skip
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -45,7 +49,7 @@ def test_lines_are_json_of_three_kinds(tmp_path: Path) -> None:
     written = lines(tmp_path)
     assert [line["kind"] for line in written] == ["run", "train", "validation"]
     assert written[0]["config"] == {"a": 1} and "time" in written[0]
-    assert written[1] == {"kind": "train", **step(1)}
+    assert written[1] == {"kind": "train", **step(1), "tflops_per_device": 750 / 0.5 / 2 / 1e12}
     assert written[2] == {"kind": "validation", "iteration": 1, "loss": 2.5, "perplexity": math.exp(2.5)}
 
 
@@ -171,15 +175,55 @@ def test_weights_and_biases_gets_the_same_scalars(tmp_path: Path, monkeypatch: p
     )
     stand_in = SimpleNamespace(init=lambda **arguments: calls.append(arguments) or run_of_wandb)
     monkeypatch.setitem(sys.modules, "wandb", stand_in)  # type: ignore[arg-type]
-    run = log(tmp_path, wandb_project="p", wandb_exp_name="n")
+    run = log(tmp_path, wandb_project="p", wandb_exp_name="n", wandb_entity="team")
     run.train(step(1))
     run.evaluation("validation", 1, {"loss": 2.5, "perplexity": math.exp(2.5)})
     run.close()
-    assert calls == [{"project": "p", "name": "n", "dir": str(tmp_path)}, "finish"]
+    first = {**calls[0], "id": "?"}
+    assert first == {
+        "project": "p", "entity": "team", "name": "n", "dir": str(tmp_path), "id": "?", "resume": "allow",
+        "config": {"training": {"lr": 1e-3}}, "allow_val_change": True,
+    }  # fmt: skip
+    log(tmp_path, first_step=1, wandb_project="p").close()
+    log(tmp_path / "another", wandb_project="p").close()
+    ids = [call["id"] for call in calls if call != "finish"]
+    assert len(calls) == 6 and ids[0] == ids[1] != ids[2]
     (train, at_train), (validation, at_validation) = logged
     assert (at_train, at_validation) == (1, 1)
     assert train["lm loss"] == 2.0 and train["seqlen/random_ltd_reserved_length"] == 8
     assert validation["lm loss validation"] == 2.5
+
+
+def test_tensorboard_shows_each_step_once_after_a_kill(tmp_path: Path) -> None:
+    """Steps 1 to 6 and 8, a kill, and again from the checkpoint of step 4."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for first_step, iterations in ((0, (1, 2, 3, 4, 5, 6, 8)), (4, (5, 6, 7))):
+        run = log(tmp_path, first_step=first_step, tensorboard_dir=str(tmp_path / "tb"))
+        for iteration in iterations:
+            run.train(step(iteration, loss=float(first_step)))
+        run.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("lm loss")]
+    assert shown == [(1, 0.0), (2, 0.0), (3, 0.0), (4, 0.0), (5, 4.0), (6, 4.0), (7, 4.0)]
+
+
+def test_flops_a_second_and_their_share_of_the_peak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """8e14 FLOPs in 0.5 s on two devices are 800 TFLOP/s each."""
+    run = log(tmp_path, peak=1000.0, log_interval=1)
+    run.train(step(1, step_flops=8 * 10**14))
+    run.close()
+    (line,) = lines(tmp_path)
+    assert line["tflops_per_device"] == pytest.approx(800.0) and line["mfu"] == pytest.approx(0.8)
+    assert "| 800.0 TFLOP/s per device | MFU 80.0 % |" in capsys.readouterr().out
+
+
+def test_published_peaks() -> None:
+    assert published_peak("NVIDIA H200", "bfloat16") == 989.0
+    assert published_peak("NVIDIA A100-SXM4-80GB", "float16") == 312.0
+    assert published_peak("Tesla V100-SXM2-32GB", "float16") == 125.0
+    assert published_peak("Tesla V100-SXM2-32GB", "bfloat16") is None
+    assert published_peak("NVIDIA H200", "float32") is None and published_peak("", "bfloat16") is None
 
 
 @pytest.mark.parametrize(("module", "flags"), [

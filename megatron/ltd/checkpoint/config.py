@@ -43,6 +43,12 @@ class CheckpointConfig:
     async_save: bool = flag(
         False, affects="start", help="continue training while a checkpoint is written from a copy in memory"
     )
+    ckpt_fully_parallel_save: bool = flag(
+        True,
+        affects="start",
+        name="no-ckpt-fully-parallel-save",
+        help="let the first data-parallel process write all weights, in place of sharing them out",
+    )
     no_load_optim: bool = flag(False, affects="start", help="load only the weights, and start with a new optimizer")
     finetune: bool = flag(False, affects="start", help="load only the weights, and start at step 0")
     use_checkpoint_args: bool = flag(

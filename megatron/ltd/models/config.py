@@ -49,6 +49,13 @@ class LayersConfig:
         choices=("auto", "local", "transformer_engine"),
         help="implementation of the layers; auto uses Transformer Engine on CUDA if it is installed",
     )
+    attention_backend: str = flag(
+        "auto",
+        affects="execution",
+        choices=("auto", "flash", "fused", "unfused", "local"),
+        help="kernels of attention: flash, fused (cuDNN) or unfused; local replaces Transformer Engine's attention by "
+        "torch's kernels",
+    )
 
     def __post_init__(self) -> None:
         self._at_least_one(
@@ -88,6 +95,10 @@ class LayersConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
+
+    @property
+    def layer_numbers(self) -> range:
+        return range(1, self.num_layers + 1)
 
     @property
     def head_size(self) -> int:
@@ -225,8 +236,8 @@ class RecomputeConfig:
     recompute_modules: tuple[str, ...] = flag(
         (),
         affects="execution",
-        choices=("core_attn", "mlp", "layernorm"),
-        help="modules that selective recompute runs again (default: core_attn; layernorm needs Transformer Engine)",
+        choices=("core_attn", "mlp"),
+        help="modules that selective recompute runs again (default: core_attn)",
     )
 
     def __post_init__(self) -> None:

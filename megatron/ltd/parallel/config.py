@@ -24,6 +24,9 @@ class ParallelConfig:
         choices=("auto", "cuda", "cpu"),
         help="device to compute on; auto uses CUDA if a device is available",
     )
+    deterministic_mode: bool = flag(
+        False, affects="execution", help="slower kernels on GPUs that give the same bits every time, or an error"
+    )
     tensor_model_parallel_size: int = flag(1, affects="execution", help="processes that share each layer")
     sequence_parallel: bool = flag(
         False, affects="execution", help="split norms and dropout over the tensor-parallel processes too"

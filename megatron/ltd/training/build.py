@@ -116,13 +116,13 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
 
     train_data, valid_data = _build_data(workload, plan, clock, start, mesh, every_stage=method.observes)
     initial_clock = start.initial_clock(config, consumed)
-    enters = any(stage.plan.entry_layers for stage in plan.stages)
     new_weights = (
         workload.new_weights(start.stored) if start.checkpoint is not None and config.checkpoint.finetune else ()
     )
     state = _build_state(
-        config, workload, schedule, start, initial_clock, mesh, learned_V, entry=enters, new_weights=new_weights
-    )
+        config, workload, schedule, start, initial_clock, mesh, learned_V, entry_layers=plan.entry_layers,
+        new_weights=new_weights,
+    )  # fmt: skip
     stepper = Stepper(
         state.chunks,
         state.optimizer,
@@ -144,11 +144,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
         "schedule": clock.settings(schedule), "identity": identity, "order": order, "config": config.to_dict(),
         "learned": method.observes,
     }  # fmt: skip
-    flags = config.checkpoint
-    folder = None if flags.save is None else Path(flags.save)
-    saver = CheckpointSaver(
-        folder, mesh, keep_last=flags.keep_last, asynchronous=flags.async_save, print_line=log.print_line
-    )
+    saver = CheckpointSaver(config.checkpoint, mesh, log.print_line)
     exits = ExitRequests(config.training, mesh)
     return Run(
         config, mesh, workload, method, clock, plan, state, stepper, train_data, valid_data, log, saver, exits,
@@ -217,16 +213,16 @@ def _build_state(
     mesh: Mesh,
     learned_V: Tensor | None,
     *,
-    entry: bool,
+    entry_layers: frozenset[int],
     new_weights: tuple[str, ...],
 ) -> TrainingState:
-    """Model, optimizer, scheduler and ``learned_V``, new or loaded. ``entry``: some layers are entry layers.
+    """Model, optimizer, scheduler and ``learned_V``, new or loaded; ``entry_layers`` as in ``Workload.build_chunks``.
 
     ``new_weights``: parameters that are not loaded from the checkpoint; see ``Workload.new_weights``.
     """
     core_config = transformer_config(config.model, config.parallel, config.precision, config.recompute, mesh)
     chunks = wrap_chunks(
-        workload.build_chunks(core_config, mesh, explicit_mask=entry), config.parallel, config.precision
+        workload.build_chunks(core_config, mesh, entry_layers=entry_layers), config.parallel, config.precision
     )
     optimizer = build_optimizer(chunks, config.optimizer, config.precision, config.parallel)
     scheduler = OptimizerParamScheduler(

@@ -42,6 +42,8 @@ settings=(
 )
 if ((GPUS_PER_NODE > 0)); then
     settings+=("CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}" "NCCL_DEBUG=${NCCL_DEBUG:-WARN}")
+    # Kept tokens grow, and with them the sizes of activations: segments that grow too leave no gaps.
+    settings+=("PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}}")
 else
     settings+=("CUDA_VISIBLE_DEVICES=")
 fi

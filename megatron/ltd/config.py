@@ -18,7 +18,7 @@ from megatron.ltd.forecast.config import PlanConfig
 from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Dense, Method, ModelFacts, build_method
 from megatron.ltd.methods.base import Entry as MethodEntry
-from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
+from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import check_model, check_recompute, sequence_parts
 from megatron.ltd.plan.clock import RunClock

@@ -24,9 +24,11 @@ def launch(config: RunConfig) -> None:
 
         tasks = find_tasks(config.scores, config.parallel)
     from megatron.ltd.parallel.contact import keeping_contact
+    from megatron.ltd.parallel.deterministic import deterministic_mode
     from megatron.ltd.parallel.mesh import initialize
 
     with (
+        deterministic_mode(enabled=config.parallel.deterministic_mode),
         initialize(config.parallel, agree_on=config.shared_flags()) as mesh,
         keeping_contact(mesh, lambda: how_to_continue(config.checkpoint.save)),
     ):

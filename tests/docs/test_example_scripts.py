@@ -32,6 +32,8 @@ STANDARD = {
     "OMP_NUM_THREADS",
     "CUDA_DEVICE_MAX_CONNECTIONS",
     "NCCL_DEBUG",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
 }
 TASKS = {"gpt3": GPT, "gpt3_1.3b": GPT, "gpt3_350m": GPT, "gpt2_finetune": GPT, "quickstart": GPT, "vit": VIT}
 

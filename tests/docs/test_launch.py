@@ -60,7 +60,10 @@ SEVERAL = (
     "--rdzv-endpoint {1} --rdzv-id {2} --rdzv-conf is_host={3} {4}/pretrain_gpt_ltd.py"
 )
 CPU = "env OMP_NUM_THREADS=3 PET_SIGNALS_TO_HANDLE=SIGQUIT CUDA_VISIBLE_DEVICES= "
-GPU = "env OMP_NUM_THREADS=3 PET_SIGNALS_TO_HANDLE=SIGQUIT CUDA_DEVICE_MAX_CONNECTIONS=1 NCCL_DEBUG=WARN "
+GPU = (
+    "env OMP_NUM_THREADS=3 PET_SIGNALS_TO_HANDLE=SIGQUIT CUDA_DEVICE_MAX_CONNECTIONS=1 NCCL_DEBUG=WARN "
+    "PYTORCH_ALLOC_CONF=expandable_segments:True "
+)
 
 
 def test_one_node(repository: Path) -> None:
@@ -73,6 +76,13 @@ def test_one_node(repository: Path) -> None:
     ):
         shown = dry_run(repository, "torchrun.sh", *flags, OMP_NUM_THREADS="3", **settings)
         assert shown == [f"{command} --lr 1e-3 --data-path a\\ b"]
+
+
+def test_the_allocator_is_the_users(repository: Path) -> None:
+    """Under its new and its old name."""
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        (shown,) = dry_run(repository, "torchrun.sh", GPUS_PER_NODE="1", **{name: "max_split_size_mb:64"})
+        assert " PYTORCH_ALLOC_CONF=max_split_size_mb:64 " in shown
 
 
 def test_another_script(repository: Path) -> None:

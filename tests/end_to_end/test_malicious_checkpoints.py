@@ -8,6 +8,7 @@ import io
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 from torch.distributed.checkpoint.planner import WriteItemType
 
 from megatron.ltd.workloads import BERT, BERT_CLASSIFIER, VIT
@@ -56,25 +58,33 @@ def _common(checkpoint: Path, mark: Path) -> None:
     torch.save({**common, "innocent": Payload(mark)}, checkpoint / "common.pt")
 
 
-def _byte_item(checkpoint: Path, mark: Path, name: str = "_extra_state") -> None:
-    """Store an object that is not a tensor among the tensors: append it to their file, and point the entry to it."""
-    metadata = _read_metadata(checkpoint)
-    buffer = io.BytesIO()
-    longest = max(place.length for place in metadata.storage_data.values())
-    torch.save([Payload(mark), torch.zeros(longest)], buffer)  # at least as many bytes as the tensor it replaces
-    changed = 0
-    for index, place in metadata.storage_data.items():
-        if name in index.fqn:
-            path = checkpoint / place.relative_path
-            place.offset, place.length = path.stat().st_size, buffer.getbuffer().nbytes
-            path.write_bytes(path.read_bytes() + buffer.getvalue())
-            changed += 1
-    assert changed
-    (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
+def _append(checkpoint: Path, content: Any, least_bytes: int = 0) -> Any:
+    """Save something that is no tensor at the end of the file of tensors, and return its place there."""
+    place = next(iter(_read_metadata(checkpoint).storage_data.values()))
+    path, buffer = checkpoint / place.relative_path, io.BytesIO()
+    torch.save([content, torch.zeros(least_bytes)] if least_bytes else [content], buffer)
+    changed = replace(place, offset=path.stat().st_size, length=buffer.getbuffer().nbytes)
+    path.write_bytes(path.read_bytes() + buffer.getvalue())
+    return changed
 
 
 def _tensor(checkpoint: Path, mark: Path) -> None:
-    _byte_item(checkpoint, mark, "word_embeddings")
+    """In place of a tensor, with as many bytes."""
+    metadata = _read_metadata(checkpoint)
+    for index, place in list(metadata.storage_data.items()):
+        if "word_embeddings" in index.fqn:
+            metadata.storage_data[index] = _append(checkpoint, Payload(mark), place.length)
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
+
+
+def _extra_states(checkpoint: Path, content: Any) -> None:
+    """As earlier versions and Megatron-Core itself write them, with this content."""
+    metadata, place = _read_metadata(checkpoint), _append(checkpoint, content)
+    for layer in range(3):
+        name = f"decoder.layers.mlp.linear_fc1._extra_state/shard_{layer}_3"
+        metadata.state_dict_metadata[name] = BytesStorageMetadata()
+        metadata.storage_data[MetadataIndex(name)] = place
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
 
 
 def _load(run: Path, data: str, folder: Path) -> tuple[int, str]:
@@ -176,19 +186,51 @@ def test_code_in_a_checkpoint_is_not_exported(
     assert not mark.exists() and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("command", [_load, _finetune, _generate])
+EXTRA_STATES: dict[str, Callable[[Path], Any]] = {
+    "an object": Payload,
+    "bytes of a pickle": lambda mark: torch.tensor(list(pickle.dumps(Payload(mark))), dtype=torch.uint8),
+    "many bytes": lambda mark: torch.zeros(1 << 20, dtype=torch.uint8),
+    "a number": lambda mark: 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "content"),
+    [*((_load, name) for name in EXTRA_STATES), (_finetune, "bytes of a pickle"), (_generate, "bytes of a pickle")],
+)
+def test_extra_states_with_content_are_refused(
+    command: Callable[[Path, str, Path], tuple[int, str]],
+    content: str,
+    data: str,
+    trained: Path,
+    tmp_path: Path,
+) -> None:
+    """Transformer Engine's modules unpickle theirs, from a tensor's bytes too."""
+    checkpoint, mark = trained / "iter_0000006", tmp_path / "the payload ran"
+    _extra_states(checkpoint, EXTRA_STATES[content](mark))
+    reseal(checkpoint)
+    status, said = command(trained, data, tmp_path)
+    (line,) = said.splitlines()
+    assert status == 2 and not mark.exists()
+    assert_names(line, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("command", "empty"),
+    [(_load, None), (_finetune, torch.empty(0, dtype=torch.uint8)), (_generate, torch.empty(0, dtype=torch.uint8))],
+)
 def test_extra_states_do_not_reach_the_modules(
     command: Callable[[Path, str, Path], tuple[int, str]],
+    empty: torch.Tensor | None,
     data: str,
     trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Transformer Engine's modules unpickle their extra states, even from the bytes of a tensor, so none may reach
-    them.
-    """
+    """Neither the empty ones of earlier versions, nor those that someone puts among the plain values."""
     checkpoint, mark, seen = trained / "iter_0000006", tmp_path / "the payload ran", []
-    _byte_item(checkpoint, mark, "_extra_state")
+    assert not any("_extra_state" in name for name in _read_metadata(checkpoint).state_dict_metadata)
+    _extra_states(checkpoint, empty)
     common = torch.load(checkpoint / "common.pt")
     hidden = torch.tensor(list(pickle.dumps(Payload(mark))), dtype=torch.uint8)
     names = [f"decoder.layers.{layer}.mlp.linear_fc1._extra_state" for layer in range(3)]

@@ -17,7 +17,7 @@ from megatron.ltd.data.batch import Batch
 from megatron.ltd.layers.route import Route, use_route
 from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Method, ModelFacts, Samples
-from megatron.ltd.models.config import RecomputeConfig
+from megatron.ltd.models.execution_config import RecomputeConfig
 from megatron.ltd.parallel.mesh import Mesh
 from tests.methods.cases import CASES, MethodCase, on_every_model
 from tests.support import (

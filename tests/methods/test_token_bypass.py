@@ -52,9 +52,9 @@ def test_an_entry_layer_that_drops_later_has_its_mask(
 
     asked, build = [], gpt.build_chunks
     monkeypatch.setattr(
-        gpt, "build_chunks", lambda *given, **how: asked.append(how["explicit_mask"]) or build(*given, **how)
+        gpt, "build_chunks", lambda *given, **how: asked.append(how["masked_layers"]) or build(*given, **how)
     )
     staged = "--token-bypass-schedule staged --token-bypass-stages 0:32 1:16 --token-bypass-layers 2-3"
     for method in (["--token-bypass", *staged.split()], []):
         pretrain([*flags, *method, "--train-iters", "2"], folder / str(len(method)))
-    assert asked == [True, False]
+    assert asked == [{2}, set()]

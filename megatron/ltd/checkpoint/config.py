@@ -47,6 +47,12 @@ class CheckpointConfig(Settings):
     no_save_optim: bool = flag(
         False, affects="start", help="save the weights alone, from which no run continues exactly"
     )
+    ckpt_fully_parallel_save: bool = flag(
+        True,
+        affects="start",
+        name="no-ckpt-fully-parallel-save",
+        help="let the first data-parallel process write all weights, in place of sharing them out",
+    )
     no_load_optim: bool = flag(False, affects="start", help="load only the weights, and start with a new optimizer")
     finetune: bool = flag(False, affects="start", help="load only the weights, and start at step 0")
     exit_on_missing_checkpoint: bool = flag(

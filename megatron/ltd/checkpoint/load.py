@@ -27,7 +27,7 @@ from torch import Tensor
 
 from megatron.ltd.checkpoint import files
 from megatron.ltd.checkpoint.optimizer_state import load_optimizer, wanted_optimizer
-from megatron.ltd.checkpoint.read import described, read, read_plain, refusal
+from megatron.ltd.checkpoint.read import EXTRA_STATE, described, read, read_plain, refusal
 from megatron.ltd.errors import UserError
 from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.parallel.mesh import Mesh
@@ -161,16 +161,13 @@ def load_weights(checkpoint: Path, model: torch.nn.Module) -> None:
 
     Raises ``UserError`` if the checkpoint holds anything but tensors and plain values. Every rank calls this.
     """
-    weights = _asked_for(model.sharded_state_dict())  # type: ignore[operator]
+    weights = _sharded(model)
     _put(model, weights, read(checkpoint, {"model": weights})["model"])
 
 
 def _is_kept(key: str, new_weights: tuple[str, ...]) -> bool:
-    """Whether a part of a module's state is not loaded: new weights, and extra states, which are not tensors.
-
-    Transformer Engine unpickles extra states without restriction. They are empty except in FP8, which is not supported.
-    """
-    return key.startswith(new_weights) or key.endswith("_extra_state")
+    """Whether a part of a module's state is not loaded: new weights and extra states (``_sharded``)."""
+    return key.startswith(new_weights) or key.endswith(EXTRA_STATE)
 
 
 def _asked_for(state: Mapping[str, Any], new_weights: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -193,7 +190,16 @@ def _named_chunks(chunks: list[DistributedDataParallel]) -> list[tuple[str, torc
 
 def model_state(chunks: list[DistributedDataParallel]) -> dict[str, Any]:
     """The weights of this process, sharded as Megatron-Core stores them."""
-    return {name: chunk.sharded_state_dict() for name, chunk in _named_chunks(chunks)}  # type: ignore[operator]
+    return {name: _sharded(chunk) for name, chunk in _named_chunks(chunks)}
+
+
+def _sharded(module: torch.nn.Module) -> dict[str, Any]:
+    """The sharded tensors of a module, without extra states.
+
+    Extra states are those of FP8, which is not supported, and otherwise empty. Modules with and without Transformer
+    Engine have different ones, and Transformer Engine unpickles its own without restriction.
+    """
+    return _asked_for(module.sharded_state_dict())  # type: ignore[operator]
 
 
 def learned_state(learned_V: Tensor | None) -> dict[str, Any]:

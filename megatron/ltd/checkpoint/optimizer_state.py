@@ -6,60 +6,47 @@
     step, grad_scaler                         plain values
 
 Megatron-Core's plain and distributed optimizers store the same numbers in different forms, and cannot read each
-other's. Here both are converted when saved and loaded, so that a checkpoint continues with and without
-``--use-distributed-optimizer``, in fp32 and in bf16. Learning rates, weight decay, betas and epsilon are not stored:
-they are flags.
+other's. Here the distributed one's are stored by ``owned_boxes`` under the plain one's names, so that a checkpoint
+continues with and without ``--use-distributed-optimizer``, in fp32 and in bf16. Learning rates, weight decay, betas and
+epsilon are not stored: they are flags.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
-from megatron.core.dist_checkpointing.mapping import ShardedBase
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 
+from megatron.ltd.checkpoint.owned_boxes import MAIN_WEIGHTS, owned_state
+
 SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
-"""The distributed optimizer's state has the shapes of the parameters."""
+"""Megatron-Core's name of a state that has the shapes of the parameters."""
 
 
 def stored_optimizer(optimizer: MegatronOptimizer, weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of ``optimizer`` for a checkpoint; ``weights`` is the model's sharded state. Every rank calls this."""
+    """The state of ``optimizer`` for a checkpoint; ``weights`` is the model's sharded state."""
     part = _only_part(optimizer)
-    with _unpadded_places(part):
-        state = part.sharded_state_dict(weights, metadata=SHARDING)
-    if _is_distributed(part):
-        for tensors in state["param_state"].values():
-            main_weights = tensors.pop("param")
-            if _has_main_weights(part):
-                tensors["param"] = _as_main_weights(main_weights)
-    steps = [group.get("step", 0) for group in part.param_groups]
-    return {"tensors": _tensors(part, state), "step": max(steps), "grad_scaler": state.get("grad_scaler")}
+    scaler = getattr(part, "grad_scaler", None)
+    return {
+        "tensors": _tensors(part, weights, main_weights=_has_main_weights(part)),
+        "step": max(group.get("step", 0) for group in part.param_groups),
+        "grad_scaler": scaler.state_dict() if scaler else None,
+    }
 
 
 def wanted_optimizer(
     optimizer: MegatronOptimizer, weights: Mapping[str, Any], *, stored_in_low_precision: bool
 ) -> dict[str, Any]:
-    """The tensors that ``optimizer`` reads from a checkpoint. Every rank calls this.
+    """The tensors that ``optimizer`` reads from a checkpoint; the distributed one's are read into its own memory.
 
     ``stored_in_low_precision``: the checkpoint's run used bf16 or fp16.
     """
     part = _only_part(optimizer)
-    state = part.sharded_state_dict(weights, is_loading=True, metadata=SHARDING)
     reads_main_weights = stored_in_low_precision and _has_main_weights(part)
-    tensors = _tensors(part, state)
-    if _is_distributed(part):
-        for parameter_tensors in tensors.values():
-            main_weights = parameter_tensors.pop("param")
-            if reads_main_weights:
-                parameter_tensors["param"] = _as_main_weights(main_weights)
-    elif not reads_main_weights:
-        tensors.pop("main_weights", None)
-    return {"tensors": tensors}
+    return {"tensors": _tensors(part, weights, main_weights=reads_main_weights, is_loading=True)}
 
 
 def load_optimizer(optimizer: MegatronOptimizer, loaded: Mapping[str, Any]) -> None:
@@ -68,20 +55,17 @@ def load_optimizer(optimizer: MegatronOptimizer, loaded: Mapping[str, Any]) -> N
     The weights of the model are already loaded; they become the main weights if the checkpoint has none.
     """
     part, tensors = _only_part(optimizer), loaded["tensors"]
+    if isinstance(part, DistributedOptimizer):
+        _load_distributed(part, loaded)
+        return
     settings = [{name: group[name] for name in group if name not in ("params", "step")} for group in part.param_groups]
     state = part.state_dict()
     inner = state if "param_groups" in state else state["optimizer"]
     for group in inner["param_groups"]:
         group["step"] = loaded["step"]
-    if _is_distributed(part):
-        parameters = [parameter for buffer in part.buffers for parameter in buffer.param_index_map]
-        for number, parameter in enumerate(parameters):
-            tensors[number].setdefault("param", parameter.detach().float())
-        state |= {"param_state": tensors, "param_state_sharding_type": SHARDING["distrib_optim_sharding_type"]}
-    else:
-        inner["state"] = tensors["state"]
-        if "main_weights" in tensors:
-            state["fp32_from_fp16_params"] = tensors["main_weights"]
+    inner["state"] = tensors["state"]
+    if "main_weights" in tensors:
+        state["fp32_from_fp16_params"] = tensors["main_weights"]
     if loaded.get("grad_scaler") is not None:
         state["grad_scaler"] = loaded["grad_scaler"]
     part.load_state_dict(state)
@@ -91,29 +75,14 @@ def load_optimizer(optimizer: MegatronOptimizer, loaded: Mapping[str, Any]) -> N
         group.update(own)
 
 
-@contextmanager
-def _unpadded_places(part: MegatronOptimizer) -> Iterator[None]:
-    """Within the block the places of parameters in buffers are those of buckets without padding.
-
-    Megatron-Core gathers the state of a buffer bucket by bucket, each without the padding at its end, but then uses the
-    place of a parameter in the padded buffer: after a padded bucket it would store the numbers of other parameters.
-    """
-    buffers = part.buffers if _is_distributed(part) else []
-    padded = [buffer.param_index_map for buffer in buffers]
-    for buffer in buffers:
-        shifts, unpadded_end = [], 0
-        for bucket in buffer.buckets:
-            shifts.append(bucket.offset - unpadded_end)
-            unpadded_end += bucket.numel_unpadded
-        buffer.param_index_map = {
-            parameter: (start - shifts[bucket_id], end - shifts[bucket_id], bucket_id)
-            for parameter, (start, end, bucket_id) in buffer.param_index_map.items()
-        }
-    try:
-        yield
-    finally:
-        for buffer, places in zip(buffers, padded, strict=True):
-            buffer.param_index_map = places
+def _load_distributed(part: DistributedOptimizer, loaded: Mapping[str, Any]) -> None:
+    """The rest of the state: the tensors are already where they belong."""
+    for group in part.param_groups:
+        group["step"] = loaded["step"]
+    if part.grad_scaler and loaded.get("grad_scaler") is not None:
+        part.grad_scaler.load_state_dict(loaded["grad_scaler"])
+    if _has_main_weights(part) and not any(MAIN_WEIGHTS in tensors for tensors in loaded["tensors"].values()):
+        part.reload_model_params()
 
 
 def _only_part(optimizer: MegatronOptimizer) -> MegatronOptimizer:
@@ -122,24 +91,19 @@ def _only_part(optimizer: MegatronOptimizer) -> MegatronOptimizer:
     return part
 
 
-def _is_distributed(part: MegatronOptimizer) -> bool:
-    return isinstance(part, DistributedOptimizer)
-
-
 def _has_main_weights(part: MegatronOptimizer) -> bool:
     """Whether the optimizer has weights in fp32 besides those of the model."""
     return part.config.bf16 or part.config.fp16
 
 
-def _tensors(part: MegatronOptimizer, state: Mapping[str, Any]) -> dict[Any, Any]:
-    """The sharded tensors in ``state``, in the structure that Megatron-Core's optimizer reads."""
-    if _is_distributed(part):
-        return state["param_state"]
-    if isinstance(part, Float16OptimizerWithFloat16Params):
-        return {"state": state["optimizer"]["state"], "main_weights": state["fp32_from_fp16_params"]}
-    return {"state": state["state"]}
-
-
-def _as_main_weights(tensor: ShardedBase) -> ShardedBase:
-    """The distributed optimizer's main weights of a parameter, under the plain optimizer's name."""
-    return replace(tensor, key=tensor.key.replace("optimizer.state.param.", "optimizer.state.fp32_param.", 1))
+def _tensors(
+    part: MegatronOptimizer, weights: Mapping[str, Any], *, main_weights: bool, is_loading: bool = False
+) -> dict[Any, Any]:
+    """The sharded tensors of the optimizer, the plain one's in the structure that Megatron-Core reads."""
+    if isinstance(part, DistributedOptimizer):
+        return owned_state(part, weights, main_weights=main_weights)
+    state = part.sharded_state_dict(weights, is_loading=is_loading, metadata=SHARDING)
+    if not isinstance(part, Float16OptimizerWithFloat16Params):
+        return {"state": state["state"]}
+    tensors = {"state": state["optimizer"]["state"]}
+    return {**tensors, "main_weights": state["fp32_from_fp16_params"]} if main_weights else tensors

@@ -19,12 +19,17 @@ import torch
 import torch.distributed as dist
 from megatron.core.dist_checkpointing.core import CONFIG_FNAME, CheckpointingConfig, save_config
 from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
+from megatron.core.dist_checkpointing.exchange_utils import determine_main_replica_uniform_distribution
 from megatron.core.dist_checkpointing.serialization import get_default_save_common_strategy
 from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+from megatron.core.dist_checkpointing.strategies.fully_parallel import (
+    distribute_main_replicas_with_precomputed_distribution,
+)
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from torch.distributed import ProcessGroup
 
 from megatron.ltd.checkpoint import files
 from megatron.ltd.checkpoint.load import TrainingState, learned_state, model_state
@@ -51,16 +56,27 @@ class _Strategy(TorchDistSaveShardedStrategy):
 class RankPlan:
     """What this rank writes of ``state``. Made on all ranks together; nothing is written yet.
 
-    With ``copies`` no tensor is shared with ``state``, which may change before the files are written; without, those on
-    the CPU are. ``weights_only`` leaves the optimizer out.
+    ``writers``: the processes that share what all of them hold; None leaves it to the first of them. With ``copies`` no
+    tensor is shared with ``state``, which may change before the files are written; without, those on the CPU are.
+    ``weights_only`` leaves the optimizer out.
     """
 
     def __init__(
-        self, partial: Path, state: TrainingState, *, check_layout: bool, copies: bool, weights_only: bool
+        self,
+        partial: Path,
+        state: TrainingState,
+        *,
+        writers: ProcessGroup | None,
+        check_layout: bool,
+        copies: bool,
+        weights_only: bool,
     ) -> None:
         self._partial = partial
         with quiet_core():
             sharded, common = save_preprocess(_content(state, weights_only), check_layout)
+            if writers is not None:
+                distribution = determine_main_replica_uniform_distribution(sharded, writers)
+                distribute_main_replicas_with_precomputed_distribution(sharded, writers, distribution)
             # Results are returned by this module: Megatron-Core need not start a process that collects them.
             filesystem_async._results_queue = queue.SimpleQueue()
             strategy = _Strategy(*FORMAT, thread_count=1)
@@ -71,7 +87,7 @@ class RankPlan:
 
         self._writer, self._index = strategy.writer, strategy.index
         self._buckets = [
-            (path, name, (raw, [(item, on_cpu(tensor)) for item, tensor in tensors]))
+            (path, name, (raw, [(item, on_cpu(tensor)) for item, tensor in _drained(tensors)]))
             for path, name, (raw, tensors) in self._writer.write_buckets
         ]
         self._writer.write_buckets = []  # the tensors of ``state`` are not kept
@@ -121,6 +137,13 @@ def _content(state: TrainingState, weights_only: bool) -> dict[str, Any]:
         **learned_state(state.learned_V),
         "content_metadata": SHARDING,
     }
+
+
+def _drained(items: list[Any]) -> Iterator[Any]:
+    """The items, each of which the list holds no longer."""
+    items.reverse()
+    while items:
+        yield items.pop()
 
 
 def _checked(tensors: Iterable[Any], check: Callable[[], None]) -> Iterator[Any]:

@@ -6,6 +6,7 @@ the model, and only tensors and plain values are loaded. Every fault in them is 
 
 from __future__ import annotations
 
+import io
 import logging
 import pickle
 import re
@@ -23,12 +24,16 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME, TorchCommonLoadStrategy
 from torch.distributed.checkpoint import Metadata
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
 
 from megatron.ltd.checkpoint.safe_metadata import UnsafeCheckpoint, read_metadata, tensors_only
 from megatron.ltd.errors import RunStopped, UserError
 
 FORMAT = ("torch_dist", 1)
+EXTRA_STATE = "_extra_state"
+"""The end of the names of a module's state that is not a tensor."""
+_EMPTY_BYTES = 1 << 14
+"""More than an empty extra state takes in a file."""
 _MACHINES_FAULT = (OSError, torch.OutOfMemoryError, torch.distributed.DistError)
 
 
@@ -40,6 +45,7 @@ def read(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     metadata = described(checkpoint)
     _check_format(checkpoint)
     _check_wanted(checkpoint, wanted, metadata)
+    _check_extra_states(checkpoint, metadata)
     with reading(checkpoint, metadata), quiet_core():
         return dist_checkpointing.load(wanted, str(checkpoint), common_strategy=_NoPlainValues())
 
@@ -119,6 +125,27 @@ def _check_tensor(checkpoint: Path, tensor: ShardedTensor, entry: Any) -> None:
     shape, wanted = tuple(entry.size), tuple(tensor.global_shape)
     if len(shape) != len(wanted) or (shape != wanted and not tensor.allow_shape_mismatch):
         raise refusal(checkpoint, f"its tensor {tensor.key} has shape {list(shape)}, and the model's {list(wanted)}")
+
+
+def _check_extra_states(checkpoint: Path, metadata: Metadata) -> None:
+    """Refuse extra states that hold anything. Earlier versions wrote empty ones; this one neither writes nor loads any.
+
+    Of Transformer Engine's modules they are pickles of the state of FP8.
+    """
+    for index in metadata.storage_data:
+        if EXTRA_STATE in index.fqn and not _is_empty(checkpoint, metadata, index):
+            raise refusal(checkpoint, f"its {index.fqn} is not empty, and states of FP8 are not supported")
+
+
+def _is_empty(checkpoint: Path, metadata: Metadata, index: MetadataIndex) -> bool:
+    """Whether an object in a checkpoint is None or an empty tensor."""
+    place = metadata.storage_data[index]
+    if place.length > _EMPTY_BYTES:
+        return False
+    with reading(checkpoint, metadata), (checkpoint / place.relative_path).open("rb") as file:
+        file.seek(place.offset)
+        (value,) = torch.load(io.BytesIO(file.read(place.length)), map_location="cpu", weights_only=True)
+        return value is None or value.numel() == 0
 
 
 def _failure(error: BaseException) -> str:

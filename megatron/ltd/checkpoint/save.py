@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from megatron.ltd.checkpoint import files
+from megatron.ltd.checkpoint.config import CheckpointConfig
 from megatron.ltd.checkpoint.load import TrainingState, first_of_all_ranks
 from megatron.ltd.checkpoint.rank_shard import RankPlan, Written
 from megatron.ltd.checkpoint.writer import Outcome, Writer, first_line
@@ -45,27 +46,19 @@ class _Pending:
 
 
 class CheckpointSaver:
-    """Saves the checkpoints of a run in ``folder``, one at a time; without a folder every call does nothing.
+    """Saves the checkpoints of a run in ``--save``, one at a time; without that every call does nothing.
 
     Every rank makes every call. If a checkpoint cannot be written, for example because a disk is full, the call raises
     ``RunStopped`` on every rank.
     """
 
-    def __init__(
-        self,
-        folder: Path | None,
-        mesh: Mesh,
-        *,
-        keep_last: int | None,
-        asynchronous: bool,
-        weights_only: bool,
-        print_line: Callable[[str], None],
-    ) -> None:
-        self._folder = folder
+    def __init__(self, flags: CheckpointConfig, mesh: Mesh, print_line: Callable[[str], None]) -> None:
+        self._folder = None if flags.save is None else Path(flags.save)
         self._mesh = mesh
-        self._keep_last = keep_last
-        self._asynchronous = asynchronous
-        self._weights_only = weights_only
+        self._keep_last = flags.keep_last
+        self._asynchronous = flags.async_save
+        self._writers = mesh.groups.dp_cp if flags.ckpt_fully_parallel_save else None
+        self._weights_only = flags.no_save_optim
         self._print_line = print_line
         self._pending: _Pending | None = None
         self._layout_checked = False
@@ -130,6 +123,7 @@ class CheckpointSaver:
         plan = RankPlan(
             partial,
             state,
+            writers=self._writers,
             check_layout=not self._layout_checked,
             copies=self._asynchronous,
             weights_only=self._weights_only,

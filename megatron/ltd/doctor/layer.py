@@ -19,7 +19,8 @@ from megatron.ltd.layers import route
 from megatron.ltd.layers.route import Route, use_route
 from megatron.ltd.methods.base import ModelFacts, Samples
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
-from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
+from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh, initialize
 

@@ -9,7 +9,7 @@ a checkpoint.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megatron.core.models.gpt import GPTModel
@@ -24,7 +24,8 @@ from megatron.ltd.hugging_face.config_file import is_hugging_face
 from megatron.ltd.hugging_face.model import described_flags
 from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.layers import route
-from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
+from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.gpt import build_chunks
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
@@ -133,11 +134,11 @@ def _build(
 ) -> GPTModel:
     """The shard of this process, with weights to be loaded. The vocabulary is padded further for the layout."""
     check_model(parallel, model)
+    model = replace(model, attention_backend="local")  # our attention module has a cache
     core_config = transformer_config(model, parallel, precision, RecomputeConfig(), mesh)
     route.install()
     vocab_size = padded_vocab_size(vocab_size, 1, parallel.tensor_model_parallel_size)
-    # explicit_mask: our attention module, which has a cache, also with Transformer Engine
-    (built,) = build_chunks(model, core_config, vocab_size, mesh, seed=0, explicit_mask=True)
+    (built,) = build_chunks(model, core_config, vocab_size, mesh, seed=0)
     return built.to(core_config.params_dtype).eval()
 
 

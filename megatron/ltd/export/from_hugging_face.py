@@ -26,7 +26,8 @@ from megatron.ltd.export.torch_dist import write_weights
 from megatron.ltd.hugging_face.config_file import is_hugging_face
 from megatron.ltd.hugging_face.model import described_tokenizer
 from megatron.ltd.hugging_face.weights import ImportedModel
-from megatron.ltd.models.config import ModelConfig, PrecisionConfig
+from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.models.execution_config import PrecisionConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer

@@ -4,13 +4,10 @@
 
 torch's distributed checkpoint plans and writes; it requests each tensor when it is written, so that memory holds one at
 a time. Any layout can load the result. There are no process groups.
-
-Megatron-Core's linear layers also store an extra state, which is empty but required.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +23,6 @@ from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, Wri
 
 _FORMAT = ("torch_dist", 1)
 _LAYER = re.compile(r"(decoder\.layers\.)(\d+)\.(.+)")
-_LINEAR = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
 
 
 def write_weights(
@@ -42,7 +38,7 @@ def write_weights(
     ``read`` returns a tensor when it is written. ``common``: the values besides tensors. Raises ``OSError``.
     """
     parts = {name: _tensor_item(name, shape, dtype, num_layers) for name, shape in shapes.items()}
-    planner = StreamedPlanner(parts, _extra_states(num_layers), lambda name: read(name).to(dtype).contiguous())
+    planner = StreamedPlanner(parts, lambda name: read(name).to(dtype).contiguous())
     writer = FileSystemWriter(folder, thread_count=1)
     writer.set_up_storage_writer(is_coordinator=True)
     plan = writer.prepare_local_plan(planner.create_local_plan())
@@ -52,17 +48,6 @@ def write_weights(
     writer.finish(metadata, [results])
     torch.save(dict(common), folder / COMMON_STATE_FNAME)
     save_config(CheckpointingConfig(*_FORMAT), str(folder))
-
-
-def _extra_states(num_layers: int) -> list[WriteItem]:
-    """The empty extra states, under Megatron-Core's names for those of a layer."""
-    return [
-        WriteItem(
-            MetadataIndex(f"decoder.layers.{linear}._extra_state/shard_{layer}_{num_layers}"), WriteItemType.BYTE_IO
-        )
-        for linear in _LINEAR
-        for layer in range(num_layers)
-    ]
 
 
 def _tensor_item(name: str, shape: tuple[int, ...], dtype: torch.dtype, num_layers: int) -> WriteItem:
@@ -80,22 +65,19 @@ def _tensor_item(name: str, shape: tuple[int, ...], dtype: torch.dtype, num_laye
 
 
 class StreamedPlanner(DefaultSavePlanner):
-    """Writes tensors, each read when it is written, and empty objects."""
+    """Writes tensors, each read when it is written."""
 
-    def __init__(self, tensors: Mapping[str, WriteItem], empty: list[WriteItem], read: Callable[[str], Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, WriteItem], read: Callable[[str], Tensor]) -> None:
         super().__init__(flatten_state_dict=False)
-        self._plan = SavePlan([*empty, *tensors.values()])
+        self._plan = SavePlan(list(tensors.values()))
         self._names = {item.index: name for name, item in tensors.items()}
         self._read = read
 
     def create_local_plan(self) -> SavePlan:
-        """All items: there is one process."""
+        """All tensors: there is one process."""
         return self._plan
 
-    def resolve_data(self, write_item: WriteItem) -> Tensor | io.BytesIO:
-        """The tensor of an item, in the shape of its box, or the bytes of an empty object."""
-        if write_item.tensor_data is None:
-            stream = io.BytesIO()
-            torch.save([None], stream)
-            return stream
+    def resolve_data(self, write_item: WriteItem) -> Tensor:
+        """The tensor of an item, in the shape of its box."""
+        assert write_item.tensor_data is not None
         return self._read(self._names[write_item.index]).view(write_item.tensor_data.chunk.sizes)

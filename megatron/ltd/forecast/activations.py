@@ -143,6 +143,9 @@ def _core(
         scaled = tokens * (shape.query_size + shape.key_value_size + values) // share.tensor * 4
         return 3 * pairs + scaled + mask, pairs
     core = tokens * heads * 4 + mask
+    if not numbers.on_cpu and shape.num_query_groups < shape.num_attention_heads and (masked or each >= 4):
+        read = columns * (2 * share.context + 1) // (2 * share.context) if share.context > 1 else columns
+        core += 2 * read * share.micro_batch * shape.query_size // share.tensor * each  # keys and values, repeated
     if numbers.on_cpu and shape.causal and not masked and each >= 4 and kept_tokens > BLOCK_TOKENS:
         core += BLOCK_TOKENS * kept_tokens * each
         if shape.num_query_groups < shape.num_attention_heads:

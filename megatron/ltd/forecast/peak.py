@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from megatron.ltd.forecast.activations import LayerBytes
-from megatron.ltd.models.config import RecomputeConfig
+from megatron.ltd.models.execution_config import RecomputeConfig
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,7 @@ def _dropped(layer: StoredLayer, recompute: RecomputeConfig) -> dict[str, int]:
     """What selective recompute does not store, by module."""
     if recompute.recompute_granularity != "selective":
         return {}
-    sizes = {
-        "core_attn": layer.bytes.core,
-        "mlp": layer.bytes.mlp,
-        "layernorm": layer.bytes.norm_outputs,
-    }
+    sizes = {"core_attn": layer.bytes.core, "mlp": layer.bytes.mlp}
     return {module: sizes[module] for module in recompute.recompute_modules or ("core_attn",)}
 
 

@@ -4,7 +4,7 @@ S queries, T keys, B micro-batch, N query heads, G key-value heads, D head size 
 
     softmax(Q K^T / sqrt(D) + mask) V
 
-Causal attention needs no mask tensor, and no kernel stores an S x T matrix (flash attention on CUDA and on CPU); on a
+Causal attention needs no mask tensor, and no kernel stores an S x T matrix (``attention_backend``); on a
 CPU ``causal_blocks`` skips the upper triangle. Kept tokens stay in order, so that this is true for them too. An
 explicit mask, for separated documents or padding, must include the causal part.
 
@@ -24,12 +24,13 @@ import torch.nn.functional as F
 from megatron.core import tensor_parallel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.attention import SelfAttention
-from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.enums import AttnBackend, AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from megatron.ltd.layers.attention_backend import expands_groups, kernels_of
 from megatron.ltd.layers.causal_blocks import causal_attention, gains_from_blocks
 from megatron.ltd.layers.key_value_cache import current_cache
 from megatron.ltd.routing.gather_scatter import gather_tokens
@@ -125,13 +126,14 @@ class FusedAttention(MegatronModule):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, causal: bool) -> Tensor:
         """[B, N, S, D] of queries [B, N, S, D] over keys and values [B, G, T, D]."""
-        dropout = self.dropout if self.training else 0.0
-        if causal and dropout == 0.0 and gains_from_blocks(query):
-            groups = query.shape[1] // key.shape[1]
-            if groups > 1:
-                key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        dropout, backend = self.dropout if self.training else 0.0, self.config.attention_backend
+        by_blocks = causal and dropout == 0.0 and backend != AttnBackend.unfused and gains_from_blocks(query)
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1 and (by_blocks or expands_groups(query, masked=allowed is not None)):
+            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        if by_blocks:
             return causal_attention(query, key, value, self.softmax_scale)
-        with self._dropout_rng(dropout):
+        with self._dropout_rng(dropout), kernels_of(backend, query):
             return F.scaled_dot_product_attention(
                 query,
                 key,

@@ -107,4 +107,5 @@ def build_bert_chunks(
         add_binary_head=model.bert_binary_head,
         weights_seed=seed,
     )
-    return build_stages(make, model, config, mesh, seed=seed, mask_type=AttnMaskType.padding, explicit_mask=True)
+    mask_type, layers = AttnMaskType.padding, model.layer_numbers
+    return build_stages(make, model, config, mesh, seed=seed, mask_type=mask_type, masked_layers=layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 
 from megatron.core.models.gpt import GPTModel
@@ -20,12 +21,12 @@ def build_chunks(
     mesh: Mesh,
     *,
     seed: int,
-    explicit_mask: bool = False,
+    masked_layers: Collection[int] = (),
 ) -> list[GPTModel]:
     """This process's part of the model, on the device of the run: one stage, or the chunks of an interleaved pipeline.
 
-    Initial weights are a function of ``seed`` and of the layer, not of the stage. ``explicit_mask``: batches have an
-    attention mask, or a layer makes one.
+    Initial weights are a function of ``seed`` and of the layer, not of the stage. ``masked_layers``: the numbers of
+    the layers whose attention gets a mask, from the batch or made by the layer.
     """
     make = partial(
         GPTModel,
@@ -39,4 +40,4 @@ def build_chunks(
         rope_scaling_factor=model.rope_scaling_factor,
     )
     mask_type = AttnMaskType.causal
-    return build_stages(make, model, config, mesh, seed=seed, mask_type=mask_type, explicit_mask=explicit_mask)
+    return build_stages(make, model, config, mesh, seed=seed, mask_type=mask_type, masked_layers=masked_layers)

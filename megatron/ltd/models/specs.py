@@ -8,6 +8,7 @@ the same names in the checkpoints of both.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Container, Sequence
 
 import torch
 from megatron.core.models.gpt.gpt_layer_specs import (
@@ -59,7 +60,7 @@ def layer_spec(
 
     ``weights_seed``: the seed of the initial weights, together with the layer's number; None takes the current streams.
     ``mask_type``: the mask of attention without a mask tensor. ``explicit_mask``: attention gets one (separated
-    documents, padding, or kept tokens that attend to all tokens).
+    documents, padding, or kept tokens that attend to all tokens), which Transformer Engine's attention would ignore.
     """
     params = {"weights_seed": weights_seed}
     if uses_transformer_engine(config, device):
@@ -68,7 +69,7 @@ def layer_spec(
         spec.submodules.self_attn_bda = spec.submodules.mlp_bda = ScaledResidual
         spec.submodules.self_attention.module = RoutedSelfAttention
         spec.submodules.self_attention.params["attn_mask_type"] = mask_type
-        if explicit_mask:  # Transformer Engine's attention ignores a mask tensor if its mask type is causal
+        if explicit_mask or config.attention_backend == "local":
             spec.submodules.self_attention.submodules.core_attention = FusedAttention
         return spec
     spec = get_gpt_layer_local_spec(normalization=config.normalization)
@@ -87,16 +88,24 @@ def layer_spec(
 def block_spec(
     config: LayersConfig,
     device: torch.device,
-    num_layers_here: int,
+    layer_numbers: Sequence[int],
     *,
     weights_seed: int | None = None,
     mask_type: AttnMaskType = AttnMaskType.causal,
-    explicit_mask: bool = False,
+    masked_layers: Container[int] = (),
 ) -> TransformerBlockSubmodules:
-    """The spec of the layers of this stage, and of the norm after the last layer; see ``layer_spec``."""
-    spec = layer_spec(config, device, weights_seed=weights_seed, mask_type=mask_type, explicit_mask=explicit_mask)
+    """The spec of the layers of this stage, and of the norm after the last layer; see ``layer_spec``.
+
+    ``masked_layers``: the numbers of the layers whose attention gets a mask tensor.
+    """
+    specs = [
+        layer_spec(
+            config, device, weights_seed=weights_seed, mask_type=mask_type, explicit_mask=number in masked_layers
+        )
+        for number in layer_numbers
+    ]
     if uses_transformer_engine(config, device):
         from megatron.core.extensions.transformer_engine import TENorm
 
-        return TransformerBlockSubmodules(layer_specs=[spec] * num_layers_here, layer_norm=TENorm)
-    return TransformerBlockSubmodules(layer_specs=[spec] * num_layers_here, layer_norm=Norm)
+        return TransformerBlockSubmodules(layer_specs=specs, layer_norm=TENorm)
+    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=Norm)

@@ -6,19 +6,21 @@ the seed and of the layer, not of the stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
-from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.enums import AttnBackend, AttnMaskType
 from megatron.core.transformer.transformer_block import get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
-from megatron.ltd.errors import UserError
-from megatron.ltd.models.config import LayersConfig, PrecisionConfig, RecomputeConfig
+from megatron.ltd.layers.attention_backend import USERS_SWITCHES, check_backend, set_switches
+from megatron.ltd.models.config import LayersConfig
+from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.specs import block_spec, uses_transformer_engine
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import virtual_stages
@@ -31,12 +33,7 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 def transformer_config(
     model: LayersConfig, parallel: ParallelConfig, precision: PrecisionConfig, recompute: RecomputeConfig, mesh: Mesh
 ) -> TransformerConfig:
-    """Megatron-Core's configuration of a model on a layout. Raises ``UserError`` for impossible recompute."""
-    if "layernorm" in recompute.recompute_modules and not uses_transformer_engine(model, mesh.device):
-        raise UserError(
-            "--recompute-modules layernorm: needs Transformer Engine, which the layers of this run do not use; use "
-            "core_attn or mlp, or --transformer-impl transformer_engine on a machine that has it"
-        )
+    """Megatron-Core's configuration of a model on a layout."""
     on_cpu = mesh.device.type == "cpu"
     interleaved = virtual_stages(parallel, model.num_layers)
     activation = F.silu if model.swiglu else partial(F.gelu, approximate="tanh") if model.openai_gelu else F.gelu
@@ -58,6 +55,7 @@ def transformer_config(
         attention_dropout=model.attention_dropout,
         hidden_dropout=model.hidden_dropout,
         init_method_std=model.init_method_std,
+        attention_backend=AttnBackend[model.attention_backend],
         params_dtype=getattr(torch, precision.dtype),
         pipeline_dtype=getattr(torch, precision.dtype),
         bf16=precision.bf16,
@@ -75,6 +73,8 @@ def transformer_config(
         num_layers_in_last_pipeline_stage=parallel.decoder_last_pipeline_num_layers,
         use_cpu_initialization=on_cpu or parallel.use_cpu_initialization,
         # gloo mixes batched messages up, silently, and an interleaved pipeline overlaps single messages instead.
+        deterministic_mode=parallel.deterministic_mode,
+        deallocate_pipeline_outputs=True,
         batch_p2p_comm=not on_cpu and interleaved is None,
         overlap_p2p_comm=not on_cpu and interleaved is not None,
         # The gradient is that of the mean over the step's real tokens, on whatever microbatches and ranks they are.
@@ -94,27 +94,34 @@ def build_stages(
     *,
     seed: int,
     mask_type: AttnMaskType,
-    explicit_mask: bool,
+    masked_layers: Collection[int],
 ) -> list[Model]:
     """This process's chunks of a model, on the device of the run, each built by ``make``.
 
     ``make`` is called with ``config``, ``transformer_layer_spec``, ``pre_process``, ``post_process``, ``pg_collection``
     and ``vp_stage``, as Megatron-Core's models are. ``mask_type`` is the mask of attention without a mask tensor;
-    ``explicit_mask``: batches have a mask tensor, or a layer makes one.
+    ``masked_layers``: the numbers of the layers whose attention gets one, from the batch or made by the layer. Raises
+    ``UserError`` if the kernels of ``--attention-backend`` cannot compute it.
     """
+    ours = model.attention_backend == "local" or not uses_transformer_engine(model, mesh.device)
+    ours_is_masked = bool(masked_layers) or (ours and config.context_parallel_size > 1)
+    check_backend(config.attention_backend, mesh.device, config.params_dtype, ours_is_masked=ours_is_masked)
+    set_switches(config.attention_backend, {} if ours else USERS_SWITCHES)
     num_chunks = config.virtual_pipeline_model_parallel_size
     parallel_state.set_virtual_pipeline_model_parallel_world_size(num_chunks)
     seed_weights(seed)
     chunks = []
     for chunk in range(num_chunks or 1):
         stage = None if num_chunks is None else chunk
+        first = get_transformer_layer_offset(config, stage, mesh.pipeline_parallel_rank) + 1
+        end = first + get_num_layers_to_build(config, stage, mesh.pipeline_parallel_rank)
         spec = block_spec(
             model,
             mesh.device,
-            get_num_layers_to_build(config, stage, mesh.pipeline_parallel_rank),
+            range(first, end),
             weights_seed=seed,
             mask_type=mask_type,
-            explicit_mask=explicit_mask,
+            masked_layers=masked_layers,
         )
         built = make(
             config=config,

@@ -11,6 +11,7 @@ Shapes: B micro-batch, C classes; an image is [channels, height, width].
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -74,9 +75,15 @@ class ViT(CLIPViTModel):
 
 
 def build_chunks(
-    model: ViTConfig, config: TransformerConfig, num_classes: int, mesh: Mesh, *, seed: int, explicit_mask: bool = False
+    model: ViTConfig,
+    config: TransformerConfig,
+    num_classes: int,
+    mesh: Mesh,
+    *,
+    seed: int,
+    masked_layers: Collection[int] = (),
 ) -> list[ViT]:
     """The model on the device of the run: one stage, in a list as for other models. ``seed``: of initial weights."""
     make = partial(ViT, model=model, num_classes=num_classes, seed=seed)
     mask_type = AttnMaskType.no_mask
-    return build_stages(make, model, config, mesh, seed=seed, mask_type=mask_type, explicit_mask=explicit_mask)
+    return build_stages(make, model, config, mesh, seed=seed, mask_type=mask_type, masked_layers=masked_layers)

@@ -25,6 +25,9 @@ class ParallelConfig(Settings):
         choices=("auto", "cuda", "cpu"),
         help="device to compute on; auto uses CUDA if a device is available",
     )
+    deterministic_mode: bool = flag(
+        False, affects="execution", help="slower kernels on GPUs that give the same bits every time, or an error"
+    )
     tensor_model_parallel_size: int = flag(
         1, range=Range(1, 1 << 16), affects="execution", help="processes that share each layer"
     )

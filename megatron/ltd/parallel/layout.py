@@ -19,8 +19,9 @@ from megatron.ltd.parallel.config import PIPELINE_FLAGS, ParallelConfig
 from megatron.ltd.schedules.batch_size import BatchSchedule
 
 if TYPE_CHECKING:
-    from megatron.ltd.models.config import ModelConfig, RecomputeConfig
+    from megatron.ltd.models.config import ModelConfig
     from megatron.ltd.models.encoder_config import ViTConfig
+    from megatron.ltd.models.execution_config import RecomputeConfig
 
 
 def num_parts(context_size: int, tensor_size: int) -> int:

@@ -145,11 +145,18 @@ class _World:
         """Start the process group. All processes must have devices of one type, or they would wait for each other."""
         store = dist.PrefixStore("default_pg", self.store)
         store.set_timeout(timeout)
-        backend = "nccl" if device.type == "cuda" else "gloo"
         loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
         if self.size == 1 and loopback is not None:  # gloo would listen where other machines reach it
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=timeout)
+        on_cuda = device.type == "cuda"
+        dist.init_process_group(
+            "nccl" if on_cuda else "gloo",
+            store=store,
+            rank=self.rank,
+            world_size=self.size,
+            timeout=timeout,
+            device_id=device if on_cuda else None,  # otherwise NCCL guesses it from the rank
+        )
 
 
 @contextmanager
@@ -168,6 +175,9 @@ def initialize(config: ParallelConfig, agree_on: Mapping[str, Any] | None = None
 
         cpu_backend.install()
     else:
+        if config.tensor_model_parallel_size > 1 or config.context_parallel_size > 1:
+            # One queue of the GPU: communication starts before the products that it should overlap with.
+            os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
         torch.cuda.set_device(device)
 
     from megatron.core import parallel_state

@@ -91,6 +91,11 @@ class RunPlan:
         """Steps of the run."""
         return self.stages[-1].end_step if self.stages else 0
 
+    @property
+    def entry_layers(self) -> frozenset[int]:
+        """The layers that are entry layers (``StepPlan.entry_layers``) in some step."""
+        return frozenset(layer for stage in self.stages for layer in stage.plan.entry_layers)
+
     def _per_step(self, stage: Stage, column: _Column) -> int:
         """Samples, layer tokens, FLOPs or the dense model's FLOPs of one step of the stage."""
         samples = stage.global_batch_samples

@@ -20,12 +20,7 @@ from megatron.ltd.checkpoint.run_format import MODEL
 from megatron.ltd.checkpoint.save import CheckpointSaver
 from megatron.ltd.checkpoint.start import Start, find_start
 from megatron.ltd.data.microbatches import Microbatch, NoTokens, SampleSource, microbatches
-from megatron.ltd.errors import UserError
-from megatron.ltd.forecast.layout import Layout
-from megatron.ltd.forecast.memory import STATES, stage_memory
-from megatron.ltd.format import format_bytes
 from megatron.ltd.layers import route
-from megatron.ltd.machine import memory_bytes
 from megatron.ltd.methods.base import Method
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.agreement import agree, together
@@ -35,6 +30,7 @@ from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.plan.run_plan import RunPlan
 from megatron.ltd.routing.sequence_shard import SequenceShard
 from megatron.ltd.training.log import RunLog
+from megatron.ltd.training.memory_check import check_memory
 from megatron.ltd.training.optimizer import base_learning_rate, build_optimizer, whole_weights, wrap_chunks
 from megatron.ltd.training.signals import ExitRequests
 from megatron.ltd.training.step import Stepper
@@ -125,17 +121,17 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     consumed = start.consumed(shape.seq_length)
     plan, schedule = clock.plan(start.progress.iteration, consumed), clock.schedule(start.progress.iteration, consumed)
     taken = start.check_schedule(config, clock.settings(schedule))
-    _check_memory(config, workload, plan, mesh)
+    check_memory(config, workload.sizes, plan, mesh)
 
     train_data, eval_data = _build_data(workload, plan, clock, start, mesh, every_stage=method.observes)
     initial_clock = start.initial_clock(config, consumed)
-    enters = any(stage.plan.entry_layers for stage in plan.stages)
     new_weights = (
         workload.new_weights(start.stored) if start.checkpoint is not None and config.checkpoint.finetune else ()
     )
     state = _build_state(
-        config, workload, schedule, start, initial_clock, mesh, learned_V, entry=enters, new_weights=new_weights
-    )
+        config, workload, schedule, start, initial_clock, mesh, learned_V, entry_layers=plan.entry_layers,
+        new_weights=new_weights,
+    )  # fmt: skip
     stepper = Stepper(
         state.chunks,
         state.optimizer,
@@ -161,37 +157,13 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
         "schedule": clock.settings(schedule), "identity": identity, "order": order, "config": config.to_dict(),
         "learned": method.observes,
     }  # fmt: skip
-    flags = config.checkpoint
-    folder = None if flags.save is None else Path(flags.save)
-    saver = CheckpointSaver(
-        folder, mesh, keep_last=flags.keep_last, asynchronous=flags.async_save, weights_only=flags.no_save_optim,
-        print_line=log.print_line,
-    )  # fmt: skip
+    saver = CheckpointSaver(config.checkpoint, mesh, log.print_line)
     exits = ExitRequests(config.training, mesh)
     upkeep = Upkeep(config.training, config.logging, mesh, log_folder)
     return Run(
         config, mesh, workload, method, clock, plan, state, stepper, train_data, eval_data, log, saver, exits,
         upkeep, throughput, record, taken is not None,
     )  # fmt: skip
-
-
-def _check_memory(config: RunConfig, workload: Workload, plan: RunPlan, mesh: Mesh) -> None:
-    """Refuse a run whose states alone exceed the memory of its device, before any is allocated. Raises ``UserError``.
-
-    Half of the forecast activations are counted too: on a GPU that forecast has not been measured.
-    """
-    layout = Layout.of(config.parallel, mesh.world_size, mesh.world_size, config.model.num_layers)
-    parts = stage_memory(config, workload.sizes, layout, plan)[mesh.pipeline_parallel_rank].parts
-    needed = sum(size if name in STATES else size // 2 for name, size in parts.items())
-    on_gpu = mesh.device.type == "cuda"
-    available = torch.cuda.mem_get_info(mesh.device)[1] if on_gpu else memory_bytes()
-    if needed > available:
-        raise UserError(
-            f"--hidden-size {config.model.hidden_size}, --num-layers {config.model.num_layers} and --micro-batch-size "
-            f"{config.training.micro_batch_size}: a process needs at least {format_bytes(needed)} of memory, and "
-            f"{mesh.device} has {format_bytes(available)}; use smaller values, or more processes (--plan shows the "
-            "parts)"
-        )
 
 
 def _notes(config: RunConfig, start: Start, new_weights: tuple[str, ...], taken: str | None) -> list[str]:
@@ -255,16 +227,16 @@ def _build_state(
     mesh: Mesh,
     learned_V: Tensor | None,
     *,
-    entry: bool,
+    entry_layers: frozenset[int],
     new_weights: tuple[str, ...],
 ) -> TrainingState:
-    """Model, optimizer, scheduler and ``learned_V``, new or loaded. ``entry``: some layers are entry layers.
+    """Model, optimizer, scheduler and ``learned_V``, new or loaded; ``entry_layers`` as in ``Workload.build_chunks``.
 
     ``new_weights``: parameters that are not loaded from the checkpoint; see ``Workload.new_weights``.
     """
     core_config = transformer_config(config.model, config.parallel, config.precision, config.recompute, mesh)
     chunks = wrap_chunks(
-        workload.build_chunks(core_config, mesh, explicit_mask=entry), config.parallel, config.precision
+        workload.build_chunks(core_config, mesh, entry_layers=entry_layers), config.parallel, config.precision
     )
     counts_zeros = config.logging.log_num_zeros_in_grad
     optimizer = build_optimizer(chunks, config.optimizer, config.precision, config.parallel, counts_zeros=counts_zeros)

@@ -16,7 +16,7 @@ from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
 from megatron.core.transformer.module import Float16Module, MegatronModule, param_is_not_shared
 
 from megatron.ltd.layers.routed_layer import RoutedTransformerLayer
-from megatron.ltd.models.config import PrecisionConfig
+from megatron.ltd.models.execution_config import PrecisionConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.plan.config import OptimizerConfig
 from megatron.ltd.training.adam import FusedAdam

@@ -119,9 +119,12 @@ class Workload(Protocol):
         )
 
     def build_chunks(
-        self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool
+        self, core_config: TransformerConfig, mesh: Mesh, *, entry_layers: frozenset[int]
     ) -> Sequence[MegatronModule]:
-        """This process's part of the model: one stage, or the chunks of an interleaved pipeline."""
+        """This process's part of the model: one stage, or the chunks of an interleaved pipeline.
+
+        ``entry_layers``: the layers that are entry layers at some step (``StepPlan.entry_layers``).
+        """
         ...
 
     def build_data(

@@ -86,7 +86,9 @@ class BERT(Workload):
         samples = self.config.training.eval_iters * global_batch_samples
         return dict.fromkeys(self.data.evaluated(), samples) if samples else {}
 
-    def build_chunks(self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool) -> list[BertModel]:
+    def build_chunks(
+        self, core_config: TransformerConfig, mesh: Mesh, *, entry_layers: frozenset[int]
+    ) -> list[BertModel]:
         """See ``models.bert.build_bert_chunks``; there is always a mask."""
         return build_bert_chunks(
             BertModel, self.model, core_config, self.vocab_size, mesh, seed=self.config.training.seed

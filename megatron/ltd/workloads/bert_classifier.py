@@ -93,7 +93,7 @@ class BertClassification(Workload):
         return {VALID: whole_batches(len(self.valid.labels), global_batch_samples)}
 
     def build_chunks(
-        self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool
+        self, core_config: TransformerConfig, mesh: Mesh, *, entry_layers: frozenset[int]
     ) -> list[bert_classifier.BertClassifier]:
         """See ``models.bert.build_bert_chunks``; there is always a mask."""
         kind = partial(bert_classifier.BertClassifier, num_classes=len(self.classes))

@@ -104,7 +104,9 @@ class GPT(Workload):
         wanted = {**self.identity, "norm_epsilon": config.model.norm_epsilon}
         return imported, described, {name: wanted[name] for name in described}
 
-    def build_chunks(self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool) -> list[GPTModel]:
+    def build_chunks(
+        self, core_config: TransformerConfig, mesh: Mesh, *, entry_layers: frozenset[int]
+    ) -> list[GPTModel]:
         """See ``models.gpt.build_chunks``."""
         return build_chunks(
             self.config.model,
@@ -112,7 +114,7 @@ class GPT(Workload):
             self.vocab_size,
             mesh,
             seed=self.config.training.seed,
-            explicit_mask=explicit_mask or self.every_layer_needs_data,
+            masked_layers=self.config.model.layer_numbers if self.every_layer_needs_data else entry_layers,
         )
 
     def build_data(

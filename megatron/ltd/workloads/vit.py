@@ -72,11 +72,13 @@ class ViT(Workload):
             return {}
         return {VALID: whole_batches(len(self.valid_images), global_batch_samples)}
 
-    def build_chunks(self, core_config: TransformerConfig, mesh: Mesh, *, explicit_mask: bool) -> list[vit.ViT]:
+    def build_chunks(
+        self, core_config: TransformerConfig, mesh: Mesh, *, entry_layers: frozenset[int]
+    ) -> list[vit.ViT]:
         """See ``models.vit.build_chunks``."""
         seed = self.config.training.seed
         return vit.build_chunks(
-            self.config.model, core_config, len(self.classes), mesh, seed=seed, explicit_mask=explicit_mask
+            self.config.model, core_config, len(self.classes), mesh, seed=seed, masked_layers=entry_layers
         )
 
     def build_data(

@@ -10,7 +10,7 @@ import torch
 
 from megatron.ltd.evaluation.causal_lm import CausalLM
 from megatron.ltd.evaluation.scoring import BatchSize, Text, score
-from megatron.ltd.models.config import PrecisionConfig
+from megatron.ltd.models.execution_config import PrecisionConfig
 from megatron.ltd.parallel.mesh import Mesh
 from tests.support import VOCAB_SIZE, build_core_model, world
 from tests.support_errors import refused

@@ -92,7 +92,7 @@ def test_boxes_that_cut_a_tensor_both_ways(tmp_path: Path) -> None:
         for offsets, sizes in boxes.items()
     }
     parts = {str((r, c)): whole[r : r + h, c : c + w].contiguous() for (r, c), (h, w) in boxes.items()}
-    planner, writer = StreamedPlanner(items, [], parts.__getitem__), FileSystemWriter(tmp_path)
+    planner, writer = StreamedPlanner(items, parts.__getitem__), FileSystemWriter(tmp_path)
     writer.set_up_storage_writer(is_coordinator=True)
     (plan,), metadata = planner.create_global_plan([writer.prepare_local_plan(SavePlan(list(items.values())))])
     (plan,) = writer.prepare_global_plan([plan])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from megatron.ltd.data.batch import Batch
 from megatron.ltd.hugging_face.weights import ImportedModel
-from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
+from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from tests.reference.gpt2_folder import gpt2_config, random_plain, write_folder, write_gpt2

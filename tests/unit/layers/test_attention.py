@@ -26,7 +26,7 @@ def build(mesh: Mesh, *, dropout: float = 0.0, softmax_scale: float | None = Non
     from megatron.core.transformer.enums import AttnMaskType
 
     from megatron.ltd.layers.attention import FusedAttention
-    from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
+    from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
     from megatron.ltd.models.transformer import transformer_config
     from megatron.ltd.parallel.config import ParallelConfig
 

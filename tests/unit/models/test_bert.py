@@ -14,8 +14,8 @@ from megatron.ltd.data.bert_batch import BertBatch
 from megatron.ltd.methods.base import Composed, Dense, Method, ModelFacts, Samples
 from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
 from megatron.ltd.models.bert import BertModel, build_bert_chunks, padding_mask
-from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.encoder_config import BertModelConfig
+from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh

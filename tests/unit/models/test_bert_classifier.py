@@ -14,8 +14,8 @@ from megatron.ltd.data.labelled_rows import SentenceBatch
 from megatron.ltd.methods.base import Dense, Method, ModelFacts, Samples
 from megatron.ltd.models.bert import build_bert_chunks
 from megatron.ltd.models.bert_classifier import BertClassifier
-from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.encoder_config import BertModelConfig
+from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
+from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from tests.support_errors import refused
 
 ODD = {"hidden_size": 60, "num_attention_heads": 4, "position_embedding_type": "rope"}

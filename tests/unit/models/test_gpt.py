@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from megatron.ltd.data.batch import Batch
 from megatron.ltd.methods.base import Composed, Method, Samples
-from megatron.ltd.models.config import ModelConfig, RecomputeConfig
+from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.routing.sampling import kept_indices
 from tests.reference.names import gpt2_tensors, llama_tensors, megatron_tensors
@@ -33,7 +33,6 @@ from tests.support import (
     sublayer_scales,
     world,
 )
-from tests.support_errors import refused
 
 SEQ_LENGTH = 16
 
@@ -197,12 +196,6 @@ def test_evaluation_ignores_the_plan(mesh: Mesh) -> None:
     for row in range(2):
         expected = plain.token_losses(batch.labels_BS[row], plain(batch.tokens_BS[row]))
         torch.testing.assert_close(found[row], expected.detach(), rtol=1e-5, atol=1e-5)
-
-
-def test_recompute_that_needs_transformer_engine_is_refused(mesh: Mesh) -> None:
-    recompute = RecomputeConfig("selective", recompute_modules=("layernorm",))
-    with refused("--recompute-modules"):
-        build_core_model(small_model(), mesh, recompute)
 
 
 def hugging_face_gpt2(config: PlainConfig) -> torch.nn.Module:

@@ -14,8 +14,8 @@ from torch.func import functional_call
 from megatron.ltd.data.images import ImageBatch
 from megatron.ltd.methods.base import Composed, Method, ModelFacts
 from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
-from megatron.ltd.models.config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.encoder_config import ViTConfig
+from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.models.vit import HEAD, build_chunks
 from megatron.ltd.parallel.config import ParallelConfig

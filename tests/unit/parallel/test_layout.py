@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.models.config import ModelConfig, RecomputeConfig
+from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.models.execution_config import RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import (
     check_batches,

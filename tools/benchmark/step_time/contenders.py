@@ -29,7 +29,8 @@ from megatron.ltd.methods.base import Dense, Method, ModelFacts, Samples
 from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
 from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
-from megatron.ltd.models.config import ModelConfig, PrecisionConfig, RecomputeConfig
+from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.gpt import build_chunks
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig

@@ -39,9 +39,11 @@ def end_with_other_tokens(flags: Sequence[Sequence[str]], from_step: int) -> tup
     """Like ``end_of``, but rank 1 keeps different tokens in layer 3 from step ``from_step`` on."""
     select = RandomLTD.select
 
-    def other_select(self: RandomLTD, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
-        moved = layer_number == 3 and kept_tokens >= self.schedule.at(from_step)
-        return select(self, Samples(samples.sample_ids_B + moved), layer_number, kept_tokens)
+    def other_select(self: RandomLTD, samples: Samples, layer_numbers: Sequence[int], kept_tokens: int) -> Tensor:
+        kept_LBK = select(self, samples, layer_numbers, kept_tokens)
+        if 3 in layer_numbers and kept_tokens >= self.schedule.at(from_step):
+            kept_LBK[layer_numbers.index(3)] = select(self, Samples(samples.sample_ids_B + 1), [3], kept_tokens)[0]
+        return kept_LBK
 
     with pytest.MonkeyPatch.context() as patch:
         if os.environ["RANK"] == "1":

@@ -108,7 +108,7 @@ def _listen(run: Run, record: Record) -> None:
 
 @dataclass(frozen=True)
 class _ListeningMethod:
-    """Wraps ``method`` and records its selections; a layer that asks twice must get the same tokens."""
+    """``method``, remembering what it chose; who asks again must get the same."""
 
     method: Method
     kept: dict[tuple[int, int, int], tuple[int, ...]]
@@ -116,12 +116,15 @@ class _ListeningMethod:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.method, name)
 
-    def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
-        kept_BK = self.method.select(samples, layer_number, kept_tokens)
-        for sample_id, row in zip(samples.sample_ids_B.tolist(), kept_BK.tolist(), strict=True):
-            before = self.kept.setdefault((sample_id, layer_number, kept_tokens), tuple(row))
-            assert before == tuple(row), f"sample {sample_id} keeps other tokens in a replay of layer {layer_number}"
-        return kept_BK
+    def select(self, samples: Samples, layer_numbers: Sequence[int], kept_tokens: int) -> Tensor:
+        kept_LBK = self.method.select(samples, layer_numbers, kept_tokens)
+        for layer_number, kept_BK in zip(layer_numbers, kept_LBK.expand(len(layer_numbers), -1, -1), strict=True):
+            for sample_id, row in zip(samples.sample_ids_B.tolist(), kept_BK.tolist(), strict=True):
+                before = self.kept.setdefault((sample_id, layer_number, kept_tokens), tuple(row))
+                assert before == tuple(row), (
+                    f"sample {sample_id} keeps other tokens in a replay of layer {layer_number}"
+                )
+        return kept_LBK
 
 
 @dataclass(frozen=True)

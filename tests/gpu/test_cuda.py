@@ -42,8 +42,9 @@ def test_routing_on_cuda_is_deterministic_and_equal_to_the_plain_pair(dtype: tor
     def run(fused: bool) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = torch.randn(512, 4, 64, generator=torch.Generator().manual_seed(0)).to("cuda", dtype).requires_grad_()
         if fused:
-            part, rest = split_tokens(hidden, kept_BK, flat_rows(kept_BK))
-            out = merge_tokens(rest, part * 3, kept_BK)
+            rows = flat_rows(kept_BK)
+            part, rest = split_tokens(hidden, rows)
+            out = merge_tokens(rest, part * 3, rows)
         else:
             out = scatter_tokens(hidden, gather_tokens(hidden, kept_BK) * 3, kept_BK)
         out.float().pow(2).sum().backward()

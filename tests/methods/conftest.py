@@ -6,12 +6,16 @@ turn.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from megatron.ltd.methods import METHODS
+from megatron.ltd.methods.base import Method, ModelFacts
+from megatron.ltd.parallel.mesh import Mesh
 from tests.methods.cases import CASES, MethodCase
-from tests.support import small_dataset, small_sentences
+from tests.support import small_dataset, small_sentences, world
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +60,21 @@ def case(request: pytest.FixtureRequest) -> MethodCase:
 def folder(tmp_path: Path) -> Path:
     """The folder for a test's runs."""
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def mesh() -> Iterator[Mesh]:
+    """This process as a world of one."""
+    with world() as mesh:
+        yield mesh
+
+
+@pytest.fixture(params=CASES)
+def method(request: pytest.FixtureRequest) -> Method:
+    """Every registered method, dropping at step 0, built from its flags for 4 layers and S = 32."""
+    from megatron.ltd.arguments import parse_run_config
+
+    flags = "--num-layers 4 --seq-length 32 --train-iters 1 --lr 1e-3 --data-path x --tokenizer-type ByteTokenizer"
+    case = CASES[request.param]
+    configs = parse_run_config([*flags.split(), *case.dropping]).methods
+    return METHODS[case.method].build(configs[case.method], ModelFacts(4, 32, seed=7))

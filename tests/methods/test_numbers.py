@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ from torch import Tensor
 
 from megatron.ltd.data.batch import Batch
 from megatron.ltd.layers.route import Route, use_route
-from megatron.ltd.methods import METHODS
-from megatron.ltd.methods.base import Method, ModelFacts, Samples
+from megatron.ltd.methods.base import Method, Samples
 from megatron.ltd.models.execution_config import RecomputeConfig
 from megatron.ltd.parallel.mesh import Mesh
 from tests.methods.cases import CASES, MethodCase, on_every_model
@@ -29,27 +27,9 @@ from tests.support import (
     relative_error,
     small_model,
     step_gradients,
-    world,
 )
 
 MODEL = {"num_layers": 4, "seq_length": 32}
-
-
-@pytest.fixture
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
-
-
-@pytest.fixture(params=CASES)
-def method(request: pytest.FixtureRequest) -> Method:
-    """Every registered method, built from flags with which it drops at step 0 of ``MODEL``."""
-    from megatron.ltd.arguments import parse_run_config
-
-    flags = "--num-layers 4 --seq-length 32 --train-iters 1 --lr 1e-3 --data-path x --tokenizer-type ByteTokenizer"
-    case = CASES[request.param]
-    configs = parse_run_config([*flags.split(), *case.dropping]).methods
-    return METHODS[case.method].build(configs[case.method], ModelFacts(4, 32, seed=7))
 
 
 @on_every_model

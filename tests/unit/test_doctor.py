@@ -17,7 +17,8 @@ from megatron.ltd.doctor import hardware, layer, processes, software
 from megatron.ltd.doctor.__main__ import hiding_packages
 from megatron.ltd.doctor.finding import NOTE, OK, WRONG, Finding, report
 from megatron.ltd.layers import routed_layer
-from megatron.ltd.layers.route import Route
+from megatron.ltd.layers.route import KeptTokens, Route
+from megatron.ltd.routing.gather_scatter import flat_rows
 from tests.support_processes import PATIENCE_SECONDS
 
 
@@ -168,9 +169,10 @@ def test_a_layer_that_loses_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.state == WRONG and "a layer on half of its tokens is off by" in found.text
 
 
-def test_a_model_that_drops_tokens_at_full_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    def kept_tokens(self: Route, layer_number: int) -> Tensor:
-        return torch.arange(32).repeat(2, 1)
+def test_a_model_that_drops_at_full_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept_tokens(self: Route, layer_number: int, place: object = None) -> KeptTokens:
+        kept_BK = torch.arange(32).repeat(2, 1)
+        return KeptTokens(kept_BK, kept_BK, kept_BK, flat_rows(kept_BK))
 
     monkeypatch.setattr(Route, "kept_tokens", kept_tokens)
     found = _finding()

@@ -82,9 +82,9 @@ def _gradients(gpt: torch.nn.Module, chosen: Route | None, mesh: Mesh) -> list[T
 def _layer_complaint(layer: torch.nn.Module, chosen: Route, mesh: Mesh) -> str | None:
     """How ``layer`` under a route differs from the same layer on the kept tokens alone, or None."""
     hidden_SBH = torch.linspace(-1, 1, _SEQ_LENGTH * 2 * 64, device=mesh.device).sin().view(_SEQ_LENGTH, 2, 64)
-    kept_BK = chosen.kept_tokens(layer.layer_number)  # type: ignore[arg-type]
-    assert kept_BK is not None
-    index_KBH = kept_BK.t()[:, :, None].expand(-1, -1, hidden_SBH.shape[2])
+    kept = chosen.kept_tokens(layer.layer_number)  # type: ignore[arg-type]
+    assert kept is not None
+    index_KBH = kept.kept_BK.t()[:, :, None].expand(-1, -1, hidden_SBH.shape[2])
     with torch.no_grad():
         with use_route(chosen):
             routed_SBH, _ = layer(hidden_SBH.clone(), attention_mask=None)

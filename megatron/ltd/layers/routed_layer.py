@@ -3,7 +3,7 @@
 S sequence, K kept tokens, B micro-batch, H hidden.
 
     x_SBH ── split ──► kept_KBH ──► the dense layer, unchanged ──► y_KBH ── merge ──► out_SBH
-               └───────────────── tokens that skip the layer ────────────────┘
+               └──────── tokens that skip the layer, in the same memory ───────┘
 
 ``RoutedTransformerLayer`` is a subclass that is used through ``ModuleSpec``: its parameters have the dense layer's
 names, so that any checkpoint loads with and without a method. Everything positional is rebuilt for the kept tokens:
@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_block import get_num_layers_to_build
@@ -32,12 +33,11 @@ from megatron.core.transformer.transformer_layer import (
 )
 from torch import Tensor
 
-from megatron.ltd.layers.route import current_route
+from megatron.ltd.layers.route import KeptTokens, Place, current_route
 from megatron.ltd.parallel.random import seed_weights
 from megatron.ltd.routing.gather_scatter import (
     RotaryEmbedding,
     entry_mask,
-    flat_rows,
     gather_mask,
     gather_rotary,
     merge_tokens,
@@ -65,8 +65,8 @@ class RoutedTransformerLayer(TransformerLayer):
         vp_stage: int | None = None,
         **kwargs: Any,
     ) -> None:
+        offset = get_transformer_layer_offset(config, vp_stage, pg_collection.pp.rank())
         if weights_seed is not None:
-            offset = get_transformer_layer_offset(config, vp_stage, pg_collection.pp.rank())
             seed_weights(weights_seed, layer_number + offset)
         super().__init__(config, submodules, layer_number, pg_collection=pg_collection, vp_stage=vp_stage, **kwargs)
         context, tensor = pg_collection.cp, pg_collection.tp
@@ -75,10 +75,10 @@ class RoutedTransformerLayer(TransformerLayer):
         chunk_layers = get_num_layers_to_build(config, vp_stage, pg_collection.pp.rank())
         self.is_causal = self.self_attention.attn_mask_type == AttnMaskType.causal
         self.feeds_another_stage = in_pipeline and layer_number == chunk_layers
-        self.attention_shard = SequenceShard.of(context.rank(), context.size())
-        self.own_shard = self.attention_shard
+        attention_shard = own_shard = SequenceShard.of(context.rank(), context.size())
         if config.sequence_parallel:
-            self.own_shard = SequenceShard.of(context.rank(), context.size(), tensor.rank(), tensor.size())
+            own_shard = SequenceShard.of(context.rank(), context.size(), tensor.rank(), tensor.size())
+        self.place = Place(range(offset + 1, offset + chunk_layers + 1), own_shard, attention_shard)
 
     def forward(
         self,
@@ -89,6 +89,8 @@ class RoutedTransformerLayer(TransformerLayer):
     ) -> tuple[Tensor, Tensor | None]:
         """The layer's output, [S, B, H], and the cross-attention context, None here.
 
+        If tokens are dropped the output overwrites ``hidden_states`` where ``split_tokens`` allows it.
+
         ``attention_mask`` is [B or 1, 1, S, S] or [B, 1, 1, S], True where attending is forbidden, or None for the
         attention's mask type. Under context and sequence parallelism the hidden states are this rank's share of the
         sequence; rotary angles and the rows of the mask are those of its context rank, since attention gathers what
@@ -98,36 +100,32 @@ class RoutedTransformerLayer(TransformerLayer):
         if route is not None and not route.executes(self.layer_number):
             return self._skip(hidden_states), None
         self._scale_by(1.0 if route is None else route.keep_probability(self.layer_number))
-        kept_BK = route.kept_tokens(self.layer_number) if route is not None else None
-        if route is None or kept_BK is None:
+        kept = route.kept_tokens(self.layer_number, self.place) if route is not None else None
+        if route is None or kept is None:
             return super().forward(
                 hidden_states, attention_mask=attention_mask, rotary_pos_emb=rotary_pos_emb, **kwargs
             )
-        seq_length = route.plan.seq_length
-        own_BK = self.own_shard.local_kept(kept_BK, seq_length)
-        attending_BK = self.attention_shard.local_kept(kept_BK, seq_length)
         if self.layer_number in route.plan.entry_layers:
             mask = None
             if attention_mask is not None or self.is_causal:
-                mask = entry_mask(attention_mask, self.attention_shard.take(kept_BK, 1), attending_BK, seq_length)
-            return self._enter(hidden_states, mask, rotary_pos_emb, own_BK, attending_BK, **kwargs)
-        rows = flat_rows(own_BK)
-        kept_KBH, rest_SBH = split_tokens(hidden_states, own_BK, rows)
+                positions_BQ = self.place.attention_shard.take(kept.kept_BK, 1)
+                mask = entry_mask(attention_mask, positions_BQ, kept.attending_BK, route.plan.seq_length)
+            return self._enter(hidden_states, mask, rotary_pos_emb, kept, **kwargs)
+        kept_KBH, rest_SBH = split_tokens(hidden_states, kept.rows)
         computed_KBH, context = super().forward(
             kept_KBH,
-            attention_mask=gather_mask(attention_mask, kept_BK, attending_BK),
-            rotary_pos_emb=gather_rotary(rotary_pos_emb, attending_BK),
+            attention_mask=gather_mask(attention_mask, kept.kept_BK, kept.attending_BK),
+            rotary_pos_emb=gather_rotary(rotary_pos_emb, kept.attending_BK),
             **kwargs,
         )
-        return merge_tokens(rest_SBH, computed_KBH, own_BK, rows), context
+        return merge_tokens(rest_SBH, computed_KBH, kept.rows), context
 
     def _enter(
         self,
         hidden_SBH: Tensor,
         mask: Tensor | None,
         rotary: RotaryEmbedding | None,
-        own_BK: Tensor,
-        attending_BK: Tensor,
+        kept: KeptTokens,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """An entry layer, in which the queries of the kept tokens attend to the keys and values of all tokens.
@@ -137,15 +135,15 @@ class RoutedTransformerLayer(TransformerLayer):
         rotary_of_queries_and_keys = None
         if rotary is not None:
             of_queries, of_keys = rotary if isinstance(rotary, tuple) else (rotary, rotary)
-            rotary_of_queries_and_keys = (gather_rotary(of_queries, attending_BK), of_keys)
-        self.self_attention.query_BK, self.self_attn_bda.kept_BK = attending_BK, own_BK
+            rotary_of_queries_and_keys = (gather_rotary(of_queries, kept.attending_BK), of_keys)
+        self.self_attention.query_BK, self.self_attn_bda.kept_BK = kept.attending_BK, kept.own_BK
         try:
             computed_KBH, context = super().forward(
                 hidden_SBH, attention_mask=mask, rotary_pos_emb=rotary_of_queries_and_keys, **kwargs
             )
         finally:
             self.self_attention.query_BK = self.self_attn_bda.kept_BK = None
-        return scatter_tokens(hidden_SBH, computed_KBH, own_BK), context
+        return scatter_tokens(hidden_SBH, computed_KBH, kept.own_BK), context
 
     def _scale_by(self, keep_probability: float) -> None:
         self.self_attn_bda.keep_probability = self.mlp_bda.keep_probability = keep_probability
@@ -163,5 +161,7 @@ class RoutedTransformerLayer(TransformerLayer):
         mark_ready = self.mark_gradients_ready
         if mark_ready is not None and hidden_states.requires_grad:
             hidden_states.register_hook(lambda gradient: mark_ready(self))
-        # Megatron-Core frees the memory of what a stage has sent, but the input is still needed.
-        return hidden_states.clone() if self.feeds_another_stage else hidden_states
+        # Megatron-Core frees the memory of what a stage has sent, but the input is still needed. So is that of a
+        # function that is recomputed, and the next layer may write to what this one returns.
+        still_needed = self.feeds_another_stage or not torch.is_grad_enabled()
+        return hidden_states.clone() if still_needed else hidden_states

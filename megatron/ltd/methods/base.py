@@ -11,11 +11,12 @@ initialised.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.format import format_ranges
 from megatron.ltd.schedules.step_plan import StepPlan
 
 if TYPE_CHECKING:
@@ -67,31 +68,39 @@ class Method(Protocol):
         """Ranges of steps with one plan, as (first step, number of steps, plan): in order, without gaps, to the end."""
         ...
 
-    def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
-        """The positions that a layer computes, int64 [B, kept_tokens], ascending and distinct in each row.
+    def select(self, samples: Samples, layer_numbers: Sequence[int], kept_tokens: int) -> Tensor:
+        """The positions that layers compute, int64 [L, B, kept_tokens], ascending and distinct in each row.
 
-        ``layer_number`` is 1-based and global: the first layer of the model is 1 on every pipeline stage. Called only
-        if ``kept_tokens`` is below S. Each of the ``facts.sequence_parts`` equal parts of the sequence must keep the
-        same number of tokens, because each is on another process.
+        L is the number of ``layer_numbers``, or 1 if all of them keep the same tokens. They are 1-based and global: the
+        first layer of the model is 1 on every pipeline stage. Called once a microbatch and chunk of the model, with all
+        layers that keep ``kept_tokens``, which is below S. Each of the ``facts.sequence_parts`` equal parts of the
+        sequence must keep the same number of tokens, because each is on another process. Nothing here should make a
+        tensor from Python numbers or read one: either waits for a GPU.
         """
         raise AssertionError(f"{self.name} keeps every token")
 
-    def check_selection(self, kept_BK: Tensor, samples: Samples, layer_number: int, kept_tokens: int) -> None:
-        """Raise ``AssertionError`` if ``kept_BK`` breaks a rule of ``select``; values are checked on the CPU only.
+    def check_selection(
+        self, kept_LBK: Tensor, samples: Samples, layer_numbers: Sequence[int], kept_tokens: int
+    ) -> None:
+        """Raise ``AssertionError`` if ``kept_LBK`` breaks a rule of ``select``; values are checked on the CPU only."""
+        many = len(layer_numbers) > 1
+        layers = f"layer{'s' * many} {format_ranges(layer_numbers)}"
+        by = f"{self.name}, {layers}: select must return"
+        expected = (len(layer_numbers), len(samples.sample_ids_B), kept_tokens)
+        right_shape = tuple(kept_LBK.shape) in (expected, (1, *expected[1:]))
+        assert right_shape, f"{by} shape {expected}, not {tuple(kept_LBK.shape)}"
+        assert str(kept_LBK.dtype) == "torch.int64", f"{by} int64, not {kept_LBK.dtype}"
+        if kept_LBK.is_cpu:
+            self.check_positions(kept_LBK, by)
 
-        On a GPU that would wait for the device in every layer.
-        """
-        by = f"{self.name}, layer {layer_number}: select must return"
-        expected = (len(samples.sample_ids_B), kept_tokens)
-        assert tuple(kept_BK.shape) == expected, f"{by} shape {expected}, not {tuple(kept_BK.shape)}"
-        assert str(kept_BK.dtype) == "torch.int64", f"{by} int64, not {kept_BK.dtype}"
-        if not kept_BK.is_cpu:
-            return
-        assert (kept_BK[:, 1:] > kept_BK[:, :-1]).all(), f"{by} ascending, distinct positions in each row"
+    def check_positions(self, kept_LBK: Tensor, by: str) -> None:
+        """The values' part of ``check_selection``; ``by`` begins its messages."""
+        kept_tokens = kept_LBK.shape[2]
+        assert (kept_LBK[..., 1:] > kept_LBK[..., :-1]).all(), f"{by} ascending, distinct positions in each row"
         parts, seq_length = self.facts.sequence_parts, self.facts.seq_length
-        for part, kept_BP in enumerate(kept_BK.chunk(parts, dim=1)):
+        for part, kept_LBP in enumerate(kept_LBK.chunk(parts, dim=2)):
             first, end = part * seq_length // parts, (part + 1) * seq_length // parts
-            inside = kept_BP.shape[1] * parts == kept_tokens and (first <= kept_BP).all() and (kept_BP < end).all()
+            inside = kept_LBP.shape[2] * parts == kept_tokens and (first <= kept_LBP).all() and (kept_LBP < end).all()
             where = "positions from 0 to" if parts == 1 else f"{kept_tokens}/{parts} of the positions {first} to"
             assert inside, f"{by} {where} {end - 1}"
 
@@ -197,8 +206,8 @@ class Composed(Method):
                 yield step, end - step, _both(routing_plan, depth_plan)
                 step = end
 
-    def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
-        return self.routing.select(samples, layer_number, kept_tokens)
+    def select(self, samples: Samples, layer_numbers: Sequence[int], kept_tokens: int) -> Tensor:
+        return self.routing.select(samples, layer_numbers, kept_tokens)
 
     def executes(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
         return self.depth.executes(step, microbatch, layer_number, keep_probability)

@@ -1,13 +1,17 @@
 """Gather the kept tokens from the hidden states, and scatter them back: the two ends of a routed layer.
 
     hidden_SBH ──split──> part_KBH ──the layer──> part_KBH ──merge──> hidden_SBH
-          └───────────────── rest_SBH (untouched) ──────────────┘
+          └──────────────── rest_SBH (the same memory) ─────────────┘
 
 ``gather_tokens`` and ``scatter_tokens`` are the plain pair, each correct on its own. ``split_tokens`` and
-``merge_tokens`` have the same values and gradients, but only if they are used together. They save memory traffic: the
-backward of the plain pair clears rows of one full-size gradient, fills another and adds the two; that of the fused pair
-copies one gradient and overwrites the kept rows. Kept indices are distinct, so that every write goes to its own row,
-without atomics and deterministic on a GPU too.
+``merge_tokens`` have the same values and gradients, but only if they are used together. They copy kept rows only:
+merge writes the layer's output into the hidden states, and in the backward pass split writes its gradient into the
+gradient that merge was given. A copy of all tokens is made where others may still read what would be overwritten:
+
+    forward     of a stage's input, and of the input of a checkpointed function, which is recomputed from it
+    backward    of the gradient that arrives from anything but the next layer's split
+
+Kept indices are distinct, so that every write goes to its own row, without atomics and deterministic on a GPU too.
 
 Masks and rotary embeddings of the kept tokens are rebuilt here too. Which tokens are kept is decided in ``sampling``.
 
@@ -24,9 +28,12 @@ from torch import Tensor
 
 
 def flat_rows(kept_BK: Tensor) -> Tensor:
-    """Rows of the kept tokens in ``[S * B, H]``, in the order of ``[K, B, H]``: int64 [K * B]."""
-    batch = kept_BK.shape[0]
-    return torch.add(torch.arange(batch, device=kept_BK.device), kept_BK.t(), alpha=batch).reshape(-1)
+    """Rows of the kept tokens in ``[S * B, H]``, in the order of ``[K, B, H]``: int64 [K * B].
+
+    [N, B, K], the kept tokens of several layers, gives [N, K * B].
+    """
+    batch = kept_BK.shape[-2]
+    return torch.add(torch.arange(batch, device=kept_BK.device), kept_BK.transpose(-1, -2), alpha=batch).flatten(-2)
 
 
 def _as_rows(tokens: Tensor) -> Tensor:
@@ -39,14 +46,18 @@ def _take(tokens_SBH: Tensor, rows: Tensor) -> Tensor:
     return _as_rows(tokens_SBH).index_select(0, rows).view(-1, *tokens_SBH.shape[1:])
 
 
-def _replace(tokens_SBH: Tensor, rows: Tensor, part_KBH: Tensor) -> Tensor:
-    """A copy of ``tokens_SBH`` with the given rows replaced.
+def _copy(tokens_SBH: Tensor) -> Tensor:
+    """A contiguous copy.
 
     Not a view of anything: Megatron-Core frees the storage of what a pipeline stage has sent, and refuses views.
     """
-    replaced_SBH = tokens_SBH.clone(memory_format=torch.contiguous_format)
-    replaced_SBH.view(-1, tokens_SBH.shape[-1]).index_copy_(0, rows, _as_rows(part_KBH))
-    return replaced_SBH
+    return tokens_SBH.clone(memory_format=torch.contiguous_format)
+
+
+def _write(tokens_SBH: Tensor, rows: Tensor, part_KBH: Tensor) -> Tensor:
+    """``tokens_SBH``, contiguous, after its given rows have been replaced."""
+    tokens_SBH.view(-1, tokens_SBH.shape[-1]).index_copy_(0, rows, _as_rows(part_KBH))
+    return tokens_SBH
 
 
 def _clear(tokens_SBH: Tensor, rows: Tensor) -> Tensor:
@@ -56,9 +67,7 @@ def _clear(tokens_SBH: Tensor, rows: Tensor) -> Tensor:
 
 def _spread(part_KBH: Tensor, rows: Tensor, seq_length: int) -> Tensor:
     """[S, B, H] with the part in the given rows and zeros elsewhere."""
-    zeros_SBH = part_KBH.new_zeros(seq_length, *part_KBH.shape[1:])
-    zeros_SBH.view(-1, part_KBH.shape[-1]).index_copy_(0, rows, _as_rows(part_KBH))
-    return zeros_SBH
+    return _write(part_KBH.new_zeros(seq_length, *part_KBH.shape[1:]), rows, part_KBH)
 
 
 class _Gather(torch.autograd.Function):
@@ -78,7 +87,7 @@ class _Scatter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_SBH: Tensor, part_KBH: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(rows)
-        return _replace(hidden_SBH, rows, part_KBH)
+        return _write(_copy(hidden_SBH), rows, part_KBH)
 
     @staticmethod
     def backward(ctx: Any, grad_SBH: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -93,30 +102,44 @@ class _Split(torch.autograd.Function):
         ctx.save_for_backward(rows)
         ctx.seq_length = hidden_SBH.shape[0]
         ctx.set_materialize_grads(False)
-        return _take(hidden_SBH, rows), hidden_SBH.view_as(hidden_SBH)
+        ctx.mark_dirty(hidden_SBH)  # by merge; so that hidden_SBH itself can be returned, and not a view of it
+        return _take(hidden_SBH, rows), hidden_SBH
 
     @staticmethod
     def backward(ctx: Any, grad_part_KBH: Tensor | None, grad_rest_SBH: Tensor | None) -> tuple[Tensor | None, None]:
         (rows,) = ctx.saved_tensors
         if grad_rest_SBH is None:
             return None if grad_part_KBH is None else _spread(grad_part_KBH, rows, ctx.seq_length), None
-        # The kept rows hold merge's incoming gradient. Write to a copy, because autograd may still share the buffer.
         if grad_part_KBH is None:
             return _clear(grad_rest_SBH, rows), None
-        return _replace(grad_rest_SBH, rows, grad_part_KBH), None
+        return _write(grad_rest_SBH, rows, grad_part_KBH), None  # the kept rows held merge's incoming gradient
 
 
 class _Merge(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rest_SBH: Tensor, part_KBH: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(rows)
-        return _replace(rest_SBH, rows, part_KBH)
+        ctx.feeds_split = False
+        ctx.mark_dirty(rest_SBH)
+        return _write(rest_SBH, rows, part_KBH)
 
     @staticmethod
     def backward(ctx: Any, grad_SBH: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (rows,) = ctx.saved_tensors
         rest_needs, part_needs, _ = ctx.needs_input_grad
+        if rest_needs and not ctx.feeds_split:
+            grad_SBH = _copy(grad_SBH)  # autograd may have given the same gradient to others
         return grad_SBH if rest_needs else None, _take(grad_SBH, rows) if part_needs else None, None
+
+
+def _may_overwrite(hidden_SBH: Tensor) -> bool:
+    """Whether ``hidden_SBH`` was computed in this pass, so that nothing but the next layer reads it.
+
+    A leaf is the input of a stage or of a function that is recomputed. In the first pass of such a function, which is
+    without gradients, its input is what requires a gradient.
+    """
+    made_here = not hidden_SBH.is_leaf if torch.is_grad_enabled() else not hidden_SBH.requires_grad
+    return made_here and hidden_SBH.is_contiguous()
 
 
 def gather_tokens(hidden_SBH: Tensor, kept_BK: Tensor) -> Tensor:
@@ -129,22 +152,23 @@ def scatter_tokens(hidden_SBH: Tensor, part_KBH: Tensor, kept_BK: Tensor) -> Ten
     return _Scatter.apply(hidden_SBH, part_KBH, flat_rows(kept_BK))
 
 
-def split_tokens(hidden_SBH: Tensor, kept_BK: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """``(part_KBH, rest_SBH)``: the kept tokens, and the hidden states themselves for ``merge_tokens``.
+def split_tokens(hidden_SBH: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """``(part_KBH, rest_SBH)``: the kept tokens, and the hidden states for ``merge_tokens``.
 
-    ``rest_SBH`` shares its memory with ``hidden_SBH`` and must be passed to ``merge_tokens`` only, with the same
-    ``kept_BK``: its gradient at kept positions is undefined. ``rows`` is ``flat_rows(kept_BK)``, for a caller that has
-    it already.
+    ``rows`` is ``flat_rows(kept_BK)``. ``rest_SBH`` must be passed to ``merge_tokens`` only, with the same rows: its
+    gradient at kept positions is undefined. It is ``hidden_SBH`` itself if that was computed by an operation of this
+    pass, and then ``hidden_SBH`` must not be read again: merge overwrites it.
     """
-    return _Split.apply(hidden_SBH, flat_rows(kept_BK) if rows is None else rows)
+    if not _may_overwrite(hidden_SBH):
+        hidden_SBH = _copy(hidden_SBH)
+    if hasattr(hidden_SBH.grad_fn, "feeds_split"):  # the previous layer's merge; its gradient will be split's own
+        hidden_SBH.grad_fn.feeds_split = True  # type: ignore[union-attr]
+    return _Split.apply(hidden_SBH, rows)
 
 
-def merge_tokens(rest_SBH: Tensor, part_KBH: Tensor, kept_BK: Tensor, rows: Tensor | None = None) -> Tensor:
-    """A new [S, B, H]: ``part_KBH`` at the kept positions, ``rest_SBH`` of ``split_tokens`` elsewhere.
-
-    ``rows`` is ``flat_rows(kept_BK)``, for a caller that has it already.
-    """
-    return _Merge.apply(rest_SBH, part_KBH, flat_rows(kept_BK) if rows is None else rows)
+def merge_tokens(rest_SBH: Tensor, part_KBH: Tensor, rows: Tensor) -> Tensor:
+    """[S, B, H]: ``rest_SBH`` of ``split_tokens``, overwritten with ``part_KBH`` at the kept positions."""
+    return _Merge.apply(rest_SBH, part_KBH, rows)
 
 
 def gather_mask(attention_mask: Tensor | None, kept_BK: Tensor, query_BQ: Tensor | None = None) -> Tensor | None:

@@ -13,10 +13,13 @@ kept with the same probability K / S. The keys come from a counter-based hash, n
 is no state to save or synchronise, so that every tensor-, context- and pipeline-parallel rank, a recomputed layer and a
 resumed run keep the same tokens, while each sample, layer and epoch has its own. ``gather_scatter`` uses the result.
 
-Shapes: B micro-batch, S sequence, K kept tokens, n strata, N tokens of a block.
+Shapes: L layers that are drawn together, B micro-batch, S sequence, K kept tokens, n strata, N tokens of a block.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -94,36 +97,55 @@ def kept_indices(
     Returns:
         int64 [B, K] on the device of ``sample_ids``.
     """
+    return kept_by_layers(seed, sample_ids, (layer_number,), seq_length, kept_tokens, strata, block_size)[0]
+
+
+def kept_by_layers(
+    seed: int,
+    sample_ids: Tensor,
+    layer_numbers: Sequence[int],
+    seq_length: int,
+    kept_tokens: int,
+    strata: int = 1,
+    block_size: int = 1,
+) -> Tensor:
+    """``kept_indices`` of several layers, in as many operations as that of one: int64 [L, B, K]."""
     assert 1 <= kept_tokens <= seq_length, f"{kept_tokens} kept tokens of {seq_length}"
     assert sample_ids.dtype == torch.int64, f"sample ids are int64, not {sample_ids.dtype}"
-    batch = sample_ids.shape[0]
+    layers, batch = len(layer_numbers), sample_ids.shape[0]
     if kept_tokens == seq_length:
-        return torch.arange(seq_length, dtype=torch.int64, device=sample_ids.device).repeat(batch, 1)
+        return torch.arange(seq_length, dtype=torch.int64, device=sample_ids.device).repeat(layers, batch, 1)
     assert strata >= 1 and block_size >= 1, f"{strata} strata, blocks of {block_size}"
     assert seq_length % (strata * block_size) == 0 == kept_tokens % (strata * block_size), (
         f"{strata} strata and blocks of {block_size} do not divide {kept_tokens} of {seq_length} tokens"
     )
     num_blocks = seq_length // block_size
-    keys = token_keys(seed, sample_ids, layer_number, num_blocks).view(batch * strata, num_blocks // strata)
+    keys = token_keys(seed, sample_ids, layer_numbers, num_blocks).view(-1, num_blocks // strata)
     winners = torch.topk(keys, kept_tokens // block_size // strata, dim=1, largest=False, sorted=False).values
-    kept_blocks = winners.bitwise_and_(_position_mask(num_blocks)).sort(dim=1).values.view(batch, -1)
+    kept_blocks = winners.bitwise_and_(_position_mask(num_blocks)).sort(dim=1).values.view(layers, batch, -1)
     return kept_blocks if block_size == 1 else _positions(kept_blocks, block_size)
 
 
 def _positions(kept_blocks: Tensor, block_size: int) -> Tensor:
-    """The positions of each row's blocks: [B, K / N] to [B, K]."""
+    """The positions of each row's blocks: [L, B, K / N] to [L, B, K]."""
     within_N = torch.arange(block_size, dtype=torch.int64, device=kept_blocks.device)
-    return (kept_blocks[:, :, None] * block_size + within_N).flatten(1)
+    return (kept_blocks[..., None] * block_size + within_N).flatten(2)
 
 
-def token_keys(seed: int, sample_ids: Tensor, layer_number: int, seq_length: int) -> Tensor:
-    """A uniform key for each token, int64 [B, S], distinct in each row; arguments as for ``kept_indices``."""
+def token_keys(seed: int, sample_ids: Tensor, layer_numbers: Sequence[int], seq_length: int) -> Tensor:
+    """A uniform key for each token, int64 [L, B, S], distinct in each row; arguments as for ``kept_by_layers``."""
     positions_S = torch.arange(seq_length, dtype=torch.int64, device=sample_ids.device)
-    layer_state = _finalise_int(_finalise_int(seed) + layer_number * _STEP)
-    states_B = _finalise_((sample_ids * _signed(_STEP)).add_(_signed(layer_state)))
-    keys_BS = _finalise_(states_B[:, None] + (positions_S + 1).mul_(_signed(_STEP)))
+    layers_L = _numbers(layer_numbers, sample_ids.device).mul_(_signed(_STEP)).add_(_signed(_finalise_int(seed)))
+    states_LB = _finalise_(_finalise_(layers_L)[:, None] + sample_ids * _signed(_STEP))
+    keys_LBS = _finalise_(states_LB[..., None] + (positions_S + 1).mul_(_signed(_STEP)))
     # The position in the low bits makes keys distinct, and is read from the selected keys.
-    return keys_BS.bitwise_and_(~_position_mask(seq_length)).bitwise_or_(positions_S)
+    return keys_LBS.bitwise_and_(~_position_mask(seq_length)).bitwise_or_(positions_S)
+
+
+def _numbers(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """int64 [L], made on ``device`` from runs of neighbours: a copy from the host would wait for the device."""
+    runs = [list(run) for _, run in groupby(enumerate(numbers), key=lambda placed: placed[1] - placed[0])]
+    return torch.cat([torch.arange(run[0][1], run[-1][1] + 1, dtype=torch.int64, device=device) for run in runs])
 
 
 def _position_mask(seq_length: int) -> int:

@@ -56,15 +56,15 @@ class SequenceShard:
     def local_kept(self, kept_BK: Tensor, seq_length: int) -> Tensor:
         """The kept tokens on this rank, as positions in its shard: int64 [B, K / ranks], ascending.
 
-        The strata must be a multiple of ``num_parts``.
+        The strata must be a multiple of ``num_parts``. Dimensions before B are kept.
         """
         if self.is_whole:
             return kept_BK
-        kept_of_part, part_length = kept_BK.shape[1] // self.num_parts, seq_length // self.num_parts
+        kept_of_part, part_length = kept_BK.shape[-1] // self.num_parts, seq_length // self.num_parts
         return torch.cat(
             [
-                kept_BK.narrow(1, part * kept_of_part, kept_of_part) + (place - part) * part_length
+                kept_BK.narrow(-1, part * kept_of_part, kept_of_part) + (place - part) * part_length
                 for place, part in enumerate(self.parts)
             ],
-            dim=1,
+            dim=-1,
         )

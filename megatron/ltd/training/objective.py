@@ -102,7 +102,7 @@ class MaskedLM(Objective):
             order_B = F.cross_entropy(order_logits_B2.float(), batch.is_swapped_B, reduction="none")
             order = (hidden_B * order_B).sum()
             right = (order_logits_B2.argmax(dim=1) == batch.is_swapped_B).sum().float()
-        samples = number.new_tensor(len(hidden_B))
+        samples = number.new_full((), len(hidden_B))
         report = torch.stack([masked_lm + order, number, masked_lm, order, right, samples]).detach()
         return masked_lm + order, number.int(), report
 

@@ -67,8 +67,8 @@ def layer_digests(route: Route) -> list[int]:
         digest.update(bytes([route.executes(layer_number)]) + b"entry" * (layer_number in plan.entry_layers))
         if learned_V is not None:
             digest.update(learned * (amounts[0] < plan.seq_length))
-        elif (kept_BK := route.kept_tokens(layer_number)) is not None:
-            digest.update(_bytes(kept_BK))
+        elif (kept := route.kept_tokens(layer_number)) is not None:
+            digest.update(_bytes(kept.kept_BK))
         digests.append(int.from_bytes(digest.digest(), "little") >> 1)
     return digests
 

@@ -8,10 +8,14 @@ import pytest
 import torch
 
 from megatron.ltd.layers import route as routes
-from megatron.ltd.layers.route import Route, current_route, use_route
+from megatron.ltd.layers.route import Place, Route, current_route, use_route
 from megatron.ltd.methods.base import Samples
+from megatron.ltd.routing.gather_scatter import flat_rows
 from megatron.ltd.routing.sampling import kept_indices
+from megatron.ltd.routing.sequence_shard import SequenceShard
+from megatron.ltd.schedules.step_plan import StepPlan
 from tests.support import random_ltd, small_model, world
+from tests.support_dispatch import Operations
 
 MODEL = small_model()
 
@@ -25,11 +29,36 @@ def test_kept_tokens_come_from_the_method_or_are_none_for_all() -> None:
     route = make_route(3, 4)
     assert route.kept_tokens(1) is None
     assert route.kept_tokens(3) is None
-    assert torch.equal(route.kept_tokens(2), kept_indices(7, torch.tensor([3, 4]), 2, 16, 5))
+    assert torch.equal(route.kept_tokens(2).kept_BK, kept_indices(7, torch.tensor([3, 4]), 2, 16, 5))
     assert make_route(3, 4, step=10).kept_tokens(2) is None
 
 
-def test_use_route_takes_effect_inside_its_block_and_nests() -> None:
+def test_the_layers_of_a_chunk_are_drawn_together_and_once() -> None:
+    """A chunk with layers 3 to 5, on the second of two sequence-parallel ranks."""
+    model = small_model(num_layers=6)
+    method, samples = random_ltd(model, 6, ltd_strata=2, ltd_granularity=2), Samples(torch.tensor([3, 4]))
+    own, attention = SequenceShard.of(0, 1, 1, 2), SequenceShard.of(0, 1)
+    route, place = Route(method.plan(0), method, samples), Place(range(3, 6), own, attention)
+    with Operations() as operations:
+        kept = [route.kept_tokens(layer, place) for layer in (3, 4, 5, 3)]
+    assert operations.names["topk"] == 1 and kept[3] is kept[0]
+    for layer, tokens in zip((3, 4, 5), kept, strict=False):
+        expected_BK = kept_indices(7, samples.sample_ids_B, layer, 16, 6, strata=2)
+        assert torch.equal(tokens.kept_BK, expected_BK) and torch.equal(tokens.attending_BK, expected_BK)
+        assert torch.equal(tokens.own_BK, expected_BK[:, 3:] - 8)
+        assert torch.equal(tokens.rows, flat_rows(tokens.own_BK))
+
+
+def test_layers_that_keep_other_numbers_of_tokens() -> None:
+    method, samples = random_ltd(small_model(num_layers=6), 6), Samples(torch.tensor([3, 4]))
+    route = Route(StepPlan(16, (16, 6, 4, 16, 6, 16), (1.0,) * 6), method, samples)
+    kept = {layer: tokens.kept_BK for layer in range(1, 7) if (tokens := route.kept_tokens(layer)) is not None}
+    assert kept.keys() == {2, 3, 5}
+    for layer, amount in ((2, 6), (3, 4), (5, 6)):
+        assert torch.equal(kept[layer], kept_indices(7, samples.sample_ids_B, layer, 16, amount))
+
+
+def test_a_route_holds_inside_its_block_and_nests() -> None:
     outer, inner = make_route(1), make_route(2)
     assert current_route() is None
     with use_route(outer):

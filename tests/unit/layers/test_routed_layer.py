@@ -66,7 +66,7 @@ def test_equals_the_dense_layer_on_the_kept_rows(layer: torch.nn.Module, route: 
 
     columns = []
     for sample in range(B):
-        kept = route.kept_tokens(2)[sample]
+        kept = route.kept_tokens(2).kept_BK[sample]
         sample_mask = None if mask is None else mask[sample, :, kept][:, :, kept][None]
         computed = dense_forward(layer, hidden_SBH[kept, sample : sample + 1], sample_mask, rotary[kept])
         column = [hidden_SBH[position, sample] for position in range(S)]
@@ -92,7 +92,7 @@ def test_skipped_tokens_pass_unchanged_and_the_input_is_left_alone(layer: torch.
     assert torch.equal(hidden_SBH, before)
     for sample in range(B):
         skipped = torch.ones(S, dtype=torch.bool)
-        skipped[route.kept_tokens(2)[sample]] = False
+        skipped[route.kept_tokens(2).kept_BK[sample]] = False
         assert torch.equal(output_SBH[skipped, sample], before[skipped, sample])
         assert (output_SBH[~skipped, sample] != before[~skipped, sample]).any(dim=-1).all()
 

@@ -93,7 +93,9 @@ def test_strata_that_the_shards_of_a_sequence_do_not_divide_are_refused() -> Non
 def test_whole_blocks_are_selected_and_the_name_says_so() -> None:
     ids = torch.tensor([5, 900])
     method = build(ltd_block_size=4, ltd_strata=2)
-    assert torch.equal(method.select(Samples(ids), 3, 24), kept_indices(11, ids, 3, 64, 24, strata=2, block_size=4))
+    assert torch.equal(
+        method.select(Samples(ids), [3], 24)[0], kept_indices(11, ids, 3, 64, 24, strata=2, block_size=4)
+    )
     assert method.name == "random-LTD in blocks of 4" and build().name == "random-LTD"
     assert method.settings["method"] == build().settings["method"] == "random_ltd"
 
@@ -111,7 +113,7 @@ def test_stages_match_the_plan_of_every_step(num_steps: int) -> None:
 def test_the_selection_is_that_of_kept_indices() -> None:
     """It depends on the run's seed, the sample ids, the layer and the strata, and on nothing else."""
     ids = torch.tensor([5, 900, 5])
-    found = build(ltd_strata=4).select(Samples(ids), 3, 24)
+    (found,) = build(ltd_strata=4).select(Samples(ids), [3], 24)
     assert torch.equal(found, kept_indices(11, ids, 3, 64, 24, strata=4))
     assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1])
     assert torch.bincount(found[0] // 16, minlength=4).tolist() == [6, 6, 6, 6]

@@ -55,10 +55,10 @@ def test_stages_match_the_growing_plan_of_every_step() -> None:
 
 def test_all_layers_of_the_span_keep_the_same_random_tokens() -> None:
     method = build(selector="random", layers="4-8", strata=2)
-    kept = [method.select(Samples(IDS), layer, 16) for layer in range(4, 9)]
-    assert all(torch.equal(found, kept_indices(7, IDS, 4, S, 16, strata=2)) for found in kept)
+    (kept,) = method.select(Samples(IDS), range(4, 9), 16)
+    assert torch.equal(kept, kept_indices(7, IDS, 4, S, 16, strata=2))
     blocks = build(selector="random", layers="4-8", block_size=4)
-    assert torch.equal(blocks.select(Samples(IDS), 6, 16), kept_indices(7, IDS, 4, S, 16, block_size=4))
+    assert torch.equal(blocks.select(Samples(IDS), [6], 16)[0], kept_indices(7, IDS, 4, S, 16, block_size=4))
     assert blocks.name == "TokenBypass in blocks of 4"
 
 
@@ -142,16 +142,16 @@ def test_unlearned_importance_draws_like_the_random_selector() -> None:
     """With equal importances, ties are broken as the random selector draws, and each sample independently of others."""
     tokens_BS = torch.arange(2 * S).view(2, S) % 50
     method = build(strata=2)
-    found = method.select(Samples(IDS, tokens_BS, method.initial_state(50)), 6, 16)
-    assert torch.equal(found, build(selector="random", strata=2).select(Samples(IDS), 6, 16))
-    assert torch.equal(method.select(Samples(IDS[1:], tokens_BS[1:], method.initial_state(50)), 9, 16), found[1:])
+    found = method.select(Samples(IDS, tokens_BS, method.initial_state(50)), [6], 16)
+    assert torch.equal(found, build(selector="random", strata=2).select(Samples(IDS), [6], 16))
+    assert torch.equal(method.select(Samples(IDS[1:], tokens_BS[1:], method.initial_state(50)), [9], 16), found[:, 1:])
 
 
 def test_special_ids_are_always_kept() -> None:
     tokens_BS = torch.arange(S)[None] % 16
     importance_V = torch.arange(16).double()
     method = build(special_ids=(0, 3))
-    kept = method.select(Samples(IDS[:1], tokens_BS, importance_V), 6, 6)[0]
+    kept = method.select(Samples(IDS[:1], tokens_BS, importance_V), [6], 6)[0, 0]
     assert kept.tolist() == [0, 3, 15, 16, 19, 31]
     assert importance_of(tokens_BS, importance_V, (0, 3)).isinf().sum() == 4
 
@@ -169,7 +169,7 @@ def test_ten_ids_that_carry_all_the_loss_are_kept_within_200_steps() -> None:
         sums[heavy] = 6.0 * counts[heavy]
         learned_V = method.observe(learned_V, torch.stack([sums, counts]))
     tokens_BS = torch.randint(0, 100, (50, 64), generator=generator)
-    kept_BK = method.select(Samples(torch.arange(50), tokens_BS, learned_V), 6, 16)
+    (kept_BK,) = method.select(Samples(torch.arange(50), tokens_BS, learned_V), [6], 16)
     for tokens, kept in zip(tokens_BS, kept_BK, strict=True):
         positions = torch.isin(tokens, heavy).nonzero().flatten()
         assert len(positions) <= 16 and set(positions.tolist()) <= set(kept.tolist())

@@ -125,7 +125,7 @@ def plain_step(
             kept = {}
             for layer, kept_tokens in enumerate(plan.kept_tokens, start=1):
                 if kept_tokens < S:
-                    kept_K = method.select(samples, layer, kept_tokens)[row]
+                    kept_K = method.select(samples, [layer], kept_tokens)[0, row]
                     kept[layer] = kept_K[kept_K < real]
             logits_SV, order_2 = plain(
                 batch.tokens_BS[row, :real],
@@ -194,8 +194,8 @@ def test_importance_keeps_special_tokens_first_and_padding_last() -> None:
     tokens_BS = batch.tokens_BS.clone()
     tokens_BS[1, 9] = SPECIAL[1]
     importance_V = torch.zeros(VOCAB_SIZE, dtype=torch.float64)
-    importance_V[0] = 100.0  # the id of padding, which is never in the loss
-    kept_BK = method.select(Samples(batch.sample_ids_B, tokens_BS, importance_V, batch.padding_BS), 3, 7)
+    importance_V[0] = 100.0  # of padding's id, which the loss never meets
+    (kept_BK,) = method.select(Samples(batch.sample_ids_B, tokens_BS, importance_V, batch.padding_BS), [3], 7)
     assert set(range(5)) <= set(kept_BK[0].tolist()), "five real tokens before any padding"
     assert 9 in kept_BK[1]
 

@@ -102,7 +102,7 @@ def test_loss_and_every_gradient_equal_the_plain_bert(mesh: Mesh, drops: bool) -
             kept = {}
             for layer, kept_tokens in enumerate(plan.kept_tokens, start=1):
                 if kept_tokens < S:
-                    kept_K = method.select(Samples(batch.sample_ids_B), layer, kept_tokens)[row]
+                    kept_K = method.select(Samples(batch.sample_ids_B), [layer], kept_tokens)[0, row]
                     kept[layer] = kept_K[kept_K < real]
             _, logits_C = plain(batch.tokens_BS[row, :real], batch.types_BS[row, :real], kept=kept)
             if batch.weights_B[row]:

@@ -54,8 +54,8 @@ def kept_by_hand(method: TokenBypass, batch: Batch, row: int, importance_V: Tens
         for i, token in enumerate(batch.tokens_BS[row])
     }
     sample = Samples(batch.sample_ids_B[row : row + 1], batch.tokens_BS[row : row + 1], importance_V)
-    chosen = method.select(sample, 3, K)[0]
-    bound = sorted(value.values(), reverse=True)[K - 1]  # the random keys decide ties
+    chosen = method.select(sample, [3], K)[0, 0]
+    bound = sorted(value.values(), reverse=True)[K - 1]  # ties at the bound are the hash's affair
     assert {i for i in value if value[i] > bound} <= set(chosen.tolist()) <= {i for i in value if value[i] >= bound}
     return chosen
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from megatron.ltd.routing.gather_scatter import (
     entry_mask,
@@ -18,9 +19,11 @@ from megatron.ltd.routing.gather_scatter import (
     scatter_tokens,
     split_tokens,
 )
+from tests.support_dispatch import Operations
 
 S, B, H, K = 7, 3, 4, 3
 KEPT_BK = torch.tensor([[0, 2, 6], [1, 2, 3], [0, 4, 5]])
+ROWS = flat_rows(KEPT_BK)
 
 
 def hidden(dtype: torch.dtype = torch.float64, seed: int = 0, length: int = S) -> Tensor:
@@ -61,13 +64,17 @@ def test_gradients_of_gather_and_scatter() -> None:
 
 
 def fused(x_SBH: Tensor) -> Tensor:
-    part_KBH, rest_SBH = split_tokens(x_SBH, KEPT_BK)
-    return merge_tokens(rest_SBH, part_KBH.tanh() * 3.0, KEPT_BK)
+    part_KBH, rest_SBH = split_tokens(x_SBH, ROWS)
+    return merge_tokens(rest_SBH, part_KBH.tanh() * 3.0, ROWS)
 
 
-def test_gradients_of_the_fused_pair() -> None:
-    assert torch.autograd.gradcheck(fused, hidden())
-    assert torch.autograd.gradgradcheck(fused, hidden())
+@pytest.mark.parametrize("layers", [1, 2])
+def test_gradients_of_the_fused_pair_are_right_together(layers: int) -> None:
+    def run(x_SBH: Tensor) -> Tensor:
+        return fused(x_SBH) if layers == 1 else fused(fused(x_SBH))
+
+    assert torch.autograd.gradcheck(run, hidden())
+    assert torch.autograd.gradgradcheck(run, hidden())
 
 
 def routed_layers(x_SBH: Tensor, weights: list[Tensor], fast: bool) -> Tensor:
@@ -77,8 +84,8 @@ def routed_layers(x_SBH: Tensor, weights: list[Tensor], fast: bool) -> Tensor:
         kept_BK = kept_BK.sort(dim=1).values
         if fast:
             rows = flat_rows(kept_BK)
-            part_KBH, rest_SBH = split_tokens(x_SBH, kept_BK, rows)
-            x_SBH = merge_tokens(rest_SBH, part_KBH + (part_KBH @ weight_HH).tanh(), kept_BK, rows)
+            part_KBH, rest_SBH = split_tokens(x_SBH, rows)
+            x_SBH = merge_tokens(rest_SBH, part_KBH + (part_KBH @ weight_HH).tanh(), rows)
         else:
             part_KBH = gather_tokens(x_SBH, kept_BK)
             x_SBH = scatter_tokens(x_SBH, part_KBH + (part_KBH @ weight_HH).tanh(), kept_BK)
@@ -100,8 +107,8 @@ def test_the_fused_pair_is_bit_equal_to_the_plain_pair(dtype: torch.dtype) -> No
 def test_a_shared_gradient_is_not_modified() -> None:
     """Autograd passes one gradient tensor to merge and to a sibling, so writing into it would corrupt both."""
     x_SBH, sibling_SBH = hidden(), hidden(seed=2)
-    part_KBH, rest_SBH = split_tokens(x_SBH * 1.0, KEPT_BK)
-    total_SBH = merge_tokens(rest_SBH, part_KBH * 5.0, KEPT_BK) + sibling_SBH
+    part_KBH, rest_SBH = split_tokens(x_SBH * 1.0, ROWS)
+    total_SBH = merge_tokens(rest_SBH, part_KBH * 5.0, ROWS) + sibling_SBH
     grad_SBH = torch.randn_like(total_SBH)
     untouched_SBH = grad_SBH.clone()
     _, sibling_grad_SBH = torch.autograd.grad(total_SBH, (x_SBH, sibling_SBH), grad_SBH)
@@ -117,35 +124,77 @@ def expected_grad(part_factor: float, rest_factor: float) -> Tensor:
 
 def test_a_part_that_does_not_reach_the_loss() -> None:
     x_SBH = hidden()
-    _, rest_SBH = split_tokens(x_SBH, KEPT_BK)
-    merge_tokens(rest_SBH, hidden(seed=1, length=K).detach(), KEPT_BK).sum().backward()
+    _, rest_SBH = split_tokens(x_SBH, ROWS)
+    merge_tokens(rest_SBH, hidden(seed=1, length=K).detach(), ROWS).sum().backward()
     assert torch.equal(x_SBH.grad, expected_grad(0.0, 1.0))
 
 
 def test_a_rest_that_does_not_reach_the_loss() -> None:
     x_SBH = hidden()
-    part_KBH, _ = split_tokens(x_SBH, KEPT_BK)
+    part_KBH, _ = split_tokens(x_SBH, ROWS)
     (part_KBH * 2.0).sum().backward()
     assert torch.equal(x_SBH.grad, expected_grad(2.0, 0.0))
 
 
-@pytest.mark.parametrize("put_back", [scatter_tokens, merge_tokens])
-def test_frozen_hidden_states_or_part(put_back: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+@pytest.mark.parametrize(
+    ("put_back", "places"), [(scatter_tokens, KEPT_BK), (merge_tokens, ROWS)], ids=["scatter", "merge"]
+)
+def test_frozen_hidden_states_or_part(put_back: Callable[[Tensor, Tensor, Tensor], Tensor], places: Tensor) -> None:
     x_SBH, part_KBH = hidden(), hidden(seed=1, length=K)
-    put_back(x_SBH.detach(), part_KBH, KEPT_BK).sum().backward()
+    put_back(x_SBH.detach(), part_KBH, places).sum().backward()
     assert torch.equal(part_KBH.grad, torch.ones_like(part_KBH))
     scatter_tokens(x_SBH, part_KBH.detach(), KEPT_BK).sum().backward()
     assert torch.equal(x_SBH.grad, expected_grad(0.0, 1.0))
 
 
-def test_the_input_is_not_written_and_the_output_is_not_a_view() -> None:
+def test_a_leaf_is_not_written_and_the_output_is_not_a_view() -> None:
     x_SBH = hidden()
     before_SBH = x_SBH.detach().clone()
-    out_SBH = fused(x_SBH * 1.0)
-    scattered_SBH = scatter_tokens(x_SBH, hidden(seed=1, length=K), KEPT_BK)
+    out_SBH, scattered_SBH = fused(x_SBH), scatter_tokens(x_SBH, hidden(seed=1, length=K), KEPT_BK)
     assert torch.equal(x_SBH, before_SBH)
     assert out_SBH._base is None and scattered_SBH._base is None
-    assert split_tokens(x_SBH, KEPT_BK)[1].data_ptr() == x_SBH.data_ptr(), "the rest is not copied"
+
+
+def test_what_an_operation_computed_is_overwritten() -> None:
+    computed_SBH = hidden() * 1.0
+    assert fused(computed_SBH).data_ptr() == computed_SBH.data_ptr()
+
+
+def test_the_input_of_a_checkpointed_function_is_not_written() -> None:
+    """It is saved after the function's first pass, so that autograd would not notice."""
+    outcomes = []
+    for checkpointed in (False, True):
+        leaf_SBH = hidden()
+        given_SBH = leaf_SBH * 1.5
+        before_SBH = given_SBH.detach().clone()
+
+        def two_layers(x_SBH: Tensor) -> Tensor:
+            return fused(fused(x_SBH))
+
+        out_SBH = checkpoint(two_layers, given_SBH, use_reentrant=True) if checkpointed else two_layers(given_SBH)
+        assert torch.equal(given_SBH, before_SBH) is checkpointed
+        out_SBH.square().sum().backward()
+        outcomes.append((out_SBH, leaf_SBH.grad))
+    assert all(torch.equal(plain, replayed) for plain, replayed in zip(*outcomes, strict=True))
+
+
+def copies_of(function: Callable[[], object]) -> int:
+    """How many copies of all tokens ``function`` makes."""
+    with Operations() as operations:
+        function()
+    return operations.copied[S, B, H]
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_copies_do_not_grow_with_the_layers(layers: int) -> None:
+    """One of the leaf, one of the gradient that comes from outside."""
+    weights = [hidden(seed=layer, length=H)[:, 0].detach() for layer in range(layers)]
+    outputs: list[Tensor] = []
+    assert copies_of(lambda: outputs.append(routed_layers(hidden(), weights, True))) == 1
+    assert copies_of(lambda: outputs[0].sum().backward()) == 1
+    assert copies_of(lambda: outputs.append(routed_layers(hidden() * 1.0, weights, True))) == 0
+    with torch.no_grad():  # the first pass of a function that is recomputed
+        assert copies_of(lambda: routed_layers(hidden(), weights, True)) == 1
 
 
 def test_hidden_states_that_are_not_contiguous() -> None:

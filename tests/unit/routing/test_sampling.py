@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from megatron.ltd.routing.sampling import kept_indices
+from megatron.ltd.routing.sampling import kept_by_layers, kept_indices
+from tests.support_dispatch import Operations
 
 MODULUS = 2**64
 
@@ -176,6 +178,25 @@ def test_a_row_depends_on_its_own_sample_only() -> None:
     assert torch.equal(together, alone)
     order = torch.tensor([4, 0, 3, 1, 2])
     assert torch.equal(kept_indices(1, sample_ids[order], 4, 64, 16), together[order])
+
+
+@pytest.mark.parametrize("layer_numbers", [(2,), range(2, 7), (2, 3, 5, 9, 10), (7, 3)], ids=str)
+@pytest.mark.parametrize(("kept_tokens", "strata", "block_size"), [(24, 1, 1), (24, 4, 1), (32, 2, 4), (64, 1, 1)])
+def test_layers_drawn_together_keep_what_each_keeps_alone(
+    layer_numbers: Sequence[int], kept_tokens: int, strata: int, block_size: int
+) -> None:
+    sample_ids = torch.tensor([5, 99, 2**40])
+    together = kept_by_layers(3, sample_ids, layer_numbers, 64, kept_tokens, strata, block_size)
+    alone = [kept_indices(3, sample_ids, number, 64, kept_tokens, strata, block_size) for number in layer_numbers]
+    assert torch.equal(together, torch.stack(alone))
+
+
+def test_a_draw_takes_as_many_operations_for_many_layers_as_for_one() -> None:
+    one, many = Operations(), Operations()
+    for operations, layer_numbers in ((one, (2,)), (many, range(2, 24))):
+        with operations:
+            kept_by_layers(1, torch.arange(4), layer_numbers, 64, 16)
+    assert one.names == many.names and not many.waiting
 
 
 def test_fewer_tokens_are_a_subset_of_more() -> None:

@@ -36,7 +36,7 @@ from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan.config import OptimizerConfig
-from megatron.ltd.routing.gather_scatter import flat_rows, merge_tokens, split_tokens
+from megatron.ltd.routing.gather_scatter import merge_tokens, split_tokens
 from megatron.ltd.schedules.step_plan import StepPlan
 from megatron.ltd.training.adam import FusedAdam
 from megatron.ltd.training.objective import CausalLM
@@ -224,11 +224,11 @@ def build_routing(config: StepTimeConfig, batch: Batch) -> Callable[[Method, int
 
     def route_all(method: Method, kept_tokens: int) -> Tensor:
         flowing_SBH: Tensor = hidden_SBH
+        drawn = route.Route(plan_of(config, kept_tokens), method, Samples(batch.sample_ids_B))
         for layer_number in range(2, config.num_layers):
-            kept_BK = method.select(Samples(batch.sample_ids_B), layer_number, kept_tokens)
-            rows = flat_rows(kept_BK)
-            part_KBH, rest_SBH = split_tokens(flowing_SBH, kept_BK, rows)
-            flowing_SBH = merge_tokens(rest_SBH, part_KBH, kept_BK, rows)
+            kept = drawn.kept_tokens(layer_number)
+            part_KBH, rest_SBH = split_tokens(flowing_SBH, kept.rows)
+            flowing_SBH = merge_tokens(rest_SBH, part_KBH, kept.rows)
         return torch.autograd.grad(flowing_SBH, hidden_SBH, grad_SBH)[0]
 
     return route_all

@@ -8,7 +8,7 @@ Yao et al., "Random-LTD: Random and Layerwise Token Dropping" (arXiv:2211.11586)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -116,13 +116,13 @@ class RandomLTD(Method):
         for first_step, steps, kept_tokens in self.schedule.stages(num_steps):
             yield first_step, steps, self._plan(kept_tokens)
 
-    def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
+    def select(self, samples: Samples, layer_numbers: Sequence[int], kept_tokens: int) -> Tensor:
         """A separate draw for each sample and layer."""
-        from megatron.ltd.routing.sampling import kept_indices  # imports torch, which plans do not need
+        from megatron.ltd.routing.sampling import kept_by_layers  # imports torch, which plans do not need
 
         seed, seq_length, choice = self.facts.seed, self.facts.seq_length, self.choice
-        return kept_indices(
-            seed, samples.sample_ids_B, layer_number, seq_length, kept_tokens, choice.strata, choice.block_size
+        return kept_by_layers(
+            seed, samples.sample_ids_B, layer_numbers, seq_length, kept_tokens, choice.strata, choice.block_size
         )
 
     def _plan(self, kept_tokens: int) -> StepPlan:

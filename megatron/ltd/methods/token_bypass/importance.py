@@ -41,8 +41,11 @@ def importance_of(
     tokens_BS: Tensor, importance_V: Tensor, special_ids: Sequence[int], padding_BS: Tensor | None = None
 ) -> Tensor:
     """The importance of each token, float64 [B, S]: infinite for special tokens, minus infinity for padding."""
-    special = torch.tensor(special_ids, dtype=tokens_BS.dtype, device=tokens_BS.device)
-    importance_BS = importance_V[tokens_BS].masked_fill(torch.isin(tokens_BS, special), torch.inf)
+    if special_ids:
+        importance_V = importance_V.clone()
+        for number in special_ids:  # one by one: a tensor of them would wait for a GPU
+            importance_V[number].fill_(torch.inf)
+    importance_BS = importance_V[tokens_BS]
     return importance_BS if padding_BS is None else importance_BS.masked_fill(padding_BS, -torch.inf)
 
 

@@ -12,7 +12,7 @@ may cross pipeline stages. Hou et al., "Token Dropping for Efficient BERT Pretra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -175,19 +175,20 @@ class TokenBypass(Method):
             return learned_V
         return next_importance(learned_V, *losses_2V)
 
-    def select(self, samples: Samples, layer_number: int, kept_tokens: int) -> Tensor:
+    def select(self, samples: Samples, layer_numbers: Sequence[int], kept_tokens: int) -> Tensor:
         """The most important tokens, or one draw: the same in every layer of the span."""
         from megatron.ltd.methods.token_bypass.importance import importance_of, most_important
-        from megatron.ltd.routing.sampling import kept_indices, token_keys  # import torch, which plans do not need
+        from megatron.ltd.routing.sampling import kept_by_layers, token_keys  # import torch, which plans do not need
 
         seed, seq_length, strata = self.facts.seed, self.facts.seq_length, self.choice.strata
+        shared = (self.span[0],)
         if not self.observes:
             blocks = self.choice.block_size
-            return kept_indices(seed, samples.sample_ids_B, self.span[0], seq_length, kept_tokens, strata, blocks)
+            return kept_by_layers(seed, samples.sample_ids_B, shared, seq_length, kept_tokens, strata, blocks)
         assert samples.whole_tokens_BS is not None and samples.learned_V is not None, "the method observes"
         importance_BS = importance_of(samples.whole_tokens_BS, samples.learned_V, self.special_ids, samples.padding_BS)
-        keys_BS = token_keys(seed, samples.sample_ids_B, self.span[0], seq_length)
-        return most_important(importance_BS, keys_BS, kept_tokens, strata)
+        (keys_BS,) = token_keys(seed, samples.sample_ids_B, shared, seq_length)
+        return most_important(importance_BS, keys_BS, kept_tokens, strata)[None]
 
     def _plan(self, kept_tokens: int) -> StepPlan:
         num_layers, seq_length = self.facts.num_layers, self.facts.seq_length

@@ -130,6 +130,7 @@ def test_what_belongs_to_one_start() -> None:
     assert fields("gpt", "start", "nothing") - of_plans == {
         "save", "load", "ckpt_step",
         "pretrained_checkpoint", "save_interval", "keep_last", "async_save", "no_load_optim",
+        "ckpt_fully_parallel_save",
         "finetune", "use_checkpoint_args", "override_opt_param_scheduler", "exit_interval", "exit_duration_in_mins",
         "log_interval", "log_dir", "tensorboard_dir", "wandb_project", "wandb_exp_name", "progress", "num_workers",
         "num_dataset_builder_threads", "mmap_bin_files", "data_cache_path",

@@ -60,7 +60,7 @@ def owned_state(
     ``weights`` is the model's sharded state; ``main_weights``: also those in fp32.
     """
     placed = {part.data: part for part in nested_values(dict(weights)) if part.data is not None}
-    state = {}
+    state: dict[int, dict[str, list[ShardedTensor]]] = {}
     for parameter, start, end in _owned_runs(optimizer):
         group, place = optimizer.model_param_group_index_map[parameter]
         own = optimizer.optimizer.param_groups[group]["params"][place]

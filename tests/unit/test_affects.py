@@ -131,6 +131,7 @@ def test_flags_that_belong_to_one_start() -> None:
     assert fields("gpt", "start", "nothing") - of_plans == {
         "save", "load", "ckpt_step",
         "pretrained_checkpoint", "save_interval", "keep_last", "async_save", "no_save_optim", "no_load_optim",
+        "ckpt_fully_parallel_save",
         "finetune", "exit_on_missing_checkpoint", "use_checkpoint_args", "skip_train", "override_opt_param_scheduler",
         "exit_interval", "exit_duration_in_mins",
         "log_interval", "log_dir", "tensorboard_dir", "wandb_project", "wandb_exp_name", "wandb_entity", "peak_tflops",

@@ -6,7 +6,9 @@ Rank 0 builds the indices that the others read. It checks cached indices first (
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import resource
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,9 @@ from megatron.core.datasets.megatron_dataset import MegatronDataset
 from megatron.ltd.data.index_cache import is_blend_index, numbers_only, remove_unless
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.errors import UserError
+
+_FILES_PER_DATASET, _OTHER_FILES = 9, 1024
+"""Files of a dataset that stay open: three, and three of indices for each of two sets of samples if they are large."""
 
 
 class BlendedDataset(blended_dataset.BlendedDataset):
@@ -56,6 +61,10 @@ def build_samples(
         core_config.split_matrix = [
             bounds if wanted != 0 else None for bounds, wanted in zip(core_config.split_matrix, samples, strict=True)
         ]
+    number = max(
+        [len(blend[0]) for blend in (core_config.blend, *(core_config.blend_per_split or ())) if blend], default=0
+    )
+    _allow_open_files(_FILES_PER_DATASET * number + _OTHER_FILES)
     builder = blended_megatron_dataset_builder.BlendedMegatronDatasetBuilder(
         dataset_class, list(samples), lambda: build_on_this_rank, core_config
     )
@@ -67,6 +76,12 @@ def build_samples(
         cause = error if isinstance(error, OSError) else error.__cause__
         if not isinstance(cause, OSError):
             raise
+        if cause.errno == errno.EMFILE:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            raise UserError(
+                f"--data-path: {number} datasets need more open files than this process may have ({soft}, at most "
+                f"{hard}); raise the limit (ulimit -n), or join datasets with merge_datasets.py"
+            ) from None
         cache = core_config.path_to_cache
         where = f"--data-cache-path {cache}" if cache else "the folder of the data"
         if isinstance(cause, FileNotFoundError) and not is_first_rank():
@@ -78,6 +93,14 @@ def build_samples(
             f"{where}: sample indices cannot be written ({cause}); use a writable folder with --data-cache-path"
         ) from None
     return next(built for built, wanted in zip(splits, samples, strict=True) if wanted != 0)
+
+
+def _allow_open_files(number: int) -> None:
+    """Raise this process's own limit of open files to ``number``, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < number:
+        allowed = number if hard == resource.RLIM_INFINITY else min(number, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def cache_folder(dataset: MegatronDataset) -> Path:

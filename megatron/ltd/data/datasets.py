@@ -53,6 +53,8 @@ class _Config(GPTDatasetConfig):
     """By prefix."""
     data_fingerprint: str | None = None
     """That of one dataset, in the configuration of that dataset."""
+    opened: dict[str, Any] = field(default_factory=dict)
+    """By prefix, the datasets that are open: each is opened once for all sets of samples."""
 
 
 class _Dataset(GPTDataset):
@@ -65,6 +67,12 @@ class _Dataset(GPTDataset):
         super().__init__(low_level, path, *others, with_fingerprint(config, path))
         if not self.config.drop_last_partial_validation_sequence:
             self.masks_and_position_ids_are_cacheable = False
+
+    @staticmethod
+    def build_low_level_dataset(dataset_path: str, config: _Config) -> Any:
+        if dataset_path not in config.opened:
+            config.opened[dataset_path] = GPTDataset.build_low_level_dataset(dataset_path, config)
+        return config.opened[dataset_path]
 
     def _build_document_sample_shuffle_indices(self) -> Any:
         """Megatron-Core's arrays, from the cache or built. A wrong cached index is removed first."""
@@ -90,6 +98,8 @@ class _Dataset(GPTDataset):
 
 class _MockDataset(_Dataset, MockGPTDataset):
     """Megatron-Core's documents of successive numbers, as our samples."""
+
+    build_low_level_dataset = staticmethod(MockGPTDataset.build_low_level_dataset)
 
 
 def with_fingerprint(config: Any, path: str | None) -> Any:
@@ -158,6 +168,7 @@ def build_datasets(
     with together():
         sources = check_sources(config, tokenizer, read_tokens=is_first_rank())
     built: dict[str, SampleSource] = {}
+    opened: dict[str, Any] = {}
     for key, samples in wanted(train_samples, eval_samples):
         with together():
             core_config = _Config(
@@ -170,6 +181,7 @@ def build_datasets(
                 eod_mask_loss=config.eod_mask_loss,
                 create_attention_mask=False,
                 drop_last_partial_validation_sequence=samples is not None,
+                opened=opened,
             )
             if not config.mock_data:
                 _num_labels(config, sources, key)

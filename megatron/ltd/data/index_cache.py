@@ -26,13 +26,17 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 _Index = NDArray[np.integer[Any]]
+_SMALL_BYTES = 1 << 20
 _ROWS = 1 << 20
 """Rows that are checked at a time."""
 
 
 @contextmanager
 def numbers_only() -> Iterator[None]:
-    """Within the block ``numpy.load`` maps arrays of numbers only, and raises ``OSError`` for anything else."""
+    """Within the block ``numpy.load`` maps arrays of numbers only, and raises ``OSError`` for anything else.
+
+    Small ones are read, since each that is mapped keeps a file open.
+    """
     load = np.load
     np.load = lambda path, **_: _numbers(path)
     try:
@@ -43,7 +47,8 @@ def numbers_only() -> Iterator[None]:
 
 def _numbers(path: Path) -> _Index:
     try:
-        return open_memmap(path, mode="r")
+        mapped = open_memmap(path, mode="r")
+        return mapped if mapped.nbytes > _SMALL_BYTES else np.array(mapped)
     except ValueError as error:
         raise OSError(f"{path} is not an array of numbers: {error}") from None
 

@@ -5,8 +5,9 @@ tokenizer, data files -> checkpoint and its identity -> model, optimizer -> plan
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +113,8 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     learned_V = method.initial_state(workload.num_token_ids)
     identity = {MODEL: config.workload.weights or config.workload.id, **workload.identity}
     order = dict(workload.order)
-    agree(in_words({**identity, **order, **workload.fingerprints}), "give every node the same files")
+    files = {key: _one_fingerprint(each) for key, each in workload.fingerprints.items()}
+    agree(in_words({**identity, **order, **files}), "give every node the same files")
     start = find_start(config, identity, order, workload.open_imported, mesh)
 
     global_batch_size = config.global_batch_size(mesh.data_parallel_size)
@@ -164,6 +166,11 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
         config, mesh, workload, method, clock, plan, state, stepper, train_data, eval_data, log, saver, exits,
         upkeep, throughput, record, taken is not None,
     )  # fmt: skip
+
+
+def _one_fingerprint(each: Sequence[str]) -> str:
+    """One fingerprint of many datasets: every process sends it to all others."""
+    return each[0] if len(each) == 1 else hashlib.sha256(" ".join(each).encode()).hexdigest()[:12]
 
 
 def _notes(config: RunConfig, start: Start, new_weights: tuple[str, ...], taken: str | None) -> list[str]:

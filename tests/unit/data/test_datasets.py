@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from megatron.core.datasets.gpt_dataset import GPTDataset
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
 from megatron.ltd.data.batch import build_batch
@@ -168,19 +171,39 @@ def _write_lengths(prefix: Path, lengths: Sequence[int]) -> None:
 
 
 @pytest.mark.parametrize("num_datasets", [2, 40])
-def test_the_key_of_a_cached_index_does_not_grow_with_the_blend(
+def test_what_a_dataset_takes_does_not_grow_with_the_blend(
     write_dataset: Callable[..., str], tmp_path: Path, num_datasets: int
 ) -> None:
-    """With 2,400 datasets a key that held the fingerprints of all would be as large as their indices."""
+    """Of 2,400 datasets each key would hold all fingerprints; and each dataset keeps three files open, not twelve."""
     prefix = write_dataset(TEXTS)
     paths = []
     for number in range(num_datasets):
         for suffix in (".bin", ".idx"):
             (tmp_path / f"{number}{suffix}").symlink_to(f"{prefix}{suffix}")
         paths += ["1", str(tmp_path / str(number))]
-    train_only(DataConfig(data_path=tuple(paths), split="1"), 60)
+    open_files = len(os.listdir("/proc/self/fd"))
+    held = build(DataConfig(data_path=tuple(paths), split="5,5"), train=60, valid=60)
+    assert held and len(os.listdir("/proc/self/fd")) <= open_files + 3 * num_datasets
     keys = [*tmp_path.glob("*/cache/*/*description.txt")]
-    assert len(keys) == num_datasets and max(key.stat().st_size for key in keys) < 1500
+    assert len(keys) == 2 * num_datasets and max(key.stat().st_size for key in keys) < 1500
+
+
+def test_the_limit_of_open_files_is_raised_or_named(write_dataset: Callable[..., str]) -> None:
+    config = DataConfig(data_path=(write_dataset(TEXTS),), split="1")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        train_only(config, 10)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 1000
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with pytest.MonkeyPatch.context() as patch, refused("--data-path", "ulimit -n"):
+        patch.setattr(GPTDataset, "build_low_level_dataset", staticmethod(_no_more_files))
+        train_only(config, 10)
+
+
+def _no_more_files(*_: object) -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 @pytest.mark.parametrize(("blend", "share"), [(("3", "A", "1", "B"), 0.75), (("A", "B"), 0.2)])

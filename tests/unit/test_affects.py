@@ -119,7 +119,8 @@ def test_what_a_continued_run_reports() -> None:
         "norm_epsilon", "attention_dropout", "hidden_dropout", "init_method_std", "use_cpu_initialization",
         "reset_position_ids", "reset_attention_mask", "eod_mask_loss", "micro_batch_size", "train_iters",
         "train_samples", "train_tokens", "weight_decay", "adam_beta1", "adam_beta2", "adam_eps", "clip_grad", "bf16",
-        "fp16", "grad_reduce_in_bf16", "loss_scale", "initial_loss_scale", "min_loss_scale", "loss_scale_window", "hysteresis",
+        "fp16", "grad_reduce_in_bf16", "loss_scale", "initial_loss_scale", "min_loss_scale", "loss_scale_window",
+        "hysteresis",
     }  # fmt: skip
     assert fields("vit", "numbers") - fields("gpt", "numbers") == {"image_mean", "image_std"}
 
@@ -130,7 +131,8 @@ def test_what_belongs_to_one_start() -> None:
     assert fields("gpt", "start", "nothing") - of_plans == {
         "save", "load", "ckpt_step",
         "pretrained_checkpoint", "save_interval", "keep_last", "async_save", "no_save_optim", "no_load_optim",
-        "finetune", "exit_on_missing_checkpoint", "use_checkpoint_args", "skip_train", "override_opt_param_scheduler", "exit_interval", "exit_duration_in_mins",
+        "finetune", "exit_on_missing_checkpoint", "use_checkpoint_args", "skip_train",
+        "override_opt_param_scheduler", "exit_interval", "exit_duration_in_mins",
         "log_interval", "log_dir", "tensorboard_dir", "wandb_project", "wandb_exp_name", "wandb_entity", "peak_tflops",
         "profile", "profile_step_start", "profile_step_end", "use_pytorch_profiler", "progress", "num_workers",
         "num_dataset_builder_threads", "mmap_bin_files", "data_cache_path",

@@ -23,11 +23,10 @@ _DIFFERENCES = REPOSITORY / "docs" / "coming-from-megatron-lm.md"
 _TITLE = "Same name, with a difference"
 _INTRODUCTION = """# Every flag of Megatron-LM
 
-All {all} flags of Megatron-LM's `pretrain_gpt.py`, in the groups of its own `--help`, and what each is
-for `pretrain_gpt_ltd.py`: {works} work, {accepted} are accepted because what they ask for is so anyway (the run says
-so with a line at its start), {renamed} have another name and are taken under it, and {refused} are refused with
-the reason given here. What to know besides flags is on the page
-[coming from Megatron-LM](coming-from-megatron-lm.md).
+The {all} flags of Megatron-LM's `pretrain_gpt.py` in the groups of its own `--help`, and what each is for
+`pretrain_gpt_ltd.py`: {works} work, {accepted} are accepted because what they ask for is so anyway (the run says so
+with a line at its start), {renamed} have another name and are taken under it, and {refused} are refused with the reason
+given here. What to know besides flags: [coming from Megatron-LM](coming-from-megatron-lm.md).
 
 """
 

@@ -140,7 +140,7 @@ def test_a_second_run_skips_what_is_finished(quickstart: tuple[Path, str], repos
 def in_form(line: str) -> str:
     """A line of output without its numbers, their unit prefixes and the width of columns."""
     numbers = re.sub(r"\d[\d.]*(?:e-\d+)?(?::\d\d)*", "#", line)
-    return " ".join(re.sub(r"# [KMGT]\b", "#", numbers).split())
+    return " ".join(re.sub(r"# [KMGT](?:\b|(?=FLOP/s))", "#", numbers).split())
 
 
 def test_the_front_page_shows_what_is_printed(quickstart: tuple[Path, str], repository: Path) -> None:

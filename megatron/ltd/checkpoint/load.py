@@ -61,6 +61,12 @@ def find_checkpoint(folder: Path, mesh: Mesh | None) -> tuple[Path | None, list[
     Every rank calls this, and each checks its share of the files; without a mesh this process checks all of them. None
     if the folder has no checkpoint at all. Raises ``UserError`` if it has some, but no complete one.
     """
+    old = next(folder.glob("*/mp_rank_*/*.pt"), None)
+    if old is not None:
+        raise UserError(
+            f"--load {folder}: {old.relative_to(folder)} is a checkpoint in Megatron-LM's old format torch, a pickle "
+            "that can run code, and is not opened; convert it to Hugging Face's format, and load that with --finetune"
+        )
     problem = files.tracker_problem(folder)
     notes = [] if problem is None else [f"{problem}: the newest complete checkpoint is loaded"]
     damages = []

@@ -144,15 +144,8 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
         micro_batch_size=config.training.micro_batch_size,
         seq_length=config.model.seq_length,
     )
-    iteration = start.progress.iteration
-    flops_left = plan.flops(plan.num_steps) - plan.flops(min(iteration, plan.num_steps))
     throughput, log_folder = _throughput(config, mesh), _log_folder(config)
-    with together():
-        log = RunLog(
-            config.logging, log_folder, mesh.is_first, iteration, plan.num_steps, flops_left, throughput,
-            config.to_dict(),
-        )  # fmt: skip
-        log.settings(config.settings_file())
+    log = _open_log(config, mesh, log_folder, plan, start.progress.iteration, throughput)
     for note in _notes(config, start, new_weights, taken):
         log.print_line(note)
     record = {
@@ -271,6 +264,20 @@ def _build_state(
     elif start.imported is not None:
         load_imported(start.imported, state)
     return state
+
+
+def _open_log(
+    config: RunConfig, mesh: Mesh, folder: Path, plan: RunPlan, iteration: int, throughput: Throughput
+) -> RunLog:
+    """The log of a run that goes on after ``iteration``. Raises ``UserError`` if it cannot be written."""
+    flops_left = plan.flops(plan.num_steps) - plan.flops(min(iteration, plan.num_steps))
+    with together():
+        log = RunLog(
+            config.logging, folder, mesh.is_first, iteration, plan.num_steps, flops_left, throughput,
+            config.to_dict(),
+        )  # fmt: skip
+        log.settings(config.settings_file())
+    return log
 
 
 def _throughput(config: RunConfig, mesh: Mesh) -> Throughput:

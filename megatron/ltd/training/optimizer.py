@@ -114,6 +114,8 @@ def build_optimizer(
         if not part.is_stub_optimizer:  # a rank may have no parameter of this kind
             # Otherwise a checkpoint of a run whose first updates were all skipped would have no state to load.
             part.init_state_fn(part.optimizer, config)
+    for group in built.param_groups:  # by which Megatron-Core tells groups apart when it loads a state
+        group["is_decoupled_lr"] = not group["default_config"]
     chunks[0].config.grad_scale_func = built.scale_loss
     return built
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron.ltd.forecast.config import PEAK_TFLOPS
-from megatron.ltd.format import format_count
+from megatron.ltd.format import format_flops
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Throughput:
     def shown(self, flops: int, seconds: float) -> list[str]:
         """The same as parts of a console line."""
         found = self.measures(flops, seconds)
-        speed = f"{format_count(found['tflops_per_device'] * 1e12)}FLOP/s per device"
+        speed = f"{format_flops(found['tflops_per_device'] * 1e12)}/s per device"
         return [speed, *([f"MFU {100.0 * found['mfu']:.1f} %"] if "mfu" in found else [])]
 
 

@@ -6,6 +6,7 @@ the model, and only tensors and plain values are loaded. Every fault in them is 
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import pickle
@@ -68,7 +69,9 @@ def reading(checkpoint: Path, metadata: Metadata) -> Iterator[None]:
 
 def _is_of_the_machine(failure: BaseException) -> bool:
     """Whether the machine failed, not the checkpoint."""
-    return isinstance(failure, _MACHINES_FAULT) and not isinstance(failure, FileNotFoundError)
+    if isinstance(failure, OSError) and failure.errno in (errno.ENOENT, errno.EINVAL):  # EINVAL: seeking before a file
+        return False
+    return isinstance(failure, _MACHINES_FAULT)
 
 
 class _NoPlainValues(TorchCommonLoadStrategy):

@@ -33,8 +33,8 @@ class Range:
     below: bool = False
 
     def __contains__(self, value: float) -> bool:
-        is_low = value < self.least or (self.above and value == self.least)
-        return not is_low and not (value > self.most or (self.below and value == self.most))
+        is_high_enough = value > self.least if self.above else value >= self.least
+        return is_high_enough and (value < self.most if self.below else value <= self.most)  # not so for NaN
 
     def rule(self, value: float) -> str:
         """The rule that ``value`` breaks, such as "it must be at least 1"."""

@@ -188,11 +188,13 @@ def _rotary_flags(file: ConfigFile) -> dict[str, Any]:
 
 
 def _llama3_factor(file: ConfigFile, name: str) -> float:
-    """The factor of Llama 3.1's scaling. Raises ``UserError`` for other frequencies or positions than Llama's."""
+    """The factor of Llama 3.1's scaling. Raises ``UserError`` without it, and for other settings than Llama's."""
     table = ConfigFile(file.folder, file.entries[name])
     for setting, value in _LLAMA3_FIXED.items():
         if table.number(setting, value) != value:
             raise file.refusal(name, f"only Llama 3's own {setting}, {value:g}, is supported")
+    if "factor" not in table.entries:
+        raise file.refusal(name, "its factor is missing; add it")
     return table.number("factor", 8.0)
 
 

@@ -22,9 +22,8 @@ import torch.distributed as dist
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 from megatron.core.utils import unwrap_model
-from torch import Tensor
 
-from megatron.ltd.methods.base import Method, Samples
+from megatron.ltd.layers.route import KeptTokens, Place, Route
 from megatron.ltd.parallel.mesh import initialize
 from megatron.ltd.training.build import Run, build_run
 from megatron.ltd.training.loop import train
@@ -102,29 +101,24 @@ def _listen(run: Run, record: Record) -> None:
         return measures
 
     run.stepper.train, run.stepper.evaluate = recorded_step, recorded_evaluation  # type: ignore[method-assign]
-    run.stepper.method = _ListeningMethod(run.method, record.kept)
+    _listen_to_routes(record.kept)
     run.train_data = _ListeningSource(run.train_data, record.samples)
 
 
-@dataclass(frozen=True)
-class _ListeningMethod:
-    """``method``, remembering what it chose; who asks again must get the same."""
+def _listen_to_routes(kept: dict[tuple[int, int, int], tuple[int, ...]]) -> None:
+    """Record the tokens that layers compute, from now on in this process; a layer that asks again gets the same."""
+    ask = Route.kept_tokens
 
-    method: Method
-    kept: dict[tuple[int, int, int], tuple[int, ...]]
+    def recorded(route: Route, layer_number: int, place: Place | None = None) -> KeptTokens | None:
+        tokens = ask(route, layer_number, place)
+        if tokens is not None:
+            sample_ids, rows = route.samples.sample_ids_B.tolist(), tokens.kept_BK.tolist()
+            for sample_id, row in zip(sample_ids, rows, strict=True):
+                before = kept.setdefault((sample_id, layer_number, len(row)), tuple(row))
+                assert before == tuple(row), f"sample {sample_id}: layer {layer_number} keeps other tokens in a replay"
+        return tokens
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.method, name)
-
-    def select(self, samples: Samples, layer_numbers: Sequence[int], kept_tokens: int) -> Tensor:
-        kept_LBK = self.method.select(samples, layer_numbers, kept_tokens)
-        for layer_number, kept_BK in zip(layer_numbers, kept_LBK.expand(len(layer_numbers), -1, -1), strict=True):
-            for sample_id, row in zip(samples.sample_ids_B.tolist(), kept_BK.tolist(), strict=True):
-                before = self.kept.setdefault((sample_id, layer_number, kept_tokens), tuple(row))
-                assert before == tuple(row), (
-                    f"sample {sample_id} keeps other tokens in a replay of layer {layer_number}"
-                )
-        return kept_LBK
+    Route.kept_tokens = recorded  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)

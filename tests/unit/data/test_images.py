@@ -212,7 +212,7 @@ FLAGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "validation alone": ({"valid_data_path": "x"}, ["--train-data-path"]),
     "both": ({"data_path": "digits", "train_data_path": "x"}, ["--data-path digits", "--train-data-path"]),
     "unknown": ({"data_path": "faces"}, ["--data-path faces", "digits", "--train-data-path"]),
-    "zero": ({"data_path": "digits", "image_std": (0.5, 0.0)}, ["--image-std 0.5 0.0"]),
+    "zero": ({"data_path": "digits", "image_std": (0.5, 0.0)}, ["--image-std 0.0"]),
 }
 
 

@@ -140,7 +140,7 @@ REFUSED_PLOTS = {
     "no output": (["--runs", "run"], ["--output", "png"]),
     "no metrics": (["--runs", "empty", "--output", "a.png"], ["empty/metrics.jsonl", "--log-dir"]),
     "no such run": (["--runs", "nowhere", "--output", "a.png"], ["nowhere/metrics.jsonl"]),
-    "another file": (["--runs", "foreign", "--output", "a.png"], ["foreign/metrics.jsonl", "line 1"]),
+    "another file": (["--runs", "foreign", "--output", "a.png"], ["foreign/metrics.jsonl", "--log-dir"]),
     "unknown axis": (["--runs", "run", "--output", "a.png", "--x", "hours"], ["--x", "hours", "layer-tokens"]),
     "an axis twice": (["--runs", "run", "--output", "a.png", "--x", "steps", "steps"], ["--x steps steps"]),
     "names": (["--runs", "run", "--output", "a.png", "--names", "a", "b"], ["--names", "--runs"]),

@@ -51,8 +51,8 @@ def test_all_unknown_flags_are_named_at_once() -> None:
     with pytest.raises(UserError) as caught:
         parse_run_config(["--swiglo", "--num-experts", "-8", "--lr", "1", "--num-layer=3", "--swiglo", "words"])
     assert str(caught.value) == (
-        "--num-experts: there is no mixture of experts here; use a dense model; --swiglo (use --swiglu), --num-layer (use "
-        "--num-layers): there are no such flags; --help lists them all"
+        "--num-experts: there is no mixture of experts here; use a dense model; --swiglo (use --swiglu), --num-layer "
+        "(use --num-layers): there are no such flags; --help lists them all"
     )
 
 

@@ -113,7 +113,7 @@ IN_THE_WAY: dict[str, tuple[dict[str, object], str]] = {
     "no biases": ({"add_bias_linear": False}, "GPT-2 needs no --disable-bias-linear;"),
     "key-value heads": ({"group_query_attention": True}, "GPT-2 needs no --group-query-attention;"),
     "heads of another size": ({"kv_channels": 8}, "GPT-2 needs no --kv-channels but hidden / heads;"),
-    "half-turned heads": ({**ROPE, "rotary_percent": 0.5}, "Llama needs --rotary-percent 1.0)"),
+    "partly rotated heads": ({**ROPE, "rotary_percent": 0.34}, "Llama needs --rotary-percent 1.0)"),
     "LayerNorm in a Llama": ({**ROPE, "normalization": "LayerNorm"}, "Llama needs --normalization RMSNorm)"),
     "GELU in a Llama": ({**ROPE, "swiglu": False}, "Llama needs --swiglu)"),
     "odd heads": ({**ROPE, "num_attention_heads": 5, "kv_channels": 8}, "--num-attention-heads divides)"),

@@ -55,6 +55,7 @@ SMALLER = {
     "--lr-decay-samples": "24", "--lr-warmup-samples": "4", "--tensor-model-parallel-size": "1",
     "--pipeline-model-parallel-size": "1", "--eval-iters": "1", "--vocab-size": "512", "--num-workers": "0",
     "--log-interval": "1", "--step-batch-size-schedule": "0:1 64:2 256:4",
+    "--attention-backend": "auto",  # fused names a kernel of CUDA
 }  # fmt: skip
 NOT_HERE = {"--fp8-format", "--fp8-amax-history-len", "--fp8-amax-compute-algo", "--fp8-param-gather"}
 """Refused, with what to use."""

@@ -30,7 +30,8 @@ def test_every_flag_is_spelled_once_and_explained() -> None:
 
 LOCAL_FLAGS = {
     "--log-dir", "--tensorboard-dir", "--wandb-project", "--wandb-exp-name", "--no-progress", "--num-workers",
-    "--num-dataset-builder-threads", "--no-mmap-bin-files", "--data-cache-path",
+    "--num-dataset-builder-threads", "--no-mmap-bin-files", "--data-cache-path", "--wandb-entity", "--peak-tflops",
+    "--profile", "--profile-step-start", "--profile-step-end", "--use-pytorch-profiler",
 }  # fmt: skip
 """Flags that may differ between the processes of a run."""
 

@@ -31,9 +31,6 @@ _NO_RANDOM_STATE = Accepted("checkpoints hold no random state: it follows from t
 ACCEPTED: Mapping[str, Accepted] = {
     "--use-mcore-models": Accepted("models are Megatron-Core's"),
     "--use-flash-attn": Accepted("attention is PyTorch's or Transformer Engine's fused kernel"),
-    "--attention-backend": Accepted(
-        "attention is PyTorch's or Transformer Engine's fused kernel", ("auto", "flash", "fused")
-    ),
     "--attention-softmax-in-fp32": Accepted("the kernels of attention compute the softmax in fp32"),
     "--rope-type": Accepted("rotary positions are plain RoPE's", ("rope",)),
     "--optimizer": Accepted("the optimizer is Adam", ("adam",)),

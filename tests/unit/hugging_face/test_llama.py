@@ -84,7 +84,8 @@ def test_a_model_drawn_by_hugging_faces_code(mesh: Mesh, tmp_path: Path, case: s
     with torch.no_grad():
         found = ours(batch.tokens_BS, batch.position_ids_BS, None)
         expected = theirs(batch.tokens_BS).logits
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found[:, :16], expected[:, :16], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)  # angles of 900 radians, in fp32
         if "Llama 3" in case:
             plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{
                 **shape, "num_key_value_heads": 2, "vocab_size": 32, "max_position_embeddings": 32768,

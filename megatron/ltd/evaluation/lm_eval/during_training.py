@@ -68,6 +68,7 @@ def build_scorer(run: Run, tasks: Any) -> Scorer:
     asked = HarnessModel(model, tokenizer, batch, seed=run.config.training.seed)
 
     def score() -> Mapping[str, float]:
+        """Score the current weights; empty if a task cannot be scored, which the log then says."""
         try:
             with _quiet(), _in_our_flags():
                 found = evaluate(

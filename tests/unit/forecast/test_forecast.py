@@ -92,7 +92,7 @@ def test_a_growth_that_saves_a_third() -> None:
 
 
 def test_a_growth_that_saves_a_third_of_the_flops() -> None:
-    """These are the figures of random-LTD's card: growth and saved FLOPs for a third of the layer tokens, and of FLOPs."""
+    """The figures of random-LTD's card: growth and saved FLOPs for a third of the layer tokens, and of the FLOPs."""
     shares = []
     for unit in ("layer-tokens", "flops"):
         solved = forecast(f"--plan-target-saving {1 / 3} --plan-saving-of {unit}")

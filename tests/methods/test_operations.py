@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from megatron.ltd.methods.base import Composed, Method, Samples
-from megatron.ltd.models.config import RecomputeConfig
+from megatron.ltd.models.execution_config import RecomputeConfig
 from megatron.ltd.parallel.mesh import Mesh
 from tests.support import (
     build_stepper,

@@ -116,7 +116,7 @@ def plain_split(split: str) -> str:
     except InvalidOperation:
         shares = []
     are_shares = 1 <= len(shares) <= 3 and all(share.is_finite() and float(share) in AMOUNT for share in shares)
-    if not are_shares or not any(shares):
+    if not are_shares or not any(shares) or float(sum(shares)) not in AMOUNT:
         raise UserError(
             f"--split {split}: give one to three shares of train, valid, test that are not negative, such as 969,30,1"
         )

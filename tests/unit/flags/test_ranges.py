@@ -15,7 +15,7 @@ import pytest
 import megatron.ltd
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.config import flag_classes
-from megatron.ltd.data.config import parse_blend, parse_split
+from megatron.ltd.data.blends import parse_blend, plain_split
 from megatron.ltd.data.inputs.documents import Shard
 from megatron.ltd.evaluation.lm_eval.harness_args import HarnessArgs
 from megatron.ltd.export.config import ExportConfig
@@ -110,7 +110,7 @@ def test_numbers_within_text(flags: list[str]) -> None:
         (lambda: ExportConfig(load="a", output="b", max_shard_size=f"{NINES}GB"), "--max-shard-size"),
         (lambda: HarnessArgs(pretrained="a", batch_size="\u00b2"), "--batch_size"),
         (lambda: parse_blend("--data-path", ("1e308", "a", "1e308", "b")), "--data-path"),
-        (lambda: parse_split("1e308,1e308,1"), "--split"),
+        (lambda: plain_split("1e308,1e308,1"), "--split"),
     ],
 )  # fmt: skip
 def test_numbers_within_other_text(make: Callable[[], object], name: str) -> None:

@@ -24,7 +24,7 @@ from tests.support_evaluation import random_texts
 pytestmark = pytest.mark.distributed
 
 WORDS = "the model keeps some of its tokens and every other token skips this layer".split()
-TASKS = {
+TASKS: dict[str, list[dict[str, Any]]] = {
     "lambada_openai": [{"text": " ".join(WORDS[start : start + 3 + start % 4])} for start in range(9)],
     "wikitext": [{"page": " ".join(WORDS[:number])} for number in (2, 14, 7)],
     "triviaqa": [{"question": f"what {word}?", "answer": {"value": word, "aliases": [word]}} for word in WORDS[:5]],

@@ -188,7 +188,9 @@ def test_the_version_is_read_without_importing_anything(repository: Path) -> Non
     literals = [
         node.value.value
         for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and node.targets[0].id == "__version__"
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Constant)
+        and ast.unparse(node.targets[0]) == "__version__"
     ]
     assert literals == [megatron.ltd.__version__]
     assert re.fullmatch(r"\d+\.\d+\.\d+", literals[0])

@@ -23,7 +23,7 @@ from tests.support_errors import refused
 from tests.support_pickles import Payload, altered_enumeration
 
 
-def description() -> dcp.Metadata:
+def description() -> Any:
     """Metadata as torch writes it: a tensor in two pieces, an object of bytes, and fields that readers do not need."""
     properties = dcp.TensorProperties(dtype=torch.bfloat16, memory_format=torch.contiguous_format)
     chunks = [dcp.ChunkStorageMetadata(torch.Size([start, 0]), torch.Size([2, 5])) for start in (0, 2)]
@@ -31,7 +31,7 @@ def description() -> dcp.Metadata:
         dcp.MetadataIndex("weight", chunk.offsets, number): _StorageInfo("__0_0.distcp", 100 * number, 100)
         for number, chunk in enumerate(chunks)
     }
-    metadata = dcp.Metadata(
+    metadata: Any = dcp.Metadata(
         {
             "weight": dcp.TensorStorageMetadata(properties, torch.Size([4, 5]), chunks),
             "extra": dcp.BytesStorageMetadata(),

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -42,7 +43,7 @@ def build(
     return found, evaluated.get(VALID)
 
 
-def train_only(config: DataConfig, samples: int, seed: int = 1) -> SampleSource:
+def train_only(config: DataConfig, samples: int, seed: int = 1) -> Any:
     train, valid = build(config, train=samples, seed=seed)
     assert train is not None and valid is None
     return train

@@ -89,6 +89,8 @@ def test_a_learning_method_composes_with_a_layer_dropping_method() -> None:
 class Chosen(Dense):
     """A method whose ``select`` returns a fixed answer, valid or not."""
 
+    answer: torch.Tensor
+
     def select(self, samples: Samples, layer_numbers: Sequence[int], kept_tokens: int) -> torch.Tensor:
         return self.answer
 

@@ -31,6 +31,8 @@ _MASK_64 = (1 << 64) - 1
 _STEP = 0x9E3779B97F4A7C15
 _SHIFTS = (30, 27, 31)
 _FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_APART = 0xD1B54A32D192ED03
+"""Makes the seed of ``uniform`` another one than that of token keys, so that equal coordinates share no hash."""
 
 
 def _signed(value: int) -> int:
@@ -64,7 +66,7 @@ def uniform(seed: int, *place: int) -> float:
 
     It is computed with Python integers, so that it never waits for a GPU.
     """
-    state = _finalise_int(seed)
+    state = _finalise_int(seed ^ _APART)
     for coordinate in place:
         state = _finalise_int(state + (coordinate + 1) * _STEP)
     return (_finalise_int(state) >> 11) * 2.0**-53

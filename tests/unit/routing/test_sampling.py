@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from megatron.ltd.routing.sampling import kept_by_layers, kept_indices
+from megatron.ltd.routing.sampling import kept_by_layers, kept_indices, uniform
 from tests.support_dispatch import Operations
 
 MODULUS = 2**64
@@ -108,6 +108,18 @@ def test_values_that_must_never_change() -> None:
     assert kept_indices(1234, torch.tensor([0, 1, 2**40]), 2, 16, 6).tolist() == GOLDEN
     assert kept_indices(0, torch.tensor([7]), 23, 2048, 8, strata=2).tolist() == GOLDEN_STRATA
     assert kept_indices(1234, torch.tensor([0, 1]), 2, 32, 8, block_size=4).tolist() == GOLDEN_BLOCKS
+
+
+def test_numbers_of_other_draws_are_none_of_the_tokens() -> None:
+    """``uniform`` at the coordinates of a token's key: with the seed as it is, it would be a hash of that key."""
+    seed, layer, sample, position, step = 7, 3, 11, 5, 0x9E3779B97F4A7C15
+
+    def hashed_key(seed: int) -> float:
+        state = splitmix64(splitmix64(splitmix64(seed) + layer * step) + sample * step)
+        return (splitmix64(splitmix64(state + position * step)) >> 11) * 2.0**-53
+
+    coordinates = (layer - 1, sample - 1, position - 1)
+    assert uniform(seed, *coordinates) == hashed_key(seed ^ 0xD1B54A32D192ED03) != hashed_key(seed)
 
 
 @pytest.mark.parametrize(("seq_length", "kept_tokens"), [(8, 3), (8, 5), (7, 1)])

@@ -12,14 +12,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import megatron.core
 import pytest
 import torch
 import torch.nn.functional as F
+from megatron.core import jit
 from megatron.core.datasets import bert_dataset, blended_dataset, gpt_dataset, masked_dataset
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.distributed import DistributedDataParallel
+from megatron.core.fusions import fused_bias_geglu
 from megatron.core.models.bert import bert_lm_head
 from megatron.core.models.bert.bert_model import BertModel
 from megatron.core.tensor_parallel import random
@@ -49,6 +52,12 @@ def test_core_names_cuda(name: str) -> None:
     text = source(importlib.import_module(name))
     assert "cuda" in text and ("device=" in text or ".type()" in text)
     assert "torch.cuda.get_rng_state" in source(random) or "default_generators" in source(random)
+
+
+def test_core_compiles_when_imported() -> None:
+    """``torch.compile`` is chosen on import, and applied as a decorator; a switch before the import does not exist."""
+    assert "jit_fuser = torch.compile" in source(jit) and source(jit).rstrip().endswith("enable_jit_fuser()")
+    assert "@jit_fuser" in source(fused_bias_geglu) and "tensor_parallel" in source(megatron.core)
 
 
 def test_torch_adamw_keeps_its_step_in_a_tensor() -> None:

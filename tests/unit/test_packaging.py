@@ -183,6 +183,15 @@ def test_lm_eval_finds_our_model_by_its_entry_point(repository: Path) -> None:
     assert run_python(code) == "True"
 
 
+def test_megatron_core_on_a_cpu_imports_no_compiler() -> None:
+    code = (
+        "import sys, torch; from megatron.ltd.parallel import cpu_backend; compiling = torch.compile;"
+        "cpu_backend.install(); import megatron.core.jit as jit;"
+        "print(torch.compile is compiling, jit.jit_fuser(len) is len, 'torch._inductor.compile_fx' in sys.modules)"
+    )
+    assert run_python(code) == "True True False"
+
+
 def test_the_version_is_read_without_importing_anything(repository: Path) -> None:
     tree = ast.parse((repository / "megatron" / "ltd" / "__init__.py").read_text(encoding="utf-8"))
     literals = [

@@ -111,7 +111,7 @@ def _set_rng_state(new_state: torch.Tensor, device: Any = None, graph_safe: bool
 
 
 def _manual_seed(seed: int) -> None:
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed, slowly, devices that do not exist
 
 
 def _tensor_cuda(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

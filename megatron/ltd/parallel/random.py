@@ -29,5 +29,5 @@ def seed_step(seed: int, step: int, mesh: Mesh) -> None:
 
 
 def _start_streams(mixed: int) -> None:
-    torch.manual_seed(mixed % _SEEDS)
-    model_parallel_cuda_manual_seed(mixed % _SEEDS)
+    torch.default_generator.manual_seed(mixed % _SEEDS)
+    model_parallel_cuda_manual_seed(mixed % _SEEDS)  # those of the GPU, and of dropout on any device

@@ -27,6 +27,7 @@ from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.config import RunConfig
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import run_command
+from megatron.ltd.flags import read_command
 from megatron.ltd.forecast.forecast import plan_ahead
 from megatron.ltd.launch import launch
 from megatron.ltd.tokenizers.config import TokenizerFiles
@@ -34,10 +35,8 @@ from megatron.ltd.tokenizers.config import TokenizerFiles
 _SHAPE = "--num-layers 4 --hidden-size 64 --num-attention-heads 4 --seq-length 256 --micro-batch-size 2"
 _NO_DROPOUT = "--attention-dropout 0 --hidden-dropout 0"
 _LTD = "--random-ltd --ltd-schedule constant --ltd-min-kept-tokens 64 --num-layers 6"
-_LLAMA = (
-    "--position-embedding-type rope --normalization RMSNorm --swiglu --disable-bias-linear "
-    "--group-query-attention --num-query-groups 2"
-)
+_GROUPS = "--group-query-attention --num-query-groups 2"
+_LLAMA = f"--position-embedding-type rope --normalization RMSNorm --swiglu --disable-bias-linear {_GROUPS}"
 _FULL = "--num-layers 6 --recompute-granularity full --recompute-method"
 _SELECTIVE = "--recompute-granularity selective"
 CASES = {
@@ -53,6 +52,15 @@ CASES = {
     "hidden dropout": f"{_SHAPE} --attention-dropout 0",
     "dropout, bf16": f"{_SHAPE} --bf16",
     "bf16": f"{_SHAPE} {_NO_DROPOUT} --bf16",
+    "RMSNorm": f"{_SHAPE} {_NO_DROPOUT} --normalization RMSNorm",
+    "RMSNorm, bf16": f"{_SHAPE} {_NO_DROPOUT} --normalization RMSNorm --bf16",
+    "rotary positions": f"{_SHAPE} {_NO_DROPOUT} --position-embedding-type rope",
+    "grouped queries": f"{_SHAPE} {_NO_DROPOUT} {_GROUPS}",
+    "grouped queries, bf16": f"{_SHAPE} {_NO_DROPOUT} {_GROUPS} --bf16",
+    "rotary positions, grouped queries": f"{_SHAPE} {_NO_DROPOUT} --position-embedding-type rope {_GROUPS}",
+    "norms of heads": f"{_SHAPE} {_NO_DROPOUT} --qk-layernorm",
+    "Qwen3's layer": f"{_SHAPE} {_NO_DROPOUT} {_LLAMA} --qk-layernorm",
+    "Qwen3's layer, bf16": f"{_SHAPE} {_NO_DROPOUT} {_LLAMA} --qk-layernorm --bf16",
     "Llama's layer": f"{_SHAPE} {_NO_DROPOUT} {_LLAMA}",
     "Llama's layer, wide MLP": f"{_SHAPE} {_NO_DROPOUT} {_LLAMA} --ffn-hidden-size 1024",
     "Llama's layer, full": f"{_SHAPE} {_NO_DROPOUT} {_LLAMA} {_FULL} uniform --recompute-num-layers 1",
@@ -67,6 +75,8 @@ CASES = {
     "random-LTD, full": f"{_SHAPE} {_NO_DROPOUT} {_LTD} {_FULL} uniform --recompute-num-layers 1",
     "TokenBypass": f"{_SHAPE} {_NO_DROPOUT} --num-layers 6 --token-bypass --token-bypass-kept-tokens 64 "
     "--token-bypass-selector random",
+    "TokenBypass, Llama's layer": f"{_SHAPE} {_NO_DROPOUT} {_LLAMA} --num-layers 6 --token-bypass "
+    "--token-bypass-kept-tokens 64 --token-bypass-selector random",
 }
 """Name -> flags of the case"""
 
@@ -126,6 +136,7 @@ def planned_and_measured(config: RunConfig) -> tuple[dict[str, int], int]:
 
 def main() -> None:
     """Measure every case, and print the table."""
+    read_command(__doc__)
     names = ("weights", "gradients", "optimizer", "activations", "at work")
     rows = []
     with tempfile.TemporaryDirectory() as name:

@@ -7,7 +7,12 @@ tensor-parallel share.
     residuals      2 s H                input of either norm
                    2 s H                dropout masks, with dropout (one byte each on a GPU)
     norm outputs   2 s H                input of either first product
-    projections    n (Q + 2 G)          queries, keys and values; with rotary embeddings also the rotated  + n (Q + G)
+                   2 s H                normalized values in fp32, of RMSNorm on a CPU, which has no kernel for it
+    projections    n (Q + 2 G)          queries, keys and values together, unless attention reads copies of all of them
+                   n Q, n G             copies: queries that are rotated, gathered, in groups or have a norm; keys that
+                                        are rotated or have a norm
+                   2 c n G              keys and values that are gathered from c context-parallel processes
+                   2 n Q                keys and values that are repeated for the queries of a group
                    n Q                  output of attention, input of the output projection
     core           n h                  log-sums of a flash kernel, in fp32
                    3 h n m              probabilities, dropout mask and their product, in fp32: on a CPU, which has no
@@ -43,6 +48,9 @@ class Numbers:
     rotary_share: float
     """Share of a head that is rotated; 0 without rotary positions."""
     explicit_mask: bool
+    rms_norm: bool = False
+    head_norms: bool = False
+    """Whether the queries and keys of each head have a norm."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +96,7 @@ def layer_bytes(
     read_tokens = all_tokens if attends_to_all else tokens  # their queries, keys and values are computed
     own, own_read = tokens // share.sequence, read_tokens // share.sequence
     masks = own * hidden * (each if numbers.on_cpu else 1) if numbers.hidden_dropout else 0
-    projections = (read_tokens * (queries + 2 * keys) + tokens * queries) * each
-    projections += _rotary(shape, numbers, share, tokens, routed=routed)
-    if attends_to_all:
-        projections += tokens * queries * each  # the gathered kept queries
-    if share.context > 1:  # keys and values gathered and ordered; the merged results of two chunks
-        projections += (2 * share.context * tokens * keys + tokens * queries) * each
+    projections = _projections(shape, numbers, share, kept_tokens, attends_to_all=attends_to_all)
     core, core_work = _core(shape, numbers, share, kept_tokens, attends_to_all=attends_to_all)
     widths = 5 if shape.gated_mlp else 2
     gradients = (all_tokens // share.sequence + (own if routed else 0)) * hidden * each
@@ -104,7 +107,7 @@ def layer_bytes(
     attention_work = gradients + (read_tokens * (queries + 2 * keys)) * each + core_work
     return LayerBytes(
         residuals=(own_read + own) * hidden * each + 2 * masks + 16 * own + (16 * own if routed else 0),
-        norm_outputs=(own_read + own) * hidden * each,
+        norm_outputs=(own_read + own) * hidden * (each + _replaced(numbers)),
         projections=projections,
         core=core,
         mlp=widths * tokens * ffn * each,
@@ -113,14 +116,67 @@ def layer_bytes(
     )
 
 
-def _rotary(shape: ModelShape, numbers: Numbers, share: Share, tokens: int, *, routed: bool) -> int:
-    """Rotated queries and keys, and the cosines and sines of each."""
-    if not numbers.rotary_share:
-        return 0
-    rotated = tokens * (shape.query_size + shape.key_value_size) // share.tensor
-    positions = tokens if routed else shape.seq_length // share.context
-    angles = 2 * 2 * positions * round(shape.kv_channels * numbers.rotary_share)
-    return (rotated + angles) * numbers.bytes_each
+def norm_copies(numbers: Numbers) -> int:
+    """Bytes for each number that a norm stores beside its input: those of RMSNorm on a CPU, see above."""
+    return (8 if numbers.bytes_each < 4 else 4) if numbers.on_cpu and numbers.rms_norm else 0
+
+
+def _projections(shape: ModelShape, numbers: Numbers, share: Share, kept_tokens: int, *, attends_to_all: bool) -> int:
+    """Queries, keys and values, whichever of them attention stores, and its output."""
+    queries, keys = shape.query_size // share.tensor, shape.key_value_size // share.tensor
+    tokens = kept_tokens * share.micro_batch // share.context
+    read_tokens = shape.seq_length * share.micro_batch // share.context if attends_to_all else tokens
+    is_rotated, is_grouped = numbers.rotary_share > 0.0, shape.num_query_groups < shape.num_attention_heads
+    repeats = _repeats(shape, numbers, share, kept_tokens, attends_to_all=attends_to_all)
+    own_queries = is_rotated or is_grouped or attends_to_all or numbers.head_norms
+    own_values = share.context > 1 or repeats  # and keys
+    stored = tokens * queries
+    if own_queries:
+        stored += tokens * queries
+    if not (own_queries and own_values) or numbers.head_norms:
+        stored += read_tokens * (queries + 2 * keys)
+    if (is_rotated or numbers.head_norms) and not own_values:
+        stored += read_tokens * keys
+    if numbers.head_norms and is_grouped:
+        stored += read_tokens * queries  # the input of their norm
+    if share.context > 1:  # keys and values gathered and ordered; the merged results of two chunks
+        stored += 2 * share.context * tokens * keys + tokens * queries
+    if repeats:
+        columns = shape.seq_length if attends_to_all else kept_tokens
+        read = columns * (2 * share.context + 1) // (2 * share.context) if share.context > 1 else columns
+        stored += 2 * read * share.micro_batch * queries
+    if is_rotated:
+        positions = tokens if kept_tokens < shape.seq_length else shape.seq_length // share.context
+        stored += 2 * 2 * positions * round(shape.kv_channels * numbers.rotary_share)  # cosines and sines of each
+    norms = 0
+    if numbers.head_norms:
+        heads = (queries + keys) // shape.kv_channels
+        norms = read_tokens * ((queries + keys) * _replaced(numbers) + heads * (4 if numbers.rms_norm else 8))
+    return stored * numbers.bytes_each + norms
+
+
+def _replaced(numbers: Numbers) -> int:
+    """As ``norm_copies``, where nothing else needs the input, which a copy in fp32 replaces."""
+    copies = norm_copies(numbers)
+    return copies - numbers.bytes_each if copies and numbers.bytes_each < 4 else copies
+
+
+def _is_masked(numbers: Numbers, share: Share, *, attends_to_all: bool) -> bool:
+    return numbers.explicit_mask or attends_to_all or share.context > 1
+
+
+def _by_blocks(shape: ModelShape, numbers: Numbers, kept_tokens: int, *, masked: bool) -> bool:
+    """Whether attention is computed in blocks of queries: causal, in fp32 on a CPU."""
+    without = numbers.on_cpu and not numbers.attention_dropout and not masked
+    return without and shape.causal and numbers.bytes_each >= 4 and kept_tokens > BLOCK_TOKENS
+
+
+def _repeats(shape: ModelShape, numbers: Numbers, share: Share, kept_tokens: int, *, attends_to_all: bool) -> bool:
+    """Whether keys and values are repeated for the queries of a group: where the kernel has no groups."""
+    masked = _is_masked(numbers, share, attends_to_all=attends_to_all)
+    on_gpu = not numbers.on_cpu and (masked or numbers.bytes_each >= 4)
+    grouped = shape.num_query_groups < shape.num_attention_heads
+    return grouped and (on_gpu or _by_blocks(shape, numbers, kept_tokens, masked=masked))
 
 
 def _core(
@@ -130,7 +186,6 @@ def _core(
     each, heads = numbers.bytes_each, shape.num_attention_heads // share.tensor
     tokens = kept_tokens * share.micro_batch // share.context
     columns = shape.seq_length if attends_to_all else kept_tokens
-    masked = numbers.explicit_mask or attends_to_all or share.context > 1
     mask = 0
     if numbers.explicit_mask or attends_to_all:
         mask = tokens * columns * each
@@ -143,11 +198,6 @@ def _core(
         scaled = tokens * (shape.query_size + shape.key_value_size + values) // share.tensor * 4
         return 3 * pairs + scaled + mask, pairs
     core = tokens * heads * 4 + mask
-    if not numbers.on_cpu and shape.num_query_groups < shape.num_attention_heads and (masked or each >= 4):
-        read = columns * (2 * share.context + 1) // (2 * share.context) if share.context > 1 else columns
-        core += 2 * read * share.micro_batch * shape.query_size // share.tensor * each  # keys and values, repeated
-    if numbers.on_cpu and shape.causal and not masked and each >= 4 and kept_tokens > BLOCK_TOKENS:
+    if _by_blocks(shape, numbers, kept_tokens, masked=_is_masked(numbers, share, attends_to_all=attends_to_all)):
         core += BLOCK_TOKENS * kept_tokens * each
-        if shape.num_query_groups < shape.num_attention_heads:
-            core += 2 * tokens * shape.query_size // share.tensor * each  # keys and values, repeated
     return core, 0

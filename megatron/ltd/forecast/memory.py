@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from megatron.ltd.forecast.activations import Numbers, Share, layer_bytes
+from megatron.ltd.forecast.activations import Numbers, Share, layer_bytes, norm_copies
 from megatron.ltd.forecast.layout import Layout
 from megatron.ltd.forecast.peak import StoredLayer, walk_back
 from megatron.ltd.plan.run_plan import RunPlan
@@ -121,6 +121,8 @@ class _Stage:
             hidden_dropout=model.hidden_dropout > 0.0,
             attention_dropout=model.attention_dropout > 0.0,
             rotary_share=model.rotary_percent if rotary else 0.0,
+            rms_norm=model.normalization == "RMSNorm",
+            head_norms=model.qk_layernorm,
             explicit_mask=getattr(config.data, "reset_attention_mask", False) or self._pads,
         )
 
@@ -226,7 +228,7 @@ class _Stage:
     def _head(self) -> tuple[int, int]:
         """Stored by the head of the model, and added at its peak [bytes]."""
         shape, row, each = self.sizes.shape, self._row, self._numbers.bytes_each
-        kept = (2 + 3 * shape.head_layers) * row
+        kept = (2 + 3 * shape.head_layers) * row + row // each * norm_copies(self._numbers)
         if shape.head_tokens is not None:
             return kept, 2 * row
         share = self._share

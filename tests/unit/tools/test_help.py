@@ -1,0 +1,30 @@
+"""``--help`` of every tool and benchmark says what it does and what flags it has, and starts nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.tools import tool_status
+from tests.support import REPOSITORY
+
+TOOLS = sorted(
+    str(path.relative_to(REPOSITORY / "tools"))
+    for path in [*(REPOSITORY / "tools").glob("*.py"), *(REPOSITORY / "tools" / "benchmark").glob("*.py")]
+    if "__main__" in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_help(tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str((REPOSITORY / "tools" / tool).parent))
+    assert tool_status(tool, "--help") == (0, "")
+    said = capsys.readouterr().out
+    assert said.startswith("usage: ") and "--help" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_tool_is_looked_at() -> None:
+    assert {"evaluate.py", "benchmark/memory.py", "benchmark/step_time.py"} <= {*TOOLS} and len(TOOLS) >= 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -23,6 +24,8 @@ SIZES = {
     "--global-batch-size 4 --train-iters 4 --ltd-min-kept-tokens 16 --ltd-growth-steps 3",
 }
 """The sizes of runs, by device"""
+IMPLEMENTATIONS = ["local", *(["transformer_engine"] if importlib.util.find_spec("transformer_engine") else [])]
+"""What can be ``--transformer-impl`` here; Transformer Engine computes on CUDA only"""
 
 
 def write_data(folder: Path) -> Path:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.gpu.runs import column, stored_tensors, train, train_apart
+from tests.gpu.runs import IMPLEMENTATIONS, column, stored_tensors, train, train_apart
 
 EXACT_PRODUCTS = {"NVIDIA_TF32_OVERRIDE": "0"}
 """fp32 without TF32, which Transformer Engine would use"""
@@ -60,6 +61,23 @@ def test_implementations_of_the_layers_agree(device: str, data: Path, tmp_path: 
             losses[folder.name] = column(steps, "loss")
         own, taken = losses[f"{writer} from {writer}"], losses[f"{reader} from {writer}"]
         assert len(own) > 1 and taken == pytest.approx(own, rel=1e-3)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_backends_agree_on_masks_at_192_kept_tokens(device: str, impl: str, data: Path, tmp_path: Path) -> None:
+    """Losses and gradients of two steps of a model whose layers have masks; see ``test_attention``."""
+    if impl == "transformer_engine" and device == "cpu":
+        pytest.skip("Transformer Engine computes on CUDA")
+    shape = "--seq-length 256 --ltd-min-kept-tokens 192 --ltd-growth-steps 1000 --train-iters 2 --eval-iters 0"
+    seen = {}
+    for backend in ("unfused", "auto", "local"):
+        kernels = ("--attention-backend", backend, "--transformer-impl", impl, "--reset-attention-mask")
+        seen[backend] = train(device, data, tmp_path / backend, *shape.split(), *kernels)
+        assert column(seen[backend], "kept_tokens") == [192, 192]
+    for name in ("loss", "grad_norm"):
+        expected = column(seen["unfused"], name)
+        assert all(map(math.isfinite, expected))
+        assert all(column(steps, name) == pytest.approx(expected, rel=1e-3) for steps in seen.values())
 
 
 def test_cached_greedy_decoding_equals_full_forward_passes(device: str, data: Path, tmp_path: Path) -> None:

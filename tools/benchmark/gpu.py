@@ -21,6 +21,9 @@ def main() -> None:
     """Read the flags, measure what the output does not have yet, and print the report."""
     (config,) = read_command(__doc__, GpuConfig)
 
+    from megatron.ltd.parallel.mesh import quiet_core_imports
+
+    quiet_core_imports()
     from gpu.run import run
 
     print(run(config))

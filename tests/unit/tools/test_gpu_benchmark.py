@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from gpu import contenders, run
-from gpu.cases import Arm, Case, Model, cases
+from gpu.cases import Arm, Case, Model, cases, check_run_flags
 from gpu.config import CONTENDERS, GpuConfig
 from gpu.measure import Meter, Profile, summarize
 from gpu.plain_gpt import PlainGPT
@@ -143,9 +143,9 @@ def test_goals_stand_beside_what_was_measured(tmp_path: Path) -> None:
     for each in (dense, half, replace(half, block_size=16, arm="blocks"), row(128, failed="it broke")):
         record.add(each, page)
     text = (tmp_path / "gpu.md").read_text()
-    assert "| 1.3b, dense, of the peak; ours on PyTorch's kernels | 55.0% | 60.7%, met |" in text
-    assert "| 1.3b, K = S/2, time / FLOPs saved; ours on PyTorch's kernels | 0.97 | 0.96, missed |" in text
-    assert "| 350m, dense, of the peak; ours on Transformer Engine | 55.0% | not measured |" in text
+    assert "| 1.3B, dense, of the peak; ours on PyTorch's kernels | 55.00% | 60.67%, met |" in text
+    assert "| 1.3B, K = S/2, time / FLOPs saved; ours on PyTorch's kernels | 0.970 | 0.960, missed |" in text
+    assert "| 350M, dense, of the peak; ours on Transformer Engine | 55.00% | not measured |" in text
     assert "K = 128, micro-batch 2, visit 1: failed, it broke" in text
     record.settings["tiny"] = True
     assert "missed" not in page(record) and "only that the program works" in page(record)
@@ -288,12 +288,16 @@ def test_routing_is_the_time_of_its_kernels() -> None:
         ({"device": "cpu"}, ["--device cpu", "--tiny"]),
         ({"tiny": True, "run_flags": "--no-such-flag"}, ["--no-such-flag"]),
         ({"tiny": True, "run_flags": "--lr '1"}, ["--run-flags --lr '1", "quotation"]),
+        ({"tiny": True, "run_flags": "--reset-attention-mask"}, ["--run-flags", "--reset-attention-mask changes"]),
+        ({"tiny": True, "run_flags": "--swiglu"}, ["--run-flags", "--swiglu changes"]),
+        ({"tiny": True, "run_flags": "--token-bypass"}, ["--run-flags", "--token-bypass changes"]),
     ],
 )
 def test_bad_flags_are_refused(flags: dict[str, Any], names: list[str], tmp_path: Path) -> None:
     with refused(*names):
         run.run(GpuConfig(**{"device": "cpu", "output": str(tmp_path / "new"), **flags}))
     assert not (tmp_path / "new").exists()
+    check_run_flags(GpuConfig(run_flags="--attention-backend unfused --grad-reduce-in-bf16"))
     with refused("--rounds 0", 1):
         GpuConfig(rounds=0)
 

@@ -15,9 +15,10 @@ from functools import cache
 
 from common.corpus import REPOSITORY
 
-from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.arguments import build_parser, parse_run_config
 from megatron.ltd.config import RunConfig
 from megatron.ltd.errors import UserError
+from megatron.ltd.flags.fields import flag_fields, flag_name
 from megatron.ltd.forecast.forecast import plan_ahead
 from megatron.ltd.forecast.report import Forecast
 from megatron.ltd.plan.accounting import ModelShape
@@ -172,14 +173,24 @@ def cases(config: GpuConfig, device: str) -> list[list[Case]]:
             model = Model(name, config.tiny)
             sizes = [model.micro_batch_size >> halvings for halvings in range(MICRO_BATCH_HALVINGS + 1)]
             for contender in config.contenders:
-                turns.append([Case(model, contender, size, visit, device, config.run_flags) for size in sizes if size])
+                turns.append(
+                    [Case(model, contender, size, visit, device, config.run_flags or "") for size in sizes if size]
+                )
     return turns
 
 
 def check_run_flags(config: GpuConfig) -> None:
-    """Raises ``UserError`` if ``--run-flags`` are none of ours."""
+    """Raises ``UserError`` if ``--run-flags`` are none of ours, or change more than how a step is computed."""
     try:
-        words = shlex.split(config.run_flags)
+        words = shlex.split(config.run_flags or "")
     except ValueError as error:
         raise UserError(f"--run-flags {config.run_flags}: {error}; quote it as a shell would") from None
-    parse_run_config([*Model("1.3b", config.tiny).flags(1), *words])
+    run = parse_run_config([*Model("1.3b", config.tiny).flags(1), *words])
+    given = vars(build_parser().parse_args(words))
+    for name, part in {**run.parts, **run.methods}.items():
+        for field in flag_fields(part):
+            if field.name in given and (name == "data" or field.metadata["affects"] not in ("execution", "numbers")):
+                raise UserError(
+                    f"--run-flags {config.run_flags}: {flag_name(type(part), field.name)} changes more than how a step "
+                    "is computed, and the rows would no longer be what they are called; leave it out"
+                )

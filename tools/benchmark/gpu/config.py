@@ -32,13 +32,13 @@ class GpuConfig:
     tiny: bool = flag(False, help="tiny models of both shapes: whether the program works, on any machine")
     shapes: tuple[str, ...] = flag(SHAPES, choices=SHAPES, help="models of GPT-3 to measure")
     contenders: tuple[str, ...] = flag(
-        tuple(CONTENDERS), choices=tuple(CONTENDERS), help="what to measure, in this order"
+        tuple(CONTENDERS), choices=tuple(CONTENDERS), metavar="NAME", help="what to measure, in this order"
     )
     visits: int = flag(2, help="times that every contender has its turn; each time it is built again")
     rounds: int = flag(5, help="measured rounds of a visit; each is a step of the dense model and one of the row")
     warmup_rounds: int = flag(2, help="rounds before them that are not measured")
-    run_flags: str = flag(
-        "", help='further flags of pretrain_gpt_ltd.py for our models, as --run-flags="--attention-backend flash"'
+    run_flags: str | None = flag(
+        None, help='further flags of pretrain_gpt_ltd.py for our models, as --run-flags="--attention-backend flash"'
     )
     retry_failed: bool = flag(False, help="measure rows again that have failed")
     device: str = flag("auto", choices=("auto", "cuda", "cpu"), help="where to compute")

@@ -8,10 +8,10 @@ others compute under autocast over fp32 weights, as their users do.
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -63,13 +63,12 @@ def built(case: Case, mesh: Mesh) -> Iterator[StepOf]:
 
 @contextmanager
 def _ours(case: Case, mesh: Mesh) -> Iterator[StepOf]:
-    """Model, optimizer, data and schedule of a training run. An arm's method takes the place of the run's."""
+    """Model, optimizer and schedule of a training run. An arm's method takes the place of the run's."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         run = build_run(parse_run_config([*case.command(Arm()), "--log-dir", folder]), mesh)
         stack.callback(run.log.close)
-        with closing(run.batches(run.train_data, 0)) as samples:
-            all_batches = [batch.to(mesh.device) for batch in itertools.islice(samples, case.num_microbatches)]
+        all_batches = _random_batches(case, mesh.device)
 
         def step_of(arm: Arm, microbatches: int | None) -> Step:
             method = case.config(arm).build_method()
@@ -86,19 +85,32 @@ def _ours(case: Case, mesh: Mesh) -> Iterator[StepOf]:
 
 def _other(case: Case, device: torch.device) -> StepOf:
     """A model of others in a plain loop; it has one arm."""
-    shape = case.model.shape
-    config = StepTimeConfig(
-        num_layers=shape.num_layers, hidden_size=shape.hidden_size, num_attention_heads=shape.num_attention_heads,
-        seq_length=shape.seq_length, vocab_size=shape.vocab_size, micro_batch_size=case.micro_batch_size,
-    )  # fmt: skip
-    torch.manual_seed(_SEED)
-    batches = [plain.build_batch(config, device) for _ in range(case.num_microbatches)]
+    config, batches = _same_shape(case), _random_batches(case, device)
     if case.contender in _ACTIVATIONS:
         model, loss_of = plain.hugging_face_model(config, device, _ACTIVATIONS[case.contender])
     else:
         model, loss_of = _plain_model(case, device)
     step = plain.plain_loop(model, loss_of, bf16=True)
     return lambda arm, microbatches: partial(step, batches[:microbatches])
+
+
+def _same_shape(case: Case) -> StepTimeConfig:
+    """The shape as a setting of the step-time benchmark."""
+    shape = case.model.shape
+    return StepTimeConfig(
+        num_layers=shape.num_layers, hidden_size=shape.hidden_size, num_attention_heads=shape.num_attention_heads,
+        seq_length=shape.seq_length, vocab_size=shape.vocab_size, micro_batch_size=case.micro_batch_size,
+    )  # fmt: skip
+
+
+def _random_batches(case: Case, device: torch.device) -> list[Batch]:
+    """The microbatches of a step: random tokens, the same for every contender, each sample with an id of its own."""
+    torch.manual_seed(_SEED)
+    batches = [plain.build_batch(_same_shape(case), device) for _ in range(case.num_microbatches)]
+    first_ids = range(0, case.model.step_samples, case.micro_batch_size)
+    return [
+        replace(batch, sample_ids_B=batch.sample_ids_B + first) for first, batch in zip(first_ids, batches, strict=True)
+    ]
 
 
 def _plain_model(case: Case, device: torch.device) -> tuple[torch.nn.Module, Callable[[Batch], Tensor]]:

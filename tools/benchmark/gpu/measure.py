@@ -72,11 +72,12 @@ class Meter:
             dense_seconds = None if dense is None else self._seconds(dense)
             self._forget_peak()
             seconds, peak = self._seconds(step), self._peak_bytes()
+            if number < warmup_rounds:
+                continue
+            timing.seconds.append(seconds)
+            timing.dense_seconds += [] if dense_seconds is None else [dense_seconds]
             if peak is not None:
                 timing.peak_bytes = max(peak, timing.peak_bytes or 0)
-            if number >= warmup_rounds:
-                timing.seconds.append(seconds)
-                timing.dense_seconds += [] if dense_seconds is None else [dense_seconds]
         return timing
 
     def profile(self, step: Step) -> Profile:

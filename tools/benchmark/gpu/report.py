@@ -97,7 +97,8 @@ def figures(rows: Iterable[Row]) -> list[Figures]:
 
 def row_line(row: Row, peak_tflops: float | None) -> str:
     """A row in one line, for the console."""
-    name = f"{row.model}, {CONTENDERS[row.contender]}, {row.arm}, micro-batch {row.micro_batch_size}, visit {row.visit}"
+    place = f"micro-batch {row.micro_batch_size}, visit {row.visit}"
+    name = f"{row.model.upper()}, {CONTENDERS[row.contender]}, {row.arm}, {place}"
     if row.failed:
         return f"{name}: failed, {row.failed}"
     found = Figures((row,))
@@ -120,7 +121,7 @@ def page(record: Record) -> str:
     for name in SHAPES:
         table = [_cells(each, peak) for each in found if each.row.model == name]
         if table:
-            lines += ["", f"## GPT-3 {name}", "", *markdown_table(_HEADER, table)]
+            lines += ["", f"## GPT-3 {name.upper()}", "", *markdown_table(_HEADER, table)]
     lines += ["", "## Goals", "", *markdown_table(["", "goal", "measured"], list(_goals(record, found)))]
     failed = [row for row in record.rows.values() if row.failed]
     if failed:
@@ -175,16 +176,17 @@ def _goals(record: Record, found: list[Figures]) -> Iterable[list[str]]:
         for shape in SHAPES:
             dense = _of(ours, shape, None, 1)
             share = None if dense is None else dense.speed(peak).get("mfu")
-            yield goal(f"{shape}, dense, of the peak; {name}", DENSE_SHARE, share, ".1%")
+            yield goal(f"{shape.upper()}, dense, of the peak; {name}", DENSE_SHARE, share, ".2%")
             for part in KEPT_PARTS[1:]:
                 length = Model(shape, tiny).shape.seq_length
                 least = [_of(ours, shape, length // part, size) for size in BLOCK_SIZES]
                 ratios = [each.share_realised for each in least if each is not None and each.share_realised is not None]
                 ratio = min(ratios) if len(ratios) == len(BLOCK_SIZES) else None
-                yield goal(f"{shape}, K = S/{part}, time / FLOPs saved; {name}", REALISED, ratio, ".2f")
+                yield goal(f"{shape.upper()}, K = S/{part}, time / FLOPs saved; {name}", REALISED, ratio, ".3f")
         for size in BLOCK_SIZES:
             speed = run_tokens_per_second(Model("1.3b", tiny), ours, size)
-            what = f"1.3b, whole run in blocks of {size}, tokens/s; {name}"
+            tokens = "single tokens" if size == 1 else f"blocks of {size}"
+            what = f"1.3B, whole run with {tokens}, tokens/s; {name}"
             yield goal(what, RUN_TOKENS_PER_SECOND, speed, ",.0f")
 
 

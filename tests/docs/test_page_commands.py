@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from gpu.config import GpuConfig
 
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.data.merge import MergeConfig
@@ -107,3 +108,12 @@ def test_the_commands_for_bert_parse_and_fit_together(repository: Path) -> None:
     tuned = parse_run_config(flags, BERT_CLASSIFIER)
     assert tuned.checkpoint.load == config.checkpoint.save and tuned.checkpoint.finetune
     assert tuned.model.seq_length < config.model.seq_length
+
+
+def test_the_commands_of_a_gpu_hour_parse_and_go_on_in_one_folder(repository: Path) -> None:
+    text = (repository / "tools" / "benchmark" / "README.md").read_text(encoding="utf-8")
+    (block,) = blocks_with(text, "gpu.py")
+    lines = [line.partition("#")[0] for line in block.splitlines() if "gpu.py" in line]
+    tiny, first, rest = (read_flags(parsed(line, "gpu.py", GpuConfig), GpuConfig) for line in lines)
+    assert tiny.tiny and not first.tiny and tiny.output != first.output == rest.output
+    assert (first.visits, first.shapes) == (1, ("1.3b",)) and set(first.shapes) < set(rest.shapes)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from step_time.config import StepTimeConfig
+from step_time.measure import DENSE, HUGGING_FACE, Measurement, Variant
+from step_time.report import figures, table
 
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import initialize
 from tests.support_errors import refused
-from tools.benchmark.step_time.config import StepTimeConfig
-from tools.benchmark.step_time.measure import DENSE, HUGGING_FACE, Measurement, Variant
-from tools.benchmark.step_time.report import figures, table
 
 TOY = StepTimeConfig(
     num_layers=3, hidden_size=16, num_attention_heads=2, seq_length=16, micro_batch_size=2, vocab_size=64, device="cpu"
@@ -56,7 +56,7 @@ def test_ratios_are_taken_within_rounds() -> None:
 
 def test_all_contenders_train_from_the_same_weights() -> None:
     with initialize(ParallelConfig(device="cpu")) as mesh:
-        from tools.benchmark.step_time import contenders
+        from step_time import contenders
 
         torch.manual_seed(0)
         batch = contenders.build_batch(TOY, mesh.device)
@@ -78,7 +78,7 @@ def test_all_contenders_train_from_the_same_weights() -> None:
 
 
 def test_routing_without_a_layer_returns_every_tokens_gradient() -> None:
-    from tools.benchmark.step_time import contenders
+    from step_time import contenders
 
     torch.manual_seed(0)
     batch = contenders.build_batch(TOY, torch.device("cpu"))

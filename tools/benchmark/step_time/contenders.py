@@ -17,7 +17,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -162,12 +163,21 @@ def build_hugging_face(config: StepTimeConfig, batch: Batch, activation: str) ->
 
     Raises ``UserError`` without transformers.
     """
+    model, loss_of = hugging_face_model(config, batch.tokens_BS.device, activation)
+    return partial(plain_loop(model, loss_of, bf16=config.bf16), [batch])
+
+
+Loss = Callable[[Batch], Tensor]
+"""The loss of a microbatch"""
+
+
+def hugging_face_model(config: StepTimeConfig, device: torch.device, activation: str) -> tuple[torch.nn.Module, Loss]:
+    """``GPT2LMHeadModel`` on ``device``, and its loss. Raises ``UserError`` without transformers."""
     try:
         from transformers import GPT2Config, GPT2LMHeadModel
     except ImportError:
         raise UserError("the package transformers is not installed: run pip install transformers") from None
 
-    device = batch.tokens_BS.device
     gpt2_config = GPT2Config(
         vocab_size=config.vocab_size,
         n_positions=config.seq_length,
@@ -184,8 +194,17 @@ def build_hugging_face(config: StepTimeConfig, batch: Batch, activation: str) ->
         eos_token_id=None,
     )
     torch.manual_seed(config.seed)
-    model = GPT2LMHeadModel(gpt2_config).to(device).train()
+    with device:
+        model = GPT2LMHeadModel(gpt2_config).train()
     model.loss_type = "ForCausalLM"  # the default, which would print a warning
+    return model, lambda batch: model(input_ids=batch.tokens_BS, labels=batch.tokens_BS).loss
+
+
+def plain_loop(model: torch.nn.Module, loss_of: Loss, *, bf16: bool) -> Callable[[Sequence[Batch]], float]:
+    """A function that performs one optimizer step over microbatches in a plain loop, and returns the mean loss.
+
+    With ``bf16`` it computes under autocast over fp32 weights.
+    """
     parameters = list(model.parameters())
     groups = [
         {
@@ -196,18 +215,22 @@ def build_hugging_face(config: StepTimeConfig, batch: Batch, activation: str) ->
     ]
     betas = (OPTIMIZER.adam_beta1, OPTIMIZER.adam_beta2)
     optimizer = FusedAdam(groups, lr=OPTIMIZER.lr, betas=betas, eps=OPTIMIZER.adam_eps)
+    device_type = parameters[0].device.type
 
     def precision() -> contextlib.AbstractContextManager[object]:
-        return torch.autocast(device.type, torch.bfloat16) if config.bf16 else contextlib.nullcontext()
+        return torch.autocast(device_type, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
-    def step() -> float:
+    def step(batches: Sequence[Batch]) -> float:
         optimizer.zero_grad(set_to_none=True)
-        with precision():
-            loss = model(input_ids=batch.tokens_BS, labels=batch.tokens_BS).loss
-        loss.backward()
+        total = torch.zeros((), device=parameters[0].device)
+        for batch in batches:
+            with precision():
+                loss = loss_of(batch) / len(batches)
+            loss.backward()
+            total += loss.detach()
         torch.nn.utils.clip_grad_norm_(parameters, OPTIMIZER.clip_grad)
         optimizer.step()
-        return loss.item()
+        return total.item()
 
     return step
 

@@ -1,0 +1,28 @@
+"""Every test of this folder runs on the CPU in a tiny form, so that no mistake waits for a GPU, and on a GPU in full.
+
+``pytest -m gpu`` runs them on the GPU alone. A run on the CPU replaces parts of ``torch.cuda`` for the rest of its
+process, so that the tests on a GPU need a process without one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.parallel import cpu_backend
+from tests.gpu.runs import write_data
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)], scope="module")
+def device(request: pytest.FixtureRequest) -> str:
+    """The device, as ``--device`` names it."""
+    if request.param == "cuda" and cpu_backend._installed:
+        pytest.skip("a CPU run came before in this process: run pytest -m gpu by itself")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prefix of a dataset of text that is easily learned, tokenized as bytes."""
+    return write_data(tmp_path_factory.mktemp("data"))

@@ -1,0 +1,1 @@
+"""The implementation of ``tools/benchmark/gpu.py``."""

@@ -3,9 +3,10 @@
     train.jsonl, valid.jsonl   one document per line, {"text": ..., "path": ...}, sorted by path
     corpus.json                sizes, counts, sha256 of both files and the Python version they came from
 
-About 11 MB of source without the tests, and one document of English prose per help topic. The content differs between
-Python versions, so that hashes are recorded. The hash of its text decides whether a document is held out: the choice
-needs no random numbers, and does not change if other documents are added or removed.
+About 11 MB of source without the tests, and one document of English prose per help topic; or about 1.4 MB of English
+sentences from both (``prose``). The content differs between Python versions, so that hashes are recorded. The hash of
+its text decides whether a document is held out: the choice needs no random numbers, and does not change if other
+documents are added or removed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from megatron.ltd.data.prose import paragraphs, prose
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import Range
@@ -40,6 +42,9 @@ class CorpusConfig(Settings):
 
     output_dir: str | None = flag(
         None, metavar="DIR", help="where train.jsonl, valid.jsonl and corpus.json are written"
+    )
+    text: str = flag(
+        "all", choices=("all", "prose"), help="whole files, or the English sentences of docstrings and comments in them"
     )
     held_out_fraction: float = flag(
         0.05,
@@ -109,6 +114,8 @@ def write_corpus(config: CorpusConfig) -> CorpusInfo:
     """
     assert config.output_dir is not None
     documents, unreadable = collect_documents(Path(sysconfig.get_paths()["stdlib"]))
+    if config.text == "prose":
+        documents = _prose(documents)
     if config.max_mb is not None:
         documents = _limit(documents, int(config.max_mb * 1e6))
     parts = {
@@ -154,6 +161,17 @@ def collect_documents(library: Path) -> tuple[list[Document], int]:
         topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
         documents += [Document(f"{_TOPICS}/{topic}", text) for topic, text in topics.items()]
     return sorted(documents, key=lambda document: document.path), unreadable
+
+
+def _prose(documents: Sequence[Document]) -> list[Document]:
+    """The English sentences of each document that has any."""
+    found = []
+    for document in documents:
+        is_topic = document.path.startswith(f"{_TOPICS}/")
+        text = "\n\n".join(paragraphs(document.text)) if is_topic else prose(document.text)
+        if text:
+            found.append(Document(document.path, text))
+    return found
 
 
 def _limit(documents: Sequence[Document], max_bytes: int) -> list[Document]:

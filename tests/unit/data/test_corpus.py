@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from megatron.ltd.data.corpus import CorpusConfig, collect_documents, write_corpus
+from megatron.ltd.data.prose import prose
 from tests.support_errors import refused
 
 
@@ -107,3 +108,53 @@ def test_values_refused(
     with refused(*message):
         write_corpus(CorpusConfig(**{"output_dir": str(tmp_path / "out"), **values}))
     assert not (tmp_path / "out").exists()
+
+
+SOURCE = """
+'A module whose first sentence is long enough to be kept as prose.'
+# A comment of two lines that reads like a sentence
+# and is joined to a single line of text.
+
+# A comment without an end that is long enough
+# but is not a sentence
+
+def area(side):
+    '''Return the area of a square whose sides have the given length in metres.
+
+    - of one item, which is long enough to be kept if it were not a list.
+
+    >>> area(3)  # This is code that is long enough and has a full stop.
+
+    Too short.
+
+    0123456789 0123456789 0123456789 0123456789 0123456789 0123456789.
+
+    Return the area of a square whose sides have the given length in metres.
+    '''
+    return side * side
+"""
+
+
+def test_prose_is_the_sentences_of_docstrings_and_comments_each_once() -> None:
+    assert prose(SOURCE).split("\n\n") == [
+        "A module whose first sentence is long enough to be kept as prose.",
+        "Return the area of a square whose sides have the given length in metres.",
+        "A comment of two lines that reads like a sentence and is joined to a single line of text.",
+    ]
+
+
+@pytest.mark.parametrize("source", ["def", "x = 1\0", "(" * 5000, ""])
+def test_source_that_is_not_python_has_no_prose(source: str) -> None:
+    assert prose(source) == ""
+
+
+def test_a_corpus_of_prose(library: Path, tmp_path: Path) -> None:
+    """Modules without prose are left out; held-out documents are drawn as in a corpus of whole files."""
+    for number in range(40):
+        (library / f"m{number:02}.py").write_text(
+            SOURCE.replace("metres", f"metres {number}") if number % 2 else "x = 1"
+        )
+    write_corpus(CorpusConfig(output_dir=str(tmp_path / "out"), text="prose", held_out_fraction=0.3))
+    train, valid = read(tmp_path / "out/train.jsonl"), read(tmp_path / "out/valid.jsonl")
+    assert {document["path"] for document in (*train, *valid)} == {f"m{number:02}.py" for number in range(1, 40, 2)}
+    assert valid and all(document["text"].startswith("A module whose") for document in (*train, *valid))

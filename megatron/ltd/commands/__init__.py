@@ -64,10 +64,10 @@ def main() -> None:
     """The entry point: run the command that the first word names."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in COMMANDS:
-        sys.argv = [f"{PROGRAM} {name}", *sys.argv[2:]]  # the name in messages
+        sys.argv[:2] = [f"{PROGRAM} {name}"]  # the name in messages
         run_command(lambda: _run(COMMANDS[name]))
         return
-    sys.argv = [PROGRAM, *sys.argv[1:]]
+    sys.argv[0] = PROGRAM
     run_command(lambda: _answer(name))
 
 

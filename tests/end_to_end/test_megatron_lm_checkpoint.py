@@ -19,7 +19,7 @@ from megatron.ltd.parallel.mesh import initialize
 from megatron.ltd.training.build import build_run
 from megatron.ltd.workloads import BERT
 from tests.end_to_end.runs import TINY, bert_flags, refusal, run_status, write_data
-from tests.end_to_end.tools import tool_refusal
+from tests.end_to_end.tools import tool_refusal, tool_status
 from tests.support import world
 from tests.support_errors import assert_names
 from tests.support_megatron_lm import core_logits, core_model, megatron_lm_args, save_megatron_lm
@@ -61,18 +61,19 @@ def tokens() -> Tensor:
 
 
 def flags(data: str, load: Path, *more: object) -> list[str]:
-    typed = [*TINY, "--train-data-path", data, "--valid-data-path", data, "--load", str(load), "--finetune"]
+    """The flags of the tiny run; with ``--use-checkpoint-args`` without those of the model's shape."""
+    tiny = list(TINY)
+    for name in ("--hidden-size", "--num-attention-heads") if "--use-checkpoint-args" in more else ():
+        del tiny[tiny.index(name) : tiny.index(name) + 2]
+    typed = [*tiny, "--train-data-path", data, "--valid-data-path", data, "--load", str(load), "--finetune"]
     return [*typed, *map(str, more)]
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_the_loaded_model_is_the_saved_one(
-    name: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Weights bit for bit, and logits, which Megatron-Core computes with another kernel of attention."""
-    changes, model_flags = MODELS[name]
-    weights, logits = saved(tmp_path / "theirs", changes)
-    config = parse_run_config(flags(data, tmp_path / "theirs", *model_flags, "--log-dir", tmp_path / "log"))
+def assert_loads(typed: list[str], weights: Mapping[str, Tensor], logits: Tensor) -> None:
+    """A run with these flags starts from the weights bit for bit, and gives the logits, which Megatron-Core computes
+    with another kernel of attention.
+    """
+    config = parse_run_config(typed)
     with initialize(config.parallel) as mesh:
         run = build_run(config, mesh)
         (chunk,) = run.state.chunks
@@ -82,7 +83,29 @@ def test_the_loaded_model_is_the_saved_one(
     assert loaded.keys() == weights.keys()
     assert all(torch.equal(loaded[key], weights[key]) for key in weights)
     torch.testing.assert_close(ours, logits, rtol=0, atol=1e-5)
-    assert f"loading the weights of Megatron-LM's {tmp_path / 'theirs' / 'iter_0000005'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_loaded_model_is_the_saved_one(
+    name: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes, model_flags = MODELS[name]
+    theirs = tmp_path / "theirs"
+    weights, logits = saved(theirs, changes)
+    assert_loads(flags(data, theirs, *model_flags, "--log-dir", tmp_path / "log"), weights, logits)
+    assert f"loading the weights of Megatron-LM's {theirs / 'iter_0000005'}" in capsys.readouterr().out
+
+
+def test_the_imported_model_is_the_saved_one(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is a checkpoint of this program, which evaluation and export read too."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    weights, logits = saved(theirs, LLAMA)
+    assert_names(tool_refusal("import_hf.py", "--load", theirs, "--save", ours), "NullTokenizer", "--tokenizer-type")
+    asked = ("--load", theirs, "--save", ours, "--tokenizer-type", "ByteTokenizer")
+    assert tool_status("import_hf.py", *asked) == (0, "")
+    said = capsys.readouterr().out
+    assert said.startswith(f"{ours / 'iter_0000000'}: GPT of Megatron-LM") and "257 padded to 512" in said
+    assert_loads(flags(data, ours, "--use-checkpoint-args", "--log-dir", tmp_path / "log"), weights, logits)
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +198,11 @@ def test_a_damaged_or_malicious_file_is_one_line(what: str, data: str, gpt3: Pat
 def test_weights_of_another_model_are_refused(data: str, tmp_path: Path) -> None:
     """Tensors that no flag announces: the model would not be the one that was trained."""
     saved(tmp_path / "theirs", GPT3, other={"gate": ShardedTensor.from_rank_offsets("decoder.gate", torch.ones(3))})
-    line = refusal(flags(data, tmp_path / "theirs", "--openai-gelu", "--log-dir", tmp_path / "log"))
-    assert_names(line, tmp_path / "theirs" / "iter_0000005", "decoder.gate")
+    theirs = tmp_path / "theirs"
+    line = refusal(flags(data, theirs, "--openai-gelu", "--log-dir", tmp_path / "log"))
+    assert_names(line, theirs / "iter_0000005", "decoder.gate")
+    asked = ("--load", theirs, "--save", tmp_path / "ours", "--tokenizer-type", "ByteTokenizer")
+    assert_names(tool_refusal("import_hf.py", *asked), theirs / "iter_0000005", "weights")
 
 
 def test_only_a_gpt_starts_from_it_and_with_finetune(data: str, gpt3: Path, tmp_path: Path) -> None:
@@ -186,7 +212,7 @@ def test_only_a_gpt_starts_from_it_and_with_finetune(data: str, gpt3: Path, tmp_
     assert status == 2
     assert_names(said.rstrip("\n"), "BERT here", "GPT in checkpoint")
     line = tool_refusal("export_hf.py", "--load", gpt3 / "iter_0000005", "--output", tmp_path / "out")
-    assert_names(line, f"--load {gpt3 / 'iter_0000005'}", "Megatron-LM", "--finetune")
+    assert_names(line, f"--load {gpt3 / 'iter_0000005'}", "Megatron-LM", "tools/import_hf.py", "--finetune")
 
 
 def test_the_old_format_is_named(data: str, tmp_path: Path) -> None:

@@ -98,8 +98,8 @@ def check_ours(folder: Path) -> None:
     found = find_megatron_lm(folder)
     if found is not None:
         raise UserError(
-            f"--load {folder}: {found} is a checkpoint of Megatron-LM, whose weights only pretraining a GPT takes, "
-            "with --finetune; use what that saves"
+            f"--load {folder}: {found.name} is a checkpoint of Megatron-LM; convert it with tools/import_hf.py, or "
+            "pretrain a GPT from it with --finetune"
         )
 
 

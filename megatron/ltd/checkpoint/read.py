@@ -60,8 +60,7 @@ def read_weights(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     Optimizer, random state and states of FP8 are not opened. Raises ``UserError`` as ``read``, and for weights that no
     rank wants: they would be another model's.
     """
-    metadata = described(checkpoint, lambda name: _NO_WEIGHT.search(name) is not None)
-    _check_format(checkpoint)
+    metadata = described_weights(checkpoint)
     _check_wanted(checkpoint, wanted, metadata, whole=True)
     names: list[set[str]] = [set()] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(names, {tensor.key for tensor in _sharded_tensors(wanted)})
@@ -123,6 +122,19 @@ def described(checkpoint: Path, is_left_out: Callable[[str], bool] = lambda name
         return read_metadata(checkpoint, is_left_out)
     except UnsafeCheckpoint as error:
         raise refusal(checkpoint, str(error)) from None
+
+
+def described_weights(checkpoint: Path) -> Metadata:
+    """The description of the weights alone in a checkpoint that Megatron-LM wrote. Raises ``UserError``."""
+    metadata = described(checkpoint, lambda name: _NO_WEIGHT.search(name) is not None)
+    _check_format(checkpoint)
+    other = next(
+        (name for name, entry in metadata.state_dict_metadata.items() if not isinstance(entry, TensorStorageMetadata)),
+        None,
+    )
+    if other is not None:
+        raise refusal(checkpoint, f"its {other} is not a tensor", _ANOTHER)
+    return metadata
 
 
 def _check_format(checkpoint: Path) -> None:

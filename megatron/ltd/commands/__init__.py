@@ -51,7 +51,9 @@ COMMANDS: Mapping[str, Command] = {
     "compare-runs": Command("compare_runs:main", "compare the task scores of runs", "tools/compare_runs.py"),
     "generate": Command("generate_text:main", "continue a text with a trained model", "tools/generate_text.py"),
     "export": Command("export_hf:main", "convert a checkpoint to a Hugging Face folder", "tools/export_hf.py"),
-    "import": Command("import_hf:main", "convert a Hugging Face folder to a checkpoint", "tools/import_hf.py"),
+    "import": Command(
+        "import_hf:main", "convert Hugging Face's or Megatron-LM's to a checkpoint", "tools/import_hf.py"
+    ),
     "summarize-runs": Command("summarize_runs:main", "compare loss and cost of runs", "tools/summarize_runs.py"),
     "plot-run": Command("plot_run:main", "plot runs", "tools/plot_run.py"),
     "report": Command("report:main", "write an HTML page about a run", "tools/report.py"),

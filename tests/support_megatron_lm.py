@@ -63,12 +63,15 @@ def core_model(args: argparse.Namespace) -> GPTModel:
         masked_softmax_fusion=False,
     )  # fmt: skip
     spec = get_gpt_layer_local_spec(qk_layernorm=args.qk_layernorm, normalization=args.normalization)
-    model = GPTModel(
-        config, spec, args.padded_vocab_size, args.max_position_embeddings,
-        share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
-        position_embedding_type=args.position_embedding_type, rotary_percent=args.rotary_percent,
-        rotary_base=args.rotary_base, rope_scaling=args.use_rope_scaling,
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("NVTE_FLASH_ATTN", "NVTE_FUSED_ATTN", "NVTE_UNFUSED_ATTN"):  # which earlier models may have set
+            patch.delenv(name, raising=False)
+        model = GPTModel(
+            config, spec, args.padded_vocab_size, args.max_position_embeddings,
+            share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
+            position_embedding_type=args.position_embedding_type, rotary_percent=args.rotary_percent,
+            rotary_base=args.rotary_base, rope_scaling=args.use_rope_scaling,
+        )  # fmt: skip
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from megatron.ltd.checkpoint.stored_sizes import settings_problem
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import from_record
 from megatron.ltd.models.config import ModelConfig
-from megatron.ltd.small_files import check_regular
+from megatron.ltd.small_files import read_small
 from megatron.ltd.tokenizers.config import TOKENIZER_TYPES, TokenizerFiles, padded_vocab_size
 
 _GPT = "gpt"
@@ -241,12 +242,12 @@ class MegatronLM:
 
 def _read_args(checkpoint: Path) -> dict[str, Any]:
     """The flags in the file that ``torch.save`` wrote, an uncompressed ZIP archive. Raises ``Refused``, ``OSError``."""
-    check_regular(checkpoint / COMMON)
+    content = read_small(checkpoint / COMMON, _MOST_BYTES)
     try:
-        with zipfile.ZipFile(checkpoint / COMMON) as archive:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             found = [info for info in archive.infolist() if info.filename.rpartition("/")[2] == _PICKLE]
-            if len(found) != 1 or found[0].compress_type != zipfile.ZIP_STORED or found[0].file_size > _MOST_BYTES:
-                raise Refused(f"it does not hold one {_PICKLE} of up to {_MOST_BYTES:,} bytes")
+            if len(found) != 1 or found[0].compress_type != zipfile.ZIP_STORED or found[0].file_size > len(content):
+                raise Refused(f"it does not hold one {_PICKLE}")
             values = read_plain_parts(archive.read(found[0]))
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise Refused(f"it is not a file of torch.save ({type(error).__name__})") from None

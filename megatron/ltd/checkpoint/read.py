@@ -6,6 +6,7 @@ the model, and only tensors and plain values are loaded. Every fault in them is 
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import logging
@@ -128,13 +129,9 @@ def described_weights(checkpoint: Path) -> Metadata:
     """The description of the weights alone in a checkpoint that Megatron-LM wrote. Raises ``UserError``."""
     metadata = described(checkpoint, lambda name: _NO_WEIGHT.search(name) is not None)
     _check_format(checkpoint)
-    other = next(
-        (name for name, entry in metadata.state_dict_metadata.items() if not isinstance(entry, TensorStorageMetadata)),
-        None,
-    )
-    if other is not None:
-        raise refusal(checkpoint, f"its {other} is not a tensor", _ANOTHER)
-    return metadata
+    entries = metadata.state_dict_metadata.items()
+    tensors: dict[str, Any] = {name: entry for name, entry in entries if isinstance(entry, TensorStorageMetadata)}
+    return dataclasses.replace(metadata, state_dict_metadata=tensors)
 
 
 def _check_format(checkpoint: Path) -> None:

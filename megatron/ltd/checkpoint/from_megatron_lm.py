@@ -76,8 +76,13 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
 
 
 def find_megatron_lm(folder: Path) -> Path | None:
-    """The checkpoint of Megatron-LM that ``folder`` is or whose newest it is; None for any other folder."""
+    """The checkpoint of Megatron-LM that ``folder`` is, or the newest in it; None for any other folder.
+
+    In a folder with a checkpoint of this program, one without its files is damaged.
+    """
     iterations = files.candidates(folder)
+    if any((files.checkpoint_path(folder, iteration) / files.RUN).exists() for iteration in iterations):
+        return None
     newest = files.checkpoint_path(folder, iterations[0]) if iterations else folder / "release"
     return next((place for place in (folder, newest) if _is_megatron_lm(place)), None)
 

@@ -40,6 +40,8 @@ def test_the_checkpoint_is_found_in_every_place(tmp_path: Path) -> None:
     assert find_megatron_lm(release.parent) == release
     (first / RUN).touch()
     assert find_megatron_lm(first.parent) is None and find_megatron_lm(first) is None
+    (first.parent / "latest_checkpointed_iteration.txt").unlink()
+    assert find_megatron_lm(first.parent) is None  # the second one is a damaged checkpoint of this program
 
 
 @pytest.mark.parametrize(("changes", "field", "value"), [

@@ -11,15 +11,8 @@ Flags are Megatron-LM's where it has them; --help lists all. See docs/bert.md an
 
 from __future__ import annotations
 
-from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.commands.train import finetune_bert
 from megatron.ltd.errors import run_command
-from megatron.ltd.launch import launch
-from megatron.ltd.workloads import BERT_CLASSIFIER
-
-
-def main() -> None:
-    launch(parse_run_config(None, BERT_CLASSIFIER))
-
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(finetune_bert)

@@ -13,19 +13,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.commands.train import finetune_vit
 from megatron.ltd.errors import run_command
-from megatron.ltd.launch import launch
-from megatron.ltd.workloads import VIT
 
 _SETTINGS = Path(__file__).resolve().parent / "examples" / "vit"
 DIGITS, DIGITS_RANDOM_LTD = (str(_SETTINGS / f"{name}.yaml") for name in ("digits", "digits_random_ltd"))
 """The settings of the run without any flag, on the CPU in a minute or two."""
 
 
-def main() -> None:
-    launch(parse_run_config(sys.argv[1:] or ["--config", DIGITS, DIGITS_RANDOM_LTD], VIT))
-
-
 if __name__ == "__main__":
-    run_command(main)
+    sys.argv[1:] = sys.argv[1:] or ["--config", DIGITS, DIGITS_RANDOM_LTD]
+    run_command(finetune_vit)

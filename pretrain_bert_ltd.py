@@ -10,15 +10,8 @@ Flags are Megatron-LM's where it has them; --help lists all. The data are made w
 
 from __future__ import annotations
 
-from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.commands.train import pretrain_bert
 from megatron.ltd.errors import run_command
-from megatron.ltd.launch import launch
-from megatron.ltd.workloads import BERT
-
-
-def main() -> None:
-    launch(parse_run_config(None, BERT))
-
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(pretrain_bert)

@@ -9,15 +9,8 @@ Flags are Megatron-LM's where it has them; --help lists all. See docs/training.m
 
 from __future__ import annotations
 
-from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.commands.train import pretrain_gpt
 from megatron.ltd.errors import run_command
-from megatron.ltd.launch import launch
-from megatron.ltd.workloads import GPT
-
-
-def main() -> None:
-    launch(parse_run_config(None, GPT))
-
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(pretrain_gpt)

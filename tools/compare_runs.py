@@ -2,34 +2,13 @@
 
     python tools/compare_runs.py --results runs/dense/scores runs/random-ltd/scores --names dense random-LTD
 
-reads the newest result file in each folder, and older ones of the same model for tasks that it lacks. The
-implementation is in ``megatron.ltd.reports.task_table``.
+The implementation is in ``megatron.ltd.commands.compare_runs``, which ``megatron-ltd compare-runs`` runs too.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from megatron.ltd.errors import UserError, run_command
-from megatron.ltd.flags import read_command
-from megatron.ltd.reports.task_table import CompareConfig, compare
-from megatron.ltd.reports.task_table_text import to_latex, to_markdown
-
-
-def main() -> None:
-    """Read the flags and the results, and print or write the table."""
-    (config,) = read_command(__doc__, CompareConfig)
-    table = (to_latex if config.format == "latex" else to_markdown)(compare(config))
-    if config.output is None:
-        print(table, end="")
-        return
-    try:
-        with Path(config.output).open("x", encoding="utf-8") as file:
-            file.write(table)
-    except OSError as error:
-        raise UserError(f"--output {config.output}: cannot be written ({error.strerror}); give another file") from None
-    print(f"table of {len(config.results)} runs: {config.output}")
-
+from megatron.ltd.commands.compare_runs import main as main
+from megatron.ltd.errors import run_command
 
 if __name__ == "__main__":
     run_command(main)

@@ -2,32 +2,13 @@
 
     python tools/import_hf.py --load gpt2-medium --save runs/gpt2-medium
 
-``pretrain_gpt_ltd.py --load gpt2-medium --finetune`` loads the folder itself, without this step. The implementation is
-in ``megatron.ltd.export.from_hugging_face``.
+The implementation is in ``megatron.ltd.commands.import_hf``, which ``megatron-ltd import`` runs too.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from megatron.ltd.commands.import_hf import main as main
 from megatron.ltd.errors import run_command
-from megatron.ltd.export.config import ImportConfig, check_free
-from megatron.ltd.flags import read_command
-from megatron.ltd.tokenizers.config import TokenizerFiles
-
-
-def main() -> None:
-    """Read the flags, convert the model, and print a summary."""
-    config, files = read_command(__doc__, ImportConfig, TokenizerFiles)
-    check_free(f"--save {config.save}", Path(str(config.save)))  # before torch is imported, which takes seconds
-    from megatron.ltd.parallel.mesh import quiet_core_imports, refuse_broken_transformer_engine
-
-    quiet_core_imports()
-    refuse_broken_transformer_engine()
-    from megatron.ltd.export.from_hugging_face import import_model
-
-    print(import_model(config, files).summary())
-
 
 if __name__ == "__main__":
     run_command(main)

@@ -2,21 +2,13 @@
 
     python tools/merge_datasets.py --input data/part-*_text_document.idx --output-prefix data/corpus_text_document
 
-writes data/corpus_text_document.bin, .idx and .json. The implementation is in ``megatron.ltd.data.merge``.
+The implementation is in ``megatron.ltd.commands.merge_datasets``, which ``megatron-ltd merge-datasets`` runs too.
 """
 
 from __future__ import annotations
 
-from megatron.ltd.data.merge import MergeConfig, merge
+from megatron.ltd.commands.merge_datasets import main as main
 from megatron.ltd.errors import run_command
-from megatron.ltd.flags import read_command
-
-
-def main() -> None:
-    """Read the flags, merge the datasets, and print a summary."""
-    (config,) = read_command(__doc__, MergeConfig)
-    print(merge(config).summary())
-
 
 if __name__ == "__main__":
     run_command(main)

@@ -2,31 +2,13 @@
 
     python tools/plot_run.py --runs runs/random-ltd runs/dense --x tokens flops --output runs/curves.svg
 
-The implementation is in ``megatron.ltd.reports.figures``.
+The implementation is in ``megatron.ltd.commands.plot_run``, which ``megatron-ltd plot-run`` runs too.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from megatron.ltd.commands.plot_run import main as main
 from megatron.ltd.errors import run_command
-from megatron.ltd.flags import read_command
-from megatron.ltd.reports.figures.config import PlotConfig
-from megatron.ltd.reports.figures.draw import check_matplotlib, draw, save
-from megatron.ltd.reports.figures.panels import panels_of
-from megatron.ltd.reports.runs import read_runs
-
-
-def main() -> None:
-    """Read the flags and the runs, and save the figure."""
-    (config,) = read_command(__doc__, PlotConfig)
-    path = Path(str(config.output))
-    check_matplotlib("--output", path)
-    histories = read_runs(config)
-    panels = panels_of(histories)
-    save(draw(histories, panels, config.x), "--output", path)
-    print(f"{path}: {', '.join(panel.title for panel in panels)}")
-
 
 if __name__ == "__main__":
     run_command(main)

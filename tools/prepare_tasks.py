@@ -3,22 +3,13 @@
     python tools/prepare_tasks.py --task hellaswag --validation hellaswag_val.jsonl --output-dir task_data
     python tools/prepare_tasks.py --task arc_easy --test ARC-V1-Feb2018.zip --output-dir task_data
 
-writes task_data/hellaswag/validation.jsonl and task_data/arc_easy/test.jsonl, for tools/evaluate.py --task-data
-task_data. The implementation is in ``megatron.ltd.evaluation.local_tasks.prepare``.
+The implementation is in ``megatron.ltd.commands.prepare_tasks``, which ``megatron-ltd prepare-tasks`` runs too.
 """
 
 from __future__ import annotations
 
+from megatron.ltd.commands.prepare_tasks import main as main
 from megatron.ltd.errors import run_command
-from megatron.ltd.evaluation.local_tasks.prepare import PrepareConfig, prepare
-from megatron.ltd.flags import read_command
-
-
-def main() -> None:
-    """Read the flags, convert the files, and print a summary."""
-    (config,) = read_command(__doc__, PrepareConfig)
-    print(prepare(config).summary())
-
 
 if __name__ == "__main__":
     run_command(main)

@@ -3,21 +3,13 @@
     python tools/preprocess_data.py --input books.jsonl --output-prefix data/books --append-eod --workers 8 \\
         --tokenizer-type SentencePieceTokenizer --tokenizer-model data/books.model
 
-writes data/books_text_document.bin, .idx and .json. The implementation is in ``megatron.ltd.data.preprocess``.
+The implementation is in ``megatron.ltd.commands.preprocess_data``, which ``megatron-ltd preprocess`` runs too.
 """
 
 from __future__ import annotations
 
-from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
+from megatron.ltd.commands.preprocess_data import main as main
 from megatron.ltd.errors import run_command
-from megatron.ltd.flags import read_command
-from megatron.ltd.tokenizers.config import TokenizerFiles
-
-
-def main() -> None:
-    """Read the flags, convert the text, and print a summary."""
-    print(preprocess(*read_command(__doc__, PreprocessConfig, TokenizerFiles)).summary())
-
 
 if __name__ == "__main__":
     run_command(main)

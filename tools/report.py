@@ -2,37 +2,13 @@
 
     python tools/report.py --run runs/random-ltd --plan plan.json --scores results --output report.html
 
-The page is a single file that loads nothing else. The implementation is in ``megatron.ltd.reports.page``.
+The implementation is in ``megatron.ltd.commands.report``, which ``megatron-ltd report`` runs too.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from megatron.ltd.commands.report import main as main
 from megatron.ltd.errors import run_command
-from megatron.ltd.flags import read_command
-from megatron.ltd.reports.figures.draw import check_matplotlib
-from megatron.ltd.reports.metrics import read_history
-from megatron.ltd.reports.output import write_output
-from megatron.ltd.reports.page.build import report
-from megatron.ltd.reports.page.config import ReportConfig
-from megatron.ltd.reports.page.plan_file import read_plan
-from megatron.ltd.reports.page.scores import read_scores
-
-
-def main() -> None:
-    """Read the flags, the run and its scores, and write the page."""
-    (config,) = read_command(__doc__, ReportConfig)
-    path, folder = Path(str(config.output)), Path(str(config.run))
-    check_matplotlib("--output", path)
-    scores = read_scores(config.scores)
-    plan = read_plan(Path(config.plan)) if config.plan is not None else None
-    history = read_history(folder, config.name or folder.resolve().name)
-    history.report_damage()
-    content = report(history, plan, scores, config.x).encode()
-    write_output("--output", path, content)
-    print(f"{path}: {len(content) / 1e3:.0f} KB")
-
 
 if __name__ == "__main__":
     run_command(main)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Create or update the virtual environment .venv in the root of the checkout, with the versions of constraints.txt.
 #
-#     bash tools/setup_env.sh [EXTRA...]            EXTRA: bert data eval hf logging plot vision gpu docs dev
+#     bash tools/setup_env.sh [EXTRA...]            EXTRA: bert data eval hf logging mlflow plot vision gpu docs dev
 #
 # If nothing has changed since the last time, it returns in well under a second. Extras accumulate: those installed
 # before are kept. An interrupted set-up is repaired by the next one, and concurrent set-ups wait for each other.

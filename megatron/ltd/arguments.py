@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron.ltd.checkpoint.files import candidates, place_of, stored_config
+from megatron.ltd.checkpoint.from_megatron_lm import MegatronLM, check_old_format, find_megatron_lm
 from megatron.ltd.config import PARTS, WORKLOAD_PARTS, Entry, RunConfig, flag_classes
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import FlagParser, add_flags, from_record, read_flags
@@ -61,7 +62,7 @@ def _run_config(
         namespace.load = place_of(namespace.load, getattr(namespace, "ckpt_step", None))
     if getattr(namespace, "use_checkpoint_args", False) and hasattr(namespace, "load"):
         folder = Path(namespace.load)
-        stored = described_flags(folder) if is_hugging_face(folder) else stored_config(folder)
+        stored = _stored_flags(folder)
         for part in {"model", "tokenizer"} & workload.parts.keys():
             if stored.get(part):
                 from_record(stored[part], workload.parts[part], f"--load {folder}", part)
@@ -79,6 +80,15 @@ def _run_config(
     return RunConfig(
         workload=workload, **parts, methods=methods, planning=planning, given=given, typed=typed, notes=tuple(notes)
     )
+
+
+def _stored_flags(folder: Path) -> Mapping[str, Any]:
+    """The settings of the model and the tokenizer in ``folder``, by part and field."""
+    if is_hugging_face(folder):
+        return described_flags(folder)
+    check_old_format(folder)
+    foreign = find_megatron_lm(folder)
+    return stored_config(folder) if foreign is None else MegatronLM.open(foreign).flags()
 
 
 def _settle_sequence_parallel(flags: argparse.Namespace, notes: list[str]) -> None:

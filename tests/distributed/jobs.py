@@ -141,7 +141,7 @@ class _ListeningSource:
 
 def weights(run: Run) -> list[Piece]:
     """This rank's parameters."""
-    return [piece for chunk in run.state.chunks for piece in _pieces(unwrap_model(chunk).sharded_state_dict())]
+    return [piece for chunk in run.state.chunks for piece in pieces(unwrap_model(chunk).sharded_state_dict())]
 
 
 def gradients(run: Run) -> list[Piece]:
@@ -181,7 +181,8 @@ def _gradients_as_weights(run: Run) -> Iterator[None]:
                 parameter.copy_(value)
 
 
-def _pieces(sharded_state: dict[str, Any]) -> list[Piece]:
+def pieces(sharded_state: dict[str, Any]) -> list[Piece]:
+    """The tensors of a sharded state, by Megatron-Core's keys."""
     apply_factories(sharded_state)
     found = []
     for tensor in nested_values(sharded_state):

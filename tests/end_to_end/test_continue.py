@@ -145,7 +145,7 @@ def test_a_finished_run_says_how_to_go_on(
     finished = shutil.copytree(straight, tmp_path / "finished")
     assert run_status(tiny_flags(data, "--save", finished, "--load", finished)) == (0, "")
     said = capsys.readouterr().out
-    assert "step 6 of 6" in said and "--train-iters" in said and f"tools/export_hf.py --load {finished}" in said
+    assert "step 6 of 6" in said and "--train-iters" in said and f"megatron-ltd export --load {finished}" in said
     assert metrics(finished) == metrics(straight)
 
 

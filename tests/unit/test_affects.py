@@ -135,6 +135,7 @@ def test_flags_that_belong_to_one_start() -> None:
         "finetune", "exit_on_missing_checkpoint", "use_checkpoint_args", "skip_train", "override_opt_param_scheduler",
         "exit_interval", "exit_duration_in_mins",
         "log_interval", "log_dir", "tensorboard_dir", "wandb_project", "wandb_exp_name", "wandb_entity", "peak_tflops",
+        "mlflow_experiment", "mlflow_run_name",
         "profile", "profile_step_start", "profile_step_end", "use_pytorch_profiler", "progress", "num_workers",
         "num_dataset_builder_threads", "mmap_bin_files", "data_cache_path",
     }  # fmt: skip

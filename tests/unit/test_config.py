@@ -31,6 +31,7 @@ def test_every_flag_is_spelled_once_and_explained() -> None:
 LOCAL_FLAGS = {
     "--log-dir", "--tensorboard-dir", "--wandb-project", "--wandb-exp-name", "--no-progress", "--num-workers",
     "--num-dataset-builder-threads", "--no-mmap-bin-files", "--data-cache-path", "--wandb-entity", "--peak-tflops",
+    "--mlflow-experiment", "--mlflow-run-name",
     "--profile", "--profile-step-start", "--profile-step-end", "--use-pytorch-profiler",
 }  # fmt: skip
 """Flags that may differ between the processes of a run."""

@@ -31,6 +31,7 @@ DISTRIBUTION_OF = {
     "megatron": "megatron-core",
     "lm_eval": "lm-eval",
     "yaml": "pyyaml",
+    "mlflow": "mlflow-skinny",
 }
 
 

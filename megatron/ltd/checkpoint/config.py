@@ -19,7 +19,7 @@ class CheckpointConfig(Settings):
         affects="start",
         metavar="DIR",
         help="folder to continue from, or one checkpoint in it; with --finetune to start from, which may be Hugging "
-        "Face's (GPT-2, Llama)",
+        "Face's (GPT-2, Llama) or Megatron-LM's",
     )
     ckpt_step: int | None = flag(
         None,

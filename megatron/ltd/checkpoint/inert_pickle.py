@@ -13,7 +13,7 @@ are refused.
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -51,14 +51,26 @@ def read_inert(
     ``check_name`` and ``check_constructed`` are called with every name and every call, and raise ``Refused`` for
     unexpected ones. Raises ``Refused`` for anything but a pickle of the opcodes below.
     """
-    machine = _Machine(check_name, check_constructed)
+    return _run(data, _Machine(check_name, check_constructed), _OPERATIONS)
+
+
+def read_plain_parts(data: bytes) -> Any:
+    """The same for a pickle that holds objects of any kind, of which the caller needs plain values only.
+
+    It may name and call anything, since nothing is imported or called. What it puts into a constructed container, such
+    as an ``OrderedDict``, is left out, and a tensor is None.
+    """
+    return _run(data, _AnyMachine(lambda _: None, lambda _: None), {**_OPERATIONS, **_MORE_OPERATIONS})
+
+
+def _run(data: bytes, machine: _Machine, operations: Mapping[str, Callable[[Any, Any], None]]) -> Any:
     try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STOP":
                 break
-            if opcode.name not in _OPERATIONS:
+            if opcode.name not in operations:
                 raise Refused(f"it holds the opcode {opcode.name}, which describes no tensor")
-            _OPERATIONS[opcode.name](machine, argument)
+            operations[opcode.name](machine, argument)
         (result,) = machine.pop(1)
     except (ValueError, LookupError) as error:  # from genops, or from a stack with too few values
         raise Refused(f"it is not a complete pickle ({type(error).__name__})") from None
@@ -67,6 +79,9 @@ def read_inert(
 
 class _Machine:
     """The stack machine that executes a pickle."""
+
+    _keys: tuple[type, ...] = (str, Constructed)
+    """Types of the keys of dictionaries; to hash nested tuples can take exponential time."""
 
     def __init__(self, check_name: Callable[[Name], None], check_constructed: Callable[[Constructed], None]) -> None:
         self._check_name, self._check_constructed = check_name, check_constructed
@@ -110,7 +125,7 @@ class _Machine:
     def set_items(self, items: list[Any]) -> None:
         target = self.last(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) not in (str, Constructed):  # hashing nested tuples can take exponential time
+            if type(key) not in self._keys:
                 raise Refused(f"it has a key of type {type(key).__name__}, which describes no tensor")
             target[key] = value
 
@@ -130,6 +145,28 @@ class _Machine:
 
     def set_state(self, state: Any) -> None:
         self.last(Constructed).state = state
+
+
+class _AnyMachine(_Machine):
+    """It lets a pickle fill containers that it would construct, and drops what it puts there."""
+
+    _keys = (str, int, float, bool, type(None), Name, Constructed)
+
+    def extend(self, values: list[Any]) -> None:
+        if type(self._stack[-1]) is not Constructed:
+            super().extend(values)
+
+    def set_items(self, items: list[Any]) -> None:
+        if type(self._stack[-1]) is not Constructed:
+            super().set_items(items)
+
+    def set_state(self, state: Any) -> None:
+        if type(self._stack[-1]) is Constructed:
+            super().set_state(state)
+
+    def replace(self, value: Any) -> None:
+        self.pop(1)
+        self.push(value)
 
 
 _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
@@ -168,3 +205,18 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "NEWOBJ": lambda machine, _: machine.make(*machine.pop(2)),
     "BUILD": lambda machine, _: machine.set_state(*machine.pop(1)),
 }
+
+_MORE_OPERATIONS: dict[str, Callable[[_AnyMachine, Any], None]] = {
+    "BINFLOAT": _Machine.push,
+    "LONG4": _Machine.push,
+    "BINUNICODE8": _Machine.push,
+    "BINBYTES": _Machine.push,
+    "SHORT_BINBYTES": _Machine.push,
+    "BINBYTES8": _Machine.push,
+    "EMPTY_SET": lambda machine, _: machine.push([]),
+    "ADDITEMS": lambda machine, _: machine.extend(machine.pop_marked()),
+    "FROZENSET": lambda machine, _: machine.push(machine.pop_marked()),
+    "NEWOBJ_EX": lambda machine, _: machine.make(*machine.pop(3)[:2]),
+    "BINPERSID": lambda machine, _: machine.replace(None),
+}
+"""Those of plain values besides, which torch.save writes under any protocol."""

@@ -26,8 +26,9 @@ from megatron.core.utils import unwrap_model
 from torch import Tensor
 
 from megatron.ltd.checkpoint import files
+from megatron.ltd.checkpoint.from_megatron_lm import check_ours
 from megatron.ltd.checkpoint.optimizer_state import load_optimizer, wanted_optimizer
-from megatron.ltd.checkpoint.read import EXTRA_STATE, described, read, read_plain, refusal
+from megatron.ltd.checkpoint.read import EXTRA_STATE, described, read, read_plain, read_weights, refusal
 from megatron.ltd.errors import UserError
 from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.parallel.mesh import Mesh
@@ -61,12 +62,7 @@ def find_checkpoint(folder: Path, mesh: Mesh | None) -> tuple[Path | None, list[
     Every rank calls this, and each checks its share of the files; without a mesh this process checks all of them. None
     if the folder has no checkpoint at all. Raises ``UserError`` if it has some, but no complete one.
     """
-    old = next(folder.glob("*/mp_rank_*/*.pt"), None)
-    if old is not None:
-        raise UserError(
-            f"--load {folder}: {old.relative_to(folder)} is a checkpoint in Megatron-LM's old format torch, a pickle "
-            "that can run code, and is not opened; convert it to Hugging Face's format, and load that with --finetune"
-        )
+    check_ours(folder)
     problem = files.tracker_problem(folder)
     notes = [] if problem is None else [f"{problem}: the newest complete checkpoint is loaded"]
     damages = []
@@ -159,6 +155,15 @@ def _stored_scaler(checkpoint: Path, scaler: Any) -> dict[str, Any] | None:
 def load_imported(imported: ImportedModel, state: TrainingState) -> None:
     """Load the weights of a Hugging Face model into ``state``, and nothing else. Each rank reads its share."""
     imported.copy_into(chunk for _, chunk in _named_chunks(state.chunks))
+    state.optimizer.reload_model_params()
+
+
+def load_megatron_lm(checkpoint: Path, state: TrainingState) -> None:
+    """Load the weights of a checkpoint of Megatron-LM into ``state``, and nothing else. Every rank calls this."""
+    weights = model_state(state.chunks)
+    loaded = read_weights(checkpoint, weights)
+    for name, chunk in _named_chunks(state.chunks):
+        _put(chunk, weights[name], loaded[name])
     state.optimizer.reload_model_params()
 
 

@@ -6,13 +6,14 @@ the model, and only tensors and plain values are loaded. Every fault in them is 
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import logging
 import pickle
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ from megatron.ltd.errors import RunStopped, UserError
 FORMAT = ("torch_dist", 1)
 EXTRA_STATE = "_extra_state"
 """The end of the names of a module's state that is not a tensor."""
+_NO_WEIGHT = re.compile(rf"^(chained_\d+\.)?optimizer\.|^rng_state|^rerun_state_machine|{EXTRA_STATE}")
+"""Names of Megatron-LM's tensors and objects that are not weights."""
+_ANOTHER = "use a checkpoint of a model that this program has"
 _EMPTY_BYTES = 1 << 14
 """More than an empty extra state takes in a file."""
 _MACHINES_FAULT = (OSError, torch.OutOfMemoryError, torch.distributed.DistError)
@@ -47,6 +51,23 @@ def read(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     _check_format(checkpoint)
     _check_wanted(checkpoint, wanted, metadata)
     _check_extra_states(checkpoint, metadata)
+    with reading(checkpoint, metadata), quiet_core():
+        return dist_checkpointing.load(wanted, str(checkpoint), common_strategy=_NoPlainValues())
+
+
+def read_weights(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights that ``wanted`` describes in a checkpoint that Megatron-LM wrote. Every rank calls this.
+
+    Optimizer, random state and states of FP8 are not opened. Raises ``UserError`` as ``read``, and for weights that no
+    rank wants: they would be another model's.
+    """
+    metadata = described_weights(checkpoint)
+    _check_wanted(checkpoint, wanted, metadata, whole=True)
+    names: list[set[str]] = [set()] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(names, {tensor.key for tensor in _sharded_tensors(wanted)})
+    other = sorted(metadata.state_dict_metadata.keys() - set().union(*names))
+    if other:
+        raise refusal(checkpoint, f"it has {other[0]}, which the model of these flags lacks", _ANOTHER)
     with reading(checkpoint, metadata), quiet_core():
         return dist_checkpointing.load(wanted, str(checkpoint), common_strategy=_NoPlainValues())
 
@@ -91,17 +112,26 @@ def read_plain(checkpoint: Path) -> dict[str, Any]:
     return values
 
 
-def refusal(checkpoint: Path, what: str) -> UserError:
+def refusal(checkpoint: Path, what: str, remedy: str = "use one from a source that you trust") -> UserError:
     """The error for a checkpoint with the fault ``what``."""
-    return UserError(f"checkpoint {checkpoint} is not loaded: {what}; use one from a source that you trust")
+    return UserError(f"checkpoint {checkpoint} is not loaded: {what}; {remedy}")
 
 
-def described(checkpoint: Path) -> Metadata:
+def described(checkpoint: Path, is_left_out: Callable[[str], bool] = lambda name: False) -> Metadata:
     """The description of the tensors in ``checkpoint``. Raises ``UserError`` if it is damaged or has more."""
     try:
-        return read_metadata(checkpoint)
+        return read_metadata(checkpoint, is_left_out)
     except UnsafeCheckpoint as error:
         raise refusal(checkpoint, str(error)) from None
+
+
+def described_weights(checkpoint: Path) -> Metadata:
+    """The description of the weights alone in a checkpoint that Megatron-LM wrote. Raises ``UserError``."""
+    metadata = described(checkpoint, lambda name: _NO_WEIGHT.search(name) is not None)
+    _check_format(checkpoint)
+    entries = metadata.state_dict_metadata.items()
+    tensors: dict[str, Any] = {name: entry for name, entry in entries if isinstance(entry, TensorStorageMetadata)}
+    return dataclasses.replace(metadata, state_dict_metadata=tensors)
 
 
 def _check_format(checkpoint: Path) -> None:
@@ -114,19 +144,23 @@ def _check_format(checkpoint: Path) -> None:
         raise refusal(checkpoint, f"its metadata.json does not name the format {FORMAT[0]}")
 
 
-def _check_wanted(checkpoint: Path, wanted: Mapping[str, Any], metadata: Metadata) -> None:
+def _check_wanted(checkpoint: Path, wanted: Mapping[str, Any], metadata: Metadata, *, whole: bool = False) -> None:
+    """``whole``: also the rows of the vocabulary must be as many."""
+    for tensor in _sharded_tensors(wanted):
+        _check_tensor(checkpoint, tensor, metadata.state_dict_metadata.get(tensor.key), whole)
+
+
+def _sharded_tensors(wanted: Mapping[str, Any]) -> Iterator[ShardedTensor]:
     for part in nested_values(wanted):
         built = nested_values(part.build()) if isinstance(part, ShardedTensorFactory) else [part]
-        for tensor in built:
-            if isinstance(tensor, ShardedTensor):
-                _check_tensor(checkpoint, tensor, metadata.state_dict_metadata.get(tensor.key))
+        yield from (tensor for tensor in built if isinstance(tensor, ShardedTensor))
 
 
-def _check_tensor(checkpoint: Path, tensor: ShardedTensor, entry: Any) -> None:
+def _check_tensor(checkpoint: Path, tensor: ShardedTensor, entry: Any, whole: bool) -> None:
     if not isinstance(entry, TensorStorageMetadata):
         raise refusal(checkpoint, f"tensor {tensor.key} of the model is missing")
     shape, wanted = tuple(entry.size), tuple(tensor.global_shape)
-    if len(shape) != len(wanted) or (shape != wanted and not tensor.allow_shape_mismatch):
+    if len(shape) != len(wanted) or (shape != wanted and (whole or not tensor.allow_shape_mismatch)):
         raise refusal(checkpoint, f"its tensor {tensor.key} has shape {list(shape)}, and the model's {list(wanted)}")
 
 

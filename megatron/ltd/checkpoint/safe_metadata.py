@@ -11,7 +11,7 @@ Checking a pickle and then unpickling it would not be safe: the two readers can 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,8 @@ from megatron.ltd.checkpoint.inert_pickle import Constructed, Name, Refused, rea
 from megatron.ltd.small_files import read_small
 
 _METADATA = "torch.distributed.checkpoint.metadata"
+_CORE_METADATA = Name("megatron.core.dist_checkpointing.strategies.torch", "MCoreMetadata")
+"""The class that Megatron-Core 0.15 wrote in place of torch's."""
 _MEMORY_FORMATS = Name(_METADATA, "_MEM_FORMAT_ENCODING")
 _GETATTR = Name("builtins", "getattr")
 _MOST_BYTES = 1 << 31
@@ -52,6 +54,7 @@ _KNOWN = {
     "torch.distributed.checkpoint.planner": {
         "SavePlan", "WriteItem", "WriteItemType", "TensorWriteData", "BytesIOWriteData",
     },
+    _CORE_METADATA.module: {_CORE_METADATA.name, "MCoreSavePlan"},
     "pathlib": {"PosixPath"},
     "pathlib._local": {"PosixPath"},  # Python 3.13
 }  # fmt: skip
@@ -61,18 +64,21 @@ class UnsafeCheckpoint(Exception):
     """The description of a checkpoint's tensors is damaged, or has other content."""
 
 
-def read_metadata(checkpoint: Path) -> Metadata:
+def read_metadata(checkpoint: Path, is_left_out: Callable[[str], bool] = lambda name: False) -> Metadata:
     """The ``.metadata`` of ``checkpoint`` as an object of torch's distributed checkpoint; no code in the file is run.
 
-    Raises ``UnsafeCheckpoint`` if the file holds anything but a description of tensors.
+    Tensors and objects whose name ``is_left_out`` are not described. Raises ``UnsafeCheckpoint`` if the file holds
+    anything but a description of tensors.
     """
     try:
         described = read_inert(read_small(checkpoint / METADATA, _MOST_BYTES), _check_name, _check_constructed)
-        fields = _fields(described, "Metadata")
-        entries = {
-            _typed(key, str): _entry(value) for key, value in _typed(fields["state_dict_metadata"], dict).items()
-        }
-        places = {_index(key): _place(value) for key, value in _typed(fields["storage_data"], dict).items()}
+        is_core = type(described) is Constructed and described.maker == _CORE_METADATA
+        fields = _fields(described, *(reversed(_CORE_METADATA) if is_core else ("Metadata",)))
+        listed = _typed(fields["state_dict_metadata"], dict).items()
+        entries = {_typed(key, str): _entry(value) for key, value in listed if not is_left_out(_typed(key, str))}
+        stored = _typed(fields["storage_data"], dict).items()
+        indexed = ((_index(key), value) for key, value in stored)
+        places = {index: _place(value) for index, value in indexed if not is_left_out(index.fqn)}
         check_places(checkpoint, entries, places)
         return Metadata(entries, storage_data=places)
     except (OSError, Refused) as error:

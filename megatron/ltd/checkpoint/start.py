@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.checkpoint.compatibility import changed_settings, check_identity, check_order, check_schedule
 from megatron.ltd.checkpoint.differences import flag_changes
+from megatron.ltd.checkpoint.from_megatron_lm import MegatronLM, check_old_format, find_megatron_lm
 from megatron.ltd.checkpoint.load import Progress, find_checkpoint, first_of_all_ranks
 from megatron.ltd.errors import UserError
 from megatron.ltd.hugging_face.config_file import is_hugging_face
@@ -43,6 +44,8 @@ class Start:
     notes: tuple[str, ...]
     imported: ImportedModel | None = None
     """The Hugging Face model whose weights are loaded, instead of a checkpoint's."""
+    megatron_lm: Path | None = None
+    """The checkpoint of Megatron-LM whose weights are loaded, instead of one of this program."""
 
     @property
     def continues(self) -> bool:
@@ -107,6 +110,10 @@ def find_start(
         agree_on_folder(lambda: {f"the content of --load {load}": _content(load)}, _SHARE)
         if is_hugging_face(load):
             return _start_from_hugging_face(load, config, open_imported)
+        check_old_format(load)
+        foreign = find_megatron_lm(load)
+        if foreign is not None:
+            return _start_from_megatron_lm(foreign, config, identity)
     checkpoint, notes = (None, []) if load is None else find_checkpoint(load, mesh)
     if checkpoint is None:
         starts_empty = flags.save is not None and load is not None and load.resolve() == Path(flags.save).resolve()
@@ -148,6 +155,25 @@ def _start_from_hugging_face(load: Path, config: RunConfig, open_imported: OpenI
         check_identity(load, described, wanted)
     note = f"loading the weights of Hugging Face's {imported.architecture.model_type} in {load}, counting from step 0"
     return Start(None, {}, Progress(), (note,), imported)
+
+
+def _start_from_megatron_lm(checkpoint: Path, config: RunConfig, identity: Mapping[str, Any]) -> Start:
+    """Use the weights of a checkpoint of Megatron-LM. Raises ``UserError`` if they are not those of the run's model."""
+    with together():
+        if not config.checkpoint.finetune:
+            raise UserError(
+                f"--load {config.checkpoint.load}: {checkpoint.name} is a checkpoint of Megatron-LM, not of a run to "
+                "continue; add --finetune to use its weights"
+            )
+        found = MegatronLM.open(checkpoint)
+        described = found.identity()
+        found.check_rest(identity)
+        wanted = {"norm_epsilon": getattr(config.model, "norm_epsilon", None), **identity}
+        check_identity(checkpoint, described, {name: wanted.get(name) for name in described})
+    tokenizer = found.args.get("tokenizer_type")
+    note = f"loading the weights of Megatron-LM's {checkpoint}, counting from step 0"
+    note += f"; its tokenizer was {tokenizer}" if isinstance(tokenizer, str) else ""
+    return Start(None, {}, Progress(), (note,), megatron_lm=checkpoint)
 
 
 def _content(folder: Path) -> str:

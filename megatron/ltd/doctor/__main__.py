@@ -63,7 +63,12 @@ def main() -> int:
     return report(findings())
 
 
-if __name__ == "__main__":  # the processes that a check starts import this file
+def command(program: str | None = None) -> None:
+    """``megatron-ltd doctor``; ``program`` is its name in messages. Exits with the status of ``main``."""
     about = "Check this machine: packages, devices, processes, and a layer. It takes no flags."
-    argparse.ArgumentParser("python -m megatron.ltd.doctor", description=about).parse_args()
+    argparse.ArgumentParser(program, description=about).parse_args()
     raise SystemExit(main())
+
+
+if __name__ == "__main__":  # the processes that a check starts import this file
+    command("python -m megatron.ltd.doctor")

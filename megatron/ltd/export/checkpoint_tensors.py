@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader, LoadPlan, LoadPlanner
+from torch.distributed.checkpoint import FileSystemReader, LoadPlan, LoadPlanner, Metadata
 from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
@@ -51,10 +51,11 @@ class _Box:
 class CheckpointTensors:
     """The weights in a checkpoint folder, by their names with the number of the layer."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, metadata: Metadata | None = None) -> None:
+        """``metadata``: the description of its tensors, if it is known."""
         self._checkpoint = checkpoint
         self._reader = FileSystemReader(checkpoint)
-        self._metadata = described(checkpoint)
+        self._metadata = described(checkpoint) if metadata is None else metadata
         self._reader.set_up_storage_reader(self._metadata, is_coordinator=True)
         self._entries = self._metadata.state_dict_metadata
 

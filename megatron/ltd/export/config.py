@@ -52,17 +52,24 @@ class ExportConfig(Settings):
 class ImportConfig(Settings):
     """import"""
 
-    load: str | None = flag(None, metavar="DIR", help="folder of a Hugging Face GPT-2 or Llama in safetensors")
+    load: str | None = flag(
+        None,
+        metavar="DIR",
+        help="folder of a Hugging Face GPT-2 or Llama in safetensors, or of Megatron-LM's checkpoints",
+    )
     save: str | None = flag(None, metavar="DIR", help="folder to write the checkpoint in, which must hold none yet")
     dtype: str | None = flag(None, choices=DTYPES, help="type of the weights (default: as they are stored)")
     make_vocab_size_divisible_by: int = flag(
-        128, range=SIZE, metavar="N", help="pad the model's vocabulary to a multiple of this; 1 pads nothing"
+        128,
+        range=SIZE,
+        metavar="N",
+        help="pad the vocabulary of a Hugging Face model to a multiple of this; 1 pads nothing",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.load is None:
-            raise UserError("--load: required; give the folder of a Hugging Face model")
+            raise UserError("--load: required; give the folder of a Hugging Face model or of Megatron-LM's checkpoints")
         if self.save is None:
             raise UserError("--save: required; give the folder to write the checkpoint in")
 

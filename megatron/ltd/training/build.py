@@ -16,7 +16,7 @@ import torch
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 
-from megatron.ltd.checkpoint.load import Progress, TrainingState, load_checkpoint, load_imported
+from megatron.ltd.checkpoint.load import Progress, TrainingState, load_checkpoint, load_imported, load_megatron_lm
 from megatron.ltd.checkpoint.run_format import MODEL
 from megatron.ltd.checkpoint.save import CheckpointSaver
 from megatron.ltd.checkpoint.start import Start, find_start
@@ -263,6 +263,8 @@ def _build_state(
         )
     elif start.imported is not None:
         load_imported(start.imported, state)
+    elif start.megatron_lm is not None:
+        load_megatron_lm(start.megatron_lm, state)
     return state
 
 

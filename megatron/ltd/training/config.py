@@ -25,6 +25,10 @@ class LoggingConfig(Settings):
     wandb_entity: str | None = flag(
         None, affects="nothing", help="the user or team whose Weights & Biases project it is"
     )
+    mlflow_experiment: str | None = flag(
+        None, affects="nothing", help="also log to this MLflow experiment, on the server of MLFLOW_TRACKING_URI"
+    )
+    mlflow_run_name: str | None = flag(None, affects="nothing", help="name of the MLflow run")
     log_params_norm: bool = flag(
         False, affects="execution", help="log the 2-norm of all parameters at every step, after its update"
     )
@@ -58,6 +62,10 @@ class LoggingConfig(Settings):
             value = getattr(self, name)
             if value is not None and self.wandb_project is None:
                 raise UserError(f"--{name.replace('_', '-')} {value}: it needs --wandb-project; name the project")
+        if self.mlflow_run_name is not None and self.mlflow_experiment is None:
+            raise UserError(
+                f"--mlflow-run-name {self.mlflow_run_name}: it needs --mlflow-experiment; name the experiment"
+            )
         if self.use_pytorch_profiler and not self.profile:
             raise UserError("--use-pytorch-profiler: it has no effect without --profile; add it")
         if self.profile and self.profile_step_start >= self.profile_step_end:

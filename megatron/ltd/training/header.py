@@ -66,8 +66,8 @@ def _finished(run: Run) -> Iterator[str]:
     yield f"  longer  a larger {flag_name(type(config.training), name)}; what else keeps the schedule is then named"
     if config.scores is not None and config.checkpoint.load is not None:
         folder = shlex.quote(config.checkpoint.load)
-        yield f"  score   python tools/evaluate.py --load {folder} --tasks lambada_openai"
-        yield f"  export  python tools/export_hf.py --load {folder} --output FOLDER"
+        yield f"  score   megatron-ltd evaluate --load {folder} --tasks lambada_openai"
+        yield f"  export  megatron-ltd export --load {folder} --output FOLDER"
 
 
 def _rate(run: Run) -> LearningRate:

@@ -27,7 +27,7 @@ from megatron.ltd.errors import RunStopped, UserError
 from megatron.ltd.format import format_count, format_seconds
 from megatron.ltd.training.config import LoggingConfig
 from megatron.ltd.training.throughput import Throughput
-from megatron.ltd.training.writers import import_wandb, open_tensorboard, open_wandb
+from megatron.ltd.training.writers import import_mlflow, import_wandb, open_mlflow, open_tensorboard, open_wandb
 
 _LONGEST_LINE_BYTES = 1 << 20
 
@@ -64,7 +64,7 @@ class RunLog:
         throughput: Throughput,
         settings: Mapping[str, Any],
     ) -> None:
-        """``settings`` of the run, for Weights & Biases."""
+        """``settings`` of the run, for Weights & Biases and MLflow."""
         self._config = config
         self._enabled = enabled
         self.folder = folder
@@ -73,15 +73,19 @@ class RunLog:
         self._throughput = throughput
         self._interval: list[Mapping[str, Any]] = []
         self._seconds_per_flop = 0.0
-        self._bar = self._tensorboard = self._wandb = None
+        self._bar = self._tensorboard = None
+        self._services: list[Any] = []
         if not enabled:
             return
         if config.tensorboard_dir is not None:
             self._tensorboard = open_tensorboard(config.tensorboard_dir, first_step)
         wandb = import_wandb(config) if config.wandb_project is not None else None
+        mlflow = import_mlflow(config) if config.mlflow_experiment is not None else None
         self._metrics = _open_metrics(folder)
         if wandb is not None:
-            self._wandb = open_wandb(wandb, config, folder, settings)
+            self._services.append(open_wandb(wandb, config, folder, settings))
+        if mlflow is not None:
+            self._services.append(open_mlflow(mlflow, config, folder, settings))
         if config.progress and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -161,8 +165,8 @@ class RunLog:
             self._bar.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        for service in self._services:
+            service.finish()
 
     @property
     def _seconds_left(self) -> float:
@@ -209,8 +213,8 @@ class RunLog:
         if self._tensorboard is not None:
             for name, value in scalars.items():
                 self._tensorboard.add_scalar(name, value, iteration)
-        if self._wandb is not None:
-            self._wandb.log(dict(scalars), step=iteration)
+        for service in self._services:
+            service.log(dict(scalars), step=iteration)
 
 
 def _score(value: float) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from megatron.core import msc_utils
+from megatron.core.dist_checkpointing.strategies.torch import MCoreMetadata
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint import metadata as dcp
 from torch.distributed.checkpoint.filesystem import _StorageInfo
@@ -56,6 +57,27 @@ def test_metadata_equals_what_torch_unpickles(protocol: int, tmp_path: Path) -> 
     found, expected = read(tmp_path, pickle.dumps(description(), protocol)), description()
     assert found.state_dict_metadata == expected.state_dict_metadata
     assert found.storage_data == expected.storage_data
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_the_description_of_megatron_core_0_15_is_read_too(protocol: int, tmp_path: Path) -> None:
+    """It had a class of its own, with plain values besides."""
+    theirs, expected = MCoreMetadata(), description()
+    vars(theirs).update(vars(expected), mcore_data={"weight": {"nd_reformulated_orig_global_shape": (4, 5)}})
+    found = read(tmp_path, pickle.dumps(theirs, protocol))
+    assert found.state_dict_metadata == expected.state_dict_metadata and found.storage_data == expected.storage_data
+
+
+def test_what_is_left_out_is_not_checked(tmp_path: Path) -> None:
+    """Tensors of a name that nobody wants may lie outside of their files."""
+    wrong = description()
+    wrong.storage_data[dcp.MetadataIndex("extra")] = _StorageInfo("__9_0.distcp", 0, 1000)
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(wrong))
+    (tmp_path / "__0_0.distcp").write_bytes(bytes(200))
+    with refused("__9_0.distcp", error=UnsafeCheckpoint):
+        read_metadata(tmp_path)
+    found = read_metadata(tmp_path, lambda name: name == "extra")
+    assert found.state_dict_metadata.keys() == {"weight"} and {index.fqn for index in found.storage_data} == {"weight"}
 
 
 class _Member:

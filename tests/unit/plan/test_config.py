@@ -55,6 +55,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (CheckpointConfig, {"use_checkpoint_args": True}, ("--use-checkpoint-args", "--load")),
     (LoggingConfig, {"log_interval": 0}, ("--log-interval 0",)),
     (LoggingConfig, {"wandb_exp_name": "x"}, ("--wandb-exp-name", "--wandb-project")),
+    (LoggingConfig, {"mlflow_run_name": "x"}, ("--mlflow-run-name", "--mlflow-experiment")),
 ]
 
 

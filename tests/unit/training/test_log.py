@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -194,6 +195,31 @@ def test_weights_and_biases_gets_the_same_scalars(tmp_path: Path, monkeypatch: p
     assert validation["lm loss validation"] == 2.5
 
 
+def test_mlflow_gets_the_same_scalars_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def record(name: str) -> Callable[..., Any]:
+        return lambda *values, **named: calls.append((name, *values, *named.values()))
+
+    def start_run(run_id: str | None, run_name: str | None) -> Any:
+        calls.append(("start_run", run_id, run_name))
+        return SimpleNamespace(info=SimpleNamespace(run_id=run_id or "made"))
+
+    names = ("set_experiment", "log_params", "log_metrics", "end_run")
+    stand_in = SimpleNamespace(start_run=start_run, **{name: record(name) for name in names})
+    monkeypatch.setitem(sys.modules, "mlflow", stand_in)  # type: ignore[arg-type]
+    run = log(tmp_path, mlflow_experiment="e", mlflow_run_name="n")
+    run.train(step(1))
+    run.close()
+    log(tmp_path, first_step=1, mlflow_experiment="e").close()
+    (scalars, at) = next(call[1:] for call in calls if call[0] == "log_metrics")
+    assert at == 1 and scalars["lm loss"] == 2.0 and scalars["seqlen/random_ltd_reserved_length"] == 8
+    assert [call for call in calls if call[0] != "log_metrics"] == [
+        ("set_experiment", "e"), ("start_run", None, "n"), ("log_params", {"training.lr": "0.001"}), ("end_run",),
+        ("set_experiment", "e"), ("start_run", "made", None), ("end_run",),
+    ]  # fmt: skip
+
+
 def test_tensorboard_shows_each_step_once_after_a_kill(tmp_path: Path) -> None:
     """Steps 1 to 6 and 8, a kill, and again from the checkpoint of step 4."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -227,13 +253,14 @@ def test_published_peaks() -> None:
 
 
 @pytest.mark.parametrize(("module", "flags"), [
-    ("wandb", {"wandb_project": "p"}), ("torch.utils.tensorboard", {"tensorboard_dir": "t"}),
+    ("wandb", {"wandb_project": "p"}), ("mlflow", {"mlflow_experiment": "e"}),
+    ("torch.utils.tensorboard", {"tensorboard_dir": "t"}),
 ])  # fmt: skip
 def test_a_missing_package_is_named(
     module: str, flags: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with refused("megatron-ltd[logging]"):
+    with refused(f"megatron-ltd[{'mlflow' if module == 'mlflow' else 'logging'}]"):
         log(tmp_path, **flags)
 
 

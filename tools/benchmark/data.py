@@ -27,8 +27,8 @@ from common.estimate import markdown_table
 from common.page import about, check_at_least, facts
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
+from megatron.ltd.data.builtin.corpus import CorpusConfig, write_corpus
 from megatron.ltd.data.config import VALID, DataConfig
-from megatron.ltd.data.corpus import CorpusConfig, write_corpus
 from megatron.ltd.data.datasets import build_datasets, check_sources
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import run_command

@@ -7,7 +7,7 @@ writes data/corpus/train.jsonl and data/corpus/valid.jsonl.
 
 from __future__ import annotations
 
-from megatron.ltd.data.corpus import CorpusConfig, write_corpus
+from megatron.ltd.data.builtin.corpus import CorpusConfig, write_corpus
 from megatron.ltd.flags import read_command
 
 

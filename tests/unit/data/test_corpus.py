@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.data.corpus import CorpusConfig, collect_documents, write_corpus
-from megatron.ltd.data.prose import prose
+from megatron.ltd.data.builtin.corpus import CorpusConfig, collect_documents, write_corpus
+from megatron.ltd.data.builtin.prose import prose
 from tests.support_errors import refused
 
 

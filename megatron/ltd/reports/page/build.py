@@ -22,7 +22,7 @@ from megatron.ltd.reports.metrics import RunHistory
 from megatron.ltd.reports.page import scores
 from megatron.ltd.reports.page.notes import notes
 from megatron.ltd.reports.page.plan_file import PlanFile
-from megatron.ltd.reports.page.settings import settings
+from megatron.ltd.reports.page.settings import command, settings
 from megatron.ltd.reports.page.stages import logged_stages
 from megatron.ltd.reports.summary import summarize
 from megatron.ltd.words import method_title, name_of
@@ -53,6 +53,7 @@ def report(
         scores_during_training=scores.curve_rows(history),
         curve_header=scores.CURVE_HEADER,
         settings=found,
+        command=command(history.about.get("config", {})) if found else "",
         changed=[
             (one.flag, one.spelled(one.value), one.spelled(one.default) if one.is_known else "unknown to this version")
             for one in found

@@ -7,6 +7,7 @@ logs of older versions can be read; a setting that this version does not have is
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,14 @@ from megatron.ltd.config import PARTS
 from megatron.ltd.flags import Affects, flag_fields, flag_name, shown
 from megatron.ltd.methods import METHODS
 from megatron.ltd.workloads import WORKLOADS
+
+_COMMANDS = {
+    "gpt": "megatron-ltd pretrain-gpt",
+    "bert": "megatron-ltd pretrain-bert",
+    "bert_classifier": "megatron-ltd finetune-bert",
+    "vit": "megatron-ltd finetune-vit",
+}
+"""By id of the workload."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +48,26 @@ class Setting:
 
     def spelled(self, value: Any) -> str:
         """A value as it is typed; for a switch, whether it is given."""
-        is_switch = self.is_known and isinstance(self.default, bool)
-        return shown(value != self.default if is_switch else value)
+        return shown(value != self.default if self._is_switch else value)
+
+    @property
+    def words(self) -> list[str]:
+        """What to type for it, none if nothing has to be typed."""
+        if not (self.is_known and self.is_changed) or self.value is None:
+            return []
+        values = self.value if isinstance(self.value, list) else [self.value]
+        return [self.flag] if self._is_switch else [self.flag, *map(str, values)]
+
+    @property
+    def _is_switch(self) -> bool:
+        return self.is_known and isinstance(self.default, bool)
+
+
+def command(config: Mapping[str, Any]) -> str:
+    """The command that starts a run with this config, a flag a line. Flags unknown to this version are not in it."""
+    name = min(WORKLOADS, key=lambda name: _num_mismatches(WORKLOADS[name].parts, config))
+    flags = [shlex.join(setting.words) for setting in settings(config) if setting.words]
+    return " \\\n    ".join([_COMMANDS[name], *flags])
 
 
 def settings(config: Mapping[str, Any]) -> list[Setting]:
@@ -73,10 +100,12 @@ def _of_part(config_class: type | None, values: Mapping[str, Any]) -> Iterator[S
 def _workload_parts(config: Mapping[str, Any]) -> Mapping[str, type]:
     """The flag classes of the workload whose settings match these names best."""
 
-    def num_mismatches(parts: Mapping[str, type]) -> int:
-        return sum(
-            len({field.name for field in dataclasses.fields(part_class)} ^ (config.get(part) or {}).keys())
-            for part, part_class in parts.items()
-        )
+    return min((entry.parts for entry in WORKLOADS.values()), key=lambda parts: _num_mismatches(parts, config))
 
-    return min((entry.parts for entry in WORKLOADS.values()), key=num_mismatches)
+
+def _num_mismatches(parts: Mapping[str, type], config: Mapping[str, Any]) -> int:
+    """How many settings only one of both has."""
+    return sum(
+        len({field.name for field in dataclasses.fields(part_class)} ^ (config.get(part) or {}).keys())
+        for part, part_class in parts.items()
+    )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
 from megatron.ltd.arguments import build_parser, parse_run_config
+from megatron.ltd.commands import COMMANDS as COMMANDS_BY_NAME
 from megatron.ltd.flags import flag_fields, flag_name
 from megatron.ltd.forecast.config import PlanConfig
-from megatron.ltd.reports.page.settings import settings
+from megatron.ltd.reports.page.settings import command, settings
 from megatron.ltd.workloads import WORKLOADS
 
 RUN = ["--train-iters", "20", "--lr", "1e-3"]
@@ -54,3 +56,18 @@ def test_values_are_shown_as_they_are_typed() -> None:
 
 def test_a_log_without_settings_has_none() -> None:
     assert settings({}) == []
+
+
+@pytest.mark.parametrize("workload", COMMANDS)
+def test_the_command_gives_the_same_settings(workload: str) -> None:
+    config = parse_run_config(COMMANDS[workload], WORKLOADS[workload])
+    program, *words = shlex.split(command(json.loads(json.dumps(config.to_dict()))).replace("\\\n", ""))
+    entry = COMMANDS_BY_NAME[words[0]]
+    assert program == "megatron-ltd" and entry.function == f"train:{words[0].replace('-', '_')}"
+    assert parse_run_config(words[1:], WORKLOADS[workload]).to_dict() == config.to_dict()
+
+
+def test_the_command_quotes_words_and_leaves_out_what_this_version_does_not_know() -> None:
+    config = json.loads(json.dumps(parse_run_config([*COMMANDS["gpt"], "--save", "a b; c"]).to_dict()))
+    config["model"]["of_tomorrow"] = 1
+    assert "--save 'a b; c'" in command(config) and "tomorrow" not in command(config)

@@ -1,0 +1,1 @@
+"""Text that every Python brings along, as a corpus for trials."""

@@ -109,6 +109,19 @@ def test_the_kind_of_file_does_not_depend_on_its_name(tmp_path: Path, suffix: st
     assert texts_of(tmp_path / "plain.jsonl.gz") == TEXTS == texts_of(tmp_path / "compressed.jsonl")
 
 
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_a_document_that_expands_without_end(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is on a document, which is a line or a whole text, and not on the file."""
+    monkeypatch.setattr("megatron.ltd.data.inputs.files.MOST_DOCUMENT_BYTES", 3 << 20)
+    line = json.dumps({"text": "a" * (2 << 20)}).encode() + b"\n"
+    (tmp_path / f"whole.jsonl{suffix}").write_bytes(COMPRESS[suffix](line * 3))
+    assert len(texts_of(tmp_path / f"whole.jsonl{suffix}")) == 3
+    for name in (f"endless.jsonl{suffix}", f"endless.txt{suffix}"):
+        (tmp_path / name).write_bytes(COMPRESS[suffix](line[:-1] * 3))
+        with refused(f"--input {tmp_path / name}", "3 MB"):
+            texts_of(tmp_path / name)
+
+
 def test_a_decompression_bomb_is_read_in_pieces(tmp_path: Path) -> None:
     """One line of a gigabyte is compressed to 32 KB; reading its start takes little memory."""
     import tracemalloc

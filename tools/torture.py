@@ -44,6 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="torture-journal-") as other:
         prefix = Path(config.output or f"{other}/torture")
         journal = Journal(prefix.with_name(f"{prefix.name}.jsonl"))
+        journal.start(config.seed, shlex.join(["python", "tools/torture.py", *sys.argv[1:]]))
         try:
             with prepared() as material:
                 run_campaigns(config, journal, material)
@@ -55,7 +56,7 @@ def main() -> None:
 
 def _say(trial: Trial) -> None:
     print(f"{trial.what}\nended with {trial.ending}, after {trial.seconds:.1f} s: {trial.problem or 'right'}")
-    if trial.problem and not trial.is_skipped:
+    if trial.is_wrong:
         raise SystemExit(1)
 
 
@@ -63,8 +64,8 @@ def _report(config: TortureConfig, journal: Journal, prefix: Path) -> int:
     """Write the table and print it; return the number of wrong trials."""
     from torture.report import table_rows, to_json, to_markdown
 
-    command = shlex.join(["python", "tools/torture.py", *sys.argv[1:]])
-    report = to_json(journal.read(config.seed), config.seed, command)
+    seed = config.seed
+    report = to_json(journal.read(seed), seed, journal.starts(seed), journal.mended(seed))
     prefix.with_name(f"{prefix.name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     prefix.with_name(f"{prefix.name}.md").write_text(to_markdown(report), encoding="utf-8")
     header = ("campaign", "what", "tried", "right", "wrong", "skipped", "minutes")

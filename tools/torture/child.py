@@ -17,15 +17,19 @@ from typing import NoReturn
 
 _MOST_SAID_BYTES = 1 << 20
 _DATA = 5
+_CLOCK_SHARE = 6.0
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a child may take."""
+    """What a child may take. Its time is that of the processor, or a sixth of that of the clock if that is more.
+
+    Where other programs use the processor too, a child that computes is slow, and one that waits is not.
+    """
 
     patience_seconds: float = 20.0
     """After this time it is asked to end, with SIGTERM, as a scheduler would."""
-    end_seconds: float = 60.0
+    end_seconds: float = 20.0
     """After this further time it is killed."""
     more_bytes: int = 4 << 30
     """Memory that it cannot get more of, beyond what it starts with: allocations then fail."""
@@ -77,7 +81,7 @@ class Child:
         self._peak_bytes = 0
         self._asked: float | None = None
         self._was_killed = False
-        self._started = time.monotonic()
+        self._started = self._next_look = time.monotonic()
         sys.stdout.flush()
         sys.stderr.flush()
         with warnings.catch_warnings():
@@ -101,14 +105,20 @@ class Child:
             self._status = os.waitstatus_to_exitcode(status)
             self._peak_bytes = usage.ru_maxrss << 10
             self._seconds = now - self._started
-        elif self._asked is None and now - self._started > self._bounds.patience_seconds:
-            self._asked = now
+        elif now > self._next_look:
+            self._next_look = now + 0.1
+            self._bound(max(_processor_seconds(self.pid), (now - self._started) / _CLOCK_SHARE))
+        return self._status is not None
+
+    def _bound(self, seconds: float) -> None:
+        """Ask the child to end, or kill it, if it has taken too long."""
+        if self._asked is None and seconds > self._bounds.patience_seconds:
+            self._asked = seconds
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
-        elif self._asked is not None and now - self._asked > self._bounds.end_seconds:
+        elif self._asked is not None and seconds - self._asked > self._bounds.end_seconds:
             self._was_killed = True
             self.send(signal.SIGKILL)
-        return self._status is not None
 
     def ending(self) -> Ending:
         """How it ended. Processes that it has left behind are killed."""
@@ -171,6 +181,14 @@ def _memory_bytes(column: int = 1) -> int:
     """The memory of this process: what it has touched, or what counts for the limit (``_DATA``)."""
     pages = int(Path("/proc/self/statm").read_text().split()[column])
     return pages * resource.getpagesize()
+
+
+def _processor_seconds(pid: int) -> float:
+    """What a process has used so far, with those of its own that have ended."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _text(path: Path) -> str:

@@ -38,8 +38,8 @@ def prepared() -> Iterator[Path]:
 
 
 def run_campaigns(config: TortureConfig, journal: Journal, material: Path) -> None:
-    """Run the chosen campaigns, one after the other, each for its share of the time."""
-    done = {(trial.campaign, trial.number) for trial in journal.read(config.seed)}
+    """Run the chosen campaigns, one after the other, each for its share of the time. Wrong trials are made again."""
+    done = {(trial.campaign, trial.number) for trial in journal.read(config.seed) if not trial.is_wrong}
     started = time.monotonic()
     for place, name in enumerate(config.chosen, start=1):
         deadline = started + 60.0 * config.minutes * place / len(config.chosen)
@@ -81,7 +81,7 @@ def _fork_worker(
                 folder = material.parent / f"{name}-{number}"
                 trial = _attempt(config, name, made, number, folder)
                 journal.add(config.seed, trial)
-                if trial.problem and not trial.is_skipped:
+                if trial.is_wrong:
                     print(f"wrong: {name} {number}: {trial.problem}: {trial.what}"[:_LONGEST_SHOWN], flush=True)
                 for path in material.parent.glob(f"{folder.name}*"):
                     _remove(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from megatron.ltd.format import markdown_table
+from megatron.ltd.format import count_of, markdown_table
 from megatron.ltd.versions import circumstances
 
 from .config import CAMPAIGNS
@@ -19,11 +19,11 @@ traceback; and for what is loaded or resumed, a result equal to the undisturbed 
 """
 
 
-def to_json(trials: Sequence[Trial], seed: int, command: str) -> dict[str, Any]:
-    """Counts by campaign and kind, and each wrong trial."""
+def to_json(trials: Sequence[Trial], seed: int, commands: Sequence[str], mended: Sequence[str] = ()) -> dict[str, Any]:
+    """Counts by campaign and kind, and each wrong trial. ``mended``: problems that trials had before a mend."""
     kinds = sorted({(trial.campaign, trial.kind) for trial in trials})
     return {
-        "command": command,
+        "commands": list(commands),
         "seed": seed,
         **circumstances("torch", "megatron-core"),
         "rows": [
@@ -31,10 +31,11 @@ def to_json(trials: Sequence[Trial], seed: int, command: str) -> dict[str, Any]:
             for name, kind in kinds
         ],
         "kills": _kills(trials),
+        "mended": list(mended),
         "wrong": [
             {"campaign": trial.campaign, "number": trial.number, "problem": trial.problem, "what": trial.what}
             for trial in trials
-            if trial.problem and not trial.is_skipped
+            if trial.is_wrong
         ],
     }
 
@@ -80,6 +81,7 @@ def table_rows(report: Mapping[str, Any], *, by_kind: bool) -> list[list[str]]:
 
 def to_markdown(report: Mapping[str, Any]) -> str:
     """The page: totals, kinds, kills, what is wrong, and the circumstances."""
+    mended = [" ".join(problem.split())[:100] for problem in report["mended"]]
     skipped = sorted({(row["kind"], row["why skipped"]) for row in report["rows"] if row["skipped"]})
     wrong = [[f"`{_repeat(report, trial)}`", trial["problem"], f"`{trial['what'][:200]}`"] for trial in report["wrong"]]
     moments = [f"{count} {name}" for name, count in report["kills"].items() if name not in ("chains", "seconds lost")]
@@ -87,9 +89,10 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         _TITLE,
         markdown_table(table_rows(report, by_kind=False), _HEADER, num_labels=2),
         "",
-        f"- command: `{report['command']}`; seed {report['seed']}",
+        *(f"- command: `{command}`" for command in report["commands"]),
         f"- {report['date']}; {report['machine']}; {report['versions']}; load average {report['load average']}",
         f"- kills and signals in {report['kills']['chains']} chains of runs: {', '.join(moments) or 'none'}",
+        *([f"- right since a mend: {count_of(len(mended), 'trial')} ({'; '.join(mended)})"] if mended else []),
         *(f"- skipped: {kind}: {why}" for kind, why in skipped),
         "",
         "## By kind",

@@ -52,7 +52,7 @@ def test_a_few_trials_of_each_campaign(repository: Path, tmp_path: Path) -> None
         assert sum(row["tried"] + row["skipped"] for row in rows) == TRIALS
         assert sum(row["right"] for row in rows) == sum(row["tried"] for row in rows)
     assert (tmp_path / "torture.md").read_text() == to_markdown(report)
-    assert len((tmp_path / "torture.jsonl").read_text().splitlines()) == TRIALS * len(CAMPAIGNS)
+    assert len((tmp_path / "torture.jsonl").read_text().splitlines()) == 1 + TRIALS * len(CAMPAIGNS)
 
 
 PLANTED: dict[str, tuple[str, str]] = {
@@ -61,7 +61,7 @@ PLANTED: dict[str, tuple[str, str]] = {
     "no line": ("raise SystemExit(2)", "exit status 2 and 0 lines"),
     "another status": ("raise SystemExit(7)", "exit status 7"),
     "a process left": ("import subprocess; subprocess.Popen(['sleep', '60'])", "processes are left behind"),
-    "a signal": ("import os; os.kill(os.getpid(), 6)", "ended by signal 6"),
+    "a signal": ("import os; os.kill(os.getpid(), 12)", "ended by signal 12"),
 }
 
 
@@ -86,7 +86,7 @@ def _eats() -> None:
     print(len(b"x" * 1_200_000_000))
 
 
-BOUNDS = {"time": (_never_ends, 0.3, "no end within"), "memory": (_eats, 300.0, "1.2 GB of memory")}
+BOUNDS = {"time": (_never_ends, 0.05, "no end within"), "memory": (_eats, 300.0, "1.2 GB of memory")}
 
 
 @pytest.mark.parametrize(("function", "seconds", "problem"), BOUNDS.values(), ids=BOUNDS.keys())
@@ -120,6 +120,8 @@ def test_damage_is_drawn_from_its_seed(tmp_path: Path) -> None:
 
 def test_a_second_start_goes_on(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.jsonl")
+    journal.start(1, "torture")
+    journal.start(1, "torture")
     journal.add(1, TRIAL)
     journal.add(2, TRIAL)
     journal.add(1, replace(TRIAL, number=1, problem="wrong"))
@@ -127,6 +129,8 @@ def test_a_second_start_goes_on(tmp_path: Path) -> None:
     with (tmp_path / "j.jsonl").open("a") as file:
         file.write('{"seed": 1, "campai')
     assert Journal(tmp_path / "j.jsonl").read(1) == [replace(TRIAL, number=1), TRIAL]
+    assert (Journal(tmp_path / "j.jsonl").mended(1), Journal(tmp_path / "j.jsonl").mended(2)) == (["wrong"], [])
+    assert (Journal(tmp_path / "j.jsonl").starts(1), Journal(tmp_path / "j.jsonl").starts(2)) == (["torture"], [])
 
 
 def test_the_page(tmp_path: Path) -> None:
@@ -137,8 +141,9 @@ def test_the_page(tmp_path: Path) -> None:
         kills,
         replace(TRIAL, number=5, problem="skipped: root"),
     ]
-    text = to_markdown(to_json(trials, 9, "python tools/torture.py"))
+    text = to_markdown(to_json(trials, 9, ["python tools/torture.py"], ["a NaN"]))
     assert f"| disks | {CAMPAIGNS['disks']} | 2 | 1 | 1 | 1 | 0.1 |" in text
+    assert "- right since a mend: 1 trial (a NaN)" in text
     assert "2 kill -9 inside a save" in text and "- skipped: full: root" in text
     assert "| `python tools/torture.py --campaign disks --seed 9 --trial 4` | a \\| b | `training` |" in text
 

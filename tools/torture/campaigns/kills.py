@@ -44,8 +44,7 @@ _STATUSES: Mapping[str, tuple[int, ...]] = {
 }  # fmt: skip
 """A run ends with these; before it listens to signals, they end it as they end any program."""
 _PATIENT = Bounds(300.0, 60.0)
-KINDS = ("two ranks", "one process, forked", "one process, forked", "one process", "one process, forked",
-         "one process, forked", "one process, forked")  # fmt: skip
+KINDS = ("two ranks", *["one process, forked"] * 6, "one process", *["one process, forked"] * 6)
 
 
 @dataclass

@@ -122,6 +122,16 @@ def test_a_document_that_expands_without_end(tmp_path: Path, suffix: str, monkey
             texts_of(tmp_path / name)
 
 
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_text_that_many_rows_name(tmp_path: Path, kind: str) -> None:
+    """A gigabyte in a small file; memory holds the text once, and a row at a time."""
+    rows = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000, pyarrow.int32()), ["a" * 1_000_000])
+    TABLES[kind](tmp_path / "d", pyarrow.table({"text": rows}))
+    chunks = read_chunks(find_inputs([str(tmp_path / "d")]))
+    assert sum(len(chunk.rows) for chunk in chunks) == 1000
+    assert pyarrow.default_memory_pool().max_memory() < 300 << 20
+
+
 def test_a_decompression_bomb_is_read_in_pieces(tmp_path: Path) -> None:
     """One line of a gigabyte is compressed to 32 KB; reading its start takes little memory."""
     import tracemalloc

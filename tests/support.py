@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import resource
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,17 @@ def small_sentences(folder: Path) -> tuple[str, str]:
     config = PreprocessConfig(input=(str(source),), output_prefix=str(folder / "s"), split_sentences=True)
     cards = preprocess(config, TokenizerFiles("BertWordPieceLowerCase", vocab_file=str(vocabulary))).cards
     return next(iter(cards)), str(vocabulary)
+
+
+@contextmanager
+def limited_files(num_bytes: int) -> Iterator[None]:
+    """Within the block no file of this process may grow beyond this size, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def assert_differs(line: str, setting: str, here: str, there: str) -> None:

@@ -21,6 +21,7 @@ _PATHS = {
     errno.EISDIR: "use the path of a file",
     errno.ENOSPC: "free disk space, or use another disk",
     errno.EDQUOT: "free disk space, or use another disk",
+    errno.EFBIG: "raise the limit of file size (ulimit -f), or use another disk",
     errno.EROFS: "use a disk that can be written to",
     errno.EIO: "check the disk, and restore the file from a copy",
 }

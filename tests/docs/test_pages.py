@@ -48,7 +48,7 @@ def test_every_called_script_exists(repository: Path) -> None:
 
 def test_every_flag_on_a_page_exists(repository: Path) -> None:
     known = known_flags(repository) | FOREIGN_FLAGS
-    assert {"--ltd-block-size", "--disable-bias-linear", "--no-tokenizer", "--plan-mfu", "--kills"} <= known
+    assert {"--ltd-block-size", "--disable-bias-linear", "--no-tokenizer", "--plan-mfu", "--minutes"} <= known
     unknown = {
         (page, flag)
         for page in set(listed_pages(repository)) - HISTORY - OTHER_PROGRAMS

@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 
 from tests.support_processes import PATIENCE_SECONDS
-from tools.soak import processes
-from tools.soak.processes import SCRIPT
+from tools.torture import processes
+from tools.torture.processes import SCRIPT
 
 
 class Launched:

@@ -18,6 +18,7 @@ from tests.support_processes import PATIENCE_SECONDS
 ERRORS = {
     "permission": (PermissionError(errno.EACCES, "Permission denied", "/closed/x"), ["/closed/x", "Permission denied"]),
     "disk": (OSError(errno.ENOSPC, "No space left on device"), ["No space left on device"]),
+    "size": (OSError(errno.EFBIG, "File too large", "a.bin"), ["a.bin", "File too large", "ulimit -f"]),
     "descriptors": (RuntimeError("[enforce fail] pipe2: Too many open files\nmore"), ["ulimit -n"]),
     "threads": (RuntimeError("can't start new thread"), ["ulimit -u"]),
     "fork": (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), ["ulimit -u"]),

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+from numpy.typing import NDArray
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.json_text import parse_json
@@ -33,6 +34,8 @@ INDEX_HEADER = struct.Struct("<9sQBQQ")
 _TOKEN_TYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 8: "uint16"}
 _SAMPLE_BYTES = 64 << 20
 _WINDOW_BYTES = 1 << 20
+_PIECE = 1 << 20
+"""Numbers of an index that are checked at a time."""
 
 
 @dataclass(frozen=True)
@@ -172,12 +175,28 @@ def _read_index(path: str, idx_path: Path) -> tuple[numpy.dtype[Any], int, int, 
     documents: numpy.memmap[Any, Any] = numpy.memmap(
         idx_path, "<i8", mode="r", offset=INDEX_HEADER.size + 12 * sequences, shape=(bounds,)
     )
-    ends_together = int(starts[-1]) + int(lengths[-1]) * dtype.itemsize == tokens * dtype.itemsize
-    if lengths.min() < 0 or starts[0] != 0 or not ends_together or bounds == 0 or documents[-1] != sequences:
+    if not (_follow(starts, lengths, dtype.itemsize) and _divide(documents, sequences)):
         raise UserError(f"{path}: {idx_path} is corrupted: it is inconsistent; run preprocess_data.py again")
     if tokens == 0:
         raise UserError(f"{path}: {idx_path} has no tokens; run preprocess_data.py on text")
     return dtype, sequences, bounds - 1, tokens
+
+
+def _follow(starts: NDArray[Any], lengths: NDArray[Any], token_bytes: int) -> bool:
+    """Whether each sequence starts where the one before it ends."""
+    pieces = (slice(first, first + _PIECE + 1) for first in range(0, len(starts), _PIECE))
+    follow = all(
+        numpy.array_equal(numpy.diff(starts[piece]), lengths[piece][:-1].astype(numpy.int64) * token_bytes)
+        for piece in pieces
+    )
+    return follow and starts[0] == 0 and lengths.min() >= 0
+
+
+def _divide(documents: NDArray[Any], sequences: int) -> bool:
+    """Whether the bounds of the documents rise from 0 to the number of sequences."""
+    pieces = (slice(first, first + _PIECE + 1) for first in range(0, len(documents), _PIECE))
+    rise = all((numpy.diff(documents[piece]) >= 0).all() for piece in pieces)
+    return rise and len(documents) > 0 and documents[0] == 0 and documents[-1] == sequences
 
 
 def _check_card(path: str, card: DatasetCard, vocab_size: int, tokenizer_fingerprint: str | None) -> None:

@@ -161,6 +161,8 @@ class _Passages:
         self._config = config
         self._files = find_inputs(config.input)
         total_bytes = self._text_bytes()
+        if not total_bytes:
+            raise UserError(f"--input {' '.join(config.input)}: holds no text; give files with text")
         self._share = min(1.0, config.max_train_mb * 1e6 / total_bytes)
         self.text_bytes = 0
 

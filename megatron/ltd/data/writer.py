@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 
 from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 
@@ -58,5 +59,6 @@ class DatasetWriter:
 
     def discard(self) -> None:
         """Remove what is left under temporary names (nothing after ``publish``)."""
-        self._builder.data_file.close()
+        with suppress(OSError):  # a full disk takes no more of what is buffered
+            self._builder.data_file.close()
         self._files.discard()

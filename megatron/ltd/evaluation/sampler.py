@@ -36,10 +36,11 @@ class Sampler:
     def pick(self, logits_V: Tensor) -> int:
         """A token id. ``logits_V`` has the ids that may be picked. Raises ``UserError`` if a logit is not finite."""
         logits_V = logits_V.float().cpu()
-        _check_finite(logits_V.max().item())
+        largest = logits_V.max().item()
+        _check_finite(largest)
         if self.temperature == 0.0:
             return int(logits_V.argmax())
-        logits_V = logits_V / self.temperature
+        logits_V = (logits_V.double() - largest) / self.temperature  # 0 for the likeliest, at any temperature
         if self.top_k is not None and self.top_k < logits_V.numel():
             least = logits_V.topk(self.top_k).values[-1]
             logits_V = logits_V.masked_fill(logits_V < least, -torch.inf)

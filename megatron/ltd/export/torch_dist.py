@@ -8,8 +8,10 @@ a time. Any layout can load the result. There are no process groups.
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +46,25 @@ def write_weights(
     plan = writer.prepare_local_plan(planner.create_local_plan())
     plans, metadata = planner.create_global_plan([plan])
     (plan,) = writer.prepare_global_plan(plans)
-    results = writer.write_data(planner.finish_plan(plan), planner).wait()
-    writer.finish(metadata, [results])
-    torch.save(dict(common), folder / COMMON_STATE_FNAME)
+    with _write_errors():
+        results = writer.write_data(planner.finish_plan(plan), planner).wait()
+        writer.finish(metadata, [results])
+        torch.save(dict(common), folder / COMMON_STATE_FNAME)
     save_config(CheckpointingConfig(*_FORMAT), str(folder))
+
+
+@contextmanager
+def _write_errors() -> Iterator[None]:
+    """Raise torch's ``RuntimeError`` about an archive that cannot be written, as on a full disk, as ``OSError``."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "inline_container" not in str(error):
+            raise
+        cause = error.__context__
+        if isinstance(cause, OSError):
+            raise cause from error
+        raise OSError(errno.EIO, "writing failed") from error
 
 
 def _tensor_item(name: str, shape: tuple[int, ...], dtype: torch.dtype, num_layers: int) -> WriteItem:

@@ -81,7 +81,7 @@ _GROUPS: Mapping[str, str] = {
     "ft_package": "a scheduler restarts the run, which continues with --load",
     "autoresume": "a scheduler restarts the run, which continues with --load",
     "rerun engine": "steps are not run again; see --check-for-spiky-loss",
-    "fault injector": "faults are injected by tools/soak.py",
+    "fault injector": "faults are injected by tools/torture.py",
     "msc": "files are read from mounted file systems",
     "checkpointing": "checkpoints are torch_dist folders; docs/training.md has their flags",
     "tokenizer": "docs/your-data.md has the flags of tokenizers",

@@ -130,3 +130,19 @@ def test_a_file_that_is_not_a_card(content: str, write_dataset: Callable[..., st
     Path(f"{prefix}.json").write_text(content)
     with refused(f"{prefix}.json", "preprocess_data.py"):
         check_indexed_dataset(prefix, VOCAB)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 1000])
+def test_every_number_of_an_index_is_checked(piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flipped bit in any length or start is found, and any bound that is too large, wherever pieces end."""
+    monkeypatch.setattr("megatron.ltd.data.indexed._PIECE", piece)
+    prefix = core_dataset(tmp_path / "d", [[1, 2], [3], [4, 5, 6], [7]])
+    assert check_indexed_dataset(prefix, 9).documents == 4
+    whole = Path(f"{prefix}.idx").read_bytes()
+    bounds = HEADER_BYTES + 4 * (4 + 8)
+    for place in range(HEADER_BYTES, len(whole), 4):
+        for bit in (1, 1 << 29) if place < bounds else (1 << 29,):
+            Path(f"{prefix}.idx").write_bytes(whole)
+            overwrite(f"{prefix}.idx", place, struct.pack("<I", struct.unpack_from("<I", whole, place)[0] ^ bit))
+            with refused(f"--data-path {prefix}"):
+                check_indexed_dataset(prefix, 9)

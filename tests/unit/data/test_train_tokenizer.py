@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -101,6 +102,7 @@ def test_a_vocabulary_below_the_characters_of_the_text_is_told_how_many_it_takes
         ({"max_train_mb": 0.0}, ("--max-train-mb 0.0", 0)),
         ({"input": ("missing.txt",)}, ("--input", "missing.txt")),
         ({"input": ("bad.jsonl",)}, ("bad.jsonl:2",)),
+        ({"input": ("empty.txt.gz",)}, ("--input empty.txt.gz",)),
     ],
 )
 def test_values_refused(
@@ -110,10 +112,11 @@ def test_values_refused(
     Path("t.txt").write_text("a small text to learn from\n" * 50)
     Path("bad.jsonl").write_text('{"text": "good"}\n{"text": "bad\n')
     Path("there.model").write_text("kept")
+    Path("empty.txt.gz").write_bytes(gzip.compress(b""))
     with refused(*message) as error:
         train_tokenizer(
             TrainTokenizerConfig(**{"input": ("t.txt",), "vocab_size": 300, "output_prefix": "m", **values})
         )
     assert "\n" not in str(error.value)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "t.txt", "there.model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "empty.txt.gz", "t.txt", "there.model"]
     assert Path("there.model").read_text() == "kept"

@@ -12,6 +12,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.ltd.data.encode import EncodedDocuments
 from megatron.ltd.data.writer import DatasetWriter
 from megatron.ltd.tokenizers.byte import ByteTokenizer
+from tests.support import limited_files
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(257, "uint16"), (100_000, "int32")])
@@ -32,4 +33,12 @@ def test_discard_removes_what_is_not_published(tmp_path: Path) -> None:
     writer.finish(ByteTokenizer(), "text", append_eod=False)
     assert len(os.listdir(tmp_path)) == 3
     writer.discard()
+    assert os.listdir(tmp_path) == []
+
+
+def test_discard_when_no_more_can_be_written(tmp_path: Path) -> None:
+    writer = DatasetWriter(str(tmp_path / "d"), 257)
+    writer.add(EncodedDocuments(numpy.zeros(100, numpy.int32), ((100,),)))
+    with limited_files(1):
+        writer.discard()
     assert os.listdir(tmp_path) == []

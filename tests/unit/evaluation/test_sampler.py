@@ -35,6 +35,12 @@ def test_top_p_samples_from_the_fewest_tokens_that_reach_the_share() -> None:
     assert chi_square(Sampler.build(3, top_p=1e-6), weights, [0.0, 1.0, 0.0, 0.0]) == 0.0
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-3])
+def test_a_tiny_temperature_takes_the_likeliest(temperature: float) -> None:
+    assert Sampler.build(0, temperature).pick(torch.tensor([-2.0, 3e38, 1.0])) == 1
+    assert Sampler.build(0, temperature).pick(torch.tensor([-2.0, -7.0, -1.0])) == 2
+
+
 def test_each_text_has_its_own_sampler() -> None:
     logits_NV = torch.tensor([[0.0, 3.0, 1.0], [2.0, 0.0, 1.0]])
     greedy, drawing = Sampler.build(0, 0.0), Sampler.build(0, 1.0, top_k=1)

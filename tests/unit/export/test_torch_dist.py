@@ -14,7 +14,7 @@ from torch import Tensor
 
 from megatron.ltd.export.checkpoint_tensors import CheckpointTensors
 from megatron.ltd.export.torch_dist import write_weights
-from tests.support import world
+from tests.support import limited_files, world
 from tests.support_errors import refused
 
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -102,6 +102,12 @@ def test_boxes_that_cut_a_tensor_both_ways(tmp_path: Path) -> None:
     assert torch.equal(tensors.read("decoder.layers.x", (4, 6)), whole[:4])
     for layer in range(8):
         assert torch.equal(tensors.read(f"decoder.layers.{layer}.x", (6,)), whole[layer])
+
+
+def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
+    """torch's own error is a ``RuntimeError`` about its archive."""
+    with limited_files(700), pytest.raises(OSError, match="File too large"):
+        write_weights(tmp_path, SHAPES, torch.float32, 3, drawn, {})
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ _TABLE_SUFFIXES = (".parquet", ".arrow")
 _SEPARATED = (".csv", ".tsv")
 _START_BYTES = 4096
 _BUFFER_BYTES = 1 << 20
+MOST_DOCUMENT_BYTES = 512 << 20
+"""One document of a compressed file, decompressed: a small file can expand to more than any memory."""
 _DAMAGE = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
 
@@ -116,6 +118,7 @@ class _Decompressed(io.RawIOBase):
         self._file = file
         self._source = open(file.path, "rb")  # noqa: SIM115 - closed by ``close``
         self._content = decompressor(file.compression, file.path, self._source)
+        self._document_bytes = 0
 
     @property
     def stored_position(self) -> int:
@@ -127,7 +130,7 @@ class _Decompressed(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill ``buffer`` as far as there is content. Raises ``UserError`` where the data is damaged."""
+        """Fill ``buffer`` as far as there is content. Raises ``UserError`` for damaged data and endless documents."""
         try:
             content = self._content.read(len(buffer))
         except _DAMAGE as error:
@@ -136,8 +139,19 @@ class _Decompressed(io.RawIOBase):
                 f"--input {self._file.path}: its {self._file.compression} data is damaged or cut off ({reason}); get "
                 "the file again"
             ) from None
+        self._count(bytes(content))
         buffer[: len(content)] = content
         return len(content)
+
+    def _count(self, content: bytes) -> None:
+        """Check the size of the document that ``content`` goes on with: a line, or the whole of a text."""
+        ends = content.rfind(b"\n") + 1 if self._file.is_json else 0
+        self._document_bytes = len(content) - ends + (0 if ends else self._document_bytes)
+        if self._document_bytes > MOST_DOCUMENT_BYTES:
+            raise UserError(
+                f"--input {self._file.path}: a document in it has more than {MOST_DOCUMENT_BYTES >> 20} MB; cut it "
+                "into several"
+            )
 
     def close(self) -> None:
         self._source.close()

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     import pyarrow
 
 _ROWS = 1000
+_SMALL_BYTES, _MOST_BYTES = 64 << 20, 2 << 30
 
 Row = tuple[str | None, ...]
 
 
-def read_rows(file: InputFile, columns: Sequence[str]) -> Iterator[tuple[list[Row], float]]:
+def read_rows(file: InputFile, columns: Sequence[str]) -> Iterator[tuple[Iterator[Row], float]]:
     """The texts of ``columns`` in each row, some rows at a time, and the share of the file that has been read.
+
+    A table may store a text once and name it in a million rows: a row's text is made when the row is asked for.
 
     A missing value is None. Raises ``UserError`` for a file that cannot be read, a column that is missing or not of
     text, or if ``pyarrow`` is not installed.
@@ -38,7 +41,7 @@ def read_rows(file: InputFile, columns: Sequence[str]) -> Iterator[tuple[list[Ro
             wanted = batch.select(list(columns))
             wanted.validate(full=True)  # offsets of a hostile file could point anywhere
             texts = [_texts(wanted.column(column), file, column) for column in columns]
-            yield list(zip(*texts, strict=True)), share
+            yield zip(*texts, strict=True), share
 
 
 @contextmanager
@@ -57,8 +60,14 @@ def _batches(file: InputFile, columns: Sequence[str]) -> Iterator[tuple[pyarrow.
 
         with parquet.ParquetFile(file.path) as content:
             _check_columns(content.schema_arrow, file, columns)
+            stored_bytes = _stored_bytes(content.metadata, columns)
+            is_text = all(_is_text(content.schema_arrow.field(name).type) for name in columns)
+        # As dictionaries, rows take no more memory than what is stored; for a lot of text that would be slow to build.
+        named = list(columns) if is_text and stored_bytes <= _SMALL_BYTES else None
+        size = _ROWS if named else max(1, min(_ROWS, _MOST_BYTES // max(1, stored_bytes)))
+        with parquet.ParquetFile(file.path, read_dictionary=named) as content:
             rows = 0
-            for batch in content.iter_batches(_ROWS, columns=list(columns)):
+            for batch in content.iter_batches(size, columns=list(columns)):
                 rows += batch.num_rows
                 yield batch, rows / content.metadata.num_rows
         return
@@ -75,6 +84,22 @@ def _batches(file: InputFile, columns: Sequence[str]) -> Iterator[tuple[pyarrow.
                 yield batch.slice(start, _ROWS), share
 
 
+def _stored_bytes(metadata: Any, columns: Sequence[str]) -> int:
+    """The most that a row group stores in ``columns``, decompressed, which no text in it exceeds."""
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    return max(
+        (
+            sum(
+                group.column(place).total_uncompressed_size
+                for place in range(group.num_columns)
+                if group.column(place).path_in_schema in columns
+            )
+            for group in groups
+        ),
+        default=0,
+    )
+
+
 def _check_columns(schema: pyarrow.Schema, file: InputFile, columns: Sequence[str]) -> None:
     for column in columns:
         if schema.names.count(column) != 1:
@@ -84,10 +109,16 @@ def _check_columns(schema: pyarrow.Schema, file: InputFile, columns: Sequence[st
             )
 
 
-def _texts(column: Any, file: InputFile, name: str) -> list[str | None]:
+def _texts(column: Any, file: InputFile, name: str) -> Iterator[str | None]:
     import pyarrow
 
     kind = column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type
-    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_string_view(kind)):
+    if not _is_text(kind):
         raise UserError(f"--json-keys {name}: this column of {file.path} holds {column.type} instead of text")
-    return column.to_pylist()
+    return (value.as_py() for value in column)
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    from pyarrow import types
+
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)

@@ -109,6 +109,29 @@ def test_the_kind_of_file_does_not_depend_on_its_name(tmp_path: Path, suffix: st
     assert texts_of(tmp_path / "plain.jsonl.gz") == TEXTS == texts_of(tmp_path / "compressed.jsonl")
 
 
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_a_document_that_expands_without_end(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is on a document, which is a line or a whole text, and not on the file."""
+    monkeypatch.setattr("megatron.ltd.data.inputs.files.MOST_DOCUMENT_BYTES", 3 << 20)
+    line = json.dumps({"text": "a" * (2 << 20)}).encode() + b"\n"
+    (tmp_path / f"whole.jsonl{suffix}").write_bytes(COMPRESS[suffix](line * 3))
+    assert len(texts_of(tmp_path / f"whole.jsonl{suffix}")) == 3
+    for name in (f"endless.jsonl{suffix}", f"endless.txt{suffix}"):
+        (tmp_path / name).write_bytes(COMPRESS[suffix](line[:-1] * 3))
+        with refused(f"--input {tmp_path / name}", "3 MB"):
+            texts_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_text_that_many_rows_name(tmp_path: Path, kind: str) -> None:
+    """A gigabyte in a small file; memory holds the text once, and a row at a time."""
+    rows = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000, pyarrow.int32()), ["a" * 1_000_000])
+    TABLES[kind](tmp_path / "d", pyarrow.table({"text": rows}))
+    chunks = read_chunks(find_inputs([str(tmp_path / "d")]))
+    assert sum(len(chunk.rows) for chunk in chunks) == 1000
+    assert pyarrow.default_memory_pool().max_memory() < 300 << 20
+
+
 def test_a_decompression_bomb_is_read_in_pieces(tmp_path: Path) -> None:
     """One line of a gigabyte is compressed to 32 KB; reading its start takes little memory."""
     import tracemalloc

@@ -21,12 +21,14 @@ def torchrun(*agent_flags: str) -> list[str]:
     return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *agent_flags]
 
 
-def start(command: Sequence[str], output: IO[str], environment: Mapping[str, str] | None = None) -> psutil.Popen:
-    """Start Python with ``command`` in its own session; all of its output goes to ``output``."""
+def start(
+    command: Sequence[str], output: IO[str], environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> psutil.Popen:
+    """Start Python with ``command`` in its own session, in ``folder``; all of its output goes to ``output``."""
     shared = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     return psutil.Popen(
         [sys.executable, *command], env=os.environ | shared | (environment or {}), stdout=output,
-        stderr=subprocess.STDOUT, start_new_session=True,
+        stderr=subprocess.STDOUT, start_new_session=True, cwd=folder,
     )  # fmt: skip
 
 

@@ -1,0 +1,186 @@
+"""The campaigns of ``tools/torture.py``: a few trials of each, what counts as wrong, and their page."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.errors import UserError
+from tests.support_processes import PATIENCE_SECONDS, child
+from tools.torture.child import Bounds, in_child
+from tools.torture.config import CAMPAIGNS, TortureConfig
+from tools.torture.damage import CHANGES, KINDS, damage
+from tools.torture.report import to_json, to_markdown
+from tools.torture.saved import equal_tensors
+from tools.torture.trials import Journal, Trial
+from tools.torture.verdict import problem_of
+
+TRIALS = 2
+TRIAL = Trial("disks", 3, "full", "training", "2: x: error: y", "", 1.5)
+
+
+def torture(repository: Path, *flags: object) -> subprocess.CompletedProcess[str]:
+    """Run the tool as its own process: children are forked from it, which the process of the tests must not do."""
+    command = [sys.executable, str(repository / "tools/torture.py"), *map(str, flags)]
+    with child(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        out, said = process.communicate(timeout=PATIENCE_SECONDS)
+    return subprocess.CompletedProcess(command, process.returncode, out, said)
+
+
+@pytest.mark.slow
+def test_a_few_trials_of_each_campaign(repository: Path, tmp_path: Path) -> None:
+    """All but trial 0 of the kills, which is under torchrun and takes a minute; see ``tests/launched`` for that."""
+    output = tmp_path / "torture"
+    (tmp_path / "torture.jsonl").write_text(json.dumps({"seed": 5, **vars(replace(TRIAL, campaign="kills", number=0))}))
+    with (tmp_path / "torture.jsonl").open("a") as journal:
+        journal.write("\n")
+    ran = torture(repository, "--trials", TRIALS, "--seed", 5, "--workers", 1, "--minutes", 100, "--output", output)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    report = json.loads((tmp_path / "torture.json").read_text())
+    counts = {name: [row for row in report["rows"] if row["campaign"] == name] for name in CAMPAIGNS}
+    for rows in counts.values():
+        assert sum(row["tried"] + row["skipped"] for row in rows) == TRIALS
+        assert sum(row["right"] for row in rows) == sum(row["tried"] for row in rows)
+    assert (tmp_path / "torture.md").read_text() == to_markdown(report)
+    assert len((tmp_path / "torture.jsonl").read_text().splitlines()) == 1 + TRIALS * len(CAMPAIGNS)
+
+
+PLANTED: dict[str, tuple[str, str]] = {
+    "a traceback": ("raise ZeroDivisionError('planted')", "a traceback: ZeroDivisionError: planted"),
+    "two lines": ("import sys; print('p: error: a\\nb', file=sys.stderr); sys.exit(2)", "exit status 2 and 2 lines"),
+    "no line": ("raise SystemExit(2)", "exit status 2 and 0 lines"),
+    "another status": ("raise SystemExit(7)", "exit status 7"),
+    "a process left": ("import subprocess; subprocess.Popen(['sleep', '60'])", "processes are left behind"),
+    "a signal": ("import os; os.kill(os.getpid(), 12)", "ended by signal 12"),
+}
+
+
+@pytest.mark.parametrize(("code", "problem"), PLANTED.values(), ids=PLANTED.keys())
+def test_a_planted_fault_is_wrong(code: str, problem: str, tmp_path: Path) -> None:
+    from tools.torture.campaigns.command_lines import CommandLines
+    from tools.torture.programs import Program
+
+    (tmp_path / "material").mkdir()
+    (tmp_path / "planted.py").write_text(code)
+    campaign = CommandLines(tmp_path / "material", [Program(tmp_path / "planted.py", [TortureConfig], [[]])])
+    trial = campaign.attempt(0, random.Random(0), tmp_path / "trial")
+    assert trial.problem == problem and not trial.is_right
+
+
+def _never_ends() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(1000.0)
+
+
+def _eats() -> None:
+    print(len(b"x" * 1_200_000_000))
+
+
+BOUNDS = {"time": (_never_ends, 0.05, "no end within"), "memory": (_eats, 300.0, "1.2 GB of memory")}
+
+
+@pytest.mark.parametrize(("function", "seconds", "problem"), BOUNDS.values(), ids=BOUNDS.keys())
+def test_time_and_memory_are_bounded(
+    function: Callable[[], None], seconds: float, problem: str, tmp_path: Path
+) -> None:
+    assert problem in problem_of(in_child(function, tmp_path / "trial", Bounds(seconds, seconds)))
+
+
+def test_a_line_and_its_status_are_right(tmp_path: Path) -> None:
+    def stops() -> None:
+        print("p: stopped: a NaN", file=sys.stderr)
+        raise SystemExit(1)
+
+    ending = in_child(stops, tmp_path / "trial")
+    assert problem_of(ending, may_stop=True) == "" and problem_of(ending) == "exit status 1"
+
+
+def test_damage_is_drawn_from_its_seed(tmp_path: Path) -> None:
+    """Each kind changes what a reader of the file finds, and the same seed makes the same file."""
+    content = json.dumps({"layers": 12, "name": "small"}).encode() * 20
+    for kind in (*CHANGES, *KINDS):
+        found = []
+        for attempt in range(2):
+            path = tmp_path / f"{kind.replace('/', '-')}-{attempt}"
+            path.write_bytes(content)
+            damage(path, kind, random.Random(2))
+            found.append(path.read_bytes() if path.is_file() else path.stat().st_mode if path.exists() else None)
+        assert found[0] != content and found[0] == found[1]
+
+
+def test_a_second_start_goes_on(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.jsonl")
+    journal.start(1, "torture")
+    journal.start(1, "torture")
+    journal.add(1, TRIAL)
+    journal.add(2, TRIAL)
+    journal.add(1, replace(TRIAL, number=1, problem="wrong"))
+    journal.add(1, replace(TRIAL, number=1))
+    with (tmp_path / "j.jsonl").open("a") as file:
+        file.write('{"seed": 1, "campai')
+    assert Journal(tmp_path / "j.jsonl").read(1) == [replace(TRIAL, number=1), TRIAL]
+    assert (Journal(tmp_path / "j.jsonl").mended(1), Journal(tmp_path / "j.jsonl").mended(2)) == (["wrong"], [])
+    assert (Journal(tmp_path / "j.jsonl").starts(1), Journal(tmp_path / "j.jsonl").starts(2)) == (["torture"], [])
+
+
+def test_the_page(tmp_path: Path) -> None:
+    kills = Trial("kills", 0, "two ranks", "x", "", "", 60.0, {"moments": ["kill -9 inside a save"] * 2})
+    trials = [
+        TRIAL,
+        replace(TRIAL, number=4, problem="a | b"),
+        kills,
+        replace(TRIAL, number=5, problem="skipped: root"),
+    ]
+    text = to_markdown(to_json(trials, 9, ["python tools/torture.py"], ["a NaN"]))
+    assert f"| disks | {CAMPAIGNS['disks']} | 2 | 1 | 1 | 1 | 0.1 |" in text
+    assert "- right since a mend: 1 trial (a NaN)" in text
+    assert "2 kill -9 inside a save" in text and "- skipped: full: root" in text
+    assert "| `python tools/torture.py --campaign disks --seed 9 --trial 4` | a \\| b | `training` |" in text
+
+
+def test_the_committed_page_agrees_with_its_figures(repository: Path) -> None:
+    prefix = repository / "tools" / "benchmark" / "results" / "torture"
+    assert prefix.with_suffix(".md").read_text() == to_markdown(json.loads(prefix.with_suffix(".json").read_text()))
+
+
+def test_tensor_files_are_compared(tmp_path: Path) -> None:
+    for name, content in (("one", "weights"), ("same", "weights"), ("other", "Weights"), ("none", "")):
+        folder = tmp_path / name / "iter_0000005"
+        folder.mkdir(parents=True)
+        if content:
+            (folder / "__0_0.distcp").write_text(content)
+    assert equal_tensors(tmp_path / "one", tmp_path / "same", 5)
+    assert not equal_tensors(tmp_path / "one", tmp_path / "other", 5)
+    assert not equal_tensors(tmp_path / "one", tmp_path / "none", 5)
+    assert not equal_tensors(tmp_path / "none", tmp_path / "none", 5)
+
+
+def test_flags() -> None:
+    assert TortureConfig().chosen == tuple(CAMPAIGNS)
+    assert TortureConfig(campaign=("disks", "kills")).chosen == ("kills", "disks")
+    assert TortureConfig().num_workers == len(os.sched_getaffinity(0))
+    with pytest.raises(UserError, match="--trial 3"):
+        TortureConfig(trial=3)
+
+
+def test_every_program_with_flags_is_tried(repository: Path) -> None:
+    """All scripts that read dataclasses of flags, but the tool itself."""
+    from tools.torture.programs import programs
+
+    reads = ("read_command(", "parse_run_config(", "harness_command")
+    found = {
+        path.name
+        for path in [*repository.glob("*.py"), *(repository / "tools").glob("*.py")]
+        if any(word in path.read_text(encoding="utf-8") for word in reads)
+    }
+    assert {program.name for program in programs()} == found - {"torture.py"}

@@ -1,0 +1,179 @@
+"""Damaged files of checkpoints, data, tokenizers, models, settings and logs.
+
+Right: one line and exit status 2, or a result equal to that of the undamaged files, from an older checkpoint too. Where
+nothing can tell the damaged file from another good one, such as a vocabulary, any result is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from megatron.ltd.checkpoint import files as checkpoint_files
+from megatron.ltd.errors import RunStopped
+from megatron.ltd.training.stopwatch import TIMINGS
+
+from ..child import Ending, in_child
+from ..damage import CHANGES, KINDS, damage
+from ..material import BERT, CLASSIFIER, GPT, VIT, copy_of
+from ..trials import Trial
+from ..verdict import problem_of
+from ..warm import REPOSITORY, run_program
+
+Result = Mapping[str, str]
+
+
+def _files(folder: Path, *patterns: str) -> Result:
+    found = {path for pattern in patterns for path in folder.glob(pattern)}
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(found)}
+
+
+def _last_steps(folder: Path, log: str) -> Result:
+    """The last records of training and validation in a log, without timings."""
+    lines = [json.loads(line) for line in (folder / log).read_text(errors="replace").splitlines() if line[-1:] == "}"]
+    kinds = {line["kind"]: {name: value for name, value in line.items() if name not in TIMINGS} for line in lines}
+    return {kind: json.dumps(kinds.get(kind)) for kind in ("train", "validation")}
+
+
+def _anything(folder: Path, ending: Ending) -> Result:
+    return {}
+
+
+def _said(folder: Path, ending: Ending) -> Result:
+    return {"out": ending.out}
+
+
+def _exported(folder: Path, ending: Ending) -> Result:
+    return _files(folder / "out", "*.safetensors", "config.json")
+
+
+def _logged(folder: Path, ending: Ending) -> Result:
+    return _last_steps(folder, "out/metrics.jsonl")
+
+
+def _resumed(folder: Path, ending: Ending) -> Result:
+    return _files(folder / "half/iter_0000006", "*.distcp")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Files, a command that reads them, and what is compared if it succeeds."""
+
+    patterns: Sequence[str]
+    script: str
+    words: Sequence[str]
+    result: Callable[[Path, Ending], Result] = _anything
+    sealed: str | None = None
+    """A checkpoint whose manifest may be written again after the damage, as an attacker would."""
+
+
+_LAST, _HALF = "last/iter_0000006", "half/iter_0000004"
+_CHECKPOINT = ("*.distcp", ".metadata", "*.pt", "*.json")
+_TOOLS = "tools/"
+TARGETS: Mapping[str, Target] = {
+    "checkpoint, resumed": Target(
+        [f"{_HALF}/{name}" for name in _CHECKPOINT] + ["half/latest_checkpointed_iteration.txt"], "pretrain_gpt_ltd.py",
+        [*GPT, *"--load half --save half --save-interval 2".split()], _resumed, _HALF),
+    "checkpoint, finetuned": Target(
+        [f"{_LAST}/{name}" for name in _CHECKPOINT], "pretrain_gpt_ltd.py",
+        [*GPT, *"--load last --finetune --log-dir out".split()], _logged, _LAST),
+    "checkpoint, generating": Target(
+        [f"{_LAST}/{name}" for name in _CHECKPOINT], f"{_TOOLS}generate_text.py",
+        "--load last --prompt the --num-tokens-to-generate 8 --device cpu".split(), _said, _LAST),
+    "checkpoint, exported": Target(
+        [f"{_LAST}/{name}" for name in _CHECKPOINT], f"{_TOOLS}export_hf.py",
+        "--load last --output out --no-tokenizer".split(), _exported, _LAST),
+    "log, resumed": Target(
+        ["half/metrics.jsonl", "half/config.yaml"], "pretrain_gpt_ltd.py",
+        [*GPT, *"--load half --save half --save-interval 2".split()], _resumed),
+    "log, summarized": Target(["run/metrics.jsonl"], f"{_TOOLS}summarize_runs.py", "--runs run half".split()),
+    "log, reported": Target(
+        ["run/metrics.jsonl", "plan.json"], f"{_TOOLS}report.py",
+        "--run run --plan plan.json --output out.html".split()),
+    "log, plotted": Target(["run/metrics.jsonl"], f"{_TOOLS}plot_run.py", "--runs run half --output out.svg".split()),
+    "data, trained on": Target(
+        ["data.*"], "pretrain_gpt_ltd.py", [*GPT, *"--log-dir out --train-iters 2".split()]),
+    "cached indices, trained on": Target(
+        ["data/cache/*/*"], "pretrain_gpt_ltd.py", [*GPT, *"--log-dir out".split()], _logged),
+    "sentences, trained on": Target(
+        ["sentences.*", "vocab.txt"], "pretrain_bert_ltd.py", [*BERT, *"--log-dir out".split()]),
+    "labels, trained on": Target(
+        ["labelled.tsv", "vocab.txt"], "finetune_bert_ltd.py", [*CLASSIFIER, *"--log-dir out".split()]),
+    "images, trained on": Target(["images.npz"], "finetune_vit_ltd.py", [*VIT, *"--log-dir out".split()]),
+    "data, merged": Target(["data.*"], f"{_TOOLS}merge_datasets.py", "--input data more --output-prefix out".split()),
+    "SentencePiece": Target(
+        ["pieces.model"], f"{_TOOLS}preprocess_data.py", "--input text.jsonl --output-prefix out --tokenizer-type "
+        "SentencePieceTokenizer --tokenizer-model pieces.model".split()),
+    "GPT-2 BPE": Target(
+        ["vocab.json", "merges.txt"], f"{_TOOLS}preprocess_data.py", "--input text.jsonl --output-prefix out "
+        "--tokenizer-type GPT2BPETokenizer --vocab-file vocab.json --merge-file merges.txt".split()),
+    "WordPiece": Target(
+        ["vocab.txt"], f"{_TOOLS}preprocess_data.py", "--input text.jsonl --output-prefix out --split-sentences "
+        "--tokenizer-type BertWordPieceLowerCase --vocab-file vocab.txt".split()),
+    "Hugging Face, generating": Target(
+        ["hf/config.json", "hf/model.safetensors", "hf/generation_config.json"], f"{_TOOLS}generate_text.py",
+        "--load hf --prompt the --num-tokens-to-generate 8 --device cpu --tokenizer-type ByteTokenizer".split()),
+    "Hugging Face, imported": Target(
+        ["hf/config.json", "hf/model.safetensors"], f"{_TOOLS}import_hf.py",
+        "--load hf --save out --tokenizer-type ByteTokenizer".split()),
+    "Hugging Face, finetuned": Target(
+        ["hf/config.json", "hf/model.safetensors"], "pretrain_gpt_ltd.py",
+        [*GPT, *"--load hf --finetune --log-dir out --train-iters 2".split()]),
+    "settings": Target(
+        ["settings.yaml"], "pretrain_gpt_ltd.py", [*GPT, *"--config settings.yaml --log-dir out".split()]),
+}  # fmt: skip
+
+
+class Corruption:
+    """See the module."""
+
+    one_at_a_time = False
+
+    def __init__(self, material: Path) -> None:
+        self._material = material
+        self._whole: dict[str, Result] = {}
+
+    def attempt(self, number: int, draw: random.Random, folder: Path) -> Trial:
+        names = list(TARGETS)
+        name = names[number % len(names)]
+        target, whole = TARGETS[name], self._result_of(name)
+        copy_of(self._material, folder)
+        paths = sorted(path for pattern in target.patterns for path in folder.glob(pattern))
+        path, kind = draw.choice(paths), draw.choice([*CHANGES, *CHANGES, *KINDS])
+        damage(path, kind, draw)
+        sealed = target.sealed is not None and kind in CHANGES and path.name != "manifest.json" and draw.random() < 0.5
+        if sealed:
+            _seal(folder / str(target.sealed))
+        ending, result = _run(target, folder)
+        problem = problem_of(ending, may_stop=True)
+        if not problem and ending.status == 0 and not sealed and result != whole:
+            problem = "another result, without a word"
+        what = f"{path.relative_to(folder)}: {kind}{', with a new manifest' if sealed else ''}; {target.script}"
+        return Trial("corruption", number, name, what, str(ending), problem, ending.seconds)
+
+    def _result_of(self, name: str) -> Result:
+        """The result with undamaged files; the command runs when it is first asked for."""
+        if name not in self._whole:
+            folder = copy_of(self._material, self._material.with_name(f"whole-{len(self._whole)}-{os.getpid()}"))
+            ending, self._whole[name] = _run(TARGETS[name], folder)
+            if ending.status != 0:
+                raise RunStopped(f"{name} ended with {ending} on undamaged files")
+        return self._whole[name]
+
+
+def _run(target: Target, folder: Path) -> tuple[Ending, Result]:
+    """Run the command of ``target``; its result is empty unless it succeeds."""
+    ending = in_child(partial(run_program, REPOSITORY / target.script, target.words), folder)
+    return ending, target.result(folder, ending) if ending.status == 0 else {}
+
+
+def _seal(checkpoint: Path) -> None:
+    """Write a new manifest, so that the damage is not found by its checksums."""
+    names = checkpoint_files.file_names(checkpoint)
+    checkpoint_files.write_manifest(checkpoint, checkpoint_files.checksums(checkpoint, names))

@@ -1,0 +1,47 @@
+"""The flags of the torture campaigns. This module does not import torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from megatron.ltd.errors import UserError
+from megatron.ltd.flags import Settings, flag
+from megatron.ltd.flags.ranges import ABOVE_ZERO, COUNT_OR_ZERO, SEED
+
+CAMPAIGNS = {
+    "kills": "signals and kill -9 at random moments of chains of runs, which must end bit-equal to one left alone",
+    "corruption": "damaged files of checkpoints, data, tokenizers, models and logs",
+    "command-lines": "random and boundary command lines of every program, made from its flags",
+    "data-files": "hostile text, tables and compressed files as the input of data tools",
+    "disks": "full disks, inode limits, read-only and closed folders, limits of a process",
+}
+
+
+@dataclass(frozen=True)
+class TortureConfig(Settings):
+    """torture"""
+
+    campaign: tuple[str, ...] = flag((), choices=tuple(CAMPAIGNS), help="only these campaigns (default: all)")
+    minutes: float = flag(5.0, range=ABOVE_ZERO, help="time, shared equally among the campaigns")
+    seed: int = flag(1234, range=SEED, help="seed of all that is tried")
+    trials: int | None = flag(None, help="end each campaign after this many trials, counting those of earlier starts")
+    trial: int | None = flag(None, range=COUNT_OR_ZERO, help="repeat this trial of --campaign, and show what it prints")
+    workers: int | None = flag(None, help="trials at a time (default: one for each core; kills: always one)")
+    output: str | None = flag(
+        None, metavar="PREFIX", help="write PREFIX.jsonl, .json and .md; a second start goes on with their trials"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trial is not None and len(self.campaign) != 1:
+            raise UserError(f"--trial {self.trial}: numbers are those of one campaign; give --campaign and its name")
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The campaigns to run, in their order."""
+        return tuple(name for name in CAMPAIGNS if not self.campaign or name in self.campaign)
+
+    @property
+    def num_workers(self) -> int:
+        return self.workers or len(os.sched_getaffinity(0))

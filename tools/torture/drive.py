@@ -1,0 +1,106 @@
+"""Sharing the time among the campaigns, and the trials of a campaign among workers.
+
+A worker is a process forked from one that has imported everything. Worker 0 of two makes the trials 0, 2, 4 ... that
+the journal does not have yet.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from megatron.ltd.errors import RunStopped
+
+from .campaigns import Campaign, campaign
+from .config import TortureConfig
+from .material import make_material
+from .trials import Journal, Trial
+
+_LONGEST_SHOWN = 400
+
+
+@contextmanager
+def prepared() -> Iterator[Path]:
+    """The folder of the material, which is removed at the end with all that trials have left in it."""
+    folder = Path(tempfile.mkdtemp(prefix="torture-"))
+    try:
+        yield make_material(folder)
+    finally:
+        _remove(folder)
+
+
+def run_campaigns(config: TortureConfig, journal: Journal, material: Path) -> None:
+    """Run the chosen campaigns, one after the other, each for its share of the time. Wrong trials are made again."""
+    done = {(trial.campaign, trial.number) for trial in journal.read(config.seed) if not trial.is_wrong}
+    started = time.monotonic()
+    for place, name in enumerate(config.chosen, start=1):
+        deadline = started + 60.0 * config.minutes * place / len(config.chosen)
+        made = campaign(name)(material)
+        workers = 1 if made.one_at_a_time else config.num_workers
+        numbers = {number for own, number in done if own == name}
+        pids = [_fork_worker(config, journal, material, name, made, numbers, range(first, 1 << 53, workers), deadline)
+                for first in range(workers)]  # fmt: skip
+        if any(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids):
+            raise RunStopped(f"a worker of {name} failed; its traceback is above")
+
+
+def repeat(config: TortureConfig, material: Path) -> Trial:
+    """Make the one trial that ``config.trial`` names, and print what it printed."""
+    (name,) = config.campaign
+    assert config.trial is not None
+    folder = material.parent / "trial"
+    made = _attempt(config, name, campaign(name)(material), config.trial, folder)
+    for path in sorted(folder.parent.glob("trial*.said")):
+        print(path.read_text(encoding="utf-8", errors="replace"), end="")
+    return made
+
+
+def _fork_worker(
+    config: TortureConfig, journal: Journal, material: Path, name: str, made: Campaign, done: set[int],
+    numbers: range, deadline: float,
+) -> int:  # fmt: skip
+    """Start a worker that makes the trials ``numbers`` until the deadline; its process id."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        for number in numbers:
+            if time.monotonic() > deadline or number >= (config.trials or 1 << 53):
+                break
+            if number not in done:
+                folder = material.parent / f"{name}-{number}"
+                trial = _attempt(config, name, made, number, folder)
+                journal.add(config.seed, trial)
+                if trial.is_wrong:
+                    print(f"wrong: {name} {number}: {trial.problem}: {trial.what}"[:_LONGEST_SHOWN], flush=True)
+                for path in material.parent.glob(f"{folder.name}*"):
+                    _remove(path)
+        status = 0
+    except KeyboardInterrupt:
+        pass
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _attempt(config: TortureConfig, name: str, made: Campaign, number: int, folder: Path) -> Trial:
+    return made.attempt(number, random.Random(f"{config.seed} {name} {number}"), folder)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, whatever a trial has made of it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron.ltd.config import flag_classes
-from megatron.ltd.data.corpus import CorpusConfig
+from megatron.ltd.data.builtin.corpus import CorpusConfig
 from megatron.ltd.data.merge import MergeConfig
 from megatron.ltd.data.preprocess import PreprocessConfig
 from megatron.ltd.data.train_tokenizer import TrainTokenizerConfig

@@ -14,7 +14,7 @@ import pytest
 from megatron.ltd.commands import COMMANDS, main
 from megatron.ltd.errors import UserError
 
-OF_THE_CHECKOUT = {"docs_site.py", "megatron_lm_flags.py", "methods_table.py", "soak.py"}
+OF_THE_CHECKOUT = {"docs_site.py", "megatron_lm_flags.py", "methods_table.py", "torture.py"}
 """Tools that are of no use without the sources."""
 
 

@@ -86,7 +86,7 @@ def _eats() -> None:
     print(len(b"x" * 1_200_000_000))
 
 
-BOUNDS = {"time": (_never_ends, 0.05, "no end within"), "memory": (_eats, 300.0, "1.2 GB of memory")}
+BOUNDS = {"time": (_never_ends, 0.05, "no end within"), "memory": (_eats, 300.0, "GB of memory")}
 
 
 @pytest.mark.parametrize(("function", "seconds", "problem"), BOUNDS.values(), ids=BOUNDS.keys())
@@ -174,13 +174,12 @@ def test_flags() -> None:
 
 
 def test_every_program_with_flags_is_tried(repository: Path) -> None:
-    """All scripts that read dataclasses of flags, but the tool itself."""
+    """All scripts of commands."""
     from tools.torture.programs import programs
 
-    reads = ("read_command(", "parse_run_config(", "harness_command")
     found = {
         path.name
         for path in [*repository.glob("*.py"), *(repository / "tools").glob("*.py")]
-        if any(word in path.read_text(encoding="utf-8") for word in reads)
+        if "from megatron.ltd.commands" in path.read_text(encoding="utf-8")
     }
-    assert {program.name for program in programs()} == found - {"torture.py"}
+    assert {program.name for program in programs()} == found

@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader
@@ -19,8 +20,12 @@ from megatron.ltd.training.build import build_run
 from tests.support import parse
 
 
-def modules_of_layers(command: Sequence[str]) -> list[tuple[str, str, str]]:
-    """The classes of each layer's core attention, of its first linear layer and of its last one."""
+def modules_of_layers(command: Sequence[str]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """The classes of each layer's core attention, of its first linear layer and of its last one; and what would be slow
+    on a GPU.
+    """
+    from megatron.ltd.models.kernels import slow_kernels
+
     config = parse(command)
     with initialize(config.parallel) as mesh:
         run = build_run(config, mesh)
@@ -30,7 +35,8 @@ def modules_of_layers(command: Sequence[str]) -> list[tuple[str, str, str]]:
             (layer.self_attention.core_attention, layer.self_attention.linear_qkv, layer.mlp.linear_fc2)
             for layer in layers
         ]
-        return [tuple(type(module).__name__ for module in modules) for modules in of_layers]
+        names = [tuple(type(module).__name__ for module in modules) for modules in of_layers]
+        return names, slow_kernels(run.state.chunks, torch.device("cuda", 0))
 
 
 def printed_by(command: Sequence[str]) -> str:
@@ -49,19 +55,19 @@ class _Trap:
 
 
 def run_with_fp8_state(command: Sequence[str], folder: str) -> list[str]:
-    """Train with modules that have extra states, whose unpickling fails; save, load, and return the stored names."""
+    """Save with modules that have extra states, whose unpickling fails; load, save, and return the stored names."""
     base = importlib.import_module("transformer_engine.pytorch.module.base")
     state = torch.frombuffer(bytearray(pickle.dumps(_Trap())), dtype=torch.uint8)
-    base.WithExtraState.get_extra_state = lambda module: state
     with contextlib.redirect_stdout(io.StringIO()):
-        launch(parse([*command, "--save", folder, "--exit-interval", "1"]))
+        with mock.patch.object(base.WithExtraState, "get_extra_state", lambda module: state):
+            launch(parse([*command, "--save", folder, "--exit-interval", "1"]))
         launch(parse([*command, "--save", folder, "--load", folder, "--exit-interval", "2"]))
-    return sorted(FileSystemReader(Path(folder) / "iter_0000002").read_metadata().state_dict_metadata)
+    folders = [Path(folder) / f"iter_000000{step}" for step in (1, 2)]
+    return sorted({name for one in folders for name in FileSystemReader(one).read_metadata().state_dict_metadata})
 
 
-def doctors_complaints() -> list[str]:
-    """What the doctor's check of a layer finds to be wrong."""
+def doctors_findings() -> list[tuple[str, str]]:
+    """State and text of each finding of the doctor's check of a layer."""
     from megatron.ltd.doctor import layer
-    from megatron.ltd.doctor.finding import OK
 
-    return [finding.text for finding in layer.check() if finding.state != OK]
+    return [(finding.state, finding.text) for finding in layer.check()]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from megatron.ltd.doctor.finding import OK
 from tests.distributed.engine import VERSIONS, Engine
-from tests.distributed.engine_jobs import doctors_complaints, modules_of_layers, run_with_fp8_state
+from tests.distributed.engine_jobs import doctors_findings, modules_of_layers, printed_by, run_with_fp8_state
 from tests.distributed.evaluation_jobs import figures
 from tests.distributed.layouts import (
     LAYOUTS,
@@ -33,6 +34,7 @@ from tests.support import small_sentences
 pytestmark = pytest.mark.distributed
 
 ONE = one_process(1)
+DEVICE = (*ONE.flags, "--device", "cpu")
 TE = ("--transformer-impl", "transformer_engine")
 _BYPASS = "--token-bypass --token-bypass-kept-tokens 8 --token-bypass-growth-steps 6 --token-bypass-granularity 8"
 RANDOM_BYPASS = tuple(f"{_BYPASS} --token-bypass-selector random".split())
@@ -133,18 +135,19 @@ def test_only_an_entry_layer_gives_up_the_attention_of_transformer_engine(
     engine: Engine, dataset: str, tmp_path: Path
 ) -> None:
     """Its kept tokens attend to all tokens, which needs a mask. With separated documents every layer has one."""
-    command = [*run_flags(dataset), *TE, "--micro-batch-size", "4", "--device", "cpu", "--log-dir", str(tmp_path)]
+    command = [*run_flags(dataset), *TE, *DEVICE, "--log-dir", str(tmp_path)]
     linear = ("TELayerNormColumnParallelLinear", "TERowParallelLinear")
     own, other = ("FusedAttention", *linear), ("TEDotProductAttention", *linear)
     bypass = [*command, *RANDOM_BYPASS, "--token-bypass-layers", "3-5"]
-    assert engine.run(modules_of_layers, bypass, world_size=1) == [[other, other, own, other, other, other]]
+    ((found, (warning,)),) = engine.run(modules_of_layers, bypass, world_size=1)
+    assert found == [other, other, own, other, other, other] and "fp32" in warning and "--bf16" in warning
     for more in (VARIANTS["document masks"], ("--attention-backend", "local")):
-        assert engine.run(modules_of_layers, [*command, *more], world_size=1) == [[own] * 6]
+        assert engine.run(modules_of_layers, [*command, *more], world_size=1) == [([own] * 6, [])]
 
 
 def test_states_of_fp8_are_neither_saved_nor_loaded(engine: Engine, dataset: str, tmp_path: Path) -> None:
     """Transformer Engine would unpickle them."""
-    command = [*run_flags(dataset), *TE, *ONE.flags, "--device", "cpu"]
+    command = [*run_flags(dataset), *TE, *DEVICE]
     (names,) = engine.run(run_with_fp8_state, command, str(tmp_path), world_size=1)
     assert "decoder.final_layernorm.weight" in names and not any("_extra_state" in name for name in names)
 
@@ -176,5 +179,13 @@ def test_evaluation(engine: Engine, pool: Pool, engine_runs: Runs, tmp_path: Pat
     assert [one for one, _ in found[0]] == pytest.approx([one for one, _ in expected[0]], rel=1e-5)
 
 
-def test_the_doctor_finds_nothing_wrong(engine: Engine) -> None:
-    assert engine.run(doctors_complaints, world_size=1) == [[]]
+def test_kernels_are_named(engine: Engine, dataset: str, tmp_path: Path) -> None:
+    """By the doctor, which finds nothing wrong, and in the header of a run."""
+    (found,) = engine.run(doctors_findings, world_size=1)
+    ((state, text),) = found
+    assert state == OK and "on cpu" in text and f"layers on Transformer Engine {VERSIONS[-1]}," in text
+    (printed,) = engine.run(
+        printed_by, [*run_flags(dataset), *TE, *DEVICE, *RANDOM_BYPASS, "--log-dir", str(tmp_path)], world_size=1
+    )
+    (line,) = (line for line in printed.splitlines() if line.startswith("runs on"))
+    assert line.endswith(f"layers on Transformer Engine {VERSIONS[-1]}, attention with a mask on PyTorch's kernels")

@@ -43,9 +43,15 @@ class Engine:
         results = self._executor.submit(_run_on_ranks, name, pickle.dumps(arguments), world_size).result()
         return [pickle.loads(result) for result in results]
 
+    def run_alone(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of a single process: the new interpreter itself, which should not be used again."""
+        name = (function.__module__, function.__name__)
+        return pickle.loads(self._executor.submit(_with_engine, *name, pickle.dumps(arguments)).result())
+
 
 def _start(version: str) -> None:
     os.environ["TRANSFORMER_ENGINE_STAND_IN"] = version
+    sys.path.insert(0, STAND_INS)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (STAND_INS, os.environ.get("PYTHONPATH"))))
 
 

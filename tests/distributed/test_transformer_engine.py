@@ -15,6 +15,7 @@ from megatron.ltd.doctor.finding import OK
 from tests.distributed.engine import VERSIONS, Engine
 from tests.distributed.engine_jobs import doctors_findings, modules_of_layers, printed_by, run_with_fp8_state
 from tests.distributed.evaluation_jobs import figures
+from tests.distributed.jobs import train_and_record
 from tests.distributed.layouts import (
     LAYOUTS,
     RANDOM_LTD,
@@ -26,7 +27,7 @@ from tests.distributed.layouts import (
     vit_command,
 )
 from tests.distributed.pool import Pool
-from tests.distributed.runs import Runs, Tolerance, assert_same
+from tests.distributed.runs import Outcome, Runs, Tolerance, assert_same
 from tests.distributed.test_hugging_face import SHAPE as GPT2_SHAPE
 from tests.reference.gpt2_folder import write_gpt2
 from tests.support import small_sentences
@@ -68,7 +69,7 @@ def engine_bypass_runs(engine: Engine, dataset: str, tmp_path_factory: pytest.Te
     return Runs(engine, "cpu", run_flags(dataset), tmp_path_factory.mktemp("engine-bypass"), *TE)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "document masks"])
 def test_random_ltd(engine_runs: Runs, runs: Runs, variant: str) -> None:
     assert_same(engine_runs.run(ONE, *VARIANTS[variant]), runs.reference(1, *VARIANTS[variant]))
 
@@ -88,7 +89,6 @@ def test_recompute(engine_runs: Runs, runs: Runs, mode: str) -> None:
     ("name", "variant"),
     [
         ("tp2", "RoPE"),
-        ("tp2 sp", "learned positions"),
         ("tp2 sp", "document masks"),
         ("pp2 interleaved", "RoPE"),
         ("cp2", "RoPE"),
@@ -102,8 +102,9 @@ def test_layouts(engine_runs: Runs, runs: Runs, name: str, variant: str) -> None
 
 @pytest.mark.parametrize("version", VERSIONS[:-1])
 def test_earlier_versions(runs: Runs, dataset: str, tmp_path: Path, version: str) -> None:
+    command = [*run_flags(dataset), *TE, *RANDOM_LTD, *DEVICE, *VARIANTS["RoPE"], "--log-dir", str(tmp_path)]
     with Engine(version) as engine:
-        found = Runs(engine, "cpu", run_flags(dataset), tmp_path, *TE, *RANDOM_LTD).run(ONE, *VARIANTS["RoPE"])
+        found = Outcome.of([engine.run_alone(train_and_record, command)])
     assert_same(found, runs.reference(1, *VARIANTS["RoPE"]))
 
 
@@ -149,14 +150,13 @@ def test_only_an_entry_layer_gives_up_the_attention_of_transformer_engine(
 
 def test_states_of_fp8_are_neither_saved_nor_loaded(engine: Engine, dataset: str, tmp_path: Path) -> None:
     """Transformer Engine would unpickle them."""
-    command = [*run_flags(dataset), *TE, *DEVICE]
+    command = [*run_flags(dataset), *TE, *DEVICE, "--log-dir", str(tmp_path)]
     (names,) = engine.run(run_with_fp8_state, command, str(tmp_path), world_size=1)
     assert "decoder.final_layernorm.weight" in names and not any("_extra_state" in name for name in names)
 
 
-@pytest.mark.parametrize("precision", ["--bf16", "--fp16 --initial-loss-scale 256"])
-def test_half_precision(engine_runs: Runs, runs: Runs, precision: str) -> None:
-    flags = (*VARIANTS["RoPE"], *precision.split())
+def test_half_precision(engine_runs: Runs, runs: Runs) -> None:
+    flags = (*VARIANTS["RoPE"], "--bf16")
     assert_same(engine_runs.run(ONE, *flags), runs.reference(1, *flags), Tolerance(loss=1e-3, gradient=2e-2))
 
 

@@ -7,6 +7,9 @@ part keeps the same number of tokens; strata make a single process select the sa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support_vit import image_arrays
 
 NUM_STEPS = 5
 GLOBAL_BATCH_SIZE = 16
@@ -143,3 +146,15 @@ def bert_command(data: str, vocabulary: str) -> tuple[str, ...]:
     """The same run for BERT; its samples mask different numbers of tokens and end in padding."""
     words = ("--tokenizer-type", "BertWordPieceLowerCase", "--vocab-file", vocabulary)
     return ("pretrain_bert_ltd.py", "--train-data-path", data, "--valid-data-path", data, *words, *SIX_LAYERS)
+
+
+def vit_command(folder: Path) -> tuple[str, ...]:
+    """A vision transformer of six layers on 37 images, written to ``folder``, for five steps of 16."""
+    return (
+        *("finetune_vit_ltd.py", "--train-data-path", image_arrays(folder / "train.npz", 37)),
+        *("--valid-data-path", image_arrays(folder / "valid.npz", 10, seed=1)),
+        *"--img-h 31 --img-w 1 --patch-dim 1 --num-channels 1 --num-classes 3".split(),
+        *"--num-layers 6 --hidden-size 32 --num-attention-heads 4 --init-method-std 0.1 --seed 5".split(),
+        *"--attention-dropout 0 --hidden-dropout 0 --train-iters 5 --global-batch-size 16 --clip-grad 0.2".split(),
+        *"--adam-eps 1e-4 --lr 3e-3 --lr-decay-style cosine --lr-warmup-iters 2 --log-interval 1000".split(),
+    )

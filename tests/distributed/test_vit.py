@@ -7,10 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.distributed.jobs import train_and_record
-from tests.distributed.layouts import LAYOUTS, RANDOM_LTD, Layout, one_process
+from tests.distributed.layouts import LAYOUTS, RANDOM_LTD, Layout, one_process, vit_command
 from tests.distributed.pool import Pool
 from tests.distributed.runs import Outcome, assert_same
-from tests.support_vit import image_arrays
 
 pytestmark = pytest.mark.distributed
 
@@ -26,21 +25,11 @@ def run(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., O
     The weights are large enough for attention to be far from uniform, and gradients are actually clipped.
     """
     folder = tmp_path_factory.mktemp("images")
-    flags = [
-        *("--train-data-path", image_arrays(folder / "train.npz", 37)),
-        *("--valid-data-path", image_arrays(folder / "valid.npz", 10, seed=1)),
-        *"--img-h 31 --img-w 1 --patch-dim 1 --num-channels 1 --num-classes 3".split(),
-        *"--num-layers 6 --hidden-size 32 --num-attention-heads 4 --init-method-std 0.1 --seed 5".split(),
-        *"--attention-dropout 0 --hidden-dropout 0 --train-iters 5 --global-batch-size 16 --clip-grad 0.2".split(),
-        *"--adam-eps 1e-4 --lr 3e-3 --lr-decay-style cosine --lr-warmup-iters 2 --log-interval 1000".split(),
-        *("--device", "cpu", "--log-dir", str(folder)),
-    ]
+    command = [*vit_command(folder), "--device", "cpu", "--log-dir", str(folder)]
 
     def train(layout: Layout, *more: str) -> Outcome:
-        ranks = pool.run(
-            train_and_record, ["finetune_vit_ltd.py", *flags, *layout.flags, *more], world_size=layout.world_size
-        )
-        return Outcome.of(ranks)
+        flags = [*command, *layout.flags, *more]
+        return Outcome.of(pool.run(train_and_record, flags, world_size=layout.world_size))
 
     return train
 

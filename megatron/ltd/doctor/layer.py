@@ -33,7 +33,7 @@ def check() -> Iterator[Finding]:
     started = time.monotonic()
     try:
         with initialize(ParallelConfig()) as mesh:
-            complaint = _complaint(mesh)
+            complaint, kernels = _complaint(mesh)
             device = mesh.device.type
     except (UserError, RunStopped, RuntimeError, ImportError) as error:
         what = next(iter(str(error).splitlines()), type(error).__name__)
@@ -42,12 +42,15 @@ def check() -> Iterator[Finding]:
     if complaint is not None:
         yield Finding(WRONG, "layer", f"on {device} {complaint}", "install the pinned versions (tools/setup_env.sh)")
         return
-    text = f"on {device} kept tokens compute as the dense layer does, {time.monotonic() - started:.1f} s"
+    seconds = time.monotonic() - started
+    text = f"on {device} kept tokens compute as the dense layer does, {kernels}, {seconds:.1f} s"
     yield Finding(OK, "layer", text)
 
 
-def _complaint(mesh: Mesh) -> str | None:
+def _complaint(mesh: Mesh) -> tuple[str | None, str]:
+    """What is wrong with a small model, and the kernels that it runs on."""
     from megatron.ltd.models.gpt import build_chunks
+    from megatron.ltd.models.kernels import kernels_text
     from megatron.ltd.models.transformer import transformer_config
 
     route.install()
@@ -64,8 +67,8 @@ def _complaint(mesh: Mesh) -> str | None:
 
     at_full, at_dense = (_gradients(gpt, chosen, mesh) for chosen in (full, None))
     if not all(map(torch.equal, at_full, at_dense)):
-        return "the loss or a gradient at full length is not the dense model's"
-    return _layer_complaint(gpt.decoder.layers[1], half, mesh)
+        return "the loss or a gradient at full length is not the dense model's", kernels_text([gpt])
+    return _layer_complaint(gpt.decoder.layers[1], half, mesh), kernels_text([gpt])
 
 
 def _gradients(gpt: torch.nn.Module, chosen: Route | None, mesh: Mesh) -> list[Tensor]:

@@ -134,7 +134,8 @@ def _build(
 ) -> GPTModel:
     """The shard of this process, with weights to be loaded. The vocabulary is padded further for the layout."""
     check_model(parallel, model)
-    model = replace(model, attention_backend="local")  # our attention module has a cache
+    impl = "local" if model.transformer_impl == "local" else "auto"  # a run on GPUs may be evaluated on a CPU
+    model = replace(model, transformer_impl=impl, attention_backend="local")  # our attention module has a cache
     core_config = transformer_config(model, parallel, precision, RecomputeConfig(), mesh)
     route.install()
     vocab_size = padded_vocab_size(vocab_size, 1, parallel.tensor_model_parallel_size)

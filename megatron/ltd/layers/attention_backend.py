@@ -36,7 +36,9 @@ _KERNELS = {
 _WITHOUT_MASKS = (AttnBackend.flash, AttnBackend.fused)
 _VARIABLES = ("NVTE_FLASH_ATTN", "NVTE_FUSED_ATTN", "NVTE_UNFUSED_ATTN")
 """Transformer Engine's switches of flash, cuDNN and plain products. Megatron-Core asserts what they are."""
-USERS_SWITCHES = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+_SCALING = "NVTE_APPLY_QK_LAYER_SCALING"
+"""Its switch of dividing scores by the number of the layer, which our layers do not do."""
+USERS_SWITCHES = {name: os.environ[name] for name in (*_VARIABLES, _SCALING) if name in os.environ}
 """What they were when the program started."""
 
 
@@ -75,6 +77,8 @@ def set_switches(backend: AttnBackend, users: Mapping[str, str]) -> None:
     }[backend]
     for name, given in users.items():
         value = str(int(name in on))
+        if given != value and name == _SCALING:
+            raise UserError(f"{name}={given}: attention scores are not divided by the number of the layer; unset it")
         if given != value:
             raise UserError(
                 f"{name}={given}: --attention-backend {backend.name} sets it to {value}; unset it, and choose kernels "

@@ -27,12 +27,16 @@ from megatron.ltd.layers.routed_layer import RoutedTransformerLayer
 from megatron.ltd.models.config import LayersConfig
 
 
+def _is_available(device: torch.device) -> bool:
+    return device.type == "cuda" and importlib.util.find_spec("transformer_engine") is not None
+
+
 def uses_transformer_engine(config: LayersConfig, device: torch.device) -> bool:
     """Whether the layers are Transformer Engine's: if required, or with ``auto`` on CUDA if it is installed.
 
     Raises ``UserError`` if it is required and not available.
     """
-    available = device.type == "cuda" and importlib.util.find_spec("transformer_engine") is not None
+    available = _is_available(device)
     if config.transformer_impl == "auto":
         return available
     if config.transformer_impl == "transformer_engine" and not available:

@@ -162,3 +162,11 @@ def test_switches_are_what_megatron_core_expects(
         other = str(1 - int(value))
         with refused(f"{name}={other}", f"--attention-backend {backend}", f"to {value}"):
             set_switches(AttnBackend[backend], {name: other})
+
+
+def test_scores_divided_by_the_number_of_the_layer_are_refused() -> None:
+    """Transformer Engine's attention would divide them, and Megatron-Core fails."""
+    set_switches(AttnBackend.auto, {"NVTE_APPLY_QK_LAYER_SCALING": "0"})
+    assert "NVTE_APPLY_QK_LAYER_SCALING" not in os.environ
+    with refused("NVTE_APPLY_QK_LAYER_SCALING=1", "unset"):
+        set_switches(AttnBackend.auto, {"NVTE_APPLY_QK_LAYER_SCALING": "1"})

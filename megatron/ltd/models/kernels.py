@@ -1,0 +1,47 @@
+"""Whose kernels the layers of a model run on, in words, and warnings where they are slow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from megatron.core.extensions.transformer_engine import HAVE_TE, TEDotProductAttention, TERowParallelLinear
+from megatron.core.transformer.transformer_layer import TransformerLayer
+from megatron.core.utils import get_te_version
+
+from megatron.ltd.layers.attention import FusedAttention
+
+
+def kernels_text(chunks: Sequence[torch.nn.Module]) -> str:
+    """For ``chunks`` of this process, such as ``layers on Transformer Engine 2.11.0``."""
+    if not _are_of_transformer_engine(chunks):
+        return "layers on PyTorch's kernels"
+    attention = ", attention with a mask on PyTorch's kernels" if _have(chunks, FusedAttention) else ""
+    return f"layers on Transformer Engine {get_te_version()}{attention}"
+
+
+def slow_kernels(chunks: Sequence[torch.nn.Module], device: torch.device) -> list[str]:
+    """A line for each choice of kernels that costs more than it must."""
+    if device.type != "cuda":
+        return []
+    if not _are_of_transformer_engine(chunks):
+        return [
+            "warning: layers run on PyTorch's kernels; Transformer Engine's are faster on this device: install the "
+            "extra gpu, or see python -m megatron.ltd.doctor"
+        ]
+    dtype = next(parameter.dtype for chunk in chunks for parameter in chunk.parameters())
+    if dtype == torch.float32 and _have(chunks, TEDotProductAttention):
+        return [
+            "warning: Transformer Engine's attention in fp32 stores all pairs of tokens: add --bf16, or "
+            "--attention-backend local"
+        ]
+    return []
+
+
+def _are_of_transformer_engine(chunks: Sequence[torch.nn.Module]) -> bool:
+    return HAVE_TE and _have(chunks, TERowParallelLinear)  # without it that is no class
+
+
+def _have(chunks: Sequence[torch.nn.Module], kind: type) -> bool:
+    layers = (layer for chunk in chunks for layer in chunk.modules() if isinstance(layer, TransformerLayer))
+    return any(isinstance(module, kind) for layer in layers for module in layer.modules())

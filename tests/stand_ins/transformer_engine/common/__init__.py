@@ -1,0 +1,5 @@
+"""Recipes of fp8."""
+
+from . import recipe
+
+__all__ = ["recipe"]

@@ -1,0 +1,6 @@
+"""Attention and rotary embeddings."""
+
+from . import rope
+from .dot_product import DotProductAttention
+
+__all__ = ["DotProductAttention", "rope"]

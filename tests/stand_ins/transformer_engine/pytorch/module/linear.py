@@ -1,0 +1,142 @@
+"""Linear layers, also split over ranks by columns or rows, and after a norm.
+
+                 forward                                         backward
+    column       gathers the sequence, or nothing                the reverse: adds up and scatters, or adds up
+    row          adds up and scatters the sequence, or adds up   gathers, or nothing
+
+Of each pair the first is with sequence parallelism, the second without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...signatures import recorded
+from ..distributed import add_up, add_up_and_scatter, collective, gather, group_size, keep
+from .base import TransformerEngineBaseModule
+from .norms import normalized
+
+_IGNORED = ("fuse_wgrad_accumulation", "rng_tracker_name", "name", "ub_name")
+
+
+class _Linear(TransformerEngineBaseModule):
+    """``setup`` and ``multiply``, which both kinds share."""
+
+    def setup(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        sequence_parallel: bool,
+        tp_group: Any,
+        tp_size: int,
+        get_rng_state_tracker: Callable[[], Any] | None,
+        init_method: Callable[[Tensor], Any] | None,
+        bias: bool,
+        return_bias: bool,
+        params_dtype: torch.dtype | None,
+        parallel_mode: str | None,
+        device: Any,
+    ) -> None:
+        assert parallel_mode in ("row", "column", None), f"parallel_mode {parallel_mode} not supported"
+        assert tp_group is not None or tp_size == 1, "TP group not initialized."
+        self.set_tensor_parallel_group(tp_group)
+        self.tp_size = group_size(tp_group)
+        self.parallel_mode, self.use_bias, self.return_bias = parallel_mode, bias, return_bias
+        self.sequence_parallel = self.tp_size > 1 and sequence_parallel
+        split = in_features if parallel_mode == "row" else out_features
+        assert parallel_mode is None or split % self.tp_size == 0, f"{split} is not divisible by {self.tp_size}"
+        self.in_features = in_features // (self.tp_size if parallel_mode == "row" else 1)
+        self.out_features = out_features // (self.tp_size if parallel_mode == "column" else 1)
+        tracker = None if get_rng_state_tracker is None else get_rng_state_tracker()
+        with nullcontext() if tracker is None else tracker.fork():
+            shape = (self.out_features, self.in_features)
+            self.weight = self.make_parameter(shape, params_dtype, device, init_method or _usual_values)
+        _mark_as_part(self.weight, 1 if parallel_mode == "row" else 0)
+        if not bias:
+            self.bias = torch.empty(0, dtype=params_dtype, device=device)
+            return
+        self.bias = self.make_parameter((self.out_features,), params_dtype, device, torch.nn.init.zeros_)
+        if parallel_mode == "column":
+            _mark_as_part(self.bias, 0)
+        elif parallel_mode == "row":
+            self.bias.sequence_parallel = self.sequence_parallel  # type: ignore[attr-defined]
+
+    def multiply(self, values: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        for name, parameter in self.named_parameters():
+            assert values.dtype == parameter.dtype, f"input dtype: {values.dtype} and {name!r} dtype: {parameter.dtype}"
+        if self.parallel_mode == "column":
+            forwards, backwards = (gather, add_up_and_scatter) if self.sequence_parallel else (keep, add_up)
+            values = collective(values, self.tp_group, forwards, backwards)
+        product = F.linear(values, self.weight)
+        if self.parallel_mode == "row":
+            forwards, backwards = (add_up_and_scatter, gather) if self.sequence_parallel else (add_up, keep)
+            product = collective(product, self.tp_group, forwards, backwards)
+        if self.return_bias:
+            return product, self.bias
+        return product + self.bias if self.use_bias else product
+
+
+def _usual_values(weight: Tensor) -> None:
+    torch.nn.init.normal_(weight, mean=0.0, std=0.023)
+
+
+def _mark_as_part(parameter: Tensor, dimension: int) -> None:
+    parameter.tensor_model_parallel, parameter.partition_dim, parameter.partition_stride = True, dimension, 1  # type: ignore[attr-defined]
+
+
+class Linear(_Linear):
+    @recorded("pytorch.module.linear.Linear.__init__", ignores=_IGNORED)
+    def __init__(
+        self, in_features, out_features, sequence_parallel, tp_group, tp_size, get_rng_state_tracker, init_method, bias,
+        return_bias, params_dtype, parallel_mode, device, save_original_input,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.save_original_input = save_original_input
+        self.setup(
+            in_features, out_features, sequence_parallel=sequence_parallel, tp_group=tp_group, tp_size=tp_size,
+            get_rng_state_tracker=get_rng_state_tracker, init_method=init_method, bias=bias, return_bias=return_bias,
+            params_dtype=params_dtype, parallel_mode=parallel_mode, device=device,
+        )  # fmt: skip
+
+    @recorded("pytorch.module.linear.Linear.forward", ignores=("is_first_microbatch",))
+    def forward(self, inp: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return self.multiply(inp)
+
+
+class LayerNormLinear(_Linear):
+    """The product after a norm; its parameters are ``layer_norm_weight``, ``layer_norm_bias``, ``weight``, ``bias``."""
+
+    @recorded("pytorch.module.layernorm_linear.LayerNormLinear.__init__", ignores=_IGNORED)
+    def __init__(
+        self, in_features, out_features, eps, sequence_parallel, tp_group, tp_size, get_rng_state_tracker, init_method,
+        bias, normalization, return_bias, params_dtype, parallel_mode, zero_centered_gamma, device,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        assert normalization in ("LayerNorm", "RMSNorm"), "Unsupported normalization type!"
+        self.eps, self.normalization, self.zero_centered_gamma = eps, normalization, zero_centered_gamma
+        start = torch.nn.init.zeros_ if zero_centered_gamma else torch.nn.init.ones_
+        shape = (in_features,)
+        self.layer_norm_weight = self.make_parameter(shape, params_dtype, device, start)
+        self.layer_norm_bias = None
+        if normalization == "LayerNorm":
+            self.layer_norm_bias = self.make_parameter(shape, params_dtype, device, torch.nn.init.zeros_)
+        of_norm = list(self.parameters())
+        self.setup(
+            in_features, out_features, sequence_parallel=sequence_parallel, tp_group=tp_group, tp_size=tp_size,
+            get_rng_state_tracker=get_rng_state_tracker, init_method=init_method, bias=bias, return_bias=return_bias,
+            params_dtype=params_dtype, parallel_mode=parallel_mode, device=device,
+        )  # fmt: skip
+        for parameter in of_norm:
+            parameter.sequence_parallel = self.sequence_parallel  # type: ignore[attr-defined]
+
+    @recorded("pytorch.module.layernorm_linear.LayerNormLinear.forward", ignores=("is_first_microbatch",))
+    def forward(self, inp: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        weight, bias = self.layer_norm_weight, self.layer_norm_bias
+        return self.multiply(normalized(self.normalization, inp, weight, bias, self.eps, self.zero_centered_gamma))

@@ -33,13 +33,15 @@ def _colour(arm: str) -> str:
 
 
 def _draw_eta(axes: Any, settings: Mapping[str, SettingSummary]) -> None:
-    lowest = 1.0
+    lowest = highest = 1.0
+    places: list[tuple[float, float]] = []
     for number, setting in enumerate(settings.values()):
         for arm in setting.arms:
             found = setting.summary(arm)
             if found.eta is None:
                 continue
-            lowest = min(lowest, found.cost, found.eta.mean)
+            place = (found.cost, found.eta.mean)
+            lowest, highest = min(lowest, *place), max(highest, *place)
             axes.errorbar(
                 found.cost,
                 found.eta.mean,
@@ -50,19 +52,22 @@ def _draw_eta(axes: Any, settings: Mapping[str, SettingSummary]) -> None:
                 capsize=2,
                 linestyle="none",
             )
-            axes.annotate(arm, (found.cost, found.eta.mean), (5, 3), textcoords="offset points", fontsize=6.5)
+            meets = any(abs(place[0] - x) < 0.1 and abs(place[1] - y) < 0.012 for x, y in places)
+            offset, side = ((-5, 3), "right") if meets else ((5, 3), "left")
+            axes.annotate(arm, place, offset, textcoords="offset points", fontsize=6.5, ha=side)
+            places.append(place)
     ends = (lowest - 0.05, 1.05)
     axes.plot(ends, ends, color=_INK, linewidth=0.8)
-    axes.fill_between(ends, ends, 1.2, color="#009E73", alpha=0.07, linewidth=0)
+    axes.fill_between(ends, ends, highest + 0.1, color="#009E73", alpha=0.07, linewidth=0)
     axes.text(0.03, 0.95, "pays", transform=axes.transAxes, color="#009E73", fontweight="bold")
     axes.text(0.86, 0.05, "does not", transform=axes.transAxes, color=_INK)
     axes.set(xlabel="cost: share of dense's FLOPs", ylabel="η: share of dense's steps with the same loss", xlim=ends)
-    axes.set_ylim(lowest - 0.05, 1.12)
+    axes.set_ylim(lowest - 0.05, highest + 0.1)
     handles = [
         axes.plot([], [], color=_INK, marker=_MARKERS[number % len(_MARKERS)], linestyle="none", label=name)[0]
         for number, name in enumerate(settings)
     ]
-    axes.legend(handles=handles, loc="upper center", fontsize=7, ncols=3, frameon=False)
+    axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1.0, 0.09), fontsize=7, frameon=False)
 
 
 def _draw_losses(axes: Any, setting: SettingSummary) -> None:

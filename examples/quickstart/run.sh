@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Pretrain a small GPT on real text with random-LTD in blocks, dense for the same FLOPs and dense for the same steps, and
-# compare: about seven minutes on two CPU cores.
+# compare: about six minutes on two CPU cores.
 #
 #     bash examples/quickstart/run.sh [--out DIR] [FLAGS]    the whole, set-up included, to runs/quickstart or DIR
 #     TINY=1 bash examples/quickstart/run.sh                 a small version: about a minute after the set-up

@@ -34,8 +34,14 @@ class Throughput:
 
 
 def published_peak(device: str, dtype: str) -> float | None:
-    """The published peak of a GPU by its name, 10^12 FLOPs a second in ``dtype``; None for others, and in fp32."""
-    name = next((name for name in PEAK_TFLOPS if name in device.lower()), None)
+    """The published peak of a GPU by its name, 10^12 FLOPs a second in ``dtype``; None for others, and in fp32.
+
+    The table holds the SXM modules: an H100 or H200 on a PCIe card is slower, and its peak is not known here.
+    """
+    words = device.lower()
+    name = next((name for name in PEAK_TFLOPS if name in words), None)
+    if name is not None and name.startswith("h") and ("pcie" in words or "nvl" in words):
+        return None
     if name is None or dtype == "float32" or (name == "v100" and dtype == "bfloat16"):
         return None
     return PEAK_TFLOPS[name]

@@ -245,7 +245,8 @@ def test_flops_a_second_and_their_share_of_the_peak(tmp_path: Path, capsys: pyte
 
 
 def test_published_peaks() -> None:
-    assert published_peak("NVIDIA H200", "bfloat16") == 989.0
+    assert published_peak("NVIDIA H200", "bfloat16") == published_peak("NVIDIA H100 80GB HBM3", "bfloat16") == 989.0
+    assert published_peak("NVIDIA H100 PCIe", "bfloat16") is published_peak("NVIDIA H100 NVL", "bfloat16") is None
     assert published_peak("NVIDIA A100-SXM4-80GB", "float16") == 312.0
     assert published_peak("Tesla V100-SXM2-32GB", "float16") == 125.0
     assert published_peak("Tesla V100-SXM2-32GB", "bfloat16") is None

@@ -11,8 +11,7 @@ Flags are Megatron-LM's where it has them; --help lists all. See docs/bert.md an
 
 from __future__ import annotations
 
-from megatron.ltd.commands.train import finetune_bert
-from megatron.ltd.errors import run_command
+from megatron.ltd.commands import run_script
 
 if __name__ == "__main__":
-    run_command(finetune_bert)
+    run_script("finetune-bert")

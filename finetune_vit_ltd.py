@@ -13,8 +13,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from megatron.ltd.commands.train import finetune_vit
-from megatron.ltd.errors import run_command
+from megatron.ltd.commands import run_script
 
 _SETTINGS = Path(__file__).resolve().parent / "examples" / "vit"
 DIGITS, DIGITS_RANDOM_LTD = (str(_SETTINGS / f"{name}.yaml") for name in ("digits", "digits_random_ltd"))
@@ -23,4 +22,4 @@ DIGITS, DIGITS_RANDOM_LTD = (str(_SETTINGS / f"{name}.yaml") for name in ("digit
 
 if __name__ == "__main__":
     sys.argv[1:] = sys.argv[1:] or ["--config", DIGITS, DIGITS_RANDOM_LTD]
-    run_command(finetune_vit)
+    run_script("finetune-vit")

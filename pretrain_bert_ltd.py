@@ -10,8 +10,7 @@ Flags are Megatron-LM's where it has them; --help lists all. The data are made w
 
 from __future__ import annotations
 
-from megatron.ltd.commands.train import pretrain_bert
-from megatron.ltd.errors import run_command
+from megatron.ltd.commands import run_script
 
 if __name__ == "__main__":
-    run_command(pretrain_bert)
+    run_script("pretrain-bert")

@@ -9,8 +9,7 @@ Flags are Megatron-LM's where it has them; --help lists all. See docs/training.m
 
 from __future__ import annotations
 
-from megatron.ltd.commands.train import pretrain_gpt
-from megatron.ltd.errors import run_command
+from megatron.ltd.commands import run_script
 
 if __name__ == "__main__":
-    run_command(pretrain_gpt)
+    run_script("pretrain-gpt")

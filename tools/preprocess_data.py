@@ -8,8 +8,7 @@ The implementation is in ``megatron.ltd.commands.preprocess_data``, which ``mega
 
 from __future__ import annotations
 
-from megatron.ltd.commands.preprocess_data import main as main
-from megatron.ltd.errors import run_command
+from megatron.ltd.commands import run_script
 
 if __name__ == "__main__":
-    run_command(main)
+    run_script("preprocess")

@@ -7,8 +7,7 @@ The implementation is in ``megatron.ltd.commands.report``, which ``megatron-ltd 
 
 from __future__ import annotations
 
-from megatron.ltd.commands.report import main as main
-from megatron.ltd.errors import run_command
+from megatron.ltd.commands import run_script
 
 if __name__ == "__main__":
-    run_command(main)
+    run_script("report")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron.ltd.commands import plot_run, report, summarize_runs
 from megatron.ltd.errors import run_command
 from megatron.ltd.format import format_count, format_flops
 from megatron.ltd.plan.table import stage_rows
@@ -21,7 +22,6 @@ from megatron.ltd.reports.page.stages import logged_stages
 from tests.end_to_end.runs import run_status, snapshot, tiny_flags
 from tests.support_errors import assert_refused
 from tests.unit.reports.page.pages import Page
-from tools import plot_run, report, summarize_runs
 
 TOOLS: dict[str, Callable[[], None]] = {
     "plot_run.py": plot_run.main,

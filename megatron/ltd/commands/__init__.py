@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -73,11 +73,21 @@ def main() -> None:
     run_command(lambda: _answer(name))
 
 
+def run_script(name: str) -> None:
+    """What the script of a command does. Its imports can be interrupted, as everything after them."""
+    run_command(lambda: _load(COMMANDS[name])())
+
+
+def _load(command: Command) -> Callable[[], object]:
+    module, _, function = command.function.partition(":")
+    found: Callable[[], object] = getattr(import_module(module if "." in module else f"{__name__}.{module}"), function)
+    return found
+
+
 def _run(command: Command) -> None:
     """Run a command; its errors name commands in place of scripts."""
-    module, _, function = command.function.partition(":")
     try:
-        getattr(import_module(module if "." in module else f"{__name__}.{module}"), function)()
+        _load(command)()
     except (UserError, RunStopped) as error:
         text = str(error)
         for name, other in COMMANDS.items():

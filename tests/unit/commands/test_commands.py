@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.commands import COMMANDS, main
+from megatron.ltd.commands import COMMANDS, Command, main, run_script
 from megatron.ltd.errors import UserError
 
 OF_THE_CHECKOUT = {
@@ -38,10 +39,9 @@ def test_every_script_is_a_command(repository: Path) -> None:
     }
     found = [command.script for command in COMMANDS.values() if command.script is not None]
     assert sorted(found) == sorted(scripts)
-    for command in COMMANDS.values():
+    for name, command in COMMANDS.items():
         if command.script is not None:
-            module = command.function.partition(":")[0]
-            assert f"from megatron.ltd.commands.{module} import " in (repository / command.script).read_text()
+            assert f'run_script("{name}")' in (repository / command.script).read_text()
 
 
 def test_the_list_has_a_line_for_each_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,3 +144,24 @@ def test_the_wheel_has_the_files_that_commands_read(installed: Path, repository:
     files = {path.relative_to(repository) for path in library.rglob("*") if path.suffix not in (".py", ".pyc", "")}
     read = {path for path in files if path.suffix != ".md"}
     assert len(read) >= 2 and all((installed / path).is_file() for path in read)
+
+
+def test_a_script_can_be_interrupted_while_it_imports(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("megatron.ltd.commands.import_module", interrupted)
+    monkeypatch.setattr(sys, "argv", ["tools/export_hf.py"])
+    with pytest.raises(SystemExit) as ended:
+        run_script("export")
+    assert ended.value.code == 130 and capsys.readouterr().err == "export_hf.py: interrupted\n"
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS.values() if command.script])
+def test_scripts_import_nothing_before_they_run(command: Command, repository: Path) -> None:
+    """Ctrl-C during an import at the top of a script would end in a traceback."""
+    tree = ast.parse((repository / str(command.script)).read_text(encoding="utf-8"))
+    modules = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert "megatron.ltd.commands" in modules <= {"__future__", "pathlib", "megatron.ltd.commands"}

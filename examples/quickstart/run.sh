@@ -54,7 +54,7 @@ stage "compare"
 "$python" "$root/tools/summarize_runs.py" --runs "$out/random-ltd" "$out/dense-equal-flops" "$out/dense" \
     --names random-LTD "dense, same FLOPs" "dense, same steps" --plot "$out/loss.png"
 stage "a sample from the random-LTD model, which is an ordinary dense checkpoint"
-"$python" "$root/tools/generate_text.py" --load "$out/random-ltd" --prompt "This function returns" --num-tokens-to-generate 80 \
-    --temperature 0.7 --top-p 0.9 --seed 1234
+"$python" "$root/tools/generate_text.py" --load "$out/random-ltd" --prompt "If the file" --num-tokens-to-generate 80 \
+    --temperature 0.6 --top-p 0.8 --seed 1
 stage ""
 printf '\nall done in %s s; the checkpoints, figures and logs are in %s\n' "$SECONDS" "$out"

@@ -132,7 +132,7 @@ def random_ltd(model: ModelConfig, kept_tokens: int, seed: int = 7, **flags: Any
     )
 
 
-def layer_drop(model: ModelConfig, keep_probability: float, seed: int = 1) -> LayerDrop:
+def layer_drop(model: ModelConfig, keep_probability: float, seed: int = 2) -> LayerDrop:
     """Layer dropping that runs each layer with the same probability at every step."""
     config = LayerDropConfig(
         layer_drop=True, layer_drop_theta=keep_probability, layer_drop_gamma=0.0, layer_drop_direction="rising",

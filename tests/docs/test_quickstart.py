@@ -109,7 +109,7 @@ def test_figure_and_sample(quickstart: tuple[Path, str]) -> None:
     out, printed = quickstart
     assert (out / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     sample = printed.partition("== a sample from the random-LTD model")[2].partition("\n")[2]
-    assert sample.startswith("The ") and len(sample.partition("\n-- ")[0]) > len("The ")
+    assert sample.startswith("If the file") and len(sample.partition("\n-- ")[0]) > len("If the file")
     assert "warning" not in printed.lower()
 
 

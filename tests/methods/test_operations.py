@@ -103,7 +103,7 @@ def test_a_routed_layer_adds_four_operations_and_no_copy(mesh: Mesh) -> None:
 def test_layers_that_are_skipped_between_routed_ones(mesh: Mesh, recompute: RecomputeConfig | None) -> None:
     """What a skipped layer passes on is overwritten by the next one; nothing that is recomputed may see that."""
     model = small_model(num_layers=8, hidden_dropout=0.1)
-    method = Composed(random_ltd(model, 5), layer_drop(model, 0.5, seed=7))
+    method = Composed(random_ltd(model, 5), layer_drop(model, 0.5, seed=3))
     computed = ["".join("01"[method.executes(0, batch, layer, 0.5)] for layer in range(2, 8)) for batch in range(4)]
     assert any("101" in layers for layers in computed) and any("1001" in layers for layers in computed)
     gradients = []

@@ -53,7 +53,7 @@ def test_tokenizers_and_preprocessing_start_without_torch() -> None:
         "tokenizers.config",
         "data.train_tokenizer",
         "data.config",
-        "data.corpus",
+        "data.builtin.corpus",
         "data.preprocess",
         "data.train_wordpiece",
     ]

@@ -50,6 +50,8 @@ class Engine:
 
 
 def _start(version: str) -> None:
+    for name in [name for name in os.environ if name.startswith("NVTE_")]:
+        del os.environ[name]  # set by a run in the process of pytest; here they would be the user's
     os.environ["TRANSFORMER_ENGINE_STAND_IN"] = version
     sys.path.insert(0, STAND_INS)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (STAND_INS, os.environ.get("PYTHONPATH"))))

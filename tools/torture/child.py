@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import resource
 import signal
@@ -86,6 +87,7 @@ class Child:
         sys.stderr.flush()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # other threads of this process are idle
+            self._first_bytes = mmap.mmap(-1, 8)  # shared: what the child has touched before the function
             self.pid = os.fork()
         if self.pid == 0:
             self._be_the_child(function, folder)
@@ -126,8 +128,9 @@ class Child:
         left = self._leaves_processes()
         self.send(signal.SIGKILL)
         out, said = map(_text, self._paths)
+        grown_bytes = max(0, self._peak_bytes - int.from_bytes(self._first_bytes[:8], "little"))
         return Ending(
-            self._status, out, said, self._seconds, max(0, self._peak_bytes - _memory_bytes()),
+            self._status, out, said, self._seconds, grown_bytes,
             self._asked is not None, self._was_killed, left,
         )  # fmt: skip
 
@@ -155,6 +158,7 @@ class Child:
                 signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
             limit = _memory_bytes(_DATA) + self._bounds.more_bytes
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+            self._first_bytes[:8] = _memory_bytes().to_bytes(8, "little")
             status = _status_of(function)
             sys.stdout.flush()
             sys.stderr.flush()

@@ -6,7 +6,7 @@ a few modules, and compares ``Tensor.type()``. ``install`` replaces all of these
     torch.cuda.<name>              replaced on the module: device, random state, streams, events
     Tensor.cuda, Tensor.type       replaced on the class: no copy, and the CUDA spelling of the type
     megatron.core.<module>.torch   replaced in the modules that spell "cuda": torch, but for its factories
-    torch.compile                  replaced while Megatron-Core is imported: a fifth of the time to start a small run
+    torch.compile                  replaced while Megatron-Core is imported, which would import torch's compiler
 
 Nothing is put between an operation and its kernel (no ``TorchFunctionMode``), so that there is no cost per operation.
 ``mesh.initialize`` installs this once, and only if the device of the run is the CPU. What Megatron-Core computes does

@@ -7,6 +7,7 @@ MLflow               the run's id is in ``mlflow_id.txt`` there; where the serve
 
 from __future__ import annotations
 
+import importlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,14 +41,21 @@ def open_tensorboard(folder: str, first_step: int) -> Any:
 
 def import_wandb(config: LoggingConfig) -> Any:
     """The module ``wandb``. Raises ``UserError`` if it is not installed."""
+    return _imported("wandb", f"--wandb-project {config.wandb_project}", "wandb", "logging")
+
+
+def import_mlflow(config: LoggingConfig) -> Any:
+    """The module ``mlflow``. Raises ``UserError`` if it is not installed."""
+    return _imported("mlflow", f"--mlflow-experiment {config.mlflow_experiment}", "mlflow or mlflow-skinny", "mlflow")
+
+
+def _imported(module: str, flag: str, packages: str, extra: str) -> Any:
     try:
-        import wandb
+        return importlib.import_module(module)
     except ImportError:
         raise UserError(
-            f"--wandb-project {config.wandb_project}: needs the package wandb; run "
-            'pip install "megatron-ltd[logging]", or remove the flag'
+            f'{flag}: needs the package {packages}; run pip install "megatron-ltd[{extra}]", or remove the flag'
         ) from None
-    return wandb
 
 
 def open_wandb(wandb: Any, config: LoggingConfig, folder: Path, settings: Mapping[str, Any]) -> Any:
@@ -66,18 +74,6 @@ def open_wandb(wandb: Any, config: LoggingConfig, folder: Path, settings: Mappin
     )
     path.write_text(f"{run_id}\n", encoding="utf-8")
     return run
-
-
-def import_mlflow(config: LoggingConfig) -> Any:
-    """The module ``mlflow``. Raises ``UserError`` if it is not installed."""
-    try:
-        import mlflow
-    except ImportError:
-        raise UserError(
-            f"--mlflow-experiment {config.mlflow_experiment}: needs the package mlflow or mlflow-skinny; run "
-            'pip install "megatron-ltd[mlflow]", or remove the flag'
-        ) from None
-    return mlflow
 
 
 def open_mlflow(mlflow: Any, config: LoggingConfig, folder: Path, settings: Mapping[str, Any]) -> MLflow:

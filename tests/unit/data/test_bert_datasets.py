@@ -175,6 +175,19 @@ def test_documents_of_one_sentence_are_refused(tmp_path: Path) -> None:
     assert build(prefix, 10, order=False)[0]["tokens"].tolist()[:5].count(SEP) == 1
 
 
+def build_both(config: BertDataConfig) -> None:
+    """Build training and held-out samples."""
+    build_bert_datasets(
+        config,
+        sentence_order=True,
+        seq_length=S,
+        seed=1,
+        train_samples=4,
+        eval_samples={VALID: 4},
+        tokenizer=TOKENIZER,
+    )
+
+
 @pytest.mark.parametrize(
     ("documents", "message"),
     [
@@ -188,29 +201,13 @@ def test_a_split_without_a_sample_is_refused(
     """Megatron-Core would search for a sample forever."""
     config = BertDataConfig(data_path=(write(tmp_path, documents),), split="5,5")
     with refused(*message):
-        build_bert_datasets(
-            config,
-            sentence_order=True,
-            seq_length=S,
-            seed=1,
-            train_samples=4,
-            eval_samples={VALID: 4},
-            tokenizer=TOKENIZER,
-        )
+        build_both(config)
 
 
 def test_a_split_without_documents_is_refused(prefix: str) -> None:
     config = BertDataConfig(data_path=(prefix,), split="1")
     with refused("--split 1", 40):
-        build_bert_datasets(
-            config,
-            sentence_order=True,
-            seq_length=S,
-            seed=1,
-            train_samples=4,
-            eval_samples={VALID: 4},
-            tokenizer=TOKENIZER,
-        )
+        build_both(config)
 
 
 @pytest.mark.parametrize(

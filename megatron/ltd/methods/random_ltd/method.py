@@ -18,7 +18,8 @@ from megatron.ltd.flags import flag
 from megatron.ltd.flags.ranges import count_in
 from megatron.ltd.format import format_ranges
 from megatron.ltd.methods.base import METHOD, Method, ModelFacts, Samples
-from megatron.ltd.methods.schedule_flags import ScheduleChoice, ScheduleFlags, in_blocks
+from megatron.ltd.methods.schedule_choice import ScheduleChoice, in_blocks
+from megatron.ltd.methods.schedule_flags import ScheduleFlags
 from megatron.ltd.schedules.kept_tokens import TokenSchedule
 from megatron.ltd.schedules.step_plan import StepPlan
 

@@ -36,6 +36,7 @@ from megatron.ltd.data.index_cache import is_bert_index, remove_unless
 from megatron.ltd.data.indexed import IndexedInfo
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.errors import UserError
+from megatron.ltd.format import count_of
 from megatron.ltd.parallel.agreement import together
 from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
 
@@ -151,9 +152,9 @@ def check_sentences(config: BertDataConfig, sources: Sources) -> None:
         for info in sources[key]:
             if info.sequences == info.documents:
                 raise UserError(
-                    f"{blend.flag} {info.prefix}: none of its {info.documents} documents has two sentences, which "
-                    "sentence order needs; run preprocess_data.py with --split-sentences, or train with "
-                    "--bert-no-binary-head"
+                    f"{blend.flag} {info.prefix}: of its {count_of(info.documents, 'document')} none has two "
+                    "sentences, which sentence order needs; run preprocess_data.py with --split-sentences, or train "
+                    "with --bert-no-binary-head"
                 )
 
 
@@ -168,7 +169,7 @@ def _check_documents(name: str, info: IndexedInfo, documents: range, *, sentence
     if not ((num_sentences >= 1 + sentence_order) & ~has_too_long).any():
         wanted = "two sentences or more" if sentence_order else "text"
         raise UserError(
-            f"{info.prefix}: none of its {len(documents)} documents for {name} has {wanted} of at most "
+            f"{info.prefix}: of its {count_of(len(documents), 'document')} for {name} none has {wanted} of at most "
             f"{LONGEST_SENTENCE_TOKENS} tokens; run preprocess_data.py with --split-sentences on more text, or give "
             f"{name} a larger share with --split"
         )

@@ -37,6 +37,7 @@ from megatron.ltd.data.index_cache import is_gpt_index, remove_unless
 from megatron.ltd.data.indexed import IndexedInfo, check_indexed_dataset, tokens_in
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.errors import UserError
+from megatron.ltd.format import count_of
 from megatron.ltd.parallel.agreement import together
 from megatron.ltd.tokenizers.base import Tokenizer
 
@@ -288,8 +289,9 @@ def documents_of(
         first, end = (round(bound * float(number_of(info))) for bound in bounds or (0.0, 0.0))
         if end <= first:
             raise UserError(
-                f"--split {config.split}: leaves none of the {number_of(info)} documents of {info.prefix} for {name}; "
-                f"give {name} a larger share, or separate data with --train-data-path and --valid-data-path"
+                f"--split {config.split}: leaves no document for {name}: {info.prefix} has "
+                f"{count_of(number_of(info), 'document')}, and a document is not divided; give {name} a larger "
+                "share or more documents, or separate data with --train-data-path and --valid-data-path"
             )
         parts.append((info, range(first, end)))
     return parts

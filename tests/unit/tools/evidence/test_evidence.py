@@ -14,6 +14,7 @@ from evidence.records import read_records
 from evidence.report import to_markdown
 from evidence.summary import by_setting
 
+from tests.support_tasks import write_task_data
 from tests.unit.tools.common.made_up import book
 from tests.unit.tools.evidence.made_up import dense, dense_loss, record
 
@@ -62,6 +63,26 @@ def test_a_quick_run_from_books_to_page(repository: Path, tmp_path: Path, books:
     assert "finished " not in said and read_records(tmp_path / "work/evidence.jsonl") == records
     refusal = run("--part", "Z", status=2)
     assert "--part Z: the plan has no such part; give some of A C" in refusal and refusal.count("\n") == 1
+
+    assert "--work-dir" in downstream(repository, tmp_path, plan, "--setting", "s1024", status=2)
+    page = downstream(repository, tmp_path, plan, "--setting", "s256", "--limit", "2")
+    scored = {line.split(" | ")[0].lstrip("| "): line.rstrip(" |").split(" | ") for line in page.splitlines()}
+    assert scored["dense"][1:3] == ["1", f"{by_arm['dense'].loss:.4f}"] and len(scored["dense"]) == 6
+    assert scored["single"][1] == f"{by_arm['single'].loss - by_arm['dense'].loss:+.4f}"  # of the later table
+    assert page.count("It was a dark evening") == 3 and "| guessing |  |  |  | 0% | 50% |" in page
+
+
+def downstream(repository: Path, folder: Path, plan: Path, *more: object, status: int = 0) -> str:
+    """What ``downstream.py`` prints about the arms dense and single of the quick run in ``folder``."""
+    plan.write_text("- {part: A, setting: s256, arms: [dense, single], seeds: [1]}")
+    if not (folder / "tasks").exists():
+        write_task_data(folder / "tasks")
+    command = [sys.executable, repository / "tools/benchmark/downstream.py", "--plan", plan, "--new-tokens", "4"]
+    command += ["--work-dir", folder / "work", "--records", folder / "work/evidence.jsonl"]
+    command += ["--task-data", folder / "tasks", "--tasks", "lambada_openai", "boolq", *more]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stdout if status == 0 else done.stderr
 
 
 def test_the_page_says_which_methods_pay_off_and_how_certain_that_is() -> None:

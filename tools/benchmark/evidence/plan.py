@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 import shlex
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -29,7 +30,7 @@ from megatron.ltd.tokenizers.byte import ByteTokenizer
 HERE = Path(__file__).resolve().parent
 PLAN, READING = HERE / "plan.yaml", HERE / "reading.md"
 DENSE = "dense"
-_TOY_FLAGS = tuple("--hidden-size 32 --num-attention-heads 2 --micro-batch-size 2 --global-batch-size 2".split())
+_TOY_FLAGS = tuple("--hidden-size 32 --num-attention-heads 2 --micro-batch-size 2 --global-batch-size 4".split())
 _RATE = re.compile(r"(\d+)/T")
 _SHARE = re.compile(r"([ST])(?:\*(\d+))?(?:/(\d+))?")
 
@@ -170,14 +171,24 @@ def _runs_of(entry: dict[str, Any]) -> Iterator[Run]:
 
 
 def _steps(chosen: Setting, arm: str, lr: float) -> int:
-    """The steps of a run: the setting's, a share of them (dense*0.6), or those nearest an arm's FLOPs (dense@ARM)."""
+    """The steps of a run: the setting's, a share of them (dense*0.6), or those nearest another arm's FLOPs (X@ARM)."""
     base, at, other = arm.partition("@")
     if at:
-        assert base == DENSE, f"{arm}: only dense runs are planned for another arm's FLOPs"
         plan = Run("", chosen, other, chosen.steps, lr, 1).plan
-        return round(plan.flops(plan.num_steps) / plan.dense_flops(1))
+        return _steps_for(plan.flops(plan.num_steps), chosen, base, lr)
     _, times, share = arm.partition("*")
     return round(chosen.steps * float(share)) if times else chosen.steps
+
+
+@cache
+def _steps_for(flops: int, chosen: Setting, arm: str, lr: float) -> int:
+    """The steps with which the FLOPs of an arm are nearest ``flops``."""
+
+    def planned(steps: int) -> int:
+        return Run("", chosen, arm, steps, lr, 1).plan.flops(steps)
+
+    above = bisect_left(range(8 * chosen.steps), flops, lo=1, key=planned)
+    return min(above - 1, above, key=lambda steps: abs(planned(steps) - flops)) if above > 1 else 1
 
 
 def _read(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -105,9 +106,9 @@ def _rates_table(setting: SettingSummary) -> list[str]:
 def _arm_list(records: Sequence[Record]) -> list[str]:
     """The description of each arm, with its flags in the first setting that has it."""
     lines = []
-    for arm in sorted({record.arm for record in records if "@" not in record.arm and "*" not in record.arm}):
+    for arm in sorted({re.split("[@*]", record.arm)[0] for record in records}):
         comment = (HERE / "arms" / f"{arm}.flags").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        first = next(record for record in records if record.arm == arm)
+        first = next(record for record in records if re.split("[@*]", record.arm)[0] == arm)
         flags = arm_flags(arm, read_setting(first.setting).seq_length, first.steps)
         lines.append(f"- **{arm}**: {comment}" + (f" `{' '.join(flags)}`" if flags else ""))
     return lines

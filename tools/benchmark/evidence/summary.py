@@ -1,6 +1,6 @@
 """Summarizes records: each arm at its best learning rate, compared with dense at equal steps and at equal FLOPs.
 
-    cost     the arm's FLOPs divided by those of the dense run of as many steps
+    cost     the arm's FLOPs divided by those of the dense run of the setting's steps
     eta      the share of dense steps that reach the arm's loss: if dense runs of s * N steps, each planned to end
              there, reach loss(s), eta solves loss(eta) = loss of the arm
     pays     eta > cost: the arm reaches the same loss with fewer FLOPs than dense
@@ -128,7 +128,7 @@ class SettingSummary:
             gaps = [losses[seed] - dense[seed] for seed in losses.keys() & dense.keys()]
             eta = estimate([self.dense_curve.share_at(gap) for gap in gaps])
         equal_flops = paired(losses, self._dense_at_flops_of(arm, dense_lr))
-        cost = first.flops / first.dense_flops
+        cost = first.flops / self.flops(DENSE)
         return ArmSummary(arm, lr, tuple(sorted(runs)), loss, cost, difference, equal_flops, eta)
 
     def _dense_at_flops_of(self, arm: str, lr: float) -> Mapping[int, float]:
@@ -166,7 +166,7 @@ class SettingSummary:
 
 def _is_shorter(arm: str) -> bool:
     """Whether the arm is a dense run of another length, such as "dense@ARM" or "dense*0.6"."""
-    return "@" in arm or "*" in arm
+    return arm.startswith((f"{DENSE}@", f"{DENSE}*"))
 
 
 def by_setting(records: Iterable[Record]) -> dict[str, SettingSummary]:

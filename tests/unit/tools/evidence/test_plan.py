@@ -35,21 +35,24 @@ def test_every_run_has_valid_flags_and_a_unique_name(runs: list[Run]) -> None:
         assert (config.build_method().name == "dense") == run.arm.startswith("dense")
 
 
-def test_shorter_dense_runs_take_the_flops_of_their_arm(runs: list[Run]) -> None:
+def test_runs_at_equal_flops_take_the_flops_of_their_arm(runs: list[Run]) -> None:
     arms = {(run.setting.name, run.arm): run for run in runs}
-    shorter = [run for run in arms.values() if "@" in run.arm]
-    assert shorter
-    for run in shorter:
+    planned = [run for run in arms.values() if "@" in run.arm]
+    assert {run.arm.partition("@")[0] for run in planned} == {"dense", "dense-ramp"}
+    for run in planned:
         arm = arms[run.setting.name, run.arm.partition("@")[2]]
         missing = arm.plan.flops(arm.steps) - run.plan.flops(run.steps)
-        assert abs(missing) <= run.plan.dense_flops(1) / 2
+        last_step = run.plan.flops(run.steps) - run.plan.flops(run.steps - 1)
+        assert abs(missing) <= last_step / 2
 
 
 def test_quick_runs_are_tiny_runs_of_every_arm(runs: list[Run]) -> None:
     toys = quick(runs)
     assert {(toy.setting.name, toy.arm) for toy in toys} == {(run.setting.name, run.arm) for run in runs}
+    most = {toy.setting.name: toy.plan.flops(12) for toy in toys if toy.arm == "dense"}
     for toy in toys:
-        assert toy.plan.num_steps == toy.steps <= 12 and toy.plan.shape.hidden_size == 32
+        assert toy.plan.num_steps == toy.steps and toy.plan.shape.hidden_size == 32
+        assert toy.plan.flops(toy.steps) <= most[toy.setting.name]
         assert parse_run_config((*DATA, *toy.flags)).model.seq_length == toy.setting.seq_length
 
 

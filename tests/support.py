@@ -25,7 +25,7 @@ from torch import Tensor
 
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.config import RunConfig
-from megatron.ltd.data.batch import Batch, document_mask
+from megatron.ltd.data.batch import Batch, document_mask, document_starts
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.launch import launch
 from megatron.ltd.layers import route
@@ -239,12 +239,18 @@ def random_batches(
                 labels_BS=torch.randint(0, VOCAB_SIZE, shape, generator=generator),
                 loss_mask_BS=loss_mask_BS,
                 position_ids_BS=_positions(tokens_BS, documents),
-                attention_mask=document_mask(tokens_BS, 0) if documents else None,
+                document_starts_BS=document_starts(tokens_BS, 0) if documents else None,
+                own_positions_Q=torch.arange(seq_length) if documents else None,
                 sample_ids_B=torch.arange(number * micro_batch_size, (number + 1) * micro_batch_size) + 1000,
                 whole_tokens_BS=tokens_BS,
             )
         )
     return batches
+
+
+def separated(tokens_BS: Tensor) -> Tensor:
+    """The attention mask, [B, 1, S, S], of documents that end with token 0."""
+    return document_mask(document_starts(tokens_BS, 0), torch.arange(tokens_BS.shape[1]))
 
 
 def _positions(tokens_BS: Tensor, documents: bool) -> Tensor:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Create or update the virtual environment .venv in the root of the checkout, with the versions of constraints.txt.
 #
-#     bash tools/setup_env.sh [EXTRA...]            EXTRA: bert data eval hf logging mlflow plot vision gpu docs dev
+#     bash tools/setup_env.sh [EXTRA...]            EXTRA: bert data eval hf logging mlflow plot vision gpu gpu-cu12 docs dev
 #
 # If nothing has changed since the last time, it returns in well under a second. Extras accumulate: those installed
 # before are kept. An interrupted set-up is repaired by the next one, and concurrent set-ups wait for each other.
@@ -38,7 +38,7 @@ supported() { [[ "$1" =~ ^3\.(10|11|12|13)\. ]]; }
 
 # The extras that pyproject.toml declares, one per line.
 declared_extras() {
-    sed -n '/^\[project\.optional-dependencies\]/,/^\[tool/s/^\([a-z]*\) = \[.*/\1/p' pyproject.toml
+    sed -n '/^\[project\.optional-dependencies\]/,/^\[tool/s/^\([a-z0-9-]*\) = \[.*/\1/p' pyproject.toml
 }
 
 # Sets `python` and `version`: PYTHON, else .venv's interpreter, else the first suitable one on PATH.

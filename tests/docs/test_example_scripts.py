@@ -21,7 +21,7 @@ from tests.docs.example_scripts import run
 MOST_LINES = 60
 CLUSTER = {
     "GPUS_PER_NODE", "NPROC", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "RUN_ID", "MAX_RESTARTS", "SCRIPT",
-    "PYTHON", "MEGATRON_LTD",
+    "PYTHON", "MEGATRON_LTD", "CONTAINER_IMAGE", "CONTAINER_MOUNTS",
 }  # fmt: skip
 """Variables that a cluster or another script sets, besides SLURM_*; the README of examples/launch lists them."""
 STANDARD = {

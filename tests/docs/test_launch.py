@@ -28,7 +28,8 @@ from tests.support_processes import PATIENCE_SECONDS, child
 
 FOLDER = Path("examples") / "launch"
 SETTINGS = (
-    "GPUS_PER_NODE NPROC NNODES NODE_RANK MASTER_ADDR MASTER_PORT RUN_ID MAX_RESTARTS SCRIPT PYTHON DRY_RUN".split()
+    "GPUS_PER_NODE NPROC NNODES NODE_RANK MASTER_ADDR MASTER_PORT RUN_ID MAX_RESTARTS SCRIPT PYTHON DRY_RUN "
+    "CONTAINER_IMAGE CONTAINER_MOUNTS".split()
 )
 
 
@@ -214,6 +215,41 @@ def test_slurm_on_one_node(repository: Path, slurm: dict[str, str]) -> None:
     assert torchrun == GPU + ONE_NODE.format(8, repository)
 
 
+def test_slurm_in_a_container(repository: Path, slurm: dict[str, str]) -> None:
+    """The image has its own Python; a ``.venv`` of the mounted checkout is the node's."""
+    image = {"CONTAINER_IMAGE": "/images/a b.sqsh", "CONTAINER_MOUNTS": "/data:/data", "PYTHON": ""}
+    srun, torchrun = dry_run(repository, "slurm.sbatch", "--lr", "1e-3", **slurm, **image)
+    words, here = shlex.split(srun), os.getcwd()
+    assert [word for word in words if word.startswith("--container")] == [
+        "--container-image=/images/a b.sqsh",
+        f"--container-mounts={repository},{here},/data:/data",
+        f"--container-workdir={here}",
+    ]
+    assert words[-4:] == ["bash", f"{repository}/examples/launch/torchrun.sh", "--lr", "1e-3"]
+    assert " python /" in torchrun and ".venv" not in torchrun
+    (srun, _) = dry_run(repository, "slurm.sbatch", **slurm, CONTAINER_IMAGE="nvcr.io#nvidia/pytorch:25.12-py3")
+    assert f"--container-mounts={repository},{here}" in shlex.split(srun)
+
+
+def test_one_task_per_gpu(repository: Path, slurm: dict[str, str], tmp_path: Path) -> None:
+    """The README's command starts each task with what torchrun would set."""
+    text = (repository / FOLDER / "README.md").read_text(encoding="utf-8")
+    (block,) = [block for block in code_blocks(text, "bash") if "--gpus-per-task" in block]
+    stand_ins = {
+        "srun": 'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
+        "python": 'echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT $*"',
+    }
+    for name, script in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    task = {"SLURM_PROCID": "11", "SLURM_LOCALID": "3", "SLURM_NTASKS": "16"}
+    variables = environment(**slurm, **task)
+    ended = subprocess.run(
+        ["bash", "-c", block], env=variables, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
+    assert ended.stdout == "11 3 16 n0 29500 pretrain_gpt_ltd.py --data-path corpus_text_document\n", ended.stderr
+
+
 def test_slurm_runs_a_script_of_the_checkout(repository: Path, slurm: dict[str, str]) -> None:
     script = "examples/gpt3/prepare_data.sh"
     srun, *shown = dry_run(repository, "slurm.sbatch", script, "--input", "a.jsonl", **slurm)
@@ -320,9 +356,10 @@ def test_the_readme_names_every_setting(repository: Path) -> None:
 
 def test_the_readmes_commands_parse(repository: Path) -> None:
     text = (repository / FOLDER / "README.md").read_text(encoding="utf-8")
-    lines = [line for line in "".join(code_blocks(text, "bash")).replace("\\\n", " ").splitlines() if line]
+    lines = "".join(code_blocks(text, "bash")).replace("\\\n", " ").splitlines()
+    lines = [line for line in lines if f"{FOLDER}/" in line]
     flags = [shlex.split(line.split(".sh ", 1)[-1].split(".sbatch ", 1)[-1], comments=True) for line in lines]
-    assert len(flags) == 5
+    assert len(flags) == 6
     for given in flags:
         needed = [] if "--lr" in given else ["--train-iters", "1", "--lr", "1", *_SHAPE]
         parse_run_config([*needed, *given])

@@ -20,7 +20,10 @@ FOREIGN_FLAGS = {
         "--time",
         "--requeue",
         "--signal",
+        "--ntasks-per-node",
+        "--gpus-per-task",
     ),  # Slurm
+    *("--file", "--tag", "--rm", "--gpus", "--ipc", "--volume"),  # docker; --output is enroot's too
     *("--output_path", "--model", "--batch_size", "--num_fewshot", "--limit"),  # lm-eval
 }
 HISTORY = {"CHANGELOG.md"}
@@ -86,4 +89,4 @@ def test_the_path_of_a_batch_and_the_tree_name_existing_files(repository: Path) 
 def test_the_table_of_extras_is_that_of_the_package(repository: Path) -> None:
     text = (repository / "docs" / "install.md").read_text(encoding="utf-8")
     declared = read_configuration(repository / "pyproject.toml", expand=False)["project"]["optional-dependencies"]
-    assert re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE) == list(declared)
+    assert re.findall(r"^\| `([\w-]+)` \|", text, flags=re.MULTILINE) == list(declared)

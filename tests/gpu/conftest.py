@@ -2,16 +2,22 @@
 
 ``pytest -m gpu`` runs them on the GPU alone. A run on the CPU replaces parts of ``torch.cuda`` for the rest of its
 process, so that the tests on a GPU need a process without one.
+
+What is compared in fp32 is multiplied in fp32: without TF32, which Transformer Engine takes for every product and torch
+where NVIDIA's images tell it to. CUDA's libraries read the variable when they are first used.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from megatron.ltd.parallel import cpu_backend
 from tests.gpu.runs import write_data
+
+os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)], scope="module")

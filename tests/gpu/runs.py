@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,18 +55,13 @@ def train(device: str, data: Path, folder: Path, *more: object) -> list[dict[str
     return records(folder)
 
 
-def train_apart(
-    device: str, data: Path, folder: Path, *more: object, variables: dict[str, str] | None = None
-) -> list[dict[str, Any]]:
-    """The same in a process of its own, with further environment variables, which must be set before CUDA is used.
-
-    A run on the CPU needs neither, and stays in this process.
-    """
+def train_apart(device: str, data: Path, folder: Path, *more: object) -> list[dict[str, Any]]:
+    """The same in a process of its own, for what must be set before CUDA is used; on the CPU in this process."""
     if device == "cpu":
         return train(device, data, folder, *more)
     script = REPOSITORY / "pretrain_gpt_ltd.py"
     command = [sys.executable, str(script), *flags(device, data, folder, *more)]
-    subprocess.run(command, check=True, env={**os.environ, **(variables or {})})
+    subprocess.run(command, check=True)
     return records(folder)
 
 

@@ -14,7 +14,6 @@ import torch
 from megatron.core.transformer.enums import AttnBackend, AttnMaskType
 from torch import Tensor
 
-from megatron.ltd.data.batch import document_mask
 from megatron.ltd.layers.attention import FusedAttention
 from megatron.ltd.layers.attention_backend import check_backend
 from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
@@ -22,7 +21,7 @@ from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.routing.gather_scatter import gather_mask
 from megatron.ltd.routing.sampling import kept_indices
-from tests.support import relative_error, small_model
+from tests.support import relative_error, separated, small_model
 from tests.support_errors import refused
 
 S, K, B, HEADS, HEAD_SIZE = 256, 192, 2, 4, 64
@@ -37,7 +36,7 @@ CASES = [
 def mask_of_documents() -> Tensor:
     """The mask among the kept tokens of samples of several documents, [B, 1, K, K]."""
     tokens_BS = torch.randint(0, 40, (B, S), generator=torch.Generator().manual_seed(1))
-    mask = gather_mask(document_mask(tokens_BS, 0), kept_indices(7, torch.arange(B), 2, S, K))
+    mask = gather_mask(separated(tokens_BS), kept_indices(7, torch.arange(B), 2, S, K))
     assert mask is not None and mask.float().mean() > 0.6, "more than the causal half is forbidden"
     return mask
 

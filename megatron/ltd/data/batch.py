@@ -1,7 +1,9 @@
 """One microbatch of a causal language model: samples to tensors.
 
-Shapes: B samples of a microbatch, S sequence. Not here: which tokens a sample holds (``data.datasets``), which samples
-a microbatch holds (``data.microbatches``).
+Shapes: B samples of a microbatch, S sequence, Q the tokens of this rank. An attention mask has S² values a sample: what
+travels is where documents start, and the device makes the mask of it.
+
+Not here: which tokens a sample holds (``data.datasets``), which samples a microbatch holds (``data.microbatches``).
 """
 
 from __future__ import annotations
@@ -21,29 +23,45 @@ class Batch(Microbatch):
     """A microbatch of packed documents; under context parallelism this rank's share of each sample.
 
     ``tokens_BS``, ``labels_BS`` and ``position_ids_BS`` int64; ``loss_mask_BS`` float32, 0 where the loss does not
-    count; ``attention_mask`` None (causal) or bool [B, 1, S, S], **True where attention is forbidden** (as in
-    Megatron-Core; the rows are the rank's share, the columns all S). A pipeline stage between the first and the last
-    needs no tokens and has None.
+    count; ``document_starts_BS`` int64 over all S tokens of a sample, None if documents attend to each other;
+    ``own_positions_Q`` int64, this rank's positions in the whole sequence. A pipeline stage between the first and the
+    last needs no tokens and has None.
     """
 
     tokens_BS: Tensor | None = None
     labels_BS: Tensor | None = None
     loss_mask_BS: Tensor | None = None
     position_ids_BS: Tensor | None = None
-    attention_mask: Tensor | None = None
+    document_starts_BS: Tensor | None = None
+    own_positions_Q: Tensor | None = None
+
+    def attention_mask(self) -> Tensor | None:
+        """None (causal), or bool [B, 1, Q, S], made on the batch's device: see ``document_mask``."""
+        if self.document_starts_BS is None:
+            return None
+        assert self.own_positions_Q is not None, "documents are separated at the positions of the queries"
+        return document_mask(self.document_starts_BS, self.own_positions_Q)
 
 
-def document_mask(tokens_BS: Tensor, end_of_document: int) -> Tensor:
-    """Causal attention within documents: bool [B, 1, S, S], True where query i must not see key j.
+def document_starts(tokens_BS: Tensor, end_of_document: int) -> Tensor:
+    """The position at which the document of each token starts: int64 [B, S], ascending.
 
-    An end of document belongs to the document that it ends: the document of a token is the number of ends before it.
+    An end of document belongs to the document that it ends.
     """
-    ends_BS = (tokens_BS == end_of_document).long()
-    document_BS = ends_BS.cumsum(dim=1) - ends_BS
-    other_document_BSS = document_BS[:, :, None] != document_BS[:, None, :]
-    sequence = tokens_BS.shape[1]
-    future_SS = torch.ones(sequence, sequence, dtype=torch.bool, device=tokens_BS.device).triu(diagonal=1)
-    return (other_document_BSS | future_SS)[:, None]
+    positions_S = torch.arange(tokens_BS.shape[1], device=tokens_BS.device)
+    after_end_BS = (tokens_BS == end_of_document).roll(1, dims=1)
+    after_end_BS[:, 0] = True
+    return (positions_S * after_end_BS).cummax(dim=1).values
+
+
+def document_mask(starts_BS: Tensor, positions_Q: Tensor) -> Tensor:
+    """Causal attention within documents: bool [B, 1, Q, S], **True where a query must not see a key**, as in
+    Megatron-Core. The queries are at ``positions_Q`` of the sequence, the same in every sample.
+    """
+    columns_S = torch.arange(starts_BS.shape[1], device=starts_BS.device)
+    forbidden_BQS = columns_S < starts_BS.index_select(1, positions_Q)[:, :, None]
+    forbidden_BQS |= columns_S > positions_Q[:, None]
+    return forbidden_BQS[:, None]
 
 
 def build_batch(
@@ -68,16 +86,18 @@ def build_batch(
     def stacked(name: str) -> Tensor:
         return shard.take(torch.stack([sample[name] for sample in samples]), dim=1)
 
-    mask = None
+    starts_BS = own_positions_Q = None
     whole_BS = torch.stack([sample["tokens"] for sample in samples])
     if separate_documents_at is not None:
-        mask = shard.take(document_mask(whole_BS, separate_documents_at), dim=2)
+        starts_BS = document_starts(whole_BS, separate_documents_at)
+        own_positions_Q = shard.take(torch.arange(whole_BS.shape[1]), dim=0)
     return Batch(
         tokens_BS=stacked("tokens"),
         labels_BS=stacked("labels"),
         loss_mask_BS=stacked("loss_mask"),
         position_ids_BS=stacked("position_ids"),
-        attention_mask=mask,
+        document_starts_BS=starts_BS,
+        own_positions_Q=own_positions_Q,
         sample_ids_B=sample_ids_B,
         whole_tokens_BS=whole_BS if whole_tokens else None,
     )

@@ -67,8 +67,8 @@ def _complaint(mesh: Mesh) -> tuple[str | None, str]:
 
     at_full, at_dense = (_gradients(gpt, chosen, mesh) for chosen in (full, None))
     if not all(map(torch.equal, at_full, at_dense)):
-        return "the loss or a gradient at full length is not the dense model's", kernels_text([gpt])
-    return _layer_complaint(gpt.decoder.layers[1], half, mesh), kernels_text([gpt])
+        return "the loss or a gradient at full length is not the dense model's", kernels_text([gpt], mesh.device)
+    return _layer_complaint(gpt.decoder.layers[1], half, mesh), kernels_text([gpt], mesh.device)
 
 
 def _gradients(gpt: torch.nn.Module, chosen: Route | None, mesh: Mesh) -> list[Tensor]:

@@ -18,6 +18,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -55,22 +56,27 @@ def join(timeout: timedelta) -> tuple[dist.Store, int, int]:
         ) from None
 
 
-def agree_over_store(
-    store: dist.Store,
-    rank: int,
-    world_size: int,
-    facts: Mapping[str, Any],
-    problem: str | None,
-    timeout: timedelta,
-) -> None:
-    """Compare the ``facts`` of all processes; ``problem`` is why this process cannot take part, or None.
+@dataclass(frozen=True)
+class Stated:
+    """What a process states about itself before it joins the others."""
+
+    facts: Mapping[str, Any]
+    """must be equal on all"""
+    own_device: str | None = None
+    """the identity of a device that no other process may use, or None"""
+    problem: str | None = None
+    """why the process cannot take part, or None"""
+
+
+def agree_over_store(store: dist.Store, rank: int, world_size: int, stated: Stated, timeout: timedelta) -> None:
+    """Compare what all processes state.
 
     Returns if all facts are equal and no process has a problem. Otherwise raises the same error on every rank:
-    ``UserError`` for a problem or a difference, ``RunStopped`` for ranks that did not arrive within ``timeout``.
+    ``UserError`` for a problem, a difference or a shared device, ``RunStopped`` for ranks that did not arrive within
+    ``timeout``.
     """
     store = dist.PrefixStore("agreement", store)
-    own = json.dumps({"host": socket.gethostname(), "problem": problem, "facts": dict(facts)})
-    store.set(f"facts/{rank}", own)
+    store.set(f"facts/{rank}", json.dumps({"host": socket.gethostname(), **asdict(stated)}))
     if rank == 0:
         kind, message = _verdict(store, world_size, timeout)
         store.set("verdict", json.dumps([kind, message]))
@@ -99,8 +105,12 @@ def _verdict(store: dist.Store, world_size: int, timeout: timedelta) -> tuple[st
         )
     stated = [json.loads(store.get(key)) for key in keys]
     hosts = [one["host"] for one in stated]
-    problem = _one_problem([one["problem"] for one in stated], hosts)
-    return "user", problem or first_difference([one["facts"] for one in stated], hosts) or ""
+    message = (
+        _one_problem([one["problem"] for one in stated], hosts)
+        or first_difference([one["facts"] for one in stated], hosts)
+        or _shared_device([one["own_device"] for one in stated], hosts)
+    )
+    return "user", message or ""
 
 
 def _read_verdict(store: dist.Store, timeout: timedelta) -> tuple[str, str]:
@@ -200,6 +210,18 @@ def _one_problem(problems: Sequence[str | None], hosts: Sequence[str]) -> str | 
         return message
     ranks = [rank for rank, problem in enumerate(problems) if problem == message]
     return f"{message} (on {_on(ranks, hosts, None)}; not on all of the {len(problems)} processes)"
+
+
+def _shared_device(devices: Sequence[str | None], hosts: Sequence[str]) -> str | None:
+    """One line about the first device that several ranks would use, or None."""
+    for device in dict.fromkeys(devices):
+        ranks = [rank for rank, own in enumerate(devices) if own == device]
+        if device is not None and len(ranks) > 1:
+            return (
+                f"{_on(ranks, hosts, None)} would use the same CUDA device ({device}): start at most one process per "
+                "device, and let each see its own or all of them"
+            )
+    return None
 
 
 def _on(ranks: Sequence[int], hosts: Sequence[str], known_host: str | None) -> str:

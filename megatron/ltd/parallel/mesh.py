@@ -57,18 +57,35 @@ class Mesh:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of ``--device``. Raises ``UserError`` if CUDA is required and not available."""
+    """The device of ``--device``. Raises ``UserError`` if CUDA is required and not available.
+
+    A process that sees one device takes it, whatever its LOCAL_RANK: Slurm shows each task its own
+    (``--gpus-per-task=1``). Processes that would share a device are found when all compare theirs.
+    """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no CUDA device; install a CUDA build of torch, or use --device cpu")
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if local_rank >= torch.cuda.device_count():
+    local_rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if count == 1:
+        return torch.device("cuda", 0)
+    if local_rank >= count:
         raise UserError(
-            f"LOCAL_RANK is {local_rank}, but this node has {torch.cuda.device_count()} CUDA devices: start at most "
-            "one process per device"
+            f"LOCAL_RANK is {local_rank}, but this process sees {count} CUDA devices: start at most one process per "
+            "device"
         )
     return torch.device("cuda", local_rank)
+
+
+def lone_tasks(world_size: int) -> list[str]:
+    """A warning if Slurm started several tasks that do not know of each other; none otherwise."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if world_size > 1 or "RANK" in os.environ or not tasks.isdecimal() or int(tasks) == 1:
+        return []
+    return [
+        f"warning: Slurm started {tasks} tasks and RANK is not set, so that each trains a whole run of its own: start "
+        "one run with examples/launch/slurm.sbatch, or set what its README lists under one task per GPU"
+    ]
 
 
 def quiet_core_imports() -> None:
@@ -124,7 +141,7 @@ class _World:
         """This process's device, once every process has one and all were started in the same way."""
         facts: dict[str, Any] = {"WORLD_SIZE": self.size, **installed_versions()}
         facts |= {"the fingerprint of megatron-ltd's sources": source_fingerprint()}
-        device, problem = None, None
+        device, problem, own_device = None, None, None
         try:
             device = choose_device(config.device)
             config.data_parallel_size(self.size)
@@ -132,12 +149,14 @@ class _World:
             facts["the device"] = device.type
             if device.type == "cuda":
                 facts["NCCL"] = ".".join(map(str, torch.cuda.nccl.version()))
+                own_device = str(torch.cuda.get_device_properties(device).uuid)
         except UserError as error:
             if self.size == 1:
                 raise
             problem = str(error)
         if self.size > 1:
-            agreement.agree_over_store(self.store, self.rank, self.size, {**facts, **flags}, problem, timeout)
+            stated = agreement.Stated({**facts, **flags}, own_device, problem)
+            agreement.agree_over_store(self.store, self.rank, self.size, stated, timeout)
         assert device is not None
         return device
 

@@ -15,6 +15,7 @@ from megatron.ltd.format import format_count
 from megatron.ltd.methods.base import METHOD
 from megatron.ltd.models.kernels import kernels_text, slow_kernels
 from megatron.ltd.parallel.layout import layout_text
+from megatron.ltd.parallel.mesh import lone_tasks
 from megatron.ltd.plan.clock import SCHEDULE_IDS
 from megatron.ltd.plan.table import LearningRate, stage_table
 from megatron.ltd.training.build import Run, versions
@@ -36,7 +37,7 @@ def print_header(run: Run) -> None:
     print_line(
         f"runs on   {about['device']}, {about['world_size']} process{'es' if run.mesh.world_size > 1 else ''}, "
         f"{run.config.precision.dtype}; torch {about['torch']}, megatron-core {about['megatron-core']}; "
-        f"{kernels_text(run.state.chunks)}"
+        f"{kernels_text(run.state.chunks, run.mesh.device)}"
     )
     if run.throughput.peak_tflops is not None:
         print_line(f"peak      {run.throughput.peak_tflops:g} TFLOP/s per device, by which MFU is divided")
@@ -55,7 +56,8 @@ def print_header(run: Run) -> None:
             f"warning: --save is not given: nothing is kept of this run but its log in {run.log.folder}; add --save to "
             "keep the model"
         )
-    for line in [*run.config.warnings, *warnings_of(plan), *slow_kernels(run.state.chunks, run.mesh.device)]:
+    slow = slow_kernels(run.state.chunks, run.mesh.device)
+    for line in [*run.config.warnings, *warnings_of(plan), *slow, *lone_tasks(run.mesh.world_size)]:
         print_line(line)
     run.log.run(_run_line(run, about))
 

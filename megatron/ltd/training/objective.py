@@ -56,7 +56,7 @@ class CausalLM(Objective):
 
     def forward(self, model: torch.nn.Module, batch: Batch) -> Tensor:
         """Losses [B, S] on the last stage, hidden states before it."""
-        return model(batch.tokens_BS, batch.position_ids_BS, batch.attention_mask, labels=batch.labels_BS)
+        return model(batch.tokens_BS, batch.position_ids_BS, batch.attention_mask(), labels=batch.labels_BS)
 
     def loss(self, batch: Batch, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return masked_loss_sum(batch.loss_mask_BS, outputs)

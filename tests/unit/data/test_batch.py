@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from megatron.core.datasets.gpt_dataset import _get_ltor_masks_and_position_ids
 
-from megatron.ltd.data.batch import Batch, build_batch, document_mask
+from megatron.ltd.data.batch import Batch, build_batch
 from megatron.ltd.data.microbatches import NoTokens, microbatches
 from megatron.ltd.routing.sequence_shard import SequenceShard
 
@@ -80,7 +80,7 @@ def test_a_batch_stacks_its_samples() -> None:
     assert torch.equal(batch.labels_BS, batch.tokens_BS + 1)
     assert batch.loss_mask_BS.dtype == torch.float32 and batch.loss_mask_BS.shape == (2, SEQUENCE)
     assert torch.equal(batch.position_ids_BS, torch.arange(SEQUENCE).expand(2, SEQUENCE))
-    assert batch.attention_mask is None
+    assert batch.attention_mask() is None
 
 
 def test_reading_does_not_advance_the_random_generator() -> None:
@@ -98,7 +98,12 @@ def test_worker_processes_read_the_same_batches() -> None:
     assert [batch.sample_ids_B.tolist() for batch in helped] == [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10]]
     for one, other in zip(alone, helped, strict=True):
         assert torch.equal(one.tokens_BS, other.tokens_BS)
-        assert torch.equal(one.attention_mask, other.attention_mask)
+        assert torch.equal(one.attention_mask(), other.attention_mask())
+
+
+def of_tokens(tokens_BS: torch.Tensor) -> Batch:
+    samples = [dict.fromkeys(("tokens", "labels", "loss_mask", "position_ids"), row) for row in tokens_BS]
+    return build_batch(samples, range(len(samples)), separate_documents_at=0)
 
 
 @settings(max_examples=100, deadline=None)
@@ -106,13 +111,15 @@ def test_worker_processes_read_the_same_batches() -> None:
 def test_document_mask_is_megatron_cores(rows: list[list[int]]) -> None:
     tokens_BS = torch.tensor(rows)
     theirs = [_get_ltor_masks_and_position_ids(row, 0, False, True, False, True)[0] for row in tokens_BS]
-    ours = document_mask(tokens_BS, end_of_document=0)
-    assert ours.dtype == torch.bool
+    ours = of_tokens(tokens_BS).attention_mask()
+    assert ours is not None and ours.dtype == torch.bool
     assert torch.equal(ours, torch.stack(theirs))
 
 
 def test_end_of_document_belongs_to_the_document_it_ends() -> None:
-    seen = ~document_mask(torch.tensor([[5, 0, 7, 8]]), end_of_document=0)[0, 0]
+    forbidden = of_tokens(torch.tensor([[5, 0, 7, 8]])).attention_mask()
+    assert forbidden is not None
+    seen = ~forbidden[0, 0]
     assert seen.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
 
 
@@ -122,8 +129,9 @@ def test_to_moves_every_tensor(separate: int | None) -> None:
     moved = batch.to("meta")
     tensors = [moved.tokens_BS, moved.labels_BS, moved.loss_mask_BS, moved.position_ids_BS, moved.sample_ids_B]
     assert all(tensor.is_meta for tensor in tensors)
-    assert (moved.attention_mask is None) == (separate is None)
-    assert separate is None or (moved.attention_mask is not None and moved.attention_mask.shape == (2, 1, 4, 4))
+    mask = moved.attention_mask()
+    assert (mask is None) == (separate is None)
+    assert separate is None or (mask is not None and mask.is_meta and mask.shape == (2, 1, 4, 4))
     assert not batch.tokens_BS.is_meta
 
 
@@ -136,12 +144,20 @@ def test_context_ranks_share_a_batch() -> None:
         batch = next(iter(read(6, 0, 2, sequence_shard=shard, **options)))
         for name in ("tokens_BS", "labels_BS", "loss_mask_BS", "position_ids_BS"):
             assert torch.equal(getattr(batch, name), getattr(whole, name)[:, positions])
-        assert batch.attention_mask is not None and whole.attention_mask is not None
-        assert torch.equal(batch.attention_mask, whole.attention_mask[:, :, positions])
+        mask, whole_mask = batch.attention_mask(), whole.attention_mask()
+        assert mask is not None and whole_mask is not None
+        assert torch.equal(mask, whole_mask[:, :, positions])
         assert torch.equal(batch.sample_ids_B, whole.sample_ids_B)
         assert batch.whole_tokens_BS is None
         batch = next(iter(read(6, 0, 2, sequence_shard=shard, whole_tokens=True)))
         assert torch.equal(batch.whole_tokens_BS, whole.tokens_BS)
+
+
+def test_no_mask_travels() -> None:
+    """A batch with separated documents has a few numbers for each token, and nothing of S² values."""
+    batch = of_tokens(torch.ones(3, 64, dtype=torch.int64))
+    sizes = [tensor.numel() for tensor in vars(batch).values() if tensor is not None]
+    assert len(sizes) == 7 and max(sizes) == 3 * 64
 
 
 def test_a_pipeline_stage_without_tokens_counts_the_same_samples() -> None:
@@ -151,5 +167,5 @@ def test_a_pipeline_stage_without_tokens_counts_the_same_samples() -> None:
     assert [batch.sample_ids_B.tolist() for batch in found] == [
         batch.sample_ids_B.tolist() for batch in read(11, 2, 2, 1, 2)
     ]
-    assert all(batch.tokens_BS is None and batch.attention_mask is None for batch in found)
+    assert all(batch.tokens_BS is None and batch.attention_mask() is None for batch in found)
     assert found[0].to("cpu").labels_BS is None

@@ -242,7 +242,8 @@ def test_microbatches_of_real_data(write_dataset: Callable[..., str]) -> None:
         )
     )
     assert batch.tokens_BS.tolist() == [dataset[index]["tokens"].tolist() for index in (4, 5, 6)]
-    assert batch.attention_mask is not None and batch.attention_mask.shape == (3, 1, 16, 16)
+    mask = batch.attention_mask()
+    assert mask is not None and mask.shape == (3, 1, 16, 16)
 
 
 @pytest.mark.parametrize("how", ["split", "own data", "blend of own data", "blend with a split"])

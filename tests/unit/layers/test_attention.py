@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron.ltd.data.batch import document_mask
 from megatron.ltd.parallel.mesh import Mesh
-from tests.support import small_model, world
+from tests.support import separated, small_model, world
 
 S, B, D = 7, 3, 4
 
@@ -65,8 +64,8 @@ def naive(query: Tensor, key: Tensor, value: Tensor, forbidden_BST: Tensor, scal
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2), (4, 1)])
 def test_equals_reference_attention(mesh: Mesh, heads: int, groups: int, masked: bool) -> None:
     tokens_BS = torch.tensor([[1, 0, 1, 1, 0, 1, 1], [1] * 7, [0] * 7])
-    mask = document_mask(tokens_BS, 0) if masked else None
-    forbidden_BST = document_mask(tokens_BS if masked else torch.ones_like(tokens_BS), 0)[:, 0]
+    mask = separated(tokens_BS) if masked else None
+    forbidden_BST = separated(tokens_BS if masked else torch.ones_like(tokens_BS))[:, 0]
     inputs = draw(heads, groups)
     found = build(mesh)(*inputs, mask)
     expected = naive(*inputs, forbidden_BST, 1 / math.sqrt(D))

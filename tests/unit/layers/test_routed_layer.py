@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron.ltd.data.batch import document_mask
 from megatron.ltd.layers.route import Route, use_route
 from megatron.ltd.methods.base import Samples
 from megatron.ltd.parallel.mesh import Mesh
-from tests.support import build_core_model, random_ltd, small_model, world
+from tests.support import build_core_model, random_ltd, separated, small_model, world
 
 S, K, B, H = 16, 6, 3, 24
 IDS = torch.tensor([11, 12, 13])
@@ -59,7 +58,7 @@ def dense_forward(layer: torch.nn.Module, *arguments: Tensor | None) -> Tensor:
 def test_equals_the_dense_layer_on_the_kept_rows(layer: torch.nn.Module, route: Route, masked: bool) -> None:
     hidden_SBH, rotary = inputs()
     tokens_BS = torch.randint(0, 4, (B, S), generator=torch.Generator().manual_seed(3))
-    mask = document_mask(tokens_BS, 0) if masked else None
+    mask = separated(tokens_BS) if masked else None
     with use_route(route):
         found_SBH, context = layer(hidden_SBH, attention_mask=mask, rotary_pos_emb=rotary)
     assert context is None

@@ -79,7 +79,7 @@ def plain_step(plain: PlainGPT, batches: Sequence[Batch], method: Method, blocks
                 if num_kept_tokens < SEQ_LENGTH
             }
             document_S = None
-            if batch.attention_mask is not None:
+            if batch.document_starts_BS is not None:
                 ends = batch.tokens_BS[row] == 0
                 document_S = ends.cumsum(0) - ends.long()
             logits_SV = plain(

@@ -70,7 +70,7 @@ def plain_step(
         for row in range(len(batch.sample_ids_B)):
             kept_K = kept_by_hand(method, batch, row, importance_V)
             document_S = None
-            if batch.attention_mask is not None:
+            if batch.document_starts_BS is not None:
                 ends = batch.tokens_BS[row] == 0
                 document_S = ends.cumsum(0) - ends.long()
             logits_SV = plain(

@@ -44,14 +44,18 @@ def ends(body: Callable[[int], None], ranks: Sequence[int]) -> dict[int, BaseExc
 
 
 def over_store(
-    facts: Sequence[dict[str, Any] | None], problems: dict[int, str] | None = None, timeout: timedelta = SOON
+    facts: Sequence[dict[str, Any] | None],
+    problems: dict[int, str] | None = None,
+    timeout: timedelta = SOON,
+    devices: dict[int, str] | None = None,
 ) -> dict[int, BaseException | None]:
     """Run ``agree_over_store`` with one entry per rank; a rank whose facts are None never starts."""
     store = dist.HashStore()
 
     def body(rank: int) -> None:
         problem = (problems or {}).get(rank)
-        agreement.agree_over_store(store, rank, len(facts), facts[rank] or {}, problem, timeout)
+        stated = agreement.Stated(facts[rank] or {}, (devices or {}).get(rank), problem)
+        agreement.agree_over_store(store, rank, len(facts), stated, timeout)
 
     return ends(body, [rank for rank, mine in enumerate(facts) if mine is not None])
 
@@ -67,6 +71,13 @@ def the_line(ended: dict[int, BaseException | None], kind: type[BaseException] =
 
 def test_ranks_that_were_started_alike_continue() -> None:
     assert set(over_store([FACTS] * 4).values()) == {None}
+    assert set(over_store([FACTS] * 4, devices={0: "a", 1: "b", 2: "c", 3: "d"}).values()) == {None}
+
+
+def test_a_device_has_one_process() -> None:
+    """Each process sees one device, and two see the same: a launcher that gave each its own would not have done it."""
+    line = the_line(over_store([FACTS] * 4, devices={0: "a", 1: "b", 2: "c", 3: "b"}))
+    assert line.startswith("ranks 1, 3 would use the same CUDA device (b): start at most one process per device")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +134,7 @@ def test_the_first_rank_stays_until_its_verdict_is_read() -> None:
 
     def body(rank: int) -> None:
         try:
-            agreement.agree_over_store(store, rank, 2, {"--seed": rank}, None, SOON)
+            agreement.agree_over_store(store, rank, 2, agreement.Stated({"--seed": rank}), SOON)
         finally:
             first_rank_left.append(rank)
 

@@ -75,7 +75,7 @@ def test_the_page_reports_what_the_run_did(resumed: Path, tmp_path: Path) -> Non
     content = path.read_text(encoding="utf-8")
     page, steps = Page(content), last_lines(resumed, "train")
     assert "script" not in page.elements and page.loads == [] and page.handlers == []
-    assert page.elements.count("svg") == 1 and "currentColor" in content and len(content) < 400_000
+    assert page.elements.count("svg") == 1 and "prefers-color-scheme: dark" in content and len(content) < 400_000
     flops, dense = (sum(step[name] for step in steps) for name in ("step_flops", "dense_step_flops"))
     for shown in (
         "<b>&",

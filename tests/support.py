@@ -187,19 +187,29 @@ def build_stepper(
 ) -> Any:
     """A ``Stepper`` of the library for a new model, or for one with ``weights``. Gradients are not clipped."""
     from megatron.ltd.training.objective import CausalLM
-    from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
-    from megatron.ltd.training.step import Stepper
 
     core_model = build_core_model(model, mesh, recompute)
     if weights is not None:
         load_weights(core_model, weights)
+    return stepper_of(
+        core_model, method or dense(model), mesh, CausalLM(), micro_batch_size=micro_batch_size, seed=seed
+    )
+
+
+def stepper_of(
+    core_model: Any, method: Method, mesh: Mesh, objective: Any, *, micro_batch_size: int = 2, seed: int = 7
+) -> Any:
+    """A ``Stepper`` of the library for any model. Gradients are not clipped."""
+    from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
+    from megatron.ltd.training.step import Stepper
+
     parallel, precision = ParallelConfig(device="cpu"), PrecisionConfig()
     wrapped = wrap_chunks([core_model], parallel, precision)
     optimizer = build_optimizer(wrapped, OptimizerConfig(lr=1e-3, clip_grad=0.0), precision, parallel)
+    seq_length = method.plan(0).seq_length
     return Stepper(
-        wrapped, optimizer, method or dense(model), mesh, CausalLM(),
-        seed=seed, micro_batch_size=micro_batch_size, seq_length=model.seq_length,
-    )  # fmt: skip
+        wrapped, optimizer, method, mesh, objective, seed=seed, micro_batch_size=micro_batch_size, seq_length=seq_length
+    )
 
 
 def load_weights(core_model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -214,6 +224,32 @@ def load_weights(core_model: torch.nn.Module, weights: Mapping[str, Tensor]) -> 
 def step_gradients(stepper: Any) -> dict[str, Tensor]:
     """The gradients of the latest ``stepper.train``, by Megatron-Core's parameter names."""
     return {name: parameter.main_grad.clone() for name, parameter in stepper.chunks[0].module.named_parameters()}
+
+
+def gradients_of(plain: torch.nn.Module) -> dict[str, Tensor]:
+    """The gradients of a reference model, zeros for parameters that the step did not use."""
+    return {
+        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        for name, parameter in plain.named_parameters()
+    }
+
+
+def assert_gradients(stepper: Any, expected: Mapping[str, Tensor], tolerance: float = 1e-5) -> None:
+    """Check every gradient of the latest ``stepper.train`` against one by the same name, by ``relative_error``."""
+    found = step_gradients(stepper)
+    assert found.keys() == expected.keys()
+    errors = {name: relative_error(found[name], expected[name]) for name in expected}
+    assert max(errors.values()) < tolerance, errors
+
+
+def assert_gradients_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float) -> None:
+    """Check gradients of two models; a small one, of which a hundredth of the norm of all is rounding, may differ.
+
+    A key's bias has no effect, so that its gradient is rounding alone.
+    """
+    whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() < tolerance * max(gradient.norm(), 1e-2 * whole), name
 
 
 def random_batches(

@@ -1,4 +1,4 @@
-"""Jobs of one rank that look into a run with the layers of Transformer Engine; see ``engine``."""
+"""Jobs of one rank that inspect a run with the layers of Transformer Engine; see ``engine``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def modules_of_layers(command: Sequence[str]) -> tuple[list[tuple[str, ...]], li
 
 
 def printed_by(command: Sequence[str]) -> str:
-    """What a run prints."""
+    """The output of a run."""
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         launch(parse(command))
@@ -48,7 +48,7 @@ def printed_by(command: Sequence[str]) -> str:
 
 
 class _Trap:
-    """Running its pickle is an error."""
+    """An object whose unpickling raises an error."""
 
     def __reduce__(self) -> Any:
         return exec, ("raise AssertionError('an extra state was unpickled')",)

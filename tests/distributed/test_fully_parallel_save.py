@@ -28,7 +28,7 @@ COMMAND = (
 
 
 class NewStorages(LiveStorages):
-    """The same of storages that are not among those of ``held``."""
+    """Like ``LiveStorages``, without the storages of ``held``."""
 
     def __init__(self, held: list[Tensor]) -> None:
         super().__init__()

@@ -59,13 +59,13 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def engine_runs(engine: Engine, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """The counterpart of ``runs``."""
+    """Like ``runs``, with Transformer Engine."""
     return Runs(engine, "cpu", run_flags(dataset), tmp_path_factory.mktemp("engine"), *TE, *RANDOM_LTD)
 
 
 @pytest.fixture(scope="module")
 def engine_bypass_runs(engine: Engine, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """The counterpart of ``bypass_runs``."""
+    """Like ``bypass_runs``, with Transformer Engine."""
     return Runs(engine, "cpu", run_flags(dataset), tmp_path_factory.mktemp("engine-bypass"), *TE)
 
 
@@ -182,7 +182,7 @@ def test_evaluation(engine: Engine, pool: Pool, engine_runs: Runs, tmp_path: Pat
 
 
 def test_kernels_are_named(engine: Engine, dataset: str, tmp_path: Path) -> None:
-    """By the doctor, which finds nothing wrong, and in the header of a run."""
+    """The doctor, which finds nothing wrong, and the header of a run name them."""
     (found,) = engine.run(doctors_findings, world_size=1)
     ((state, text),) = found
     assert state == OK and "on cpu" in text and f"layers on Transformer Engine {VERSIONS[-1]}," in text

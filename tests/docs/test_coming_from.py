@@ -1,4 +1,4 @@
-"""The pages for users of Megatron-LM and DeepSpeed: every flag that they call available is, and no other."""
+"""The pages for users of Megatron-LM and DeepSpeed: every flag listed as available exists, and no other."""
 
 from __future__ import annotations
 

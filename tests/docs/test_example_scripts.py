@@ -106,18 +106,8 @@ def test_settings_files_contain_only_flags_and_begin_with_a_comment(repository: 
 
 REFUSED = {
     "no size": ("gpt3/pretrain.sh", [], {}, "SIZE '': give 1.3b or 350m, then a variant such as random_ltd"),
-    "no variant": (
-        "gpt3/pretrain.sh",
-        ["350m"],
-        {},
-        "no variant is given: name dense, random_ltd or",
-    ),
-    "another variant": (
-        "gpt3/pretrain.sh",
-        ["350m", "250B"],
-        {},
-        "250B: there are no settings of this name",
-    ),
+    "no variant": ("gpt3/pretrain.sh", ["350m"], {}, "no variant is given: name dense, random_ltd or"),
+    "another variant": ("gpt3/pretrain.sh", ["350m", "250B"], {}, "250B: there are no settings of this name"),
     "an unknown flag": (
         "gpt3/pretrain.sh",
         ["350m", "dense", "--no-such"],
@@ -131,12 +121,7 @@ REFUSED = {
         "--global-batch-size 256 is not a multiple of --micro-batch-size 16 x 3 data-parallel processes = 48",
     ),
     "no vocabulary": ("gpt3/pretrain.sh", ["350m", "dense"], {}, "encoder.json"),
-    "GPUS_PER_NODE": (
-        "gpt3/pretrain.sh",
-        ["350m", "dense"],
-        {"GPUS_PER_NODE": "all"},
-        "GPUS_PER_NODE 'all': give",
-    ),
+    "GPUS_PER_NODE": ("gpt3/pretrain.sh", ["350m", "dense"], {"GPUS_PER_NODE": "all"}, "GPUS_PER_NODE 'all': give"),
     "no input": ("gpt3/prepare_data.sh", [], {}, "--input: "),
     "input as a word": ("gpt3/prepare_data.sh", ["a.jsonl"], {}, "a.jsonl: no flag takes this value"),
     "a shard": ("gpt3/prepare_data.sh", ["--shard", "3", "--input", "a"], {}, "--shard 3"),
@@ -146,24 +131,9 @@ REFUSED = {
     "no such run": ("gpt3/evaluate.sh", ["dense"], {}, "dense: there is no checkpoint; train with pretrain.sh first"),
     "vit": ("vit/run.sh", ["sparse"], {}, "sparse: there are no settings of this name; give a YAML file"),
     "vit images": ("vit/run.sh", ["recipe", "--no-such-flag"], {}, "--no-such-flag: there is no such flag"),
-    "bert variant": (
-        "bert_large/pretrain.sh",
-        [],
-        {},
-        "no variant is given: name random_ltd, token_bypass",
-    ),
-    "bert files": (
-        "bert_large/prepare_data.sh",
-        ["a", "b"],
-        {},
-        "give three files: the text to train on",
-    ),
-    "bert sentences": (
-        "bert_large/finetune.sh",
-        ["dense"],
-        {},
-        "give the pretrained variant and two files",
-    ),
+    "bert variant": ("bert_large/pretrain.sh", [], {}, "no variant is given: name random_ltd, token_bypass"),
+    "bert files": ("bert_large/prepare_data.sh", ["a", "b"], {}, "give three files: the text to train on"),
+    "bert sentences": ("bert_large/finetune.sh", ["dense"], {}, "give the pretrained variant and two files"),
     "gpt2 files": (
         "gpt2_finetune/run.sh",
         ["--bf16"],

@@ -83,11 +83,7 @@ def test_mistakes_are_refused(finished: tuple[Path, str], repository: Path, tmp_
     (tmp_path / "weights").mkdir()
     for words, settings, message in (
         (["weights", "text.txt"], {}, "give the folder of a GPT-2 and two text files, or set TINY=1"),
-        (
-            ["weights", "text.txt", "no.txt"],
-            {},
-            "weights text.txt no.txt: the first must be a folder",
-        ),
+        (["weights", "text.txt", "no.txt"], {}, "weights text.txt no.txt: the first must be a folder"),
         (
             ["weights", "text.txt", "text.txt", "--out", str(tmp_path)],
             {},

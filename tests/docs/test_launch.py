@@ -80,7 +80,7 @@ def test_one_node(repository: Path) -> None:
 
 
 def test_the_allocator_is_the_users(repository: Path) -> None:
-    """Under its new and its old name."""
+    """The variable that the user sets counts, under its new and its old name."""
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         (shown,) = dry_run(repository, "torchrun.sh", GPUS_PER_NODE="1", **{name: "max_split_size_mb:64"})
         assert " PYTORCH_ALLOC_CONF=max_split_size_mb:64 " in shown
@@ -138,7 +138,7 @@ RUN = (
 
 
 def test_the_last_line_of_a_run_that_fails_is_its_own(repository: Path) -> None:
-    """Without torchrun's traceback, and with the status of the process."""
+    """There is no traceback of torchrun, and the exit status is that of the process."""
     settings = {"GPUS_PER_NODE": "0", "NPROC": "2", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     ended = run(repository, "torchrun.sh", *RUN, **settings)
     assert_names(assert_refused(ended.returncode, ended.stderr, "nowhere"), "--train-data-path")

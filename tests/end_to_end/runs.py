@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,18 @@ def bert_flags(folder: Path, *data: str) -> list[str]:
 
 def run_status(flags: Sequence[str], program: Any = None, workload: Entry = GPT) -> tuple[int, str]:
     """Run the workload's script (or ``program`` on its parsed flags); return its exit status and standard error."""
+    return ending(
+        lambda: run_command(lambda: (program or launch)(parse_run_config(flags, workload))), "pretrain_gpt_ltd.py"
+    )
+
+
+def ending(program: Callable[[], object], *words: object) -> tuple[int, str]:
+    """Call ``program`` with ``words`` as the command line; return its exit status and standard error."""
     stderr = io.StringIO()
     try:
         with redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["pretrain_gpt_ltd.py"])
-            run_command(lambda: (program or launch)(parse_run_config(flags, workload)))
+            patch.setattr(sys, "argv", [*map(str, words)])
+            program()
     except SystemExit as end:
         return int(end.code or 0), stderr.getvalue()
     return 0, stderr.getvalue()

@@ -176,7 +176,7 @@ def test_a_folder_of_another_run(flags: list[str], data: str, trained: Path, mon
 
 @pytest.mark.parametrize("flags", [[], ["--finetune"]])
 def test_a_checkpoint_of_older_programs_is_refused_unread(flags: list[str], data: str, tmp_path: Path) -> None:
-    """Megatron-LM's former format is a pickle for each rank, which would run what it holds."""
+    """Megatron-LM's former format is one pickle per rank; unpickling it would execute any code in it."""
     folder, mark = tmp_path / "old", tmp_path / "mark"
     rank = folder / "iter_0000100" / "mp_rank_00"
     rank.mkdir(parents=True)

@@ -18,32 +18,20 @@ from tests.support_errors import assert_names, assert_refused, refused
 from tests.support_processes import PATIENCE_SECONDS
 
 FLAGS = {
-    "kept tokens above S": (
-        ["--ltd-min-kept-tokens", 20],
-        ["--ltd-min-kept-tokens 20", "--seq-length 16", 16],
-    ),
+    "kept tokens above S": (["--ltd-min-kept-tokens", 20], ["--ltd-min-kept-tokens 20", "--seq-length 16", 16]),
     "kept tokens below 1": (["--ltd-min-kept-tokens", 0], ["--ltd-min-kept-tokens 0", 1]),
     "granularity": (["--ltd-granularity", 3], ["--ltd-granularity 3", "--ltd-min-kept-tokens 4", 3, 6]),
     "stages without staged": (["--ltd-stages", "0:4"], ["--ltd-stages 0:4", "--ltd-schedule"]),
-    "growth of a constant": (
-        ["--ltd-schedule", "constant"],
-        ["--ltd-growth-steps 5", "--ltd-schedule"],
-    ),
+    "growth of a constant": (["--ltd-schedule", "constant"], ["--ltd-growth-steps 5", "--ltd-schedule"]),
     "no schedule": (["--ltd-schedule", "falling"], ["--ltd-schedule", "falling"]),
     "layers outside": (["--ltd-layers", "2-9"], ["--ltd-layers 2-9", 1, "--num-layers 3"]),
     "layers far outside": (["--ltd-layers", "70-999999999999"], [1, "--num-layers 3", 70]),
     "layers no list": (["--ltd-layers", "2,x"], ["--ltd-layers 2,x", "2-23"]),
-    "two methods that drop tokens": (
-        ["--token-bypass"],
-        ["--random-ltd", "--token-bypass"],
-    ),
+    "two methods that drop tokens": (["--token-bypass"], ["--random-ltd", "--token-bypass"]),
     "first layer": (["--ltd-layers", "1-2"], ["--ltd-layers 1-2", "layer 1", "--ltd-allow-edge-layers"]),
     "last layer": (["--ltd-layers", "2-3"], ["--ltd-layers 2-3", "layer 3", "--ltd-allow-edge-layers"]),
     "two lengths": (["--train-tokens", 500], ["--train-iters 6", "--train-tokens 500"]),
-    "warm-up": (
-        ["--lr-decay-iters", 2],
-        [288, "--lr-warmup-*", "--lr-decay-*"],
-    ),
+    "warm-up": (["--lr-decay-iters", 2], [288, "--lr-warmup-*", "--lr-decay-*"]),
     "batch": (["--global-batch-size", 3], ["--global-batch-size 3", "--micro-batch-size 2"]),
     "unknown flag": (["--train-itrs", 3], ["--train-itrs", "--train-iters"]),
     "no number": (["--num-layers", "many"], ["--num-layers", "many", 1000]),
@@ -65,10 +53,7 @@ FLAGS = {
     "transformer engine on CPU": (["--transformer-impl", "transformer_engine"], ["--transformer-impl"]),
     "load of an empty folder": (["--load", "empty"], ["--load empty"]),
     "finetune from nothing": (["--load", "out", "--finetune"], ["--load out"]),
-    "layout": (
-        ["--tensor-model-parallel-size", 2],
-        [1, "--tensor-model-parallel-size 2", 2],
-    ),
+    "layout": (["--tensor-model-parallel-size", 2], [1, "--tensor-model-parallel-size 2", 2]),
 }
 
 
@@ -77,18 +62,12 @@ BYPASS_FLAGS = {
     "last layer": (["--token-bypass-layers", "2-3"], ["--token-bypass-layers 2-3"]),
     "empty span": (["--token-bypass-layers", "2-1"], ["--token-bypass-layers 2-1"]),
     "kept tokens above S": (["--token-bypass-kept-tokens", 17], ["--token-bypass-kept-tokens 17", 16]),
-    "staged without stages": (
-        ["--token-bypass-schedule", "staged"],
-        ["--token-bypass-stages", "0:128", "1000:256"],
-    ),
+    "staged without stages": (["--token-bypass-schedule", "staged"], ["--token-bypass-stages", "0:128", "1000:256"]),
     "stages in disorder": (
         ["--token-bypass-schedule", "staged", "--token-bypass-stages", "0:16", "9:8", "4:16"],
         ["--token-bypass-stages 0:16 9:8 4:16", "9:8", "--token-bypass-granularity 16"],
     ),
-    "special id outside": (
-        ["--token-bypass-special-ids", 256, 257],
-        ["--token-bypass-special-ids 257", 0, 256],
-    ),
+    "special id outside": (["--token-bypass-special-ids", 256, 257], ["--token-bypass-special-ids 257", 0, 256]),
 }
 
 

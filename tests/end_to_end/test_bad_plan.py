@@ -13,17 +13,10 @@ from tests.support_errors import assert_names
 SPEED = ["--plan-peak-tflops", 1, "--plan-mfu", 0.5]
 FLAGS: dict[str, tuple[list[object], list[object]]] = {
     "no plan": (["--plan-mfu", 0.4], ["--plan-mfu 0.4", "--plan"]),
-    "a question without a plan": (["--plan-target-saving", 0.3], ["--plan-target-saving 0.3", "--plan"]),
-    "a file without a plan": (["--plan-json", "plan.json"], ["--plan-json", "plan.json", "--plan"]),
-    "mfu": (["--plan", *SPEED[:2], "--plan-mfu", 1.5], ["--plan-mfu 1.5", 0, 1, "0.3"]),
     "gpu": (["--plan", "--plan-gpu", "abacus"], ["--plan-gpu", "abacus"]),
     "peak of another type": (
         ["--plan", "--plan-gpu", "a100", "--plan-mfu", 0.4],
         ["--plan-gpu", "--plan-peak-tflops"],
-    ),
-    "both questions": (
-        ["--plan", *SPEED, "--plan-target-saving", 0.3, "--plan-gpu-hours", 9],
-        ["--plan-target-saving 0.3", "--plan-gpu-hours 9.0"],
     ),
     "a growth that is given": (
         ["--plan", "--plan-target-saving", 0.3],

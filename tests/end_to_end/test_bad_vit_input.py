@@ -14,15 +14,9 @@ from tests.support_errors import assert_names, assert_refused
 from tests.support_vit import refusal, vit_flags
 
 FLAGS: dict[str, tuple[str, list[object]]] = {
-    "pipeline": (
-        "--pipeline-model-parallel-size 2",
-        ["--pipeline-model-parallel-size 2"],
-    ),
+    "pipeline": ("--pipeline-model-parallel-size 2", ["--pipeline-model-parallel-size 2"]),
     "context": ("--context-parallel-size 2", ["--context-parallel-size 2"]),
-    "sequence": (
-        "--tensor-model-parallel-size 2 --sequence-parallel",
-        ["--sequence-parallel"],
-    ),
+    "sequence": ("--tensor-model-parallel-size 2 --sequence-parallel", ["--sequence-parallel"]),
     "importance": (
         "--token-bypass --token-bypass-layers 2-3",
         ["--token-bypass-selector importance", "--token-bypass-selector random"],

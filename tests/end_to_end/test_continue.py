@@ -150,7 +150,7 @@ def test_a_finished_run_says_how_to_go_on(
 
 
 def test_a_longer_run_is_told_what_keeps_its_schedule(data: str, half: Path) -> None:
-    """And with that it continues."""
+    """With the flag that the error names, the run continues."""
     longer = tiny_flags(data, "--save", half, "--load", half, "--train-iters", 8)
     line = refusal(longer)
     assert_names(line, "--train-iters 8", "then 6", "--lr-decay-iters 6", OVERRIDE)

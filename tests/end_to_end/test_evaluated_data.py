@@ -65,7 +65,7 @@ def test_mock_data_train_and_continue(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_with_other_data_by_finetune(tmp_path: Path) -> None:
-    """The weights of the first data, the order of the second, from its first sample on."""
+    """The run has the weights of the first data, and reads the second data from their first sample on."""
     first, second = write_data(tmp_path, "first", "lorem "), write_data(tmp_path, "second", "ipsum dolor ")
     saved = tmp_path / "saved"
     assert run_status(tiny_flags(first, "--save", saved, "--save-interval", 3)) == (0, "")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
-import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,7 @@ pytest.importorskip("lm_eval")
 from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.errors import run_command
 from megatron.ltd.evaluation.lm_eval.harness_command import evaluate
-from tests.end_to_end.runs import reseal, snapshot
+from tests.end_to_end.runs import ending, reseal, snapshot
 from tests.support_errors import assert_refused, refused
 
 PASSAGES = ("the model keeps some of its tokens", "every other token skips this layer", "kept tokens stay in order")
@@ -36,15 +33,9 @@ def task_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def status(flags: Sequence[object]) -> tuple[int, str]:
     """The exit status and the standard error of ``tools/evaluate.py``."""
-    stderr = io.StringIO()
-    try:
-        with redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["evaluate.py"])
-            patch.setenv("HF_DATASETS_OFFLINE", "1")
-            run_command(lambda: evaluate([*map(str, flags), "--device", "cpu"], None))
-    except SystemExit as end:
-        return int(end.code or 0), stderr.getvalue()
-    return 0, stderr.getvalue()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_DATASETS_OFFLINE", "1")
+        return ending(lambda: run_command(lambda: evaluate([*map(str, flags), "--device", "cpu"], None)), "evaluate.py")
 
 
 def test_results_have_lm_evals_format_and_the_iteration(
@@ -110,10 +101,7 @@ CASES = {
         ["--samples", "--limit"],
     ),
     "batch size": (["--load", "{run}", "--tasks", "lambada_openai", "--batch_size", "many"], ["--batch_size", "many"]),
-    "layout": (
-        ["--load", "{run}", *TASK, "--tensor-model-parallel-size", "2"],
-        ["--tensor-model-parallel-size 2"],
-    ),
+    "layout": (["--load", "{run}", *TASK, "--tensor-model-parallel-size", "2"], ["--tensor-model-parallel-size 2"]),
     "a cache of each process": (
         ["--load", "{run}", "--tasks", "x", "--use_cache", "c", "--tensor-model-parallel-size", "2"],
         ["--use_cache c", "--tensor-model-parallel-size 2"],

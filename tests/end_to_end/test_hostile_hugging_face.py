@@ -1,4 +1,4 @@
-"""Hugging Face folders that are not whole, or lie: every command that opens one ends in one line, and writes nothing.
+"""Incomplete and inconsistent Hugging Face folders: every command ends with one error line and writes nothing.
 
 Not here: ``--load --finetune``, see ``test_hugging_face``.
 """

@@ -14,7 +14,7 @@ import torch
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
 
 from tests.end_to_end.runs import reseal, run_status, tiny_flags
-from tests.end_to_end.tools import tool_status
+from tests.end_to_end.tools import export, finetune, generate, load, tool_status
 from tests.support_errors import assert_names
 
 WEIGHT = "decoder.layers.mlp.linear_fc1.weight"
@@ -126,14 +126,6 @@ RUN: dict[str, tuple[tuple[str, ...], Any]] = {
 }
 
 
-def _load(run: Path, data: str, folder: Path) -> tuple[int, str]:
-    return run_status(tiny_flags(data, "--load", run, "--log-dir", folder))
-
-
-def _finetune(run: Path, data: str, folder: Path) -> tuple[int, str]:
-    return run_status(tiny_flags(data, "--load", run, "--finetune", "--log-dir", folder))
-
-
 def _arguments(run: Path, data: str, folder: Path) -> tuple[int, str]:
     typed = tiny_flags(data, "--load", run, "--use-checkpoint-args", "--log-dir", folder)
     for name in ("--num-layers", "--hidden-size", "--num-attention-heads", "--seq-length", "--tokenizer-type"):
@@ -142,18 +134,10 @@ def _arguments(run: Path, data: str, folder: Path) -> tuple[int, str]:
     return run_status(typed)
 
 
-def _generate(run: Path, data: str, folder: Path) -> tuple[int, str]:
-    return tool_status("generate_text.py", "--load", run, "--prompt", "a", "--device", "cpu")
-
-
-def _export(run: Path, data: str, folder: Path) -> tuple[int, str]:
-    return tool_status("export_hf.py", "--load", run, "--output", folder / "exported", "--no-tokenizer")
-
-
 Command = Callable[[Path, str, Path], tuple[int, str]]
 
 
-@pytest.mark.parametrize("command", [_load, _finetune, _generate, _export])
+@pytest.mark.parametrize("command", [load, finetune, generate, export])
 @pytest.mark.parametrize("change", METADATA.values(), ids=METADATA.keys())
 def test_metadata(
     change: Callable[[Metadata], Any],
@@ -174,7 +158,7 @@ def test_metadata(
     assert not (tmp_path / "exported").exists()
 
 
-@pytest.mark.parametrize("command", [_load, _arguments, _generate, _export])
+@pytest.mark.parametrize("command", [load, _arguments, generate, export])
 @pytest.mark.parametrize(("names", "value"), RUN.values(), ids=RUN.keys())
 def test_run_records(
     names: tuple[str, ...],
@@ -257,7 +241,7 @@ def test_files(damage: Callable[[Path], Any], data: str, trained: Path, tmp_path
     checkpoint = trained / "iter_0000006"
     damage(checkpoint)
     reseal(checkpoint)
-    status, said = _load(trained, data, tmp_path)
+    status, said = load(trained, data, tmp_path)
     lines = said.splitlines()
     assert (status, len(lines)) == (2, 1) and str(checkpoint) in lines[0], (status, said)
 
@@ -267,7 +251,7 @@ def test_files(damage: Callable[[Path], Any], data: str, trained: Path, tmp_path
 )
 def test_a_manifest_that_cannot_be_read_is_skipped(text: str, data: str, trained: Path, tmp_path: Path) -> None:
     (trained / "iter_0000006" / "manifest.json").write_text(text)
-    assert _load(trained, data, tmp_path) == (0, "")
+    assert load(trained, data, tmp_path) == (0, "")
 
 
 @pytest.mark.parametrize("more", [[], ["--temperature", "0"], ["--top-k", "3"], ["--top-p", "0.5"]])

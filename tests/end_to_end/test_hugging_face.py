@@ -135,10 +135,7 @@ def test_the_folders_tokenizer_is_taken_and_another_refused(gpt2: Path, tmp_path
 
 
 CONFIG: dict[str, tuple[dict[str, object], list[str]]] = {
-    "architecture": (
-        {"model_type": "opt"},
-        ["opt", "gpt2", "llama"],
-    ),
+    "architecture": ({"model_type": "opt"}, ["opt", "gpt2", "llama"]),
     "no architecture": ({"model_type": None}, ["None", "config.json"]),
     "size missing": ({"n_layer": None}, ["config.json", "n_layer is null"]),
     "size no number": ({"n_embd": "16"}, ["config.json", 'n_embd is "16"']),
@@ -243,10 +240,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "index deep": (_index("[" * 100_000), ["model.safetensors.index.json"]),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), ["model.safetensors"]),
     "pickle": (_as_pickle, ["pytorch_model.bin", "safetensors", "save_pretrained"]),
-    "a file missing": (
-        _in_two_files_with_one_missing,
-        ["model-00002-of-00002.safetensors"],
-    ),
+    "a file missing": (_in_two_files_with_one_missing, ["model-00002-of-00002.safetensors"]),
     "index no JSON": (_index("{"), ["model.safetensors.index.json"]),
     "index elsewhere": (_index('{"weight_map": {"wte.weight": "../../x"}}'), ["model.safetensors.index.json"]),
     "not safetensors": (

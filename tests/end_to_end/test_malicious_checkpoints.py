@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.planner import WriteItemType
 
 from megatron.ltd.workloads import BERT, BERT_CLASSIFIER, VIT
 from tests.end_to_end.runs import bert_flags, refusal, reseal, run_status, tiny_flags
-from tests.end_to_end.tools import tool_refusal, tool_status
+from tests.end_to_end.tools import export, finetune, generate, load, tool_refusal, tool_status
 from tests.support_errors import assert_names
 from tests.support_pickles import Payload, altered_enumeration
 from tests.support_vit import vit_flags
@@ -59,7 +59,7 @@ def _common(checkpoint: Path, mark: Path) -> None:
 
 
 def _append(checkpoint: Path, content: Any, least_bytes: int = 0) -> Any:
-    """Save something that is no tensor at the end of the file of tensors, and return its place there."""
+    """Append an object that is not a tensor to the file of tensors, and return its place there."""
     place = next(iter(_read_metadata(checkpoint).storage_data.values()))
     path, buffer = checkpoint / place.relative_path, io.BytesIO()
     torch.save([content, torch.zeros(least_bytes)] if least_bytes else [content], buffer)
@@ -69,7 +69,7 @@ def _append(checkpoint: Path, content: Any, least_bytes: int = 0) -> Any:
 
 
 def _tensor(checkpoint: Path, mark: Path) -> None:
-    """In place of a tensor, with as many bytes."""
+    """Replace a tensor by the payload, with as many bytes."""
     metadata = _read_metadata(checkpoint)
     for index, place in list(metadata.storage_data.items()):
         if "word_embeddings" in index.fqn:
@@ -78,21 +78,13 @@ def _tensor(checkpoint: Path, mark: Path) -> None:
 
 
 def _extra_states(checkpoint: Path, content: Any) -> None:
-    """As earlier versions and Megatron-Core itself write them, with this content."""
+    """Add extra states with this content, as earlier versions and Megatron-Core itself write them."""
     metadata, place = _read_metadata(checkpoint), _append(checkpoint, content)
     for layer in range(3):
         name = f"decoder.layers.mlp.linear_fc1._extra_state/shard_{layer}_3"
         metadata.state_dict_metadata[name] = BytesStorageMetadata()
         metadata.storage_data[MetadataIndex(name)] = place
     (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
-
-
-def _load(run: Path, data: str, folder: Path) -> tuple[int, str]:
-    return run_status(tiny_flags(data, "--load", run, "--log-dir", folder))
-
-
-def _finetune(run: Path, data: str, folder: Path) -> tuple[int, str]:
-    return run_status(tiny_flags(data, "--load", run, "--finetune", "--log-dir", folder))
 
 
 def _weights_alone(run: Path, data: str, folder: Path) -> tuple[int, str]:
@@ -117,14 +109,6 @@ def _vit(run: Path, data: str, folder: Path) -> tuple[int, str]:
     )
 
 
-def _generate(run: Path, data: str, folder: Path) -> tuple[int, str]:
-    return tool_status("generate_text.py", "--load", run, "--prompt", "a", "--device", "cpu")
-
-
-def _export(run: Path, data: str, folder: Path) -> tuple[int, str]:
-    return tool_status("export_hf.py", "--load", run, "--output", folder / "exported", "--no-tokenizer")
-
-
 def _evaluate(run: Path, data: str, folder: Path) -> tuple[int, str]:
     (folder / "lambada_openai").mkdir()
     (folder / "lambada_openai" / "test.jsonl").write_text(json.dumps({"text": "the model keeps some tokens"}) + "\n")
@@ -134,7 +118,7 @@ def _evaluate(run: Path, data: str, folder: Path) -> tuple[int, str]:
 
 
 COMMANDS = [
-    _load, _finetune, _weights_alone, _bert, _bert_classifier, _vit, _generate, _export,
+    load, finetune, _weights_alone, _bert, _bert_classifier, _vit, generate, export,
     pytest.param(_evaluate, marks=pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs the extra eval")),
 ]  # fmt: skip
 
@@ -196,7 +180,7 @@ EXTRA_STATES: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize(
     ("command", "content"),
-    [*((_load, name) for name in EXTRA_STATES), (_finetune, "bytes of a pickle"), (_generate, "bytes of a pickle")],
+    [*((load, name) for name in EXTRA_STATES), (finetune, "bytes of a pickle"), (generate, "bytes of a pickle")],
 )
 def test_extra_states_with_content_are_refused(
     command: Callable[[Path, str, Path], tuple[int, str]],
@@ -205,7 +189,7 @@ def test_extra_states_with_content_are_refused(
     trained: Path,
     tmp_path: Path,
 ) -> None:
-    """Transformer Engine's modules unpickle theirs, from a tensor's bytes too."""
+    """Transformer Engine's modules would unpickle their extra states, even from the bytes of a tensor."""
     checkpoint, mark = trained / "iter_0000006", tmp_path / "the payload ran"
     _extra_states(checkpoint, EXTRA_STATES[content](mark))
     reseal(checkpoint)
@@ -217,7 +201,7 @@ def test_extra_states_with_content_are_refused(
 
 @pytest.mark.parametrize(
     ("command", "empty"),
-    [(_load, None), (_finetune, torch.empty(0, dtype=torch.uint8)), (_generate, torch.empty(0, dtype=torch.uint8))],
+    [(load, None), (finetune, torch.empty(0, dtype=torch.uint8)), (generate, torch.empty(0, dtype=torch.uint8))],
 )
 def test_extra_states_do_not_reach_the_modules(
     command: Callable[[Path, str, Path], tuple[int, str]],

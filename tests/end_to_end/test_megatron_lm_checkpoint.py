@@ -156,7 +156,7 @@ def test_another_model_is_refused_by_its_flag(case: str, data: str, gpt3: Path, 
 def test_a_run_starts_from_it_saves_and_goes_on(
     data: str, gpt3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Pickles that would run code, in the flags and in what is not read, change nothing."""
+    """Pickles that would execute code, in the flags and in parts that are not read, have no effect."""
     mark, out = tmp_path / "mark", tmp_path / "out"
     args = megatron_lm_args(**GPT3, hook=Payload(mark), hooks=[OrderedDict(a=Payload(mark)), {1: {2.5}}])
     load = with_args(tmp_path, gpt3, {}, args)
@@ -196,7 +196,7 @@ def test_a_damaged_or_malicious_file_is_one_line(what: str, data: str, gpt3: Pat
 
 
 def test_weights_of_another_model_are_refused(data: str, tmp_path: Path) -> None:
-    """Tensors that no flag announces: the model would not be the one that was trained."""
+    """Tensors that belong to no flag are refused, because the model would differ from the trained one."""
     saved(tmp_path / "theirs", GPT3, other={"gate": ShardedTensor.from_rank_offsets("decoder.gate", torch.ones(3))})
     theirs = tmp_path / "theirs"
     line = refusal(flags(data, theirs, "--openai-gelu", "--log-dir", tmp_path / "log"))

@@ -1,4 +1,4 @@
-"""The command lines of two of Megatron-LM's example scripts, their sizes shrunk: every flag works, or says why not.
+"""The command lines of two of Megatron-LM's example scripts, in small: every flag works, or is refused with a reason.
 
 Flags and values are those that ``examples/gpt3/train_gpt3_175b_distributed.sh`` and
 ``examples/llama/train_llama3_8b_h100_fp8.sh`` pass to ``pretrain_gpt.py``, word by word as the shell splits them.

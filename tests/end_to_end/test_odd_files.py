@@ -1,4 +1,4 @@
-"""Paths that are no readable file: FIFOs, devices, folders, loops of links, closed folders, names that lie.
+"""Paths that are not readable files: FIFOs, devices, folders, loops of links, folders without access, wrong names.
 
 Every command ends in bounded time, with one line that names the path.
 """
@@ -146,7 +146,7 @@ def test_a_manifest_reads_no_file_elsewhere(data: str, trained: Path, tmp_path: 
     "garbage", [b"\xff\xfe" * 999, b"[" * 99_999, b"", None], ids=["bytes", "deep", "empty", "none"]
 )
 def test_a_damaged_log_before_a_resume(garbage: bytes | None, data: str, trained: Path, straight: Path) -> None:
-    """The resumed steps are logged, and the tools report on all that is whole."""
+    """The resumed steps are logged, and the tools read the log without its damaged lines."""
     log = trained / "metrics.jsonl"
     shutil.rmtree(trained / "iter_0000006")
     (trained / "latest_checkpointed_iteration.txt").write_text("4")
@@ -164,7 +164,7 @@ def test_a_damaged_log_before_a_resume(garbage: bytes | None, data: str, trained
 
 @contextmanager
 def a_user() -> Iterator[None]:
-    """Within the block a user without the rights of root, who may enter everywhere."""
+    """Run the block as a user without root's rights, since root may enter every folder."""
     if os.geteuid() != 0:
         yield
         return

@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from megatron.ltd.plan.table import stage_rows
 from megatron.ltd.reports.metrics import read_history
 from megatron.ltd.reports.page.plan_file import read_plan
 from megatron.ltd.reports.page.stages import logged_stages
-from tests.end_to_end.runs import run_status, snapshot, tiny_flags
+from tests.end_to_end.runs import ending, run_status, snapshot, tiny_flags
 from tests.support_errors import assert_refused
 from tests.unit.reports.page.pages import Page
 
@@ -32,14 +31,10 @@ TOOLS: dict[str, Callable[[], None]] = {
 
 def call(tool: str, *flags: object) -> tuple[int, str, str]:
     """The exit status, standard output and standard error of a tool, run under the wrapper of its command line."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [tool, *map(str, flags)])
-        try:
-            run_command(TOOLS[tool])
-        except SystemExit as end:
-            return int(end.code or 0), out.getvalue(), err.getvalue()
-    return 0, out.getvalue(), err.getvalue()
+    out = io.StringIO()
+    with redirect_stdout(out):
+        status, err = ending(lambda: run_command(TOOLS[tool]), tool, *flags)
+    return status, out.getvalue(), err
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +70,7 @@ def test_the_page_reports_what_the_run_did(resumed: Path, tmp_path: Path) -> Non
     content = path.read_text(encoding="utf-8")
     page, steps = Page(content), last_lines(resumed, "train")
     assert "script" not in page.elements and page.loads == [] and page.handlers == []
-    assert page.elements.count("svg") == 1 and "currentColor" in content and len(content) < 400_000
+    assert page.elements.count("svg") == 1 and "prefers-color-scheme: dark" in content and len(content) < 400_000
     flops, dense = (sum(step[name] for step in steps) for name in ("step_flops", "dense_step_flops"))
     for shown in (
         "<b>&",

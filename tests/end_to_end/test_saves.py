@@ -168,7 +168,7 @@ def test_a_save_in_progress_survives_a_divergence(data: str, tmp_path: Path, mon
 
 
 def test_a_log_that_cannot_be_written_beside_a_save(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a full disk. What was half written is removed, and the line says what is left."""
+    """Writing fails as on a full disk. Partial files are removed, and the error line says which checkpoint is left."""
     from megatron.ltd.training.log import RunLog
 
     def full(log: RunLog, record: Any) -> None:

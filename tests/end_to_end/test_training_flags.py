@@ -19,7 +19,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def run(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run to its end that logs norms and zeros, with the output matrix of its own."""
+    """A finished run that logs norms and zeros; its output matrix is not tied to the embedding."""
     folder = tmp_path_factory.mktemp("run") / "out"
     asked = ["--log-params-norm", "--log-num-zeros-in-grad", "--untie-embeddings-and-output-weights"]
     assert run_status(tiny_flags(data, *asked, "--save", folder)) == (0, "")
@@ -66,7 +66,7 @@ def test_weights_alone(data: str, tmp_path: Path) -> None:
 
 
 def test_a_learning_rate_of_the_embedding(data: str, tmp_path: Path) -> None:
-    """The same rate changes no bit; another one does, and continues as it was, with every new kind of norm."""
+    """An equal rate changes no bit. Another one changes the run, which can be resumed, with every kind of norm."""
     layers = ["--qk-layernorm", "--apply-layernorm-1p", "--use-distributed-optimizer"]
 
     def trained(name: str, *more: object) -> list[float]:

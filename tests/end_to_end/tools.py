@@ -1,29 +1,19 @@
 """Runs a tool of ``tools/`` in this process like its command line, with the exit status and error line that a user
-sees.
+sees, and the commands that read a checkpoint.
 """
 
 from __future__ import annotations
 
-import io
 import runpy
-import sys
-from contextlib import redirect_stderr
+from pathlib import Path
 
-import pytest
-
+from tests.end_to_end.runs import ending, run_status, tiny_flags
 from tests.support import REPOSITORY
 
 
 def tool_status(tool: str, *flags: object) -> tuple[int, str]:
     """Run ``tools/<tool>``; return its exit status and standard error."""
-    stderr = io.StringIO()
-    try:
-        with redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [tool, *map(str, flags)])
-            runpy.run_path(str(REPOSITORY / "tools" / tool), run_name="__main__")
-    except SystemExit as end:
-        return int(end.code or 0), stderr.getvalue()
-    return 0, stderr.getvalue()
+    return ending(lambda: runpy.run_path(str(REPOSITORY / "tools" / tool), run_name="__main__"), tool, *flags)
 
 
 def tool_refusal(tool: str, *flags: object) -> str:
@@ -32,3 +22,20 @@ def tool_refusal(tool: str, *flags: object) -> str:
     lines = said.splitlines()
     assert status == 2 and len(lines) == 1, (status, said)
     return lines[0].removeprefix(f"{tool}: error: ")
+
+
+def load(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    """Continue the tiny run whose checkpoints are in ``run``, and log to ``folder``; see ``tool_status``."""
+    return run_status(tiny_flags(data, "--load", run, "--log-dir", folder))
+
+
+def finetune(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    return run_status(tiny_flags(data, "--load", run, "--finetune", "--log-dir", folder))
+
+
+def generate(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    return tool_status("generate_text.py", "--load", run, "--prompt", "a", "--device", "cpu")
+
+
+def export(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    return tool_status("export_hf.py", "--load", run, "--output", folder / "exported", "--no-tokenizer")

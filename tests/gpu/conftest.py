@@ -1,4 +1,4 @@
-"""Every test of this folder runs on the CPU in a tiny form, so that no mistake waits for a GPU, and on a GPU in full.
+"""The tests of this folder run on the CPU at a tiny size, to find mistakes without a GPU, and on a GPU at full size.
 
 ``pytest -m gpu`` runs them on the GPU alone. A run on the CPU replaces parts of ``torch.cuda`` for the rest of its
 process, so that the tests on a GPU need a process without one.

@@ -1,4 +1,4 @@
-"""Memory on each device: the plan beside the allocator's peak, and what saving and loading take besides the state."""
+"""Memory on each device: the plan against the allocator's peak, and the extra memory of saving and loading."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def state_of(run: Run) -> list[torch.Tensor]:
 
 
 def one_step(run: Run) -> None:
-    """Train one step, so that the optimizer has its state; the log has no line of it."""
+    """Train one step without logging it, so that the optimizer has its state."""
     microbatches = run.microbatches_of(run.config.global_batch_size(1))
     run.stepper.train(run.batches(run.train_data, 0), run.method.plan(0), 0, microbatches)
 

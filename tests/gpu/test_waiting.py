@@ -1,4 +1,4 @@
-"""No microbatch waits for the device: a step reads what it reads at its end, in every method.
+"""No microbatch waits for the device, with any method: a step reads values from it only at its end.
 
 On a GPU torch refuses everything that waits; on a CPU the operations that would wait are counted.
 """

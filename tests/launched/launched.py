@@ -43,7 +43,7 @@ class Launched:
         return self.ranks()[number]
 
     def wait_for(self, happened: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
-        """Wait until something has happened, while at least one process is still there to do it."""
+        """Wait until ``happened()`` is true; fail if all processes have ended before."""
         deadline = time.monotonic() + seconds
         while not happened():
             assert any(process.poll() is None for process in self._started), self.said
@@ -69,7 +69,7 @@ def torchrun(flags: Sequence[str], folder: Path, *agent_flags: str, script: Path
 
 @contextmanager
 def two_ranks(flags: Sequence[str], folder: Path, script: Path = SCRIPT) -> Iterator[Launched]:
-    """Two ranks with nothing above them, as ``srun`` would start them."""
+    """Two ranks without a launcher, as ``srun`` would start them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

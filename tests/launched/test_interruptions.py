@@ -36,7 +36,7 @@ def flags(dataset: str, save: Path, *more: object) -> list[str]:
 
 @pytest.fixture(scope="module")
 def straight(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the run that nothing interrupts."""
+    """The folder of the uninterrupted run."""
     folder = tmp_path_factory.mktemp("straight")
     with torchrun(flags(dataset, folder / "save"), folder) as run:
         assert run.end()[0] == [0], run.said
@@ -88,7 +88,7 @@ def kill_inside_a_save(run: Launched, save: Path, rank: int) -> None:
 
 
 def test_sigterm_to_one_rank_then_a_kill(dataset: str, straight: Path, tmp_path: Path) -> None:
-    """The first leaves on both ranks, with a checkpoint; then torchrun restarts what is killed."""
+    """SIGTERM to one rank makes both exit with a checkpoint; then torchrun restarts killed ranks."""
     save = tmp_path / "save"
     with torchrun(flags(dataset, save), tmp_path / "first") as run:
         run.wait_for(lambda: steps(save) >= 5)
@@ -113,7 +113,7 @@ def test_kills_inside_asynchronous_saves(dataset: str, straight: Path, tmp_path:
 
 
 def test_the_disk_of_one_rank_is_full(dataset: str, tmp_path: Path) -> None:
-    """It alone may not let files grow: both ranks end with the same line, and the checkpoint before stays."""
+    """One rank cannot write: both ranks end with the same line, and the previous checkpoint stays valid."""
     save = tmp_path / "save"
     more = ("--train-iters", 100_000, "--no-check-for-nan-in-loss-and-grad", "--async-save")
     with two_ranks(flags(dataset, save, *more), tmp_path) as run:
@@ -159,7 +159,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def test_an_error_on_one_rank(dataset: str, tmp_path: Path) -> None:
-    """Its traceback is shown; the other rank ends with one line."""
+    """The rank with the error shows a traceback; the other rank ends with one line."""
     script = tmp_path / "buggy.py"
     script.write_text(_BUGGY)
     with two_ranks(flags(dataset, tmp_path / "save"), tmp_path, script) as run:

@@ -1,4 +1,4 @@
-"""What a method costs besides the layers: operations for each routed layer and microbatch, and none that waits."""
+"""The cost of a method besides the layers: operations for each routed layer and microbatch, none of which waits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODEL = {"num_layers": 4, "seq_length": 32}
 def operations_of(
     mesh: Mesh, method: Method, microbatches: int, recompute: RecomputeConfig | None = None, **changes: Any
 ) -> Operations:
-    """One step's, after a first one: the optimizer then has its state."""
+    """The operations of the second step, in which the optimizer has its state."""
     model = small_model(**MODEL | changes)
     stepper = build_stepper(model, mesh, method, recompute=recompute)
     batches = random_batches(microbatches, 2, model.seq_length)
@@ -45,14 +45,14 @@ def operations_of(
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the check of positions, which reads them and is made on a CPU only."""
+    """Turn off the check of positions, which reads values and runs on the CPU only."""
     monkeypatch.setattr(Method, "check_positions", lambda *_: None)
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("position_embedding_type", ["learned_absolute", "rope"])
 def test_no_microbatch_waits_for_the_device(mesh: Mesh, method: Method, position_embedding_type: str) -> None:
-    """What a step reads it reads at its end, however many microbatches it has."""
+    """A step reads values only at its end, however many microbatches it has."""
     few, many = (
         operations_of(mesh, method, microbatches, position_embedding_type=position_embedding_type)
         for microbatches in (2, 4)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from tests.reference.plain_gpt import PlainConfig, PlainLayer, PlainNorm, draw_parameters
+from tests.reference.plain_gpt import PlainConfig, PlainLayer, PlainNorm, draw_parameters, run_layers
 
 
 class PlainBERT(nn.Module):
@@ -48,21 +48,12 @@ class PlainBERT(nn.Module):
 
         ``kept``, ``entry_layers`` and ``scale`` are as in ``PlainGPT``; kept positions contain no padding.
         """
-        everything_S = torch.arange(len(tokens_S))
         x_SH = self.tokens(tokens_S)
         if self.positions is not None:
-            x_SH = x_SH + self.positions(everything_S)
+            x_SH = x_SH + self.positions(torch.arange(len(tokens_S)))
         if self.types is not None:
             x_SH = x_SH + self.types(types_S)
-        for layer_number, layer in enumerate(self.layers, start=1):
-            positions_K = everything_S if kept is None else kept.get(layer_number, everything_S)
-            keys_T = everything_S if layer_number in entry_layers else positions_K
-            factor = 1.0 if scale is None else scale.get(layer_number, 1.0)
-            if factor == 0.0 or not len(positions_K):
-                continue
-            free_KT = torch.zeros(len(positions_K), len(keys_T), dtype=torch.bool)
-            x_SH = x_SH.index_put((positions_K,), layer(x_SH, positions_K, keys_T, free_KT, factor))
-        x_SH = self.norm(x_SH)
+        x_SH = self.norm(run_layers(self.layers, x_SH, kept, entry_layers, scale))
         up_SH = self.head_dense(x_SH)
         head = self.tokens.weight if self.head is None else self.head.weight
         logits_SV = self.head_norm(0.5 * up_SH * (1 + torch.erf(up_SH / math.sqrt(2)))) @ head.T + self.head_bias

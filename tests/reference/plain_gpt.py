@@ -11,7 +11,7 @@ nothing with the library: no fused kernels, no batch dimension, separate matrice
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -120,6 +120,31 @@ class PlainLayer(nn.Module):
         return self.down(0.5 * up * (1 + torch.erf(up / math.sqrt(2))))
 
 
+def run_layers(
+    layers: Iterable[nn.Module],
+    x_SH: Tensor,
+    kept: Mapping[int, Tensor] | None,
+    entry_layers: Collection[int],
+    scale: Mapping[int, float] | None,
+    forbidden: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """The output of the layers, [S, H]; see ``PlainGPT.forward``.
+
+    ``forbidden`` makes the mask of positions [K] that may not attend to positions [T]; by default there is none.
+    """
+    everything_S = torch.arange(len(x_SH))
+    for layer_number, layer in enumerate(layers, start=1):
+        positions_K = everything_S if kept is None else kept.get(layer_number, everything_S)
+        keys_T = everything_S if layer_number in entry_layers else positions_K
+        factor = 1.0 if scale is None else scale.get(layer_number, 1.0)
+        if factor == 0.0 or not len(positions_K):
+            continue
+        free_KT = torch.zeros(len(positions_K), len(keys_T), dtype=torch.bool)
+        forbidden_KT = free_KT if forbidden is None else forbidden(positions_K, keys_T)
+        x_SH = x_SH.index_put((positions_K,), layer(x_SH, positions_K, keys_T, forbidden_KT, factor))
+    return x_SH
+
+
 def draw_parameters(module: nn.Module, seed: int) -> None:
     """Draw every parameter at random, including biases and norms, so that each influences the output."""
     generator = torch.Generator().manual_seed(seed)
@@ -164,17 +189,14 @@ class PlainGPT(nn.Module):
         x_SH = self.tokens(tokens_S)
         if self.positions is not None:
             x_SH = x_SH + self.positions(everything_S if position_ids_S is None else position_ids_S)
-        for layer_number, layer in enumerate(self.layers, start=1):
-            positions_K = everything_S if kept is None else kept.get(layer_number, everything_S)
-            keys_T = everything_S if layer_number in entry_layers else positions_K
-            forbidden_KT = keys_T[None, :] > positions_K[:, None]
-            if document_S is not None:
-                forbidden_KT = forbidden_KT | (document_S[keys_T][None, :] != document_S[positions_K][:, None])
-            factor = 1.0 if scale is None else scale.get(layer_number, 1.0)
-            if factor == 0.0:
-                continue
-            computed_KH = layer(x_SH, positions_K, keys_T, forbidden_KT, factor)
-            x_SH = x_SH.index_put((positions_K,), computed_KH)
+
+        def forbidden(positions_K: Tensor, keys_T: Tensor) -> Tensor:
+            later_KT = keys_T[None, :] > positions_K[:, None]
+            if document_S is None:
+                return later_KT
+            return later_KT | (document_S[keys_T][None, :] != document_S[positions_K][:, None])
+
+        x_SH = run_layers(self.layers, x_SH, kept, entry_layers, scale, forbidden)
         head = self.tokens.weight if self.head is None else self.head.weight
         return self.norm(x_SH) @ head.T
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.reference.names import Tensors, megatron_tensors, renamed
-from tests.reference.plain_gpt import PlainConfig, PlainLayer, PlainNorm, draw_parameters
+from tests.reference.plain_gpt import PlainConfig, PlainLayer, PlainNorm, draw_parameters, run_layers
 
 
 class PlainViT(nn.Module):
@@ -41,15 +41,7 @@ class PlainViT(nn.Module):
             for left in range(0, width, size)
         ]
         x_SH = torch.cat([self.class_token[None], self.patch(torch.stack(patches))]) + self.places
-        everything_S = torch.arange(len(x_SH))
-        for layer_number, layer in enumerate(self.layers, start=1):
-            positions_K = everything_S if kept is None else kept.get(layer_number, everything_S)
-            keys_T = everything_S if layer_number in entry_layers else positions_K
-            factor = 1.0 if scale is None else scale.get(layer_number, 1.0)
-            if factor == 0.0:
-                continue
-            forbidden_KT = torch.zeros(len(positions_K), len(keys_T), dtype=torch.bool)
-            x_SH = x_SH.index_put((positions_K,), layer(x_SH, positions_K, keys_T, forbidden_KT, factor))
+        x_SH = run_layers(self.layers, x_SH, kept, entry_layers, scale)
         return self.classes(self.last_norm(x_SH)[0])
 
 

@@ -1,4 +1,4 @@
-"""What the machine denies ends in one line and exit status 2: permissions, links, open files, memory."""
+"""Errors of the machine give one line and exit status 2: permissions, links, open files, memory."""
 
 from __future__ import annotations
 

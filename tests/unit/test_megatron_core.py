@@ -40,7 +40,7 @@ def parameters(function: Callable[..., Any]) -> set[str]:
 
 
 def test_recompute_carries_no_context() -> None:
-    """It has neither a context variable nor a hook around the recomputed function."""
+    """Recompute has neither a context variable nor a hook around the recomputed function."""
     text = source(random.CheckpointFunction)
     assert "contextvars" not in text and parameters(random.checkpoint) == {
         "function", "distribute_saved_activations", "args",

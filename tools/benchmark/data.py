@@ -62,7 +62,7 @@ class Took:
 
 @contextmanager
 def timed() -> Iterator[Took]:
-    """The block's wall and CPU time, there at its end."""
+    """Measure the wall and CPU time of the block, which are set at its end."""
     took, wall, cpu = Took(), time.perf_counter(), time.process_time()
     yield took
     took.wall, took.cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import yaml
+from yaml import MappingNode, Node, ScalarNode, SequenceNode
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags.unknown import about_unknown
-from megatron.ltd.flags.yaml_tree import SWITCH, Group, Node, Text, Values, read_tree, refuse
+from megatron.ltd.flags.yaml_tree import SWITCH, is_empty, is_switch, line_of, read_tree, refuse
 
 
 @dataclass(frozen=True)
@@ -70,30 +71,30 @@ def _settings_of(
     """What one file sets, ``_OFF`` for a switch that is not given, and the words for the other program."""
     found: dict[str, Setting] = {}
     words: dict[str, list[str]] = {}
-    unknown: list[Text] = []
+    unknown: list[ScalarNode] = []
     for key, value in _flat(read_tree(file), lambda name: bool(_find(name, flags) or _find(name, others))):
-        ours, theirs = _find(key.text, flags), _find(key.text, others)
+        ours, theirs = _find(key.value, flags), _find(key.value, others)
         if ours is not None:
             action, inverted = ours
             if action.dest in found:
                 first = found[action.dest].where
-                refuse(file, key.line, f"{key.text} is set twice, the first time in {first}; keep one")
-            found[action.dest] = Setting(_value(file, key, value, action, inverted), f"{file}:{key.line}")
+                refuse(file, line_of(key), f"{key.value} is set twice, the first time in {first}; keep one")
+            found[action.dest] = Setting(_value(file, key, value, action, inverted), f"{file}:{line_of(key)}")
         elif theirs is not None:
             words[theirs[0].dest] = _words(file, key, value, theirs[0])
         else:
             unknown.append(key)
     if unknown:
         known = [spelling.removeprefix("--") for spelling in (*flags, *others)]
-        about = about_unknown([key.text for key in unknown], known, "setting", "--help lists the flags")
-        raise UserError(f"{file}:{','.join(str(key.line) for key in unknown)}: {about}")
+        about = about_unknown([key.value for key in unknown], known, "setting", "--help lists the flags")
+        raise UserError(f"{file}:{','.join(str(line_of(key)) for key in unknown)}: {about}")
     return found, words
 
 
-def _flat(group: Group, is_flag: Callable[[str], bool]) -> Iterator[tuple[Text, Node]]:
+def _flat(group: MappingNode, is_flag: Callable[[str], bool]) -> Iterator[tuple[ScalarNode, Node]]:
     """The settings of a group and of the groups below its headings."""
-    for key, value in group.pairs:
-        if isinstance(value, Group) and not is_flag(key.text):
+    for key, value in group.value:
+        if isinstance(value, MappingNode) and not is_flag(key.value):
             yield from _flat(value, is_flag)
         else:
             yield key, value
@@ -109,57 +110,58 @@ def _find(name: str, flags: Mapping[str, argparse.Action]) -> tuple[argparse.Act
     return (opposite, True) if opposite is not None and opposite.nargs == 0 else None
 
 
-def _value(file: str, key: Text, value: Node, action: argparse.Action, inverted: bool) -> Any:
+def _value(file: str, key: ScalarNode, value: Node, action: argparse.Action, inverted: bool) -> Any:
     """What the flag reads from the value, as it would from the command line."""
 
     def wrong(what: str) -> NoReturn:
-        refuse(file, key.line, f"{key.text}: {what}")
+        refuse(file, line_of(key), f"{key.value}: {what}")
 
-    if isinstance(value, Group):
+    if isinstance(value, MappingNode):
         wrong("this is a flag and cannot be a heading; give it a value, and move the settings below it elsewhere")
-    texts = [value] if isinstance(value, Text) else list(value.items)
-    if not texts or any(text.is_empty for text in texts):
+    texts = [value] if isinstance(value, ScalarNode) else list(value.value)
+    if not texts or any(is_empty(text) for text in texts):
         wrong("there is no value; give one, or remove the line")
     if action.nargs == 0:
-        if isinstance(value, Values) or not value.is_switch:
-            wrong(f"{value.text if isinstance(value, Text) else 'a list'} is not true or false; give one of these")
-        return action.const if SWITCH[value.text.lower()] != inverted else _OFF
-    if isinstance(value, Values) and action.nargs is None:
+        if not is_switch(value):
+            what = value.value if isinstance(value, ScalarNode) else "a list"
+            wrong(f"{what} is not true or false; give one of these")
+        return action.const if SWITCH[value.value.lower()] != inverted else _OFF
+    if isinstance(value, SequenceNode) and action.nargs is None:
         wrong(f"a list of {len(texts)} values; the flag takes one")
     for text in texts:
-        if text.is_switch:
-            wrong(f"{text.text} is for switches, and this flag takes a value; quote it if it is meant as text")
-    read = [_read(text.text, action, wrong) for text in texts]
+        if is_switch(text):
+            wrong(f"{text.value} is for switches, and this flag takes a value; quote it if it is meant as text")
+    read = [_read(text.value, action, wrong) for text in texts]
     return read[0] if action.nargs is None else read
 
 
-def _words(file: str, key: Text, value: Node, action: argparse.Action) -> list[str]:
+def _words(file: str, key: ScalarNode, value: Node, action: argparse.Action) -> list[str]:
     """The words that give another program's flag its value."""
     name = action.option_strings[0]
-    if isinstance(value, Text) and value.is_switch and action.nargs in (0, "?"):
-        return [name] if SWITCH[value.text.lower()] else []
-    if action.nargs == 0 or (isinstance(value, Text) and value.is_empty):
-        refuse(file, key.line, f"{key.text}: there is no value that the flag takes; --help says what it does")
-    if isinstance(value, Text):
-        return [f"{name}={value.text}"]
+    if is_switch(value) and action.nargs in (0, "?"):
+        return [name] if SWITCH[value.value.lower()] else []
+    if action.nargs == 0 or is_empty(value):
+        refuse(file, line_of(key), f"{key.value}: there is no value that the flag takes; --help says what it does")
+    if isinstance(value, ScalarNode):
+        return [f"{name}={value.value}"]
     if action.nargs != "+":
         return [f"{name}={json.dumps(_plain(value))}"]
-    if isinstance(value, Values):
-        return [name, *(item.text for item in value.items)]
-    return [name, *(f"{item.text}={_argument(below)}" for item, below in value.pairs)]
+    if isinstance(value, SequenceNode):
+        return [name, *(item.value for item in value.value)]
+    return [name, *(f"{item.value}={_argument(below)}" for item, below in value.value)]
 
 
 def _argument(value: Node) -> str:
-    return value.text if isinstance(value, Text) else json.dumps(_plain(value))
+    return value.value if isinstance(value, ScalarNode) else json.dumps(_plain(value))
 
 
 def _plain(value: Node) -> Any:
     """The value as YAML means it."""
-    if isinstance(value, Text):
-        return yaml.safe_load(value.text) if value.plain else value.text
-    if isinstance(value, Values):
-        return [_plain(item) for item in value.items]
-    return {key.text: _plain(below) for key, below in value.pairs}
+    if isinstance(value, ScalarNode):
+        return yaml.safe_load(value.value) if value.style is None else value.value
+    if isinstance(value, SequenceNode):
+        return [_plain(item) for item in value.value]
+    return {key.value: _plain(below) for key, below in value.value}
 
 
 def _read(text: str, action: argparse.Action, wrong: Any) -> Any:

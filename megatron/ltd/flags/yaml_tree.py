@@ -1,13 +1,11 @@
-"""YAML files as trees of text: groups of keys, lists, and single values, each with its line.
+"""YAML files as PyYAML's nodes: groups of keys, lists, and single values, which are text.
 
-PyYAML's safe loader splits the text into events; nothing is interpreted here. Tags, anchors and aliases are refused,
-and size and depth are bounded, so that a file can neither make objects nor grow.
+Tags, anchors and aliases are refused, and size and depth are bounded, so that a file can neither make objects nor grow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NoReturn
 
 import yaml
@@ -21,48 +19,27 @@ SWITCH = {"true": True, "false": False}
 _NO_VALUE = ("", "~", "null")
 
 
-@dataclass(frozen=True)
-class Text:
-    """A single value, or a key."""
-
-    line: int
-    text: str
-    plain: bool
-    """Whether it is written without quotes."""
-
-    @property
-    def is_empty(self) -> bool:
-        return self.plain and self.text.lower() in _NO_VALUE
-
-    @property
-    def is_switch(self) -> bool:
-        return self.plain and self.text.lower() in SWITCH
+def line_of(node: yaml.Node) -> int:
+    """The line of a node, from 1."""
+    return node.start_mark.line + 1
 
 
-@dataclass(frozen=True)
-class Values:
-    """Several values."""
-
-    line: int
-    items: tuple[Text, ...]
+def is_empty(node: yaml.Node) -> bool:
+    """Whether there is no value."""
+    return isinstance(node, yaml.ScalarNode) and node.style is None and node.value.lower() in _NO_VALUE
 
 
-@dataclass(frozen=True)
-class Group:
-    """Keys with their values, below a heading or in the whole file."""
-
-    line: int
-    pairs: tuple[tuple[Text, Node], ...]
+def is_switch(node: yaml.Node) -> bool:
+    """Whether it is true or false, without quotes."""
+    return isinstance(node, yaml.ScalarNode) and node.style is None and node.value.lower() in SWITCH
 
 
-Node = Text | Values | Group
-
-
-def read_tree(file: str) -> Group:
+def read_tree(file: str) -> yaml.MappingNode:
     """The keys and values of a YAML file. Raises ``UserError`` with file and line for any other content."""
+    text = _read_text(file)
     try:
-        events = yaml.parse(_read_text(file), Loader=yaml.SafeLoader)
-        return _Tree(file, events).read()
+        _check_events(file, yaml.parse(text, Loader=yaml.SafeLoader))
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = 1 if mark is None else mark.line + 1
@@ -70,6 +47,12 @@ def read_tree(file: str) -> Group:
         raise UserError(f"{file}:{line}: this is not YAML ({reason}); write one KEY: VALUE a line") from None
     except yaml.YAMLError as error:
         raise UserError(f"{file}: this is not YAML ({' '.join(str(error).split())}); write KEY: VALUE lines") from None
+    if root is None or is_empty(root):
+        return yaml.MappingNode("", [])
+    if not isinstance(root, yaml.MappingNode):
+        refuse(file, line_of(root), "the file is not made of KEY: VALUE lines; write settings such as lr: 3e-4")
+    _check_node(file, root)
+    return root
 
 
 def refuse(file: str, line: int, what: str) -> NoReturn:
@@ -93,61 +76,37 @@ def _read_text(file: str) -> str:
         raise UserError(f"{file}:{line}: this is not UTF-8 text; save the file as UTF-8") from None
 
 
-class _Tree:
-    """Reads a tree of settings from PyYAML's events."""
-
-    def __init__(self, file: str, events: Iterator[yaml.Event]) -> None:
-        self._file = file
-        self._events = events
-
-    def read(self) -> Group:
-        """The whole file."""
-        root = Group(1, ())
-        num_documents = 0
-        for event in self._events:
-            if isinstance(event, yaml.DocumentStartEvent):
-                num_documents += 1
-                if num_documents > 1:
-                    self._refuse(event, "a second document starts; keep one")
-            elif isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent, yaml.AliasEvent)):
-                node = self._node(event, level=0)
-                if isinstance(node, Group):
-                    root = node
-                elif not (isinstance(node, Text) and node.is_empty):
-                    self._refuse(event, "the file is not made of KEY: VALUE lines; write settings such as lr: 3e-4")
-        return root
-
-    def _node(self, event: yaml.Event, level: int) -> Node:
-        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-            self._refuse(event, "anchors and aliases are not supported; write the value out")
-        if event.tag is not None:
-            self._refuse(event, f"the tag {event.tag} is not supported; write the value alone")
-        if level > _MOST_LEVELS:
-            self._refuse(event, f"groups are nested in more than {_MOST_LEVELS} levels; use fewer")
+def _check_events(file: str, events: Iterator[yaml.Event]) -> None:
+    """Refuse what settings do not need, before anything is built of it."""
+    num_documents = level = 0
+    for event in events:
         line = event.start_mark.line + 1
-        if isinstance(event, yaml.ScalarEvent):
-            return Text(line, event.value, plain=event.style is None)
-        if isinstance(event, yaml.SequenceStartEvent):
-            return Values(line, tuple(self._items(level)))
-        return Group(line, tuple(self._pairs(level)))
+        num_documents += isinstance(event, yaml.DocumentStartEvent)
+        if num_documents > 1:
+            refuse(file, line, "a second document starts; keep one")
+        if getattr(event, "anchor", None) is not None:
+            refuse(file, line, "anchors and aliases are not supported; write the value out")
+        if getattr(event, "tag", None) is not None:
+            refuse(file, line, f"the tag {event.tag} is not supported; write the value alone")
+        if isinstance(event, yaml.NodeEvent) and level > _MOST_LEVELS:
+            refuse(file, line, f"groups are nested in more than {_MOST_LEVELS} levels; use fewer")
+        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
 
-    def _items(self, level: int) -> Iterator[Text]:
-        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
-            node = self._node(event, level + 1)
-            if not isinstance(node, Text):
-                self._refuse(event, "a list holds another list or a group; give single values")
-            yield node
 
-    def _pairs(self, level: int) -> Iterator[tuple[Text, Node]]:
+def _check_node(file: str, node: yaml.Node) -> None:
+    """Refuse lists of anything but single values, and keys that are no names or are written twice."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            if not isinstance(item, yaml.ScalarNode):
+                refuse(file, line_of(item), "a list holds another list or a group; give single values")
+    elif isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
-        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
-            key = self._node(event, level + 1)
-            if not isinstance(key, Text) or key.text == "":
-                self._refuse(event, "a key is not a name; write KEY: VALUE")
-            if key.text in lines:
-                self._refuse(event, f"{key.text} is written twice, the first time in line {lines[key.text]}; keep one")
-            lines[key.text] = key.line
-            yield key, self._node(next(self._events), level + 1)
-
-    def _refuse(self, event: yaml.Event, what: str) -> NoReturn:
-        refuse(self._file, event.start_mark.line + 1, what)
+        for key, value in node.value:
+            line = line_of(key)
+            if not isinstance(key, yaml.ScalarNode) or key.value == "":
+                refuse(file, line, "a key is not a name; write KEY: VALUE")
+            if key.value in lines:
+                first = lines[key.value]
+                refuse(file, line, f"{key.value} is written twice, the first time in line {first}; keep one")
+            lines[key.value] = line
+            _check_node(file, value)

@@ -1,17 +1,21 @@
-"""The schedule of kept tokens that flags choose; refuses what is missing, has no effect or does not fit."""
+"""The schedule of kept tokens that flags choose, and a method that follows it.
+
+Refuses flags that are missing, have no effect or do not fit.
+"""
 
 from __future__ import annotations
 
 import math
 import re
+from abc import abstractmethod
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import field_id
-from megatron.ltd.methods.base import ModelFacts
+from megatron.ltd.methods.base import Method, ModelFacts
 from megatron.ltd.schedules.kept_tokens import (
     ConstantSchedule,
     KeptTokensSchedule,
@@ -19,6 +23,7 @@ from megatron.ltd.schedules.kept_tokens import (
     StagedSchedule,
     TokenSchedule,
 )
+from megatron.ltd.schedules.step_plan import StepPlan
 
 KINDS = ("growing", "constant", "shrinking", "staged")
 
@@ -173,9 +178,29 @@ class ScheduleChoice:
             )
 
 
-def in_blocks(block_size: int) -> str:
-    """What a method's name adds if it draws blocks: " in blocks of 16", or nothing for single tokens."""
-    return f" in blocks of {block_size}" if block_size > 1 else ""
+class FollowsSchedule(Method):
+    """A method whose kept tokens follow a schedule; the plan of a step depends on their number alone."""
+
+    title: ClassVar[str]
+    schedule: TokenSchedule
+    choice: ScheduleChoice
+
+    @property
+    def name(self) -> str:
+        """The title, and the block size if blocks are drawn."""
+        blocks = self.choice.block_size
+        return self.title + (f" in blocks of {blocks}" if blocks > 1 else "")
+
+    def plan(self, step: int) -> StepPlan:
+        return self.plan_with(self.schedule.at(step))
+
+    def stages(self, num_steps: int) -> Iterator[tuple[int, int, StepPlan]]:
+        for first_step, steps, kept_tokens in self.schedule.stages(num_steps):
+            yield first_step, steps, self.plan_with(kept_tokens)
+
+    @abstractmethod
+    def plan_with(self, kept_tokens: int) -> StepPlan:
+        """The plan of a step with this many kept tokens."""
 
 
 def _nearest_divisors(number: int, whole: int) -> str:

@@ -117,8 +117,8 @@ class LayersConfig(Settings):
             return self.ffn_hidden_size
         return int(4 * self.hidden_size * 2 / 3 / 64) * 64 if self.swiglu else 4 * self.hidden_size
 
-    def layers_identity(self) -> dict[str, Any]:
-        """What two runs must agree on to share the weights of layers, by id."""
+    @property
+    def _sizes(self) -> dict[str, int]:
         return {
             "num_layers": self.num_layers,
             "hidden_size": self.hidden_size,
@@ -126,6 +126,11 @@ class LayersConfig(Settings):
             "num_attention_heads": self.num_attention_heads,
             "num_query_groups": self.query_groups,
             "kv_channels": self.head_size,
+        }
+
+    def layers_identity(self) -> dict[str, Any]:
+        """What two runs must agree on to share the weights of layers, by id."""
+        return self._sizes | {
             "normalization": self.normalization,
             "swiglu": self.swiglu,
             "openai_gelu": self.openai_gelu,
@@ -138,15 +143,7 @@ class LayersConfig(Settings):
 
     def layers_shape(self) -> dict[str, Any]:
         """The sizes of ``ModelShape`` that belong to layers."""
-        return {
-            "num_layers": self.num_layers,
-            "hidden_size": self.hidden_size,
-            "ffn_hidden_size": self.mlp_size,
-            "num_attention_heads": self.num_attention_heads,
-            "num_query_groups": self.query_groups,
-            "kv_channels": self.head_size,
-            "gated_mlp": self.swiglu,
-        }
+        return self._sizes | {"gated_mlp": self.swiglu}
 
 
 @dataclass(frozen=True)

@@ -126,10 +126,6 @@ class KeptTokensSchedule:
         if step < num_steps:
             yield step, num_steps - step, self.seq_length
 
-    def total_kept_tokens(self, num_steps: int) -> int:
-        """Sum of ``at(step)`` over the first ``num_steps`` steps: a routed layer's tokens at one sample a step."""
-        return sum(stage_steps * kept_tokens for _, stage_steps, kept_tokens in self.stages(num_steps))
-
 
 @dataclass(frozen=True)
 class ShrinkingSchedule:

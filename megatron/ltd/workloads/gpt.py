@@ -17,7 +17,6 @@ from megatron.ltd.data.batch import Batch, build_batch
 from megatron.ltd.data.config import ALL, TRAIN, IndexedDataConfig
 from megatron.ltd.data.datasets import Padded, build_datasets, check_sources, num_whole_samples
 from megatron.ltd.data.epochs import whole_batches
-from megatron.ltd.data.indexed import IndexedInfo
 from megatron.ltd.data.microbatches import Collate, SampleSource
 from megatron.ltd.hugging_face.model import described_tokenizer
 from megatron.ltd.hugging_face.weights import ImportedModel
@@ -36,16 +35,15 @@ from megatron.ltd.workloads.sizes import gpt_sizes
 TOKENIZER = "tokenizer_fingerprint"
 
 
-class GPT(Workload):
-    """The tokenizer and the data of a run, checked, and what is built from them."""
+class Pretraining(Workload):
+    """A workload on datasets of tokens: the tokenizer and the data of a run, checked."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         self.config = config
-        self.objective = CausalLM()
-        self.tokenizer = build_tokenizer(config.tokenizer)
-        self.sources = check_sources(config.data, self.tokenizer, read_tokens=False)
+        self.tokenizer = tokenizer
+        self.sources = check_sources(config.data, tokenizer, read_tokens=False)
         self.vocab_size = model_vocab_size(
-            config.tokenizer, self.tokenizer.vocab_size, config.parallel.tensor_model_parallel_size
+            config.tokenizer, tokenizer.vocab_size, config.parallel.tensor_model_parallel_size
         )
 
     @property
@@ -54,24 +52,42 @@ class GPT(Workload):
 
     @property
     def order(self) -> Mapping[str, Any]:
-        """Seed, sample length, and a fingerprint of the training data."""
-        return data_order(self.config, self.sources)
+        """Seed, sample length, and a fingerprint of the training data, which are compared by content."""
+        data: IndexedDataConfig = self.config.data
+        blends = data.blends()
+        key = ALL if ALL in blends else TRAIN
+        split = data.split if key == ALL else ()
+        content = [self.fingerprints[key], blends[key].weights, split] if blends else "mock data"
+        return {
+            "seed": self.config.training.seed,
+            "seq_length": self.config.model.seq_length,
+            "train_data_fingerprint": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12],
+        }
 
     @property
     def fingerprints(self) -> Mapping[str, Sequence[str]]:
         return {key: [info.fingerprint for info in infos] for key, infos in self.sources.items()}
 
     @property
-    def sizes(self) -> ModelSizes:
-        return gpt_sizes(self.config.model, self.vocab_size)
-
-    @property
     def num_token_ids(self) -> int:
         return self.tokenizer.vocab_size
 
+    def eval_samples(self, global_batch_samples: int) -> dict[str, int]:
+        """``--eval-iters`` batches of each set."""
+        samples = self.config.training.eval_iters * global_batch_samples
+        return dict.fromkeys(self.config.data.evaluated(), samples) if samples else {}
+
+
+class GPT(Pretraining):
+    """What is built from packed documents."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config, build_tokenizer(config.tokenizer))
+        self.objective = CausalLM()
+
     @property
-    def special_ids(self) -> tuple[int, ...]:
-        return ()
+    def sizes(self) -> ModelSizes:
+        return gpt_sizes(self.config.model, self.vocab_size)
 
     @property
     def every_layer_needs_data(self) -> bool:
@@ -86,8 +102,7 @@ class GPT(Workload):
         """``--eval-iters`` batches of each set, or enough for all its data."""
         if self.config.data.full_validation:
             return {key: whole_batches(number, global_batch_samples) for key, number in self._whole_samples.items()}
-        samples = self.config.training.eval_iters * global_batch_samples
-        return dict.fromkeys(self.config.data.evaluated(), samples) if samples else {}
+        return super().eval_samples(global_batch_samples)
 
     def open_imported(self, folder: Path) -> tuple[ImportedModel, Mapping[str, Any], Mapping[str, Any]]:
         """See ``Workload``. The tokenizer is compared if its files are in the folder."""
@@ -148,17 +163,3 @@ class GPT(Workload):
 def weights_identity(model: ModelConfig, tokenizer: Tokenizer, padded_vocab_size: int) -> dict[str, Any]:
     """Settings, by id, that must be equal in two runs that share weights: the model's shape, and the tokenizer."""
     return {TOKENIZER: tokenizer.fingerprint[:12]} | model.identity(padded_vocab_size)
-
-
-def data_order(config: RunConfig, sources: Mapping[str, Sequence[IndexedInfo]]) -> dict[str, Any]:
-    """Settings, by id, that decide the order of samples and the draw of kept tokens. Data are compared by content."""
-    data: IndexedDataConfig = config.data
-    blends = data.blends()
-    key = ALL if ALL in blends else TRAIN
-    split = data.split if key == ALL else ()
-    content = [[info.fingerprint for info in sources[key]], blends[key].weights, split] if blends else "mock data"
-    return {
-        "seed": config.training.seed,
-        "seq_length": config.model.seq_length,
-        "train_data_fingerprint": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12],
-    }

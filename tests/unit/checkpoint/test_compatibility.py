@@ -127,7 +127,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_a_longer_run_is_told_the_flags_that_keep_its_schedule(before: str, now: str, because: str, keep: str) -> None:
-    """And with them its schedule is the checkpoint's."""
+    """With these flags the schedule equals the checkpoint's."""
     old, new = (parse_run_config([*BASE, *words.split(), "--global-batch-size", "2"]) for words in (before, now))
     stored, lengths = settings_of(old), flag_changes(old.to_dict(), new, ["schedule", "numbers"])
     with refused(because or "--ltd-growth-steps", keep, OVERRIDE):

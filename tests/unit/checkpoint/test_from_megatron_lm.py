@@ -29,7 +29,7 @@ def opened(folder: Path, **changes: Any) -> MegatronLM:
 
 
 def test_the_checkpoint_is_found_in_every_place(tmp_path: Path) -> None:
-    """The tracker's, the newest, the folder itself, and a release; never one of this program."""
+    """That is the tracker's, the newest, the folder itself, or a release; never a checkpoint of this program."""
     first, second = (write(tmp_path / "run" / f"iter_000000{number}") for number in (1, 2))
     assert find_megatron_lm(first.parent) == second and find_megatron_lm(first) == first
     (first.parent / "latest_checkpointed_iteration.txt").write_text("1")

@@ -1,4 +1,4 @@
-"""Plain values in pickles of any kind, which name and call what they like. Descriptions of tensors: safe_metadata."""
+"""Plain values are read from any pickle, whatever it imports and calls. Descriptions of tensors: safe_metadata."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_plain_values_are_those_of_pickle(protocol: int) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_values_beside_other_objects_are_found(protocol: int, tmp_path: Path) -> None:
-    """A namespace with sets, classes, containers of other kinds and a payload, which does not run."""
+    """A namespace with sets, classes, other containers and a payload, which is not executed."""
     mark = tmp_path / "mark"
     others = {"set": {1, 2}, "frozen": frozenset({3}), "ordered": OrderedDict(a=1), "deque": deque([1]), "class": Path}
     args = argparse.Namespace(before=1, **others, payload=Payload(mark), error=ValueError("x"), after="last")

@@ -61,7 +61,7 @@ def test_metadata_equals_what_torch_unpickles(protocol: int, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_the_description_of_megatron_core_0_15_is_read_too(protocol: int, tmp_path: Path) -> None:
-    """It had a class of its own, with plain values besides."""
+    """That version used another class, with additional plain values."""
     theirs, expected = MCoreMetadata(), description()
     vars(theirs).update(vars(expected), mcore_data={"weight": {"nd_reformulated_orig_global_shape": (4, 5)}})
     found = read(tmp_path, pickle.dumps(theirs, protocol))
@@ -69,7 +69,7 @@ def test_the_description_of_megatron_core_0_15_is_read_too(protocol: int, tmp_pa
 
 
 def test_what_is_left_out_is_not_checked(tmp_path: Path) -> None:
-    """Tensors of a name that nobody wants may lie outside of their files."""
+    """Tensors that are not read may have places outside of their files."""
     wrong = description()
     wrong.storage_data[dcp.MetadataIndex("extra")] = _StorageInfo("__9_0.distcp", 0, 1000)
     (tmp_path / ".metadata").write_bytes(pickle.dumps(wrong))

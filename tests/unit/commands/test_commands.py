@@ -129,7 +129,7 @@ print(len(listed), *{file.partition("/megatron/ltd/")[0] for file in ours})
 
 
 def test_the_wheel_brings_every_command(installed: Path, repository: Path, tmp_path: Path) -> None:
-    """In a fresh process, in another folder, without the checkout on the module search path."""
+    """Commands run in a new process in another folder, without the checkout on the module search path."""
     ended = subprocess.run(
         [sys.executable, "-c", EVERY_HELP, str(repository)], cwd=tmp_path, capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(installed)},

@@ -119,7 +119,7 @@ def test_separate_data_for_each_split(write_dataset: Callable[..., str]) -> None
 
 
 def test_validation_sets_and_test_data(write_dataset: Callable[..., str]) -> None:
-    """Each holds its own text, and is read as it would be alone."""
+    """Each validation set contains its own text, and is read as if it were the only one."""
     a, b, c, d = (write_dataset([letter * 300], letter) for letter in "abcd")
     config = DataConfig(train_data_path=(a,), valid_data_path=(f"x={b}", f"y={c}"), test_data_path=("1", d, "1", c))
     wanted = dict.fromkeys(config.evaluated(), 4)
@@ -151,7 +151,7 @@ def test_mock_data_need_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_share_without_tokens_is_refused(
     write_dataset: Callable[..., str], tmp_path: Path, valid: int | None
 ) -> None:
-    """Megatron-Core would add epochs of nothing forever."""
+    """Megatron-Core would add empty epochs forever."""
     prefix = write_dataset(TEXTS)
     _write_lengths(tmp_path / "empty", [5] * 8 + [0, 0])
     train, _ = build(DataConfig(data_path=(str(tmp_path / "empty"),), split="8,2"), train=4)
@@ -310,16 +310,8 @@ def test_building_is_quiet(
         ({"data_path": ("PREFIX",), "split": "1,0,1"}, {"valid": 1}, ("--split 1,0,1", 3)),
         ({"data_path": ("nowhere",)}, {"train": 1}, ("--data-path", "nowhere.idx")),
         ({"train_data_path": ("PREFIX",)}, {"train": 1, "valid": 1}, ("--valid-data-path",)),
-        (
-            {"train_data_path": ("PREFIX",)},
-            {"train": 1, "valid": None},
-            ("--valid-data-path",),
-        ),
-        (
-            {"data_path": ("PREFIX",), "split": "1", "data_cache_path": "FILE"},
-            {"train": 1},
-            ("--data-cache-path",),
-        ),
+        ({"train_data_path": ("PREFIX",)}, {"train": 1, "valid": None}, ("--valid-data-path",)),
+        ({"data_path": ("PREFIX",), "split": "1", "data_cache_path": "FILE"}, {"train": 1}, ("--data-cache-path",)),
     ],
 )
 def test_bad_data_are_refused(

@@ -80,7 +80,7 @@ def test_less_text_is_spread_evenly(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_below_the_characters_of_the_text_is_told_how_many_it_takes(tmp_path: Path) -> None:
-    """256 bytes, 2 marks and 400 characters; an option of the library that is not ours is not named."""
+    """256 bytes, 2 marks and 400 characters are needed; the error does not name an option of the library."""
     (tmp_path / "t.txt").write_text("".join(map(chr, range(0x4E00, 0x4E00 + 400))) * 3)
     with refused("--vocab-size 300", 658) as caught:
         train_tokenizer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -12,17 +12,11 @@ from megatron.ltd.evaluation.decoding import generate
 from megatron.ltd.evaluation.sampler import Sampler, text_seed
 from megatron.ltd.layers.key_value_cache import KeyValueCache
 from megatron.ltd.parallel.mesh import Mesh
-from tests.support import VOCAB_SIZE, world
+from tests.support import VOCAB_SIZE
 from tests.support_evaluation import LENGTH, Pair, gpt2_pair, llama_pair, random_texts
 
 NO_TOKEN = -1
 PROMPTS = random_texts([1, 12, 5, 5, LENGTH, 19])
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
 
 
 @pytest.fixture(scope="module", params=[gpt2_pair, llama_pair], ids=["GPT-2", "Llama"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,18 +12,12 @@ from megatron.ltd.evaluation.causal_lm import CausalLM
 from megatron.ltd.evaluation.scoring import BatchSize, Text, score
 from megatron.ltd.models.execution_config import PrecisionConfig
 from megatron.ltd.parallel.mesh import Mesh
-from tests.support import VOCAB_SIZE, build_core_model, world
+from tests.support import VOCAB_SIZE, build_core_model
 from tests.support_errors import refused
 from tests.support_evaluation import LENGTH, Pair, gpt2_pair, llama_pair, random_texts
 
 LENGTHS = [2, LENGTH + 1, 9, 17, 5, 9, LENGTH + 1]
 SCORED = [1, LENGTH, 3, 16, 1, 8, 1]
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
 
 
 @pytest.fixture(scope="module", params=[gpt2_pair, llama_pair], ids=["GPT-2", "Llama"])

@@ -116,11 +116,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
         ("decoder.layers.0.mlp.linear_fc2.weight", (4, 6), ("decoder.layers.mlp.linear_fc2.weight",)),
         ("embedding.word_embeddings.weight", (9, 4), ("[8, 4]", "[9, 4]")),
         ("embedding.word_embeddings.weight", (8, 5), ("[8, 4]", "[8, 5]")),
-        (
-            "decoder.layers.3.mlp.linear_fc1.bias",
-            (6,),
-            ("decoder.layers.3.mlp.linear_fc1.bias", 6),
-        ),
+        ("decoder.layers.3.mlp.linear_fc1.bias", (6,), ("decoder.layers.3.mlp.linear_fc1.bias", 6)),
     ],
 )
 def test_missing_tensors_are_refused(written: Path, name: str, shape: tuple[int, ...], names: tuple[str, ...]) -> None:

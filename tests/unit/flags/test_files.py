@@ -72,6 +72,7 @@ def parse_text(file: Path, text: str, *arguments: object) -> Kitchen:
         ("spices: [0.7, a, -b]", Kitchen(spices=("0.7", "a", "-b"))),
         ("weights:\n  - 1\n  - 2e-1", Kitchen(weights=(1.0, 0.2))),
         ("a:\n  b:\n    heat: 2\n  lid: true\nnum-cooks: 3", Kitchen(num_cooks=3, heat=2.0, lid=True)),
+        ("a: {" * 15 + "heat: 2" + "}" * 15, Kitchen(heat=2.0)),
         ("lid: true", Kitchen(lid=True)),
         ("lid: false", Kitchen()),
         ("salt: false", Kitchen(salt=False)),

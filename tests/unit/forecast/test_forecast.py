@@ -105,7 +105,7 @@ def test_a_growth_that_saves_a_third_of_the_flops() -> None:
 
 
 def test_defaults_grow_over_two_thirds_of_the_run() -> None:
-    """From a quarter of the sequence, however the length is given: one round of layer tokens settles it."""
+    """Kept tokens start at a quarter of the sequence, in whatever unit the length of the run is given."""
     run = RECIPE.replace("--ltd-min-kept-tokens 128 ", "").replace("--lr-warmup-tokens 3000000000 ", "").split()
     place = run.index("--train-tokens")
     for length in (["--train-iters", "3000"], ["--train-samples", "1000000"], ["--train-tokens", "3000000000000"]):
@@ -135,7 +135,7 @@ def test_a_plan_assumes_gpt2s_vocabulary(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_flags_of_a_method_that_is_off_get_a_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """If they are typed; a settings file may serve runs with and without the method."""
+    """This holds for typed flags; a settings file may serve runs with and without the method."""
     flags = RECIPE.replace("--random-ltd ", "").split()
     launch(parse_run_config(flags))
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from megatron.ltd.hugging_face.model import described_flags
 from megatron.ltd.parallel.mesh import Mesh
 from tests.reference.llama_folder import LLAMA, llama_config, write_llama
 from tests.reference.plain_gpt import PlainConfig
-from tests.support import random_batches, world
+from tests.support import random_batches
 from tests.support_errors import refused
 from tests.unit.hugging_face.test_weights import imported
 
@@ -25,12 +24,6 @@ VARIANTS: dict[str, PlainConfig] = {
     "biases, heads of another size": replace(LLAMA, bias=True, head_size=8, epsilon=1e-3),
     "one key-value head": replace(LLAMA, groups=1),
 }
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -65,7 +58,7 @@ DRAWN: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", DRAWN)
 def test_a_model_drawn_by_hugging_faces_code(mesh: Mesh, tmp_path: Path, case: str) -> None:
-    """With every weight drawn, biases and norms too, and angles at positions far apart."""
+    """Every weight is random, including biases and norms, and positions are far apart."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     kind, entries = DRAWN[case]

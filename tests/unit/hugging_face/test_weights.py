@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from megatron.ltd.parallel.mesh import Mesh
 from tests.reference.gpt2_folder import gpt2_config, random_plain, write_folder, write_gpt2
 from tests.reference.names import gpt2_tensors, megatron_tensors
 from tests.reference.plain_gpt import PlainConfig
-from tests.support import VOCAB_SIZE, build_stepper, dense, random_batches, relative_error, step_gradients, world
+from tests.support import VOCAB_SIZE, assert_gradients, build_stepper, dense, random_batches
 
 SHAPE = PlainConfig(learned_positions=16, tanh_gelu=True)  # an MLP of 40, which is not 4 x 24
 VARIANTS: dict[str, tuple[PlainConfig, dict[str, Any]]] = {
@@ -31,12 +30,6 @@ VARIANTS: dict[str, tuple[PlainConfig, dict[str, Any]]] = {
     ),
     "untied": (PlainConfig(learned_positions=16, tanh_gelu=True, tied=False), {"tie_word_embeddings": False}),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
 
 
 def imported(folder: Path, mesh: Mesh, padded_vocab_size: int = VOCAB_SIZE) -> torch.nn.Module:
@@ -106,11 +99,8 @@ def test_logits_loss_and_gradients_equal_hugging_faces(mesh: Mesh, tmp_path: Pat
     loss = mean_loss(theirs, batches)
     loss.backward()
     assert result.loss == pytest.approx(loss.item(), rel=1e-6)
-    gradients = step_gradients(stepper)
     expected = _in_our_names({name: parameter.grad for name, parameter in theirs.named_parameters()}, config)
-    assert gradients.keys() == expected.keys()
-    errors = {name: relative_error(gradients[name], expected[name]) for name in expected}
-    assert max(errors.values()) < 1e-4, errors
+    assert_gradients(stepper, expected, 1e-4)
 
 
 def _in_our_names(theirs: dict[str, Tensor], config: PlainConfig) -> dict[str, Tensor]:

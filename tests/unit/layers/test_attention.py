@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
 from megatron.ltd.parallel.mesh import Mesh
-from tests.support import separated, small_model, world
+from tests.support import separated, small_model
 
 S, B, D = 7, 3, 4
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
 
 
 def build(mesh: Mesh, *, dropout: float = 0.0, softmax_scale: float | None = None) -> torch.nn.Module:

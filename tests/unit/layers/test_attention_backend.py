@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,16 +19,10 @@ from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfi
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
-from tests.support import small_model, world
+from tests.support import small_model
 from tests.support_errors import refused
 
 SWITCHES = ("NVTE_FLASH_ATTN", "NVTE_FUSED_ATTN", "NVTE_UNFUSED_ATTN")
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
 
 
 @pytest.fixture
@@ -105,7 +98,7 @@ def test_repeated_keys_compute_the_same(mesh: Mesh, monkeypatch: pytest.MonkeyPa
 
 
 def test_plain_products_on_a_cpu_are_those_of_a_softmax(mesh: Mesh) -> None:
-    """Also where blocks would be faster."""
+    """This includes cases in which blocks would be faster."""
     query, key, value = (torch.randn(160, 1, 4, 4, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
     scores = torch.einsum("sbnd,tbnd->bnst", query, key) / 2
     weights = scores.masked_fill(torch.ones(160, 160, dtype=torch.bool).triu(1), -torch.inf).softmax(-1)
@@ -114,7 +107,7 @@ def test_plain_products_on_a_cpu_are_those_of_a_softmax(mesh: Mesh) -> None:
 
 
 def test_no_kernel_is_one_line() -> None:
-    """Raised as torch raises it: a CPU has no memory-efficient kernel."""
+    """The error is torch's own, since a CPU has no memory-efficient kernel."""
     query = torch.randn(1, 2, 8, 12)
     with pytest.raises(RuntimeError, match="No viable backend") as found, sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
         F.scaled_dot_product_attention(query, query, query)
@@ -147,7 +140,7 @@ def test_what_a_backend_cannot_compute_is_refused(backend: str) -> None:
 def test_switches_are_what_megatron_core_expects(
     monkeypatch: pytest.MonkeyPatch, mesh: Mesh, backend: str, values: str
 ) -> None:
-    """It asserts what it finds; a user's own value is refused in one line if it says otherwise."""
+    """Megatron-Core asserts the values of these variables; a user's contradicting value is refused in one line."""
     from megatron.core.models.common.language_module.language_module import LanguageModule
 
     for name, value in zip(SWITCHES, "010", strict=True):  # of another model in this process

@@ -46,7 +46,7 @@ def test_parameters_are_named_typed_and_marked() -> None:
 
 @pytest.mark.parametrize("normalization", ["LayerNorm", "RMSNorm"])
 def test_weights_stored_minus_1(normalization: str) -> None:
-    """They start at 0 and give what a norm with weights 1 more gives."""
+    """The stored weights start at 0, and the output is that of a norm whose weights are larger by 1."""
     plain, centred = (Norm(config(normalization, layernorm_zero_centered_gamma=on), 5) for on in (False, True))
     assert not any(parameter.any() for parameter in centred.parameters())
     x = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -11,16 +9,10 @@ from torch import Tensor
 from megatron.ltd.layers.route import Route, use_route
 from megatron.ltd.methods.base import Samples
 from megatron.ltd.parallel.mesh import Mesh
-from tests.support import build_core_model, random_ltd, separated, small_model, world
+from tests.support import build_core_model, random_ltd, separated, small_model
 
 S, K, B, H = 16, 6, 3, 24
 IDS = torch.tensor([11, 12, 13])
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
 
 
 @pytest.fixture(scope="module")

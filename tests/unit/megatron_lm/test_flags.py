@@ -22,7 +22,7 @@ def test_the_recorded_list() -> None:
 
 
 def test_no_flag_has_two_answers() -> None:
-    """A flag that becomes ours leaves the tables."""
+    """When a flag becomes one of ours, it must be removed from the tables."""
     assert not OURS & ACCEPTED.keys() and not OURS & RENAMED.keys() and not ACCEPTED.keys() & RENAMED.keys()
     assert ACCEPTED.keys() | RENAMED.keys() <= set(SPELLINGS)
     assert {words[0] for words in RENAMED.values()} <= OURS

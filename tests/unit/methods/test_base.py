@@ -96,7 +96,7 @@ class Chosen(Dense):
 
 
 def chosen(answer: torch.Tensor, sequence_parts: int = 1, kept_tokens: int = 4) -> torch.Tensor | None:
-    """What layer 2 gets from a method that answers so for the only layer."""
+    """The kept tokens of layer 2, the only one that drops tokens, if ``select`` returns ``answer``."""
     method = Chosen(dataclasses.replace(FACTS, sequence_parts=sequence_parts))
     object.__setattr__(method, "answer", answer[None])
     route = Route(StepPlan(8, (8, kept_tokens, 8), (1.0,) * 3), method, Samples(torch.tensor([5, 6])))
@@ -126,7 +126,7 @@ def test_a_selection_that_breaks_a_rule_is_found(answer: torch.Tensor, rule: str
 
 
 def test_every_part_of_the_sequence_keeps_its_share() -> None:
-    """Two processes hold half of the sequence each: a method that ignores it must not hang one of them."""
+    """Two processes hold half of the sequence each; a method that ignores this must raise an error, not a deadlock."""
     assert torch.equal(chosen(RIGHT, sequence_parts=2), RIGHT)
     for answer in (torch.tensor([[0, 1, 2, 7], [2, 3, 4, 5]]), torch.tensor([[0, 1, 4, 7], [2, 4, 5, 6]])):
         assert torch.equal(chosen(answer), answer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from megatron.ltd.methods.base import ModelFacts, Samples
 from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.schedules.step_plan import StepPlan
-from tests.support import build_core_model, small_model, world
+from tests.support import build_core_model, small_model
 from tests.support_errors import refused
 
 FACTS = ModelFacts(num_layers=6, seq_length=16, seed=11)
@@ -45,7 +44,7 @@ def test_the_plan_is_the_papers_formula_to_a_thousandth(direction: str, by_depth
 
 
 def test_expected_depth_of_the_paper_and_of_its_released_code() -> None:
-    """12 layers at theta 0.5: 8.75 by the paper's equation, 9.25 by what was released."""
+    """12 layers at theta 0.5: 8.75 by the paper's equation, 9.25 by its released code."""
     for by_depth, depth in (("linear", 8.75), ("released", 9.25)):
         settled = build(ModelFacts(12, 16, 1), layer_drop_by_depth=by_depth).plan(10**6)
         assert sum(settled.keep_probability) == pytest.approx(depth)
@@ -130,12 +129,6 @@ def test_executed_layers_over_2000_steps() -> None:
 def test_bad_flags_are_refused(flags: dict[str, object], said: tuple[object, ...]) -> None:
     with refused(*said):
         build(**flags)
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
 
 
 class Gates(LayerDrop):

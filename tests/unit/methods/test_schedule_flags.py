@@ -83,11 +83,7 @@ def test_defaults_are_the_advice() -> None:
 @pytest.mark.parametrize(
     ("build", "flags", "line"),
     [
-        (
-            random_ltd,
-            {"growth_steps": 3, "stages": ("0:8",)},
-            ("--ltd-stages 0:8", "--ltd-schedule growing"),
-        ),
+        (random_ltd, {"growth_steps": 3, "stages": ("0:8",)}, ("--ltd-stages 0:8", "--ltd-schedule growing")),
         (random_ltd, {"schedule": "constant", "growth_steps": 3}, ("--ltd-growth-steps 3",)),
         (
             random_ltd,
@@ -109,21 +105,13 @@ def test_defaults_are_the_advice() -> None:
             {"schedule": "staged", "stages": ("0:8",), "strata": 16},
             ("--ltd-strata 16", "--seq-length 32", "--ltd-granularity 8"),
         ),
-        (
-            random_ltd,
-            {"growth_steps": 3, "kept_tokens": 8, "block_size": 0},
-            ("--ltd-block-size 0", 1),
-        ),
+        (random_ltd, {"growth_steps": 3, "kept_tokens": 8, "block_size": 0}, ("--ltd-block-size 0", 1)),
         (
             random_ltd,
             {"growth_steps": 3, "kept_tokens": 8, "block_size": 5},
             ("--ltd-block-size 5", "--seq-length 32", 4, 8),
         ),
-        (
-            random_ltd,
-            {"growth_steps": 3, "kept_tokens": 8, "block_size": 64},
-            ("--ltd-block-size 64", 32),
-        ),
+        (random_ltd, {"growth_steps": 3, "kept_tokens": 8, "block_size": 64}, ("--ltd-block-size 64", 32)),
         (
             random_ltd,
             {"growth_steps": 3, "kept_tokens": 8, "granularity": 4, "block_size": 8},
@@ -144,11 +132,7 @@ def test_defaults_are_the_advice() -> None:
             {"block_size": 3, "selector": "random"},
             ("--token-bypass-block-size 3", "--seq-length 32", 2, 4),
         ),
-        (
-            token_bypass,
-            {"block_size": 4},
-            ("--token-bypass-block-size 4", "--token-bypass-selector random"),
-        ),
+        (token_bypass, {"block_size": 4}, ("--token-bypass-block-size 4", "--token-bypass-selector random")),
         (token_bypass, {"stages": ("0:8",)}, ("--token-bypass-stages 0:8", "--token-bypass-schedule")),
         (token_bypass, {"schedule": "growing"}, ("--token-bypass-growth-steps",)),
         (

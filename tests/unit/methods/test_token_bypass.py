@@ -73,10 +73,7 @@ def test_all_layers_of_the_span_keep_the_same_random_tokens() -> None:
         ({"kept_tokens": 33}, ("--token-bypass-kept-tokens 33", "--seq-length 32", 32)),
         ({"kept_tokens": 12, "growth_steps": 4}, ("--token-bypass-kept-tokens 12", "--token-bypass-granularity 16")),
         ({"growth_steps": -1}, ("--token-bypass-growth-steps -1",)),
-        (
-            {"strata": 3},
-            ("--token-bypass-strata 3", "--seq-length 32", "--token-bypass-kept-tokens 16"),
-        ),
+        ({"strata": 3}, ("--token-bypass-strata 3", "--seq-length 32", "--token-bypass-kept-tokens 16")),
         ({"strata": 0}, ("--token-bypass-strata 0",)),
         ({"growth_steps": 4, "strata": 32}, ("--seq-length 32", "--token-bypass-granularity 16")),
         (

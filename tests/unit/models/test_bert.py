@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -19,34 +19,28 @@ from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfi
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.plan.config import OptimizerConfig
 from megatron.ltd.routing.gather_scatter import entry_mask, gather_mask
 from megatron.ltd.training.objective import MaskedLM
-from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
 from megatron.ltd.training.step import Stepper
 from megatron.ltd.workloads.sizes import bert_sizes
 from tests.reference.plain_bert import PlainBERT, megatron_bert_tensors
 from tests.reference.plain_gpt import PlainConfig
 from tests.support import (
     VOCAB_SIZE,
+    assert_gradients,
+    gradients_of,
     layer_drop,
     learned,
     load_weights,
     random_ltd,
-    relative_error,
     small_model,
     step_gradients,
-    world,
+    stepper_of,
+    sublayer_scales,
 )
 
 S, SEED = 16, 7
 SPECIAL = (1, 2)
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
 
 
 def small_bert(**changes: Any) -> BertModelConfig:
@@ -96,15 +90,16 @@ def masked_batches(num_batches: int) -> list[BertBatch]:
     return batches
 
 
-def build_stepper(model: BertModelConfig, mesh: Mesh, method: Method, weights: dict[str, Tensor]) -> Stepper:
-    parallel, precision = ParallelConfig(device="cpu"), PrecisionConfig()
-    core_config = transformer_config(model, parallel, precision, RecomputeConfig(), mesh)
+def build(model: BertModelConfig, mesh: Mesh) -> BertModel:
+    core_config = transformer_config(model, ParallelConfig(device="cpu"), PrecisionConfig(), RecomputeConfig(), mesh)
     (core,) = build_bert_chunks(BertModel, model, core_config, VOCAB_SIZE, mesh, seed=1)
+    return core
+
+
+def build_stepper(model: BertModelConfig, mesh: Mesh, method: Method, weights: dict[str, Tensor]) -> Stepper:
+    core = build(model, mesh)
     load_weights(core, weights)
-    chunks = wrap_chunks([core], parallel, precision)
-    optimizer = build_optimizer(chunks, OptimizerConfig(lr=1e-3, clip_grad=0.0), precision, parallel)
-    objective = MaskedLM(sentence_order=model.bert_binary_head)
-    return Stepper(chunks, optimizer, method, mesh, objective, seed=SEED, micro_batch_size=2, seq_length=S)
+    return stepper_of(core, method, mesh, MaskedLM(sentence_order=model.bert_binary_head))
 
 
 def plain_step(
@@ -114,11 +109,7 @@ def plain_step(
     plan, total, number = method.plan(0), torch.zeros(()), 0.0
     by_token = torch.zeros(2, VOCAB_SIZE, dtype=torch.float64)
     for microbatch, batch in enumerate(batches):
-        scale = {
-            layer: float(method.executes(0, microbatch, layer, probability)) / probability
-            for layer, probability in enumerate(plan.keep_probability, start=1)
-            if probability < 1.0
-        }
+        scale = sublayer_scales(method, microbatch)
         samples = Samples(batch.sample_ids_B, batch.tokens_BS, learned_V, batch.padding_BS)
         for row in range(2):
             real = int((~batch.padding_BS[row]).sum())
@@ -176,15 +167,7 @@ def test_loss_and_every_gradient_equal_the_plain_bert(mesh: Mesh, variant: str, 
     expected_loss, by_token = plain_step(plain, batches, method, learned_V)
 
     assert result.loss == pytest.approx(expected_loss, rel=1e-6)
-    gradients = {
-        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        for name, parameter in plain.named_parameters()
-    }
-    expected = megatron_bert_tensors(gradients, config)
-    found = step_gradients(stepper)
-    assert found.keys() == expected.keys()
-    errors = {name: relative_error(found[name], expected[name]) for name in expected}
-    assert max(errors.values()) < 1e-5, errors
+    assert_gradients(stepper, megatron_bert_tensors(gradients_of(plain), config))
     if learned_V is not None:
         torch.testing.assert_close(result.token_losses_2V, by_token, rtol=1e-6, atol=1e-6)
 
@@ -235,7 +218,5 @@ def test_the_content_of_padding_has_no_influence(mesh: Mesh) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameters_are_counted_exactly(mesh: Mesh, variant: str) -> None:
     model = small_bert(**VARIANTS[variant])
-    core_config = transformer_config(model, ParallelConfig(device="cpu"), PrecisionConfig(), RecomputeConfig(), mesh)
-    (core,) = build_bert_chunks(BertModel, model, core_config, VOCAB_SIZE, mesh, seed=1)
     counted = bert_sizes(model, VOCAB_SIZE).num_parameters
-    assert counted == sum(parameter.numel() for parameter in core.parameters())
+    assert counted == sum(parameter.numel() for parameter in build(model, mesh).parameters())

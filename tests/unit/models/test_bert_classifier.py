@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -19,23 +18,14 @@ from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfi
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.plan.config import OptimizerConfig
 from megatron.ltd.training.classification import Classification
-from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
-from megatron.ltd.training.step import Stepper
 from megatron.ltd.workloads.sizes import classifier_sizes
 from tests.reference.plain_bert import PlainBERT, megatron_bert_tensors
 from tests.reference.plain_gpt import PlainConfig
-from tests.support import VOCAB_SIZE, load_weights, random_ltd, relative_error, small_model, step_gradients, world
+from tests.support import VOCAB_SIZE, assert_gradients, gradients_of, load_weights, random_ltd, small_model, stepper_of
 
 S, CLASSES, LAYERS = 16, 3, 5
 CONFIG = PlainConfig(num_layers=LAYERS, vocab_size=VOCAB_SIZE, learned_positions=S)
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
 
 
 def model_config(sentence_types: bool = True) -> BertModelConfig:
@@ -87,11 +77,8 @@ def test_loss_and_every_gradient_equal_the_plain_bert(mesh: Mesh, drops: bool) -
     method: Method = random_ltd(model, 6) if drops else Dense(ModelFacts(LAYERS, S, 7))
     plain, core = plain_classifier(), build(mesh, model)
     load_weights(core, tensors_of(plain.state_dict()))
-    parallel, precision = ParallelConfig(device="cpu"), PrecisionConfig()
-    chunks = wrap_chunks([core], parallel, precision)
-    optimizer = build_optimizer(chunks, OptimizerConfig(lr=1e-3, clip_grad=0.0), precision, parallel)
     objective = Classification(CLASSES, lambda model, batch: model(batch.tokens_BS, ~batch.padding_BS, batch.types_BS))
-    stepper = Stepper(chunks, optimizer, method, mesh, objective, seed=7, micro_batch_size=2, seq_length=S)
+    stepper = stepper_of(core, method, mesh, objective)
     plan, read = method.plan(0), batches()
     result = stepper.train(iter(read), plan, 0, len(read))
 
@@ -111,14 +98,7 @@ def test_loss_and_every_gradient_equal_the_plain_bert(mesh: Mesh, drops: bool) -
     expected_loss = torch.stack(losses).mean()
     expected_loss.backward()
     assert result.loss == pytest.approx(float(expected_loss.detach()), rel=1e-6)
-    gradients = {
-        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        for name, parameter in plain.named_parameters()
-    }
-    expected, found = tensors_of(gradients), step_gradients(stepper)
-    assert found.keys() == expected.keys()
-    errors = {name: relative_error(found[name], expected[name]) for name in expected}
-    assert max(errors.values()) < 1e-5, errors
+    assert_gradients(stepper, tensors_of(gradients_of(plain)))
 
 
 @pytest.mark.parametrize("sentence_types", [True, False])

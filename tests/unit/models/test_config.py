@@ -16,18 +16,10 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (ModelConfig, {"seq_length": -1}, ("--seq-length -1",)),
     (ModelConfig, {"ffn_hidden_size": 0}, ("--ffn-hidden-size 0",)),
     (ModelConfig, {"kv_channels": 0}, ("--kv-channels 0",)),
-    (
-        ModelConfig,
-        {"hidden_size": 10, "num_attention_heads": 3},
-        ("--hidden-size 10", 3, "--kv-channels"),
-    ),
+    (ModelConfig, {"hidden_size": 10, "num_attention_heads": 3}, ("--hidden-size 10", 3, "--kv-channels")),
     (ModelConfig, {"group_query_attention": True, "num_query_groups": 3}, ("--num-query-groups 3", 16)),
     (ModelConfig, {"num_query_groups": 4}, ("--num-query-groups 4", "--group-query-attention")),
-    (
-        ModelConfig,
-        {"max_position_embeddings": 8, "seq_length": 16},
-        ("--max-position-embeddings 8", "--seq-length 16"),
-    ),
+    (ModelConfig, {"max_position_embeddings": 8, "seq_length": 16}, ("--max-position-embeddings 8", "--seq-length 16")),
     (ModelConfig, {"swiglu": True, "hidden_size": 16}, ("--hidden-size 16", "--swiglu", 0)),
     (ModelConfig, {"swiglu": True, "openai_gelu": True}, ("--swiglu", "--openai-gelu")),
     (ModelConfig, {"hidden_dropout": 1.0}, ("--hidden-dropout 1.0", 0, 1)),
@@ -43,11 +35,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (PrecisionConfig, {"min_loss_scale": 8.0, "initial_loss_scale": 4.0}, ("--min-loss-scale 8", 4)),
     (RecomputeConfig, {"recompute_granularity": "full"}, ("--recompute-granularity",)),
     (RecomputeConfig, {"recompute_num_layers": 1}, ("--recompute-granularity",)),
-    (
-        RecomputeConfig,
-        {"recompute_modules": ("mlp",)},
-        ("--recompute-modules", "--recompute-granularity"),
-    ),
+    (RecomputeConfig, {"recompute_modules": ("mlp",)}, ("--recompute-modules", "--recompute-granularity")),
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -20,27 +20,21 @@ from tests.reference.names import gpt2_tensors, llama_tensors, megatron_tensors
 from tests.reference.plain_gpt import PlainConfig, PlainGPT
 from tests.support import (
     VOCAB_SIZE,
+    assert_gradients,
+    assert_gradients_close,
     build_core_model,
     build_stepper,
     dense,
+    gradients_of,
     layer_drop,
     load_weights,
     random_batches,
     random_ltd,
-    relative_error,
     small_model,
-    step_gradients,
     sublayer_scales,
-    world,
 )
 
 SEQ_LENGTH = 16
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
 
 
 def plain_config(model: ModelConfig) -> PlainConfig:
@@ -124,14 +118,6 @@ METHODS: dict[str, Callable[[ModelConfig], Method]] = {
 }
 
 
-def plain_gradients(plain: PlainGPT) -> dict[str, Tensor]:
-    """The gradients of ``plain``, zeros for parameters that the step did not use."""
-    return {
-        name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-        for name, tensor in plain.named_parameters()
-    }
-
-
 def test_the_seeds_of_these_tests_open_and_close_every_gate() -> None:
     method = layer_drop(small_model(), 0.6)
     for layer in (1, 2, 3):
@@ -156,11 +142,8 @@ def test_loss_and_every_gradient_equal_the_plain_gpt(mesh: Mesh, variant: str, n
     expected_loss = plain_step(plain, batches, method, blocks=4 if "blocks of 4" in name else 1)
 
     assert result.loss == pytest.approx(expected_loss, rel=1e-6)
-    expected = megatron_tensors(plain_gradients(plain), config)
-    found = step_gradients(stepper)
-    assert found.keys() == expected.keys()
-    errors = {name: relative_error(found[name], expected[name]) for name in expected}
-    assert max(errors.values()) < 1e-5, errors
+    expected = megatron_tensors(gradients_of(plain), config)
+    assert_gradients(stepper, expected)
     norm = torch.cat([gradient.flatten() for gradient in expected.values()]).norm().item()
     assert result.grad_norm == pytest.approx(norm, rel=1e-5)
 
@@ -175,9 +158,7 @@ def test_edge_layers_can_drop_too(mesh: Mesh) -> None:
     batches = random_batches(2, 2, SEQ_LENGTH)
     result = stepper.train(iter(batches), method.plan(0), 0, len(batches))
     assert result.loss == pytest.approx(plain_step(plain, batches, method), rel=1e-6)
-    expected = megatron_tensors({name: tensor.grad for name, tensor in plain.named_parameters()}, config)
-    found = step_gradients(stepper)
-    assert max(relative_error(found[name], expected[name]) for name in expected) < 1e-5
+    assert_gradients(stepper, megatron_tensors(gradients_of(plain), config))
 
 
 def test_evaluation_ignores_the_plan(mesh: Mesh) -> None:
@@ -250,7 +231,4 @@ def test_logits_and_gradients_equal_hugging_face(mesh: Mesh, variant: Any, build
         gradients.append({name: leaf.grad for name, leaf in leaves.items()})
 
     assert (logits[0] - logits[1]).abs().max() < 1e-5 * logits[1].abs().max()
-    found, expected = gradients
-    whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
-    for name in expected:  # a key's bias has no effect, so its gradient is rounding: compared with the norm of all
-        assert (found[name] - expected[name]).norm() < 1e-5 * max(expected[name].norm(), 1e-2 * whole), name
+    assert_gradients_close(*gradients, 1e-5)

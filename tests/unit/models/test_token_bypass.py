@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -18,25 +18,18 @@ from tests.reference.names import megatron_tensors
 from tests.reference.plain_gpt import PlainConfig, PlainGPT
 from tests.support import (
     VOCAB_SIZE,
+    assert_gradients,
     build_stepper,
+    gradients_of,
     learned,
     random_batches,
-    relative_error,
     small_model,
-    step_gradients,
-    world,
 )
 from tests.unit.models.test_gpt import LLAMA_LIKE, plain_config
 
 S, K, SEED = 16, 6, 7
 SPAN = (2, 3, 4)  # of five layers
 SPECIAL = 4
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
 
 
 def bypass(**flags: Any) -> TokenBypass:
@@ -116,10 +109,7 @@ def test_loss_and_every_gradient_equal_the_plain_gpt(mesh: Mesh, variant: str, f
     expected_loss, by_token = plain_step(plain, batches, method, importance_V)
 
     assert result.loss == pytest.approx(expected_loss, rel=1e-6)
-    expected = megatron_tensors({name: tensor.grad for name, tensor in plain.named_parameters()}, config)
-    found = step_gradients(stepper)
-    errors = {name: relative_error(found[name], expected[name]) for name in expected}
-    assert max(errors.values()) < 1e-5, errors
+    assert_gradients(stepper, megatron_tensors(gradients_of(plain), config))
     if importance_V is None:
         assert result.token_losses_2V is None
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -20,33 +20,27 @@ from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.models.vit import HEAD, build_chunks
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.plan.config import OptimizerConfig
 from megatron.ltd.routing.sampling import kept_indices
 from megatron.ltd.training.classification import Classification
-from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
 from megatron.ltd.training.step import Stepper
 from megatron.ltd.workloads.sizes import vit_sizes
 from tests.reference.plain_gpt import PlainConfig
 from tests.reference.plain_vit import PlainViT, hugging_face_vit_tensors, megatron_vit_tensors
 from tests.support import (
+    assert_gradients,
+    assert_gradients_close,
     dense,
+    gradients_of,
     layer_drop,
     load_weights,
     random_ltd,
-    relative_error,
     step_gradients,
+    stepper_of,
     sublayer_scales,
-    world,
 )
 
 CHANNELS, CLASSES = 2, 5
 K = 6
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
 
 
 def small_vit(**changes: Any) -> ViTConfig:
@@ -72,14 +66,10 @@ def build_stepper(
     weights: dict[str, Tensor] | None = None,
     recompute: RecomputeConfig | None = None,
 ) -> Stepper:
-    parallel, precision = ParallelConfig(device="cpu"), PrecisionConfig()
     core = build(model, mesh, recompute=recompute)
     if weights is not None:
         load_weights(core, weights)
-    wrapped = wrap_chunks([core], parallel, precision)  # type: ignore[list-item]
-    optimizer = build_optimizer(wrapped, OptimizerConfig(lr=1e-3, clip_grad=0.0), precision, parallel)
-    objective = Classification(CLASSES, lambda module, batch: module(batch.images_BCHW))
-    return Stepper(wrapped, optimizer, method, mesh, objective, seed=7, micro_batch_size=2, seq_length=model.seq_length)
+    return stepper_of(core, method, mesh, Classification(CLASSES, lambda module, batch: module(batch.images_BCHW)))
 
 
 def plain_vit(model: ViTConfig, seed: int = 0) -> PlainViT:
@@ -164,17 +154,10 @@ def test_loss_and_every_gradient_equal_the_plain_vit(mesh: Mesh, variant: str, n
     expected_loss = plain_step(plain, batches, method, shared_draw=2 if "TokenBypass" in name else None)
 
     assert result.loss == pytest.approx(expected_loss, rel=1e-6)
-    gradients = {
-        name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-        for name, tensor in plain.named_parameters()
-    }
-    expected = megatron_vit_tensors(gradients, plain, CHANNELS)
-    found = step_gradients(stepper)
-    assert found.keys() == expected.keys()
+    expected = megatron_vit_tensors(gradients_of(plain), plain, CHANNELS)
+    assert_gradients(stepper, expected)
     whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
     assert result.grad_norm == pytest.approx(whole.item(), rel=1e-5)
-    errors = {name: relative_error(found[name], expected[name]) for name in expected}
-    assert max(errors.values()) < 1e-5, errors
 
 
 RECOMPUTE = {
@@ -195,10 +178,7 @@ def test_recompute_changes_no_gradient(mesh: Mesh, recompute: str, name: str) ->
         losses.append(stepper.train(iter(batches), method.plan(0), 0, 3).loss)
         gradients.append(step_gradients(stepper))
     assert losses[0] == losses[1]
-    expected, found = gradients
-    whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
-    for key in expected:  # a key's bias has no effect, so its gradient is rounding: compared with the norm of all
-        assert (found[key] - expected[key]).norm() < 1e-6 * max(expected[key].norm(), 1e-2 * whole), key
+    assert_gradients_close(gradients[1], gradients[0], 1e-6)
 
 
 def test_the_class_token_is_drawn_like_any_other() -> None:
@@ -237,10 +217,7 @@ def test_logits_and_gradients_equal_hugging_face(mesh: Mesh) -> None:
         logits.append(logits_BC.detach())
         gradients.append({name: leaf.grad for name, leaf in leaves.items()})
     assert (logits[0] - logits[1]).abs().max() < 1e-5 * logits[1].abs().max()
-    found, expected = gradients
-    whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
-    for name in expected:  # a key's bias has no effect, so its gradient is rounding: compared with the norm of all
-        assert (found[name] - expected[name]).norm() < 1e-5 * max(expected[name].norm(), 1e-2 * whole), name
+    assert_gradients_close(*gradients, 1e-5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

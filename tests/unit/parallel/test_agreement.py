@@ -159,11 +159,7 @@ def test_the_first_rank_stays_until_its_verdict_is_read() -> None:
             "RANK and WORLD_SIZE are set, but the processes cannot connect .*MASTER_ADDR expected.*torchrun",
         ),
         ({"MASTER_ADDR": "localhost", "MASTER_PORT": "many"}, UserError, "cannot connect .*'many'"),
-        (
-            {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"},
-            RunStopped,
-            "not all .* met .*1/2",
-        ),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}, RunStopped, "not all .* met .*1/2"),
     ],
     ids=["no address", "no port", "alone"],
 )

@@ -1,4 +1,4 @@
-"""Errors that mean that another process is gone, and the line that reports them."""
+"""Errors that are caused by the end of another process, and the line that reports them."""
 
 from __future__ import annotations
 

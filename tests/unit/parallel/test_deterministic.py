@@ -26,7 +26,7 @@ def nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_operation_without_a_deterministic_algorithm_is_refused() -> None:
-    """torch's own list; on a CPU it has few of them."""
+    """From torch's own list, which has few operations of the CPU."""
     values, index = torch.ones(4), torch.tensor([1])
     with deterministic_mode(enabled=True), pytest.raises(RuntimeError, match="deterministic"):
         values.put_(index, torch.ones(1), accumulate=False)

@@ -1,4 +1,4 @@
-"""How a process with a GPU joins the others: up to the call that needs one."""
+"""How a process with a GPU joins the others, up to the call that needs the GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from megatron.ltd.parallel.config import ParallelConfig
 
 
 class Joined(Exception):
-    """The process group would start."""
+    """Raised where the process group would start."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A run of one process listens where no other machine reaches it."""
+"""A run of one process opens ports that other machines cannot reach."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_each_start_sees_only_its_own_keys(first_last: bool) -> None:
 
 @pytest.mark.parametrize("first_last", [True, False])
 def test_a_process_that_died_while_it_started(first_last: bool) -> None:
-    """Rank 1 of the first start left its token and died; rank 1 of the next start must not be taken for it."""
+    """Rank 1 of the first start stored its token and died; rank 1 of the next start must not be mistaken for it."""
     shared = dist.HashStore()
     shared.set("start/1", "0123456789abcdef")
     assert_shared(start(shared, 2, first_last), "address")

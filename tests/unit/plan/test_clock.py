@@ -94,10 +94,7 @@ def test_warm_up_as_a_fraction() -> None:
         ({"lr_warmup_tokens": 10**9}, ("--lr-warmup-*", "--lr-decay-*")),
         ({"lr_decay_samples": 3}, (0, "--lr-decay-*")),
         ({"lr_decay_style": "WSD"}, ("--lr-decay-style WSD",)),
-        (
-            {"lr_decay_style": "WSD", "lr_wsd_decay_iters": 28, "lr_warmup_iters": 5},
-            ("--lr-wsd-decay-*",),
-        ),
+        ({"lr_decay_style": "WSD", "lr_wsd_decay_iters": 28, "lr_warmup_iters": 5}, ("--lr-wsd-decay-*",)),
         ({"lr_decay_style": "WSD", "lr_wsd_decay_iters": 31}, ("--lr-wsd-decay-iters 31", 30)),
         ({"lr_decay_style": "WSD", "lr_wsd_decay_samples": 999}, ("--lr-wsd-decay-samples 999",)),
     ],

@@ -16,11 +16,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (TrainingConfig, {"train_iters": 5, "train_samples": 5}, ("--train-iters 5", "--train-samples 5")),
     (TrainingConfig, {"train_iters": 0}, ("--train-iters 0", 1)),
     (TrainingConfig, {"train_iters": 5, "micro_batch_size": 0}, ("--micro-batch-size 0",)),
-    (
-        TrainingConfig,
-        {"train_iters": 5, "rampup_batch_size": (1, 2)},
-        ("--rampup-batch-size", 2),
-    ),
+    (TrainingConfig, {"train_iters": 5, "rampup_batch_size": (1, 2)}, ("--rampup-batch-size", 2)),
     (TrainingConfig, {"train_iters": 5, "eval_iters": -1}, ("--eval-iters -1",)),
     (TrainingConfig, {"train_iters": 5, "eval_iters": 0, "eval_at_start": True}, ("--eval-at-start", "--eval-iters 0")),
     (TrainingConfig, {"train_iters": 5, "seed": -1}, ("--seed -1", 0, "2,147,483,647")),

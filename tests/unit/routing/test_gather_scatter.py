@@ -161,7 +161,7 @@ def test_what_an_operation_computed_is_overwritten() -> None:
 
 
 def test_the_input_of_a_checkpointed_function_is_not_written() -> None:
-    """It is saved after the function's first pass, so that autograd would not notice."""
+    """The input is saved after the function's first pass, so that autograd would not detect a write to it."""
     outcomes = []
     for checkpointed in (False, True):
         leaf_SBH = hidden()
@@ -187,7 +187,7 @@ def copies_of(function: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("layers", [1, 4])
 def test_copies_do_not_grow_with_the_layers(layers: int) -> None:
-    """One of the leaf, one of the gradient that comes from outside."""
+    """There is one copy of the leaf, and one of the gradient that comes from outside."""
     weights = [hidden(seed=layer, length=H)[:, 0].detach() for layer in range(layers)]
     outputs: list[Tensor] = []
     assert copies_of(lambda: outputs.append(routed_layers(hidden(), weights, True))) == 1

@@ -1,4 +1,4 @@
-"""The ranks of large runs that the tests of this folder look at."""
+"""The ranks of large runs that the tests of this folder examine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Case:
 
     @property
     def flags(self) -> list[str]:
-        """Those of ``pretrain_gpt_ltd.py``."""
+        """The flags of ``pretrain_gpt_ltd.py``."""
         return f"{_COMMON} {self.command}".split()
 
 

@@ -89,7 +89,7 @@ def test_the_distributed_optimizer_owns_its_share(case: str, found: dict[str, li
 
 @pytest.mark.parametrize("case", CASES)
 def test_stored_activations_are_as_planned(case: str, found: dict[str, list[dict[str, Any]]]) -> None:
-    """Without the head, which stores as much whatever is kept."""
+    """The head is left out, since it stores the same for every number of kept tokens."""
     stored, planned = [step["saved_bytes"] for step in found[case]], planned_layers(case)
     for later in (1, 2):
         assert stored[later] - stored[0] == pytest.approx(planned[later] - planned[0], rel=EXACT)

@@ -23,7 +23,7 @@ def test_the_schedule_of_gpt3() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 9)), max_size=6), st.integers(1, 9), st.integers(0, 120))
 def test_stages_are_those_of_a_walk(more: list[tuple[int, int]], first: int, num_steps: int) -> None:
-    """Also where a batch begins before the previous one has had a step."""
+    """This includes batches that begin before the previous one has had a step."""
     steps, begin = [(0, first)], 0
     for length, batch in more:
         begin += length

@@ -59,7 +59,6 @@ def assert_stages_are_every_steps(schedule: TokenSchedule, num_steps: int) -> No
 @given(kept_tokens_schedules(), st.integers(0, 900))
 def test_stages_agree_with_every_step(schedule: KeptTokensSchedule, num_steps: int) -> None:
     assert_stages_are_every_steps(schedule, num_steps)
-    assert schedule.total_kept_tokens(num_steps) == sum(map(schedule.at, range(num_steps)))
 
 
 def test_a_published_recipe_by_hand() -> None:

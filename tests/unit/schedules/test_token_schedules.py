@@ -107,7 +107,7 @@ def test_bad_shrinking_and_constant_schedules_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", [KeptTokensSchedule, ShrinkingSchedule])
 def test_stages_cost_no_more_than_the_steps(kind: type[KeptTokensSchedule] | type[ShrinkingSchedule]) -> None:
-    """Of 2^27 numbers of kept tokens ten are ever kept."""
+    """Only ten of 2^27 possible numbers of kept tokens occur."""
     assert len(list(kind(16, 1 << 31, 10, 16).stages(1 << 40))) <= 12
 
 

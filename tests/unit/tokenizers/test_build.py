@@ -38,10 +38,7 @@ def test_tokenizers_can_be_pickled() -> None:
         ({"tokenizer_type": "GPT2BPETokenizer"}, ("--vocab-file",)),
         ({"tokenizer_type": "GPT2BPETokenizer", "vocab_file": "good.json"}, ("--merge-file",)),
         ({"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "none"}, ("--tokenizer-model",)),
-        (
-            {"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "empty"},
-            ("--tokenizer-model",),
-        ),
+        ({"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "empty"}, ("--tokenizer-model",)),
         ({"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "good.json"}, ("SentencePiece",)),
         ({"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": "."}, ("--tokenizer-model",)),
     ],

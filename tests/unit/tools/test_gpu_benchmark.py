@@ -58,7 +58,7 @@ def test_rows_of_ours_keep_parts_of_the_sequence() -> None:
 
 
 def test_the_plain_gpt_computes_what_the_reference_does() -> None:
-    """With the same weights; and it has as many parameters as our model."""
+    """Both have the same weights, and as many parameters as our model."""
     config = PlainConfig(learned_positions=16)
     reference, shape = ReferenceGPT(config), ModelShape(3, 24, 40, 4, 4, 6, False, 32, 16)
     model, weights = PlainGPT(shape), reference.state_dict()
@@ -86,7 +86,7 @@ def test_turns_visit_all_contenders_before_the_first_again() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_to_collect(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between models, and slow in the process of the tests."""
+    """Skip the collection of garbage between models, which is slow in the process of the tests."""
     monkeypatch.setattr("gpu.measure.gc.collect", lambda: 0)
 
 
@@ -164,7 +164,7 @@ def test_rows_are_stored_and_read_again(tmp_path: Path) -> None:
 
 
 class Built:
-    """Takes the place of the models: which were built, and what their steps do."""
+    """Replaces the models: records which were built, and what their steps do."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, problem: Callable[[Case, Arm], Exception | None]) -> None:
         self.cases: list[tuple[str, int]] = []

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan.config import TrainingConfig
 from megatron.ltd.training.signals import INTERRUPTED, ExitRequests
-from tests.support import world
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
 
 
 def test_no_reason(mesh: Mesh) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -20,17 +20,10 @@ from tests.support import (
     relative_error,
     small_model,
     step_gradients,
-    world,
 )
 
 DROPOUT = small_model(attention_dropout=0.2, hidden_dropout=0.2)
 PLAIN = small_model()
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
 
 
 def loss_of(mesh: Mesh, step: int, seed: int = 7) -> float:

@@ -148,7 +148,7 @@ def test_other_classes_are_refused_or_get_a_new_head(command: list[str], folder:
 def test_pretraining_continues_from_a_classifiers_encoder(
     command: list[str], pretraining: list[str], tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
-    """Its heads are new, because a classifier has none of them."""
+    """The heads of pretraining are new, because a classifier does not have them."""
     pretrain([*command, *flags], tmp_path / "tuned")
     with built([*pretraining, *flags], tmp_path) as run:
         fresh = weights(run)

@@ -118,7 +118,7 @@ class Arm:
 
     @property
     def flags(self) -> list[str]:
-        """What it adds to the flags of the dense run."""
+        """The flags that it adds to those of the dense run."""
         if self.kept_tokens is None:
             return []
         return (
@@ -180,7 +180,7 @@ def cases(config: GpuConfig, device: str) -> list[list[Case]]:
 
 
 def check_run_flags(config: GpuConfig) -> None:
-    """Raises ``UserError`` if ``--run-flags`` are none of ours, or change more than how a step is computed."""
+    """Raises ``UserError`` if ``--run-flags`` do not exist, or change more than how a step is computed."""
     try:
         words = shlex.split(config.run_flags or "")
     except ValueError as error:

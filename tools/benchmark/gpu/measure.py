@@ -1,4 +1,4 @@
-"""One row: seconds of its steps beside those of the dense step, peak memory, and what its kernels take.
+"""One row: seconds of its steps and of the dense step, peak memory, and the time of its kernels.
 
     round 1:  dense  row     round 2:  dense  row     ...        alternating in one process, on the same model
 

@@ -1,4 +1,4 @@
-"""All turns in order: a contender is built, measures the rows that are missing, and is freed.
+"""All turns in order: each contender is built, its missing rows are measured, and it is freed.
 
     visit 1:  1.3b local   1.3b Transformer Engine   1.3b Hugging Face ...   350m local ...       visit 2: the same
 

@@ -8,7 +8,7 @@ Yao et al., "Random-LTD: Random and Layerwise Token Dropping" (arXiv:2211.11586)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,8 +17,8 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 from megatron.ltd.flags.ranges import count_in
 from megatron.ltd.format import format_ranges
-from megatron.ltd.methods.base import METHOD, Method, ModelFacts, Samples
-from megatron.ltd.methods.schedule_choice import ScheduleChoice, in_blocks
+from megatron.ltd.methods.base import METHOD, ModelFacts, Samples
+from megatron.ltd.methods.schedule_choice import FollowsSchedule, ScheduleChoice
 from megatron.ltd.methods.schedule_flags import ScheduleFlags
 from megatron.ltd.schedules.kept_tokens import TokenSchedule
 from megatron.ltd.schedules.step_plan import StepPlan
@@ -72,7 +72,7 @@ def parse_layers(text: str, num_layers: int, allow_edge_layers: bool) -> tuple[i
 
 
 @dataclass(frozen=True)
-class RandomLTD(Method):
+class RandomLTD(FollowsSchedule):
     """The schedule of kept tokens, the layers that drop tokens, and the draw."""
 
     title: ClassVar[str] = "random-LTD"
@@ -97,11 +97,6 @@ class RandomLTD(Method):
         return cls(facts, choice.build(facts), frozenset(layers), choice)
 
     @property
-    def name(self) -> str:
-        """The title, and the block size if blocks are drawn."""
-        return f"{self.title}{in_blocks(self.choice.block_size)}"
-
-    @property
     def settings(self) -> Mapping[str, Any]:
         """The schedule, the layers that drop tokens, and the strata and blocks of the draw."""
         return {
@@ -109,13 +104,6 @@ class RandomLTD(Method):
             **self.choice.settings,
             "ltd_layers": format_ranges(sorted(self.layers)),
         }
-
-    def plan(self, step: int) -> StepPlan:
-        return self._plan(self.schedule.at(step))
-
-    def stages(self, num_steps: int) -> Iterator[tuple[int, int, StepPlan]]:
-        for first_step, steps, kept_tokens in self.schedule.stages(num_steps):
-            yield first_step, steps, self._plan(kept_tokens)
 
     def select(self, samples: Samples, layer_numbers: Sequence[int], kept_tokens: int) -> Tensor:
         """A separate draw for each sample and layer."""
@@ -126,7 +114,7 @@ class RandomLTD(Method):
             seed, samples.sample_ids_B, layer_numbers, seq_length, kept_tokens, choice.strata, choice.block_size
         )
 
-    def _plan(self, kept_tokens: int) -> StepPlan:
+    def plan_with(self, kept_tokens: int) -> StepPlan:
         num_layers, seq_length = self.facts.num_layers, self.facts.seq_length
         kept = (kept_tokens if layer in self.layers else seq_length for layer in range(1, num_layers + 1))
         return StepPlan(seq_length, tuple(kept), self._always)

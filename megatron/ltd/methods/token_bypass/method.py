@@ -12,15 +12,15 @@ may cross pipeline stages. Hou et al., "Token Dropping for Efficient BERT Pretra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
 from megatron.ltd.flags.ranges import Range, count_in
-from megatron.ltd.methods.base import METHOD, Method, ModelFacts, Samples
-from megatron.ltd.methods.schedule_choice import ScheduleChoice, in_blocks
+from megatron.ltd.methods.base import METHOD, ModelFacts, Samples
+from megatron.ltd.methods.schedule_choice import FollowsSchedule, ScheduleChoice
 from megatron.ltd.methods.schedule_flags import ScheduleFlags
 from megatron.ltd.schedules.kept_tokens import TokenSchedule
 from megatron.ltd.schedules.step_plan import StepPlan
@@ -81,7 +81,7 @@ def parse_span(text: str, num_layers: int) -> range:
 
 
 @dataclass(frozen=True)
-class TokenBypass(Method):
+class TokenBypass(FollowsSchedule):
     """The span of layers, and how many and which tokens it keeps."""
 
     title: ClassVar[str] = "TokenBypass"
@@ -117,11 +117,6 @@ class TokenBypass(Method):
         return cls(facts, schedule, span, config, choice)
 
     @property
-    def name(self) -> str:
-        """The title, and the block size if blocks are drawn."""
-        return f"{self.title}{in_blocks(self.choice.block_size)}"
-
-    @property
     def special_ids(self) -> tuple[int, ...]:
         """Ids of tokens that importance always keeps."""
         return self.config.token_bypass_special_ids or (self.facts.special_ids if self.observes else ())
@@ -137,13 +132,6 @@ class TokenBypass(Method):
             "token_bypass_entry": self.config.token_bypass_entry,
             "token_bypass_special_ids": list(self.special_ids),
         }
-
-    def plan(self, step: int) -> StepPlan:
-        return self._plan(self.schedule.at(step))
-
-    def stages(self, num_steps: int) -> Iterator[tuple[int, int, StepPlan]]:
-        for first_step, steps, kept_tokens in self.schedule.stages(num_steps):
-            yield first_step, steps, self._plan(kept_tokens)
 
     @property
     def observes(self) -> bool:
@@ -191,7 +179,7 @@ class TokenBypass(Method):
         (keys_BS,) = token_keys(seed, samples.sample_ids_B, shared, seq_length)
         return most_important(importance_BS, keys_BS, kept_tokens, strata)[None]
 
-    def _plan(self, kept_tokens: int) -> StepPlan:
+    def plan_with(self, kept_tokens: int) -> StepPlan:
         num_layers, seq_length = self.facts.num_layers, self.facts.seq_length
         if kept_tokens == seq_length:
             return StepPlan.dense(seq_length, num_layers)

@@ -86,14 +86,14 @@ def draw(
     return figure
 
 
-def rendered(figure: Any, suffix: str, *, transparent: bool = False) -> bytes:
-    """The figure as a .png, .pdf or .svg file; the same figure gives the same bytes."""
+def rendered(figure: Any, suffix: str, **metadata: None) -> bytes:
+    """The figure as a .png, .pdf or .svg file without this ``metadata``; the same figure gives the same bytes."""
     import matplotlib
 
     content = io.BytesIO()
-    date = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix, {})
+    dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix, {})
     with matplotlib.rc_context({"svg.hashsalt": "megatron-ltd"}):
-        figure.savefig(content, format=suffix[1:], dpi=150, metadata=date, transparent=transparent)
+        figure.savefig(content, format=suffix[1:], dpi=150, metadata=dates | metadata)
     return content.getvalue()
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from megatron.ltd.format import format_ranges
 from megatron.ltd.reports.metrics import RunHistory
 from megatron.ltd.reports.page.settings import settings
 
-_NAMED = 8
-_OF_ONE_START = ("start", "nothing")
-"""Flags that affect only these may change on resume without a note."""
+_MOST_LISTED = 8
 
 
 def notes(history: RunHistory) -> list[str]:
     """One or two sentences per note; empty if nothing is unusual."""
-    return [*_ending(history), *_starts(history), *_not_finite(history), *_missing(history)]
+    return [*_ending(history), *_resumes(history), *_not_finite(history), *_missing(history)]
 
 
 def _ending(history: RunHistory) -> list[str]:
@@ -33,60 +32,41 @@ def _ending(history: RunHistory) -> list[str]:
     return []
 
 
-def _starts(history: RunHistory) -> list[str]:
-    resumes = [start for start in history.starts[1:] if not _is_over(start)]
+def _resumes(history: RunHistory) -> list[str]:
+    """When the run was resumed, and what changed; a finished run that was only started again is left out."""
+    starts = history.starts
+    resumes = [line for line in starts[1:] if line["resumed_at"] < (line.get("num_steps") or float("inf"))]
     if not resumes:
         return []
-    listed = [f"at step {start['resumed_at']:,} ({start.get('time', 'time unknown')})" for start in resumes]
+    listed = [f"at step {line['resumed_at']:,} ({line.get('time', 'time unknown')})" for line in resumes]
     found = [f"Resumed {_times(len(resumes))}: {_listed(listed)}."]
-    for before, after in zip([history.starts[0], *resumes], resumes, strict=False):
-        changes = [*_changed_flags(before, after), *_changed_versions(before, after)]
+    for before, after in pairwise([starts[0], *resumes]):
+        old, new = _named(before), _named(after)
+        changes = [f"{name} {old[name]}, then {new[name]}" for name in new if old.get(name, new[name]) != new[name]]
         if changes:
             found.append(f"Resumed at step {after['resumed_at']:,} with other settings: {_listed(changes)}.")
     return found
 
 
-def _is_over(start: Mapping[str, Any]) -> bool:
-    """Whether a finished run was only started again."""
-    return start.get("num_steps") is not None and start["resumed_at"] >= start["num_steps"]
-
-
-def _changed_flags(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    old = {
-        setting.flag: setting.value
-        for setting in settings(before.get("config", {}))
-        if setting.affects not in _OF_ONE_START
-    }
-    return [
-        f"{setting.flag} {setting.spelled(old[setting.flag])}, then {setting.spelled(setting.value)}"
-        for setting in settings(after.get("config", {}))
-        if setting.flag in old and old[setting.flag] != setting.value
-    ]
-
-
-def _changed_versions(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    old, new = before.get("versions", {}), after.get("versions", {})
-    return [f"{name} {old[name]}, then {value}" for name, value in new.items() if name in old and old[name] != value]
+def _named(start: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags and versions of a start by name; flags that affect only one start may change without a note."""
+    found = (setting for setting in settings(start.get("config", {})) if setting.affects not in ("start", "nothing"))
+    return {setting.flag: setting.spelled(setting.value) for setting in found} | start.get("versions", {})
 
 
 def _not_finite(history: RunHistory) -> list[str]:
-    losses = [step["iteration"] for step in history.steps if step["loss"] is None]
-    norms = [step["iteration"] for step in history.steps if "grad_norm" in step and step["grad_norm"] is None]
-    evaluations = [line["iteration"] for line in history.validations if line["loss"] is None]
+    finite = [step for step in history.steps if step["loss"] is not None]
+    found = {
+        "The loss was": [step for step in history.steps if step["loss"] is None],
+        "The gradient norm was": [step for step in finite if step.get("grad_norm", 0.0) is None],
+        "The loss on held-out data was": [line for line in history.validations if line["loss"] is None],
+    }
     return [
-        f"{what} {_not_finite_at(iterations)}."
-        for what, iterations in (
-            ("The loss was", losses),
-            ("The gradient norm was", [step for step in norms if step not in set(losses)]),
-            ("The loss on held-out data was", evaluations),
-        )
-        if iterations
+        f"{what} not finite {_times(len(lines))}: at step "
+        f"{_listed(format_ranges(line['iteration'] for line in lines).split(','))}."
+        for what, lines in found.items()
+        if lines
     ]
-
-
-def _not_finite_at(iterations: Sequence[int]) -> str:
-    ranges = format_ranges(iterations).split(",")
-    return f"not finite {_times(len(iterations))}: at step {_listed(ranges)}"
 
 
 def _missing(history: RunHistory) -> list[str]:
@@ -103,8 +83,8 @@ def _missing(history: RunHistory) -> list[str]:
 
 
 def _listed(things: Sequence[str]) -> str:
-    more = len(things) - _NAMED
-    return ", ".join(things[:_NAMED]) + (f", and {more:,} more" if more > 0 else "")
+    more = len(things) - _MOST_LISTED
+    return ", ".join(things[:_MOST_LISTED]) + (f", and {more:,} more" if more > 0 else "")
 
 
 def _times(count: int) -> str:

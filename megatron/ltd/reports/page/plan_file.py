@@ -1,16 +1,13 @@
 """The plan that ``--plan-json`` wrote before a run, and whether the run followed it.
 
-    stages   first_step, num_steps, tokens, layer_tokens, flops, dense_flops, ... of each
-    totals   the same of the whole run, and what it saves
-    memory   bytes by part of a process of each pipeline stage; time: seconds and GPU-hours, if a speed was given
-
 All steps of a stage are alike: what the plan expects after any step is exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -21,84 +18,47 @@ from megatron.ltd.plan.table import StageFigures
 from megatron.ltd.reports.metrics import RunHistory
 from megatron.ltd.small_files import LARGE_BYTES, read_small
 
-_AMOUNTS = ("tokens", "layer_tokens", "flops", "dense_flops")
-_STAGE_FIELDS = {*_AMOUNTS, "first_step", "num_steps", "global_batch_samples", "kept_tokens", "first_lr", "last_lr"}
-_TOTAL_FIELDS = {*_AMOUNTS, "steps", "equivalent_dense_tokens", "flops_saving"}
+_STAGE_FIELDS = (
+    "first_step", "num_steps", "global_batch_samples", "first_lr", "last_lr",
+    "tokens", "layer_tokens", "flops", "dense_flops",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class PlanFile:
     """A plan as its file holds it."""
 
-    path: Path
-    content: Mapping[str, Any]
-
-    @property
-    def num_layers(self) -> int:
-        """Layers of the model."""
-        return len(self.content["stages"][0]["kept_tokens"])
-
-    @property
-    def stages(self) -> list[StageFigures]:
-        """Every stage of the plan."""
-        names = _STAGE_FIELDS - {"kept_tokens"}
-        return [
-            StageFigures(
-                kept_tokens=min(stage["kept_tokens"]),
-                depth=sum(stage.get("keep_probability", [1.0] * self.num_layers)),
-                **{name: stage[name] for name in names},
-            )
-            for stage in self.content["stages"]
-        ]
+    file: str
+    num_layers: int
+    stages: Sequence[StageFigures]
+    figures: Sequence[tuple[str, str]]
+    """Totals, and memory and time if the plan has them: their names and texts."""
 
     def after(self, num_steps: int, amount: str) -> int:
         """What the first ``num_steps`` steps take: "tokens", "layer_tokens" or "flops"."""
         total = 0
-        for stage in self.content["stages"]:
-            steps = min(stage["num_steps"], max(0, num_steps - stage["first_step"]))
-            total += stage[amount] * steps // stage["num_steps"]
+        for stage in self.stages:
+            steps = min(stage.num_steps, max(0, num_steps - stage.first_step))
+            total += getattr(stage, amount) * steps // stage.num_steps
         return total
 
     def left_by(self, history: RunHistory) -> str | None:
         """A sentence if the log differs from the plan at its last step, else None."""
-        last, planned_steps = history.steps[-1], self.content["totals"]["steps"]
+        last, planned_steps = history.steps[-1], sum(stage.num_steps for stage in self.stages)
         step = last["iteration"]
         if step > planned_steps:
-            return f"The plan in {self.path.name} ends at step {planned_steps:,}, the log at {step:,}."
+            return f"The plan in {self.file} ends at step {planned_steps:,}, the log at {step:,}."
         logged = {"tokens": last["consumed_tokens"], "layer_tokens": last["consumed_layer_tokens"]}
-        if history.iterations[0] == 1 and len(history.iterations) == step:
+        if len(history.iterations) == step:
             logged["flops"] = history.flops[-1]
         for name, amount in logged.items():
             planned = self.after(step, name)
             if planned != amount:
                 return (
-                    f"The run did not follow the plan in {self.path.name}: after step {step:,} the plan has "
+                    f"The run did not follow the plan in {self.file}: after step {step:,} the plan has "
                     f"{planned:,} {name.replace('_', ' ')}, the log {amount:,}."
                 )
         return None
-
-    def figures(self) -> list[tuple[str, str]]:
-        """Totals, and memory and time if the plan has them."""
-        totals, memory, time = self.content["totals"], self.content.get("memory"), self.content.get("time")
-        found = [
-            ("steps", f"{totals['steps']:,}"),
-            ("tokens", format_count(totals["tokens"])),
-            ("layer tokens", format_count(totals["layer_tokens"])),
-            ("dense tokens of as many FLOPs", format_count(totals["equivalent_dense_tokens"])),
-            ("FLOPs", format_flops(totals["flops"])),
-            ("FLOPs saved", f"{totals['flops_saving']:.1%}"),
-        ]
-        if "parameters" in self.content:
-            found.insert(0, ("parameters", format_count(self.content["parameters"])))
-        if memory:
-            found.append(("memory of a GPU", _memory(max(stage["total_bytes"] for stage in memory))))
-        if time:
-            found += [("time", format_seconds(time["seconds"])), ("GPU-hours", f"{time['gpu_hours']:,.1f}")]
-        return found
-
-
-def _memory(amount_bytes: int) -> str:
-    return f"{amount_bytes / 2**30:.2f} GiB" if amount_bytes >= 2**30 else f"{amount_bytes / 2**20:.2f} MiB"
 
 
 def read_plan(path: Path) -> PlanFile:
@@ -106,14 +66,35 @@ def read_plan(path: Path) -> PlanFile:
     fix = "give a file that --plan-json wrote"
     try:
         content = parse_json(read_small(path, LARGE_BYTES))
-        stages, totals = content["stages"], content["totals"]
-        whole = stages and totals.keys() >= _TOTAL_FIELDS and all(stage.keys() >= _STAGE_FIELDS for stage in stages)
+        stages = [_stage(stage) for stage in content["stages"]]
+        return PlanFile(path.name, len(content["stages"][0]["kept_tokens"]), stages, [*_figures(content)])
     except OSError as error:
         raise UserError(f"--plan {path}: cannot be read ({error.strerror}); {fix}") from None
-    except ValueError:
+    except JSONDecodeError:
         raise UserError(f"--plan {path}: is not valid JSON; {fix}") from None
-    except (KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise UserError(f"--plan {path}: has no stages and totals of a run; {fix}")
-    return PlanFile(path, content)
+    except (LookupError, TypeError, AttributeError, ValueError):
+        raise UserError(f"--plan {path}: has no stages and totals of a run; {fix}") from None
+
+
+def _stage(stage: Mapping[str, Any]) -> StageFigures:
+    kept_tokens = stage["kept_tokens"]
+    depth = sum(stage.get("keep_probability", [1.0] * len(kept_tokens)))
+    return StageFigures(kept_tokens=min(kept_tokens), depth=depth, **{name: stage[name] for name in _STAGE_FIELDS})
+
+
+def _figures(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    totals = plan["totals"]
+    if "parameters" in plan:
+        yield "parameters", format_count(plan["parameters"])
+    yield "steps", f"{totals['steps']:,}"
+    yield "tokens", format_count(totals["tokens"])
+    yield "layer tokens", format_count(totals["layer_tokens"])
+    yield "dense tokens of as many FLOPs", format_count(totals["equivalent_dense_tokens"])
+    yield "FLOPs", format_flops(totals["flops"])
+    yield "FLOPs saved", f"{totals['flops_saving']:.1%}"
+    if plan.get("memory"):
+        largest = max(stage["total_bytes"] for stage in plan["memory"])
+        yield "memory of a GPU", f"{largest / 2**30:.2f} GiB" if largest >= 2**30 else f"{largest / 2**20:.2f} MiB"
+    if plan.get("time"):
+        yield "time", format_seconds(plan["time"]["seconds"])
+        yield "GPU-hours", f"{plan['time']['gpu_hours']:,.1f}"

@@ -14,12 +14,13 @@ from megatron.ltd.reports.metrics import RunHistory
 from megatron.ltd.reports.task_results import TaskResult, read_results
 
 Row = tuple[str, ...]
-HEADER = ("task", "metric", "score", "standard error", "shots", "examples", "file")
-CURVE_HEADER = ("score", "evaluations", "first", "last", "at step")
 
 
 def read_scores(paths: Sequence[str]) -> list[Row]:
-    """A row for each task and metric, see ``HEADER``; the last path that has a task counts. Raises ``UserError``."""
+    """Task, metric, score, standard error, shots, examples and file of each; the last path that has a task counts.
+
+    Raises ``UserError``.
+    """
     rows: dict[str, list[Row]] = {}
     for path in paths:
         results = read_results(Path(path), flag="--scores")
@@ -39,7 +40,7 @@ def _rows(task: str, result: TaskResult, file: str) -> Iterator[Row]:
 
 
 def curve_rows(history: RunHistory) -> list[Row]:
-    """A row for each score that the run logged, see ``CURVE_HEADER``."""
+    """Name, number of evaluations, first and last value, and its step of each score that the run logged."""
     rows: list[Row] = []
     for name in score_names([history]):
         lines = [line for line in history.scores if line.get(name) is not None]

@@ -6,106 +6,83 @@ logs of older versions can be read; a setting that this version does not have is
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from megatron.ltd.config import PARTS
-from megatron.ltd.flags import Affects, flag_fields, flag_name, shown
-from megatron.ltd.methods import METHODS
+from megatron.ltd.config import Entry, flag_classes
+from megatron.ltd.flags import flag_fields, flag_name, shown
 from megatron.ltd.workloads import WORKLOADS
 
-_COMMANDS = {
-    "gpt": "megatron-ltd pretrain-gpt",
-    "bert": "megatron-ltd pretrain-bert",
-    "bert_classifier": "megatron-ltd finetune-bert",
-    "vit": "megatron-ltd finetune-vit",
-}
+_COMMANDS = {"gpt": "pretrain-gpt", "bert": "pretrain-bert", "bert_classifier": "finetune-bert", "vit": "finetune-vit"}
 """By id of the workload."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One flag of a run."""
+    """One flag of a run; ``affects`` is None, and there is no default, if this version does not have it."""
 
     flag: str
-    value: Any
-    default: Any
-    affects: Affects | None
-    """What it affects; None if this version does not have the flag."""
-
-    @property
-    def is_known(self) -> bool:
-        """Whether this version has the flag."""
-        return self.affects is not None
+    value: Any = None
+    default: Any = None
+    affects: str | None = None
 
     @property
     def is_changed(self) -> bool:
         """Whether the value differs from the default of this version."""
-        return not self.is_known or self.value != self.default
-
-    def spelled(self, value: Any) -> str:
-        """A value as it is typed; for a switch, whether it is given."""
-        return shown(value != self.default if self._is_switch else value)
+        return self.affects is None or self.value != self.default
 
     @property
     def words(self) -> list[str]:
         """What to type for it, none if nothing has to be typed."""
-        if not (self.is_known and self.is_changed) or self.value is None:
+        if self.affects is None or not self.is_changed or self.value is None:
             return []
         values = self.value if isinstance(self.value, list) else [self.value]
-        return [self.flag] if self._is_switch else [self.flag, *map(str, values)]
+        return [self.flag] if isinstance(self.default, bool) else [self.flag, *map(str, values)]
 
     @property
-    def _is_switch(self) -> bool:
-        return self.is_known and isinstance(self.default, bool)
+    def row(self) -> list[str]:
+        """The flag, its value, and its default if that is another."""
+        default = "unknown to this version" if self.affects is None else self.spelled(self.default)
+        return [self.flag, self.spelled(self.value), *([default] if self.is_changed else [])]
 
-
-def command(config: Mapping[str, Any]) -> str:
-    """The command that starts a run with this config, a flag a line. Flags unknown to this version are not in it."""
-    name = min(WORKLOADS, key=lambda name: _num_mismatches(WORKLOADS[name].parts, config))
-    flags = [shlex.join(setting.words) for setting in settings(config) if setting.words]
-    return " \\\n    ".join([_COMMANDS[name], *flags])
+    def spelled(self, value: Any) -> str:
+        """A value as it is typed; for a switch, whether it is given."""
+        return shown(value != self.default if isinstance(self.default, bool) else value)
 
 
 def settings(config: Mapping[str, Any]) -> list[Setting]:
     """Every setting in the config of a run line, in the order of ``--help``."""
-    return list(_settings(config))
+    known = _flags(_workload(config))
+    return [replace(known.get(name, Setting(name)), value=value) for name, value in _values(config)]
 
 
-def _settings(config: Mapping[str, Any]) -> Iterator[Setting]:
-    classes = {**_workload_parts(config), **PARTS}
-    for part, values in config.items():
-        if part == "methods":
-            for name, method_values in values.items():
-                entry = METHODS.get(name)
-                yield from _of_part(entry.config_class if entry else None, method_values)
-        elif isinstance(values, Mapping):
-            yield from _of_part(classes.get(part), values)
+def command(config: Mapping[str, Any]) -> str:
+    """The command that starts a run with this config, a flag a line. Flags unknown to this version are not in it."""
+    flags = [shlex.join(setting.words) for setting in settings(config) if setting.words]
+    return " \\\n    ".join([f"megatron-ltd {_COMMANDS[_workload(config).id]}", *flags])
 
 
-def _of_part(config_class: type | None, values: Mapping[str, Any]) -> Iterator[Setting]:
-    fields = {} if config_class is None else {field.name: field for field in flag_fields(config_class)}
-    for name, value in values.items():
-        field = fields.get(name)
-        if config_class is None or field is None:
-            yield Setting(name, value, None, None)
-        else:
-            default = list(field.default) if isinstance(field.default, tuple) else field.default
-            yield Setting(flag_name(config_class, name), value, default, field.metadata["affects"])
+def _values(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    parts = [part for name, part in config.items() if name != "methods"] + [*config.get("methods", {}).values()]
+    return [setting for part in parts if isinstance(part, Mapping) for setting in part.items()]
 
 
-def _workload_parts(config: Mapping[str, Any]) -> Mapping[str, type]:
-    """The flag classes of the workload whose settings match these names best."""
+def _flags(workload: Entry) -> dict[str, Setting]:
+    """The flags of a workload at their defaults as JSON has them, by field."""
+    return {
+        field.name: Setting(
+            flag_name(config_class, field.name),
+            default=[*field.default] if isinstance(field.default, tuple) else field.default,
+            affects=field.metadata["affects"],
+        )
+        for config_class in flag_classes(workload)
+        for field in flag_fields(config_class)
+    }
 
-    return min((entry.parts for entry in WORKLOADS.values()), key=lambda parts: _num_mismatches(parts, config))
 
-
-def _num_mismatches(parts: Mapping[str, type], config: Mapping[str, Any]) -> int:
-    """How many settings only one of both has."""
-    return sum(
-        len({field.name for field in dataclasses.fields(part_class)} ^ (config.get(part) or {}).keys())
-        for part, part_class in parts.items()
-    )
+def _workload(config: Mapping[str, Any]) -> Entry:
+    """The workload whose flags match the names of these settings best."""
+    names = {name for name, _ in _values(config)}
+    return min(WORKLOADS.values(), key=lambda workload: len(_flags(workload).keys() ^ names))

@@ -146,7 +146,7 @@ def test_a_continuation_longer_than_the_model_is_refused(harness: HarnessModel) 
 def test_a_continuation_without_tokens_is_refused_as_by_lm_evals_hf(
     pair: Pair, harness: HarnessModel, context: str
 ) -> None:
-    """It fails on an assertion, or on an index."""
+    """lm-eval's hf fails on an assertion, or on an index."""
     from lm_eval.models.huggingface import HFLM
     from tokenizers import Tokenizer as Backend
     from tokenizers.models import BPE

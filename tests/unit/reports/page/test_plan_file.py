@@ -50,13 +50,13 @@ def test_rows_and_figures(plan, tmp_path: Path) -> None:
             "learning rate": "0 - 1.00e-3", "FLOPs": "40 FLOP", "of dense": "100.0%", "share": "30.8%",
         },
     ]  # fmt: skip
-    assert dict(plan.figures()) == {
+    assert dict(plan.figures) == {
         "steps": "4", "tokens": "64", "layer tokens": "104", "dense tokens of as many FLOPs": "48",
         "FLOPs": "130 FLOP", "FLOPs saved": "20.0%",
     }  # fmt: skip
     more = {"parameters": 1500, "memory": [{"total_bytes": 2**21}, {"total_bytes": 3 * 2**29}]}
     more["time"] = {"seconds": 3600.0, "gpu_hours": 8.0}
-    figures = dict(read_plan(write(tmp_path / "more.json", *(stage(0, 1, 4, 30),) * 2, **more)).figures())
+    figures = dict(read_plan(write(tmp_path / "more.json", *(stage(0, 1, 4, 30),) * 2, **more)).figures)
     assert [figures[name] for name in ("parameters", "memory of a GPU", "time", "GPU-hours")] == [
         "1.500 K", "1.50 GiB", "1:00:00", "8.0",
     ]  # fmt: skip
@@ -86,7 +86,10 @@ def test_a_run_that_did_not_follow_its_plan(plan, train) -> None:
     assert plan.left_by(history(train, 5)) == "The plan in plan.json ends at step 4, the log at 5."
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"stages": [], "totals": {}}', '{"stages": [1], "totals": 2}'])
+@pytest.mark.parametrize(
+    "content",
+    [None, "{", "[]", '{"stages": [], "totals": {}}', '{"stages": [1]}', '{"stages": [{"kept_tokens": ["a"]}]}'],
+)
 def test_files_that_are_not_a_plan_are_refused(content: str | None, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     if content is not None:

@@ -123,7 +123,10 @@ def _value(file: str, key: Text, value: Node, action: argparse.Action, inverted:
     if action.nargs == 0:
         if isinstance(value, Values) or not value.is_switch:
             wrong(f"{value.text if isinstance(value, Text) else 'a list'} is not true or false; give one of these")
-        return action.const if SWITCH[value.text.lower()] != inverted else _OFF
+        is_on = SWITCH[value.text.lower()] != inverted
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return is_on != key.text.startswith(("no-", "no_"))
+        return action.const if is_on else _OFF
     if isinstance(value, Values) and action.nargs is None:
         wrong(f"a list of {len(texts)} values; the flag takes one")
     for text in texts:

@@ -14,6 +14,7 @@ from typing import Any
 
 from megatron.ltd.config import PARTS
 from megatron.ltd.flags import Affects, flag_fields, flag_name, shown
+from megatron.ltd.flags.fields import as_typed
 from megatron.ltd.methods import METHODS
 from megatron.ltd.workloads import WORKLOADS
 
@@ -48,19 +49,18 @@ class Setting:
 
     def spelled(self, value: Any) -> str:
         """A value as it is typed; for a switch, whether it is given."""
-        return shown(value != self.default if self._is_switch else value)
+        return shown(as_typed(self.default, value) if self.is_known else value)
 
     @property
     def words(self) -> list[str]:
         """What to type for it, none if nothing has to be typed."""
         if not (self.is_known and self.is_changed) or self.value is None:
             return []
+        if isinstance(self.value, bool):
+            is_off = as_typed(self.default, self.value) == "off"
+            return [self.flag.replace("--", "--no-", 1) if is_off else self.flag]
         values = self.value if isinstance(self.value, list) else [self.value]
-        return [self.flag] if self._is_switch else [self.flag, *map(str, values)]
-
-    @property
-    def _is_switch(self) -> bool:
-        return self.is_known and isinstance(self.default, bool)
+        return [self.flag, *map(str, values)]
 
 
 def command(config: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from megatron.ltd.flags import flag_name
 from megatron.ltd.forecast.forecast import rate_at, warnings_of
 from megatron.ltd.format import format_count
 from megatron.ltd.methods.base import METHOD
+from megatron.ltd.models.fusions import fusions_of
 from megatron.ltd.models.kernels import kernels_text, slow_kernels
 from megatron.ltd.parallel.layout import layout_text
 from megatron.ltd.plan.clock import SCHEDULE_IDS
@@ -55,7 +56,8 @@ def print_header(run: Run) -> None:
             f"warning: --save is not given: nothing is kept of this run but its log in {run.log.folder}; add --save to "
             "keep the model"
         )
-    for line in [*run.config.warnings, *warnings_of(plan), *slow_kernels(run.state.chunks, run.mesh.device)]:
+    slow = [*slow_kernels(run.state.chunks, run.mesh.device), *fusions_of(model, run.mesh.device).warnings]
+    for line in [*run.config.warnings, *warnings_of(plan), *slow]:
         print_line(line)
     run.log.run(_run_line(run, about))
 

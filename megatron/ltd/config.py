@@ -18,6 +18,7 @@ from megatron.ltd.forecast.config import PlanConfig
 from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Dense, Method, ModelFacts, build_method
 from megatron.ltd.methods.base import Entry as MethodEntry
+from megatron.ltd.models.config import check_loss_fusion
 from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import check_model, check_recompute, sequence_parts
@@ -98,6 +99,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_model(self.parallel, self.model)
         check_recompute(self.recompute, self.parallel, self.model.num_layers)
+        check_loss_fusion(self.model, self.precision)
         if self.workload.check is not None:
             self.workload.check(self)
         self.build_method()

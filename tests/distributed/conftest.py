@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.distributed.engine import TE, VERSIONS, Engine
 from tests.distributed.layouts import RANDOM_LTD, bert_command, run_flags
 from tests.distributed.pool import Pool
 from tests.distributed.runs import Runs
@@ -42,6 +43,25 @@ def bert_runs(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """BERT runs on the CPU; each test adds the flags of its method."""
     command = bert_command(*small_sentences(tmp_path_factory.mktemp("sentences")))
     return Runs(pool, "cpu", command, tmp_path_factory.mktemp("bert-runs"))
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """Ranks that find the stand-in of Transformer Engine."""
+    with Engine(VERSIONS[-1]) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def engine_runs(engine: Engine, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """The counterpart of ``runs``."""
+    return Runs(engine, "cpu", run_flags(dataset), tmp_path_factory.mktemp("engine"), *TE, *RANDOM_LTD)
+
+
+@pytest.fixture(scope="session")
+def engine_bypass_runs(engine: Engine, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """The counterpart of ``bypass_runs``."""
+    return Runs(engine, "cpu", run_flags(dataset), tmp_path_factory.mktemp("engine-bypass"), *TE)
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,9 @@ _INTERLEAVED = f"{_PP} --num-layers-per-virtual-pipeline-stage 1"
 _UNEVEN = "--pipeline-model-parallel-size 4 --decoder-first-pipeline-num-layers 1 --decoder-last-pipeline-num-layers 1"
 _CP = "--context-parallel-size 2"
 _SHARDED = "--use-distributed-optimizer"
+_BUCKETS = (
+    f"{_SHARDED} --overlap-grad-reduce --overlap-param-gather --ddp-num-buckets 7 --ddp-pad-buckets-for-high-nccl-busbw"
+)
 _OVERLAPS = f"{_SHARDED} --overlap-grad-reduce --overlap-param-gather --ddp-bucket-size 5000"
 
 LAYOUTS = {
@@ -62,6 +65,7 @@ LAYOUTS = {
     "dp2": _layout(2, dp=2),
     "dp2 sharded": _layout(2, _SHARDED, dp=2),
     "dp2 sharded overlaps": _layout(2, _OVERLAPS, dp=2),
+    "dp2 sharded buckets": _layout(2, _BUCKETS, dp=2),
     "pp2 interleaved dp2 sharded overlaps": _layout(4, f"{_INTERLEAVED} {_OVERLAPS}", dp=2),
     "tp2 pp2": _layout(4, f"{_TP} {_PP}"),
     "tp2 sp dp2": _layout(4, _SP, strata=2, dp=2),
@@ -100,7 +104,7 @@ the same number of samples at a time. "RoPE" and "blocks" use Llama's layer with
 
 _EVERYWHERE = ("learned positions", "RoPE", "document masks", "blocks")
 _SAMPLE = ("pp2 interleaved dp2 sharded overlaps", "tp2 sp pp2 dp2")
-_COMBINED = ("cp2 tp2 sp", "dp2 sharded overlaps", "cp2 dp2")
+_COMBINED = ("cp2 tp2 sp", "dp2 sharded overlaps", "dp2 sharded buckets", "cp2 dp2")
 LAYOUT_CASES = [
     (name, variant)
     for name in LAYOUTS

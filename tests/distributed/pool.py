@@ -36,6 +36,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from tests.support_processes import PATIENCE_SECONDS
@@ -224,6 +225,7 @@ def _serve(connection: Connection, output: Path, device: str) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo" if sys.platform == "linux" else "lo0"
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        torch.compiler.set_stance("force_eager")  # as if Megatron-Core were imported after ``cpu_backend.install``
     try:
         environment, function, arguments = pickle.loads(connection.recv_bytes())
         os.environ.update(environment)

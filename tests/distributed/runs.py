@@ -113,12 +113,12 @@ class Runs:
 
     def __init__(self, pool: Pool, device: str, command: Sequence[str], folder: Path, *flags: str) -> None:
         self._pool = pool
-        self._flags = [*command, "--device", device, "--log-dir", str(folder), *flags]
+        self.command = [*command, "--device", device, "--log-dir", str(folder), *flags]
         self._references: dict[tuple[Any, ...], Outcome] = {}
 
     def run(self, layout: Layout, *more: str) -> Outcome:
         """Train under ``layout``. If a flag is given twice, the later one counts."""
-        flags = [*self._flags, *layout.flags, *more]
+        flags = [*self.command, *layout.flags, *more]
         return Outcome.of(self._pool.run(train_and_record, flags, world_size=layout.world_size))
 
     def reference(self, strata: int, *more: str) -> Outcome:

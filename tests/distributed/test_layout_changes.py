@@ -34,6 +34,7 @@ PAIRS = [
     ("pp4 uneven", "dp2 sharded", "learned positions"),
     ("tp2 sp dp2", "pp2", "learned positions"),
     ("dp2", "cp2", "document masks"),
+    ("dp2 sharded buckets", "tp2 sp", "RoPE"),
 ]
 """The layout before, the layout after, and the variant of ``VARIANTS``."""
 

@@ -6,13 +6,12 @@ layers are those of processes that have no Transformer Engine. Every call is che
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from megatron.ltd.doctor.finding import OK
-from tests.distributed.engine import VERSIONS, Engine
+from tests.distributed.engine import TE, VERSIONS, Engine
 from tests.distributed.engine_jobs import doctors_findings, modules_of_layers, printed_by, run_with_fp8_state
 from tests.distributed.evaluation_jobs import figures
 from tests.distributed.jobs import train_and_record
@@ -36,7 +35,6 @@ pytestmark = pytest.mark.distributed
 
 ONE = one_process(1)
 DEVICE = (*ONE.flags, "--device", "cpu")
-TE = ("--transformer-impl", "transformer_engine")
 _BYPASS = "--token-bypass --token-bypass-kept-tokens 8 --token-bypass-growth-steps 6 --token-bypass-granularity 8"
 RANDOM_BYPASS = tuple(f"{_BYPASS} --token-bypass-selector random".split())
 _BLOCKS_OF_16 = "--random-ltd --ltd-min-kept-tokens 16 --ltd-granularity 16 --ltd-block-size 16 --ltd-growth-steps 6"
@@ -49,24 +47,6 @@ OTHER_RUNS = {
     "TokenBypass, importance": (*_BYPASS.split(), *VARIANTS["RoPE"]),
     "zero-centred norms of queries and keys": (*RANDOM_LTD, *_HALF_OF_LLAMA.split()),
 }
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with Engine(VERSIONS[-1]) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def engine_runs(engine: Engine, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Like ``runs``, with Transformer Engine."""
-    return Runs(engine, "cpu", run_flags(dataset), tmp_path_factory.mktemp("engine"), *TE, *RANDOM_LTD)
-
-
-@pytest.fixture(scope="module")
-def engine_bypass_runs(engine: Engine, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Like ``bypass_runs``, with Transformer Engine."""
-    return Runs(engine, "cpu", run_flags(dataset), tmp_path_factory.mktemp("engine-bypass"), *TE)
 
 
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "document masks"])

@@ -69,6 +69,8 @@ def _flags_of(node: ast.AST) -> Iterator[str]:
         is_on = isinstance(default, ast.Constant) and default.value is True
         dashed = node.target.id.replace("_", "-")
         yield "--" + (ast.literal_eval(named[0]) if named else f"no-{dashed}" if is_on else dashed)
+        if ast.unparse(node.annotation) == "bool | None":
+            yield f"--no-{dashed}"
     elif isinstance(node, ast.Call) and _calls(node, "add_argument"):
         yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant) and str(arg.value).startswith("--"))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from megatron.core.models.gpt import GPTModel
 
@@ -24,8 +25,8 @@ from megatron.ltd.hugging_face.config_file import is_hugging_face
 from megatron.ltd.hugging_face.model import described_flags
 from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.layers import route
-from megatron.ltd.models.config import ModelConfig
-from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
+from megatron.ltd.models.config import LOSS_FUSION, ModelConfig
+from megatron.ltd.models.execution_config import KernelsConfig, PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.gpt import build_chunks
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.config import ParallelConfig
@@ -135,7 +136,9 @@ def _build(
     """The shard of this process, with weights to be loaded. The vocabulary is padded further for the layout."""
     check_model(parallel, model)
     impl = "local" if model.transformer_impl == "local" else "auto"  # a run on GPUs may be evaluated on a CPU
-    model = replace(model, transformer_impl=impl, attention_backend="local")  # our attention module has a cache
+    kernels = KernelsConfig(transformer_impl=impl, attention_backend="local")  # our attention module has a cache
+    changes: dict[str, Any] = {name: getattr(ModelConfig, name) for name in LOSS_FUSION} | vars(kernels)
+    model = replace(model, **changes)
     core_config = transformer_config(model, parallel, precision, RecomputeConfig(), mesh)
     route.install()
     vocab_size = padded_vocab_size(vocab_size, 1, parallel.tensor_model_parallel_size)

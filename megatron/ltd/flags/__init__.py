@@ -8,6 +8,7 @@ with ``flag`` carries its help, choices and spelling; ``add_flags`` turns the fi
     class RandomLTDConfig(Settings):
         ltd_granularity: int = flag(16, help="kept tokens are a multiple of this")      # --ltd-granularity
         bias_linear: bool = flag(True, name="disable-bias-linear", help="...")          # a switch that turns it off
+        rope_fusion: bool | None = flag(None, help="...")                              # --rope-fusion, --no-rope-fusion
 
 ``FlagParser`` (``flags/parser.py``) reads the command line and the files of ``--config`` (``flags/files.py``).
 
@@ -27,9 +28,9 @@ from typing import Any, TypeVar
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags.fields import Affects as Affects
+from megatron.ltd.flags.fields import as_typed, flag_fields, flag_name, shown, value_type
 from megatron.ltd.flags.fields import field_id as field_id
 from megatron.ltd.flags.fields import flag as flag
-from megatron.ltd.flags.fields import flag_fields, flag_name, shown, value_type
 from megatron.ltd.flags.files import setting_line
 from megatron.ltd.flags.parser import FlagParser as FlagParser
 from megatron.ltd.flags.ranges import Settings as Settings
@@ -40,10 +41,10 @@ Config = TypeVar("Config")
 def flag_values(config: object, but_affecting: Affects | None = None) -> dict[str, Any]:
     """Every flag of a config by its spelling: its value, or for a switch whether it is given.
 
-    Flags that affect ``but_affecting`` are left out.
+    The value is "off" for ``no-`` of a pair of switches. Flags that affect ``but_affecting`` are left out.
     """
     return {
-        flag_name(type(config), field.name): _as_typed(field.default, getattr(config, field.name))
+        flag_name(type(config), field.name): as_typed(field.default, getattr(config, field.name))
         for field in flag_fields(config)
         if but_affecting is None or field.metadata["affects"] != but_affecting
     }
@@ -54,7 +55,9 @@ def settings_lines(config: object, given: typing.Mapping[str, Any]) -> list[str]
     lines = [f"# {_title(type(config))}"]
     for field in flag_fields(config):
         name = flag_name(type(config), field.name).removeprefix("--")
-        value = _as_typed(field.default, given.get(field.name, getattr(config, field.name)))
+        value = given.get(field.name, getattr(config, field.name))
+        if field.default is not None:
+            value = as_typed(field.default, value)
         if field.name in given:
             lines.append(setting_line(name, value))
         elif shown(value) != shown(None):
@@ -64,10 +67,6 @@ def settings_lines(config: object, given: typing.Mapping[str, Any]) -> list[str]
 
 def _title(config_class: type) -> str:
     return (config_class.__doc__ or config_class.__name__).strip().splitlines()[0]
-
-
-def _as_typed(default: Any, value: Any) -> Any:
-    return value is not default if isinstance(default, bool) else value
 
 
 def _finite(text: str) -> float:
@@ -98,6 +97,9 @@ def _short(text: str) -> str:
 
 _LONGEST_NUMBER = 40
 _READERS: dict[type, Any] = {float: _finite, int: _whole}
+_SWITCHES: dict[bool | None, Any] = {
+    True: "store_false", False: "store_true", None: argparse.BooleanOptionalAction
+}  # fmt: skip
 _METAVARS: dict[type, str] = {float: "X", int: "N", str: "TEXT"}
 
 
@@ -109,7 +111,7 @@ def add_flags(parser: argparse.ArgumentParser, config_class: type) -> None:
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
         kind, several = value_type(annotations[field.name])
         if kind is bool:
-            options["action"] = "store_false" if field.default is True else "store_true"
+            options["action"] = _SWITCHES[typing.cast(bool | None, field.default)]
             default_text = ""
         else:
             reader = _READERS.get(kind, kind)

@@ -42,9 +42,10 @@ def flag(
 
     ``name`` is the flag without dashes; by default the field's name with dashes for underscores, and for a switch that
     is on by default that name after ``no-``. The type comes from the annotation: ``int``, ``float``, ``str``, ``bool``,
-    ``X | None`` or ``tuple[X, ...]`` (several values after one flag). ``affects`` is stated by every flag of a command
-    that trains, see ``Affects``; for the flags of other commands it is None. ``range`` is that of a number, by default
-    ``COUNT`` or ``AMOUNT``; see ``ranges``.
+    ``X | None`` or ``tuple[X, ...]`` (several values after one flag); ``bool | None`` is a pair of switches, the second
+    with ``no-``, and None if neither is given. ``affects`` is stated by every flag of a command that trains, see
+    ``Affects``; for the flags of other commands it is None. ``range`` is that of a number, by default ``COUNT`` or
+    ``AMOUNT``; see ``ranges``.
     """
     metadata = {
         "help": help, "affects": affects, "name": name, "choices": choices, "metavar": metavar, "range": range,
@@ -69,6 +70,13 @@ def flag_name(config_class: type, field_name: str) -> str:
         return f"--{field.metadata['name']}"
     dashed = field_name.replace("_", "-")
     return f"--no-{dashed}" if field.default is True else f"--{dashed}"
+
+
+def as_typed(default: Any, value: Any) -> Any:
+    """A field's value as a flag's: for a switch whether it is given, for the switch with ``no-`` of a pair "off"."""
+    if isinstance(default, bool):
+        return value is not default
+    return "off" if value is False else value
 
 
 def shown(value: Any) -> str:

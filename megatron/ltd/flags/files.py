@@ -125,7 +125,10 @@ def _value(file: str, key: ScalarNode, value: Node, action: argparse.Action, inv
         if not is_switch(value):
             what = value.value if isinstance(value, ScalarNode) else "a list"
             wrong(f"{what} is not true or false; give one of these")
-        return action.const if SWITCH[value.value.lower()] != inverted else _OFF
+        is_on = SWITCH[value.value.lower()] != inverted
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return is_on != key.value.startswith(("no-", "no_"))
+        return action.const if is_on else _OFF
     if isinstance(value, SequenceNode) and action.nargs is None:
         wrong(f"a list of {len(texts)} values; the flag takes one")
     for text in texts:

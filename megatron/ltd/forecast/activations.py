@@ -19,10 +19,11 @@ tensor-parallel share.
                                         flash kernel with dropout
                    n m                  an explicit mask, in the type of the activations
     MLP            2 n F, 5 n F gated   input and output of the activation; if it is gated, also of its parts
+                   3 n F                gated, with a fused kernel, which computes the parts again
 
 A routed layer stores nothing of the tokens that skip it. Backward adds the gradients that exist at the same time. These
-are counts of our layers (``layers``, Megatron-Core's ``TransformerLayer``, no fused bias and dropout); a test compares
-them with an allocator. Transformer Engine stores about the same; its fused norms and activations may store less.
+are counts of our layers (``layers``, Megatron-Core's ``TransformerLayer``); a test compares them with an allocator.
+Transformer Engine stores about the same; its fused norms may store less.
 No torch here.
 """
 
@@ -49,6 +50,8 @@ class Numbers:
     """Share of a head that is rotated; 0 without rotary positions."""
     explicit_mask: bool
     rms_norm: bool = False
+    fused_gate: bool = False
+    """Whether a gated activation is one kernel, see ``models.fusions``."""
     head_norms: bool = False
     """Whether the queries and keys of each head have a norm."""
 
@@ -98,7 +101,7 @@ def layer_bytes(
     masks = own * hidden * (each if numbers.on_cpu else 1) if numbers.hidden_dropout else 0
     projections = _projections(shape, numbers, share, kept_tokens, attends_to_all=attends_to_all)
     core, core_work = _core(shape, numbers, share, kept_tokens, attends_to_all=attends_to_all)
-    widths = 5 if shape.gated_mlp else 2
+    widths = (3 if numbers.fused_gate else 5) if shape.gated_mlp else 2
     gradients = (all_tokens // share.sequence + (own if routed else 0)) * hidden * each
     gathered = tokens * hidden * each if share.sequence > 1 else 0
     mlp_weight = hidden * ffn * each

@@ -114,10 +114,12 @@ class _Stage:
     @cached_property
     def _numbers(self) -> Numbers:
         config, model = self.config, self.config.model
+        on_cpu, fused = config.parallel.device == "cpu", model.bias_swiglu_fusion
         rotary = getattr(model, "position_embedding_type", "none") == "rope"
         return Numbers(
             bytes_each=4 if config.precision.dtype == "float32" else 2,
-            on_cpu=config.parallel.device == "cpu",
+            on_cpu=on_cpu,
+            fused_gate=not on_cpu if fused is None else fused,
             hidden_dropout=model.hidden_dropout > 0.0,
             attention_dropout=model.attention_dropout > 0.0,
             rotary_share=model.rotary_percent if rotary else 0.0,

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from megatron.core import tensor_parallel
+from megatron.core.models.common.embeddings.rope_utils import apply_rotary_pos_emb
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.enums import AttnBackend, AttnMaskType
@@ -42,18 +43,48 @@ class RoutedSelfAttention(SelfAttention):
     The layer sets ``query_BK`` before each call: positions among the tokens of this rank, int64, ascending. Queries are
     then those of these tokens, keys and values those of all. None is plain self-attention. Queries, keys and values are
     projected together, so that the queries of the other tokens are computed and discarded.
+
+    With ``apply_rope_fusion`` it rotates queries and keys too, whose angles Megatron-Core's fused kernel takes only if
+    they are the same for all samples; those of kept tokens are not.
     """
 
     query_BK: Tensor | None = None
+    _angles: tuple[Tensor, Tensor] | None = None
+    """Of queries and keys during a call, [K or S, B or 1, 1, D], where they are rotated here."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        *args: Any,
+        rotary_pos_emb: Tensor | tuple[Tensor, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Output and bias; see Megatron-Core's ``Attention``."""
+        if self.config.apply_rope_fusion and rotary_pos_emb is not None:
+            self._angles = rotary_pos_emb if isinstance(rotary_pos_emb, tuple) else (rotary_pos_emb, rotary_pos_emb)
+            rotary_pos_emb = None
+        try:
+            return super().forward(hidden_states, attention_mask, *args, rotary_pos_emb=rotary_pos_emb, **kwargs)
+        finally:
+            self._angles = None
 
     def get_query_key_value_tensors(self, *args: Any, **kwargs: Any) -> Any:
-        """Queries [K, B, N, D], keys and values [S, B, G, D]; Megatron-Core rotates them after this."""
-        tensors = super().get_query_key_value_tensors(*args, **kwargs)
-        if self.query_BK is None:
-            return tensors
-        query_SBND, *keys_and_values = tensors
-        query_KBND = gather_tokens(query_SBND.flatten(2), self.query_BK).unflatten(2, query_SBND.shape[2:])
-        return (query_KBND, *keys_and_values)
+        """Queries [K, B, N, D], keys and values [S, B, G, D]; without fusion Megatron-Core rotates them after this."""
+        query, key, *rest = super().get_query_key_value_tensors(*args, **kwargs)
+        if self.query_BK is not None:
+            query = gather_tokens(query.flatten(2), self.query_BK).unflatten(2, query.shape[2:])
+        if self._angles is not None:
+            query, key = self._rotate(query, self._angles[0]), self._rotate(key, self._angles[1])
+        return (query, key, *rest)
+
+    def _rotate(self, tokens_KBND: Tensor, angles: Tensor) -> Tensor:
+        """By the fused kernel, for which tokens with angles of their own are one long sequence, without a copy."""
+        group = self.pg_collection.cp
+        if angles.shape[1] == 1:
+            return apply_rotary_pos_emb(tokens_KBND, angles, self.config, cp_group=group)
+        flat, flat_angles = (tensor.flatten(0, 1).unsqueeze(1) for tensor in (tokens_KBND, angles))
+        return apply_rotary_pos_emb(flat, flat_angles, self.config, cp_group=group).view(tokens_KBND.shape)
 
 
 class FusedAttention(MegatronModule):

@@ -39,12 +39,7 @@ ACCEPTED: Mapping[str, Accepted] = {
         "gradients are summed and reduced in fp32, unless --grad-reduce-in-bf16 is given"
     ),
     "--no-masked-softmax-fusion": _NOT_FUSED,
-    "--no-bias-gelu-fusion": _NOT_FUSED,
-    "--no-bias-swiglu-fusion": _NOT_FUSED,
-    "--no-bias-dropout-fusion": _NOT_FUSED,
-    "--no-rope-fusion": _NOT_FUSED,
     "--no-persist-layer-norm": _NOT_FUSED,
-    "--no-gradient-accumulation-fusion": _NOT_FUSED,
     "--no-load-rng": _NO_RANDOM_STATE,
     "--no-save-rng": _NO_RANDOM_STATE,
     "--ckpt-format": Accepted("checkpoints are written as torch_dist", ("torch_dist",)),

@@ -62,7 +62,8 @@ _RULES: Sequence[tuple[str, str]] = (
     (r"inference-.*|no-inference-.*|.*prefill.*|flash-decode|batch-invariant-.*|.*speculative.*|.*static-engine|"
      r"max-tokens-to-oom|output-bert-embeddings|bert-embedder-type|use-same-sampling-.*",
      "a trained model is used by tools/generate_text.py and tools/evaluate.py"),
-    (r".*tp-comm-.*|.*comm-overlap.*|.*nccl.*|.*sharp.*|.*symmetric.*|defer-embedding-.*|wgrad-.*|delay-wgrad-.*|"
+    (r".*tp-comm-.*", "Transformer Engine's buffers are for one number of tokens, which methods change; leave it out"),
+    (r".*comm-overlap.*|.*nccl.*|.*sharp.*|.*symmetric.*|defer-embedding-.*|wgrad-.*|delay-wgrad-.*|"
      r".*p2p.*|.*kitchen.*|.*op-fuser|gtp-.*", "communication and kernels are Megatron-Core's defaults; leave it out"),
     (r"fim-.*", "samples are packed documents; fill-in-the-middle is not available"),
     (r"null-tokenizer-.*", "there is no tokenizer of this name"),

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import Settings, flag
+from megatron.ltd.flags import flag
 from megatron.ltd.flags.ranges import ABOVE_ZERO, SHARE, SIZE, Range
+from megatron.ltd.models.execution_config import KernelsConfig, PrecisionConfig
 from megatron.ltd.plan.accounting import ModelShape
 
 
 @dataclass(frozen=True)
-class LayersConfig(Settings):
+class LayersConfig(KernelsConfig):
     """layers"""
 
     unfit_parallelism: ClassVar[Mapping[str, str]] = {}
@@ -56,19 +57,6 @@ class LayersConfig(Settings):
     init_method_std: float = flag(
         0.02, range=ABOVE_ZERO, affects="numbers", help="standard deviation of the initial weights"
     )
-    transformer_impl: str = flag(
-        "auto",
-        affects="execution",
-        choices=("auto", "local", "transformer_engine"),
-        help="implementation of the layers; auto uses Transformer Engine on CUDA if it is installed",
-    )
-    attention_backend: str = flag(
-        "auto",
-        affects="execution",
-        choices=("auto", "flash", "fused", "unfused", "local"),
-        help="kernels of attention: flash, fused (cuDNN) or unfused; local replaces Transformer Engine's attention by "
-        "torch's kernels",
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,6 +82,13 @@ class LayersConfig(Settings):
             )
         if self.swiglu and self.openai_gelu:
             raise UserError("--swiglu and --openai-gelu: the MLP has one activation; drop one")
+        if self.bias_swiglu_fusion and not self.swiglu:
+            raise UserError("--bias-swiglu-fusion: the MLP has no SwiGLU; add --swiglu, or drop the flag")
+        if self.bias_gelu_fusion and not self.has_fusible_gelu:
+            raise UserError(
+                "--bias-gelu-fusion: Megatron-Core's kernel adds biases and computes GELU's tanh approximation; use "
+                "--openai-gelu, which is that, without --swiglu and --disable-bias-linear, or drop the flag"
+            )
 
     @property
     def layer_numbers(self) -> range:
@@ -106,6 +101,11 @@ class LayersConfig(Settings):
     @property
     def query_groups(self) -> int:
         return self.num_query_groups if self.group_query_attention else self.num_attention_heads
+
+    @property
+    def has_fusible_gelu(self) -> bool:
+        """Whether Megatron-Core's fused kernel of bias and GELU computes the same function, to rounding."""
+        return self.openai_gelu and self.add_bias_linear
 
     @property
     def has_qkv_bias(self) -> bool:
@@ -176,6 +176,15 @@ class ModelConfig(LayersConfig):
         name="untie-embeddings-and-output-weights",
         help="use an output matrix of its own instead of the embedding's",
     )
+    cross_entropy_loss_fusion: bool = flag(
+        False, affects="execution", help="compute the loss of the logits in fused kernels"
+    )
+    cross_entropy_fusion_impl: str = flag(
+        "native",
+        affects="execution",
+        choices=("native", "te"),
+        help="whose kernels: Megatron-Core's, which round the gradient to bfloat16, or Transformer Engine's",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -198,6 +207,16 @@ class ModelConfig(LayersConfig):
         if self.rope_scaling_factor != 8.0 and not self.use_rope_scaling:
             raise UserError(
                 f"--rope-scaling-factor {self.rope_scaling_factor}: it has no effect without --use-rope-scaling; add it"
+            )
+        if self.rope_fusion and self.position_embedding_type != "rope":
+            raise UserError(
+                f"--rope-fusion: it has no effect with --position-embedding-type {self.position_embedding_type}; drop "
+                "it, or use --position-embedding-type rope"
+            )
+        if self.cross_entropy_fusion_impl != "native" and not self.cross_entropy_loss_fusion:
+            raise UserError(
+                f"--cross-entropy-fusion-impl {self.cross_entropy_fusion_impl}: it has no effect without "
+                "--cross-entropy-loss-fusion; add it"
             )
 
     @property
@@ -229,3 +248,18 @@ class ModelConfig(LayersConfig):
     def shape(self, padded_vocab_size: int) -> ModelShape:
         """The sizes that the accounting needs."""
         return ModelShape(**self.layers_shape(), vocab_size=padded_vocab_size, seq_length=self.seq_length)
+
+
+LOSS_FUSION = ("cross_entropy_loss_fusion", "cross_entropy_fusion_impl")
+"""The fields of the kernels of the loss."""
+
+
+def check_loss_fusion(model: LayersConfig, precision: PrecisionConfig) -> None:
+    """Raise ``UserError`` if a fused kernel would compute another gradient of the loss, than to rounding."""
+    if not isinstance(model, ModelConfig) or not model.cross_entropy_loss_fusion or precision.bf16:
+        return
+    if model.cross_entropy_fusion_impl == "native":
+        raise UserError(
+            "--cross-entropy-loss-fusion: Megatron-Core's kernel rounds the gradient of logits to bfloat16, which "
+            f"loses digits in {precision.dtype}; add --bf16, or --cross-entropy-fusion-impl te"
+        )

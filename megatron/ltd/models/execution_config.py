@@ -1,4 +1,4 @@
-"""How a model is computed, whatever its shape: precision and activation recomputation. Flags only, no torch."""
+"""How a model is computed, whatever its shape: kernels, precision and recompute. Flags only, no torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,42 @@ from dataclasses import dataclass
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import LOSS_SCALE
+
+
+@dataclass(frozen=True)
+class KernelsConfig(Settings):
+    """kernels"""
+
+    transformer_impl: str = flag(
+        "auto",
+        affects="execution",
+        choices=("auto", "local", "transformer_engine"),
+        help="implementation of the layers; auto uses Transformer Engine on CUDA if it is installed",
+    )
+    attention_backend: str = flag(
+        "auto",
+        affects="execution",
+        choices=("auto", "flash", "fused", "unfused", "local"),
+        help="kernels of attention: flash, fused (cuDNN) or unfused; local replaces Transformer Engine's attention by "
+        "torch's kernels",
+    )
+    bias_gelu_fusion: bool | None = flag(
+        None, affects="execution", help="add the bias in the kernel of --openai-gelu (default: on CUDA)"
+    )
+    bias_swiglu_fusion: bool | None = flag(
+        None, affects="execution", help="compute SwiGLU, with its bias, in one kernel (default: on CUDA)"
+    )
+    bias_dropout_fusion: bool | None = flag(
+        None, affects="execution", help="compute bias, dropout and residual in one kernel (default: on CUDA)"
+    )
+    rope_fusion: bool | None = flag(
+        None, affects="execution", help="rotate by Transformer Engine's kernel (default: where it is available)"
+    )
+    gradient_accumulation_fusion: bool | None = flag(
+        None,
+        affects="execution",
+        help="let Transformer Engine's products add up gradients of weights themselves (default: in its layers)",
+    )
 
 
 @dataclass(frozen=True)

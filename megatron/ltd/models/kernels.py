@@ -7,19 +7,35 @@ from collections.abc import Sequence
 
 import torch
 from megatron.core.extensions.transformer_engine import HAVE_TE, TEDotProductAttention, TERowParallelLinear
+from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from megatron.core.utils import get_te_version
 
 from megatron.ltd.layers.attention import FusedAttention
+from megatron.ltd.models.fusions import products
 
 
 def kernels_text(chunks: Sequence[torch.nn.Module], device: torch.device) -> str:
-    """For ``chunks`` of this process, such as ``layers on Transformer Engine 2.11.0``."""
-    rounded = ", fp32 products in TF32" if multiplies_in_tf32(chunks, device) else ""
+    """For ``chunks`` of this process, such as ``layers on Transformer Engine 2.11.0, fused rope``."""
+    notes = [f"fused {name}" for name in _fused(chunks)]
+    notes += ["fp32 products in TF32"] * multiplies_in_tf32(chunks, device)
     if not _are_of_transformer_engine(chunks):
-        return f"layers on PyTorch's kernels{rounded}"
-    attention = ", attention with a mask on PyTorch's kernels" if _have(chunks, FusedAttention) else ""
-    return f"layers on Transformer Engine {get_te_version()}{attention}{rounded}"
+        return ", ".join(["layers on PyTorch's kernels", *notes])
+    masked = ["attention with a mask on PyTorch's kernels"] * _have(chunks, FusedAttention)
+    return ", ".join([f"layers on Transformer Engine {get_te_version()}", *masked, *notes])
+
+
+def _fused(chunks: Sequence[torch.nn.Module]) -> list[str]:
+    """What is fused, by the names of its flags."""
+    config: TransformerConfig = chunks[0].config
+    names = {
+        "bias-swiglu" if config.gated_linear_unit else "bias-gelu": config.bias_activation_fusion,
+        "bias-dropout": config.bias_dropout_fusion,
+        "rope": config.apply_rope_fusion,
+        "cross-entropy-loss": config.cross_entropy_loss_fusion,
+        "gradient-accumulation": any(product.fuse_wgrad_accumulation for product in products(chunks)),
+    }
+    return [name for name, is_on in names.items() if is_on]
 
 
 def multiplies_in_tf32(chunks: Sequence[torch.nn.Module], device: torch.device) -> bool:

@@ -27,7 +27,8 @@ from megatron.ltd.layers.routed_layer import RoutedTransformerLayer
 from megatron.ltd.models.config import LayersConfig
 
 
-def _is_available(device: torch.device) -> bool:
+def has_transformer_engine(device: torch.device) -> bool:
+    """Whether Transformer Engine is installed, and the device one that it computes on."""
     return device.type == "cuda" and importlib.util.find_spec("transformer_engine") is not None
 
 
@@ -36,7 +37,7 @@ def uses_transformer_engine(config: LayersConfig, device: torch.device) -> bool:
 
     Raises ``UserError`` if it is required and not available.
     """
-    available = _is_available(device)
+    available = has_transformer_engine(device)
     if config.transformer_impl == "auto":
         return available
     if config.transformer_impl == "transformer_engine" and not available:

@@ -7,11 +7,9 @@ the seed and of the layer, not of the stage.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from functools import partial
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.transformer.enums import AttnBackend, AttnMaskType
 from megatron.core.transformer.transformer_block import get_num_layers_to_build
@@ -21,6 +19,7 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 from megatron.ltd.layers.attention_backend import USERS_SWITCHES, check_backend, set_switches
 from megatron.ltd.models.config import LayersConfig
 from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
+from megatron.ltd.models.fusions import fused_kernels
 from megatron.ltd.models.specs import block_spec, uses_transformer_engine
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import virtual_stages
@@ -33,10 +32,12 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 def transformer_config(
     model: LayersConfig, parallel: ParallelConfig, precision: PrecisionConfig, recompute: RecomputeConfig, mesh: Mesh
 ) -> TransformerConfig:
-    """Megatron-Core's configuration of a model on a layout."""
+    """Megatron-Core's configuration of a model on a layout.
+
+    Raises ``UserError`` for kernels that are not available. Every rank calls this.
+    """
     on_cpu = mesh.device.type == "cpu"
     interleaved = virtual_stages(parallel, model.num_layers)
-    activation = F.silu if model.swiglu else partial(F.gelu, approximate="tanh") if model.openai_gelu else F.gelu
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -47,7 +48,6 @@ def transformer_config(
         normalization=model.normalization,
         layernorm_epsilon=model.norm_epsilon,
         gated_linear_unit=model.swiglu,
-        activation_func=activation,
         add_bias_linear=model.add_bias_linear,
         add_qkv_bias=model.add_qkv_bias,
         qk_layernorm=model.qk_layernorm,
@@ -79,10 +79,9 @@ def transformer_config(
         overlap_p2p_comm=not on_cpu and interleaved is not None,
         # The gradient is that of the mean over the step's real tokens, on whatever microbatches and ranks they are.
         calculate_per_token_loss=True,
-        gradient_accumulation_fusion=False,
-        bias_activation_fusion=False,
-        bias_dropout_fusion=False,
+        gradient_accumulation_fusion=False,  # see ``fusions.accumulate_in_products``
         persist_layer_norm=False,
+        **fused_kernels(model, mesh.device),
     )
 
 

@@ -144,6 +144,11 @@ def together() -> Iterator[None]:
         raise UserError(message)
 
 
+def problem_of_any(problem: str | None) -> str | None:
+    """The problem of the first rank that has one, or None. Every rank calls this."""
+    return next((found for found in _exchange(problem) if found is not None), None)
+
+
 def agree(facts: Mapping[str, Any], fix: str) -> None:
     """Raise ``UserError`` for facts that differ between ranks; ``fix`` is the advice. Every rank calls this."""
     everyone = _exchange((socket.gethostname(), dict(facts)))

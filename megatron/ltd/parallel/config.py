@@ -61,6 +61,10 @@ class ParallelConfig(Settings):
         affects="execution",
         help="parameters per bucket of overlapped reduces and gathers (default: 40 million or more)",
     )
+    ddp_num_buckets: int | None = flag(None, affects="execution", help="number of these buckets, instead of their size")
+    ddp_pad_buckets_for_high_nccl_busbw: bool = flag(
+        False, affects="execution", help="pad the distributed optimizer's buckets to sizes that NCCL moves faster"
+    )
     overlap_param_gather: bool = flag(
         False, affects="execution", help="gather updated weights while the forward pass runs"
     )
@@ -79,10 +83,15 @@ class ParallelConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.ddp_bucket_size is not None and not self.overlap_grad_reduce:
-            raise UserError(
-                f"--ddp-bucket-size {self.ddp_bucket_size}: it needs --overlap-grad-reduce; add that or drop it"
-            )
+        for name in ("ddp_bucket_size", "ddp_num_buckets"):
+            value = getattr(self, name)
+            if value is not None and not self.overlap_grad_reduce:
+                flag_and_value = f"--{name.replace('_', '-')} {value}"
+                raise UserError(f"{flag_and_value}: it needs --overlap-grad-reduce; add that or drop it")
+        if self.ddp_bucket_size is not None and self.ddp_num_buckets is not None:
+            raise UserError("--ddp-bucket-size and --ddp-num-buckets: each decides the other; drop one")
+        if self.ddp_pad_buckets_for_high_nccl_busbw and not self.use_distributed_optimizer:
+            raise UserError("--ddp-pad-buckets-for-high-nccl-busbw: it needs --use-distributed-optimizer; add it")
         if self.pipeline_model_parallel_size == 1:
             for name in PIPELINE_FLAGS:
                 if getattr(self, name) is not None:

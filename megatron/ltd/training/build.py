@@ -23,6 +23,7 @@ from megatron.ltd.checkpoint.start import Start, find_start
 from megatron.ltd.data.microbatches import Microbatch, NoTokens, SampleSource, microbatches
 from megatron.ltd.layers import route
 from megatron.ltd.methods.base import Method
+from megatron.ltd.models.fusions import accumulate_in_products, fusions_of
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.agreement import agree, together
 from megatron.ltd.parallel.layout import check_batches
@@ -238,6 +239,8 @@ def _build_state(
     chunks = wrap_chunks(
         workload.build_chunks(core_config, mesh, entry_layers=entry_layers), config.parallel, config.precision
     )
+    if fusions_of(config.model, mesh.device).gradient_accumulation:
+        accumulate_in_products(chunks)
     counts_zeros = config.logging.log_num_zeros_in_grad
     optimizer = build_optimizer(chunks, config.optimizer, config.precision, config.parallel, counts_zeros=counts_zeros)
     scheduler = OptimizerParamScheduler(

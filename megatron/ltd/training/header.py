@@ -13,6 +13,7 @@ from megatron.ltd.flags import flag_name
 from megatron.ltd.forecast.forecast import rate_at, warnings_of
 from megatron.ltd.format import format_count
 from megatron.ltd.methods.base import METHOD
+from megatron.ltd.models.fusions import fusions_of
 from megatron.ltd.models.kernels import kernels_text, slow_kernels
 from megatron.ltd.parallel.layout import layout_text
 from megatron.ltd.parallel.mesh import lone_tasks
@@ -57,7 +58,9 @@ def print_header(run: Run) -> None:
             "keep the model"
         )
     slow = slow_kernels(run.state.chunks, run.mesh.device)
-    for line in [*run.config.warnings, *warnings_of(plan), *slow, *lone_tasks(run.mesh.world_size)]:
+    fusions = fusions_of(model, run.mesh.device).warnings
+    tasks = lone_tasks(run.mesh.world_size)
+    for line in [*run.config.warnings, *warnings_of(plan), *slow, *fusions, *tasks]:
         print_line(line)
     run.log.run(_run_line(run, about))
 

@@ -43,6 +43,10 @@ def wrap_chunks(
     Gradients are in fp32, unless ``--grad-reduce-in-bf16`` is given.
     """
     config, interleaved = chunks[0].config, len(chunks) > 1
+    bucket_size = parallel.ddp_bucket_size
+    if parallel.ddp_num_buckets is not None:
+        own = sum(parameter.numel() for chunk in chunks for parameter in chunk.parameters())
+        bucket_size = max(own // parallel.ddp_num_buckets, 1)
     wrapped = []
     for number, chunk in enumerate(chunks):
         module: torch.nn.Module = chunk if precision.dtype == "float32" else Float16Module(config, chunk)
@@ -52,7 +56,8 @@ def wrap_chunks(
             overlap_param_gather=parallel.overlap_param_gather,
             align_param_gather=parallel.overlap_param_gather and interleaved,  # the schedule starts the gathers
             use_distributed_optimizer=parallel.use_distributed_optimizer,
-            bucket_size=parallel.ddp_bucket_size,
+            bucket_size=bucket_size,
+            pad_buckets_for_high_nccl_busbw=parallel.ddp_pad_buckets_for_high_nccl_busbw,
         )
         # Chunks after the first are reduced whole, while other chunks compute.
         wrapped.append(DistributedDataParallel(config, ddp_config, module, disable_bucketing=number > 0))

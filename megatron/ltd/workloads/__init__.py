@@ -65,6 +65,13 @@ def _check_bert(config: RunConfig) -> None:
         )
 
 
+def _check_bert_classifier(config: RunConfig) -> None:
+    """Raises ``UserError`` for what BERT cannot do, and for flags of a loss that a classifier does not have."""
+    _check_bert(config)
+    if config.model.cross_entropy_loss_fusion:
+        raise UserError("--cross-entropy-loss-fusion: it fuses the loss of tokens, and a classifier has none; drop it")
+
+
 def _open_vit(config: RunConfig) -> Workload:
     from megatron.ltd.workloads.vit import ViT
 
@@ -134,7 +141,7 @@ BERT_CLASSIFIER = Entry(
     parts={"model": BertModelConfig, "tokenizer": TokenizerConfig, "data": LabelledTextConfig},
     open=_open_bert_classifier,
     sizes=_classifier_sizes,
-    check=_check_bert,
+    check=_check_bert_classifier,
     weights=BERT.id,
 )
 

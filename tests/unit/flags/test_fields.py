@@ -38,6 +38,7 @@ class Kitchen:
     salt: bool = flag(True, help="without salt")
     window: bool = flag(True, name="shut-window", help="shut the window")
     lid: bool = flag(False, help="with a lid")
+    lamp: bool | None = flag(None, help="lamp")
 
 
 def parse(*arguments: str) -> Kitchen:
@@ -63,6 +64,9 @@ def test_an_empty_command_line_gives_the_defaults() -> None:
         (["--no-salt"], "salt", False),
         (["--shut-window"], "window", False),
         (["--lid"], "lid", True),
+        (["--lamp"], "lamp", True),
+        (["--no-lamp"], "lamp", False),
+        (["--lamp", "--no-lamp"], "lamp", False),
         (["--num-cooks", "3", "--num-cooks", "4"], "num_cooks", 4),
     ],
 )
@@ -79,9 +83,11 @@ def test_the_id_of_a_flag_is_its_field() -> None:
 def test_flag_values() -> None:
     """Values are keyed by spelling; a switch's value is whether it is given, even if it sets its field to False."""
     untyped = {"--num-cooks": 2, "--heat": 0.5, "--dish": "soup", "--guests": None, "--spices": ()}
+    untyped |= {"--lamp": None}
     assert flag_values(parse()) == untyped | {"--no-salt": False, "--shut-window": False, "--lid": False}
     typed = flag_values(parse("--no-salt", "--lid", "--guests", "7"))
     assert typed == untyped | {"--no-salt": True, "--shut-window": False, "--lid": True, "--guests": 7}
+    assert [flag_values(parse(word))["--lamp"] for word in ("--lamp", "--no-lamp")] == [True, "off"]
 
 
 def test_flag_values_without_those_that_affect_something() -> None:
@@ -109,6 +115,7 @@ def test_values_as_shown_to_users(value: object, text: str) -> None:
 
 @pytest.mark.parametrize(("field", "spelling"), [
     ("num_cooks", "--num-cooks"), ("salt", "--no-salt"), ("window", "--shut-window"), ("lid", "--lid"),
+    ("lamp", "--lamp"),
 ])  # fmt: skip
 def test_flag_name(field: str, spelling: str) -> None:
     assert flag_name(Kitchen, field) == spelling

@@ -32,6 +32,7 @@ class Kitchen:
     window: bool = flag(True, name="shut-window", help="shut the window")
     lid: bool = flag(False, help="with a lid")
     no_fire: bool = flag(False, help="cold kitchen")
+    lamp: bool | None = flag(None, help="lamp")
 
 
 def parse(*arguments: object) -> Kitchen:
@@ -82,6 +83,10 @@ def parse_text(file: Path, text: str, *arguments: object) -> Kitchen:
         ("shut-window: True", Kitchen(window=False)),
         ("fire: false", Kitchen(no_fire=True)),
         ("no-fire: true", Kitchen(no_fire=True)),
+        ("lamp: true", Kitchen(lamp=True)),
+        ("lamp: false", Kitchen(lamp=False)),
+        ("no-lamp: true", Kitchen(lamp=False)),
+        ("no_lamp: false", Kitchen(lamp=True)),
     ],
 )
 def test_a_file_sets_the_same_value_as_a_flag(file: Path, text: str, kitchen: Kitchen) -> None:
@@ -191,7 +196,9 @@ def test_a_line_is_valid_yaml_of_the_value(value: object) -> None:
 def test_written_settings_are_read_back(
     tmp_path_factory: pytest.TempPathFactory, name: str, spices: list[str], heat: float, cooks: int, on: bool
 ) -> None:
-    kitchen = Kitchen(cooks, heat, "pie", name, tuple(spices), (heat, 1.0), salt=on, window=on, lid=on, no_fire=on)
+    kitchen = Kitchen(
+        cooks, heat, "pie", name, tuple(spices), (heat, 1.0), salt=on, window=on, lid=on, no_fire=on, lamp=on
+    )
     file = tmp_path_factory.getbasetemp() / "written.yaml"
     given = {name: value for name, value in vars(kitchen).items() if value != getattr(Kitchen(), name)}
     file.write_text("\n".join(settings_lines(kitchen, given)), encoding="utf-8")

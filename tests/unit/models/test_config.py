@@ -8,6 +8,7 @@ import pytest
 
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
+from megatron.ltd.parallel.config import ParallelConfig
 from tests.support_errors import refused
 
 ODD = {"hidden_size": 60, "num_attention_heads": 4, "position_embedding_type": "rope"}
@@ -33,6 +34,18 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (PrecisionConfig, {"fp16": True, "loss_scale": 0.0}, ("--loss-scale 0.0",)),
     (PrecisionConfig, {"fp16": True, "hysteresis": 0}, ("--hysteresis 0",)),
     (PrecisionConfig, {"min_loss_scale": 8.0, "initial_loss_scale": 4.0}, ("--min-loss-scale 8", 4)),
+    (ParallelConfig, {"ddp_bucket_size": 9}, ("--ddp-bucket-size 9", "--overlap-grad-reduce")),
+    (ParallelConfig, {"ddp_num_buckets": 9}, ("--ddp-num-buckets 9", "--overlap-grad-reduce")),
+    (
+        ParallelConfig,
+        {"ddp_num_buckets": 9, "ddp_bucket_size": 9, "overlap_grad_reduce": True},
+        ("--ddp-bucket-size", "--ddp-num-buckets"),
+    ),
+    (
+        ParallelConfig,
+        {"ddp_pad_buckets_for_high_nccl_busbw": True},
+        ("--ddp-pad-buckets-for-high-nccl-busbw", "--use-distributed-optimizer"),
+    ),
     (RecomputeConfig, {"recompute_granularity": "full"}, ("--recompute-granularity",)),
     (RecomputeConfig, {"recompute_num_layers": 1}, ("--recompute-granularity",)),
     (RecomputeConfig, {"recompute_modules": ("mlp",)}, ("--recompute-modules", "--recompute-granularity")),

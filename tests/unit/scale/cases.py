@@ -44,7 +44,7 @@ _LARGE = (
 CASES = {
     "1.3B on 64": Case(64, 37, _SMALL),
     "13B on 256, first stage": Case(256, 5, _MIDDLE),
-    "13B on 256, last stage": Case(256, 255, _MIDDLE),
+    "13B on 256, last stage": Case(256, 255, f"{_MIDDLE} --bias-swiglu-fusion"),
     "175B on 1024, first stage": Case(1024, 11, _LARGE),
     "175B on 1024, last stage": Case(1024, 1023, _LARGE),
 }

@@ -53,7 +53,8 @@ def planned_layers(case: str) -> list[int]:
     forecast, model = plan_ahead(config, CASES[case].world_size), config.model
     layers = forecast.memory[-1 if "last" in case else 0].layers
     rotary_share = model.rotary_percent if model.position_embedding_type == "rope" else 0.0
-    numbers = Numbers(2, True, False, False, rotary_share, False, model.normalization == "RMSNorm")
+    rms_norm, fused_gate = model.normalization == "RMSNorm", bool(model.bias_swiglu_fusion)
+    numbers = Numbers(2, True, False, False, rotary_share, False, rms_norm, fused_gate=fused_gate)
     shape, share, method = forecast.sizes.shape, share_of(config), config.build_method()
     plans = [method.plan(step) for step in CASES[case].steps]
     return [

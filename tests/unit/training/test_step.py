@@ -11,8 +11,12 @@ import pytest
 import torch
 
 from megatron.ltd.data.batch import Batch
+from megatron.ltd.models.execution_config import PrecisionConfig
+from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.training.optimizer import wrap_chunks
 from tests.support import (
+    build_core_model,
     build_stepper,
     dense,
     random_batches,
@@ -30,6 +34,21 @@ def loss_of(mesh: Mesh, step: int, seed: int = 7) -> float:
     """Loss of one step from the same initial weights, with dropout."""
     stepper = build_stepper(DROPOUT, mesh, seed=seed)
     return stepper.train(iter(random_batches(2, 2, 16)), dense(DROPOUT).plan(step), step, 2).loss
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_number_and_padding_of_buckets(mesh: Mesh, padded: bool) -> None:
+    """Buckets of the size that divides the parameters into as many; padding is to multiples of 65,536 numbers."""
+    chunk = build_core_model(PLAIN, mesh)
+    parallel = ParallelConfig(
+        device="cpu", use_distributed_optimizer=True, overlap_grad_reduce=True, ddp_num_buckets=3,
+        ddp_pad_buckets_for_high_nccl_busbw=padded,
+    )  # fmt: skip
+    size = sum(parameter.numel() for parameter in chunk.parameters()) // 3
+    (wrapped,) = wrap_chunks([chunk], parallel, PrecisionConfig())
+    (buffer,) = wrapped.buffers
+    assert wrapped.bucket_size == size and 2 <= len(buffer.buckets) <= 3
+    assert {bucket.grad_data.numel() % 65_536 == 0 for bucket in buffer.buckets} == {padded}
 
 
 def test_dropout_is_a_function_of_seed_and_step(mesh: Mesh) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from megatron.ltd.config import Entry, flag_classes
 from megatron.ltd.flags import flag_fields, flag_name, shown
+from megatron.ltd.flags.fields import as_typed
 from megatron.ltd.workloads import WORKLOADS
 
 _COMMANDS = {"gpt": "pretrain-gpt", "bert": "pretrain-bert", "bert_classifier": "finetune-bert", "vit": "finetune-vit"}
@@ -38,8 +39,11 @@ class Setting:
         """What to type for it, none if nothing has to be typed."""
         if self.affects is None or not self.is_changed or self.value is None:
             return []
+        if isinstance(self.value, bool):
+            is_off = as_typed(self.default, self.value) == "off"
+            return [self.flag.replace("--", "--no-", 1) if is_off else self.flag]
         values = self.value if isinstance(self.value, list) else [self.value]
-        return [self.flag] if isinstance(self.default, bool) else [self.flag, *map(str, values)]
+        return [self.flag, *map(str, values)]
 
     @property
     def row(self) -> list[str]:
@@ -49,7 +53,7 @@ class Setting:
 
     def spelled(self, value: Any) -> str:
         """A value as it is typed; for a switch, whether it is given."""
-        return shown(value != self.default if isinstance(self.default, bool) else value)
+        return shown(value if self.affects is None else as_typed(self.default, value))
 
 
 def settings(config: Mapping[str, Any]) -> list[Setting]:

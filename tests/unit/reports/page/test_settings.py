@@ -19,7 +19,7 @@ TEXT = [*RUN, "--train-data-path", "d", "--valid-data-path", "v"]
 COMMANDS = {
     "gpt": [
         *TEXT, "--tokenizer-type", "ByteTokenizer", "--disable-bias-linear", "--swiglu", "--random-ltd",
-        "--ltd-min-kept-tokens", "16", "--ltd-growth-steps", "9", "--micro-batch-size", "2",
+        "--ltd-min-kept-tokens", "16", "--ltd-growth-steps", "9", "--micro-batch-size", "2", "--bias-swiglu-fusion",
     ],
     "bert": [*TEXT, "--tokenizer-type", "BertWordPieceCase", "--vocab-file", "w"],
     "bert_classifier": [
@@ -33,9 +33,10 @@ COMMANDS = {
 def test_changed_flags_are_those_that_were_typed(task: str) -> None:
     config = parse_run_config(COMMANDS[task], WORKLOADS[task])
     found = settings(json.loads(json.dumps(config.to_dict())))
-    flags = {spelling for action in build_parser(WORKLOADS[task])._actions for spelling in action.option_strings}
+    actions = [action for action in build_parser(WORKLOADS[task])._actions if "--help" not in action.option_strings]
+    flags = {action.option_strings[0] for action in actions}  # of a pair of switches the one without no-
     of_plans = {flag_name(PlanConfig, field.name) for field in flag_fields(PlanConfig)}  # not logged
-    assert {setting.flag for setting in found} == flags - {"-h", "--help", "--config"} - of_plans
+    assert {setting.flag for setting in found} == flags - {"--config"} - of_plans
     assert {setting.flag for setting in found if setting.is_changed} == {
         word for word in COMMANDS[task] if word.startswith("--")
     }
@@ -52,6 +53,13 @@ def test_values_are_shown_as_they_are_typed() -> None:
     assert spelled["--no-progress"] == ("not given", "not given")
     assert spelled["--train-iters"] == ("20", "not given") and spelled["--train-data-path"] == ("d", "not given")
     assert found["of_tomorrow"].is_changed and spelled["of_tomorrow"][0] == "1 2"
+
+
+def test_a_switch_with_no_is_shown_and_typed_as_such() -> None:
+    typed = parse_run_config([*COMMANDS["gpt"], "--no-bias-dropout-fusion"])
+    (found,) = (setting for setting in settings(typed.to_dict()) if setting.flag == "--bias-dropout-fusion")
+    assert found.is_changed and found.words == ["--no-bias-dropout-fusion"]
+    assert (found.spelled(found.value), found.spelled(found.default)) == ("off", "not given")
 
 
 def test_a_log_without_settings_has_none() -> None:

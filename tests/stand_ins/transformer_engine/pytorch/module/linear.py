@@ -22,7 +22,28 @@ from ..distributed import add_up, add_up_and_scatter, collective, gather, group_
 from .base import TransformerEngineBaseModule
 from .norms import normalized
 
-_IGNORED = ("fuse_wgrad_accumulation", "rng_tracker_name", "name", "ub_name")
+_IGNORED = ("rng_tracker_name", "name", "ub_name")
+
+
+class _Product(torch.autograd.Function):
+    """A product whose backward pass adds the gradient of the weight to ``main_grad``, and returns one that is garbage.
+
+    As Transformer Engine's with ``fuse_wgrad_accumulation``, which returns memory that nothing has written.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(values, weight)
+        ctx.main_grad = weight.main_grad  # type: ignore[attr-defined]
+        return F.linear(values, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        values, weight = ctx.saved_tensors
+        product = gradient.flatten(0, -2).t() @ values.flatten(0, -2)
+        ctx.main_grad.add_(product.to(ctx.main_grad.dtype))
+        weight.grad_added_to_main_grad = True
+        return gradient @ weight, torch.full_like(weight, torch.nan)
 
 
 class _Linear(TransformerEngineBaseModule):
@@ -43,7 +64,9 @@ class _Linear(TransformerEngineBaseModule):
         params_dtype: torch.dtype | None,
         parallel_mode: str | None,
         device: Any,
+        fuse_wgrad_accumulation: bool,
     ) -> None:
+        self.fuse_wgrad_accumulation = fuse_wgrad_accumulation
         assert parallel_mode in ("row", "column", None), f"parallel_mode {parallel_mode} not supported"
         assert tp_group is not None or tp_size == 1, "TP group not initialized."
         self.set_tensor_parallel_group(tp_group)
@@ -74,7 +97,8 @@ class _Linear(TransformerEngineBaseModule):
         if self.parallel_mode == "column":
             forwards, backwards = (gather, add_up_and_scatter) if self.sequence_parallel else (keep, add_up)
             values = collective(values, self.tp_group, forwards, backwards)
-        product = F.linear(values, self.weight)
+        fused = self.fuse_wgrad_accumulation and torch.is_grad_enabled()
+        product = _Product.apply(values, self.weight) if fused else F.linear(values, self.weight)
         if self.parallel_mode == "row":
             forwards, backwards = (add_up_and_scatter, gather) if self.sequence_parallel else (add_up, keep)
             product = collective(product, self.tp_group, forwards, backwards)
@@ -95,7 +119,7 @@ class Linear(_Linear):
     @recorded("pytorch.module.linear.Linear.__init__", ignores=_IGNORED)
     def __init__(
         self, in_features, out_features, sequence_parallel, tp_group, tp_size, get_rng_state_tracker, init_method, bias,
-        return_bias, params_dtype, parallel_mode, device, save_original_input,
+        return_bias, params_dtype, parallel_mode, device, fuse_wgrad_accumulation, save_original_input,
     ) -> None:  # fmt: skip
         super().__init__()
         self.save_original_input = save_original_input
@@ -103,6 +127,7 @@ class Linear(_Linear):
             in_features, out_features, sequence_parallel=sequence_parallel, tp_group=tp_group, tp_size=tp_size,
             get_rng_state_tracker=get_rng_state_tracker, init_method=init_method, bias=bias, return_bias=return_bias,
             params_dtype=params_dtype, parallel_mode=parallel_mode, device=device,
+            fuse_wgrad_accumulation=fuse_wgrad_accumulation,
         )  # fmt: skip
 
     @recorded("pytorch.module.linear.Linear.forward", ignores=("is_first_microbatch",))
@@ -117,6 +142,7 @@ class LayerNormLinear(_Linear):
     def __init__(
         self, in_features, out_features, eps, sequence_parallel, tp_group, tp_size, get_rng_state_tracker, init_method,
         bias, normalization, return_bias, params_dtype, parallel_mode, zero_centered_gamma, device,
+        fuse_wgrad_accumulation,
     ) -> None:  # fmt: skip
         super().__init__()
         assert normalization in ("LayerNorm", "RMSNorm"), "Unsupported normalization type!"
@@ -132,6 +158,7 @@ class LayerNormLinear(_Linear):
             in_features, out_features, sequence_parallel=sequence_parallel, tp_group=tp_group, tp_size=tp_size,
             get_rng_state_tracker=get_rng_state_tracker, init_method=init_method, bias=bias, return_bias=return_bias,
             params_dtype=params_dtype, parallel_mode=parallel_mode, device=device,
+            fuse_wgrad_accumulation=fuse_wgrad_accumulation,
         )  # fmt: skip
         for parameter in of_norm:
             parameter.sequence_parallel = self.sequence_parallel  # type: ignore[attr-defined]

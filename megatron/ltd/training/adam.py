@@ -10,6 +10,7 @@ cannot load. Here, as in Transformer Engine, t is a number in the parameter grou
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,6 +19,9 @@ import torch
 
 class FusedAdam(torch.optim.Optimizer):
     """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101), one kernel call per group."""
+
+    # torch wraps this method to keep its compiler out of it, and imports the compiler to do so, at every start.
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
     def __init__(
         self,

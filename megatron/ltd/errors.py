@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from megatron.ltd.machine import denied, open_files_problem
+from megatron.ltd.machine import denied, limits_problem
 
 
 def _one_line(text: str) -> str:
@@ -53,7 +53,7 @@ def run_command(main: Callable[[], object]) -> None:
     program = Path(sys.argv[0]).name
     prints = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
-        problem = open_files_problem()
+        problem = limits_problem()
         if problem is not None:
             raise UserError(problem)
         main()

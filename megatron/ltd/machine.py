@@ -1,6 +1,6 @@
 """What the machine denies a command: a file, a process, memory. In one line, with what helps.
 
-A limit of open files that is too low is raised as far as the system allows. No torch.
+A limit of open files or of processes that is too low is raised as far as the system allows. No torch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import resource
 from pathlib import Path
 
 _WANTED_FILES, _FEWEST_FILES = 4096, 128
+_WANTED_PROCESSES, _FEWEST_PROCESSES = 4096, 64  # one process that trains starts about 50 threads
 _PATHS = {
     errno.EACCES: "use a path that you have permission for",
     errno.EPERM: "use a path that you have permission for",
@@ -26,11 +27,10 @@ _PATHS = {
     errno.EIO: "check the disk, and restore the file from a copy",
 }
 _FILES = "raise the limit of open files, as with ulimit -n 4096"
-_PROCESSES = "raise the limit of processes, as with ulimit -u 4096, or stop other ones"
+_NO_PROCESS = r"can't start new thread|Resource temporarily unavailable"
 _MEMORY = "use a smaller model, --micro-batch-size or --seq-length, or more processes; --plan shows the memory of a run"
 _TEXTS = {
     r"[Tt]oo many open files": _FILES,
-    r"can't start new thread|Resource temporarily unavailable": _PROCESSES,
     r"can't allocate memory|not enough memory|[Oo]ut of memory|bad_alloc|Cannot allocate memory": _MEMORY,
     r"Symlink loop": _PATHS[errno.ELOOP],
 }
@@ -45,20 +45,44 @@ def denied(error: BaseException) -> str | None:
     if not isinstance(error, (OSError, RuntimeError)):
         return None
     text = str(error)
+    if re.search(_NO_PROCESS, text):
+        return f"{_first_line(text)}; {_about_processes()}"
     fix = next((fix for pattern, fix in _TEXTS.items() if re.search(pattern, text)), None)
+    return fix and f"{_first_line(text)}; {fix}"
+
+
+def _first_line(text: str) -> str:
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    return fix and f"{first.partition(' Exception raised from')[0].rstrip('.')}; {fix}"
+    return first.partition(" Exception raised from")[0].rstrip(".")
 
 
-def open_files_problem() -> str | None:
-    """Allow this process more open files, as far as the system does; what is wrong if these are too few, or None."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= _WANTED_FILES:
-        return None
-    allowed = _WANTED_FILES if hard == resource.RLIM_INFINITY else min(_WANTED_FILES, hard)
-    if allowed < _FEWEST_FILES:
-        return f"the limit of open files is {allowed} (ulimit -H -n), and a command needs {_FEWEST_FILES}; raise it"
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+def _about_processes() -> str:
+    """The limit of processes and threads, how many are wanted, and what helps."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if limit == resource.RLIM_INFINITY or limit >= _WANTED_PROCESSES:
+        return "the machine or the container allows no more processes and threads: stop other ones, or raise its limit"
+    return (
+        f"the limit of processes and threads of this user is {limit} (ulimit -u), and {_WANTED_PROCESSES} are wanted; "
+        "raise it, or stop other ones"
+    )
+
+
+def limits_problem() -> str | None:
+    """Allow this process more open files, processes and threads, as far as the system does; what is wrong if these are
+    too few, or None. The limit of processes does not count for root.
+    """
+    limits = [(resource.RLIMIT_NOFILE, "open files", "n", _WANTED_FILES, _FEWEST_FILES)]
+    if os.getuid() != 0:
+        name = "processes and threads of this user"
+        limits.append((resource.RLIMIT_NPROC, name, "u", _WANTED_PROCESSES, _FEWEST_PROCESSES))
+    for limit, name, letter, wanted, fewest in limits:
+        soft, hard = resource.getrlimit(limit)
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            continue
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if allowed < fewest:
+            return f"the limit of {name} is {allowed} (ulimit -H -{letter}), and a command needs {fewest}; raise it"
+        resource.setrlimit(limit, (max(soft, allowed), hard))
     return None
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +40,7 @@ from tests.distributed.error_jobs import end_of
 from tests.distributed.pool import Pool
 from tests.support import REPOSITORY
 from tests.support_processes import PATIENCE_SECONDS
+from tests.warm.start import warm_python
 
 pytestmark = pytest.mark.distributed
 pytest.importorskip("lm_eval")
@@ -197,7 +197,7 @@ class Judge:
         """Score a folder with lm-eval's ``hf`` model in a separate process."""
         arguments, output = self._arguments(examples)
         arguments += ["--model", "hf", "--model_args", f"pretrained={model},dtype=float32", "--batch_size", "16"]
-        command = [sys.executable, str(REPOSITORY / "tools" / "evaluate.py"), *arguments]
+        command = [warm_python(), str(REPOSITORY / "tools" / "evaluate.py"), *arguments]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         assert ended.returncode == 0, ended.stderr[-4000:]
         return Scores.read(output)

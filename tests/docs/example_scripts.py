@@ -11,15 +11,20 @@ from pathlib import Path
 import numpy
 
 from tests.support_processes import PATIENCE_SECONDS
+from tests.warm.start import warm_environment
 
 SIZES = ("1.3b", "350m")
 LENGTHS = ("300B", "200B", "150B")
+NEW_PYTHON = {"VIRTUAL_ENV": sys.prefix}
+"""The setting with which each script is started in a new Python, which imports what the script needs."""
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """A user's plain environment with this virtual environment active and one thread."""
+    """A user's plain environment with a virtual environment active, the warm one or that of ``settings``, and one
+    thread.
+    """
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR", "LANG")}
-    return {**kept, "OMP_NUM_THREADS": "1", "VIRTUAL_ENV": sys.prefix, **settings}
+    return {**kept, "OMP_NUM_THREADS": "1", "VIRTUAL_ENV": warm_environment(), **settings}
 
 
 def run(repository: Path, cwd: Path, script: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:

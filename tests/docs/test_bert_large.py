@@ -12,7 +12,7 @@ from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.config import RunConfig
 from megatron.ltd.workloads import BERT, BERT_CLASSIFIER
 from tests.docs.documents import code_blocks
-from tests.docs.example_scripts import run
+from tests.docs.example_scripts import NEW_PYTHON, run
 from tests.end_to_end.runs import metrics, snapshot
 
 pytestmark = pytest.mark.slow
@@ -21,14 +21,14 @@ FOLDER = "bert_large"
 
 
 def test_the_small_version_pretrains_and_finetunes(repository: Path, tmp_path: Path) -> None:
-    def small(script: str, *words: str) -> str:
-        ended = run(repository, tmp_path, f"{FOLDER}/{script}", *words, TINY="1", GPUS_PER_NODE="0")
+    def small(script: str, *words: str, **python: str) -> str:
+        ended = run(repository, tmp_path, f"{FOLDER}/{script}", *words, TINY="1", GPUS_PER_NODE="0", **python)
         assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
         return ended.stdout
 
     small("prepare_data.sh")
-    small("pretrain.sh", "random_ltd")
-    printed = small("finetune.sh", "random_ltd")
+    small("pretrain.sh", "random_ltd", **NEW_PYTHON)
+    printed = small("finetune.sh", "random_ltd", **NEW_PYTHON)
     out = tmp_path / "runs" / "bert-large-tiny"
     pretrained, finetuned = (metrics(out / name) for name in ("random_ltd", "random_ltd-finetuned"))
     losses = {step: line["masked_lm_loss"] for (kind, step), line in pretrained.items() if kind == "validation"}

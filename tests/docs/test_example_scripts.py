@@ -67,7 +67,10 @@ def test_help_of_the_setup_and_of_the_doctor_starts_nothing(repository: Path, tm
     doctor = [sys.executable, "-m", "megatron.ltd.doctor"]
     ended = subprocess.run([*doctor, "--help"], cwd=repository, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "") and "Check this machine" in ended.stdout
-    assert subprocess.run([*doctor, "--all"], cwd=repository, capture_output=True, check=False).returncode == 2
+    for words in (["--all"], ["--help=all"], ["all\nof", "it"]):
+        ended = subprocess.run([*doctor, *words], cwd=repository, capture_output=True, text=True, check=False)
+        (line,) = ended.stderr.splitlines()
+        assert ended.returncode == 2 and " ".join(words).replace("\n", " ") in line and "takes no flags" in line
 
 
 def test_scripts_are_short_and_read_few_variables(repository: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.example_scripts import environment, run
+from tests.docs.example_scripts import NEW_PYTHON, environment, run
 from tests.end_to_end.runs import metrics, snapshot
 from tests.support_errors import assert_refused
 from tests.support_processes import PATIENCE_SECONDS, child
@@ -134,7 +134,7 @@ def test_ctrl_c_ends_an_evaluation_in_one_line(repository: Path, home: Path, tra
     (home / "interrupted").symlink_to(RUNS / "dense")  # scores are written beside the link
     with child(
         ["bash", str(repository / "examples/gpt3/evaluate.sh"), "interrupted", "--verbose"],
-        env=environment(**TINY), cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment(**TINY, **NEW_PYTHON), cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as script:  # fmt: skip
         assert script.stdout is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.example_scripts import run
+from tests.docs.example_scripts import NEW_PYTHON, run
 from tests.end_to_end.runs import metrics
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ def test_from_text_to_a_table_of_scores(repository: Path, tmp_path: Path) -> Non
     steps = (
         ("prepare_data.sh", ["--workers", "1"], {}),
         *(("pretrain.sh", ["350m", name.partition("-")[0], "150B"], {}) for name in RUNS),
-        ("evaluate.sh", folders, {"NPROC": "1"}),
+        ("evaluate.sh", folders, {"NPROC": "1", **NEW_PYTHON}),
     )
     for script, arguments, more in steps:
         ended = run(home / "my checkout", home, f"gpt3/{script}", *arguments, **{"TINY": "1", **more})

@@ -25,6 +25,7 @@ from tests.docs.documents import code_blocks
 from tests.end_to_end.runs import metrics, tiny_flags, write_data
 from tests.support_errors import assert_names, assert_refused
 from tests.support_processes import PATIENCE_SECONDS, child
+from tests.warm.start import warm_python
 
 FOLDER = Path("examples") / "launch"
 SETTINGS = (
@@ -139,7 +140,7 @@ RUN = (
 
 def test_the_last_line_of_a_run_that_fails_is_its_own(repository: Path) -> None:
     """There is no traceback of torchrun, and the exit status is that of the process."""
-    settings = {"GPUS_PER_NODE": "0", "NPROC": "2", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    settings = {"GPUS_PER_NODE": "0", "NPROC": "2", "PYTHON": warm_python(), "OMP_NUM_THREADS": "1"}
     ended = run(repository, "torchrun.sh", *RUN, **settings)
     assert_names(assert_refused(ended.returncode, ended.stderr, "nowhere"), "--train-data-path")
 
@@ -166,7 +167,7 @@ def test_a_mistake_is_said_before_processes_start(
 
 def test_a_process_that_is_killed_is_named(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
-    launcher = [sys.executable, str(repository / FOLDER / "torchrun.py"), "--standalone", str(tmp_path / "dies.py")]
+    launcher = [warm_python(), str(repository / FOLDER / "torchrun.py"), "--standalone", str(tmp_path / "dies.py")]
     ended = subprocess.run(
         launcher, env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )

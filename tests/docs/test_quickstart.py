@@ -17,7 +17,7 @@ from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import initialize
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from tests.docs.documents import code_blocks
-from tests.docs.example_scripts import environment, run
+from tests.docs.example_scripts import NEW_PYTHON, environment, run
 from tests.support_processes import PATIENCE_SECONDS, child
 
 pytestmark = pytest.mark.slow
@@ -27,15 +27,15 @@ EQUAL_FLOPS_STEPS = 26
 RUNS = ("random-ltd", "dense-equal-flops", "dense")
 
 
-def quick(repository: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return run(repository, cwd, "quickstart/run.sh", *words, TINY="1")
+def quick(repository: Path, cwd: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return run(repository, cwd, "quickstart/run.sh", *words, TINY="1", **settings)
 
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> tuple[Path, str]:
     """The output folder, which was given as a relative path, and what was printed."""
     home = tmp_path_factory.mktemp("home")
-    result = quick(repository, home, "--out", "out")
+    result = quick(repository, home, "--out", "out", **NEW_PYTHON)
     assert (result.returncode, result.stderr) == (0, ""), result.stdout[-2000:] + result.stderr[-2000:]
     return home / "out", result.stdout
 
@@ -182,7 +182,7 @@ def test_ctrl_c_stops_cleanly(repository: Path, tmp_path: Path) -> None:
     """Ctrl-C reaches the script and its children, as in a terminal, during tokenization."""
     script = ["bash", str(repository / "examples" / "quickstart" / "run.sh"), "--out", "out"]
     pipes: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with child(script, cwd=tmp_path, env=environment(TINY="1"), **pipes) as process:
+    with child(script, cwd=tmp_path, env=environment(TINY="1", **NEW_PYTHON), **pipes) as process:
         deadline = time.monotonic() + PATIENCE_SECONDS
         # Not while an interpreter starts: CPython would print a traceback of its own.
         while not list((tmp_path / "out").glob("*.tmp-*")) and time.monotonic() < deadline:

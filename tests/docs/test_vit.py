@@ -13,7 +13,7 @@ from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.config import RunConfig
 from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.workloads import VIT
-from tests.docs.example_scripts import run
+from tests.docs.example_scripts import NEW_PYTHON, run
 
 FOLDER = Path("examples") / "vit"
 SCRIPT = "vit/run.sh"
@@ -29,7 +29,8 @@ def planned(repository: Path, folder: Path, *words: str) -> RunConfig:
 @pytest.mark.slow
 @pytest.mark.parametrize("names", [(), ("digits",)], ids=["random-ltd", "dense"])
 def test_digits_shortened(repository: Path, tmp_path: Path, names: tuple[str, ...]) -> None:
-    ended = run(repository, tmp_path, SCRIPT, *names, "--train-iters", "40", "--ltd-growth-steps", "30")
+    python = NEW_PYTHON if names else {}
+    ended = run(repository, tmp_path, SCRIPT, *names, "--train-iters", "40", "--ltd-growth-steps", "30", **python)
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout[-2000:] + ended.stderr[-2000:]
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name == ("vit-digits" if names else "vit-digits-digits_random_ltd")

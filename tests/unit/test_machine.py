@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
 
 import pytest
 
-from megatron.ltd.machine import denied, memory_bytes
+from megatron.ltd.machine import denied, limits_problem, memory_bytes
 from tests.support import REPOSITORY
-from tests.support_errors import assert_refused
+from tests.support_errors import assert_names, assert_refused
 from tests.support_processes import PATIENCE_SECONDS
 
 ERRORS = {
@@ -20,8 +21,6 @@ ERRORS = {
     "disk": (OSError(errno.ENOSPC, "No space left on device"), ["No space left on device"]),
     "size": (OSError(errno.EFBIG, "File too large", "a.bin"), ["a.bin", "File too large", "ulimit -f"]),
     "descriptors": (RuntimeError("[enforce fail] pipe2: Too many open files\nmore"), ["ulimit -n"]),
-    "threads": (RuntimeError("can't start new thread"), ["ulimit -u"]),
-    "fork": (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), ["ulimit -u"]),
     "memory": (MemoryError(), ["out of memory", "--micro-batch-size"]),
     "allocator": (
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes."),
@@ -38,6 +37,20 @@ def test_lines_of_the_machine(error: BaseException, names: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    "error",
+    [RuntimeError("can't start new thread"), BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")],
+    ids=["threads", "fork"],
+)
+def test_few_processes(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line says the limit, the number that is wanted, and what to do; without a limit, that there is another."""
+    for limit, names in ((50, ["50", "ulimit -u", "4096", "raise it"]), (resource.RLIM_INFINITY, ["the container"])):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        line = denied(error)
+        assert line is not None
+        assert_names(line, str(error), *names)
+
+
+@pytest.mark.parametrize(
     "error", [RuntimeError("shapes differ"), FileNotFoundError(2, "none", "x"), ValueError("open")]
 )
 def test_other_errors_keep_their_traceback(error: BaseException) -> None:
@@ -46,6 +59,22 @@ def test_other_errors_keep_their_traceback(error: BaseException) -> None:
 
 def test_memory() -> None:
     assert 1 << 26 < memory_bytes() < 1 << 50
+
+
+def test_a_limit_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is raised as far as the system allows, and refused below what a run starts; root has none."""
+    raised: list[tuple[int, tuple[int, int]]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda *limit: raised.append(limit))
+    for uid, soft, hard, expected in ((1, 20, 500, 500), (1, 20, resource.RLIM_INFINITY, 4096), (0, 20, 20, None)):
+        monkeypatch.setattr("os.getuid", lambda uid=uid: uid)
+        found = {resource.RLIMIT_NOFILE: (9999, 9999), resource.RLIMIT_NPROC: (soft, hard)}
+        monkeypatch.setattr(resource, "getrlimit", lambda limit, found=found: found[limit])
+        raised.clear()
+        assert limits_problem() is None
+        assert raised == ([(resource.RLIMIT_NPROC, (expected, hard))] if expected else [])
+    monkeypatch.setattr("os.getuid", lambda: 1)
+    found[resource.RLIMIT_NPROC] = (12, 12)
+    assert_names(limits_problem() or "", "12", "64", "ulimit -H -u", "raise it")
 
 
 def few_files() -> None:

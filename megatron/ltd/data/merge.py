@@ -114,7 +114,10 @@ def merge(config: MergeConfig) -> MergeResult:
         files.publish()
         num_bytes = files.final[".bin"].stat().st_size
     except OSError as error:
-        raise UserError(f"--output-prefix {output_prefix}: cannot be written ({error.strerror})") from None
+        raise UserError(
+            f"--output-prefix {output_prefix}: cannot be written ({error.strerror}); free disk space, or use "
+            "another folder"
+        ) from None
     finally:
         files.discard()
     return MergeResult(

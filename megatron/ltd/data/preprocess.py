@@ -160,7 +160,10 @@ def preprocess(config: PreprocessConfig, tokenizer_files: TokenizerFiles) -> Pre
             text_bytes += chunk.num_bytes
         cards = _finish(writers, prefixes, config, tokenizer)
     except OSError as error:
-        raise UserError(f"--output-prefix {config.output_prefix}: cannot be written ({error.strerror})") from None
+        raise UserError(
+            f"--output-prefix {config.output_prefix}: cannot be written ({error.strerror}); free disk space, or use "
+            "another folder"
+        ) from None
     finally:
         chunks.close()
         for writer in writers.values():

@@ -208,6 +208,9 @@ def _write(path: Path, model: bytes, config: TrainTokenizerConfig) -> None:
         temporary.write_bytes(model)
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f"--output-prefix {config.output_prefix}: cannot be written ({error.strerror})") from None
+        raise UserError(
+            f"--output-prefix {config.output_prefix}: cannot be written ({error.strerror}); free disk space, or use "
+            "another folder"
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)

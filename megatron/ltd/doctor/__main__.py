@@ -66,7 +66,13 @@ def main() -> int:
 def command(program: str | None = None) -> None:
     """``megatron-ltd doctor``; ``program`` is its name in messages. Exits with the status of ``main``."""
     about = "Check this machine: packages, devices, processes, and a layer. It takes no flags."
-    argparse.ArgumentParser(program, description=about).parse_args()
+    parser, words = argparse.ArgumentParser(program, description=about), sys.argv[1:]
+    if "-h" in words or "--help" in words:
+        parser.print_help()
+        raise SystemExit(0)
+    if words:
+        given = " ".join(" ".join(words).split())  # on one line
+        parser.exit(2, f"{parser.prog}: error: {given}: the doctor takes no flags; leave this out\n")
     raise SystemExit(main())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -15,6 +14,7 @@ from bert_text import baseline, data, recipe
 
 from tests.support_errors import refused
 from tests.support_processes import PATIENCE_SECONDS
+from tests.warm.start import warm_python
 
 
 @pytest.fixture
@@ -57,12 +57,13 @@ def test_another_archive_is_refused(tmp_path: Path) -> None:
 def test_from_books_to_report(repository: Path, tmp_path: Path, sources: list[str]) -> None:
     """Every part runs with one variant, and a second start does not repeat finished runs."""
     work = tmp_path / "work"
-    script = (
+    script = tmp_path / "one_variant.py"
+    script.write_text(
         "import sys; sys.path.insert(0, sys.argv.pop(1)); import bert_text.recipe as recipe; "
         "recipe.VARIANTS = ('random-ltd + layer-drop',); import bert_text.report as report; "
         "report.VARIANTS = recipe.VARIANTS; import bert; bert.main()"
     )
-    command = [sys.executable, "-c", script, str(repository / "tools" / "benchmark"), "--tiny", "--jobs", "2"]
+    command = [warm_python(), str(script), str(repository / "tools" / "benchmark"), "--tiny", "--jobs", "2"]
     command += ["--work-dir", str(work), *sources]
     environment = os.environ | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     ended = [

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.warm.start import warm_python
 from tools.benchmark.digits import METHODS, Result, table
 
 
@@ -26,7 +26,7 @@ def test_means_and_savings_are_over_seeds() -> None:
 @pytest.mark.slow
 def test_a_small_measurement(repository: Path, tmp_path: Path) -> None:
     flags = ["--seeds", "3", "--train-iters", "2", "--json", str(tmp_path / "digits.json")]
-    command = [sys.executable, str(repository / "tools" / "benchmark" / "digits.py"), *flags]
+    command = [warm_python(), str(repository / "tools" / "benchmark" / "digits.py"), *flags]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     runs = json.loads((tmp_path / "digits.json").read_text())["runs"]

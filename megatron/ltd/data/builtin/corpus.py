@@ -134,7 +134,10 @@ def write_corpus(config: CorpusConfig) -> CorpusInfo:
         info = CorpusInfo(platform.python_version(), unreadable, **infos)
         _write_whole(Path(config.output_dir, "corpus.json"), json.dumps(asdict(info), indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"--output-dir {config.output_dir}: cannot be written ({error.strerror})") from None
+        raise UserError(
+            f"--output-dir {config.output_dir}: cannot be written ({error.strerror}); free disk space, or use "
+            "another folder"
+        ) from None
     return info
 
 

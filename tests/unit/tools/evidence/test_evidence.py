@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -17,6 +16,7 @@ from evidence.summary import by_setting
 from tests.support_tasks import write_task_data
 from tests.unit.tools.common.made_up import book
 from tests.unit.tools.evidence.made_up import dense, dense_loss, record
+from tests.warm.start import warm_python
 
 TOY_PLAN = """\
 - {part: A, setting: s256, arms: [dense, single, blocks16, dense@blocks16], seeds: [1, 2]}
@@ -39,7 +39,7 @@ def test_a_quick_run_from_books_to_page(repository: Path, tmp_path: Path, books:
     """Each run gets a record, then a page and a figure are written; runs with a record are not repeated."""
     plan = tmp_path / "plan.yaml"
     plan.write_text(TOY_PLAN)
-    command = [sys.executable, str(repository / "tools/benchmark/evidence.py"), "--quick", "--data", str(books)]
+    command = [warm_python(), str(repository / "tools/benchmark/evidence.py"), "--quick", "--data", str(books)]
     command += ["--plan", str(plan), "--work-dir", str(tmp_path / "work")]
     environment = {**os.environ, "PYTHONPATH": str(repository)}
 

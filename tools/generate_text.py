@@ -1,11 +1,7 @@
 """Continue a text with a trained model.
 
-    python tools/generate_text.py --load runs/random-ltd --prompt "def " --temperature 0.8 --top-k 40
-
-The implementation is in ``megatron.ltd.commands.generate_text``, which ``megatron-ltd generate`` runs too.
+``--help`` shows examples and all flags; ``megatron-ltd generate`` is the same command.
 """
-
-from __future__ import annotations
 
 from megatron.ltd.commands import run_script
 

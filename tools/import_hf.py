@@ -1,11 +1,7 @@
 """Convert a Hugging Face GPT-2 or Llama to a checkpoint for finetuning, evaluation and export with any layout.
 
-    python tools/import_hf.py --load gpt2-medium --save runs/gpt2-medium
-
-The implementation is in ``megatron.ltd.commands.import_hf``, which ``megatron-ltd import`` runs too.
+``--help`` shows examples and all flags; ``megatron-ltd import`` is the same command.
 """
-
-from __future__ import annotations
 
 from megatron.ltd.commands import run_script
 

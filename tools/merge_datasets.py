@@ -1,11 +1,7 @@
 """Merge indexed datasets made with the same tokenizer, such as the shards of preprocess_data.py.
 
-    python tools/merge_datasets.py --input data/part-*_text_document.idx --output-prefix data/corpus_text_document
-
-The implementation is in ``megatron.ltd.commands.merge_datasets``, which ``megatron-ltd merge-datasets`` runs too.
+``--help`` shows examples and all flags; ``megatron-ltd merge-datasets`` is the same command.
 """
-
-from __future__ import annotations
 
 from megatron.ltd.commands import run_script
 

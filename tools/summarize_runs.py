@@ -1,11 +1,7 @@
 """Compare runs: a table of loss, cost and savings of each, and their loss curves.
 
-    python tools/summarize_runs.py --runs runs/random-ltd runs/dense --plot runs/loss.png
-
-The implementation is in ``megatron.ltd.commands.summarize_runs``, which ``megatron-ltd summarize-runs`` runs too.
+``--help`` shows examples and all flags; ``megatron-ltd summarize-runs`` is the same command.
 """
-
-from __future__ import annotations
 
 from megatron.ltd.commands import run_script
 

@@ -41,6 +41,11 @@ class LostContact(RunStopped):
     """Another process of the run has died. Every process that notices prints it, since the first one may have died."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type's name."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def run_command(main: Callable[[], object]) -> None:
     """Run a command line's ``main`` and turn its exceptions into an exit status.
 

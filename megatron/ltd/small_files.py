@@ -1,4 +1,4 @@
-"""Reads files that are expected to be small: regular files only, up to a limit. No torch.
+"""Reads files that are expected to be small: regular files only, up to a limit; and writes small files. No torch.
 
 A link to ``/dev/zero`` has no end, a FIFO blocks until somebody writes, and a file of a terabyte does not fit in
 memory.
@@ -6,6 +6,7 @@ memory.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -37,6 +38,17 @@ def check_regular(path: Path | str) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write under a temporary name, then rename, so that the file is complete or unchanged. Raises ``OSError``."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _without_waiting(path: str, flags: int) -> int:

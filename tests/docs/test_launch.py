@@ -11,9 +11,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -22,6 +19,7 @@ from torch.distributed.run import get_args_parser
 
 from megatron.ltd.arguments import parse_run_config
 from tests.docs.documents import code_blocks
+from tests.end_to_end.processes import steps_logged, wait_for
 from tests.end_to_end.runs import metrics, tiny_flags, write_data
 from tests.support_errors import assert_names, assert_refused
 from tests.support_processes import PATIENCE_SECONDS, child
@@ -279,7 +277,7 @@ def test_slurm_from_the_wrong_place(
 def test_a_slurm_job_that_gets_sigterm_is_requeued(repository: Path, slurm: dict[str, str]) -> None:
     script, calls = repository / FOLDER / "slurm.sbatch", Path(slurm["CALLS"])
     with child(["bash", str(script)], env=environment(**slurm), stdout=subprocess.PIPE) as job:
-        _wait_for(job, Path(f"{calls}.srun").exists)
+        wait_for(job, Path(f"{calls}.srun").exists)
         job.send_signal(signal.SIGTERM)
         said, _ = job.communicate(timeout=PATIENCE_SECONDS)
     assert job.returncode == 0 and "back to the queue" in said
@@ -291,14 +289,6 @@ def test_a_slurm_job_that_ends_by_itself_is_not_requeued(repository: Path, slurm
     ended = run(repository, "slurm.sbatch", **slurm, DO=f"exit {status}")
     assert ended.returncode == status
     assert "requeue" not in Path(slurm["CALLS"]).read_text()
-
-
-def _wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not happened():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.distributed
@@ -313,37 +303,19 @@ def test_two_processes_run_stop_on_sigterm_and_resume(repository: Path, tmp_path
     command = ["bash", str(repository / FOLDER / "torchrun.sh"), *flags]
     settings = environment(GPUS_PER_NODE="0", NPROC="2", PYTHON=sys.executable)
 
-    with _started(command, settings, tmp_path) as first:
-        _wait_for(first, lambda: _num_steps(out) >= 3)
+    options = {"cwd": tmp_path, "env": settings, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with child(command, **options) as first:
+        wait_for(first, lambda: steps_logged(out) >= 3)
         (launcher,) = psutil.Process(first.pid).children()
         for process in (launcher, first):
             process.send_signal(signal.SIGTERM)
         said, _ = first.communicate(timeout=PATIENCE_SECONDS)
     assert first.returncode == 0, said
     assert "SIGTERM arrived" in said and "Traceback" not in said
-    with _started(command, settings, tmp_path) as second:
+    with child(command, **options) as second:
         said, _ = second.communicate(timeout=PATIENCE_SECONDS)
     assert second.returncode == 0 and "2 processes" in said and "\ndone\n" in said, said
     assert [iteration for _, iteration in metrics(out)] == list(range(1, 401))
-
-
-@contextmanager
-def _started(command: list[str], settings: dict[str, str], folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start the script in a separate process; it gets SIGTERM if the test fails."""
-    process = subprocess.Popen(
-        command, cwd=folder, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.communicate()
-
-
-def _num_steps(folder: Path) -> int:
-    log = folder / "metrics.jsonl"
-    return log.read_text().count('"kind": "train"') if log.exists() else 0
 
 
 def test_the_readme_names_every_setting(repository: Path) -> None:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from megatron.ltd.checkpoint import files as checkpoint_files
+from tests.end_to_end.processes import steps_logged
 from tests.end_to_end.runs import metrics, tiny_flags
 from tests.launched.launched import Launched, torchrun, two_ranks
 from tests.support import REPOSITORY
@@ -43,12 +44,6 @@ def straight(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "save"
 
 
-def steps(save: Path) -> int:
-    """Steps in the log of a run."""
-    path = save / "metrics.jsonl"
-    return path.read_text().count('"kind": "train"') if path.exists() else 0
-
-
 def is_saving(save: Path) -> bool:
     return any(save.glob("iter_*.partial"))
 
@@ -74,8 +69,10 @@ def lost_contact(said: str) -> list[str]:
 
 def kill_inside_a_save(run: Launched, save: Path, rank: int) -> None:
     """Kill a rank a few steps on, see the other end in time and with one line, and torchrun start both again."""
-    logged = steps(save)
-    run.wait_for(lambda: steps(save) >= logged + 4 and is_saving(save) and bool(checkpoint_files.candidates(save)))
+    logged = steps_logged(save)
+    run.wait_for(
+        lambda: steps_logged(save) >= logged + 4 and is_saving(save) and bool(checkpoint_files.candidates(save))
+    )
     lines, loads = len(lost_contact(run.said)), run.said.count("loading ")
     victim, other = run.rank(rank), run.rank(1 - rank)
     victim.kill()
@@ -91,11 +88,11 @@ def test_sigterm_to_one_rank_then_a_kill(dataset: str, straight: Path, tmp_path:
     """SIGTERM to one rank makes both exit with a checkpoint; then torchrun restarts killed ranks."""
     save = tmp_path / "save"
     with torchrun(flags(dataset, save), tmp_path / "first") as run:
-        run.wait_for(lambda: steps(save) >= 5)
+        run.wait_for(lambda: steps_logged(save) >= 5)
         run.rank(1).send_signal(signal.SIGTERM)
         status, said = run.end()
     assert status == [0] and "SIGTERM arrived" in said and "Traceback" not in said, said
-    assert 5 <= steps(save) < NUM_STEPS and checkpoint_files.read_tracker(save) == steps(save)
+    assert 5 <= steps_logged(save) < NUM_STEPS and checkpoint_files.read_tracker(save) == steps_logged(save)
 
     with torchrun(flags(dataset, save), tmp_path / "second", "--max-restarts", "2") as run:
         kill_inside_a_save(run, save, 1)

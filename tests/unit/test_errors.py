@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from megatron.ltd.errors import LostContact, RunStopped, UserError, run_command
+from megatron.ltd.errors import LostContact, RunStopped, UserError, first_line, run_command
 from tests.support_processes import PATIENCE_SECONDS, child
 
 ENDINGS = [
@@ -93,3 +93,8 @@ def test_a_closed_output_ends_quietly() -> None:
             assert writer.stdout is not None and writer.stderr is not None
             writer.stdout.close()
             assert (writer.wait(timeout=PATIENCE_SECONDS), writer.stderr.read()) == (141, "")
+
+
+def test_the_first_line_of_an_error() -> None:
+    assert first_line(RuntimeError("\n  disk full \nTraceback:\n...")) == "disk full"
+    assert first_line(MemoryError()) == "MemoryError"

@@ -24,8 +24,8 @@ from megatron.ltd.checkpoint import files
 from megatron.ltd.checkpoint.config import CheckpointConfig
 from megatron.ltd.checkpoint.load import TrainingState, first_of_all_ranks
 from megatron.ltd.checkpoint.rank_shard import RankPlan, Written
-from megatron.ltd.checkpoint.writer import Outcome, Writer, first_line
-from megatron.ltd.errors import RunStopped
+from megatron.ltd.checkpoint.writer import Outcome, Writer
+from megatron.ltd.errors import RunStopped, first_line
 from megatron.ltd.parallel.mesh import Mesh
 
 _WAIT_SECONDS = 1.0

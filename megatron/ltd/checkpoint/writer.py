@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from megatron.ltd.errors import first_line
 from megatron.ltd.parallel.signals import signals_blocked
 
 
@@ -74,8 +75,3 @@ class Writer:
     def _check(self) -> None:
         if self._abandoned.is_set():
             raise Abandoned
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type's name."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

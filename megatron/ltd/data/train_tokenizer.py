@@ -11,7 +11,6 @@ Not here: using a vocabulary (``sentencepiece``, ``wordpiece``), and training Wo
 from __future__ import annotations
 
 import io
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from megatron.ltd.data.inputs.files import find_inputs
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import Range
+from megatron.ltd.small_files import write_whole
 from megatron.ltd.tokenizers.base import needs_tokenizers
 
 _PASSAGE_CHARACTERS = 2000
@@ -203,14 +203,10 @@ def _passages(text: str) -> Iterator[str]:
 
 
 def _write(path: Path, model: bytes, config: TrainTokenizerConfig) -> None:
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        temporary.write_bytes(model)
-        temporary.replace(path)
+        write_whole(path, model)
     except OSError as error:
         raise UserError(
             f"--output-prefix {config.output_prefix}: cannot be written ({error.strerror}); free disk space, or use "
             "another folder"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)

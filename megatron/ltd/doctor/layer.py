@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from megatron.ltd.doctor.finding import OK, WRONG, Finding
-from megatron.ltd.errors import RunStopped, UserError
+from megatron.ltd.errors import RunStopped, UserError, first_line
 from megatron.ltd.layers import route
 from megatron.ltd.layers.route import Route, use_route
 from megatron.ltd.methods.base import ModelFacts, Samples
@@ -36,8 +36,9 @@ def check() -> Iterator[Finding]:
             complaint, kernels = _complaint(mesh)
             device = mesh.device.type
     except (UserError, RunStopped, RuntimeError, ImportError) as error:
-        what = next(iter(str(error).splitlines()), type(error).__name__)
-        yield Finding(WRONG, "layer", f"a small model does not run ({what})", "install the pinned versions")
+        yield Finding(
+            WRONG, "layer", f"a small model does not run ({first_line(error)})", "install the pinned versions"
+        )
         return
     if complaint is not None:
         yield Finding(WRONG, "layer", f"on {device} {complaint}", "install the pinned versions (tools/setup_env.sh)")

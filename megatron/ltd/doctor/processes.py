@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from megatron.ltd.doctor.finding import OK, WRONG, Finding
+from megatron.ltd.errors import first_line
 
 _SECONDS = 180.0
 _ADVICE = {
@@ -85,7 +86,7 @@ def _process(
         complaint = talk(backend, rank, world_size)
         dist.destroy_process_group()
     except Exception as error:  # whatever communication raises
-        complaint = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        complaint = first_line(error)
     answer.send(complaint)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from megatron.ltd.errors import RunStopped, UserError
+from megatron.ltd.errors import RunStopped, UserError, first_line
 from megatron.ltd.flags import shown
 from megatron.ltd.format import format_ranges
 from megatron.ltd.machine import denied
@@ -46,12 +46,12 @@ def join(timeout: timedelta) -> tuple[dist.Store, int, int]:
         return store_of_this_launch(store, rank, world_size, timeout), rank, world_size
     except ValueError as error:  # a variable that is missing, or not a number
         raise UserError(
-            f"RANK and WORLD_SIZE are set, but the processes cannot connect ({_first_line(error)}): start them with "
+            f"RANK and WORLD_SIZE are set, but the processes cannot connect ({first_line(error)}): start them with "
             "torchrun, or also set MASTER_ADDR and MASTER_PORT"
         ) from None
     except dist.DistError as error:
         raise RunStopped(
-            f"not all processes met within {timeout.total_seconds() / 60:g} minutes ({_first_line(error)}): check that "
+            f"not all processes met within {timeout.total_seconds() / 60:g} minutes ({first_line(error)}): check that "
             "every node was started, with the same MASTER_ADDR and MASTER_PORT, and that no firewall is between them"
         ) from None
 
@@ -118,7 +118,7 @@ def _read_verdict(store: dist.Store, timeout: timedelta) -> tuple[str, str]:
         store.wait(["verdict"], timeout + timedelta(seconds=_LAST_WORD_SECONDS))
         kind, message = json.loads(store.get("verdict"))
     except dist.DistError as error:
-        return "stopped", f"rank 0 did not start, or has ended ({_first_line(error)}): see its own message"
+        return "stopped", f"rank 0 did not start, or has ended ({first_line(error)}): see its own message"
     return kind, message
 
 
@@ -251,7 +251,3 @@ def _exchange(own: Any) -> list[Any]:
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, own)
     return everyone
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

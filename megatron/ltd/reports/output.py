@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.small_files import write_whole
 
 
 def check_output(flag: str, path: Path, suffixes: Sequence[str], *, overwrite: bool) -> None:
@@ -22,14 +22,10 @@ def check_output(flag: str, path: Path, suffixes: Sequence[str], *, overwrite: b
 
 def write_output(flag: str, path: Path, content: bytes) -> None:
     """Write the whole file or nothing; missing folders are created. Raises ``UserError``."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_whole(path, content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise UserError(
             f"{flag} {path}: cannot be written ({error.strerror}); give a folder that you may write to"
         ) from None

@@ -25,6 +25,7 @@ from typing import Any
 
 from megatron.ltd.errors import RunStopped, UserError
 from megatron.ltd.format import format_count, format_seconds
+from megatron.ltd.small_files import write_whole
 from megatron.ltd.training.config import LoggingConfig
 from megatron.ltd.training.throughput import Throughput
 from megatron.ltd.training.writers import import_mlflow, import_wandb, open_mlflow, open_tensorboard, open_wandb
@@ -97,9 +98,7 @@ class RunLog:
         if self._enabled:
             path = Path(self._metrics.name).with_name("config.yaml")
             try:
-                partial = path.with_name(f"{path.name}.partial")
-                partial.write_text(text, encoding="utf-8")
-                partial.replace(path)
+                write_whole(path, text.encode())
             except OSError as error:
                 raise UserError(
                     f"--log-dir {path.parent}: {path.name} cannot be written ({error.strerror}); choose a folder that "

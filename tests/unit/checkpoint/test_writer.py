@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from megatron.ltd.checkpoint.writer import Outcome, Writer, first_line
+from megatron.ltd.checkpoint.writer import Outcome, Writer
+from megatron.ltd.errors import first_line
 
 Check = Callable[[], None]
 
@@ -69,8 +70,3 @@ def test_signals_reach_the_training_thread() -> None:
     blocked = Writer(lambda check: signal.pthread_sigmask(signal.SIG_BLOCK, ())).outcome().value
     assert {signal.SIGTERM, signal.SIGINT} <= blocked
     assert not {signal.SIGTERM, signal.SIGINT} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
-
-
-def test_the_first_line_of_an_error() -> None:
-    assert first_line(RuntimeError("\n  disk full \nTraceback:\n...")) == "disk full"
-    assert first_line(MemoryError()) == "MemoryError"

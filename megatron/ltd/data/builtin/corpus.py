@@ -26,6 +26,7 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import Range
 from megatron.ltd.format import count_of
+from megatron.ltd.small_files import write_whole
 
 # Tests, caches, other people's packages; and source that records how this very Python was built.
 _LEFT_OUT_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -132,7 +133,7 @@ def write_corpus(config: CorpusConfig) -> CorpusInfo:
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
         infos = {name: _write_part(Path(config.output_dir, f"{name}.jsonl"), part) for name, part in parts.items()}
         info = CorpusInfo(platform.python_version(), unreadable, **infos)
-        _write_whole(Path(config.output_dir, "corpus.json"), json.dumps(asdict(info), indent=2) + "\n")
+        write_whole(Path(config.output_dir, "corpus.json"), f"{json.dumps(asdict(info), indent=2)}\n".encode())
     except OSError as error:
         raise UserError(
             f"--output-dir {config.output_dir}: cannot be written ({error.strerror}); free disk space, or use "
@@ -190,17 +191,7 @@ def _limit(documents: Sequence[Document], max_bytes: int) -> list[Document]:
 
 def _write_part(path: Path, documents: Sequence[Document]) -> SplitInfo:
     lines = [json.dumps({"text": document.text, "path": document.path}, ensure_ascii=False) for document in documents]
-    content = "\n".join(lines) + "\n"
-    _write_whole(path, content)
+    content = ("\n".join(lines) + "\n").encode("utf-8")
+    write_whole(path, content)
     text_bytes = sum(len(document.text.encode("utf-8")) for document in documents)
-    return SplitInfo(len(documents), text_bytes, hashlib.sha256(content.encode("utf-8")).hexdigest())
-
-
-def _write_whole(path: Path, content: str) -> None:
-    """Write under a temporary name, then rename, so that the file is complete or missing."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        temporary.write_text(content, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return SplitInfo(len(documents), text_bytes, hashlib.sha256(content).hexdigest())

@@ -77,7 +77,7 @@ def downstream(repository: Path, folder: Path, plan: Path, *more: object, status
     plan.write_text("- {part: A, setting: s256, arms: [dense, single], seeds: [1]}")
     if not (folder / "tasks").exists():
         write_task_data(folder / "tasks")
-    command = [sys.executable, repository / "tools/benchmark/downstream.py", "--plan", plan, "--new-tokens", "4"]
+    command = [warm_python(), repository / "tools/benchmark/downstream.py", "--plan", plan, "--new-tokens", "4"]
     command += ["--work-dir", folder / "work", "--records", folder / "work/evidence.jsonl"]
     command += ["--task-data", folder / "tasks", "--tasks", "lambada_openai", "boolq", *more]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)

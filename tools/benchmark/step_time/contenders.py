@@ -108,7 +108,6 @@ def build_batch(config: StepTimeConfig, device: torch.device) -> Batch:
         labels_BS=tokens_BT[:, 1:].contiguous(),
         loss_mask_BS=torch.ones(shape, device=device),
         position_ids_BS=torch.arange(shape[1], device=device).expand(shape).contiguous(),
-        attention_mask=None,
         sample_ids_B=torch.arange(shape[0], device=device),
     )
 

@@ -11,7 +11,6 @@ PREFIX.png.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from evidence.report import to_markdown
 from evidence.summary import by_setting
 
 from megatron.ltd.errors import UserError, run_command
-from megatron.ltd.flags import add_flags, flag, read_flags
+from megatron.ltd.flags import flag, read_command
 
 _SAVE_STEPS = 300
 
@@ -81,11 +80,7 @@ class EvidenceConfig:
 
 def main() -> None:
     """Read the flags, execute the runs without a record, and write the report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    add_flags(parser, EvidenceConfig)
-    config = read_flags(parser.parse_args(), EvidenceConfig)
+    (config,) = read_command(__doc__, EvidenceConfig)
     planned = config.runs()
     if config.report_only:
         report(config, planned)

@@ -22,7 +22,7 @@ from bert_text.data import Facts, prepare
 from bert_text.recipe import FULL, TINY, VARIANTS, Recipe, finetuning, pretraining
 from bert_text.report import to_markdown
 from common.corpus import REPOSITORY
-from common.page import about, check_at_least, facts, write_json
+from common.page import about, check_at_least, check_installed, facts, write_json
 from common.runs import RunResult, locked, read_result, run_all
 from common.spec import RunSpec
 
@@ -64,6 +64,7 @@ class BertConfig:
 def main() -> None:
     """Read the flags, prepare the data, pretrain, finetune, and write the report."""
     (config,) = read_command(__doc__, BertConfig)
+    check_installed("sklearn")
     work = Path(config.work_dir).resolve()
     prefix = Path(config.output_prefix) if config.output_prefix is not None else work / "report"
     if config.output_prefix is not None and not prefix.parent.is_dir():

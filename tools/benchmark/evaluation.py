@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import importlib.util
 import os
 import shutil
 import statistics
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from common.estimate import markdown_table
-from common.page import about, check_at_least, check_clock, facts
+from common.page import about, check_at_least, check_clock, check_installed, facts
 
 from megatron.ltd.errors import UserError, run_command
 from megatron.ltd.flags import flag, read_command
@@ -69,9 +68,7 @@ class EvaluationBenchmarkConfig:
                 raise UserError(f"--{name.replace('_', '-')} is missing: see --help")
         check_at_least(self, limit=1, new_tokens=1, rounds=1, threads=1)
         check_clock(self.clock, self.threads, self.device)
-        for package in ("lm_eval", "transformers", "accelerate"):
-            if importlib.util.find_spec(package) is None:
-                raise UserError(f"the package {package} is not installed: pip install {package.replace('_', '-')}")
+        check_installed("lm_eval", "transformers", "accelerate")
 
 
 Contender = Callable[[str, Sequence[Any]], list[Any]]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.corpus import REPOSITORY, CorpusFacts, Encoding, prepare
+from common.page import check_installed
 from common.runs import locked, read_result, run_all
 from common.spec import RunSpec
 from evidence.plan import PLAN, READING, Run, planned_runs, quick
@@ -81,6 +82,7 @@ class EvidenceConfig:
 def main() -> None:
     """Read the flags, execute the runs without a record, and write the report."""
     (config,) = read_command(__doc__, EvidenceConfig)
+    check_installed("matplotlib", "scipy")
     planned = config.runs()
     if config.report_only:
         report(config, planned)

@@ -45,14 +45,14 @@ def test_bad_flags_are_refused(benchmark: ModuleType, changes: dict[str, Any], n
 
 
 def test_a_missing_package_is_named(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None if name == "accelerate" else name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "accelerate" else name)
     with refused("accelerate"):
         config(benchmark)
 
 
 def test_the_ratio_is_to_the_fastest_of_the_others(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the median of the ratios within each round (4 / 2, 6 / 3 and 9 / 2), next to medians of seconds."""
-    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     seconds = {"a": {"ours": [2.0, 3.0, 2.0], "hf, batch 1": [9.0, 9.0, 9.0], "hf, batch 8": [4.0, 6.0, 9.0]}}
     settings = config(benchmark, hf_batch_sizes=(1, 8), device="cpu")
     page = benchmark.report(settings, {"a": ("loglikelihood", [0] * 5)}, seconds, {"a": "alike"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shlex
 import sys
@@ -19,6 +20,14 @@ def check_at_least(config: object, **least: int) -> None:
         value = getattr(config, name)
         if value is not None and value < bound:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {bound}")
+
+
+def check_installed(*packages: str) -> None:
+    """Raise ``UserError`` if a package that is needed at the end of a measurement is missing at its start."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            name = {"sklearn": "scikit-learn"}.get(package, package.replace("_", "-"))
+            raise UserError(f"the package {name} is not installed: pip install {name}, or bash tools/setup_env.sh dev")
 
 
 def check_clock(clock: str, threads: int | None, device: str) -> None:

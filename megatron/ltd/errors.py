@@ -41,6 +41,11 @@ class LostContact(RunStopped):
     """Another process of the run has died. Every process that notices prints it, since the first one may have died."""
 
 
+def not_written(place: str, error: OSError) -> UserError:
+    """What to raise for output that cannot be written; ``place`` is its flag and value."""
+    return UserError(f"{place}: cannot be written ({error.strerror}); free disk space, or use another folder")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type's name."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

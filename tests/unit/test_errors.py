@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
 
-from megatron.ltd.errors import LostContact, RunStopped, UserError, first_line, run_command
+from megatron.ltd.errors import LostContact, RunStopped, UserError, first_line, not_written, run_command
 from tests.support_processes import PATIENCE_SECONDS, child
 
 ENDINGS = [
@@ -98,3 +99,9 @@ def test_a_closed_output_ends_quietly() -> None:
 def test_the_first_line_of_an_error() -> None:
     assert first_line(RuntimeError("\n  disk full \nTraceback:\n...")) == "disk full"
     assert first_line(MemoryError()) == "MemoryError"
+
+
+def test_output_that_cannot_be_written_says_what_to_do() -> None:
+    error = not_written("--output-prefix data/books", OSError(errno.ENOSPC, "No space left on device"))
+    wrong, remedy = "cannot be written (No space left on device)", "free disk space, or use another folder"
+    assert isinstance(error, UserError) and str(error) == f"--output-prefix data/books: {wrong}; {remedy}"

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from megatron.ltd.data.indexed import INDEX_HEADER, INDEX_MAGIC, DatasetCard, IndexedInfo, check_indexed_dataset
 from megatron.ltd.data.inputs.documents import Shard
 from megatron.ltd.data.pending import PendingDataset, check_output
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, not_written
 from megatron.ltd.flags import flag
 from megatron.ltd.format import count_of, format_bytes
 
@@ -114,10 +114,7 @@ def merge(config: MergeConfig) -> MergeResult:
         files.publish()
         num_bytes = files.final[".bin"].stat().st_size
     except OSError as error:
-        raise UserError(
-            f"--output-prefix {output_prefix}: cannot be written ({error.strerror}); free disk space, or use "
-            "another folder"
-        ) from None
+        raise not_written(f"--output-prefix {output_prefix}", error) from None
     finally:
         files.discard()
     return MergeResult(

@@ -24,7 +24,7 @@ from megatron.ltd.data.indexed import DatasetCard
 from megatron.ltd.data.inputs.documents import WHOLE, Shard, read_chunks
 from megatron.ltd.data.inputs.files import InputFile, find_inputs
 from megatron.ltd.data.pending import check_output
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, not_written
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import COUNT_OR_ZERO, Range
 from megatron.ltd.format import count_of, format_bytes, format_count
@@ -160,10 +160,7 @@ def preprocess(config: PreprocessConfig, tokenizer_files: TokenizerFiles) -> Pre
             text_bytes += chunk.num_bytes
         cards = _finish(writers, prefixes, config, tokenizer)
     except OSError as error:
-        raise UserError(
-            f"--output-prefix {config.output_prefix}: cannot be written ({error.strerror}); free disk space, or use "
-            "another folder"
-        ) from None
+        raise not_written(f"--output-prefix {config.output_prefix}", error) from None
     finally:
         chunks.close()
         for writer in writers.values():

@@ -21,7 +21,7 @@ import sentencepiece
 
 from megatron.ltd.data.inputs.documents import parse_chunk, read_chunks
 from megatron.ltd.data.inputs.files import find_inputs
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, not_written
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import Range
 from megatron.ltd.small_files import write_whole
@@ -206,7 +206,4 @@ def _write(path: Path, model: bytes, config: TrainTokenizerConfig) -> None:
     try:
         write_whole(path, model)
     except OSError as error:
-        raise UserError(
-            f"--output-prefix {config.output_prefix}: cannot be written ({error.strerror}); free disk space, or use "
-            "another folder"
-        ) from None
+        raise not_written(f"--output-prefix {config.output_prefix}", error) from None

@@ -18,7 +18,7 @@ from torch import Tensor
 from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.checkpoint.load import Progress
 from megatron.ltd.checkpoint.run_format import MODEL
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, not_written
 from megatron.ltd.export.torch_dist import write_weights
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.models.execution_config import PrecisionConfig
@@ -83,9 +83,7 @@ def write_imported(
         finally:
             checkpoint_files.remove_partial(partial)
     except OSError as error:
-        raise UserError(
-            f"--save {save}: cannot be written ({error.strerror}); free disk space, or use another folder"
-        ) from None
+        raise not_written(f"--save {save}", error) from None
 
 
 def _record(

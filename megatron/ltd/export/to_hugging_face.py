@@ -26,7 +26,7 @@ from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.checkpoint.files import place_of, run_folder
 from megatron.ltd.checkpoint.load import find_checkpoint
 from megatron.ltd.checkpoint.run_format import MODEL
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, not_written
 from megatron.ltd.evaluation.stored import check_tokenizer, stored_part, with_typed
 from megatron.ltd.export.checkpoint_tensors import CheckpointTensors
 from megatron.ltd.export.config import ExportConfig, check_new
@@ -172,8 +172,6 @@ def _published_when_complete(target: Path) -> Iterator[Path]:
         yield partial_folder
         partial_folder.rename(target)
     except OSError as error:
-        raise UserError(
-            f"--output {target}: cannot be written ({error.strerror}); free disk space, or use another folder"
-        ) from None
+        raise not_written(f"--output {target}", error) from None
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)

@@ -53,6 +53,7 @@ def fusions_of(model: LayersConfig, device: torch.device) -> Fusions:
     warnings: list[str] = []
 
     def is_on(name: str, problem: Callable[[], str | None], *, applies: bool = True, warns: bool = False) -> bool:
+        """Whether the flag ``name`` is on; ``problem`` says why its kernel is not available, or None."""
         chosen = getattr(model, name)
         if chosen is False or not applies or (chosen is None and device.type != "cuda"):
             return False

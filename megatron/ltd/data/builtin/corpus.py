@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megatron.ltd.data.builtin.prose import paragraphs, prose
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, not_written
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import Range
 from megatron.ltd.format import count_of
@@ -135,10 +135,7 @@ def write_corpus(config: CorpusConfig) -> CorpusInfo:
         info = CorpusInfo(platform.python_version(), unreadable, **infos)
         write_whole(Path(config.output_dir, "corpus.json"), f"{json.dumps(asdict(info), indent=2)}\n".encode())
     except OSError as error:
-        raise UserError(
-            f"--output-dir {config.output_dir}: cannot be written ({error.strerror}); free disk space, or use "
-            "another folder"
-        ) from None
+        raise not_written(f"--output-dir {config.output_dir}", error) from None
     return info
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron.ltd.checkpoint import files as checkpoint_files
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, not_written
 from megatron.ltd.evaluation.lm_eval.harness_args import NAME, HarnessArgs
 from megatron.ltd.evaluation.lm_eval.lm_eval_flags import LmEvalParser, cache_arguments
 from megatron.ltd.flags import FlagParser, add_flags, flag, flag_name, flag_values
@@ -175,9 +175,7 @@ def _lm_eval_config(typed: Mapping[str, Any]) -> Any:
             with tempfile.TemporaryFile(dir=target):
                 pass
         except OSError as error:
-            raise UserError(
-                f"--output_path {asked.output_path}: cannot be written ({error.strerror}); give another folder"
-            ) from None
+            raise not_written(f"--output_path {asked.output_path}", error) from None
     return asked
 
 

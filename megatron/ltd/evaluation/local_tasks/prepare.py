@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, not_written
 from megatron.ltd.evaluation.local_tasks.catalog import read_splits, task_file
 from megatron.ltd.evaluation.local_tasks.raw_files import RawRecord, read_labels, read_raw
 from megatron.ltd.evaluation.local_tasks.raw_tasks import RAW_TASKS, RawTask
@@ -186,6 +186,6 @@ def _write(folder: Path, records: dict[str, list[dict[str, Any]]], sources: dict
         (unfinished / "source.json").write_text(json.dumps(sources, indent=2) + "\n", encoding="utf-8")
         unfinished.rename(folder)
     except OSError as error:
-        raise UserError(f"--output-dir {folder.parent}: cannot be written ({error.strerror}); give another") from None
+        raise not_written(f"--output-dir {folder.parent}", error) from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

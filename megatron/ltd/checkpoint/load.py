@@ -41,6 +41,21 @@ class Progress:
     iteration: int = 0
     consumed_samples: int = 0
     consumed_layer_tokens: int = 0
+    consumed_tokens: int = 0
+    data_first_sample: int = 0
+    """The sample at which the present training data began: 0, or where ``--override-data`` brought others."""
+
+    @classmethod
+    def read(cls, stored: Mapping[str, int], seq_length: int) -> Progress:
+        """That of a run.json; one of an older version does not count tokens: all samples have ``seq_length``."""
+        return cls(**{"consumed_tokens": stored["consumed_samples"] * seq_length, **stored})
+
+    def count(self, samples: int, seq_length: int, layer_tokens: int) -> None:
+        """Add a step."""
+        self.iteration += 1
+        self.consumed_samples += samples
+        self.consumed_tokens += samples * seq_length
+        self.consumed_layer_tokens += layer_tokens
 
 
 @dataclass

@@ -15,9 +15,19 @@ import pytest
 from tests.distributed.engine import TE, Engine
 from tests.distributed.engine_jobs import printed_by, refusal_of, run_with_fp8_state, scales_after, scored_in_training
 from tests.distributed.evaluation_jobs import figures
-from tests.distributed.layouts import LAYOUTS, RANDOM_LTD, RECOMPUTE, VARIANTS, one_process, run_flags
+from tests.distributed.layouts import (
+    LAYOUTS,
+    RANDOM_LTD,
+    RECOMPUTE,
+    VARIANTS,
+    bert_command,
+    one_process,
+    run_flags,
+    vit_command,
+)
 from tests.distributed.runs import Runs, Tolerance, assert_same
 from tests.distributed.test_transformer_engine import RANDOM_BYPASS
+from tests.support import small_sentences
 
 pytestmark = pytest.mark.distributed
 
@@ -54,6 +64,13 @@ def test_recompute_under_the_recorded_route(engine_runs: Runs, recipe: tuple[str
 def test_an_entry_layer(engine_bypass_runs: Runs) -> None:
     flags = (*BF16, *RANDOM_BYPASS)
     assert_same(engine_bypass_runs.run(ONE, *flags, *DELAYED), engine_bypass_runs.reference(1, *flags), EXACT)
+
+
+@pytest.mark.parametrize("workload", ["BERT", "ViT"])
+def test_other_workloads(engine: Engine, tmp_path: Path, workload: str) -> None:
+    command = bert_command(*small_sentences(tmp_path)) if workload == "BERT" else vit_command(tmp_path)
+    runs = Runs(engine, "cpu", command, tmp_path, *TE, *RANDOM_LTD, "--bf16")
+    assert_same(runs.run(ONE, *TENSORWISE), runs.run(ONE), EXACT)
 
 
 @pytest.mark.parametrize("name", ["tp2 sp", "pp2 interleaved", "cp2", "dp2 sharded overlaps"])
@@ -110,12 +127,12 @@ def test_texts_of_any_length_are_scored(engine: Engine, engine_runs: Runs, tmp_p
 
 def test_tasks_are_scored_during_training(engine: Engine, dataset: str, tmp_path: Path) -> None:
     command = [*run_flags(dataset), *TE, *ONE.flags, "--device", "cpu", "--log-dir", str(tmp_path), "--bf16", *DELAYED]
-    assert engine.run(scored_in_training, [*command, "--train-iters", "1"], world_size=1) == [([5, 1, 32], True)]
+    assert engine.run(scored_in_training, [*command, "--exit-interval", "1"], world_size=1) == [([5, 1, 32], True)]
 
 
 def test_what_a_run_says(engine: Engine, dataset: str, tmp_path: Path) -> None:
     command = [*run_flags(dataset), *TE, *ONE.flags, "--device", "cpu", "--log-dir", str(tmp_path), "--bf16", *DELAYED]
-    (printed,) = engine.run(printed_by, [*command, "--train-iters", "1"], world_size=1)
+    (printed,) = engine.run(printed_by, [*command, "--exit-interval", "1"], world_size=1)
     (line,) = (line for line in printed.splitlines() if line.startswith("runs on"))
     assert ", fp8 hybrid, delayed scaling" in line
     first, *_ = (tmp_path / "metrics.jsonl").read_text().splitlines()

@@ -16,7 +16,7 @@ much as a dense run. Layer dropping does not reduce the peak: a microbatch may r
 
 The kernels are those of a GPU unless ``--device cpu`` is given: flash attention also with dropout, and one byte for
 each element of a dropout mask. On a CPU the count agrees with torch's allocator (``tools/benchmark/memory.py``). It has
-not been measured on GPUs; Transformer Engine's fused norms and activations may store less than is counted here.
+not been measured on GPUs; fp8, and Transformer Engine's fused norms and activations, may store less than is counted.
 
 Not included, because they are not tensors of the run: CUDA's context and libraries (about 1 GiB), NCCL's buffers,
 workspaces of kernels, prefetched batches, and fragmentation (plan for 10 % more).

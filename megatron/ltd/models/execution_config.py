@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import Settings, flag, flag_name, shown
-from megatron.ltd.flags.ranges import COUNT_OR_ZERO, LOSS_SCALE
+from megatron.ltd.flags.ranges import LOSS_SCALE, Range
+
+_LAYERS = Range(0, 1 << 16)
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,10 @@ class PrecisionConfig(Settings):
         help="scale of 8-bit numbers: of a tensor, from its earlier values (delayed) or its own (tensorwise); or of "
         "blocks of 128 (blockwise) or 32 values (mxfp8)",
     )
-    fp8_margin: int = flag(0, range=COUNT_OR_ZERO, affects="numbers", help="delayed: divide scales by 2 to this power")
-    fp8_amax_history_len: int = flag(1, affects="numbers", help="delayed: microbatches whose largest values are held")
+    fp8_margin: int = flag(0, range=Range(0, 64), affects="numbers", help="delayed: divide scales by 2 to this power")
+    fp8_amax_history_len: int = flag(
+        1, range=Range(1, 1 << 20), affects="numbers", help="delayed: microbatches whose largest values are held"
+    )
     fp8_amax_compute_algo: str = flag(
         "most_recent",
         affects="numbers",
@@ -90,10 +94,10 @@ class PrecisionConfig(Settings):
         False, affects="numbers", help="compute the first and the last layers without fp8"
     )
     num_layers_at_start_in_bf16: int = flag(
-        1, range=COUNT_OR_ZERO, affects="numbers", help="first layers with --first-last-layers-bf16"
+        1, range=_LAYERS, affects="numbers", help="first layers with --first-last-layers-bf16"
     )
     num_layers_at_end_in_bf16: int = flag(
-        1, range=COUNT_OR_ZERO, affects="numbers", help="last layers with --first-last-layers-bf16"
+        1, range=_LAYERS, affects="numbers", help="last layers with --first-last-layers-bf16"
     )
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from gpu.cases import check_run_flags
 from gpu.config import GpuConfig
 
 from megatron.ltd.arguments import parse_run_config
@@ -114,6 +115,7 @@ def test_the_commands_of_a_gpu_hour_parse_and_go_on_in_one_folder(repository: Pa
     text = (repository / "tools" / "benchmark" / "README.md").read_text(encoding="utf-8")
     (block,) = blocks_with(text, "gpu.py")
     lines = [line.partition("#")[0] for line in block.splitlines() if "gpu.py" in line]
-    tiny, first, rest = (read_flags(parsed(line, "gpu.py", GpuConfig), GpuConfig) for line in lines)
+    tiny, first, rest, fp8 = (read_flags(parsed(line, "gpu.py", GpuConfig), GpuConfig) for line in lines)
     assert tiny.tiny and not first.tiny and tiny.output != first.output == rest.output
     assert (first.visits, first.shapes) == (1, ("1.3b",)) and set(first.shapes) < set(rest.shapes)
+    assert fp8.output not in (tiny.output, rest.output) and check_run_flags(fp8) == "float8"

@@ -139,6 +139,7 @@ def _build(
     kernels = KernelsConfig(transformer_impl=impl, attention_backend="local")  # our attention module has a cache
     changes: dict[str, Any] = {name: getattr(ModelConfig, name) for name in LOSS_FUSION} | vars(kernels)
     model = replace(model, **changes)
+    precision = precision.without_fp8()  # texts have any number of tokens
     core_config = transformer_config(model, parallel, precision, RecomputeConfig(), mesh)
     route.install()
     vocab_size = padded_vocab_size(vocab_size, 1, parallel.tensor_model_parallel_size)

@@ -41,6 +41,7 @@ ACCEPTED: Mapping[str, Accepted] = {
     "--accumulate-allreduce-grads-in-fp32": Accepted(
         "gradients are summed and reduced in fp32, unless --grad-reduce-in-bf16 is given"
     ),
+    "--fp8-interval": Accepted("new scales are found after every microbatch", None),
     "--no-masked-softmax-fusion": _NOT_FUSED,
     "--no-persist-layer-norm": _NOT_FUSED,
     "--no-load-rng": _NO_RANDOM_STATE,

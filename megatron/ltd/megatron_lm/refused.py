@@ -53,8 +53,11 @@ _RULES: Sequence[tuple[str, str]] = (
     # What is not here at all.
     (r".*moe.*|.*expert.*|num-experts|ep-overlap-.*|high-priority-a2a-.*|use-grouped-gemm-.*",
      "there is no mixture of experts here; use a dense model"),
-    (r"fp8-.*|no-fp8-.*|disable-fp8-.*|.*-fp8-.*|.*mxfp8.*|first-last-layers-bf16|num-layers-at-.*-in-bf16|.*fp4-.*|"
-     r"te-precision-config-file", "8- and 4-bit training is not available; use --bf16 and leave out its other flags"),
+    (r"fp8-param-gather|.*-fp8-transpose-cache|.*mxfp8-param.*",
+     "weights stay in bfloat16, and layers make copies in fp8; leave it out"),
+    (r"fp8-.*|no-fp8-.*|disable-fp8-.*|te-precision-config-file",
+     "fp8 is that of --fp8-format and --fp8-recipe in all products of layers; leave it out"),
+    (r".*fp4-.*", "4-bit training is not available; use --bf16, with or without --fp8-format"),
     (r"multi-latent-attention|.*(q|kv)-lora.*|qk-(head|pos)-.*|v-head-dim|.*mla.*|mscale.*|experimental-attention-.*|"
      r"dsa-.*|no-dsa-.*|disable-dsa-.*|linear-.*|qk-l2-norm|attention-output-gate|apply-query-key-.*",
      "attention is multi-head or grouped-query"),

@@ -23,6 +23,7 @@ from megatron.ltd.checkpoint.start import Start, find_start
 from megatron.ltd.data.microbatches import BegunLater, Microbatch, NoTokens, SampleSource, microbatches
 from megatron.ltd.layers import route
 from megatron.ltd.methods.base import Method
+from megatron.ltd.models.fp8_sizes import check_tokens
 from megatron.ltd.models.fusions import accumulate_in_products, fusions_of
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.agreement import agree, together
@@ -123,6 +124,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     check_batches(config.parallel, clock.batch, config.training.micro_batch_size, mesh.data_parallel_size)
     consumed = start.consumed
     plan, schedule = clock.plan(start.progress.iteration, consumed), clock.schedule(start.progress.iteration, consumed)
+    check_tokens(config, plan)
     taken = start.check_schedule(config, clock.settings(schedule))
     check_memory(config, workload.sizes, plan, mesh)
 
@@ -187,11 +189,7 @@ def versions(mesh: Mesh) -> dict[str, Any]:
         if mesh.device.type == "cuda"
         else f"cpu, {torch.get_num_threads()} threads"
     )
-    return {
-        **installed_versions(),
-        "device": device,
-        "world_size": mesh.world_size,
-    }
+    return {**installed_versions(), "device": device, "world_size": mesh.world_size}
 
 
 def _build_data(
@@ -287,7 +285,7 @@ def _open_log(
 
 def _throughput(config: RunConfig, mesh: Mesh) -> Throughput:
     device = torch.cuda.get_device_name(mesh.device) if mesh.device.type == "cuda" else ""
-    peak = config.logging.peak_tflops or published_peak(device, config.precision.dtype)
+    peak = config.logging.peak_tflops or published_peak(device, config.precision.product_dtype)
     return Throughput(mesh.world_size, peak)
 
 

@@ -7,7 +7,8 @@
 
 pip downloads the wheel of ``transformer-engine``, which has the Python sources and needs no CUDA. They are parsed and
 never imported. Recorded are the parameters of the functions that Megatron-Core's ``extensions/transformer_engine.py``
-and its optimizer, or we, call: names, kinds and defaults, as they would be written in a ``def``.
+and its optimizer, or we, call: names, kinds and defaults, as they would be written in a ``def``. Recipes of fp8 are
+dataclasses, whose fields are recorded.
 """
 
 from __future__ import annotations
@@ -44,7 +45,17 @@ SOURCES = {
     "pytorch/cross_entropy.py": ("parallel_cross_entropy",),
     "pytorch/distributed.py": ("checkpoint",),
     "pytorch/cpu_offload.py": ("get_cpu_offload_context",),
-    "pytorch/quantization.py": ("fp8_autocast",),
+    "pytorch/quantization.py": (
+        "fp8_autocast",
+        *(f"FP8GlobalStateManager.is_{what}_available" for what in ("fp8", "mxfp8", "fp8_block_scaling")),
+        "FP8GlobalStateManager.add_fp8_tensors_to_global_buffer",
+    ),
+    "pytorch/module/base.py": tuple(
+        f"TransformerEngineBaseModule.{what}_fp8_meta_tensors" for what in ("init", "get", "reset")
+    ),
+    "common/recipe/__init__.py": (
+        *("DelayedScaling", "Float8CurrentScaling", "Float8BlockScaling", "MXFP8BlockScaling"),
+    ),
     "pytorch/optimizers/fused_adam.py": ("FusedAdam.__init__", "FusedAdam.step"),
     "pytorch/optimizers/multi_tensor_apply.py": ("MultiTensorApply.__call__",),
 }
@@ -63,7 +74,9 @@ def signatures(wheel: Path) -> dict[str, str]:
 
 
 def parameters(module: ast.Module, name: str) -> str:
-    """The parameters of the function ``name``, which may be a method or ``function = Function.apply`` of autograd."""
+    """The parameters of the function ``name``, which may be a method, ``function = Function.apply`` of autograd, or a
+    dataclass.
+    """
     scope: list[ast.stmt] = module.body
     for part in name.split("."):
         node = _named(scope, part)
@@ -74,6 +87,9 @@ def parameters(module: ast.Module, name: str) -> str:
         assert isinstance(forward, ast.FunctionDef)
         del forward.args.posonlyargs[0]  # the context of autograd
         return ast.unparse(forward.args)
+    if isinstance(node, ast.ClassDef):
+        fields = (field for field in node.body if isinstance(field, ast.AnnAssign) and field.value is not None)
+        return ", ".join(f"{ast.unparse(field.target)}={ast.unparse(field.value)}" for field in fields)
     assert isinstance(node, ast.FunctionDef), name
     for argument in ast.walk(node.args):
         if isinstance(argument, ast.arg):

@@ -14,6 +14,8 @@ from typing import Any
 from megatron.ltd.small_files import bytes_of_files
 
 PROGRESS = ("iteration", "consumed_samples", "consumed_layer_tokens")
+ADDED_PROGRESS = ("consumed_tokens", "data_first_sample")
+"""Counts that older checkpoints do not have."""
 _FEWEST_BYTES = 2
 """Smallest size of a stored weight."""
 _PARTS = ("model", "tokenizer", "parallel", "precision", "optimizer")
@@ -29,8 +31,11 @@ _COUNT_LIMIT, _SIZE_LIMIT = 1 << 63, 1 << 31
 def run_problem(checkpoint: Path, record: Mapping[str, Any]) -> str | None:
     """What is wrong with the numbers of a run.json, or None."""
     progress, config = record["progress"], record["config"]
-    if progress.keys() != set(PROGRESS) or not all(_is_count(progress[name], 0, _COUNT_LIMIT) for name in PROGRESS):
+    are_counts = all(_is_count(value, 0, _COUNT_LIMIT) for value in progress.values())
+    if not are_counts or progress.keys() not in (set(PROGRESS), {*PROGRESS, *ADDED_PROGRESS}):
         return f"its progress must have the counts {', '.join(PROGRESS)}"
+    if progress.get("data_first_sample", 0) > progress["consumed_samples"]:
+        return "its data began at a sample that was not reached"
     if checkpoint.name.startswith("iter_") and int(checkpoint.name[5:]) != progress["iteration"]:
         return f"it is of iteration {progress['iteration']}, and its folder is named after another one"
     problem = settings_problem(checkpoint, config)

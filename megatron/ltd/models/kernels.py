@@ -17,7 +17,9 @@ from megatron.ltd.models.fusions import products
 
 def kernels_text(chunks: Sequence[torch.nn.Module], device: torch.device) -> str:
     """For ``chunks`` of this process, such as ``layers on Transformer Engine 2.11.0, fused rope``."""
-    notes = [f"fused {name}" for name in _fused(chunks)]
+    config: TransformerConfig = chunks[0].config
+    notes = [f"fp8 {config.fp8}, {config.fp8_recipe} scaling"] if config.fp8 else []
+    notes += [f"fused {name}" for name in _fused(chunks)]
     notes += ["fp32 products in TF32"] * multiplies_in_tf32(chunks, device)
     if not _are_of_transformer_engine(chunks):
         return ", ".join(["layers on PyTorch's kernels", *notes])

@@ -23,6 +23,12 @@ class Function(autograd.Function):
     def forward(ctx, logits, target, smoothing=0.0): ...
 
 entropy = Function.apply
+
+@dataclass()
+class Recipe(Base):
+    margin: int = 0
+    note = "no field"
+    fp8_format: Format = Format.HYBRID
 """
 
 
@@ -31,6 +37,7 @@ entropy = Function.apply
     [
         ("Linear.__init__", "self, size, /, bias=True, *rest, device='cuda', **kwargs"),
         ("entropy", "logits, target, smoothing=0.0, /"),
+        ("Recipe", "margin=0, fp8_format=Format.HYBRID"),
     ],
 )
 def test_parameters(name: str, expected: str) -> None:

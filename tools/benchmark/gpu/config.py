@@ -38,7 +38,9 @@ class GpuConfig:
     rounds: int = flag(5, help="measured rounds of a visit; each is a step of the dense model and one of the row")
     warmup_rounds: int = flag(2, help="rounds before them that are not measured")
     run_flags: str | None = flag(
-        None, help='further flags of pretrain_gpt_ltd.py for our models, as --run-flags="--attention-backend flash"'
+        None,
+        help='further flags of pretrain_gpt_ltd.py for our models, as --run-flags="--attention-backend flash"; with '
+        "--fp8-format the peak is that of fp8",
     )
     retry_failed: bool = flag(False, help="measure rows again that have failed")
     device: str = flag("auto", choices=("auto", "cuda", "cpu"), help="where to compute")

@@ -52,12 +52,12 @@ def read_rows(file: InputFile, columns: Sequence[str]) -> Iterator[tuple[Iterato
 def _readable(file: InputFile, damage: type[Exception]) -> Iterator[None]:
     try:
         yield
-    except MemoryError:
-        raise UserError(
-            f"--input {file.path}: takes far more memory to read than it has bytes; write it again in smaller parts"
-        ) from None
-    except (damage, OSError, UnicodeDecodeError) as error:
+    except (damage, MemoryError, OSError, UnicodeDecodeError) as error:
         reason = str(error).split("\n", 1)[0]
+        if isinstance(error, MemoryError) or "bad_alloc" in reason:
+            raise UserError(
+                f"--input {file.path}: takes far more memory to read than it has bytes; write it again in smaller parts"
+            ) from None
         raise UserError(f"--input {file.path}: cannot be read as {file.table} ({reason}); get the file again") from None
 
 

@@ -13,7 +13,6 @@ dataclasses, whose fields are recorded.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import json
 import subprocess
@@ -21,9 +20,15 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from megatron.ltd.errors import UserError, run_command  # noqa: E402
+from megatron.ltd.flags import Settings, flag, read_command  # noqa: E402
+
 RECORD = REPOSITORY / "tests" / "stand_ins" / "transformer_engine" / "signatures.json"
 
 _ATTENTION = "pytorch/attention/dot_product_attention/dot_product_attention.py"
@@ -126,27 +131,33 @@ def download(versions: Iterable[str], folder: Path) -> None:
         package = f"transformer-engine=={version}"
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"]
         if subprocess.run([*command, "--dest", str(folder), package], check=False).returncode:
-            sys.exit(f"--versions {version}: pip could not download {package}; see its message above")
+            raise UserError(f"--versions {version}: pip could not download {package}; see its message above")
+
+
+@dataclass(frozen=True)
+class SignaturesConfig(Settings):
+    """signatures"""
+
+    versions: tuple[str, ...] = flag((), help="versions to record (default: those that are recorded)")
+    wheels: Path | None = flag(None, metavar="FOLDER", help="a folder with their wheels (default: pip downloads them)")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--versions", nargs="+", help="versions to record (default: those that are recorded)")
-    parser.add_argument("--wheels", type=Path, help="a folder with their wheels (default: pip downloads them)")
-    arguments = parser.parse_args()
-    versions = arguments.versions or recorded_versions()
+    """Read the wheels and write the record."""
+    (config,) = read_command(__doc__, SignaturesConfig)
+    versions = config.versions or recorded_versions()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.wheels or Path(scratch)
-        if arguments.wheels is None:
+        folder = config.wheels or Path(scratch)
+        if config.wheels is None:
             download(versions, folder)
         by_version = {}
         for version in versions:
             wheel = next(folder.glob(f"transformer_engine-{version}-*.whl"), None)
             if wheel is None:
-                sys.exit(f"--wheels {folder}: it has no transformer_engine-{version}-*.whl")
+                raise UserError(f"--wheels {folder}: has no transformer_engine-{version}-*.whl; download it")
             by_version[version] = signatures(wheel)
     RECORD.write_text(json.dumps(merged(by_version), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

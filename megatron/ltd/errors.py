@@ -51,6 +51,18 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+def _open_streams() -> None:
+    """Open what was closed at the start (``>&-``) on the null device: a later file must not become standard output."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:
+                os.open(os.devnull, os.O_RDWR)  # becomes the lowest that is free, which is this one
+                os.set_inheritable(number, True)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def run_command(main: Callable[[], object]) -> None:
     """Run a command line's ``main`` and turn its exceptions into an exit status.
 
@@ -59,6 +71,7 @@ def run_command(main: Callable[[], object]) -> None:
     An error of the machine, such as a missing permission or memory, also ends in one line and with 2.
     Under a launcher only the first process of each node prints the line, except for ``LostContact`` and such errors.
     """
+    _open_streams()
     _wait_briefly()
     program = Path(sys.argv[0]).name
     prints = os.environ.get("LOCAL_RANK", "0") == "0"

@@ -134,6 +134,7 @@ def test_flags_that_belong_to_one_start() -> None:
         "pretrained_checkpoint", "save_interval", "keep_last", "async_save", "no_save_optim", "no_load_optim",
         "ckpt_fully_parallel_save",
         "finetune", "exit_on_missing_checkpoint", "use_checkpoint_args", "skip_train", "override_opt_param_scheduler",
+        "override_data",
         "exit_interval", "exit_duration_in_mins",
         "log_interval", "log_dir", "tensorboard_dir", "wandb_project", "wandb_exp_name", "wandb_entity", "peak_tflops",
         "mlflow_experiment", "mlflow_run_name",

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -94,6 +95,31 @@ def test_a_closed_output_ends_quietly() -> None:
             assert writer.stdout is not None and writer.stderr is not None
             writer.stdout.close()
             assert (writer.wait(timeout=PATIENCE_SECONDS), writer.stderr.read()) == (141, "")
+
+
+CLOSED = ">&-", "2>&-", "<&-", ">&- 2>&- <&-"
+OPENED = """
+import sys
+from megatron.ltd.errors import run_command
+def main():
+    print("done"), print("warned", file=sys.stderr), sys.stdin.read()
+    with open(sys.argv[1], "w") as file:
+        assert file.fileno() > 2
+        file.write("whole")
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_streams_that_are_closed_at_the_start(closed: str, tmp_path: Path) -> None:
+    """A file that is opened later does not become standard output, which would be written to it."""
+    command = ["bash", "-c", f'exec "$@" {closed}', "bash", sys.executable, "-c", OPENED, str(tmp_path / "file")]
+    with child(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        out, said = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, said
+    assert out == ("" if closed.startswith(">") else "done\n")
+    assert said == ("" if "2>" in closed else "warned\n")
+    assert (tmp_path / "file").read_text() == "whole"
 
 
 def test_the_first_line_of_an_error() -> None:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from megatron.ltd.small_files import bytes_of_files
+
 PROGRESS = ("iteration", "consumed_samples", "consumed_layer_tokens")
 ADDED_PROGRESS = ("consumed_tokens", "data_first_sample")
 """Counts that older checkpoints do not have."""
@@ -58,7 +60,7 @@ def settings_problem(checkpoint: Path, config: Mapping[str, Any]) -> str | None:
     if sizes.get("num_layers", 1) > _MOST_LAYERS:
         return f"it has {sizes['num_layers']:,} layers, more than the limit of {_MOST_LAYERS:,}"
     num_weights = _num_weights(sizes, learned_positions=settings.get("position_embedding_type") == "learned_absolute")
-    num_bytes = sum(path.stat().st_size for path in checkpoint.glob("*.distcp")) or _MOST_BYTES
+    num_bytes = bytes_of_files(checkpoint, "*.distcp") or _MOST_BYTES
     if num_weights * _FEWEST_BYTES > num_bytes:
         return f"a model of its sizes has at least {num_weights:,} weights, but its tensors have {num_bytes:,} bytes"
     return None

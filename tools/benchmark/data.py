@@ -2,16 +2,16 @@
 """How fast text is encoded, by kind of input.
 
     python tools/benchmark/data.py > tools/benchmark/results/data.md
-    python tools/benchmark/data.py --megatron-lm DIR --vocab-file FILE --merge-file FILE
+    python tools/benchmark/data.py --megatron-lm DIR --tokenizer-model DIR
 
 The same documents, drawn from the standard library's own source, are written in every kind of file that ``--input``
 takes, and encoded by ``preprocess_data.py``'s code in this process (or ``--workers``). CPU seconds are those of this
 process; wall seconds depend on what else the machine does.
 
-With ``--megatron-lm`` it encodes the JSON lines with GPT-2's tokenizer instead, by our command and by
+With ``--megatron-lm`` it encodes the JSON lines with a tokenizer of Hugging Face instead, by our command and by
 ``tools/preprocess_data.py`` of a checkout of Megatron-LM, in turn, each in a process of its own, and checks that both
 write the same tokens. What one line takes is the start, and is subtracted. CPU seconds are those of the process and its
-children; medians count. ``results/data.md`` holds both parts.
+children; medians count.
 """
 
 from __future__ import annotations
@@ -52,20 +52,17 @@ class Config:
     workers: int = flag(1, help="processes that encode")
     rounds: int = flag(3, help="times that each input is encoded; the fastest counts")
     megatron_lm: str | None = flag(None, metavar="DIR", help="a checkout of Megatron-LM, for its speed beside ours")
-    vocab_file: str | None = flag(None, metavar="FILE", help="vocabulary of GPT-2, with --megatron-lm")
-    merge_file: str | None = flag(None, metavar="FILE", help="merges of GPT-2, with --megatron-lm")
+    tokenizer_model: str | None = flag(None, metavar="DIR", help="a HuggingFaceTokenizer's folder, with --megatron-lm")
 
     def __post_init__(self) -> None:
         check_at_least(self, megabytes=1, workers=1, rounds=1)
         if self.megatron_lm is not None:
             script = Path(self.megatron_lm, "tools", "preprocess_data.py")
-            for name, path in (
-                ("megatron-lm", script),
-                ("vocab-file", self.vocab_file),
-                ("merge-file", self.merge_file),
-            ):
-                if path is None or not Path(path).is_file():
-                    raise UserError(f"--{name} {path}: there is no such file, which --megatron-lm needs; give it")
+            if not script.is_file() or self.tokenizer_model is None:
+                raise UserError(
+                    f"--megatron-lm {self.megatron_lm}: needs {script} and --tokenizer-model; give a checkout of "
+                    "Megatron-LM, and a folder with tokenizer.json"
+                )
 
 
 @dataclass
@@ -164,10 +161,13 @@ def beside_rows(folder: Path, config: Config) -> list[list[str]]:
 def _encoded_by(place: Path, folder: Path, name: str, config: Config) -> Took:
     """Encode ``folder``/``name``.jsonl with the tool of a checkout at ``place``."""
     flags = ["--input", f"{folder / name}.jsonl", "--output-prefix", str(folder / name), "--append-eod"]
-    flags += ["--tokenizer-type", "GPT2BPETokenizer", "--workers", str(config.workers)]
     flags += [
-        word for flag in ("vocab", "merge") for word in (f"--{flag}-file", _whole(getattr(config, f"{flag}_file")))
+        "--tokenizer-type",
+        "HuggingFaceTokenizer",
+        "--tokenizer-model",
+        os.path.abspath(config.tokenizer_model or ""),
     ]
+    flags += ["--workers", str(config.workers)]
     for path in folder.glob(f"{name}_text_document.*"):
         path.unlink()
     command = [sys.executable, "-W", "ignore", str(place / "tools" / "preprocess_data.py"), *flags]
@@ -181,10 +181,6 @@ def _encoded_by(place: Path, folder: Path, name: str, config: Config) -> Took:
     return Took(time.perf_counter() - wall, cpu)
 
 
-def _whole(path: str) -> str:
-    return str(Path(path).resolve())
-
-
 def main() -> None:
     """Measure, and print a part of the page."""
     (config,) = read_command(__doc__, Config)
@@ -196,7 +192,7 @@ def main() -> None:
             rows = encoding_rows(Path(name), config)
         else:
             version = runpy.run_path(f"{config.megatron_lm}/megatron/core/package_info.py")["__version__"]
-            print(f"## Beside the tool of Megatron-LM {version}: GPT-2's tokenizer, {_processes(config)}\n")
+            print(f"## Beside the tool of Megatron-LM {version}: HuggingFaceTokenizer, {_processes(config)}\n")
             print(f"{config.megabytes} MB of JSON lines, medians of {config.rounds}; both write the same tokens.\n")
             spent = [f"{part}, {unit}" for part in ("start", "encoding") for unit in ("CPU s", "s")]
             head = ["tool", *spent, "MB per CPU second", "MB per second"]

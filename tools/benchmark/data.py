@@ -171,7 +171,7 @@ def _encoded_by(place: Path, folder: Path, name: str, config: Config) -> Took:
     for path in folder.glob(f"{name}_text_document.*"):
         path.unlink()
     command = [sys.executable, "-W", "ignore", str(place / "tools" / "preprocess_data.py"), *flags]
-    environment = {**os.environ, "PYTHONPATH": str(place)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])}
     before, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     ended = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment, check=False)
     if ended.returncode:

@@ -122,8 +122,8 @@ def describe(
         sizes[file] = file.stat().st_size
         if sizes[file] == 0:
             raise UserError(f"{path}: {file} is empty; run preprocess_data.py again")
-    with idx_path.open("rb") as file:
-        index = _Header.read(path, idx_path, file, sizes[idx_path])
+    with idx_path.open("rb") as opened:
+        index = _Header.read(path, idx_path, opened, sizes[idx_path])
     if sizes[bin_path] != index.bin_bytes:
         raise UserError(
             f"{path}: {bin_path} has {sizes[bin_path]} bytes, but {idx_path.name} needs {index.bin_bytes}; one of "

@@ -17,7 +17,9 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.update({"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"})  # of all that is forked
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -25,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from torture.config import TortureConfig  # noqa: E402
 from torture.trials import Journal, Trial  # noqa: E402
 
-from megatron.ltd.errors import run_command  # noqa: E402
+from megatron.ltd.errors import UserError, run_command  # noqa: E402
 from megatron.ltd.flags import read_command  # noqa: E402
 from megatron.ltd.format import text_table  # noqa: E402
 
@@ -33,6 +35,7 @@ from megatron.ltd.format import text_table  # noqa: E402
 def main() -> None:
     """Read the flags, run the campaigns, and print the table."""
     (config,) = read_command(__doc__, TortureConfig)
+    earlier = _earlier(Path(config.output)) if config.output else []
     from torture.warm import import_everything
 
     import_everything()
@@ -50,7 +53,7 @@ def main() -> None:
             with prepared() as material:
                 run_campaigns(config, journal, material)
         finally:
-            wrong = _report(config, journal, prefix)
+            wrong = _report(config, journal, prefix, earlier)
     if wrong:
         raise SystemExit(1)
 
@@ -61,16 +64,25 @@ def _say(trial: Trial) -> None:
         raise SystemExit(1)
 
 
-def _report(config: TortureConfig, journal: Journal, prefix: Path) -> int:
+def _earlier(prefix: Path) -> list[dict[str, Any]]:
+    """The series that the page has already."""
+    path = prefix.with_name(f"{prefix.name}.json")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        assert all(series["rows"] is not None for series in found)
+    except (AssertionError, KeyError, OSError, TypeError, ValueError):
+        raise UserError(f"--output {prefix}: {path} is not what this tool writes now; use another prefix") from None
+    return list(found)
+
+
+def _report(config: TortureConfig, journal: Journal, prefix: Path, earlier: Sequence[Mapping[str, Any]]) -> int:
     """Write the table and print it; return the number of wrong trials."""
     from torture.report import table_rows, to_json, to_markdown
 
     seed = config.seed
     report = to_json(journal.read(seed), seed, journal.starts(seed), journal.mended(seed))
-    path = prefix.with_name(f"{prefix.name}.json")
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     reports = [*(other for other in earlier if other["seed"] != seed), report]
-    path.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
+    prefix.with_name(f"{prefix.name}.json").write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
     prefix.with_name(f"{prefix.name}.md").write_text(to_markdown(reports), encoding="utf-8")
     header = ("campaign", "what", "tried", "right", "wrong", "skipped", "minutes")
     print(text_table(table_rows([report], by_kind=True), header, num_labels=2))

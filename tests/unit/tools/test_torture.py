@@ -160,6 +160,14 @@ def test_the_page(tmp_path: Path) -> None:
     assert "| `python tools/torture.py --campaign disks --seed 9 --trial 4` | a \\| b | `training` |" in text
 
 
+@pytest.mark.parametrize("content", ["{", '{"rows": []}', '[{"seed": 1}]', "[1]"])
+def test_a_page_of_something_else_is_not_added_to(repository: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    ran = torture(repository, "--campaign", "disks", "--output", tmp_path / "x")
+    assert ran.returncode == 2 and len(ran.stderr.splitlines()) == 1 and f"--output {tmp_path / 'x'}" in ran.stderr
+    assert (tmp_path / "x.json").read_text() == content
+
+
 def test_the_committed_page_agrees_with_its_figures(repository: Path) -> None:
     prefix = repository / "tools" / "benchmark" / "results" / "torture"
     assert prefix.with_suffix(".md").read_text() == to_markdown(json.loads(prefix.with_suffix(".json").read_text()))

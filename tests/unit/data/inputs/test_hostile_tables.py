@@ -120,11 +120,11 @@ def test_a_page_that_expands(tmp_path: Path, kind: str) -> None:
     if kind == "one row":
         plain = {"use_dictionary": False, "write_statistics": False}
         texts = pyarrow.array(["a" * 600_000_000])
-        parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "d", compression="zstd", **plain)
+        parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "d", compression="lz4", **plain)
     else:
         texts = pyarrow.DictionaryArray.from_arrays(pyarrow.nulls(1 << 20, pyarrow.int32()).fill_null(0), ["a"])
         parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "d")
-    assert (tmp_path / "d").stat().st_size < 100_000
+    assert (tmp_path / "d").stat().st_size < 3_000_000
     with refused(f"--input {tmp_path / 'd'}", "more"):
         texts_of(tmp_path / "d")
     assert peak_bytes(reader_pid()) < 1 << 30

@@ -13,11 +13,16 @@ from megatron.core.utils import get_te_version
 
 from megatron.ltd.layers.attention import FusedAttention
 from megatron.ltd.models.fusions import products
+from megatron.ltd.versions import package_version
 
 
-def kernels_text(chunks: Sequence[torch.nn.Module], device: torch.device) -> str:
-    """For ``chunks`` of this process, such as ``layers on Transformer Engine 2.11.0, fused rope``."""
-    notes = [f"fused {name}" for name in _fused(chunks)]
+def kernels_text(chunks: Sequence[torch.nn.Module], device: torch.device, routing: str = "torch") -> str:
+    """For ``chunks`` of this process, such as ``layers on Transformer Engine 2.11.0, fused rope``.
+
+    ``routing``: ``ModelFacts.kernels`` of the method.
+    """
+    notes = [f"routing on Triton {package_version('triton')}"] * (routing == "triton")
+    notes += [f"fused {name}" for name in _fused(chunks)]
     notes += ["fp32 products in TF32"] * multiplies_in_tf32(chunks, device)
     if not _are_of_transformer_engine(chunks):
         return ", ".join(["layers on PyTorch's kernels", *notes])

@@ -19,7 +19,7 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 from megatron.ltd.layers.attention_backend import USERS_SWITCHES, check_backend, set_switches
 from megatron.ltd.models.config import LayersConfig
 from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
-from megatron.ltd.models.fusions import fused_kernels
+from megatron.ltd.models.fusions import check_routing_kernels, fused_kernels
 from megatron.ltd.models.specs import block_spec, uses_transformer_engine
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import virtual_stages
@@ -36,6 +36,7 @@ def transformer_config(
 
     Raises ``UserError`` for kernels that are not available. Every rank calls this.
     """
+    check_routing_kernels(model, mesh.device)
     on_cpu = mesh.device.type == "cpu"
     interleaved = virtual_stages(parallel, model.num_layers)
     return TransformerConfig(

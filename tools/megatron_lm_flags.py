@@ -9,15 +9,20 @@ The names are recorded in megatron/ltd/megatron_lm/flags.txt.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from megatron.ltd.errors import run_command  # noqa: E402
+from megatron.ltd.flags import Settings, flag, read_command  # noqa: E402
+
 PAGE = REPOSITORY / "docs" / "megatron-lm-flags.md"
 _DIFFERENCES = REPOSITORY / "docs" / "coming-from-megatron-lm.md"
 _TITLE = "Same name, with a difference"
@@ -29,6 +34,13 @@ with a line at its start), {renamed} have another name and are taken under it, a
 given here. What to know besides flags: [coming from Megatron-LM](coming-from-megatron-lm.md).
 
 """
+
+
+@dataclass(frozen=True)
+class PageConfig(Settings):
+    """page of flags"""
+
+    print: bool = flag(False, help="show the page instead of writing it")
 
 
 def page() -> str:
@@ -91,14 +103,13 @@ def _as_code(text: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--print", action="store_true", help="show the page instead of writing it")
-    if parser.parse_args().print:
+    """Write the file, or print it."""
+    (config,) = read_command(__doc__, PageConfig)
+    if config.print:
         print(page(), end="")
     else:
         PAGE.write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(REPOSITORY))
-    main()
+    run_command(main)

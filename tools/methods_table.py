@@ -7,12 +7,17 @@ python tools/methods_table.py --print    print it instead
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from megatron.ltd.errors import run_command  # noqa: E402
+from megatron.ltd.flags import Settings, flag, read_command  # noqa: E402
+
 FOLDER = REPOSITORY / "megatron" / "ltd" / "methods"
 _INTRODUCTION = """# Methods
 
@@ -24,6 +29,13 @@ constant, shrinking or staged: [schedule_flags.py](schedule_flags.py). To add a 
 """
 _HEADER = ("method", "drops", "switch", "what it does", "source")
 _DROPS = {"routing": "tokens", "depth": "layers"}
+
+
+@dataclass(frozen=True)
+class TableConfig(Settings):
+    """methods table"""
+
+    print: bool = flag(False, help="show the table instead of writing it")
 
 
 def card_row(card: str) -> tuple[str, str, str]:
@@ -49,14 +61,13 @@ def table() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--print", action="store_true", help="show the table instead of writing it")
-    if parser.parse_args().print:
+    """Write the file, or print it."""
+    (config,) = read_command(__doc__, TableConfig)
+    if config.print:
         print(table(), end="")
     else:
         (FOLDER / "README.md").write_text(table(), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(REPOSITORY))
-    main()
+    run_command(main)

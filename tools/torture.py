@@ -5,7 +5,8 @@
     python tools/torture.py --campaign command-lines --seed 1234 --trial 17        repeats one trial
 
 Campaigns: kill -9 and signals in chains of runs; damaged files; random command lines; hostile data files; full and
-closed disks. With --output a second start goes on where the first one ended. The exit status is 0 if nothing was wrong.
+closed disks. With --output a second start goes on where the first one ended, and one with another seed adds to the
+page. The exit status is 0 if nothing was wrong.
 The implementation is in ``tools/torture``.
 """
 
@@ -66,10 +67,13 @@ def _report(config: TortureConfig, journal: Journal, prefix: Path) -> int:
 
     seed = config.seed
     report = to_json(journal.read(seed), seed, journal.starts(seed), journal.mended(seed))
-    prefix.with_name(f"{prefix.name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    prefix.with_name(f"{prefix.name}.md").write_text(to_markdown(report), encoding="utf-8")
+    path = prefix.with_name(f"{prefix.name}.json")
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    reports = [*(other for other in earlier if other["seed"] != seed), report]
+    path.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
+    prefix.with_name(f"{prefix.name}.md").write_text(to_markdown(reports), encoding="utf-8")
     header = ("campaign", "what", "tried", "right", "wrong", "skipped", "minutes")
-    print(text_table(table_rows(report, by_kind=True), header, num_labels=2))
+    print(text_table(table_rows([report], by_kind=True), header, num_labels=2))
     return len(report["wrong"])
 
 

@@ -7,12 +7,12 @@
 
 pip downloads the wheel of ``transformer-engine``, which has the Python sources and needs no CUDA. They are parsed and
 never imported. Recorded are the parameters of the functions that Megatron-Core's ``extensions/transformer_engine.py``
-and its optimizer, or we, call: names, kinds and defaults, as they would be written in a ``def``.
+and its optimizer, or we, call: names, kinds and defaults, as they would be written in a ``def``. Recipes of fp8 are
+dataclasses, whose fields are recorded.
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
 import json
 import subprocess
@@ -20,9 +20,15 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from megatron.ltd.errors import UserError, run_command  # noqa: E402
+from megatron.ltd.flags import Settings, flag, read_command  # noqa: E402
+
 RECORD = REPOSITORY / "tests" / "stand_ins" / "transformer_engine" / "signatures.json"
 
 _ATTENTION = "pytorch/attention/dot_product_attention/dot_product_attention.py"
@@ -39,7 +45,17 @@ SOURCES = {
     "pytorch/cross_entropy.py": ("parallel_cross_entropy",),
     "pytorch/distributed.py": ("checkpoint",),
     "pytorch/cpu_offload.py": ("get_cpu_offload_context",),
-    "pytorch/quantization.py": ("fp8_autocast",),
+    "pytorch/quantization.py": (
+        "fp8_autocast",
+        *(f"FP8GlobalStateManager.is_{what}_available" for what in ("fp8", "mxfp8", "fp8_block_scaling")),
+        "FP8GlobalStateManager.add_fp8_tensors_to_global_buffer",
+    ),
+    "pytorch/module/base.py": tuple(
+        f"TransformerEngineBaseModule.{what}_fp8_meta_tensors" for what in ("init", "get", "reset")
+    ),
+    "common/recipe/__init__.py": (
+        *("DelayedScaling", "Float8CurrentScaling", "Float8BlockScaling", "MXFP8BlockScaling"),
+    ),
     "pytorch/optimizers/fused_adam.py": ("FusedAdam.__init__", "FusedAdam.step"),
     "pytorch/optimizers/multi_tensor_apply.py": ("MultiTensorApply.__call__",),
 }
@@ -58,7 +74,9 @@ def signatures(wheel: Path) -> dict[str, str]:
 
 
 def parameters(module: ast.Module, name: str) -> str:
-    """The parameters of the function ``name``, which may be a method or ``function = Function.apply`` of autograd."""
+    """The parameters of the function ``name``, which may be a method, ``function = Function.apply`` of autograd, or a
+    dataclass.
+    """
     scope: list[ast.stmt] = module.body
     for part in name.split("."):
         node = _named(scope, part)
@@ -69,6 +87,9 @@ def parameters(module: ast.Module, name: str) -> str:
         assert isinstance(forward, ast.FunctionDef)
         del forward.args.posonlyargs[0]  # the context of autograd
         return ast.unparse(forward.args)
+    if isinstance(node, ast.ClassDef):
+        fields = (field for field in node.body if isinstance(field, ast.AnnAssign) and field.value is not None)
+        return ", ".join(f"{ast.unparse(field.target)}={ast.unparse(field.value)}" for field in fields)
     assert isinstance(node, ast.FunctionDef), name
     for argument in ast.walk(node.args):
         if isinstance(argument, ast.arg):
@@ -110,27 +131,33 @@ def download(versions: Iterable[str], folder: Path) -> None:
         package = f"transformer-engine=={version}"
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"]
         if subprocess.run([*command, "--dest", str(folder), package], check=False).returncode:
-            sys.exit(f"--versions {version}: pip could not download {package}; see its message above")
+            raise UserError(f"--versions {version}: pip could not download {package}; see its message above")
+
+
+@dataclass(frozen=True)
+class SignaturesConfig(Settings):
+    """signatures"""
+
+    versions: tuple[str, ...] = flag((), help="versions to record (default: those that are recorded)")
+    wheels: Path | None = flag(None, metavar="FOLDER", help="a folder with their wheels (default: pip downloads them)")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--versions", nargs="+", help="versions to record (default: those that are recorded)")
-    parser.add_argument("--wheels", type=Path, help="a folder with their wheels (default: pip downloads them)")
-    arguments = parser.parse_args()
-    versions = arguments.versions or recorded_versions()
+    """Read the wheels and write the record."""
+    (config,) = read_command(__doc__, SignaturesConfig)
+    versions = config.versions or recorded_versions()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.wheels or Path(scratch)
-        if arguments.wheels is None:
+        folder = config.wheels or Path(scratch)
+        if config.wheels is None:
             download(versions, folder)
         by_version = {}
         for version in versions:
             wheel = next(folder.glob(f"transformer_engine-{version}-*.whl"), None)
             if wheel is None:
-                sys.exit(f"--wheels {folder}: it has no transformer_engine-{version}-*.whl")
+                raise UserError(f"--wheels {folder}: has no transformer_engine-{version}-*.whl; download it")
             by_version[version] = signatures(wheel)
     RECORD.write_text(json.dumps(merged(by_version), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

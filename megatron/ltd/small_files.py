@@ -40,6 +40,11 @@ def check_regular(path: Path | str) -> None:
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
 
 
+def bytes_of_files(folder: Path, pattern: str) -> int:
+    """The size of the regular files in ``folder`` that match [bytes]; links that lead nowhere count nothing."""
+    return sum(path.stat().st_size for path in folder.glob(pattern) if path.is_file())
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write under a temporary name, then rename, so that the file is complete or unchanged. Raises ``OSError``."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")

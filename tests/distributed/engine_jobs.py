@@ -71,3 +71,57 @@ def doctors_findings() -> list[tuple[str, str]]:
     from megatron.ltd.doctor import layer
 
     return [(finding.state, finding.text) for finding in layer.check()]
+
+
+def scales_after(command: Sequence[str]) -> dict[str, list[float]]:
+    """The scales and histories of fp8 of this rank's layers, after the run."""
+    from megatron.ltd.checkpoint.fp8_state import scaling_state
+    from megatron.ltd.training.loop import train
+
+    config = parse(command)
+    with initialize(config.parallel) as mesh:
+        run = build_run(config, mesh)
+        with contextlib.redirect_stdout(io.StringIO()):
+            train(run)
+        run.log.close()
+        state = scaling_state(run.state.chunks)["fp8"]
+        return {key: tensor.data.flatten().tolist() for key, tensor in state.items()}
+
+
+def refusal_of(command: Sequence[str], problem: str | None) -> str:
+    """The error of a run on a GPU with this ``problem`` with fp8; None for a version that lacks the recipe."""
+    from megatron.ltd.errors import UserError
+
+    recipes = importlib.import_module("transformer_engine.common.recipe")
+    manager = importlib.import_module("transformer_engine.pytorch.fp8").FP8GlobalStateManager
+    if problem is None:
+        del recipes.Float8BlockScaling
+    else:
+        manager.problem = problem
+    config = parse(command)
+    with initialize(config.parallel) as mesh:
+        try:
+            build_run(config, mesh)
+        except UserError as error:
+            return str(error)
+    raise AssertionError("the run was not refused")
+
+
+def scored_in_training(command: Sequence[str]) -> tuple[list[int], bool]:
+    """The shape of hidden states of a text of five tokens between two steps in fp8, and whether fp8 is on again."""
+    from megatron.core.utils import unwrap_model
+
+    from megatron.ltd.evaluation.causal_lm import CausalLM
+    from megatron.ltd.training.loop import train
+
+    config = parse(command)
+    with initialize(config.parallel) as mesh:
+        run = build_run(config, mesh)
+        (chunk,) = run.state.chunks
+        model = CausalLM(unwrap_model(chunk), run.config.model, 128, mesh)
+        with contextlib.redirect_stdout(io.StringIO()):
+            train(run)
+        with model.evaluating():
+            hidden_SBH = model.hidden_states(torch.tensor([[1, 2, 3, 4, 5]]))
+        run.log.close()
+        return list(hidden_SBH.shape), bool(model.model.decoder.config.fp8)

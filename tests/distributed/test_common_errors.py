@@ -83,14 +83,18 @@ def test_checkpoints_that_one_node_does_not_see(pool: Pool, dataset: str, nodes:
 
 
 def test_sample_indices_that_one_node_does_not_see(pool: Pool, nodes: list[str], tmp_path: Path) -> None:
-    """Rank 0 writes the indices beside its data, and rank 1 does not find them.
+    """Rank 0 writes the indices beside its data, and rank 1 does not find them: both say so, also of a blend."""
+    blend = ("--train-data-path", "1", "d", "1", "d")
+    for more in ((), blend):
+        line = common_line(pool.run(end_of, [flags("d", tmp_path, *more)] * 2, nodes, world_size=2))
+        assert_names(line, "--data-cache-path", "rank 0", "rank 1", "all but d/cache")
 
-    Rank 1 reports the missing file. Rank 0 waits at a barrier of Megatron-Core and ends because it loses contact.
-    """
-    ends = pool.run(end_of, [flags("d", tmp_path)] * 2, nodes, world_size=2)
-    assert ends[1][0] == "UserError"
-    assert_names(ends[1][1], "--data-cache-path")
-    assert ends[0][0] == "LostContact", ends[0]
+
+def test_copies_of_the_data_on_each_node(pool: Pool, nodes: list[str], tmp_path: Path) -> None:
+    """They need one folder of sample indices that all nodes see."""
+    shared = flags("d", tmp_path, "--data-cache-path", tmp_path / "cache")
+    assert pool.run(end_of, [shared] * 2, nodes, world_size=2) == [("done", "")] * 2
+    assert list((tmp_path / "cache").iterdir()) and not [*tmp_path.glob("node*/d/cache")]
 
 
 @pytest.mark.parametrize(("every", "from_step", "found_in"), [(0, 0, 1), (1, 4, 5), (4, 4, 5)])

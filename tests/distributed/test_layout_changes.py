@@ -64,6 +64,17 @@ def test_continues_in_the_middle_of_batch_ramp_up(runs: Runs, tmp_path: Path, be
     assert_same(moved(runs, tmp_path, before, after, *RAMP), expected)
 
 
+@pytest.mark.parametrize(("before", "after"), [("one process", "dp2 sharded"), ("dp2", "tp2 sp")])
+def test_continues_with_longer_samples(runs: Runs, tmp_path: Path, before: str, after: str) -> None:
+    """``--override-data`` means the same under every layout."""
+    flags = (*RUN, *VARIANTS["RoPE"])
+    runs.run(layout(before), *flags, "--save", str(tmp_path), "--exit-interval", str(STEPS_BEFORE))
+    longer = (*flags, "--load", str(tmp_path), "--override-data", "--seq-length", "64")
+    found, expected = (runs.run(one, *longer) for one in (layout(after), one_process(STRATA)))
+    assert_same(found, expected)
+    assert set(found.samples) == set(range(STEPS_BEFORE * 16, NUM_STEPS * 16))
+
+
 @pytest.mark.parametrize("precision", [("--bf16",), ("--fp16", "--initial-loss-scale", "256")], ids=["bf16", "fp16"])
 @pytest.mark.parametrize(("before", "after"), [("dp2", "dp2 sharded"), ("dp2 sharded", "dp2")])
 def test_half_precision_resumes_bit_equal(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import re
 from pathlib import Path
 
@@ -11,15 +10,12 @@ import pytest
 
 from megatron.ltd.flags import flag_name
 from megatron.ltd.methods import METHODS
+from tools.methods_table import table
 
 
 def test_the_table_is_made_of_the_cards(repository: Path) -> None:
-    spec = importlib.util.spec_from_file_location("methods_table", repository / "tools" / "methods_table.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     written = (repository / "megatron" / "ltd" / "methods" / "README.md").read_text(encoding="utf-8")
-    assert written == module.table(), "run python tools/methods_table.py"
+    assert written == table(), "run python tools/methods_table.py"
     assert all(f"({name}/README.md)" in written for name in METHODS)
 
 

@@ -58,6 +58,13 @@ def test_a_folder_that_is_not_whole(damage: Callable[[Path], object], command: C
     _assert_refused(command, gpt2)
 
 
+@pytest.mark.parametrize("command", [_generate, _import])
+def test_weights_that_are_a_link_to_nothing(command: Command, gpt2: Path) -> None:
+    (gpt2 / "model.safetensors").unlink()
+    (gpt2 / "model.safetensors").symlink_to("none")
+    _assert_refused(command, gpt2)
+
+
 def test_code_that_a_config_names_is_not_executed(gpt2: Path) -> None:
     names = {"auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}}
     (gpt2 / "config.json").write_text(json.dumps(gpt2_config(SHAPE, architectures=["Model"], **names)))

@@ -116,6 +116,8 @@ RUN: dict[str, tuple[tuple[str, ...], Any]] = {
     "iteration negative": (("progress", "iteration"), -6),
     "iteration huge": (("progress", "iteration"), 10**300),
     "samples": (("progress", "consumed_samples"), None),
+    "tokens": (("progress", "consumed_tokens"), -1),
+    "samples of the data": (("progress", "data_first_sample"), 1 << 40),
     "layer tokens": (("progress", "consumed_layer_tokens"), 1e300),
     "progress of more": (("progress", "speed"), 1),
     "no samples": (("progress",), {"iteration": 6}),

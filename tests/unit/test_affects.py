@@ -14,6 +14,7 @@ from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Dense, ModelFacts
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.models.encoder_config import BertModelConfig, ViTConfig
+from megatron.ltd.models.execution_config import OF_FP8
 from megatron.ltd.plan.accounting import ModelShape
 from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.plan.config import OptimizerConfig, TrainingConfig
@@ -120,7 +121,7 @@ def test_flags_that_a_continued_run_reports() -> None:
         "reset_position_ids", "reset_attention_mask", "eod_mask_loss", "micro_batch_size", "train_iters",
         "train_samples", "train_tokens", "weight_decay", "adam_beta1", "adam_beta2", "adam_eps", "clip_grad", "bf16",
         "fp16", "grad_reduce_in_bf16", "loss_scale", "initial_loss_scale", "min_loss_scale", "loss_scale_window",
-        "hysteresis",
+        "hysteresis", *OF_FP8,
     }  # fmt: skip
     assert fields("vit", "numbers") - fields("gpt", "numbers") == {"image_mean", "image_std"}
 
@@ -133,6 +134,7 @@ def test_flags_that_belong_to_one_start() -> None:
         "pretrained_checkpoint", "save_interval", "keep_last", "async_save", "no_save_optim", "no_load_optim",
         "ckpt_fully_parallel_save",
         "finetune", "exit_on_missing_checkpoint", "use_checkpoint_args", "skip_train", "override_opt_param_scheduler",
+        "override_data",
         "exit_interval", "exit_duration_in_mins",
         "log_interval", "log_dir", "tensorboard_dir", "wandb_project", "wandb_exp_name", "wandb_entity", "peak_tflops",
         "mlflow_experiment", "mlflow_run_name",

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +23,16 @@ from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegat
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.distributed import DistributedDataParallel
+from megatron.core.extensions import transformer_engine
 from megatron.core.fusions import fused_bias_geglu
 from megatron.core.models.bert import bert_lm_head
 from megatron.core.models.bert.bert_model import BertModel
+from megatron.core.optimizer import muon
 from megatron.core.tensor_parallel import random
+from megatron.core.transformer import transformer_block, transformer_layer
 from torch.distributed.checkpoint import filesystem
 
+from megatron.ltd.megatron_lm.refused import MUON
 from megatron.ltd.parallel.cpu_backend import _LITERAL_CUDA_MODULES
 
 
@@ -40,11 +45,13 @@ def parameters(function: Callable[..., Any]) -> set[str]:
 
 
 def test_recompute_carries_no_context() -> None:
-    """Recompute has neither a context variable nor a hook around the recomputed function."""
+    """Recompute has neither a context variable nor a hook around the recomputed function; so has that for fp8."""
     text = source(random.CheckpointFunction)
     assert "contextvars" not in text and parameters(random.checkpoint) == {
         "function", "distribute_saved_activations", "args",
     }  # fmt: skip
+    assert "contextvars" not in source(transformer_engine.te_checkpoint)
+    assert "te_checkpoint" in source(transformer_block) and "import te_checkpoint" in source(transformer_layer)
 
 
 @pytest.mark.parametrize("name", _LITERAL_CUDA_MODULES)
@@ -113,6 +120,12 @@ def test_the_writer_and_the_plan_meet_in_a_private_method() -> None:
 
 def test_causal_attention_has_no_public_backward() -> None:
     assert not [name for module in (torch, F) for name in dir(module) if "attention" in name and "backward" in name]
+
+
+def test_core_calls_another_muon_than_is_released() -> None:
+    """emerging-optimizers 0.3.0 takes ``nesterov`` and no ``use_nesterov``; then ``MUON`` is what a run answers."""
+    assert "use_nesterov=use_nesterov" in source(muon.TensorParallelMuon)
+    assert f"Megatron-Core {importlib.metadata.version('megatron-core')} " in MUON
 
 
 def test_weights_are_gathered_by_hooks() -> None:

@@ -1,41 +1,46 @@
 #!/usr/bin/env python3
-"""How fast text is encoded, by kind of input, and how long a run over many small datasets takes to find its data.
+"""How fast text is encoded, by kind of input.
 
     python tools/benchmark/data.py > tools/benchmark/results/data.md
+    python tools/benchmark/data.py --megatron-lm DIR --vocab-file FILE --merge-file FILE
 
 The same documents, drawn from the standard library's own source, are written in every kind of file that ``--input``
-takes, and encoded by ``preprocess_data.py``'s code in this process (or ``--workers``). Then a blend of ``--datasets``
-datasets is opened as a training run opens it: with an empty index cache, and again with the indices of the first time.
-CPU seconds are those of this process; wall seconds depend on what else the machine does.
+takes, and encoded by ``preprocess_data.py``'s code in this process (or ``--workers``). CPU seconds are those of this
+process; wall seconds depend on what else the machine does.
+
+With ``--megatron-lm`` it encodes the JSON lines with GPT-2's tokenizer instead, by our command and by
+``tools/preprocess_data.py`` of a checkout of Megatron-LM, in turn, each in a process of its own, and checks that both
+write the same tokens. What one line takes is the start, and is subtracted. CPU seconds are those of the process and its
+children; medians count. ``results/data.md`` holds both parts.
 """
 
 from __future__ import annotations
 
 import bz2
+import filecmp
 import gzip
 import json
 import lzma
+import os
+import resource
+import runpy
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
-import numpy
 from common.estimate import markdown_table
 from common.page import about, check_at_least, facts
-from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
 from megatron.ltd.data.builtin.corpus import CorpusConfig, write_corpus
-from megatron.ltd.data.config import VALID, DataConfig
-from megatron.ltd.data.datasets import build_datasets, check_sources
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
-from megatron.ltd.errors import run_command
+from megatron.ltd.errors import RunStopped, UserError, run_command
 from megatron.ltd.flags import flag, read_command
-from megatron.ltd.parallel.config import ParallelConfig
-from megatron.ltd.parallel.mesh import initialize
-from megatron.ltd.tokenizers.byte import ByteTokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
 
 
@@ -45,11 +50,22 @@ class Config:
 
     megabytes: int = flag(8, help="text to encode [MB]")
     workers: int = flag(1, help="processes that encode")
-    datasets: int = flag(2400, help="small datasets in the blend")
     rounds: int = flag(3, help="times that each input is encoded; the fastest counts")
+    megatron_lm: str | None = flag(None, metavar="DIR", help="a checkout of Megatron-LM, for its speed beside ours")
+    vocab_file: str | None = flag(None, metavar="FILE", help="vocabulary of GPT-2, with --megatron-lm")
+    merge_file: str | None = flag(None, metavar="FILE", help="merges of GPT-2, with --megatron-lm")
 
     def __post_init__(self) -> None:
-        check_at_least(self, megabytes=1, workers=1, datasets=1, rounds=1)
+        check_at_least(self, megabytes=1, workers=1, rounds=1)
+        if self.megatron_lm is not None:
+            script = Path(self.megatron_lm, "tools", "preprocess_data.py")
+            for name, path in (
+                ("megatron-lm", script),
+                ("vocab-file", self.vocab_file),
+                ("merge-file", self.merge_file),
+            ):
+                if path is None or not Path(path).is_file():
+                    raise UserError(f"--{name} {path}: there is no such file, which --megatron-lm needs; give it")
 
 
 @dataclass
@@ -120,47 +136,76 @@ def encoding_rows(folder: Path, config: Config) -> list[list[str]]:
     return rows
 
 
-def start_rows(folder: Path, number: int) -> list[list[str]]:
-    """A row for the first start over ``number`` datasets, and one for the second."""
-    words = []
-    for place in range(number):
-        prefix = folder / f"{place:05d}"
-        builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=numpy.uint16)
-        draw = numpy.random.RandomState(place)
-        for length in draw.randint(20, 200, size=20):
-            builder.add_document(draw.randint(0, 256, length), [int(length)])
-        builder.finalize(f"{prefix}.idx")
-        words += ["1", str(prefix)]
-    data = DataConfig(data_path=tuple(words), split="90,10", data_cache_path=str(folder / "cache"))
-    rows, tokenizer = [], ByteTokenizer()
-    for name in ("empty cache", "indices of the first start"):
-        with timed() as checked:
-            check_sources(data, tokenizer, read_tokens=False)
-        with timed() as built:
-            build_datasets(
-                data, seq_length=64, seed=1, train_samples=20 * number, eval_samples={VALID: number},
-                tokenizer=tokenizer,
-            )  # fmt: skip
-        rows.append([name, *(f"{seconds:.1f}" for seconds in (checked.cpu, checked.wall, built.cpu, built.wall))])
+def beside_rows(folder: Path, config: Config) -> list[list[str]]:
+    """A row for our command and one for Megatron-LM's: start, encoding, speed. Raises ``RunStopped``."""
+    write_corpus(CorpusConfig(output_dir=str(folder), max_mb=float(config.megabytes)))
+    text = (folder / "train.jsonl").read_bytes()
+    (folder / "one.jsonl").write_text('{"text": "one"}\n')
+    theirs = Path(str(config.megatron_lm)).resolve()
+    places = {"Megatron-LTD": Path(__file__).resolve().parents[2], "Megatron-LM": theirs}
+    took: dict[tuple[str, str], list[Took]] = {}
+    for _ in range(config.rounds):
+        for tool, place in places.items():
+            for name in ("one", "train"):
+                took.setdefault((tool, name), []).append(_encoded_by(place, folder, name, config))
+            (folder / "train_text_document.bin").rename(folder / f"{tool}.bin")
+        if not filecmp.cmp(*(folder / f"{tool}.bin" for tool in places), shallow=False):
+            raise RunStopped("both tools wrote other tokens; give both the same tokenizer")
+    rows = []
+    for tool in places:
+        start, whole = ([median(getattr(one, unit) for one in took[tool, name]) for unit in ("cpu", "wall")]
+                        for name in ("one", "train"))  # fmt: skip
+        spent = [after - before for before, after in zip(start, whole, strict=True)]
+        speeds = (f"{len(text) / 1e6 / seconds:.2f}" for seconds in spent)
+        rows.append([tool, *(f"{seconds:.1f}" for seconds in (*start, *spent)), *speeds])
     return rows
 
 
+def _encoded_by(place: Path, folder: Path, name: str, config: Config) -> Took:
+    """Encode ``folder``/``name``.jsonl with the tool of a checkout at ``place``."""
+    flags = ["--input", f"{folder / name}.jsonl", "--output-prefix", str(folder / name), "--append-eod"]
+    flags += ["--tokenizer-type", "GPT2BPETokenizer", "--workers", str(config.workers)]
+    flags += [
+        word for flag in ("vocab", "merge") for word in (f"--{flag}-file", _whole(getattr(config, f"{flag}_file")))
+    ]
+    for path in folder.glob(f"{name}_text_document.*"):
+        path.unlink()
+    command = [sys.executable, "-W", "ignore", str(place / "tools" / "preprocess_data.py"), *flags]
+    environment = {**os.environ, "PYTHONPATH": str(place)}
+    before, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment, check=False)
+    if ended.returncode:
+        raise RunStopped(f"{command[3]} ended with status {ended.returncode}: {ended.stderr.strip()[-500:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Took(time.perf_counter() - wall, cpu)
+
+
+def _whole(path: str) -> str:
+    return str(Path(path).resolve())
+
+
 def main() -> None:
-    """Measure, and print the page."""
+    """Measure, and print a part of the page."""
     (config,) = read_command(__doc__, Config)
     with tempfile.TemporaryDirectory() as name:
-        encoded = encoding_rows(Path(name), config)
-    with tempfile.TemporaryDirectory() as name, initialize(ParallelConfig(device="cpu"), agree_on={}):
-        started = start_rows(Path(name), config.datasets)
-    print("# Data: encoding, and finding many datasets\n")
-    print(f"## Encoding bytes, {config.workers} process{'es' if config.workers > 1 else ''}\n")
-    head = ["input", "file, MB", "text, MB", "MB per CPU second", "MB per second"]
-    print("\n".join([*markdown_table(head, encoded), "", f"## Start over {config.datasets:,} datasets\n"]))
-    print("Each has 20 documents of 20 to 200 tokens; weights are equal, samples of 64 tokens, two splits.\n")
-    head = ["", "check, CPU s", "check, s", "sample indices, CPU s", "sample indices, s"]
-    print(
-        "\n".join([*markdown_table(head, started), "", *facts(about("data.py", "torch", "megatron-core", "pyarrow"))])
-    )
+        if config.megatron_lm is None:
+            print("# Data: encoding\n")
+            print(f"## Encoding bytes, {_processes(config)}\n")
+            head = ["input", "file, MB", "text, MB", "MB per CPU second", "MB per second"]
+            rows = encoding_rows(Path(name), config)
+        else:
+            version = runpy.run_path(f"{config.megatron_lm}/megatron/core/package_info.py")["__version__"]
+            print(f"## Beside the tool of Megatron-LM {version}: GPT-2's tokenizer, {_processes(config)}\n")
+            print(f"{config.megabytes} MB of JSON lines, medians of {config.rounds}; both write the same tokens.\n")
+            spent = [f"{part}, {unit}" for part in ("start", "encoding") for unit in ("CPU s", "s")]
+            head = ["tool", *spent, "MB per CPU second", "MB per second"]
+            rows = beside_rows(Path(name), config)
+    print("\n".join([*markdown_table(head, rows), "", *facts(about("data.py", "torch", "megatron-core", "pyarrow"))]))
+
+
+def _processes(config: Config) -> str:
+    return f"{config.workers} process{'es' if config.workers > 1 else ''}"
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def specification(run: Run, config: EvidenceConfig) -> tuple[RunSpec, CorpusFact
     flags = (*run.flags, *data.flags(), "--eval-interval", f"{run.steps}", "--log-interval", "50")
     flags += ("--save", checkpoints, "--load", checkpoints, "--save-interval", f"{_SAVE_STEPS}", "--keep-last", "1")
     flags += ("--log-dir", f"{place}")
-    return RunSpec(run.name, run.seed, run.steps, run.plan.flops(run.plan.num_steps), place, flags), facts
+    return RunSpec(run.name, run.seed, run.steps, run.plan.flops(run.plan.num_steps), place, flags, run.script), facts
 
 
 def report(config: EvidenceConfig, planned: Sequence[Run]) -> None:

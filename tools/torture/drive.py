@@ -41,10 +41,9 @@ def run_campaigns(config: TortureConfig, journal: Journal, material: Path) -> No
     """Run the chosen campaigns, one after the other, each for its share of the time. Wrong trials are made again."""
     done = {(trial.campaign, trial.number) for trial in journal.read(config.seed) if not trial.is_wrong}
     started = time.monotonic()
-    for place, name in enumerate(config.chosen, start=1):
-        deadline = started + 60.0 * config.minutes * place / len(config.chosen)
+    for name, seconds in config.deadlines.items():
+        deadline, workers = started + seconds, config.num_workers
         made = campaign(name)(material)
-        workers = 1 if made.one_at_a_time else config.num_workers
         numbers = {number for own, number in done if own == name}
         pids = [_fork_worker(config, journal, material, name, made, numbers, range(first, 1 << 53, workers), deadline)
                 for first in range(workers)]  # fmt: skip

@@ -1,7 +1,8 @@
-"""The table of a series of trials: tried, right, wrong, and how to repeat each that is wrong."""
+"""The table of series of trials, one for each seed: tried, right, wrong, and how to repeat each that is wrong."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ traceback; and for what is loaded or resumed, a result equal to the undisturbed 
 
 
 def to_json(trials: Sequence[Trial], seed: int, commands: Sequence[str], mended: Sequence[str] = ()) -> dict[str, Any]:
-    """Counts by campaign and kind, and each wrong trial. ``mended``: problems that trials had before a mend."""
+    """One series: counts by campaign and kind, and each wrong trial. ``mended``: problems from before a mend."""
     kinds = sorted({(trial.campaign, trial.kind) for trial in trials})
     return {
         "commands": list(commands),
@@ -33,7 +34,13 @@ def to_json(trials: Sequence[Trial], seed: int, commands: Sequence[str], mended:
         "kills": _kills(trials),
         "mended": list(mended),
         "wrong": [
-            {"campaign": trial.campaign, "number": trial.number, "problem": trial.problem, "what": trial.what}
+            {
+                "campaign": trial.campaign,
+                "number": trial.number,
+                "seed": seed,
+                "problem": trial.problem,
+                "what": trial.what,
+            }
             for trial in trials
             if trial.is_wrong
         ],
@@ -66,12 +73,14 @@ def _kills(trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def table_rows(report: Mapping[str, Any], *, by_kind: bool) -> list[list[str]]:
-    """Rows of the table: one for each campaign, or for each kind within it."""
+def table_rows(reports: Sequence[Mapping[str, Any]], *, by_kind: bool) -> list[list[str]]:
+    """Rows of the table over all series: one for each campaign, or for each kind within it."""
     rows = []
     for name in CAMPAIGNS:
-        found = [row for row in report["rows"] if row["campaign"] == name]
-        groups = [[row] for row in found] if by_kind else [found] if found else []
+        found = [row for row in _all(reports, "rows") if row["campaign"] == name]
+        kinds = sorted({row["kind"] for row in found})
+        by = [[row for row in found if row["kind"] == kind] for kind in kinds]
+        groups = by if by_kind else [found] if found else []
         for group in groups:
             figures = [f"{sum(row[column] for row in group):,}" for column in ("tried", "right", "wrong", "skipped")]
             what = group[0]["kind"] if by_kind else CAMPAIGNS[name]
@@ -79,25 +88,29 @@ def table_rows(report: Mapping[str, Any], *, by_kind: bool) -> list[list[str]]:
     return rows
 
 
-def to_markdown(report: Mapping[str, Any]) -> str:
-    """The page: totals, kinds, kills, what is wrong, and the circumstances."""
-    mended = [" ".join(problem.split())[:100] for problem in report["mended"]]
-    skipped = sorted({(row["kind"], row["why skipped"]) for row in report["rows"] if row["skipped"]})
-    wrong = [[f"`{_repeat(report, trial)}`", trial["problem"], f"`{trial['what'][:200]}`"] for trial in report["wrong"]]
-    moments = [f"{count} {name}" for name, count in report["kills"].items() if name not in ("chains", "seconds lost")]
+def to_markdown(reports: Sequence[Mapping[str, Any]]) -> str:
+    """The page: totals, kinds, kills, what is wrong, and the circumstances of each series."""
+    mended = [" ".join(problem.split())[:100] for problem in _all(reports, "mended")]
+    skipped = sorted({(row["kind"], row["why skipped"]) for row in _all(reports, "rows") if row["skipped"]})
+    wrong = [[f"`{_repeat(trial)}`", trial["problem"], f"`{trial['what'][:200]}`"] for trial in _all(reports, "wrong")]
+    kills: Counter[str] = Counter()
+    for report in reports:
+        kills.update(report["kills"])
+    chains = kills.pop("chains", 0)
+    kills.pop("seconds lost", None)
+    moments = [f"{count} {name}" for name, count in sorted(kills.items())]
     parts = [
         _TITLE,
-        markdown_table(table_rows(report, by_kind=False), _HEADER, num_labels=2),
+        markdown_table(table_rows(reports, by_kind=False), _HEADER, num_labels=2),
         "",
-        *(f"- command: `{command}`" for command in report["commands"]),
-        f"- {report['date']}; {report['machine']}; {report['versions']}; load average {report['load average']}",
-        f"- kills and signals in {report['kills']['chains']} chains of runs: {', '.join(moments) or 'none'}",
+        *(line for report in reports for line in _circumstances(report)),
+        f"- {kills.total()} kills and signals in {chains} chains of runs: {', '.join(moments) or 'none'}",
         *([f"- right since a mend: {count_of(len(mended), 'trial')} ({'; '.join(mended)})"] if mended else []),
         *(f"- skipped: {kind}: {why}" for kind, why in skipped),
         "",
         "## By kind",
         "",
-        markdown_table(table_rows(report, by_kind=True), _HEADER, num_labels=2),
+        markdown_table(table_rows(reports, by_kind=True), _HEADER, num_labels=2),
         "",
         "## Wrong",
         "",
@@ -106,5 +119,16 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _repeat(report: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
-    return f"python tools/torture.py --campaign {trial['campaign']} --seed {report['seed']} --trial {trial['number']}"
+def _all(reports: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
+    return [entry for report in reports for entry in report[key]]
+
+
+def _circumstances(report: Mapping[str, Any]) -> list[str]:
+    return [
+        *(f"- command: `{command}`" for command in report["commands"]),
+        f"- {report['date']}; {report['machine']}; {report['versions']}; load average {report['load average']}",
+    ]
+
+
+def _repeat(trial: Mapping[str, Any]) -> str:
+    return f"python tools/torture.py --campaign {trial['campaign']} --seed {trial['seed']} --trial {trial['number']}"

@@ -104,7 +104,7 @@ def processes_left(folder: Path, grace_seconds: float = 10.0) -> int:
     while True:
         found = (process.info for process in psutil.process_iter(["cmdline", "status"]))
         commands = [info["cmdline"] or [] for info in found if info["status"] != psutil.STATUS_ZOMBIE]
-        left = sum(str(SCRIPT) in words and any(str(folder) in word for word in words) for words in commands)
+        left = sum(str(SCRIPT) in words and any(f"{folder}/" in word for word in words) for words in commands)
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.1)

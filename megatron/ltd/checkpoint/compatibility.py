@@ -1,8 +1,8 @@
 """Which settings of a continued run must equal those of its checkpoint, and which may change. No torch.
 
 identity   the model's shape and the tokenizer        always equal, also with --finetune
-order      seed, sample length, training data         equal unless --finetune: they decide the order of samples and
-                                                      which tokens are kept
+order      seed, sample length, training data         equal unless --finetune or --override-data: they decide the
+                                                      order of samples and which tokens are kept
 schedule   method, batch, learning rate               equal, or all taken from the flags if the user says so
 numbers    weight decay, dropout, precision, ...      may change, and are reported
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from megatron.ltd.config import RunConfig
 from megatron.ltd.words import name_of, value_of
 
+_CLASSES = ("class_count", "class_names_fingerprint")
+"""Settings of the order that the model depends on."""
 Changes = Mapping[str, tuple[Any, Any]]
 """Flags that differ, see ``differences.flag_changes``: they are named with a setting that is made of them."""
 
@@ -51,18 +53,41 @@ def check_order(
     checkpoint: Path, stored: Mapping[str, Any], order: Mapping[str, Any], changes: Changes = MappingProxyType({})
 ) -> None:
     """Raise ``UserError`` for other data or another seed, with the first difference and both values."""
+    _check_kind(checkpoint, stored, order)
+    check_equal(
+        checkpoint,
+        stored,
+        order,
+        "use the checkpoint's value, add --override-data to continue with other data, or --finetune to load its "
+        "weights and start at step 0",
+        changes,
+    )
+
+
+def replaced_order(
+    checkpoint: Path, stored: Mapping[str, Any], order: Mapping[str, Any], changes: Changes = MappingProxyType({})
+) -> str | None:
+    """A line about the data of a run that continues with others (``--override-data``); None if they are the same.
+
+    ``changes`` are flags of the order. Raises ``UserError`` for data that the checkpoint's model is not made for.
+    """
+    _check_kind(checkpoint, stored, order)
+    classes = {setting: order[setting] for setting in _CLASSES if setting in order}
+    check_equal(checkpoint, stored, classes, "use data with the same classes, or start another run")
+    settings = {name: (value, stored[name]) for name, value in order.items() if stored[name] != value}
+    if not settings:
+        return None
+    listed = ", ".join(_change(name, before, now) for name, (now, before) in {**changes, **settings}.items())
+    return f"continues with other training data (--override-data), from their first sample on: {listed}"
+
+
+def _check_kind(checkpoint: Path, stored: Mapping[str, Any], order: Mapping[str, Any]) -> None:
+    """Raise ``UserError`` for a checkpoint of a workload that reads another kind of data."""
     if stored.keys() != order.keys():
         raise UserError(
             f"checkpoint {checkpoint} is from another kind of training and data: add --finetune to load its weights "
             "and start at step 0"
         )
-    check_equal(
-        checkpoint,
-        stored,
-        order,
-        "use the checkpoint's value, or add --finetune to load its weights and start at step 0",
-        changes,
-    )
 
 
 def check_equal(
@@ -110,6 +135,22 @@ def check_schedule(
         )  # fmt: skip
     listed = ", ".join(_change(setting, stored.get(setting), wanted.get(setting)) for setting in changes)
     return f"method, batch and learning rate follow these flags ({asked_by}): {listed}"
+
+
+def check_lengths(
+    checkpoint: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], flags: Changes = MappingProxyType({})
+) -> str | None:
+    """Keep the schedule of a run whose samples get another length, as ``check_schedule`` does without a flag.
+
+    Lengths in steps, from the same flags as before, are measured in the new samples: the learning rate of a step stays
+    what it was. Returns a line about them, or None. Raises ``UserError`` with the first difference and both values.
+    """
+    lengths = (
+        [] if flags else [name for name in wanted if name.endswith("_length") and wanted[name] != stored.get(name)]
+    )
+    check_schedule(checkpoint, {**stored, **{name: wanted[name] for name in lengths}}, wanted, None, flags=flags)
+    listed = ", ".join(_change(name, stored.get(name), wanted[name]) for name in lengths)
+    return f"lengths in steps are measured in the new samples: {listed}" if lengths else None
 
 
 def changed_settings(stored: Mapping[str, Any], config: RunConfig) -> str | None:

@@ -55,6 +55,12 @@ class CheckpointConfig(Settings):
     )
     no_load_optim: bool = flag(False, affects="start", help="load only the weights, and start with a new optimizer")
     finetune: bool = flag(False, affects="start", help="load only the weights, and start at step 0")
+    override_data: bool = flag(
+        False,
+        affects="start",
+        help="continue with the training data, --seq-length and --seed of these flags where they differ from the "
+        "checkpoint's: from their first sample on, with all else kept",
+    )
     exit_on_missing_checkpoint: bool = flag(
         False, affects="start", help="end if --load has no checkpoint, also where it is the folder of --save"
     )
@@ -74,6 +80,8 @@ class CheckpointConfig(Settings):
             raise UserError("--no-save-optim: it needs --save; give the folder to save in")
         if self.ckpt_step is not None and self.load is None:
             raise UserError(f"--ckpt-step {self.ckpt_step}: it needs --load; give the folder to load from")
-        for name in ("no_load_optim", "finetune", "use_checkpoint_args", "exit_on_missing_checkpoint"):
+        for name in ("no_load_optim", "finetune", "override_data", "use_checkpoint_args", "exit_on_missing_checkpoint"):
             if getattr(self, name) and self.load is None:
                 raise UserError(f"--{name.replace('_', '-')}: it needs --load; give the folder to load from")
+        if self.override_data and self.finetune:
+            raise UserError("--override-data and --finetune: a run that starts at step 0 takes any data; keep one")

@@ -3,6 +3,7 @@
     model, optimizer     sharded tensors, named as in Megatron, so that another layout can load them
     opt_param_scheduler  Megatron-Core's learning-rate scheduler
     method.learned       what the method has learned about each token id, if it observes
+    fp8                  scales of delayed scaling (``fp8_state``)
     run.json             progress, schedule, identity and flags (``files``)
 
 No random state is stored: kept tokens, data order and dropout are functions of the seed and of ``progress``.
@@ -26,6 +27,7 @@ from megatron.core.utils import unwrap_model
 from torch import Tensor
 
 from megatron.ltd.checkpoint import files
+from megatron.ltd.checkpoint.fp8_state import put_scaling, wanted_scaling
 from megatron.ltd.checkpoint.from_megatron_lm import check_ours
 from megatron.ltd.checkpoint.optimizer_state import load_optimizer, wanted_optimizer
 from megatron.ltd.checkpoint.read import EXTRA_STATE, described, read, read_plain, read_weights, refusal
@@ -41,6 +43,21 @@ class Progress:
     iteration: int = 0
     consumed_samples: int = 0
     consumed_layer_tokens: int = 0
+    consumed_tokens: int = 0
+    data_first_sample: int = 0
+    """The sample at which the present training data began: 0, or where ``--override-data`` brought others."""
+
+    @classmethod
+    def read(cls, stored: Mapping[str, int], seq_length: int) -> Progress:
+        """That of a run.json; one of an older version does not count tokens: all samples have ``seq_length``."""
+        return cls(**{"consumed_tokens": stored["consumed_samples"] * seq_length, **stored})
+
+    def count(self, samples: int, seq_length: int, layer_tokens: int) -> None:
+        """Add a step."""
+        self.iteration += 1
+        self.consumed_samples += samples
+        self.consumed_tokens += samples * seq_length
+        self.consumed_layer_tokens += layer_tokens
 
 
 @dataclass
@@ -110,6 +127,7 @@ def load_checkpoint(
     if not weights_only:
         if stored_learned:
             wanted |= learned_state(state.learned_V)
+        wanted |= wanted_scaling(state.chunks, described(checkpoint))
         wanted["optimizer"] = wanted_optimizer(
             state.optimizer, weights, stored_in_low_precision=stored_in_low_precision
         )
@@ -120,6 +138,7 @@ def load_checkpoint(
         state.optimizer.reload_model_params()
         state.scheduler.step(initial_clock or 0)
         return
+    put_scaling(state.chunks, loaded.get("fp8", {}))
     plain = read_plain(checkpoint)
     stored = {
         "step": _stored_count(checkpoint, plain, "optimizer", "step"),
@@ -207,8 +226,8 @@ def model_state(chunks: list[DistributedDataParallel]) -> dict[str, Any]:
 def _sharded(module: torch.nn.Module) -> dict[str, Any]:
     """The sharded tensors of a module, without extra states.
 
-    Extra states are those of FP8, which is not supported, and otherwise empty. Modules with and without Transformer
-    Engine have different ones, and Transformer Engine unpickles its own without restriction.
+    Extra states are those of fp8, which ``fp8_state`` stores as tensors, and otherwise empty. Modules with and without
+    Transformer Engine have different ones, and Transformer Engine unpickles its own without restriction.
     """
     return _asked_for(module.sharded_state_dict())  # type: ignore[operator]
 

@@ -32,6 +32,7 @@ from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShard
 from torch.distributed import ProcessGroup
 
 from megatron.ltd.checkpoint import files
+from megatron.ltd.checkpoint.fp8_state import scaling_state
 from megatron.ltd.checkpoint.load import TrainingState, learned_state, model_state
 from megatron.ltd.checkpoint.optimizer_state import SHARDING, stored_optimizer
 from megatron.ltd.checkpoint.read import FORMAT, quiet_core
@@ -127,12 +128,14 @@ class RankPlan:
 
 def _content(state: TrainingState, weights_only: bool) -> dict[str, Any]:
     weights = model_state(state.chunks)
-    optimizer = {} if weights_only else {"optimizer": stored_optimizer(state.optimizer, weights)}
+    rest: dict[str, Any] = {}
+    if not weights_only:
+        rest = {"optimizer": stored_optimizer(state.optimizer, weights), **scaling_state(state.chunks)}
     return {
         "checkpoint_version": 3.0,
         "iteration": state.progress.iteration,
         **weights,
-        **optimizer,
+        **rest,
         "opt_param_scheduler": state.scheduler.state_dict(),
         **learned_state(state.learned_V),
         "content_metadata": SHARDING,

@@ -58,7 +58,7 @@ def read(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
 def read_weights(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The weights that ``wanted`` describes in a checkpoint that Megatron-LM wrote. Every rank calls this.
 
-    Optimizer, random state and states of FP8 are not opened. Raises ``UserError`` as ``read``, and for weights that no
+    Optimizer, random state and states of fp8 are not opened. Raises ``UserError`` as ``read``, and for weights that no
     rank wants: they would be another model's.
     """
     metadata = described_weights(checkpoint)
@@ -167,11 +167,11 @@ def _check_tensor(checkpoint: Path, tensor: ShardedTensor, entry: Any, whole: bo
 def _check_extra_states(checkpoint: Path, metadata: Metadata) -> None:
     """Refuse extra states that hold anything. Earlier versions wrote empty ones; this one neither writes nor loads any.
 
-    Of Transformer Engine's modules they are pickles of the state of FP8.
+    Of Transformer Engine's modules they are pickles of the state of fp8, which this program stores as tensors.
     """
     for index in metadata.storage_data:
         if EXTRA_STATE in index.fqn and not _is_empty(checkpoint, metadata, index):
-            raise refusal(checkpoint, f"its {index.fqn} is not empty, and states of FP8 are not supported")
+            raise refusal(checkpoint, f"its {index.fqn} is not empty, and pickles of fp8 are not loaded")
 
 
 def _is_empty(checkpoint: Path, metadata: Metadata, index: MetadataIndex) -> bool:

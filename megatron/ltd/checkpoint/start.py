@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron.ltd.checkpoint import files as checkpoint_files
-from megatron.ltd.checkpoint.compatibility import changed_settings, check_identity, check_order, check_schedule
+from megatron.ltd.checkpoint.compatibility import (
+    changed_settings,
+    check_identity,
+    check_lengths,
+    check_order,
+    check_schedule,
+    replaced_order,
+)
 from megatron.ltd.checkpoint.differences import flag_changes
 from megatron.ltd.checkpoint.from_megatron_lm import MegatronLM, check_old_format, find_megatron_lm
 from megatron.ltd.checkpoint.load import Progress, find_checkpoint, first_of_all_ranks
@@ -31,6 +38,8 @@ if TYPE_CHECKING:
 
 OpenImported = Callable[[Path], tuple[ImportedModel, Mapping[str, Any], Mapping[str, Any]]]
 """``Workload.open_imported``."""
+SEQ_LENGTH = "seq_length"
+"""The id of the length of samples, which text may have and images have not."""
 _SHARE = "use a folder that all nodes share"
 
 
@@ -57,11 +66,12 @@ class Start:
         precision = self.stored["config"]["precision"]
         return precision["bf16"] or precision["fp16"]
 
-    def consumed(self, seq_length: int) -> dict[Clock, int]:
+    @property
+    def consumed(self) -> dict[Clock, int]:
         """What the run has consumed so far, in every unit of the clock."""
         return {
             "layer-tokens": self.progress.consumed_layer_tokens,
-            "tokens": self.progress.consumed_samples * seq_length,
+            "tokens": self.progress.consumed_tokens,
             "samples": self.progress.consumed_samples,
         }
 
@@ -84,10 +94,17 @@ class Start:
             return None
         asked_by = "--override-opt-param-scheduler" if config.optimizer.override_opt_param_scheduler else None
         asked_by = asked_by or ("--no-load-optim" if config.checkpoint.no_load_optim else None)
-        settings = self.stored["config"]
+        settings, stored = self.stored["config"], self.stored["schedule"]
         lengths = flag_changes(settings, config, ["schedule", "numbers"])
         changes = {name: change for name, change in lengths.items() if name.startswith(("train_", "lr_"))}
-        return check_schedule(self.checkpoint, self.stored["schedule"], schedule, asked_by, settings, changes)
+        if self.changed_seq_length(config) and asked_by is None:
+            return check_lengths(self.checkpoint, stored, schedule, changes)
+        return check_schedule(self.checkpoint, stored, schedule, asked_by, settings, changes)
+
+    def changed_seq_length(self, config: RunConfig) -> bool:
+        """Whether the run continues with samples of another length."""
+        length = config.model.seq_length
+        return self.continues and self.stored["order"].get(SEQ_LENGTH, length) != length
 
 
 def find_start(
@@ -135,10 +152,19 @@ def find_start(
                 f"--load {load}: {checkpoint.name} was saved with --no-save-optim; add --no-load-optim to continue "
                 "with a new optimizer, or --finetune to start at step 0"
             )
-        check_order(checkpoint, stored["order"], order, changes)
+        settings = stored["config"].get("model") or {}
+        progress = Progress.read(stored["progress"], settings.get(SEQ_LENGTH, config.model.seq_length))
+        others = None
+        if flags.override_data:
+            changes = flag_changes(stored["config"], config, ["order"])
+            others = replaced_order(checkpoint, stored["order"], order, changes)
+            _check_batch_steps(config, stored["order"])
+            progress.data_first_sample = progress.consumed_samples if others else progress.data_first_sample
+        else:
+            check_order(checkpoint, stored["order"], order, changes)
     notes.append(f"loading {checkpoint}" + (", weights only" if flags.no_load_optim else ""))
-    changed = changed_settings(stored["config"], config)
-    return Start(checkpoint, stored, Progress(**stored["progress"]), (*notes, *([changed] if changed else [])))
+    more = (others, changed_settings(stored["config"], config))
+    return Start(checkpoint, stored, progress, (*notes, *(line for line in more if line is not None)))
 
 
 def _start_from_hugging_face(load: Path, config: RunConfig, open_imported: OpenImported) -> Start:
@@ -174,6 +200,16 @@ def _start_from_megatron_lm(checkpoint: Path, config: RunConfig, identity: Mappi
     note = f"loading the weights of Megatron-LM's {checkpoint}, counting from step 0"
     note += f"; its tokenizer was {tokenizer}" if isinstance(tokenizer, str) else ""
     return Start(None, {}, Progress(), (note,), megatron_lm=checkpoint)
+
+
+def _check_batch_steps(config: RunConfig, stored: Mapping[str, Any]) -> None:
+    """Refuse batches that change at numbers of tokens in a run whose samples had another length."""
+    now, steps = config.model.seq_length, config.training.step_batch_size_schedule
+    if steps and stored.get(SEQ_LENGTH, now) != now:
+        raise UserError(
+            f"--seq-length {now}: the samples had {stored[SEQ_LENGTH]} tokens before, and --step-batch-size-schedule "
+            "counts the tokens of equal samples; give --global-batch-size and --override-opt-param-scheduler instead"
+        )
 
 
 def _content(folder: Path) -> str:

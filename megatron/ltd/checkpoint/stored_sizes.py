@@ -11,7 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from megatron.ltd.small_files import bytes_of_files
+
 PROGRESS = ("iteration", "consumed_samples", "consumed_layer_tokens")
+ADDED_PROGRESS = ("consumed_tokens", "data_first_sample")
+"""Counts that older checkpoints do not have."""
 _FEWEST_BYTES = 2
 """Smallest size of a stored weight."""
 _PARTS = ("model", "tokenizer", "parallel", "precision", "optimizer")
@@ -27,8 +31,11 @@ _COUNT_LIMIT, _SIZE_LIMIT = 1 << 63, 1 << 31
 def run_problem(checkpoint: Path, record: Mapping[str, Any]) -> str | None:
     """What is wrong with the numbers of a run.json, or None."""
     progress, config = record["progress"], record["config"]
-    if progress.keys() != set(PROGRESS) or not all(_is_count(progress[name], 0, _COUNT_LIMIT) for name in PROGRESS):
+    are_counts = all(_is_count(value, 0, _COUNT_LIMIT) for value in progress.values())
+    if not are_counts or progress.keys() not in (set(PROGRESS), {*PROGRESS, *ADDED_PROGRESS}):
         return f"its progress must have the counts {', '.join(PROGRESS)}"
+    if progress.get("data_first_sample", 0) > progress["consumed_samples"]:
+        return "its data began at a sample that was not reached"
     if checkpoint.name.startswith("iter_") and int(checkpoint.name[5:]) != progress["iteration"]:
         return f"it is of iteration {progress['iteration']}, and its folder is named after another one"
     problem = settings_problem(checkpoint, config)
@@ -53,7 +60,7 @@ def settings_problem(checkpoint: Path, config: Mapping[str, Any]) -> str | None:
     if sizes.get("num_layers", 1) > _MOST_LAYERS:
         return f"it has {sizes['num_layers']:,} layers, more than the limit of {_MOST_LAYERS:,}"
     num_weights = _num_weights(sizes, learned_positions=settings.get("position_embedding_type") == "learned_absolute")
-    num_bytes = sum(path.stat().st_size for path in checkpoint.glob("*.distcp")) or _MOST_BYTES
+    num_bytes = bytes_of_files(checkpoint, "*.distcp") or _MOST_BYTES
     if num_weights * _FEWEST_BYTES > num_bytes:
         return f"a model of its sizes has at least {num_weights:,} weights, but its tensors have {num_bytes:,} bytes"
     return None

@@ -23,9 +23,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.ltd.data.config import TRAIN, BertDataConfig
 from megatron.ltd.data.core_builder import build_samples, cache_folder, is_first_rank
 from megatron.ltd.data.datasets import (
-    Sources,
     blend_settings,
-    check_sources,
     documents_of,
     split_samples,
     wanted,
@@ -35,6 +33,7 @@ from megatron.ltd.data.encode import LONGEST_SENTENCE_TOKENS
 from megatron.ltd.data.index_cache import is_bert_index, remove_unless
 from megatron.ltd.data.indexed import IndexedInfo
 from megatron.ltd.data.microbatches import SampleSource
+from megatron.ltd.data.sources import Sources, check_contents
 from megatron.ltd.errors import UserError
 from megatron.ltd.format import count_of
 from megatron.ltd.parallel.agreement import together
@@ -113,14 +112,14 @@ def build_bert_datasets(
     train_samples: int,
     eval_samples: Mapping[str, int],
     tokenizer: WordPieceTokenizer,
+    sources: Sources,
 ) -> tuple[SampleSource | None, dict[str, SampleSource]]:
     """The training samples (None if 0 are wanted), and those of each of ``eval_samples``, at least so many.
 
     A process group must be there, and every rank calls this: rank 0 writes the index cache that the others read.
     Raises ``UserError`` as ``data.datasets.build_datasets`` does, and when no document of a split makes a sample.
     """
-    with together():
-        sources = check_sources(config, tokenizer, read_tokens=is_first_rank())
+    check_contents(config, sources, tokenizer)
     built: dict[str, SampleSource] = {}
     for key, samples in wanted(train_samples, eval_samples):
         with together():

@@ -1,6 +1,7 @@
 """Megatron-Core's builder of datasets, which caches their indices beside the data or in ``--data-cache-path``.
 
-Rank 0 builds the indices that the others read. It checks cached indices first (``data.index_cache``).
+Rank 0 builds the indices, and the others read them once all of them see the files. Cached indices are checked first
+(``data.index_cache``).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import contextlib
 import errno
 import logging
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from megatron.core.datasets.megatron_dataset import MegatronDataset
 from megatron.ltd.data.index_cache import is_blend_index, numbers_only, remove_unless
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.errors import UserError
+from megatron.ltd.parallel.agreement import agree_on_folder
 
 _FILES_PER_DATASET, _OTHER_FILES = 9, 1024
 """Files of a dataset that stay open: three, and three of indices for each of two sets of samples if they are large."""
@@ -28,6 +30,11 @@ _FILES_PER_DATASET, _OTHER_FILES = 9, 1024
 
 class BlendedDataset(blended_dataset.BlendedDataset):
     """Megatron-Core's class, under the same name, which names its indices. They are used only if they are right."""
+
+    def __init__(self, datasets: Sequence[MegatronDataset], *arguments: Any) -> None:
+        for dataset in datasets:  # their hashes say as much in the key of the blend as their descriptions
+            dataset.unique_identifiers = dataset.unique_description_hash
+        super().__init__(datasets, *arguments)
 
     def _build_indices(self) -> Any:
         """Megatron-Core's arrays, from the cache or built. A wrong cached index is removed first."""
@@ -54,7 +61,7 @@ def build_samples(
     """Run Megatron-Core's builder on a checked configuration, for any of its datasets. Every rank calls this.
 
     ``samples`` of training, validation and test: one of them is wanted, None for all data once, the others are 0.
-    Raises ``UserError`` if the index cache cannot be written, or is not visible on this rank.
+    Raises ``UserError`` if the index cache cannot be written, and on every rank if one does not see it.
     """
     if core_config.split_matrix is not None:
         # A split that is not used is not built: Megatron-Core would never finish if it has no documents.
@@ -65,12 +72,21 @@ def build_samples(
         [len(blend[0]) for blend in (core_config.blend, *(core_config.blend_per_split or ())) if blend], default=0
     )
     _allow_open_files(_FILES_PER_DATASET * number + _OTHER_FILES)
-    builder = blended_megatron_dataset_builder.BlendedMegatronDatasetBuilder(
-        dataset_class, list(samples), lambda: build_on_this_rank, core_config
-    )
+
+    def build(here: bool) -> SampleSource | None:
+        builder = blended_megatron_dataset_builder.BlendedMegatronDatasetBuilder(
+            dataset_class, list(samples), lambda: here, core_config
+        )
+        return next(found for found, wanted in zip(builder.build(), samples, strict=True) if wanted != 0)
+
     try:
         with _quiet_core(), _own_blend(), numbers_only():
-            splits = builder.build()
+            built = build(build_on_this_rank and is_first_rank())
+            if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+                _agree_on_indices(built)
+                others = build(build_on_this_rank and not is_first_rank())
+                built = built if is_first_rank() else others
+            return built
     except Exception as error:
         # With a process group the builder wraps the OSError of a failed write.
         cause = error if isinstance(error, OSError) else error.__cause__
@@ -84,15 +100,23 @@ def build_samples(
             ) from None
         cache = core_config.path_to_cache
         where = f"--data-cache-path {cache}" if cache else "the folder of the data"
-        if isinstance(cause, FileNotFoundError) and not is_first_rank():
-            raise UserError(
-                f"{where}: the sample indices that rank 0 wrote are not visible on this node ({cause}); use a folder "
-                "that all nodes share with --data-cache-path"
-            ) from None
         raise UserError(
             f"{where}: sample indices cannot be written ({cause}); use a writable folder with --data-cache-path"
         ) from None
-    return next(built for built, wanted in zip(splits, samples, strict=True) if wanted != 0)
+
+
+def _agree_on_indices(built: Any) -> None:
+    """Raise ``UserError`` on every rank if one does not see an index of rank 0, of each folder that has some."""
+    parts = () if built is None or built.config.mock else getattr(built, "datasets", (built,))
+    folders = {cache_folder(part): f"{part.unique_description_hash}-*description.txt" for part in parts}
+    written: list[Any] = [[str(path) for folder, name in folders.items() for path in folder.glob(name)]]
+    torch.distributed.broadcast_object_list(written, src=0)
+
+    def look() -> dict[str, str]:
+        missing = [path for path in written[0] if not Path(path).is_file()]
+        return {"what a node sees of the sample indices of rank 0": f"all but {missing[0]}" if missing else "all"}
+
+    agree_on_folder(look, "use a folder that all nodes share with --data-cache-path")
 
 
 def _allow_open_files(number: int) -> None:

@@ -34,15 +34,14 @@ from megatron.ltd.data.blends import Blend, plain_split
 from megatron.ltd.data.config import ALL, TRAIN, DataConfig, IndexedDataConfig
 from megatron.ltd.data.core_builder import build_samples, cache_folder, is_first_rank
 from megatron.ltd.data.index_cache import is_gpt_index, remove_unless
-from megatron.ltd.data.indexed import IndexedInfo, check_indexed_dataset, tokens_in
+from megatron.ltd.data.indexed import IndexedInfo, tokens_in
 from megatron.ltd.data.microbatches import SampleSource
+from megatron.ltd.data.sources import Sources, check_contents
 from megatron.ltd.errors import UserError
 from megatron.ltd.format import count_of
 from megatron.ltd.parallel.agreement import together
 from megatron.ltd.tokenizers.base import Tokenizer
 
-Sources = Mapping[str, tuple[IndexedInfo, ...]]
-"""The content of the datasets of each blend of ``IndexedDataConfig.blends``, in the given order."""
 _TRAIN, _VALID = 0, 1  # Megatron-Core's splits; its third one is not used
 
 
@@ -128,25 +127,6 @@ class Padded:
         return {**sample, "loss_mask": torch.zeros_like(sample["loss_mask"])}
 
 
-def check_sources(config: IndexedDataConfig, tokenizer: Tokenizer, *, read_tokens: bool = True) -> Sources:
-    """Check all datasets of the flags, and return what they hold; nothing for mock data.
-
-    Raises ``UserError`` if no data are given, or a dataset is missing, damaged or made with another tokenizer.
-    """
-    blends = config.blends()
-    if not blends and not getattr(config, "mock_data", False):
-        raise UserError("--data-path: required; give the prefix that preprocess_data.py wrote")
-    return {
-        key: tuple(
-            check_indexed_dataset(
-                prefix, tokenizer.vocab_size, tokenizer.fingerprint, flag_spelling=blend.flag, read_tokens=read_tokens
-            )
-            for prefix in blend.prefixes
-        )
-        for key, blend in blends.items()
-    }
-
-
 def build_datasets(
     config: DataConfig,
     *,
@@ -155,6 +135,7 @@ def build_datasets(
     train_samples: int,
     eval_samples: Mapping[str, int | None],
     tokenizer: Tokenizer,
+    sources: Sources,
     build_on_this_rank: bool = True,
 ) -> tuple[SampleSource | None, dict[str, SampleSource]]:
     """The training samples (None if 0 are wanted), and those of each of ``eval_samples``, at least so many.
@@ -163,11 +144,10 @@ def build_datasets(
     blend gives its datasets. A sample holds ``tokens``, ``labels``, ``position_ids`` int64 and ``loss_mask`` float32,
     each [S] with S = ``seq_length`` tokens. With a process group every rank must call this, rank 0 building: it writes
     the index cache that the others read; where ``build_on_this_rank`` is False there are no samples. Without one, a
-    blend takes no ``--data-cache-path``. Raises ``UserError`` as ``check_sources`` does, when data that are asked for
-    have no tokens, and when the index cache cannot be written.
+    blend takes no ``--data-cache-path``. ``sources`` as from ``check_sources``. Raises ``UserError`` for damaged data,
+    when data that are asked for have no tokens, and when the index cache cannot be written.
     """
-    with together():
-        sources = check_sources(config, tokenizer, read_tokens=is_first_rank())
+    check_contents(config, sources, tokenizer)
     built: dict[str, SampleSource] = {}
     opened: dict[str, Any] = {}
     for key, samples in wanted(train_samples, eval_samples):

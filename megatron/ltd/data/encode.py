@@ -7,11 +7,9 @@ of workers.
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
-import signal
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from typing import Any
 import numpy
 
 from megatron.ltd.data.inputs.documents import RawChunk, parse_chunk
+from megatron.ltd.data.inputs.interrupts import interrupts_held
 from megatron.ltd.data.sentences import split_sentences
 from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.base import Tokenizer
@@ -111,7 +110,7 @@ def encode_all(
     under_way: deque[Future[EncodedChunk]] = deque()
     try:
         for chunk in chunks:
-            with _interrupts_held():
+            with interrupts_held():
                 under_way.append(pool.submit(_encode_in_worker, chunk))
             if len(under_way) >= workers * _CHUNKS_PER_WORKER:
                 yield under_way.popleft().result()
@@ -123,26 +122,6 @@ def encode_all(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Delay Ctrl-C while a process may be started.
-
-    The new process inherits the signal mask: only the parent handles Ctrl-C, and it ends its workers. The mask applies
-    to this thread only, and another thread may receive the signal, so that the handler is delayed too: interrupted in
-    the middle, the parent would leave a worker without the rest of its arguments.
-    """
-    arrived: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, frame: arrived.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-        if arrived:
-            signal.raise_signal(signal.SIGINT)
 
 
 _worker: tuple[EncodeOptions, Tokenizer] | None = None

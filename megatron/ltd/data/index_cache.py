@@ -16,12 +16,14 @@ runs no code.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
@@ -45,10 +47,17 @@ def numbers_only() -> Iterator[None]:
         np.load = load
 
 
-def _numbers(path: Path) -> _Index:
+def _numbers(path: str | Path) -> _Index:
     try:
-        mapped = open_memmap(path, mode="r")
-        return mapped if mapped.nbytes > _SMALL_BYTES else np.array(mapped)
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size > _SMALL_BYTES:
+                return open_memmap(path, mode="r")
+            if npy.read_magic(file) != (1, 0):
+                raise ValueError("of a format that is not numpy.save's")
+            shape, is_fortran, dtype = npy.read_array_header_1_0(file)
+            if dtype.hasobject:
+                raise ValueError("it holds objects")
+            return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if is_fortran else "C")
     except ValueError as error:
         raise OSError(f"{path} is not an array of numbers: {error}") from None
 

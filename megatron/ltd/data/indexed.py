@@ -8,8 +8,9 @@
 The format is Megatron-Core's (``megatron.core.datasets.indexed_dataset``), whose reader does not check it: a truncated
 .bin causes a read error in the middle of a run, and a file from another tokenizer causes no error at all.
 
-Token ids are read from a sample of at most 64 MiB, spread evenly over the file, because a corpus can have terabytes. An
-id that the sample misses still fails in the embedding. Not here: reading samples.
+Every process of a run reads headers and sizes (``describe``), and one of them the indices and a sample of the token ids
+(``check_content``): 64 MiB for all datasets together, and both ends of each, because a corpus can have terabytes. An id
+that the sample misses still fails in the embedding. Not here: reading samples.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import mmap
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy
 from numpy.typing import NDArray
@@ -32,8 +35,8 @@ from megatron.ltd.small_files import read_small
 INDEX_MAGIC = b"MMIDIDX\x00\x00"
 INDEX_HEADER = struct.Struct("<9sQBQQ")
 _TOKEN_TYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 8: "uint16"}
-_SAMPLE_BYTES = 64 << 20
-_WINDOW_BYTES = 1 << 20
+SAMPLE_BYTES = 64 << 20
+_WINDOW_BYTES, _LEAST_WINDOW_BYTES = 1 << 20, 1 << 16
 _PIECE = 1 << 20
 """Numbers of an index that are checked at a time."""
 
@@ -95,42 +98,66 @@ def check_indexed_dataset(
     flag_spelling: str = "--data-path",
     read_tokens: bool = True,
 ) -> IndexedInfo:
-    """Check PREFIX.bin and PREFIX.idx, and return their content.
+    """``describe`` and ``check_content`` in one; ``read_tokens`` False leaves out the sample of token ids."""
+    info = describe(prefix, vocab_size, tokenizer_fingerprint, flag_spelling=flag_spelling)
+    check_content(info, vocab_size if read_tokens else None, flag_spelling=flag_spelling)
+    return info
+
+
+def describe(
+    prefix: str, vocab_size: int, tokenizer_fingerprint: str | None = None, *, flag_spelling: str = "--data-path"
+) -> IndexedInfo:
+    """What PREFIX.bin and PREFIX.idx hold, from their sizes, the header and the end of the index.
 
     ``vocab_size`` is that of the tokenizer; ``tokenizer_fingerprint`` is compared with that of the data, if both are
-    known. ``read_tokens`` False leaves out the sample of token ids, which one process of a run needs to read. Raises
-    ``UserError`` if a file is missing, empty, truncated, of another format or made with another tokenizer, or if an id
-    is not in the vocabulary.
+    known. Raises ``UserError`` if a file is missing, empty, truncated, of another format or made with another
+    tokenizer.
     """
     path = f"{flag_spelling} {prefix}"
     bin_path, idx_path = Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
+    sizes = {}
     for file in (idx_path, bin_path):
         if not file.is_file():
             raise UserError(f"{path}: {file} does not exist; use the prefix that preprocess_data.py wrote")
-        if file.stat().st_size == 0:
+        sizes[file] = file.stat().st_size
+        if sizes[file] == 0:
             raise UserError(f"{path}: {file} is empty; run preprocess_data.py again")
-    dtype, sequences, documents, tokens = _read_index(path, idx_path)
-    bin_bytes = bin_path.stat().st_size
-    if bin_bytes != tokens * dtype.itemsize:
+    with idx_path.open("rb") as file:
+        index = _Header.read(path, idx_path, file, sizes[idx_path])
+    if sizes[bin_path] != index.bin_bytes:
         raise UserError(
-            f"{path}: {bin_path} has {bin_bytes} bytes, but {idx_path.name} needs {tokens * dtype.itemsize}; one of "
+            f"{path}: {bin_path} has {sizes[bin_path]} bytes, but {idx_path.name} needs {index.bin_bytes}; one of "
             "them is truncated or from another run: run preprocess_data.py again"
         )
     card = DatasetCard.read(Path(f"{prefix}.json"))
     if card is not None:
         _check_card(path, card, vocab_size, tokenizer_fingerprint)
-    if read_tokens:
-        _check_token_ids(path, bin_path, dtype, tokens, vocab_size)
     return IndexedInfo(
         prefix=prefix,
-        documents=documents,
-        sequences=sequences,
-        tokens=tokens,
-        dtype=dtype.name,
+        documents=index.bounds - 1,
+        sequences=index.sequences,
+        tokens=index.bin_bytes // index.dtype.itemsize,
+        dtype=index.dtype.name,
         sha256=card.bin_sha256 if card else None,
         tokenizer_fingerprint=card.tokenizer_fingerprint if card else None,
-        fingerprint=_fingerprint(bin_path, idx_path, card),
+        fingerprint=_fingerprint(sizes, card),
     )
+
+
+def check_content(
+    info: IndexedInfo,
+    vocab_size: int | None,
+    *,
+    flag_spelling: str = "--data-path",
+    sample_bytes: int = SAMPLE_BYTES,
+) -> None:
+    """Read the whole index, and token ids in about ``sample_bytes`` unless ``vocab_size`` is None; one process of a run
+    does. Raises ``UserError`` for an index that contradicts itself, and for an id that is not in the vocabulary.
+    """
+    path = f"{flag_spelling} {info.prefix}"
+    _check_index(path, info)
+    if vocab_size is not None:
+        _check_token_ids(path, info, vocab_size, sample_bytes)
 
 
 def tokens_in(info: IndexedInfo, sequences: range) -> int:
@@ -142,44 +169,67 @@ def tokens_in(info: IndexedInfo, sequences: range) -> int:
     return int(lengths.sum(dtype=numpy.int64))
 
 
-def _read_index(path: str, idx_path: Path) -> tuple[numpy.dtype[Any], int, int, int]:
-    """Token type, and numbers of sequences, documents and tokens, of a consistent .idx file."""
-    idx_bytes = idx_path.stat().st_size
-    with idx_path.open("rb") as file:
+@dataclass(frozen=True)
+class _Header:
+    """The header of an .idx file, and the size of the .bin file that its last sequence implies."""
+
+    dtype: numpy.dtype[Any]
+    sequences: int
+    bounds: int
+    bin_bytes: int
+
+    @classmethod
+    def read(cls, path: str, idx_path: Path, file: BinaryIO, idx_bytes: int) -> _Header:
         header = file.read(INDEX_HEADER.size)
-    again = "use data that preprocess_data.py wrote"
-    if not header.startswith(INDEX_MAGIC[: len(header)]):
-        raise UserError(f"{path}: {idx_path} is not a Megatron index (it does not start with MMIDIDX); {again}")
-    if len(header) < INDEX_HEADER.size:
-        raise UserError(f"{path}: {idx_path} is truncated at {idx_bytes} bytes; run preprocess_data.py again")
-    _, version, code, sequences, bounds = INDEX_HEADER.unpack(header)
-    if version != 1:
-        raise UserError(f"{path}: {idx_path} has format version {version}, but only version 1 is supported; {again}")
-    if code not in _TOKEN_TYPES:
-        raise UserError(f"{path}: {idx_path} has values of type code {code}, which are not token ids; {again}")
-    wanted = INDEX_HEADER.size + 12 * sequences + 8 * bounds
-    if idx_bytes < wanted:
-        raise UserError(f"{path}: {idx_path} is truncated: {idx_bytes} of {wanted} bytes; run preprocess_data.py again")
-    if idx_bytes > wanted:
-        raise UserError(f"{path}: {idx_path} has {idx_bytes - wanted} bytes too many for token sequences; {again}")
-    if sequences == 0:
-        raise UserError(f"{path}: {idx_path} has no documents; run preprocess_data.py on text")
-    dtype = numpy.dtype(_TOKEN_TYPES[code])
-    lengths: numpy.memmap[Any, Any] = numpy.memmap(
-        idx_path, "<i4", mode="r", offset=INDEX_HEADER.size, shape=(sequences,)
-    )
-    starts: numpy.memmap[Any, Any] = numpy.memmap(
-        idx_path, "<i8", mode="r", offset=INDEX_HEADER.size + 4 * sequences, shape=(sequences,)
-    )
-    tokens = int(lengths.sum(dtype=numpy.int64))
-    documents: numpy.memmap[Any, Any] = numpy.memmap(
-        idx_path, "<i8", mode="r", offset=INDEX_HEADER.size + 12 * sequences, shape=(bounds,)
-    )
-    if not (_follow(starts, lengths, dtype.itemsize) and _divide(documents, sequences)):
-        raise UserError(f"{path}: {idx_path} is corrupted: it is inconsistent; run preprocess_data.py again")
-    if tokens == 0:
-        raise UserError(f"{path}: {idx_path} has no tokens; run preprocess_data.py on text")
-    return dtype, sequences, bounds - 1, tokens
+        again = "use data that preprocess_data.py wrote"
+        rerun = "run preprocess_data.py again"
+        if not header.startswith(INDEX_MAGIC[: len(header)]):
+            raise UserError(f"{path}: {idx_path} is not a Megatron index (it does not start with MMIDIDX); {again}")
+        if len(header) < INDEX_HEADER.size:
+            raise UserError(f"{path}: {idx_path} is truncated at {idx_bytes} bytes; {rerun}")
+        _, version, code, sequences, bounds = INDEX_HEADER.unpack(header)
+        if version != 1:
+            raise UserError(
+                f"{path}: {idx_path} has format version {version}, but only version 1 is supported; {again}"
+            )
+        if code not in _TOKEN_TYPES:
+            raise UserError(f"{path}: {idx_path} has values of type code {code}, which are not token ids; {again}")
+        wanted = INDEX_HEADER.size + 12 * sequences + 8 * bounds
+        if idx_bytes < wanted:
+            raise UserError(f"{path}: {idx_path} is truncated: {idx_bytes} of {wanted} bytes; {rerun}")
+        if idx_bytes > wanted:
+            raise UserError(f"{path}: {idx_path} has {idx_bytes - wanted} bytes too many for token sequences; {again}")
+        if sequences == 0:
+            raise UserError(f"{path}: {idx_path} has no documents; run preprocess_data.py on text")
+        dtype = numpy.dtype(_TOKEN_TYPES[code])
+        file.seek(INDEX_HEADER.size + 4 * (sequences - 1))
+        (length,) = struct.unpack("<i", file.read(4))
+        file.seek(INDEX_HEADER.size + 12 * sequences - 8)
+        (start,) = struct.unpack("<q", file.read(8))
+        if min(length, start) < 0:
+            raise _corrupted(path, idx_path)
+        return cls(dtype, sequences, bounds, start + length * dtype.itemsize)
+
+
+def _check_index(path: str, info: IndexedInfo) -> None:
+    idx_path, sequences, token_bytes = Path(f"{info.prefix}.idx"), info.sequences, numpy.dtype(info.dtype).itemsize
+    with idx_path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        place = INDEX_HEADER.size
+        lengths = numpy.frombuffer(content, "<i4", sequences, place)
+        starts = numpy.frombuffer(content, "<i8", sequences, place + 4 * sequences)
+        documents = numpy.frombuffer(content, "<i8", info.documents + 1, place + 12 * sequences)
+        is_right = (
+            _follow(starts, lengths, token_bytes)
+            and _divide(documents, sequences)
+            and int(lengths.sum(dtype=numpy.int64)) == info.tokens
+        )
+        del lengths, starts, documents  # a map cannot be closed while arrays show it
+    if not is_right:
+        raise _corrupted(path, idx_path)
+
+
+def _corrupted(path: str, idx_path: Path) -> UserError:
+    return UserError(f"{path}: {idx_path} is corrupted: it is inconsistent; run preprocess_data.py again")
 
 
 def _follow(starts: NDArray[Any], lengths: NDArray[Any], token_bytes: int) -> bool:
@@ -213,30 +263,29 @@ def _check_card(path: str, card: DatasetCard, vocab_size: int, tokenizer_fingerp
         )
 
 
-def _check_token_ids(path: str, bin_path: Path, dtype: numpy.dtype[Any], tokens: int, vocab_size: int) -> None:
-    """Look for ids outside the vocabulary in at most ``_SAMPLE_BYTES``, first and last window included."""
-    data: numpy.memmap[Any, Any] = numpy.memmap(bin_path, dtype, mode="r", shape=(tokens,))
-    window = _WINDOW_BYTES // dtype.itemsize
-    num_windows = _SAMPLE_BYTES // _WINDOW_BYTES
-    if tokens <= window * num_windows:
-        starts = range(0, tokens, window)
+def _check_token_ids(path: str, info: IndexedInfo, vocab_size: int, sample_bytes: int) -> None:
+    """Look for ids outside the vocabulary in about ``sample_bytes``, first and last window included."""
+    dtype = numpy.dtype(info.dtype)
+    window = min(_WINDOW_BYTES, max(_LEAST_WINDOW_BYTES, sample_bytes // 2)) // dtype.itemsize
+    num_windows = max(2, sample_bytes // (window * dtype.itemsize))
+    if info.tokens <= window * num_windows:
+        starts = range(0, info.tokens, window)
     else:
-        starts = [index * (tokens - window) // (num_windows - 1) for index in range(num_windows)]  # type: ignore[assignment]
+        starts = [index * (info.tokens - window) // (num_windows - 1) for index in range(num_windows)]  # type: ignore[assignment]
     for start in starts:
-        part = data[start : start + window]
+        part = numpy.fromfile(f"{info.prefix}.bin", dtype, window, offset=start * dtype.itemsize)
         bad = int(part.max()) if part.max() >= vocab_size else int(part.min())
         if not 0 <= bad < vocab_size:
             raise UserError(
-                f"{path}: {bin_path} has token id {bad}, but the tokenizer's vocabulary has {vocab_size} (ids 0 to "
-                f"{vocab_size - 1}); use the tokenizer of the data"
+                f"{path}: {info.prefix}.bin has token id {bad}, but the tokenizer's vocabulary has {vocab_size} (ids 0 "
+                f"to {vocab_size - 1}); use the tokenizer of the data"
             )
 
 
-def _fingerprint(bin_path: Path, idx_path: Path, card: DatasetCard | None) -> str:
+def _fingerprint(sizes: Mapping[Path, int], card: DatasetCard | None) -> str:
     """A sha256 of the sizes and both ends of both files and, if known, of the sha256 of all data."""
     digest = hashlib.sha256(card.bin_sha256.encode() if card else b"")
-    for path in (bin_path, idx_path):
-        size = path.stat().st_size
+    for path, size in sorted(sizes.items()):
         digest.update(struct.pack("<Q", size))
         with path.open("rb") as file:
             digest.update(file.read(_WINDOW_BYTES))

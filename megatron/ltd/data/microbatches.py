@@ -48,6 +48,21 @@ class NoTokens:
         return {}
 
 
+class BegunLater:
+    """The samples of ``source`` as those of a run from sample number ``first`` on; earlier ones cannot be read."""
+
+    def __init__(self, source: SampleSource, first: int) -> None:
+        self._source = source
+        self._first = first
+
+    def __len__(self) -> int:
+        return self._first + len(self._source)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        assert index >= self._first, (index, self._first)
+        return self._source[index - self._first]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Microbatch(Samples):
     """One microbatch of a data-parallel rank; each workload adds the tensors that its model and its loss need."""

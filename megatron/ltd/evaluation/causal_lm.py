@@ -30,6 +30,7 @@ from megatron.ltd.evaluation.vocab_parallel import target_log_probabilities
 from megatron.ltd.layers.attention import FusedAttention
 from megatron.ltd.layers.key_value_cache import KeyValueCache
 from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.models.fp8 import without_fp8
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.routing.gather_scatter import RotaryEmbedding, gather_rotary
 
@@ -68,11 +69,11 @@ class CausalLM:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """No dropout and no gradients inside the block; the training mode of the model is restored after it."""
+        """No dropout, no gradients and no fp8 inside the block; the model is as before after it."""
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), without_fp8(self.model):
                 yield
         finally:
             self.model.train(was_training)

@@ -16,7 +16,7 @@ from typing import Any
 from megatron.core.models.gpt import GPTModel
 
 from megatron.ltd.checkpoint import files as checkpoint_files
-from megatron.ltd.checkpoint.load import find_checkpoint, load_weights
+from megatron.ltd.checkpoint.load import Progress, find_checkpoint, load_weights
 from megatron.ltd.checkpoint.run_format import MODEL
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.causal_lm import CausalLM
@@ -92,13 +92,13 @@ def load_model(folder: Path, tokenizer_files: TokenizerFiles, parallel: Parallel
 
     model = _build(model_config, vocab_size, parallel, stored_part(PrecisionConfig, stored, "precision"), mesh)
     load_weights(checkpoint, model)
-    progress = stored["progress"]
+    progress = Progress.read(stored["progress"], model_config.seq_length)
     return LoadedModel(
         model,
         tokenizer,
         model_config,
         checkpoint,
-        progress["iteration"],
+        progress.iteration,
         tuple(notes),
         CausalLM(
             model,
@@ -107,8 +107,8 @@ def load_model(folder: Path, tokenizer_files: TokenizerFiles, parallel: Parallel
             mesh,
             num_text_ids=tokenizer.vocab_size,
         ),
-        progress["consumed_samples"] * model_config.seq_length,
-        progress["consumed_layer_tokens"],
+        progress.consumed_tokens,
+        progress.consumed_layer_tokens,
     )
 
 
@@ -139,6 +139,7 @@ def _build(
     kernels = KernelsConfig(transformer_impl=impl, attention_backend="local")  # our attention module has a cache
     changes: dict[str, Any] = {name: getattr(ModelConfig, name) for name in LOSS_FUSION} | vars(kernels)
     model = replace(model, **changes)
+    precision = precision.without_fp8()  # texts have any number of tokens
     core_config = transformer_config(model, parallel, precision, RecomputeConfig(), mesh)
     route.install()
     vocab_size = padded_vocab_size(vocab_size, 1, parallel.tensor_model_parallel_size)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from megatron.ltd.checkpoint.load import Progress
 from megatron.ltd.format import format_count, format_flops, markdown_table, without_markup
 from megatron.ltd.hugging_face.architecture import Architecture
 from megatron.ltd.methods.base import METHOD
@@ -75,17 +76,16 @@ def _model_rows(model: ModelConfig, tokenizer: str, with_tokenizer: bool) -> dic
 
 def _training_rows(model: ModelConfig, record: Mapping[str, Any], history: RunHistory | None) -> dict[str, str]:
     """The rows about training, with those from the history if it is known."""
-    progress, schedule = record["progress"], record["schedule"]
-    tokens = progress["consumed_samples"] * model.seq_length
+    progress, schedule = Progress.read(record["progress"], model.seq_length), record["schedule"]
     settings = in_words(
         {setting: value for setting, value in schedule.items() if setting != METHOD and value not in (None, [], ())}
     )
     rows = {
         "method": value_of(METHOD, schedule[METHOD]) if METHOD in schedule else "none: the weights were imported",
-        "steps": str(progress["iteration"]),
-        "tokens": f"{tokens:,}",
-        "layer tokens": f"{progress['consumed_layer_tokens']:,}",
-        "layer tokens / layers": f"{progress['consumed_layer_tokens'] // model.num_layers:,}",
+        "steps": str(progress.iteration),
+        "tokens": f"{progress.consumed_tokens:,}",
+        "layer tokens": f"{progress.consumed_layer_tokens:,}",
+        "layer tokens / layers": f"{progress.consumed_layer_tokens // model.num_layers:,}",
     }
     if history is not None:
         summary = summarize(history)

@@ -34,6 +34,16 @@ PEAK_TFLOPS = {
 NVIDIA's figures for V100 SXM2, A100, L40S, H100 SXM, H200 SXM and B200; where it names them "with sparsity", half of
 them. All but the V100's are as torchtitan and nanochat quote them (``get_peak_flops``), which is where they were read.
 """
+FP8_TFLOPS = {"l40s": 733.0, "h100": 1979.0, "h200": 1979.0, "b200": 4500.0}
+"""The same in fp8, which V100 and A100 lack: half of 1,466, 3,958 (H100, H200) and 9,000, with sparsity."""
+
+
+def published_tflops(gpu: str, dtype: str) -> float | None:
+    """The peak of a kind of GPU in ``dtype`` or, for "float8", of products in fp8; None if it is not known."""
+    if dtype == "float32" or (dtype == "bfloat16" and gpu == "v100"):
+        return None
+    return FP8_TFLOPS.get(gpu) if dtype == "float8" else PEAK_TFLOPS[gpu]
+
 
 SAVING_WORDS = {"layer-tokens": "layer tokens", "flops": "FLOPs"}
 """What a saving is a share of, see ``solve.SavingUnit``, and its name on screens."""
@@ -58,7 +68,7 @@ class PlanConfig(Settings):
         None,
         affects="nothing",
         choices=tuple(PEAK_TFLOPS),
-        help="kind of GPU, for its published dense peak in bfloat16 or float16",
+        help="kind of GPU, for its published dense peak in bfloat16 or float16, or with --fp8-format in fp8",
     )
     plan_peak_tflops: float | None = flag(
         None, range=ABOVE_ZERO, affects="nothing", help="peak of one GPU in 10^12 FLOPs a second, instead of --plan-gpu"
@@ -143,13 +153,14 @@ class PlanConfig(Settings):
             return self.plan_peak_tflops * 1e12
         if self.plan_gpu is None:
             return None
-        if dtype == "float32" or (dtype == "bfloat16" and self.plan_gpu == "v100"):
+        peak = published_tflops(self.plan_gpu, dtype)
+        if peak is None:
             has = "float16 (--fp16)" if self.plan_gpu == "v100" else "bfloat16 and float16 (--bf16, --fp16)"
             raise UserError(
                 f"--plan-gpu {self.plan_gpu}: its published peak is for {has}, and this run computes in {dtype}; "
                 "change the type, or give --plan-peak-tflops"
             )
-        return PEAK_TFLOPS[self.plan_gpu] * 1e12
+        return peak * 1e12
 
     def _typed(self, name: str) -> str:
         """A flag as it was typed, such as "--plan-mfu 0.4"."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.forecast.config import PEAK_TFLOPS, PlanConfig
+from megatron.ltd.forecast.config import FP8_TFLOPS, PEAK_TFLOPS, PlanConfig
 from megatron.ltd.format import format_flops
 from megatron.ltd.plan.accounting import ModelShape, dense_step_flops
 
@@ -43,13 +43,13 @@ class Speed:
             return cls(num_gpus, num_gpus * peak * planning.plan_mfu, peak)
         if planning.plan_step_seconds is not None:
             speed = cls(num_gpus, dense_step_flops(shape, batch_samples) / planning.plan_step_seconds, peak)
-            speed.check_possible(planning)
+            speed.check_possible(planning, dtype)
             return speed
         return None
 
-    def check_possible(self, planning: PlanConfig) -> None:
+    def check_possible(self, planning: PlanConfig, dtype: str) -> None:
         """Raise ``UserError`` for a measured step above the peak given, or above that of every GPU known."""
-        limit = self.peak_flops or max(PEAK_TFLOPS.values()) * 1e12
+        limit = self.peak_flops or max((FP8_TFLOPS if dtype == "float8" else PEAK_TFLOPS).values()) * 1e12
         reached = self.flops_per_second / self.num_gpus
         if reached > limit:
             whose = "of the GPU" if self.peak_flops else "of the fastest GPU known"

@@ -23,6 +23,7 @@ from megatron.ltd.forecast.layout import Layout
 from megatron.ltd.forecast.memory import stage_memory
 from megatron.ltd.forecast.report import Answer, Forecast
 from megatron.ltd.forecast.solve import OutOfReach, SavingUnit, ends_dense, least_growth, plan_within, saved
+from megatron.ltd.models.fp8_sizes import check_tokens
 from megatron.ltd.parallel.layout import check_batches
 from megatron.ltd.plan.accounting import ModelShape
 from megatron.ltd.plan.clock import RunClock
@@ -68,8 +69,8 @@ def plan_ahead(config: RunConfig, num_started: int = 1) -> Forecast:
     layout = Layout.of(config.parallel, config.planning.plan_gpus, num_started, config.model.num_layers)
     clock = _clock(config, sizes.shape, layout)
     check_batches(config.parallel, clock.batch, config.training.micro_batch_size, layout.data_parallel_size)
-    batch_samples, dtype = clock.batch.global_batch_samples, config.precision.dtype
-    speed = Speed.of(config.planning, dtype, layout.num_gpus, sizes.shape, batch_samples)
+    batch_samples, precision = clock.batch.global_batch_samples, config.precision
+    speed = Speed.of(config.planning, precision.product_dtype, layout.num_gpus, sizes.shape, batch_samples)
     answer: Answer | None = None
     if config.planning.plan_target_saving is not None:
         clock, answer = _least_growth(config, sizes.shape, layout)
@@ -77,6 +78,7 @@ def plan_ahead(config: RunConfig, num_started: int = 1) -> Forecast:
         assert speed is not None, "checked with the flags"
         clock, answer = _affordable_length(clock, config.planning.plan_gpu_hours, speed)
     plan, schedule = clock.plan(), clock.schedule()
+    check_tokens(config, plan)
     return Forecast(
         workload=config.workload,
         method=clock.method.name,
@@ -87,7 +89,7 @@ def plan_ahead(config: RunConfig, num_started: int = 1) -> Forecast:
         rate=partial(rate_at, clock, plan, schedule),
         train_tokens=_train_tokens(clock, plan),
         layout=layout,
-        dtype=dtype,
+        dtype=precision.dtype,
         memory=stage_memory(config, sizes, layout, plan),
         speed=speed,
         gpu=planning.plan_gpu,

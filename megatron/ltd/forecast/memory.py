@@ -2,7 +2,7 @@
 
 P parameters of the process, e bytes of a weight (4 in fp32, 2 in bf16 and fp16), d data-parallel size x context size.
 
-    weights       P e
+    weights       P e                     and 2 bytes of each weight in fp8: Transformer Engine's copy and its transpose
     gradients     4 P                     Megatron-Core's buffer in fp32; 2 P with --grad-reduce-in-bf16
     optimizer     8 P   (e = 4)           two moments, fp32
                   12 P  (e = 2)           and main weights, fp32           both / d with the distributed optimizer
@@ -16,7 +16,7 @@ much as a dense run. Layer dropping does not reduce the peak: a microbatch may r
 
 The kernels are those of a GPU unless ``--device cpu`` is given: flash attention also with dropout, and one byte for
 each element of a dropout mask. On a CPU the count agrees with torch's allocator (``tools/benchmark/memory.py``). It has
-not been measured on GPUs; Transformer Engine's fused norms and activations may store less than is counted here.
+not been measured on GPUs; fp8, and Transformer Engine's fused norms and activations, may store less than is counted.
 
 Not included, because they are not tensors of the run: CUDA's context and libraries (about 1 GiB), NCCL's buffers,
 workspaces of kernels, prefetched batches, and fragmentation (plan for 10 % more).
@@ -150,13 +150,15 @@ class _Stage:
 
     def _states(self) -> dict[str, int]:
         """Weights, gradients and optimizer."""
-        num_layers = len(self.layout.layers_of(self.number))
-        parameters = self.sizes.parameters.on_stage(num_layers, first=self._is_first, last=self._is_last)
+        layers, sizes = self.layout.layers_of(self.number), self.sizes.parameters
+        parameters = sizes.on_stage(len(layers), first=self._is_first, last=self._is_last)
         held, each = parameters.on_process(self._share.tensor), self._numbers.bytes_each
+        in_fp8 = self.config.precision.layers_in_fp8(self.config.model.num_layers)
+        copies = 2 * sizes.layer.times(sum(number in in_fp8 for number in layers)).on_process(self._share.tensor)
         optimizer = held * (8 if each == 4 else 12)
         if self.config.parallel.use_distributed_optimizer:
             optimizer //= self.layout.data_parallel_size * self._share.context
-        return {"weights": held * each, "gradients": held * self._gradient_bytes, "optimizer": optimizer}
+        return {"weights": held * each + copies, "gradients": held * self._gradient_bytes, "optimizer": optimizer}
 
     @cached_property
     def _row(self) -> int:

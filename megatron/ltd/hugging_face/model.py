@@ -20,6 +20,7 @@ from megatron.ltd.hugging_face.config_file import (
 from megatron.ltd.hugging_face.gpt2 import GPT2
 from megatron.ltd.hugging_face.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.small_files import bytes_of_files
 
 _FEWEST_BYTES = 2
 """Smallest size of a stored value."""
@@ -88,7 +89,7 @@ def _check_size(model: ModelConfig, file: ConfigFile) -> None:
         )
     num_values = model.num_layers * 2 * model.hidden_size * model.mlp_size
     num_values += (file.size("vocab_size") + model.learned_positions) * model.hidden_size
-    num_bytes = sum(path.stat().st_size for path in file.folder.glob("*.safetensors")) or _MOST_BYTES
+    num_bytes = bytes_of_files(file.folder, "*.safetensors") or _MOST_BYTES
     if num_values * _FEWEST_BYTES > max(num_bytes, _SMALL_BYTES):
         raise UserError(
             f"--load {file.folder}: the model of {CONFIG} has at least {num_values:,} values, but its weights have "

@@ -10,8 +10,8 @@ The tokens of all routed layers that a process holds are drawn together, when th
 route: a layer costs no kernels for its draw, and recomputation uses the tokens of the forward pass.
 
 A layer that is recomputed in the backward pass runs while another microbatch may be current, possibly on another
-thread. ``install`` wraps Megatron-Core's ``tensor_parallel.checkpoint`` once, so that a recomputed function runs under
-the route of its forward pass.
+thread. ``install`` wraps Megatron-Core's ``tensor_parallel.checkpoint``, and its ``te_checkpoint`` for fp8, once, so
+that a recomputed function runs under the route of its forward pass.
 """
 
 from __future__ import annotations
@@ -130,14 +130,14 @@ def use_route(route: Route | None) -> Iterator[None]:
 def _under_recorded_route(checkpoint: Callable[..., Any]) -> Callable[..., Any]:
     """``checkpoint`` whose function runs, when it is recomputed, under the route of its forward pass."""
 
-    def routed_checkpoint(function: Callable[..., Any], distribute_saved_activations: bool, *args: Any) -> Any:
+    def routed_checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         route = current_route()
 
-        def routed_function(*inputs: Any) -> Any:
+        def routed_function(*inputs: Any, **more: Any) -> Any:
             with use_route(route):
-                return _without_parameters(function(*inputs))
+                return _without_parameters(function(*inputs, **more))
 
-        return checkpoint(routed_function, distribute_saved_activations, *args)
+        return checkpoint(routed_function, *args, **kwargs)
 
     routed_checkpoint.carries_route = True  # type: ignore[attr-defined]
     return routed_checkpoint
@@ -157,6 +157,10 @@ def _without_parameters(outputs: Any) -> Any:
 def install() -> None:
     """Wrap Megatron-Core's activation checkpointing. A second call does nothing."""
     from megatron.core import tensor_parallel
+    from megatron.core.extensions import transformer_engine
+    from megatron.core.transformer import transformer_block
 
     if not getattr(tensor_parallel.checkpoint, "carries_route", False):
         tensor_parallel.checkpoint = _under_recorded_route(tensor_parallel.checkpoint)
+        with_fp8 = _under_recorded_route(transformer_engine.te_checkpoint)
+        transformer_engine.te_checkpoint = transformer_block.te_checkpoint = with_fp8

@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.megatron_lm.refused import MUON
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Accepted:
     """What is so here, as a sentence without a subject of its own."""
     values: tuple[str, ...] | None = ()
     """The values that ask for it; () for a switch, None if any value does."""
+    others: Mapping[str, str] = field(default_factory=dict)
+    """By value, why it is not available, where that is not ``why``."""
 
 
 _NOT_FUSED = Accepted("this kernel is not fused here")
@@ -33,11 +36,12 @@ ACCEPTED: Mapping[str, Accepted] = {
     "--use-flash-attn": Accepted("attention is PyTorch's or Transformer Engine's fused kernel"),
     "--attention-softmax-in-fp32": Accepted("the kernels of attention compute the softmax in fp32"),
     "--rope-type": Accepted("rotary positions are plain RoPE's", ("rope",)),
-    "--optimizer": Accepted("the optimizer is Adam", ("adam",)),
+    "--optimizer": Accepted("the optimizer is Adam", ("adam",), {"muon": MUON, "dist_muon": MUON}),
     "--calculate-per-token-loss": Accepted("the loss is the mean over the real tokens of the global batch"),
     "--accumulate-allreduce-grads-in-fp32": Accepted(
         "gradients are summed and reduced in fp32, unless --grad-reduce-in-bf16 is given"
     ),
+    "--fp8-interval": Accepted("new scales are found after every microbatch", None),
     "--no-masked-softmax-fusion": _NOT_FUSED,
     "--no-persist-layer-norm": _NOT_FUSED,
     "--no-load-rng": _NO_RANDOM_STATE,
@@ -120,5 +124,6 @@ def _check_value(name: str, values: Sequence[str], found: Accepted) -> None:
         raise UserError(f"{name}: expected one argument")
     if found.values and values[0] not in found.values:
         raise UserError(
-            f"{name} {values[0]}: is not available, only {' or '.join(found.values)} is ({found.why}); leave it out"
+            f"{name} {values[0]}: is not available, only {' or '.join(found.values)} is "
+            f"({found.others.get(values[0], found.why)}); leave it out"
         )

@@ -10,6 +10,10 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+MUON = (
+    "the optimizer is Adam: the Muon of Megatron-Core 0.16.1 calls an interface that the released emerging-optimizers "
+    "(0.3.0, for Python 3.12) no longer has"
+)
 _LEAVE_OUT = "leave it out"
 
 _RULES: Sequence[tuple[str, str]] = (
@@ -31,7 +35,7 @@ _RULES: Sequence[tuple[str, str]] = (
     (r"squared-relu|quick-geglu|glu-linear-offset|activation-func-.*", "the MLP has GELU, or SiLU with --swiglu"),
     (r"init-method-xavier-uniform|embedding-init-method-std", "weights are normal; use --init-method-std"),
     (r"(start|end)-weight-decay|weight-decay-incr-style", "weight decay is constant; use --weight-decay"),
-    (r"phase-transition-iterations", "continue the run with --override-opt-param-scheduler at each phase"),
+    (r"phase-transition-iterations", "continue with --override-data or --override-opt-param-scheduler at each phase"),
     (r"decrease-batch-size-if-needed", "use a --global-batch-size that the processes divide"),
     (r"tiktoken-pattern", "TikTokenizer splits words as Llama 3 does; leave it out"),
     (r"tiktoken-num-special-tokens|tokenizer-special-tokens", "use --tiktoken-special-tokens"),
@@ -44,12 +48,16 @@ _RULES: Sequence[tuple[str, str]] = (
      "nothing is offloaded to the CPU; use recompute or more parallelism"),
     (r"use-precision-aware-optimizer|main-(grads|params)-dtype|exp-avg.*", "the optimizer's state is in fp32"),
     (r"(yarn|relative-attention|rotary|mrope|no-rope|rope)-.*", "positions are learned, or plain or Llama 3's RoPE"),
-    (r"muon-.*|lion-.*|sgd-.*|qk-clip.*|no-weight-decay-cond-type|apply-wd-to-.*", "the optimizer is Adam"),
+    (r"muon-.*", MUON),
+    (r"lion-.*|sgd-.*|qk-clip.*|no-weight-decay-cond-type|apply-wd-to-.*", "the optimizer is Adam"),
     # What is not here at all.
     (r".*moe.*|.*expert.*|num-experts|ep-overlap-.*|high-priority-a2a-.*|use-grouped-gemm-.*",
      "there is no mixture of experts here; use a dense model"),
-    (r"fp8-.*|no-fp8-.*|disable-fp8-.*|.*-fp8-.*|.*mxfp8.*|first-last-layers-bf16|num-layers-at-.*-in-bf16|.*fp4-.*|"
-     r"te-precision-config-file", "8- and 4-bit training is not available; use --bf16 and leave out its other flags"),
+    (r"fp8-param-gather|.*-fp8-transpose-cache|.*mxfp8-param.*",
+     "weights stay in bfloat16, and layers make copies in fp8; leave it out"),
+    (r"fp8-.*|no-fp8-.*|disable-fp8-.*|te-precision-config-file",
+     "fp8 is that of --fp8-format and --fp8-recipe in all products of layers; leave it out"),
+    (r".*fp4-.*", "4-bit training is not available; use --bf16, with or without --fp8-format"),
     (r"multi-latent-attention|.*(q|kv)-lora.*|qk-(head|pos)-.*|v-head-dim|.*mla.*|mscale.*|experimental-attention-.*|"
      r"dsa-.*|no-dsa-.*|disable-dsa-.*|linear-.*|qk-l2-norm|attention-output-gate|apply-query-key-.*",
      "attention is multi-head or grouped-query"),

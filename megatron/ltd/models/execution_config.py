@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import Settings, flag
-from megatron.ltd.flags.ranges import LOSS_SCALE
+from megatron.ltd.flags import Settings, flag, flag_name, shown
+from megatron.ltd.flags.ranges import LOSS_SCALE, Range
+
+_LAYERS = Range(0, 1 << 16)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,38 @@ class PrecisionConfig(Settings):
     )
     loss_scale_window: int = flag(1000, affects="numbers", help="steps without overflow before the loss scale doubles")
     hysteresis: int = flag(2, affects="numbers", help="overflows before the loss scale halves")
+    fp8_format: str | None = flag(
+        None,
+        affects="numbers",
+        choices=("e4m3", "hybrid"),
+        help="multiply 8-bit numbers in Transformer Engine's layers, with --bf16; hybrid: gradients have e5m2",
+    )
+    fp8_recipe: str = flag(
+        "delayed",
+        affects="numbers",
+        choices=("delayed", "tensorwise", "blockwise", "mxfp8"),
+        help="scale of 8-bit numbers: of a tensor, from its earlier values (delayed) or its own (tensorwise); or of "
+        "blocks of 128 (blockwise) or 32 values (mxfp8)",
+    )
+    fp8_margin: int = flag(0, range=Range(0, 64), affects="numbers", help="delayed: divide scales by 2 to this power")
+    fp8_amax_history_len: int = flag(
+        1, range=Range(1, 1 << 20), affects="numbers", help="delayed: microbatches whose largest values are held"
+    )
+    fp8_amax_compute_algo: str = flag(
+        "most_recent",
+        affects="numbers",
+        choices=("most_recent", "max"),
+        help="delayed: scale by the latest of them, or by the largest",
+    )
+    first_last_layers_bf16: bool = flag(
+        False, affects="numbers", help="compute the first and the last layers without fp8"
+    )
+    num_layers_at_start_in_bf16: int = flag(
+        1, range=_LAYERS, affects="numbers", help="first layers with --first-last-layers-bf16"
+    )
+    num_layers_at_end_in_bf16: int = flag(
+        1, range=_LAYERS, affects="numbers", help="last layers with --first-last-layers-bf16"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,11 +117,57 @@ class PrecisionConfig(Settings):
             )
         if self.grad_reduce_in_bf16 and not self.bf16:
             raise UserError("--grad-reduce-in-bf16: it needs --bf16; add it, or drop the flag")
+        if self.fp8_format is None:
+            self._need("--fp8-format", OF_FP8[1:])
+        elif not self.bf16:
+            raise UserError(f"--fp8-format {self.fp8_format}: everything else of such a run is in bfloat16; add --bf16")
+        if self.fp8_recipe != "delayed":
+            self._need("--fp8-recipe delayed", _OF_DELAYED_SCALING)
+        elif self.first_last_layers_bf16:
+            raise UserError(
+                "--first-last-layers-bf16: --fp8-recipe delayed finds the scales of all layers together, when the last "
+                "one has been computed; use --fp8-recipe tensorwise"
+            )
+        if not self.first_last_layers_bf16:
+            self._need("--first-last-layers-bf16", OF_FP8[-2:])
+
+    def _need(self, flag_needed: str, names: tuple[str, ...]) -> None:
+        """Refuse fields that are set and have no effect without a flag."""
+        for name in names:
+            value = getattr(self, name)
+            if value != getattr(PrecisionConfig, name):
+                typed = flag_name(PrecisionConfig, name) + ("" if value is True else f" {shown(value)}")
+                raise UserError(f"{typed}: it has no effect without {flag_needed}; add that, or drop the flag")
 
     @property
     def dtype(self) -> str:
         """Name of the torch type of weights and activations."""
         return "bfloat16" if self.bf16 else "float16" if self.fp16 else "float32"
+
+    @property
+    def product_dtype(self) -> str:
+        """The type of the factors in products of layers, by which a peak is chosen: ``dtype``, or "float8"."""
+        return self.dtype if self.fp8_format is None else "float8"
+
+    def layers_in_fp8(self, num_layers: int) -> range:
+        """The numbers of the layers whose products are in fp8."""
+        if self.fp8_format is None:
+            return range(0)
+        if not self.first_last_layers_bf16:
+            return range(1, num_layers + 1)
+        return range(self.num_layers_at_start_in_bf16 + 1, num_layers - self.num_layers_at_end_in_bf16 + 1)
+
+    def without_fp8(self) -> PrecisionConfig:
+        """The same with layers in ``dtype``, which take any number of tokens."""
+        return replace(self, **{name: getattr(PrecisionConfig, name) for name in OF_FP8})
+
+
+_OF_DELAYED_SCALING = ("fp8_margin", "fp8_amax_history_len", "fp8_amax_compute_algo")
+OF_FP8 = (
+    *("fp8_format", "fp8_recipe", *_OF_DELAYED_SCALING),
+    *("first_last_layers_bf16", "num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16"),
+)
+"""The fields of fp8, as Megatron-Core's configuration has them but for the first, which is its ``fp8``."""
 
 
 @dataclass(frozen=True)

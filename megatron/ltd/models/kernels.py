@@ -21,7 +21,9 @@ def kernels_text(chunks: Sequence[torch.nn.Module], device: torch.device, routin
 
     ``routing``: ``ModelFacts.kernels`` of the method.
     """
-    notes = [f"routing on Triton {package_version('triton')}"] * (routing == "triton")
+    config: TransformerConfig = chunks[0].config
+    notes = [f"fp8 {config.fp8}, {config.fp8_recipe} scaling"] if config.fp8 else []
+    notes += [f"routing on Triton {package_version('triton')}"] * (routing == "triton")
     notes += [f"fused {name}" for name in _fused(chunks)]
     notes += ["fp32 products in TF32"] * multiplies_in_tf32(chunks, device)
     if not _are_of_transformer_engine(chunks):

@@ -19,6 +19,7 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 from megatron.ltd.layers.attention_backend import USERS_SWITCHES, check_backend, set_switches
 from megatron.ltd.models.config import LayersConfig
 from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
+from megatron.ltd.models.fp8 import check_recipe, fp8_settings
 from megatron.ltd.models.fusions import check_routing_kernels, fused_kernels
 from megatron.ltd.models.specs import block_spec, uses_transformer_engine
 from megatron.ltd.parallel.config import ParallelConfig
@@ -39,7 +40,7 @@ def transformer_config(
     check_routing_kernels(model, mesh.device)
     on_cpu = mesh.device.type == "cpu"
     interleaved = virtual_stages(parallel, model.num_layers)
-    return TransformerConfig(
+    config = TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         ffn_hidden_size=model.mlp_size,
@@ -83,7 +84,10 @@ def transformer_config(
         gradient_accumulation_fusion=False,  # see ``fusions.accumulate_in_products``
         persist_layer_norm=False,
         **fused_kernels(model, mesh.device),
+        **fp8_settings(model, precision, mesh.device),
     )
+    check_recipe(config)
+    return config
 
 
 def build_stages(

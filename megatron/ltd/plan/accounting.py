@@ -30,7 +30,7 @@ here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megatron.ltd.schedules.step_plan import StepPlan
 
@@ -97,9 +97,11 @@ def patch_flops(shape: ModelShape) -> int:
 def step_flops(shape: ModelShape, plan: StepPlan, num_samples: int) -> int:
     """FLOPs of an optimizer step, forward and backward, over ``num_samples`` samples on all devices together.
 
-    A layer that is dropped with some probability counts with its expected FLOPs, rounded.
+    A sample has ``plan.seq_length`` tokens. A layer that is dropped with some probability counts with its expected
+    FLOPs, rounded.
     """
     assert len(plan.kept_tokens) == shape.num_layers, (len(plan.kept_tokens), shape.num_layers)
+    shape = replace(shape, seq_length=plan.seq_length)
     layers = 0
     for work, num_layers in plan.work.items():
         flops = layer_flops(shape, work.kept_tokens, attends_to_all=work.attends_to_all) * num_samples

@@ -20,9 +20,10 @@ from megatron.ltd.checkpoint.load import Progress, TrainingState, load_checkpoin
 from megatron.ltd.checkpoint.run_format import MODEL
 from megatron.ltd.checkpoint.save import CheckpointSaver
 from megatron.ltd.checkpoint.start import Start, find_start
-from megatron.ltd.data.microbatches import Microbatch, NoTokens, SampleSource, microbatches
+from megatron.ltd.data.microbatches import BegunLater, Microbatch, NoTokens, SampleSource, microbatches
 from megatron.ltd.layers import route
 from megatron.ltd.methods.base import Method
+from megatron.ltd.models.fp8_sizes import check_tokens
 from megatron.ltd.models.fusions import accumulate_in_products, fusions_of
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.agreement import agree, together
@@ -121,8 +122,9 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     global_batch_size = config.global_batch_size(mesh.data_parallel_size)
     clock = RunClock.build(shape, global_batch_size, method, config.training, config.optimizer)
     check_batches(config.parallel, clock.batch, config.training.micro_batch_size, mesh.data_parallel_size)
-    consumed = start.consumed(shape.seq_length)
+    consumed = start.consumed
     plan, schedule = clock.plan(start.progress.iteration, consumed), clock.schedule(start.progress.iteration, consumed)
+    check_tokens(config, plan)
     taken = start.check_schedule(config, clock.settings(schedule))
     check_memory(config, workload.sizes, plan, mesh)
 
@@ -158,7 +160,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     upkeep = Upkeep(config.training, config.logging, mesh, log_folder)
     return Run(
         config, mesh, workload, method, clock, plan, state, stepper, train_data, eval_data, log, saver, exits,
-        upkeep, throughput, record, taken is not None,
+        upkeep, throughput, record, taken is not None or start.changed_seq_length(config),
     )  # fmt: skip
 
 
@@ -187,11 +189,7 @@ def versions(mesh: Mesh) -> dict[str, Any]:
         if mesh.device.type == "cuda"
         else f"cpu, {torch.get_num_threads()} threads"
     )
-    return {
-        **installed_versions(),
-        "device": device,
-        "world_size": mesh.world_size,
-    }
+    return {**installed_versions(), "device": device, "world_size": mesh.world_size}
 
 
 def _build_data(
@@ -207,16 +205,16 @@ def _build_data(
 
     ``every_stage``: all stages need tokens, because the method selects by them.
     """
-    ahead = plan.ahead(start.progress.iteration, start.progress.consumed_samples, "samples")
-    train_samples = plan.samples(plan.num_steps) + ahead
+    progress, first = start.progress, start.progress.data_first_sample
+    train_samples = plan.samples(plan.num_steps) + plan.ahead(progress.iteration, progress.consumed_samples, "samples")
     eval_samples = workload.eval_samples(clock.batch.global_batch_samples)
     at_an_end = mesh.pipeline_parallel_rank in (0, mesh.pipeline_parallel_size - 1)
     reads = at_an_end or every_stage or workload.every_layer_needs_data
-    train, evaluated = workload.build_data(train_samples, eval_samples, reads=reads)
+    train, evaluated = workload.build_data(max(1, train_samples - first), eval_samples, reads=reads)
     if not reads:
         return NoTokens(train_samples), {key: (NoTokens(number), number) for key, number in eval_samples.items()}
     assert train is not None
-    return train, {key: (found, eval_samples[key]) for key, found in evaluated.items()}
+    return BegunLater(train, first), {key: (found, eval_samples[key]) for key, found in evaluated.items()}
 
 
 def _build_state(
@@ -287,7 +285,7 @@ def _open_log(
 
 def _throughput(config: RunConfig, mesh: Mesh) -> Throughput:
     device = torch.cuda.get_device_name(mesh.device) if mesh.device.type == "cuda" else ""
-    peak = config.logging.peak_tflops or published_peak(device, config.precision.dtype)
+    peak = config.logging.peak_tflops or published_peak(device, config.precision.product_dtype)
     return Throughput(mesh.world_size, peak)
 
 

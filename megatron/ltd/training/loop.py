@@ -69,9 +69,7 @@ def train(run: Run, scorer: Scorer | None = None) -> str | None:
             _stop_on(run, _divergence(run, result, recent_losses))
             run.state.learned_V = run.method.observe(run.state.learned_V, result.token_losses_2V)
 
-            progress.iteration += 1
-            progress.consumed_samples += samples
-            progress.consumed_layer_tokens += layer_tokens(plan, samples)
+            progress.count(samples, plan.seq_length, layer_tokens(plan, samples))
             if result.updated:
                 scheduler.step(run.clock.increment(plan, samples))
                 skipped_scales.clear()
@@ -147,7 +145,7 @@ def _record(
         "batch_size": samples,
         "seq_length": plan.seq_length,
         "consumed_samples": run.progress.consumed_samples,
-        "consumed_tokens": run.progress.consumed_samples * plan.seq_length,
+        "consumed_tokens": run.progress.consumed_tokens,
         "consumed_layer_tokens": run.progress.consumed_layer_tokens,
         "step_flops": step_flops(run.workload.shape, plan, samples),
         "dense_step_flops": dense_step_flops(run.workload.shape, samples),

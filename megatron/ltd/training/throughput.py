@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron.ltd.forecast.config import PEAK_TFLOPS
+from megatron.ltd.forecast.config import PEAK_TFLOPS, published_tflops
 from megatron.ltd.format import format_flops
 
 
@@ -34,7 +34,7 @@ class Throughput:
 
 
 def published_peak(device: str, dtype: str) -> float | None:
-    """The published peak of a GPU by its name, 10^12 FLOPs a second in ``dtype``; None for others, and in fp32.
+    """The published peak of a GPU by its name, in 10^12 FLOPs a second; None for others. See ``published_tflops``.
 
     The table holds the SXM modules: an H100 or H200 on a PCIe card is slower, and its peak is not known here.
     """
@@ -42,6 +42,4 @@ def published_peak(device: str, dtype: str) -> float | None:
     name = next((name for name in PEAK_TFLOPS if name in words), None)
     if name is not None and name.startswith("h") and ("pcie" in words or "nvl" in words):
         return None
-    if name is None or dtype == "float32" or (name == "v100" and dtype == "bfloat16"):
-        return None
-    return PEAK_TFLOPS[name]
+    return None if name is None else published_tflops(name, dtype)

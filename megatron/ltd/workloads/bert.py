@@ -82,6 +82,7 @@ class BERT(Pretraining):
             train_samples=train_samples,
             eval_samples=eval_samples,
             tokenizer=self.tokenizer,
+            sources=self.sources,
         )
 
     def collate(self, shard: SequenceShard, *, whole_tokens: bool) -> Collate[BertBatch]:

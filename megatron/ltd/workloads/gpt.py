@@ -15,9 +15,10 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.ltd.config import RunConfig
 from megatron.ltd.data.batch import Batch, build_batch
 from megatron.ltd.data.config import ALL, TRAIN, IndexedDataConfig
-from megatron.ltd.data.datasets import Padded, build_datasets, check_sources, num_whole_samples
+from megatron.ltd.data.datasets import Padded, build_datasets, num_whole_samples
 from megatron.ltd.data.epochs import whole_batches
 from megatron.ltd.data.microbatches import Collate, SampleSource
+from megatron.ltd.data.sources import check_sources
 from megatron.ltd.hugging_face.model import described_tokenizer
 from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.models.config import ModelConfig
@@ -41,7 +42,7 @@ class Pretraining(Workload):
     def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         self.config = config
         self.tokenizer = tokenizer
-        self.sources = check_sources(config.data, tokenizer, read_tokens=False)
+        self.sources = check_sources(config.data, tokenizer)
         self.vocab_size = model_vocab_size(
             config.tokenizer, tokenizer.vocab_size, config.parallel.tensor_model_parallel_size
         )
@@ -144,6 +145,7 @@ class GPT(Pretraining):
             train_samples=train_samples,
             eval_samples=dict.fromkeys(eval_samples) if whole else eval_samples,
             tokenizer=self.tokenizer,
+            sources=self.sources,
             build_on_this_rank=reads,
         )
         if whole:

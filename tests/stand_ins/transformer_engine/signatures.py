@@ -50,9 +50,12 @@ def signature(name: str) -> inspect.Signature:
 def _parameter(argument: ast.arg, kind: Any, default: ast.expr | None = None) -> inspect.Parameter:
     if default is None:
         return inspect.Parameter(argument.arg, kind)
-    if isinstance(default, ast.Attribute):  # torch.float32
-        return inspect.Parameter(argument.arg, kind, default=getattr(torch, default.attr))
-    return inspect.Parameter(argument.arg, kind, default=ast.literal_eval(default))
+    try:
+        value = ast.literal_eval(default)
+    except ValueError:  # torch.float32, or a name of a recipe's own module
+        text = ast.unparse(default)
+        value = getattr(torch, text.removeprefix("torch.")) if text.startswith("torch.") else text
+    return inspect.Parameter(argument.arg, kind, default=value)
 
 
 def bind(name: str, *arguments: Any, **keywords: Any) -> dict[str, Any]:

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from megatron.ltd.arguments import parse_run_config
-from megatron.ltd.checkpoint.compatibility import changed_settings, check_identity, check_order, check_schedule
+from megatron.ltd.checkpoint.compatibility import (
+    changed_settings,
+    check_identity,
+    check_lengths,
+    check_order,
+    check_schedule,
+    replaced_order,
+)
 from megatron.ltd.checkpoint.differences import flag_changes
 from megatron.ltd.config import RunConfig
 from megatron.ltd.errors import UserError
@@ -94,6 +101,36 @@ def test_weights_and_data_of_another_workload_are_refused() -> None:
     assert_differs(str(caught.value), "model", "GPT", "BERT")
     with refused(CHECKPOINT, "--finetune"):
         check_order(CHECKPOINT, {"seed": 1}, {"seed": 1, "mask_prob": 0.15})
+
+
+def test_replaced_data_are_reported_and_their_classes_are_not_replaced() -> None:
+    stored = {"seed": 1, "class_count": 3, "train_data_fingerprint": "aaa"}
+    assert replaced_order(CHECKPOINT, stored, dict(stored)) is None
+    line = replaced_order(
+        CHECKPOINT, stored, stored | {"train_data_fingerprint": "bbb", "seed": 2}, {"split": ("1", "2")}
+    )
+    assert line is not None
+    for setting, now, before in (("train_data_fingerprint", "bbb", "aaa"), ("seed", "2", "1"), ("split", "1", "2")):
+        assert_differs(line, setting, now, before)
+    with refused("classes", CHECKPOINT):
+        replaced_order(CHECKPOINT, stored, stored | {"class_count": 4})
+    with refused(CHECKPOINT, "--finetune"):
+        replaced_order(CHECKPOINT, stored, {"seed": 1})
+
+
+def test_only_lengths_follow_the_length_of_samples() -> None:
+    """Those of other flags do not, and nothing else may differ."""
+    stored = STORED | {"lr_decay_length": 100, "lr_warmup_length": 10}
+    assert check_lengths(CHECKPOINT, stored, dict(stored)) is None
+    longer = stored | {"lr_decay_length": 180}
+    line = check_lengths(CHECKPOINT, stored, longer)
+    assert line is not None
+    assert_differs(line, "lr_decay_length", "180", "100")
+    assert name_of("lr_warmup_length") not in line
+    with refused("--lr 0.002", OVERRIDE):
+        check_lengths(CHECKPOINT, stored, longer | {"lr": 2e-3})
+    with refused("--train-iters 90", OVERRIDE):
+        check_lengths(CHECKPOINT, stored, longer, {"train_iters": (90, 60)})
 
 
 BASE = "--num-layers 3 --lr 1e-3 --random-ltd --hidden-size 8 --num-attention-heads 2 --seq-length 128".split()

@@ -12,9 +12,9 @@ import torch
 from megatron.ltd.data.bert_batch import build_bert_batch
 from megatron.ltd.data.bert_datasets import build_bert_datasets, check_sentences
 from megatron.ltd.data.config import VALID, BertDataConfig
-from megatron.ltd.data.datasets import check_sources
 from megatron.ltd.data.encode import EncodedDocuments
 from megatron.ltd.data.microbatches import SampleSource
+from megatron.ltd.data.sources import check_sources
 from megatron.ltd.data.writer import DatasetWriter
 from megatron.ltd.tokenizers.wordpiece import SPECIAL_PIECES, WordPieceTokenizer
 from tests.support import world
@@ -57,7 +57,7 @@ def build(prefix: str, samples: int = 200, *, order: bool = True, seed: int = 1,
     config = BertDataConfig(data_path=(prefix,), split="1", **flags)
     train, valid = build_bert_datasets(
         config, sentence_order=order, seq_length=S, seed=seed, train_samples=samples, eval_samples={},
-        tokenizer=TOKENIZER,
+        tokenizer=TOKENIZER, sources=check_sources(config, TOKENIZER),
     )  # fmt: skip
     assert train is not None and not valid
     return train
@@ -185,6 +185,7 @@ def build_both(config: BertDataConfig) -> None:
         train_samples=4,
         eval_samples={VALID: 4},
         tokenizer=TOKENIZER,
+        sources=check_sources(config, TOKENIZER),
     )
 
 

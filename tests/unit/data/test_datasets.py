@@ -20,8 +20,9 @@ from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
 from megatron.ltd.data.batch import build_batch
 from megatron.ltd.data.config import TEST, VALID, DataConfig
-from megatron.ltd.data.datasets import Padded, build_datasets, check_sources, num_whole_samples
+from megatron.ltd.data.datasets import Padded, build_datasets, num_whole_samples
 from megatron.ltd.data.microbatches import SampleSource, microbatches
+from megatron.ltd.data.sources import check_sources
 from megatron.ltd.tokenizers.byte import ByteTokenizer
 from tests.support_errors import refused
 
@@ -39,6 +40,7 @@ def build(
         train_samples=train,
         eval_samples={} if valid == 0 else {VALID: valid},
         tokenizer=TOKENIZER,
+        sources=check_sources(config, TOKENIZER),
     )
     return found, evaluated.get(VALID)
 
@@ -124,8 +126,9 @@ def test_validation_sets_and_test_data(write_dataset: Callable[..., str]) -> Non
     config = DataConfig(train_data_path=(a,), valid_data_path=(f"x={b}", f"y={c}"), test_data_path=("1", d, "1", c))
     wanted = dict.fromkeys(config.evaluated(), 4)
     train, evaluated = build_datasets(
-        config, seq_length=16, seed=1, train_samples=10, eval_samples=wanted, tokenizer=TOKENIZER
-    )
+        config, seq_length=16, seed=1, train_samples=10, eval_samples=wanted, tokenizer=TOKENIZER,
+        sources=check_sources(config, TOKENIZER),
+    )  # fmt: skip
     assert train is not None and list(evaluated) == [f"{VALID}/x", f"{VALID}/y", TEST]
     seen = [{token for tokens in tokens_of(found, 4) for token in tokens} for found in evaluated.values()]
     assert [found - {TOKENIZER.eod} for found in seen] == [{ord("b")}, {ord("c")}, {ord("c"), ord("d")}]

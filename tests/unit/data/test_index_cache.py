@@ -17,6 +17,7 @@ from megatron.ltd.data.config import VALID, DataConfig
 from megatron.ltd.data.datasets import build_datasets
 from megatron.ltd.data.index_cache import is_bert_index, is_blend_index, numbers_only
 from megatron.ltd.data.microbatches import SampleSource
+from megatron.ltd.data.sources import check_sources
 from megatron.ltd.tokenizers.byte import ByteTokenizer
 from tests.support import world
 from tests.support_errors import refused
@@ -45,8 +46,9 @@ def texts(write_dataset: Callable[..., str]) -> tuple[str, str]:
 def train(samples: int, **flags: Any) -> SampleSource:
     config = DataConfig(split="1", **flags)
     built, _ = build_datasets(
-        config, seq_length=S, seed=3, train_samples=samples, eval_samples={}, tokenizer=ByteTokenizer()
-    )
+        config, seq_length=S, seed=3, train_samples=samples, eval_samples={}, tokenizer=ByteTokenizer(),
+        sources=check_sources(config, ByteTokenizer()),
+    )  # fmt: skip
     assert built is not None
     return built
 
@@ -107,9 +109,10 @@ def test_valid_indices_of_many_sizes_are_reused(
         flags = {"train_data_path": (prefix,), "valid_data_path": (prefix,), "data_cache_path": str(tmp_path / "cache")}
         states = []
         for _ in range(2):
+            config = DataConfig(**flags)
             build_datasets(
-                DataConfig(**flags), seq_length=S, seed=3, train_samples=num_samples, eval_samples=evaluated,
-                tokenizer=ByteTokenizer(),
+                config, seq_length=S, seed=3, train_samples=num_samples, eval_samples=evaluated,
+                tokenizer=ByteTokenizer(), sources=check_sources(config, ByteTokenizer()),
             )  # fmt: skip
             states.append(state_of(tmp_path / "cache"))
         assert states[0] == states[1] and len(states[0]) >= 4

@@ -13,7 +13,9 @@ import pytest
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
-from megatron.ltd.data.indexed import check_indexed_dataset
+from megatron.ltd.data.config import DataConfig
+from megatron.ltd.data.indexed import SAMPLE_BYTES, check_content, check_indexed_dataset, describe
+from megatron.ltd.data.sources import check_contents, check_sources
 from megatron.ltd.tokenizers.byte import ByteTokenizer
 from tests.support_errors import refused
 
@@ -114,6 +116,33 @@ def test_both_ends_of_large_data_are_sampled(place: int, tmp_path: Path) -> None
     builder.finalize(str(tmp_path / "d.idx"))
     with refused(200):
         check_indexed_dataset(str(tmp_path / "d"), 100)
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_both_ends_are_sampled_of_each_of_thousands_of_datasets(place: int, tmp_path: Path) -> None:
+    """Their share of the sample is small, and no window is read of the rest."""
+    tokens = numpy.zeros(1 << 18, dtype=numpy.uint8)
+    tokens[place], tokens[len(tokens) // 2] = 150, 200
+    prefix = core_dataset(tmp_path / "d", [tokens.tolist()], numpy.uint8)
+    info = describe(prefix, 100)
+    with refused(150, 100):
+        check_content(info, 100, sample_bytes=SAMPLE_BYTES // 2400)
+    check_content(info, 151, sample_bytes=SAMPLE_BYTES // 2400)
+    with refused(200, 151):
+        check_content(info, 151)
+
+
+def test_only_one_process_reads_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start inside the index is wrong, which neither its header nor its end shows."""
+    prefix = core_dataset(tmp_path / "d", [[1, 2], [3], [4]])
+    overwrite(f"{prefix}.idx", HEADER_BYTES + 3 * 4 + 8, struct.pack("<q", 9))
+    config, tokenizer = DataConfig(data_path=(prefix,)), ByteTokenizer()
+    sources = check_sources(config, tokenizer)
+    with monkeypatch.context() as patch:
+        patch.setattr("megatron.ltd.data.sources.is_first_rank", lambda: False)
+        check_contents(config, sources, tokenizer)
+    with refused(f"--data-path {prefix}", "d.idx", "corrupted"):
+        check_contents(config, sources, tokenizer)
 
 
 def test_data_of_another_tokenizer_are_refused(write_dataset: Callable[..., str]) -> None:

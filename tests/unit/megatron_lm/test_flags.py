@@ -78,8 +78,12 @@ def test_renamed_flags() -> None:
         ("--ckpt-format torch", ["--ckpt-format torch", "torch_dist"]),
         ("--ckpt-format", ["--ckpt-format", "expected one argument"]),
         ("--use-mcore-models=yes", ["--use-mcore-models", "'yes'", "a switch takes no value"]),
+        ("--optimizer muon", ["--optimizer muon", "adam", "emerging-optimizers"]),
+        ("--optimizer sgd", ["--optimizer sgd", "adam"]),
+        ("--muon-momentum 0.9", ["--muon-momentum", "emerging-optimizers"]),
         ("--num-experts 8 --moe-router-topk 2", ["--num-experts, --moe-router-topk: there is no mixture of experts"]),
-        ("--fp8-format hybrid --swiglo", ["--fp8-format: 8- and 4-bit", "--swiglo: there is no such flag"]),
+        ("--fp4-format e2m1 --swiglo", ["--fp4-format: 4-bit", "--swiglo: there is no such flag"]),
+        ("--fp8-format hybrid --fp8-param-gather", ["--fp8-param-gather: weights stay in bfloat16"]),
     ],
 )
 def test_what_is_refused(flags: str, said: list[str]) -> None:

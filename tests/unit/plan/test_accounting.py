@@ -26,9 +26,9 @@ SMALL = ModelShape(
 )  # fmt: skip
 
 
-def keeping(*kept_tokens: int) -> StepPlan:
+def keeping(*kept_tokens: int, seq_length: int = 512) -> StepPlan:
     """The plan of a step in which every layer runs, on this many tokens each."""
-    return StepPlan(512, kept_tokens, (1.0,) * len(kept_tokens))
+    return StepPlan(seq_length, kept_tokens, (1.0,) * len(kept_tokens))
 
 
 class PlainLayer(nn.Module):
@@ -77,7 +77,7 @@ def test_flops_equal_torchs_count(gated_mlp: bool, num_query_groups: int) -> Non
         logits.sum().backward()
     layers_flops = layer_flops(shape, 24) + layer_flops(shape, 10)
     assert forward.get_total_flops() == num_samples * (layers_flops + head_flops(shape))
-    assert whole.get_total_flops() == step_flops(shape, keeping(*kept_tokens_per_layer), num_samples)
+    assert whole.get_total_flops() == step_flops(shape, keeping(*kept_tokens_per_layer, seq_length=24), num_samples)
 
 
 def test_flops_of_berts_head_equal_torchs_count() -> None:

@@ -1,4 +1,6 @@
-"""``--help`` of every tool and benchmark says what it does and what flags it has, and starts nothing."""
+"""Every script: ``--help`` says what it does and what flags it has, and a wrong word gets one line; neither starts
+anything.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,8 @@ TOOLS = sorted(
     for path in [*(REPOSITORY / "tools").glob("*.py"), *(REPOSITORY / "tools" / "benchmark").glob("*.py")]
     if "__main__" in path.read_text(encoding="utf-8")
 )
+WRONG_WORDS = (["--no-such-flag"], ["word"], ["--conf", "x", "two\nlines"])
+TRAINING = sorted(path.name for path in REPOSITORY.glob("*_ltd.py"))
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -24,6 +28,20 @@ def test_help(tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     said = capsys.readouterr().out
     assert said.startswith("usage: ") and "--help" in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", [*(f"tools/{tool}" for tool in TOOLS), *TRAINING])
+@pytest.mark.parametrize(
+    "words", [["--no-such-flag"], ["word"], ["--conf", "x", "two\nlines"]], ids=lambda words: words[0]
+)
+def test_a_wrong_word(
+    script: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str((REPOSITORY / script).parent))
+    status, said = tool_status(f"../{script}", *words)
+    assert status == 2 and said.count("\n") == 1 and words[0] in said, said
+    assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
 
 
 def test_every_tool_is_looked_at() -> None:

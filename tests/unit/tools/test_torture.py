@@ -18,7 +18,7 @@ import pytest
 from megatron.ltd.errors import UserError
 from tests.support_processes import PATIENCE_SECONDS, child
 from tools.torture.child import Bounds, in_child
-from tools.torture.config import CAMPAIGNS, TortureConfig
+from tools.torture.config import CAMPAIGNS, SHARES, TortureConfig
 from tools.torture.damage import CHANGES, KINDS, damage
 from tools.torture.report import to_json, to_markdown
 from tools.torture.saved import equal_tensors
@@ -37,22 +37,30 @@ def torture(repository: Path, *flags: object) -> subprocess.CompletedProcess[str
     return subprocess.CompletedProcess(command, process.returncode, out, said)
 
 
+SLICES = {2: ("kills", "disks"), 42: ("corruption", "command-lines", "data-files")}
+"""Trials of each campaign: every target of the corruptions twice, every kind of data file three times."""
+
+
 @pytest.mark.slow
-def test_a_few_trials_of_each_campaign(repository: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trials", SLICES)
+def test_a_slice_of_each_campaign(repository: Path, tmp_path: Path, trials: int) -> None:
     """All but trial 0 of the kills, which is under torchrun and takes a minute; see ``tests/launched`` for that."""
-    output = tmp_path / "torture"
-    (tmp_path / "torture.jsonl").write_text(json.dumps({"seed": 5, **vars(replace(TRIAL, campaign="kills", number=0))}))
-    with (tmp_path / "torture.jsonl").open("a") as journal:
-        journal.write("\n")
-    ran = torture(repository, "--trials", TRIALS, "--seed", 5, "--workers", 1, "--minutes", 100, "--output", output)
+    campaigns = SLICES[trials]
+    (tmp_path / "torture.jsonl").write_text(
+        json.dumps({"seed": 5, **vars(replace(TRIAL, campaign="kills", number=0))}) + "\n"
+    )
+    ran = torture(
+        repository, "--campaign", *campaigns, "--trials", trials, "--seed", 5, "--workers", 1, "--minutes", 1000,
+        "--output", tmp_path / "torture",
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    report = json.loads((tmp_path / "torture.json").read_text())
-    counts = {name: [row for row in report["rows"] if row["campaign"] == name] for name in CAMPAIGNS}
-    for rows in counts.values():
-        assert sum(row["tried"] + row["skipped"] for row in rows) == TRIALS
+    reports = json.loads((tmp_path / "torture.json").read_text())
+    for name in campaigns:
+        rows = [row for row in reports[0]["rows"] if row["campaign"] == name]
+        assert sum(row["tried"] + row["skipped"] for row in rows) == trials
         assert sum(row["right"] for row in rows) == sum(row["tried"] for row in rows)
-    assert (tmp_path / "torture.md").read_text() == to_markdown(report)
-    assert len((tmp_path / "torture.jsonl").read_text().splitlines()) == 1 + TRIALS * len(CAMPAIGNS)
+    assert (tmp_path / "torture.md").read_text() == to_markdown(reports)
+    assert {trial.campaign for trial in Journal(tmp_path / "torture.jsonl").read(5)} == {"kills", *campaigns}
 
 
 PLANTED: dict[str, tuple[str, str]] = {
@@ -141,10 +149,14 @@ def test_the_page(tmp_path: Path) -> None:
         kills,
         replace(TRIAL, number=5, problem="skipped: root"),
     ]
-    text = to_markdown(to_json(trials, 9, ["python tools/torture.py"], ["a NaN"]))
+    one = to_json(trials, 9, ["python tools/torture.py"], ["a NaN"])
+    text = to_markdown([one, to_json([replace(kills, number=1)], 10, [])])
     assert f"| disks | {CAMPAIGNS['disks']} | 2 | 1 | 1 | 1 | 0.1 |" in text
+    assert f"| kills | {CAMPAIGNS['kills']} | 2 | 2 | 0 | 0 | 2.0 |" in text
     assert "- right since a mend: 1 trial (a NaN)" in text
-    assert "2 kill -9 inside a save" in text and "- skipped: full: root" in text
+    assert (
+        "- 4 kills and signals in 2 chains of runs: 4 kill -9 inside a save" in text and "- skipped: full: root" in text
+    )
     assert "| `python tools/torture.py --campaign disks --seed 9 --trial 4` | a \\| b | `training` |" in text
 
 
@@ -166,8 +178,9 @@ def test_tensor_files_are_compared(tmp_path: Path) -> None:
 
 
 def test_flags() -> None:
-    assert TortureConfig().chosen == tuple(CAMPAIGNS)
+    assert TortureConfig().chosen == tuple(CAMPAIGNS) == tuple(SHARES)
     assert TortureConfig(campaign=("disks", "kills")).chosen == ("kills", "disks")
+    assert TortureConfig(campaign=("kills", "disks"), minutes=52).deadlines == {"kills": 2400.0, "disks": 3120.0}
     assert TortureConfig().num_workers == len(os.sched_getaffinity(0))
     with pytest.raises(UserError, match="--trial 3"):
         TortureConfig(trial=3)

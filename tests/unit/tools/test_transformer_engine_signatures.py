@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from tests.distributed.engine import VERSIONS
 from tests.stand_ins.transformer_engine import signatures
+from tests.support_errors import refused
+from tools import transformer_engine_signatures as tool
 
 MODULE = """
 class Linear:
@@ -23,16 +23,13 @@ class Function(autograd.Function):
     def forward(ctx, logits, target, smoothing=0.0): ...
 
 entropy = Function.apply
+
+@dataclass()
+class Recipe(Base):
+    margin: int = 0
+    note = "no field"
+    fp8_format: Format = Format.HYBRID
 """
-
-
-@pytest.fixture(scope="module")
-def tool(repository: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("signatures", repository / "tools/transformer_engine_signatures.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -40,13 +37,14 @@ def tool(repository: Path) -> ModuleType:
     [
         ("Linear.__init__", "self, size, /, bias=True, *rest, device='cuda', **kwargs"),
         ("entropy", "logits, target, smoothing=0.0, /"),
+        ("Recipe", "margin=0, fp8_format=Format.HYBRID"),
     ],
 )
-def test_parameters(tool: ModuleType, name: str, expected: str) -> None:
+def test_parameters(name: str, expected: str) -> None:
     assert tool.parameters(ast.parse(MODULE), name) == expected
 
 
-def test_a_wheel_is_read_and_not_imported(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_is_read_and_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for version, text in (
         ("1.0", "def f(a): ...\nraise SystemExit"),
         ("1.1", "def f(a): ..."),
@@ -63,11 +61,11 @@ def test_a_wheel_is_read_and_not_imported(tool: ModuleType, tmp_path: Path, monk
     assert json.loads(record.read_text()) == {"pytorch.some.f": [first, second]}
     assert tool.recorded_versions() == ["1.0", "1.1", "1.2"]
     monkeypatch.setattr("sys.argv", ["tool", "--wheels", str(tmp_path), "--versions", "1.3"])
-    with pytest.raises(SystemExit, match="--wheels"):
+    with refused(f"--wheels {tmp_path}", "transformer_engine-1.3-*.whl"):
         tool.main()
 
 
-def test_everything_is_recorded_for_every_version(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_recorded_for_every_version(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tool.recorded_versions() == list(VERSIONS)
     recorded = json.loads(tool.RECORD.read_text(encoding="utf-8"))
     prefixes = {path: path.removesuffix(".py").replace("/", ".") for path in tool.SOURCES}

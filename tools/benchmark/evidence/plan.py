@@ -27,6 +27,8 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.plan.run_plan import RunPlan
 from megatron.ltd.tokenizers.byte import ByteTokenizer
 
+from . import length_warmup
+
 HERE = Path(__file__).resolve().parent
 PLAN, READING = HERE / "plan.yaml", HERE / "reading.md"
 DENSE = "dense"
@@ -82,7 +84,7 @@ class Run:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The flags of ``pretrain_gpt_ltd.py``, without data and folders."""
+        """The flags of ``script``, without data and folders."""
         return (
             *self.setting.flags,
             *("--device", "cpu", "--train-iters", f"{self.steps}", "--seed", f"{self.seed}"),
@@ -100,7 +102,13 @@ class Run:
     def plan(self) -> RunPlan:
         """The plan of the run."""
         placeholders = ("--data-path", "none", "--tokenizer-type", "ByteTokenizer")
-        return plan_flags((*placeholders, *self.flags), self.setting.vocab_size or ByteTokenizer().vocab_size)
+        with length_warmup.installed():
+            return plan_flags((*placeholders, *self.flags), self.setting.vocab_size or ByteTokenizer().vocab_size)
+
+    @property
+    def script(self) -> str:
+        """The script that takes the flags."""
+        return length_warmup.SCRIPT if length_warmup.FLAG in self.flags else "pretrain_gpt_ltd.py"
 
     @property
     def name(self) -> str:

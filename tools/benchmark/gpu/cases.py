@@ -184,13 +184,18 @@ def cases(config: GpuConfig, device: str) -> list[list[Case]]:
     return turns
 
 
-def check_run_flags(config: GpuConfig) -> None:
-    """Raises ``UserError`` if ``--run-flags`` do not exist, or change more than how a step is computed."""
+def check_run_flags(config: GpuConfig) -> str:
+    """The type of products of our models, by which their peak is chosen.
+
+    Raises ``UserError`` if ``--run-flags`` do not exist, fit no model, or change more than how a step is computed.
+    """
     try:
         words = shlex.split(config.run_flags or "")
     except ValueError as error:
         raise UserError(f"--run-flags {config.run_flags}: {error}; quote it as a shell would") from None
     run = parse_run_config([*Model("1.3b", config.tiny).flags(1), *words])
+    for contender in set(config.contenders) & set(OURS):
+        parse_run_config([*Model("1.3b", config.tiny).flags(1), *words, "--transformer-impl", contender])
     given = vars(build_parser().parse_args(words))
     for name, part in {**run.parts, **run.methods}.items():
         for field in flag_fields(part):
@@ -199,3 +204,4 @@ def check_run_flags(config: GpuConfig) -> None:
                     f"--run-flags {config.run_flags}: {flag_name(type(part), field.name)} changes more than how a step "
                     "is computed, and the rows would no longer be what they are called; leave it out"
                 )
+    return run.precision.product_dtype

@@ -41,7 +41,9 @@ class GpuConfig:
         ("torch",), choices=("torch", "triton"), help="kernels of the rows with random-LTD, one row for each"
     )
     run_flags: str | None = flag(
-        None, help='further flags of pretrain_gpt_ltd.py for our models, as --run-flags="--attention-backend flash"'
+        None,
+        help='further flags of pretrain_gpt_ltd.py for our models, as --run-flags="--attention-backend flash"; with '
+        "--fp8-format the peak is that of fp8",
     )
     retry_failed: bool = flag(False, help="measure rows again that have failed")
     device: str = flag("auto", choices=("auto", "cuda", "cpu"), help="where to compute")

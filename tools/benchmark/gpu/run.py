@@ -41,10 +41,10 @@ def run(config: GpuConfig) -> str:
     device = choose_device(config.device)
     if device.type == "cpu" and not config.tiny:
         raise UserError(f"--device {config.device}: the models are too large for a CPU; add --tiny")
-    check_run_flags(config)
+    products = check_run_flags(config)
     for kernels in config.ltd_kernels:
         check_routing_kernels(ModelConfig(ltd_kernels=kernels), device)
-    record = _record(config, device)
+    record = _record(config, device, products)
     with initialize(ParallelConfig(device=device.type)) as mesh:
         skipped = {name: contenders.reason_to_skip(name, device.type) for name in config.contenders}
         for name, reason in skipped.items():
@@ -56,8 +56,8 @@ def run(config: GpuConfig) -> str:
     return page(record)
 
 
-def _record(config: GpuConfig, device: torch.device) -> Record:
-    """The rows so far."""
+def _record(config: GpuConfig, device: torch.device, dtype: str) -> Record:
+    """The rows so far; ``dtype``: the type whose peak they are measured by."""
     facts = about("gpu.py", *_PACKAGES)
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else "cpu"
@@ -65,7 +65,7 @@ def _record(config: GpuConfig, device: torch.device) -> Record:
         facts["machine"] = f"{name}, CUDA {torch.version.cuda}, {facts['machine']}"
     chosen = asdict(config)
     settings: dict[str, Any] = {key: chosen[key] for key in ("tiny", "run_flags", "rounds", "warmup_rounds")}
-    settings |= {"device": name, "versions": facts["versions"], "peak_tflops": published_peak(name, "bfloat16")}
+    settings |= {"device": name, "versions": facts["versions"], "peak_tflops": published_peak(name, dtype)}
     return Record(Path(config.output), settings, facts)
 
 

@@ -13,8 +13,6 @@ from ..trials import Trial
 class Campaign(Protocol):
     """One kind of trials. It is made once, from the folder of the material, before its workers are forked."""
 
-    one_at_a_time: bool
-
     def attempt(self, number: int, draw: random.Random, folder: Path) -> Trial:
         """Make trial ``number`` in the new ``folder``. All that is tried comes from the number and ``draw``."""
         ...

@@ -25,8 +25,6 @@ _MOST_SHOWN = 600
 class CommandLines:
     """See the module. ``only``: these programs and not all."""
 
-    one_at_a_time = False
-
     def __init__(self, material: Path, only: Sequence[Program] | None = None) -> None:
         self._material = material
         self._programs = programs() if only is None else only

@@ -133,8 +133,6 @@ TARGETS: Mapping[str, Target] = {
 class Corruption:
     """See the module."""
 
-    one_at_a_time = False
-
     def __init__(self, material: Path) -> None:
         self._material = material
         self._whole: dict[str, Result] = {}

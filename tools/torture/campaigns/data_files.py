@@ -19,6 +19,7 @@ from typing import Any
 
 from ..child import in_child
 from ..damage import CHANGES, KINDS, damage
+from ..lies import arrow_lie, parquet_lie
 from ..material import copy_of
 from ..trials import Trial
 from ..verdict import problem_of
@@ -94,6 +95,7 @@ def _zip(content: bytes) -> bytes:
     return file.getvalue()
 
 
+_TABLES = ("parquet", "arrow", "stream")
 _COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": _zstd, "zip": _zip,
 }  # fmt: skip
@@ -157,10 +159,16 @@ def _table(kind: str, draw: random.Random) -> bytes:
     return file.getvalue()
 
 
+def _lying(kind: str, draw: random.Random) -> bytes:
+    """A table in whose description one number is another."""
+    return (parquet_lie if kind == "parquet" else arrow_lie)(_table(kind, draw), draw)
+
+
 MAKERS: dict[str, Callable[[random.Random], bytes]] = {
     "jsonl": _json_lines, "json": _json_lines, "txt": _text,
     **{kind: partial(_compressed, kind) for kind in _COMPRESS},
-    "parquet": partial(_table, "parquet"), "arrow": partial(_table, "arrow"), "stream": partial(_table, "stream"),
+    **{kind: partial(_table, kind) for kind in _TABLES},
+    **{f"lying {kind}": partial(_lying, kind) for kind in _TABLES},
 }  # fmt: skip
 _TOKENIZERS = (
     "--tokenizer-type ByteTokenizer", "--tokenizer-type ByteTokenizer --append-eod",
@@ -174,8 +182,6 @@ _MORE = ("", "", "", "--skip-bad-lines", "--skip-bad-lines", "--json-keys text i
 class DataFiles:
     """See the module."""
 
-    one_at_a_time = False
-
     def __init__(self, material: Path) -> None:
         self._material = material
 
@@ -183,11 +189,12 @@ class DataFiles:
         kinds = list(MAKERS)
         kind = kinds[number % len(kinds)]
         copy_of(self._material, folder)
-        ending_of_name = kind if draw.random() < 0.85 else draw.choice((*kinds, "csv", "npz", "JSONL.GZ", ""))
+        usual = kind.removeprefix("lying ")
+        ending_of_name = usual if draw.random() < 0.85 else draw.choice((*kinds, "csv", "npz", "JSONL.GZ", ""))
         suffix = f"jsonl.{ending_of_name}" if ending_of_name in _COMPRESS else ending_of_name
         path = folder / f"input.{suffix}"
         path.write_bytes(MAKERS[kind](draw))
-        harm = draw.choice((*CHANGES, *CHANGES, *KINDS)) if draw.random() < 0.6 else "as made"
+        harm = draw.choice((*CHANGES, *CHANGES, *KINDS)) if draw.random() < 0.6 and kind == usual else "as made"
         if harm != "as made":
             damage(path, harm, draw)
         if draw.random() < 0.2:

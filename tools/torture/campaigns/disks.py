@@ -145,8 +145,6 @@ FAULTS: Mapping[str, Fault] = {
 class Disks:
     """See the module."""
 
-    one_at_a_time = False
-
     def __init__(self, material: Path) -> None:
         self._material = material
         self._whole: dict[str, Mapping[str, str]] = {}

@@ -59,8 +59,6 @@ class _Straight:
 class Kills:
     """See the module."""
 
-    one_at_a_time = True
-
     def __init__(self, material: Path) -> None:
         self._material = material
         self._straight: dict[str, _Straight] = {}
@@ -104,7 +102,7 @@ class Kills:
         """The undisturbed run of a kind; it is run when it is first needed."""
         place = "two-ranks" if kind == "two ranks" else "one-process"
         if place not in self._straight:
-            folder = self._material.with_name(f"straight-{place}")
+            folder = self._material.with_name(f"straight-{place}-{os.getpid()}")
             shutil.rmtree(folder, ignore_errors=True)
             words, started = self._words(folder, False), time.monotonic()
             if kind == "two ranks":

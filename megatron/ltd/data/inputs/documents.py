@@ -21,7 +21,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from megatron.ltd.data.inputs.files import InputFile, open_content, stored_position
-from megatron.ltd.data.inputs.tables import Row, read_rows
+from megatron.ltd.data.inputs.table_process import read_table
+from megatron.ltd.data.inputs.tables import Row
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags.ranges import count_in
 
@@ -168,7 +169,7 @@ def _read_table(file: InputFile, chunk_bytes: int, columns: Sequence[str]) -> It
             file, rows=tuple(waiting), lines_before=rows_before, stored_bytes=round((read - counted) * file.num_bytes)
         )
 
-    for rows, read in read_rows(file, columns):
+    for rows, read in read_table(file, columns):
         for row in rows:
             waiting.append(row)
             waiting_bytes += sum(map(len, filter(None, row)))

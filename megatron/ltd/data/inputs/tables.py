@@ -1,6 +1,7 @@
 """Rows of Parquet and Arrow files as documents: each of the given columns has one text per row.
 
-Read with ``pyarrow``, some rows at a time and only the given columns.
+Read with ``pyarrow``, some rows at a time and only the given columns, in a process of its own (``table_process.py``): a
+description that lies about sizes can end it or exhaust its memory.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _ROWS = 1000
 _SMALL_BYTES, _MOST_BYTES = 64 << 20, 2 << 30
+_FREE_ROWS, _MOST_ROWS_A_BYTE = 100_000, 10
 
 Row = tuple[str | None, ...]
 
@@ -26,18 +28,20 @@ def read_rows(file: InputFile, columns: Sequence[str]) -> Iterator[tuple[Iterato
 
     A table may store a text once and name it in a million rows: a row's text is made when the row is asked for.
 
-    A missing value is None. Raises ``UserError`` for a file that cannot be read, a column that is missing or not of
-    text, or if ``pyarrow`` is not installed.
+    A missing value is None. Raises ``UserError`` for a file that cannot be read, or a column that is missing or not of
+    text.
     """
-    try:
-        import pyarrow
-    except ModuleNotFoundError:
-        raise UserError(
-            f"--input {file.path}: is a {file.table} file, which needs the package pyarrow; run pip install "
-            "'megatron-ltd[data]'"
-        ) from None
+    import pyarrow
+
+    rows = 0
     with _readable(file, pyarrow.ArrowException):
         for batch, share in _batches(file, columns):
+            rows += batch.num_rows
+            if rows > _FREE_ROWS + _MOST_ROWS_A_BYTE * file.num_bytes:
+                raise UserError(
+                    f"--input {file.path}: has more than {_MOST_ROWS_A_BYTE} rows for each of its bytes, which is not "
+                    "text; get the file again"
+                )
             wanted = batch.select(list(columns))
             wanted.validate(full=True)  # offsets of a hostile file could point anywhere
             texts = [_texts(wanted.column(column), file, column) for column in columns]
@@ -48,6 +52,10 @@ def read_rows(file: InputFile, columns: Sequence[str]) -> Iterator[tuple[Iterato
 def _readable(file: InputFile, damage: type[Exception]) -> Iterator[None]:
     try:
         yield
+    except MemoryError:
+        raise UserError(
+            f"--input {file.path}: takes far more memory to read than it has bytes; write it again in smaller parts"
+        ) from None
     except (damage, OSError, UnicodeDecodeError) as error:
         reason = str(error).split("\n", 1)[0]
         raise UserError(f"--input {file.path}: cannot be read as {file.table} ({reason}); get the file again") from None

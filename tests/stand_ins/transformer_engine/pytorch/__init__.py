@@ -6,6 +6,7 @@ add_modules(__name__)
 
 from . import attention, cpu_offload, cross_entropy, distributed, fp8, module, ops, optimizers  # noqa: E402
 from .attention import DotProductAttention  # noqa: E402
+from .fp8 import fp8_autocast  # noqa: E402
 from .module import LayerNorm, LayerNormLinear, Linear, RMSNorm  # noqa: E402
 
 Fp8Padding, Fp8Unpadding = unreached("Fp8Padding"), unreached("Fp8Unpadding")
@@ -25,6 +26,7 @@ __all__ = [
     "cross_entropy",
     "distributed",
     "fp8",
+    "fp8_autocast",
     "module",
     "ops",
     "optimizers",

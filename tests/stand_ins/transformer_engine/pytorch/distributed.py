@@ -13,6 +13,7 @@ from torch.distributed import ProcessGroup
 
 from ..signatures import recorded
 from ..unreached import unreached
+from .fp8 import FP8GlobalStateManager, autocast
 
 activation_recompute_forward = unreached("activation_recompute_forward")
 get_all_rng_states = unreached("get_all_rng_states")
@@ -25,17 +26,45 @@ class CudaRNGStatesTracker:
         raise NotImplementedError("the stand-in has no tracker of random streams; Megatron-Core's own is used")
 
 
+_firsts: list[bool] = []
+"""Whether a block's first module is in a checkpointed function, in the order of the forward passes."""
+
+
 def is_fp8_activation_recompute_enabled() -> bool:
-    return False
+    return FP8GlobalStateManager.records
 
 
 @recorded("pytorch.distributed.checkpoint")
 def checkpoint(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``function(*args)``, computed again in the backward pass; random streams are torch's only."""
-    known = {"distribute_saved_activations", "get_rng_state_tracker", "tp_group", "use_reentrant"}
-    assert not kwargs.keys() - known and not kwargs.get("distribute_saved_activations"), kwargs
-    reentrant = kwargs.get("use_reentrant", True)
-    return torch.utils.checkpoint.checkpoint(function, *args, use_reentrant=reentrant)
+    """``function(*args, **rest)``, computed again in the backward pass, in fp8 if it was before."""
+    rest, manager = dict(kwargs), FP8GlobalStateManager
+    assert not rest.pop("distribute_saved_activations", False) and rest.pop("use_reentrant", True), kwargs
+    rest.pop("tp_group", None)
+    tracker = rest.pop("get_rng_state_tracker", lambda: None)()
+    states = None if tracker is None else tracker.get_states()
+    enabled, recipe = manager.enabled, manager.recipe
+
+    def run(*inputs: Any) -> Any:
+        if not torch.is_grad_enabled():  # the forward pass
+            manager.records = manager.enabled
+            _firsts.append(manager.is_first)
+            try:
+                return function(*inputs, **rest)
+            finally:
+                manager.records = False
+        current = None if tracker is None else tracker.get_states()
+        if tracker is not None:
+            tracker.set_states(states)
+        manager.recomputes, manager.is_first = True, _firsts.pop(0)
+        try:
+            with autocast(enabled, recipe):
+                return function(*inputs, **rest)
+        finally:
+            manager.recomputes = False
+            if tracker is not None:
+                tracker.set_states(current)
+
+    return torch.utils.checkpoint.checkpoint(run, *args, use_reentrant=True)
 
 
 def group_size(group: ProcessGroup | None) -> int:

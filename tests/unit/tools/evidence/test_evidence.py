@@ -19,7 +19,7 @@ from tests.unit.tools.evidence.made_up import dense, dense_loss, record
 from tests.warm.start import warm_python
 
 TOY_PLAN = """\
-- {part: A, setting: s256, arms: [dense, single, blocks16, dense@blocks16], seeds: [1, 2]}
+- {part: A, setting: s256, arms: [dense, single, blocks16, dense@blocks16, length-warmup@blocks16], seeds: [1, 2]}
 - {part: C, setting: gpt2, arms: [dense], seeds: [1]}
 """
 
@@ -49,14 +49,14 @@ def test_a_quick_run_from_books_to_page(repository: Path, tmp_path: Path, books:
         return done.stdout if status == 0 else done.stderr
 
     said = run("--part", "A")
-    assert said.count("finished ") == 4
+    assert said.count("finished ") == 5
     records = read_records(tmp_path / "work/evidence.jsonl")
     by_arm = {record.arm: record for record in records.values()}
-    assert by_arm.keys() == {"dense", "single", "blocks16", "dense@blocks16"}
+    assert by_arm.keys() == {"dense", "single", "blocks16", "dense@blocks16", "length-warmup@blocks16"}
     assert by_arm["single"].flops == by_arm["blocks16"].flops < by_arm["dense"].flops
     assert by_arm["single"].loss != by_arm["blocks16"].loss and 4.0 < by_arm["dense"].loss < 7.0
     page = (tmp_path / "work/evidence.md").read_text()
-    assert f"| blocks16 | 0.003 | 1 | {by_arm['blocks16'].loss:.4f} |" in page and "4 of 4 planned runs" in page
+    assert f"| blocks16 | 0.003 | 1 | {by_arm['blocks16'].loss:.4f} |" in page and "5 of 5 planned runs" in page
     assert (tmp_path / "work/evidence.png").read_bytes().startswith(b"\x89PNG")
 
     said = run("--part", "A", "--report-only")

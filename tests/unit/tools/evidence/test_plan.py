@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from evidence import length_warmup
 from evidence.plan import PLAN, Run, arm_flags, planned_runs, quick
 from evidence.records import read_records
 
@@ -30,15 +31,17 @@ def test_flags_of_an_arm_scale_with_sequence_length_and_steps() -> None:
 def test_every_run_has_valid_flags_and_a_unique_name(runs: list[Run]) -> None:
     assert len({run.name for run in runs}) == len(runs)
     for run in {(run.setting.name, run.arm): run for run in runs}.values():
-        config = parse_run_config((*DATA, *run.flags))
+        with length_warmup.installed():
+            config = parse_run_config((*DATA, *run.flags))
+            name = config.build_method().name
         assert config.training.train_iters == run.plan.num_steps == run.steps
-        assert (config.build_method().name == "dense") == run.arm.startswith("dense")
+        assert (name == "dense") == run.arm.startswith("dense")
 
 
 def test_runs_at_equal_flops_take_the_flops_of_their_arm(runs: list[Run]) -> None:
     arms = {(run.setting.name, run.arm): run for run in runs}
     planned = [run for run in arms.values() if "@" in run.arm]
-    assert {run.arm.partition("@")[0] for run in planned} == {"dense", "dense-ramp"}
+    assert {run.arm.partition("@")[0] for run in planned} == {"dense", "dense-ramp", "length-warmup"}
     for run in planned:
         arm = arms[run.setting.name, run.arm.partition("@")[2]]
         missing = arm.plan.flops(arm.steps) - run.plan.flops(run.steps)
@@ -53,7 +56,7 @@ def test_quick_runs_are_tiny_runs_of_every_arm(runs: list[Run]) -> None:
     for toy in toys:
         assert toy.plan.num_steps == toy.steps and toy.plan.shape.hidden_size == 32
         assert toy.plan.flops(toy.steps) <= most[toy.setting.name]
-        assert parse_run_config((*DATA, *toy.flags)).model.seq_length == toy.setting.seq_length
+        assert toy.plan.shape.seq_length == toy.setting.seq_length
 
 
 def test_records_agree_with_the_plan_and_its_flags(runs: list[Run], repository: Path) -> None:

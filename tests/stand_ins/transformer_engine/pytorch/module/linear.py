@@ -28,22 +28,26 @@ _IGNORED = ("rng_tracker_name", "name", "ub_name")
 class _Product(torch.autograd.Function):
     """A product whose backward pass adds the gradient of the weight to ``main_grad``, and returns one that is garbage.
 
-    As Transformer Engine's with ``fuse_wgrad_accumulation``, which returns memory that nothing has written.
+    As Transformer Engine's with ``fuse_wgrad_accumulation``, which returns memory that nothing has written, and writes
+    over what is in ``main_grad`` in the first microbatch.
     """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, values: Tensor, weight: Tensor, is_first_microbatch: bool | None) -> Tensor:
         ctx.save_for_backward(values, weight)
         ctx.main_grad = weight.main_grad  # type: ignore[attr-defined]
+        ctx.is_first_microbatch = is_first_microbatch
         return F.linear(values, weight)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         values, weight = ctx.saved_tensors
         product = gradient.flatten(0, -2).t() @ values.flatten(0, -2)
+        if ctx.is_first_microbatch:
+            ctx.main_grad.zero_()
         ctx.main_grad.add_(product.to(ctx.main_grad.dtype))
         weight.grad_added_to_main_grad = True
-        return gradient @ weight, torch.full_like(weight, torch.nan)
+        return gradient @ weight, torch.full_like(weight, torch.nan), None
 
 
 class _Linear(TransformerEngineBaseModule):
@@ -91,14 +95,19 @@ class _Linear(TransformerEngineBaseModule):
         elif parallel_mode == "row":
             self.bias.sequence_parallel = self.sequence_parallel  # type: ignore[attr-defined]
 
-    def multiply(self, values: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def multiply(self, values: Tensor, is_first_microbatch: bool | None) -> Tensor | tuple[Tensor, Tensor]:
+        self.see(values, self.weight, is_first_microbatch)
         for name, parameter in self.named_parameters():
             assert values.dtype == parameter.dtype, f"input dtype: {values.dtype} and {name!r} dtype: {parameter.dtype}"
         if self.parallel_mode == "column":
             forwards, backwards = (gather, add_up_and_scatter) if self.sequence_parallel else (keep, add_up)
             values = collective(values, self.tp_group, forwards, backwards)
         fused = self.fuse_wgrad_accumulation and torch.is_grad_enabled()
-        product = _Product.apply(values, self.weight) if fused else F.linear(values, self.weight)
+        if fused:
+            product = _Product.apply(values, self.weight, is_first_microbatch)
+        else:
+            product = F.linear(values, self.weight)
+        product = self.see_gradient(product)
         if self.parallel_mode == "row":
             forwards, backwards = (add_up_and_scatter, gather) if self.sequence_parallel else (add_up, keep)
             product = collective(product, self.tp_group, forwards, backwards)
@@ -130,9 +139,9 @@ class Linear(_Linear):
             fuse_wgrad_accumulation=fuse_wgrad_accumulation,
         )  # fmt: skip
 
-    @recorded("pytorch.module.linear.Linear.forward", ignores=("is_first_microbatch",))
-    def forward(self, inp: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        return self.multiply(inp)
+    @recorded("pytorch.module.linear.Linear.forward")
+    def forward(self, inp: Tensor, is_first_microbatch: bool | None) -> Tensor | tuple[Tensor, Tensor]:
+        return self.multiply(inp, is_first_microbatch)
 
 
 class LayerNormLinear(_Linear):
@@ -163,7 +172,8 @@ class LayerNormLinear(_Linear):
         for parameter in of_norm:
             parameter.sequence_parallel = self.sequence_parallel  # type: ignore[attr-defined]
 
-    @recorded("pytorch.module.layernorm_linear.LayerNormLinear.forward", ignores=("is_first_microbatch",))
-    def forward(self, inp: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    @recorded("pytorch.module.layernorm_linear.LayerNormLinear.forward")
+    def forward(self, inp: Tensor, is_first_microbatch: bool | None) -> Tensor | tuple[Tensor, Tensor]:
         weight, bias = self.layer_norm_weight, self.layer_norm_bias
-        return self.multiply(normalized(self.normalization, inp, weight, bias, self.eps, self.zero_centered_gamma))
+        values = normalized(self.normalization, inp, weight, bias, self.eps, self.zero_centered_gamma)
+        return self.multiply(values, is_first_microbatch)

@@ -31,6 +31,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Have Triton run kernels on CPU tensors, unless tests on a GPU are asked for. It decides when it is imported."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture
+def triton_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter, which rounds as compiled kernels do. Skips the test without Triton."""
+    pytest.importorskip("triton", reason="Triton is not installed: .venv/bin/pip install triton")
+    from tests.support_triton import round_to_nearest
+
+    round_to_nearest(monkeypatch)
+
+
 def pytest_collection_finish() -> None:
     """Leave out what is imported by now from later collections of garbage, which would walk half a million objects."""
     gc.collect()

@@ -129,6 +129,7 @@ class RunConfig:
             sequence_parts=sequence_parts(self.parallel),
             seq_length_name=self.model.seq_length_name,
             special_ids=special_ids,
+            kernels="triton" if self.model.ltd_kernels == "triton" else "torch",
         )
 
     def _num_steps(self, facts: ModelFacts) -> int | None:

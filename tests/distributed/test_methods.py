@@ -36,3 +36,12 @@ def test_equals_one_process(bypass_runs: Runs, case: MethodCase, name: str) -> N
     expected = bypass_runs.reference(layout.strata, *flags)
     assert len(expected.loss) == 5 and bool(expected.kept) == (case.strata is not None)
     assert_same(bypass_runs.run(layout, *flags), expected)
+
+
+@pytest.mark.usefixtures("triton_on_cpu")
+@pytest.mark.parametrize("name", ["tp2 sp pp2 dp2", "cp2"])
+def test_triton_equals_torch_in_one_process(bypass_runs: Runs, name: str) -> None:
+    layout, case = LAYOUTS[name], CASES["random_ltd"]
+    flags = (*_FOUR_LAYERS, *case.dropping, *_strata(case, layout))
+    expected = bypass_runs.reference(layout.strata, *flags)
+    assert_same(bypass_runs.run(layout, *flags, "--ltd-kernels", "triton"), expected)

@@ -28,6 +28,15 @@ def device(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture
+def triton(device: str, request: pytest.FixtureRequest) -> None:
+    """Triton, interpreted on a CPU. Skips the test without it."""
+    if device == "cpu":
+        request.getfixturevalue("triton_on_cpu")
+    else:
+        pytest.importorskip("triton", reason="Triton is not installed")
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The prefix of a dataset of text that is easily learned, tokenized as bytes."""

@@ -33,7 +33,9 @@ def check() -> Iterator[Finding]:
     yield engine
     triton = package_version("triton")
     yield (
-        Finding(OK, "triton", triton) if triton != "none" else Finding(NOTE, "triton", "not installed; not needed here")
+        Finding(OK, "triton", f"{triton}, for --ltd-kernels triton; without that flag torch's kernels route tokens")
+        if triton != "none"
+        else Finding(NOTE, "triton", "not installed; only --ltd-kernels triton needs it")
     )
 
 

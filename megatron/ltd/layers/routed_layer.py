@@ -111,14 +111,30 @@ class RoutedTransformerLayer(TransformerLayer):
                 positions_BQ = self.place.attention_shard.take(kept.kept_BK, 1)
                 mask = entry_mask(attention_mask, positions_BQ, kept.attending_BK, route.plan.seq_length)
             return self._enter(hidden_states, mask, rotary_pos_emb, kept, **kwargs)
+        kwargs["attention_mask"] = gather_mask(attention_mask, kept.kept_BK, kept.attending_BK)
+        kwargs["rotary_pos_emb"] = gather_rotary(rotary_pos_emb, kept.attending_BK)
+        if route.method.facts.kernels == "triton":
+            return self._forward_sums(hidden_states, kept, **kwargs)
         kept_KBH, rest_SBH = split_tokens(hidden_states, kept.rows)
-        computed_KBH, context = super().forward(
-            kept_KBH,
-            attention_mask=gather_mask(attention_mask, kept.kept_BK, kept.attending_BK),
-            rotary_pos_emb=gather_rotary(rotary_pos_emb, kept.attending_BK),
-            **kwargs,
-        )
+        computed_KBH, context = super().forward(kept_KBH, **kwargs)
         return merge_tokens(rest_SBH, computed_KBH, kept.rows), context
+
+    def _forward_sums(self, hidden_SBH: Tensor, kept: KeptTokens, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """``forward`` on the kept tokens with Triton's kernels, which add the residuals where they write."""
+        from megatron.ltd.routing.split_sums import merge_sum, split_for_sum  # imports Triton
+
+        first, last = self.self_attn_bda, self.mlp_bda
+        kept_KBH, residual_KBH, rest_SBH = split_for_sum(hidden_SBH, kept.rows)
+        first.residual_KBH, last.holds = residual_KBH, True
+        try:
+            computed_KBH, context = super().forward(kept_KBH, **kwargs)
+            held = last.held
+        finally:
+            first.residual_KBH, last.holds, last.held = None, False, None
+        if held is None:
+            return merge_tokens(rest_SBH, computed_KBH, kept.rows), context
+        sums = (held.residual_KBH, held.x_KBH, held.bias_H)
+        return merge_sum(rest_SBH, *sums, kept.rows, rounds=held.rounds), context
 
     def _enter(
         self,

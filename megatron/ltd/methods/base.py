@@ -150,6 +150,8 @@ class ModelFacts:
     """The tokenizer's special ids except padding, known once its files are read."""
     num_steps: int | None = None
     """Steps of the run, for defaults that are a share of them; None if the flags do not say, or no default needs it."""
+    kernels: str = "torch"
+    """Whose kernels draw, gather and write back kept tokens: "torch" or "triton"."""
 
 
 @dataclass(frozen=True)

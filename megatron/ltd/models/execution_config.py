@@ -28,6 +28,12 @@ class KernelsConfig(Settings):
         help="kernels of attention: flash, fused (cuDNN) or unfused; local replaces Transformer Engine's attention by "
         "torch's kernels",
     )
+    ltd_kernels: str = flag(
+        "auto",
+        affects="execution",
+        choices=("auto", "triton", "torch"),
+        help="whose kernels draw kept tokens and write them back; auto is torch's, until a GPU has measured Triton's",
+    )
     bias_gelu_fusion: bool | None = flag(
         None, affects="execution", help="add the bias in the kernel of --openai-gelu (default: on CUDA)"
     )

@@ -8,6 +8,9 @@
     gradient-          the product of a weight's gradient,   -             on CUDA in Transformer Engine's layers
      accumulation      added to the sum in the sum's type
 
+Beside these --ltd-kernels triton draws all kept tokens of a microbatch in one kernel, and adds the residuals in those
+that write kept tokens back (``routing.triton_kernels``).
+
 All but the last compute what they replace, to rounding; the last rounds less. The first three are Megatron-Core's
 functions, which it compiles when it is imported; on a CPU they run as they are (``parallel.cpu_backend``), and only if
 a flag asks for them. Exact GELU has no fused kernel.
@@ -16,6 +19,7 @@ a flag asks for them. Exact GELU has no fused kernel.
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -100,6 +104,26 @@ def fused_kernels(model: LayersConfig, device: torch.device) -> dict[str, Any]:
         "apply_rope_fusion": fusions.rope,
         **{name: getattr(model, name) for name in LOSS_FUSION if hasattr(model, name)},
     }
+
+
+def check_routing_kernels(model: LayersConfig, device: torch.device) -> None:
+    """Raise ``UserError`` if ``--ltd-kernels`` asks for what is not available on ``device``."""
+    if model.ltd_kernels != "triton":
+        return
+    problem = None
+    if importlib.util.find_spec("triton") is None:
+        problem = "Triton is not installed; install torch for CUDA, which brings it"
+    elif device.type != "cuda" and not _triton_interprets():
+        problem = f"Triton compiles for CUDA, and this run computes on {device.type}"
+    if problem is not None:
+        raise UserError(f"--ltd-kernels triton: {problem}, or use --ltd-kernels torch, which keeps the same tokens")
+
+
+def _triton_interprets() -> bool:
+    """Whether Triton runs its kernels on a CPU, as ``TRITON_INTERPRET=1`` asks it to."""
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
 
 
 @functools.cache

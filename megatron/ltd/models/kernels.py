@@ -13,12 +13,17 @@ from megatron.core.utils import get_te_version
 
 from megatron.ltd.layers.attention import FusedAttention
 from megatron.ltd.models.fusions import products
+from megatron.ltd.versions import package_version
 
 
-def kernels_text(chunks: Sequence[torch.nn.Module], device: torch.device) -> str:
-    """For ``chunks`` of this process, such as ``layers on Transformer Engine 2.11.0, fused rope``."""
+def kernels_text(chunks: Sequence[torch.nn.Module], device: torch.device, routing: str = "torch") -> str:
+    """For ``chunks`` of this process, such as ``layers on Transformer Engine 2.11.0, fused rope``.
+
+    ``routing``: ``ModelFacts.kernels`` of the method.
+    """
     config: TransformerConfig = chunks[0].config
     notes = [f"fp8 {config.fp8}, {config.fp8_recipe} scaling"] if config.fp8 else []
+    notes += [f"routing on Triton {package_version('triton')}"] * (routing == "triton")
     notes += [f"fused {name}" for name in _fused(chunks)]
     notes += ["fp32 products in TF32"] * multiplies_in_tf32(chunks, device)
     if not _are_of_transformer_engine(chunks):

@@ -20,7 +20,7 @@ from megatron.ltd.layers.attention_backend import USERS_SWITCHES, check_backend,
 from megatron.ltd.models.config import LayersConfig
 from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.fp8 import check_recipe, fp8_settings
-from megatron.ltd.models.fusions import fused_kernels
+from megatron.ltd.models.fusions import check_routing_kernels, fused_kernels
 from megatron.ltd.models.specs import block_spec, uses_transformer_engine
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import virtual_stages
@@ -37,6 +37,7 @@ def transformer_config(
 
     Raises ``UserError`` for kernels that are not available. Every rank calls this.
     """
+    check_routing_kernels(model, mesh.device)
     on_cpu = mesh.device.type == "cpu"
     interleaved = virtual_stages(parallel, model.num_layers)
     config = TransformerConfig(

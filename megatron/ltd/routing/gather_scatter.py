@@ -41,12 +41,12 @@ def _as_rows(tokens: Tensor) -> Tensor:
     return tokens.reshape(-1, tokens.shape[-1])
 
 
-def _take(tokens_SBH: Tensor, rows: Tensor) -> Tensor:
+def take_rows(tokens_SBH: Tensor, rows: Tensor) -> Tensor:
     """The given rows as [K, B, H]."""
     return _as_rows(tokens_SBH).index_select(0, rows).view(-1, *tokens_SBH.shape[1:])
 
 
-def _copy(tokens_SBH: Tensor) -> Tensor:
+def copy_of(tokens_SBH: Tensor) -> Tensor:
     """A contiguous copy.
 
     Not a view of anything: Megatron-Core frees the storage of what a pipeline stage has sent, and refuses views.
@@ -54,20 +54,20 @@ def _copy(tokens_SBH: Tensor) -> Tensor:
     return tokens_SBH.clone(memory_format=torch.contiguous_format)
 
 
-def _write(tokens_SBH: Tensor, rows: Tensor, part_KBH: Tensor) -> Tensor:
+def write_rows(tokens_SBH: Tensor, rows: Tensor, part_KBH: Tensor) -> Tensor:
     """``tokens_SBH``, contiguous, after its given rows have been replaced."""
     tokens_SBH.view(-1, tokens_SBH.shape[-1]).index_copy_(0, rows, _as_rows(part_KBH))
     return tokens_SBH
 
 
-def _clear(tokens_SBH: Tensor, rows: Tensor) -> Tensor:
+def clear_rows(tokens_SBH: Tensor, rows: Tensor) -> Tensor:
     """A copy of ``tokens_SBH`` with zeros in the given rows."""
     return _as_rows(tokens_SBH).index_fill(0, rows, 0.0).view(tokens_SBH.shape)
 
 
-def _spread(part_KBH: Tensor, rows: Tensor, seq_length: int) -> Tensor:
+def spread_rows(part_KBH: Tensor, rows: Tensor, seq_length: int) -> Tensor:
     """[S, B, H] with the part in the given rows and zeros elsewhere."""
-    return _write(part_KBH.new_zeros(seq_length, *part_KBH.shape[1:]), rows, part_KBH)
+    return write_rows(part_KBH.new_zeros(seq_length, *part_KBH.shape[1:]), rows, part_KBH)
 
 
 class _Gather(torch.autograd.Function):
@@ -75,25 +75,29 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, hidden_SBH: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(rows)
         ctx.seq_length = hidden_SBH.shape[0]
-        return _take(hidden_SBH, rows)
+        return take_rows(hidden_SBH, rows)
 
     @staticmethod
     def backward(ctx: Any, grad_part_KBH: Tensor) -> tuple[Tensor, None]:
         (rows,) = ctx.saved_tensors
-        return _spread(grad_part_KBH, rows, ctx.seq_length), None
+        return spread_rows(grad_part_KBH, rows, ctx.seq_length), None
 
 
 class _Scatter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_SBH: Tensor, part_KBH: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(rows)
-        return _write(_copy(hidden_SBH), rows, part_KBH)
+        return write_rows(copy_of(hidden_SBH), rows, part_KBH)
 
     @staticmethod
     def backward(ctx: Any, grad_SBH: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (rows,) = ctx.saved_tensors
         hidden_needs, part_needs, _ = ctx.needs_input_grad
-        return _clear(grad_SBH, rows) if hidden_needs else None, _take(grad_SBH, rows) if part_needs else None, None
+        return (
+            clear_rows(grad_SBH, rows) if hidden_needs else None,
+            take_rows(grad_SBH, rows) if part_needs else None,
+            None,
+        )
 
 
 class _Split(torch.autograd.Function):
@@ -103,16 +107,23 @@ class _Split(torch.autograd.Function):
         ctx.seq_length = hidden_SBH.shape[0]
         ctx.set_materialize_grads(False)
         ctx.mark_dirty(hidden_SBH)  # by merge; so that hidden_SBH itself can be returned, and not a view of it
-        return _take(hidden_SBH, rows), hidden_SBH
+        return take_rows(hidden_SBH, rows), hidden_SBH
 
     @staticmethod
     def backward(ctx: Any, grad_part_KBH: Tensor | None, grad_rest_SBH: Tensor | None) -> tuple[Tensor | None, None]:
         (rows,) = ctx.saved_tensors
-        if grad_rest_SBH is None:
-            return None if grad_part_KBH is None else _spread(grad_part_KBH, rows, ctx.seq_length), None
-        if grad_part_KBH is None:
-            return _clear(grad_rest_SBH, rows), None
-        return _write(grad_rest_SBH, rows, grad_part_KBH), None  # the kept rows held merge's incoming gradient
+        return split_gradient(grad_part_KBH, grad_rest_SBH, rows, ctx.seq_length), None
+
+
+def split_gradient(
+    grad_part_KBH: Tensor | None, grad_rest_SBH: Tensor | None, rows: Tensor, seq_length: int
+) -> Tensor | None:
+    """The gradient of what was split, in the memory of ``grad_rest_SBH``."""
+    if grad_rest_SBH is None:
+        return None if grad_part_KBH is None else spread_rows(grad_part_KBH, rows, seq_length)
+    if grad_part_KBH is None:
+        return clear_rows(grad_rest_SBH, rows)
+    return write_rows(grad_rest_SBH, rows, grad_part_KBH)  # the kept rows held merge's incoming gradient
 
 
 class _Merge(torch.autograd.Function):
@@ -121,15 +132,15 @@ class _Merge(torch.autograd.Function):
         ctx.save_for_backward(rows)
         ctx.feeds_split = False
         ctx.mark_dirty(rest_SBH)
-        return _write(rest_SBH, rows, part_KBH)
+        return write_rows(rest_SBH, rows, part_KBH)
 
     @staticmethod
     def backward(ctx: Any, grad_SBH: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (rows,) = ctx.saved_tensors
         rest_needs, part_needs, _ = ctx.needs_input_grad
         if rest_needs and not ctx.feeds_split:
-            grad_SBH = _copy(grad_SBH)  # autograd may have given the same gradient to others
-        return grad_SBH if rest_needs else None, _take(grad_SBH, rows) if part_needs else None, None
+            grad_SBH = copy_of(grad_SBH)  # autograd may have given the same gradient to others
+        return grad_SBH if rest_needs else None, take_rows(grad_SBH, rows) if part_needs else None, None
 
 
 def _may_overwrite(hidden_SBH: Tensor) -> bool:
@@ -159,11 +170,16 @@ def split_tokens(hidden_SBH: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     gradient at kept positions is undefined. It is ``hidden_SBH`` itself if that was computed by an operation of this
     pass, and then ``hidden_SBH`` must not be read again: merge overwrites it.
     """
+    return _Split.apply(to_overwrite(hidden_SBH), rows)
+
+
+def to_overwrite(hidden_SBH: Tensor) -> Tensor:
+    """``hidden_SBH`` for a split, or a copy of it where ``split_tokens`` must not let merge overwrite it."""
     if not _may_overwrite(hidden_SBH):
-        hidden_SBH = _copy(hidden_SBH)
+        hidden_SBH = copy_of(hidden_SBH)
     if hasattr(hidden_SBH.grad_fn, "feeds_split"):  # the previous layer's merge; its gradient will be split's own
         hidden_SBH.grad_fn.feeds_split = True  # type: ignore[union-attr]
-    return _Split.apply(hidden_SBH, rows)
+    return hidden_SBH
 
 
 def merge_tokens(rest_SBH: Tensor, part_KBH: Tensor, rows: Tensor) -> Tensor:

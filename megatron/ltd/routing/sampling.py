@@ -19,34 +19,14 @@ Shapes: L layers that are drawn together, B micro-batch, S sequence, K kept toke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
-_MASK_64 = (1 << 64) - 1
+from megatron.ltd.routing.splitmix64 import FACTORS, SHIFTS, STEP, finalise, position_mask, runs, signed
 
-# splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014): the stream
-# finalise(state + i * step) of a state; the finaliser's xor-shifts and odd factors.
-_STEP = 0x9E3779B97F4A7C15
-_SHIFTS = (30, 27, 31)
-_FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _APART = 0xD1B54A32D192ED03
 """Makes the seed of ``uniform`` another one than that of token keys, so that equal coordinates share no hash."""
-
-
-def _signed(value: int) -> int:
-    """The int64 with the bit pattern of ``value`` modulo 2^64: what torch takes as a scalar."""
-    value &= _MASK_64
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _finalise_int(value: int) -> int:
-    """splitmix64's finaliser on one Python integer, modulo 2^64."""
-    value &= _MASK_64
-    value = ((value ^ (value >> _SHIFTS[0])) * _FACTORS[0]) & _MASK_64
-    value = ((value ^ (value >> _SHIFTS[1])) * _FACTORS[1]) & _MASK_64
-    return value ^ (value >> _SHIFTS[2])
 
 
 def _xor_shift_(values: Tensor, shift: int) -> Tensor:
@@ -55,10 +35,10 @@ def _xor_shift_(values: Tensor, shift: int) -> Tensor:
 
 
 def _finalise_(values: Tensor) -> Tensor:
-    """``_finalise_int`` on every element of an int64 tensor, in place; products wrap modulo 2^64."""
-    _xor_shift_(values, _SHIFTS[0]).mul_(_signed(_FACTORS[0]))
-    _xor_shift_(values, _SHIFTS[1]).mul_(_signed(_FACTORS[1]))
-    return _xor_shift_(values, _SHIFTS[2])
+    """``finalise`` on every element of an int64 tensor, in place; products wrap modulo 2^64."""
+    _xor_shift_(values, SHIFTS[0]).mul_(signed(FACTORS[0]))
+    _xor_shift_(values, SHIFTS[1]).mul_(signed(FACTORS[1]))
+    return _xor_shift_(values, SHIFTS[2])
 
 
 def uniform(seed: int, *place: int) -> float:
@@ -66,10 +46,10 @@ def uniform(seed: int, *place: int) -> float:
 
     It is computed with Python integers, so that it never waits for a GPU.
     """
-    state = _finalise_int(seed ^ _APART)
+    state = finalise(seed ^ _APART)
     for coordinate in place:
-        state = _finalise_int(state + (coordinate + 1) * _STEP)
-    return (_finalise_int(state) >> 11) * 2.0**-53
+        state = finalise(state + (coordinate + 1) * STEP)
+    return (finalise(state) >> 11) * 2.0**-53
 
 
 def kept_indices(
@@ -110,8 +90,12 @@ def kept_by_layers(
     kept_tokens: int,
     strata: int = 1,
     block_size: int = 1,
+    kernels: str = "torch",
 ) -> Tensor:
-    """``kept_indices`` of several layers, in as many operations as that of one: int64 [L, B, K]."""
+    """``kept_indices`` of several layers, in as many operations as that of one: int64 [L, B, K].
+
+    ``kernels``: "triton" draws the same tokens in one launch, if there are up to 16,384 blocks in a stratum.
+    """
     assert 1 <= kept_tokens <= seq_length, f"{kept_tokens} kept tokens of {seq_length}"
     assert sample_ids.dtype == torch.int64, f"sample ids are int64, not {sample_ids.dtype}"
     layers, batch = len(layer_numbers), sample_ids.shape[0]
@@ -122,9 +106,14 @@ def kept_by_layers(
         f"{strata} strata and blocks of {block_size} do not divide {kept_tokens} of {seq_length} tokens"
     )
     num_blocks = seq_length // block_size
+    if kernels == "triton":
+        from megatron.ltd.routing.triton_kernels import MOST_KEYS, draw
+
+        if num_blocks // strata <= MOST_KEYS:
+            return draw(seed, sample_ids, layer_numbers, seq_length, kept_tokens, strata, block_size)
     keys = token_keys(seed, sample_ids, layer_numbers, num_blocks).view(-1, num_blocks // strata)
     winners = torch.topk(keys, kept_tokens // block_size // strata, dim=1, largest=False, sorted=False).values
-    kept_blocks = winners.bitwise_and_(_position_mask(num_blocks)).sort(dim=1).values.view(layers, batch, -1)
+    kept_blocks = winners.bitwise_and_(position_mask(num_blocks)).sort(dim=1).values.view(layers, batch, -1)
     return kept_blocks if block_size == 1 else _positions(kept_blocks, block_size)
 
 
@@ -137,19 +126,13 @@ def _positions(kept_blocks: Tensor, block_size: int) -> Tensor:
 def token_keys(seed: int, sample_ids: Tensor, layer_numbers: Sequence[int], seq_length: int) -> Tensor:
     """A uniform key for each token, int64 [L, B, S], distinct in each row; arguments as for ``kept_by_layers``."""
     positions_S = torch.arange(seq_length, dtype=torch.int64, device=sample_ids.device)
-    layers_L = _numbers(layer_numbers, sample_ids.device).mul_(_signed(_STEP)).add_(_signed(_finalise_int(seed)))
-    states_LB = _finalise_(_finalise_(layers_L)[:, None] + sample_ids * _signed(_STEP))
-    keys_LBS = _finalise_(states_LB[..., None] + (positions_S + 1).mul_(_signed(_STEP)))
+    layers_L = _numbers(layer_numbers, sample_ids.device).mul_(signed(STEP)).add_(signed(finalise(seed)))
+    states_LB = _finalise_(_finalise_(layers_L)[:, None] + sample_ids * signed(STEP))
+    keys_LBS = _finalise_(states_LB[..., None] + (positions_S + 1).mul_(signed(STEP)))
     # The position in the low bits makes keys distinct, and is read from the selected keys.
-    return keys_LBS.bitwise_and_(~_position_mask(seq_length)).bitwise_or_(positions_S)
+    return keys_LBS.bitwise_and_(~position_mask(seq_length)).bitwise_or_(positions_S)
 
 
 def _numbers(numbers: Sequence[int], device: torch.device) -> Tensor:
     """int64 [L], made on ``device`` from runs of neighbours: a copy from the host would wait for the device."""
-    runs = [list(run) for _, run in groupby(enumerate(numbers), key=lambda placed: placed[1] - placed[0])]
-    return torch.cat([torch.arange(run[0][1], run[-1][1] + 1, dtype=torch.int64, device=device) for run in runs])
-
-
-def _position_mask(seq_length: int) -> int:
-    """The low bits that hold a position."""
-    return (1 << (seq_length - 1).bit_length()) - 1
+    return torch.cat([torch.arange(run.start, run.stop, dtype=torch.int64, device=device) for run in runs(numbers)])

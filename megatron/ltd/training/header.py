@@ -38,7 +38,7 @@ def print_header(run: Run) -> None:
     print_line(
         f"runs on   {about['device']}, {about['world_size']} process{'es' if run.mesh.world_size > 1 else ''}, "
         f"{run.config.precision.dtype}; torch {about['torch']}, megatron-core {about['megatron-core']}; "
-        f"{kernels_text(run.state.chunks, run.mesh.device)}"
+        f"{kernels_text(run.state.chunks, run.mesh.device, run.method.facts.kernels)}"
     )
     if run.throughput.peak_tflops is not None:
         print_line(f"peak      {run.throughput.peak_tflops:g} TFLOP/s per device, by which MFU is divided")

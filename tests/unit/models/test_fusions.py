@@ -203,3 +203,18 @@ def test_fused_functions_compile_twice_while_kept_tokens_grow(repository: Path) 
     counts = json.loads(result.stdout)
     assert counts.pop("bias_dropout_add_fused_train") == 3
     assert len(counts) == 7 and set(counts.values()) == {2}, counts
+
+
+def test_triton_is_refused_where_it_does_not_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    from megatron.ltd.models import fusions
+
+    model = small_model(ltd_kernels="triton")
+    monkeypatch.setattr(fusions, "_triton_interprets", lambda: False)
+    monkeypatch.setattr(fusions.importlib.util, "find_spec", lambda name: None)
+    with refused("--ltd-kernels triton", "Triton is not installed", "--ltd-kernels torch"):
+        fusions.check_routing_kernels(model, CUDA)
+    monkeypatch.setattr(fusions.importlib.util, "find_spec", lambda name: name)
+    with refused("--ltd-kernels triton", "this run computes on cpu", "--ltd-kernels torch"):
+        fusions.check_routing_kernels(model, CPU)
+    for chosen, device in (("triton", CUDA), ("torch", CPU), ("auto", CPU)):
+        fusions.check_routing_kernels(small_model(ltd_kernels=chosen), device)

@@ -18,6 +18,7 @@ def test_a_gpu_without_transformer_engine_is_slow() -> None:
 
         chunks = [build_core_model(small_model(), mesh)]
         assert kernels_text(chunks, mesh.device) == "layers on PyTorch's kernels"
+        assert kernels_text(chunks, mesh.device, "triton").startswith("layers on PyTorch's kernels, routing on Triton ")
         (line,) = slow_kernels(chunks, torch.device("cuda", 0))
         assert line.startswith("warning: ") and "Transformer Engine" in line
         assert slow_kernels(chunks, mesh.device) == []

@@ -57,6 +57,17 @@ def test_rows_of_ours_keep_parts_of_the_sequence() -> None:
     assert [arm.name for arm in case("plain").arms] == ["dense"]
 
 
+def test_rows_on_both_kernels_of_routing_stand_side_by_side() -> None:
+    both = replace(case(), ltd_kernels=("torch", "triton"))
+    assert [arm.name for arm in both.arms[1:4]] == [
+        "random-LTD, K = 128",
+        "random-LTD, K = 128, --ltd-kernels triton",
+        "random-LTD in blocks of 16, K = 128",
+    ]
+    assert [both.config(arm).build_method().facts.kernels for arm in both.arms[1:3]] == ["torch", "triton"]
+    assert [turn[0].ltd_kernels for turn in cases(GpuConfig(ltd_kernels=("triton",)), "cuda")][:1] == [("triton",)]
+
+
 def test_the_plain_gpt_computes_what_the_reference_does() -> None:
     """Both have the same weights, and as many parameters as our model."""
     config = PlainConfig(learned_positions=16)
@@ -140,7 +151,8 @@ def test_goals_stand_beside_what_was_measured(tmp_path: Path) -> None:
     tflop = 10**12
     dense = row(flops=600 * tflop, dense_flops=600 * tflop, seconds=[1.0])
     half = row(1024, flops=300 * tflop, dense_flops=600 * tflop, seconds=[0.52], dense_seconds=[1.0])
-    for each in (dense, half, replace(half, block_size=16, arm="blocks"), row(128, failed="it broke")):
+    triton = replace(half, seconds=[0.001], ltd_kernels="triton", arm="Triton")
+    for each in (dense, triton, half, replace(half, block_size=16, arm="blocks"), row(128, failed="it broke")):
         record.add(each, page)
     text = (tmp_path / "gpu.md").read_text()
     assert "| 1.3B, dense, of the peak; ours on PyTorch's kernels | 55.00% | 60.67%, met |" in text

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 from common.corpus import REPOSITORY
 
@@ -107,6 +108,8 @@ class Arm:
     kept_tokens: int | None = None
     """None: dense"""
     block_size: int = 1
+    kernels: str = "torch"
+    """What ``--ltd-kernels`` is"""
 
     @property
     def name(self) -> str:
@@ -114,7 +117,8 @@ class Arm:
         if self.kept_tokens is None:
             return "dense"
         blocks = f" in blocks of {self.block_size}" if self.block_size > 1 else ""
-        return f"random-LTD{blocks}, K = {self.kept_tokens}"
+        kernels = "" if self.kernels == "torch" else f", --ltd-kernels {self.kernels}"
+        return f"random-LTD{blocks}, K = {self.kept_tokens}{kernels}"
 
     @property
     def flags(self) -> list[str]:
@@ -123,7 +127,7 @@ class Arm:
             return []
         return (
             f"--random-ltd --ltd-schedule constant --ltd-min-kept-tokens {self.kept_tokens} "
-            f"--ltd-block-size {self.block_size}"
+            f"--ltd-block-size {self.block_size} --ltd-kernels {self.kernels}"
         ).split()
 
 
@@ -137,6 +141,7 @@ class Case:
     visit: int
     device: str
     run_flags: str
+    ltd_kernels: tuple[str, ...] = ("torch",)
 
     @property
     def arms(self) -> list[Arm]:
@@ -144,7 +149,8 @@ class Case:
         if self.contender not in OURS:
             return [Arm()]
         length = self.model.shape.seq_length
-        return [Arm(), *(Arm(length // part, size) for part in KEPT_PARTS for size in BLOCK_SIZES)]
+        each = product(KEPT_PARTS, BLOCK_SIZES, self.ltd_kernels)
+        return [Arm(), *(Arm(length // part, size, kernels) for part, size, kernels in each)]
 
     @property
     def num_microbatches(self) -> int:
@@ -173,9 +179,8 @@ def cases(config: GpuConfig, device: str) -> list[list[Case]]:
             model = Model(name, config.tiny)
             sizes = [model.micro_batch_size >> halvings for halvings in range(MICRO_BATCH_HALVINGS + 1)]
             for contender in config.contenders:
-                turns.append(
-                    [Case(model, contender, size, visit, device, config.run_flags or "") for size in sizes if size]
-                )
+                more = (visit, device, config.run_flags or "", config.ltd_kernels)
+                turns.append([Case(model, contender, size, *more) for size in sizes if size])
     return turns
 
 

@@ -37,6 +37,9 @@ class GpuConfig:
     visits: int = flag(2, help="times that every contender has its turn; each time it is built again")
     rounds: int = flag(5, help="measured rounds of a visit; each is a step of the dense model and one of the row")
     warmup_rounds: int = flag(2, help="rounds before them that are not measured")
+    ltd_kernels: tuple[str, ...] = flag(
+        ("torch",), choices=("torch", "triton"), help="kernels of the rows with random-LTD, one row for each"
+    )
     run_flags: str | None = flag(
         None,
         help='further flags of pretrain_gpt_ltd.py for our models, as --run-flags="--attention-backend flash"; with '

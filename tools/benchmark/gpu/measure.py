@@ -22,9 +22,12 @@ from megatron.ltd.layers.route import Route
 
 Step = Callable[[], object]
 
-ROUTING = ("draw of kept tokens", "_Split", "_Merge", "_SplitBackward", "_MergeBackward")
+ROUTING = (
+    "draw of kept tokens",
+    *(f"{name}{part}" for name in ("_Split", "_Merge", "_SplitForSum", "_MergeSum") for part in ("", "Backward")),
+)
 """What a routed layer adds to a dense one, by its name in a profile: the draw, and the operations of
-``routing.gather_scatter``"""
+``routing.gather_scatter``. Those of ``routing.split_sums`` contain two additions that a dense layer has as well."""
 _MOST_KERNELS = 20
 
 

@@ -51,6 +51,7 @@ class Row:
     """Of a step, by the profiler; only in the first visit, and not where no tokens are dropped"""
     kernels: list[tuple[str, int, float]] = field(default_factory=list)
     """Those that take most in a step of one microbatch: name, calls and seconds"""
+    ltd_kernels: str = "torch"
     failed: str | None = None
     """Why nothing was measured"""
     out_of_memory: bool = False

@@ -198,11 +198,12 @@ def _goal(what: str, goal: float, measured: float | None, form: str, *, judged: 
 
 
 def _of(found: Iterable[Figures], model: str, kept_tokens: int | None, block_size: int) -> Figures | None:
-    """The arm at its largest micro-batch."""
+    """The arm at its largest micro-batch, on torch's kernels: the goals are those of a run without further flags."""
     fits = [
         each
         for each in found
         if (each.row.model, each.row.kept_tokens, each.row.block_size) == (model, kept_tokens, block_size)
+        and each.row.ltd_kernels == "torch"
     ]
     return max(fits, key=lambda each: each.row.micro_batch_size, default=None)
 

@@ -20,6 +20,8 @@ import torch
 from common.page import about
 
 from megatron.ltd.errors import UserError
+from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.models.fusions import check_routing_kernels
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh, choose_device, initialize
 from megatron.ltd.training.throughput import published_peak
@@ -39,7 +41,10 @@ def run(config: GpuConfig) -> str:
     device = choose_device(config.device)
     if device.type == "cpu" and not config.tiny:
         raise UserError(f"--device {config.device}: the models are too large for a CPU; add --tiny")
-    record = _record(config, device, check_run_flags(config))
+    products = check_run_flags(config)
+    for kernels in config.ltd_kernels:
+        check_routing_kernels(ModelConfig(ltd_kernels=kernels), device)
+    record = _record(config, device, products)
     with initialize(ParallelConfig(device=device.type)) as mesh:
         skipped = {name: contenders.reason_to_skip(name, device.type) for name in config.contenders}
         for name, reason in skipped.items():
@@ -152,4 +157,5 @@ def _empty_row(case: Case, arm: Arm) -> Row:
         date=datetime.date.today().isoformat(),
         command=shlex.join(case.command(arm)) if ours else None,
         planned_bytes=forecast.fullest.total if ours else None,
+        ltd_kernels=arm.kernels,
     )

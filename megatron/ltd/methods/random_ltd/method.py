@@ -109,10 +109,9 @@ class RandomLTD(FollowsSchedule):
         """A separate draw for each sample and layer."""
         from megatron.ltd.routing.sampling import kept_by_layers  # imports torch, which plans do not need
 
-        seed, seq_length, choice = self.facts.seed, self.facts.seq_length, self.choice
-        return kept_by_layers(
-            seed, samples.sample_ids_B, layer_numbers, seq_length, kept_tokens, choice.strata, choice.block_size
-        )
+        facts, choice = self.facts, self.choice
+        drawn = (layer_numbers, facts.seq_length, kept_tokens, choice.strata, choice.block_size)
+        return kept_by_layers(facts.seed, samples.sample_ids_B, *drawn, facts.kernels)
 
     def plan_with(self, kept_tokens: int) -> StepPlan:
         num_layers, seq_length = self.facts.num_layers, self.facts.seq_length

@@ -172,8 +172,8 @@ class TokenBypass(FollowsSchedule):
         seed, seq_length, strata = self.facts.seed, self.facts.seq_length, self.choice.strata
         shared = (self.span[0],)
         if not self.observes:
-            blocks = self.choice.block_size
-            return kept_by_layers(seed, samples.sample_ids_B, shared, seq_length, kept_tokens, strata, blocks)
+            drawn = (shared, seq_length, kept_tokens, strata, self.choice.block_size)
+            return kept_by_layers(seed, samples.sample_ids_B, *drawn, self.facts.kernels)
         assert samples.whole_tokens_BS is not None and samples.learned_V is not None, "the method observes"
         importance_BS = importance_of(samples.whole_tokens_BS, samples.learned_V, self.special_ids, samples.padding_BS)
         (keys_BS,) = token_keys(seed, samples.sample_ids_B, shared, seq_length)

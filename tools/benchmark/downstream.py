@@ -96,7 +96,7 @@ def kept_runs(config: DownstreamConfig, setting: SettingSummary) -> dict[str, di
     for run in planned_runs(Path(config.plan)):
         if run.setting.name != config.setting or run.seed not in setting.losses(run.arm, run.lr):
             continue
-        if run.lr == setting.best_rate(run.arm) and Path(checkpoints(config, run)).is_dir():
+        if run.lr == setting.compared_rate(run.arm) and Path(checkpoints(config, run)).is_dir():
             kept.setdefault(run.arm, {})[run.seed] = run
     if not kept[DENSE]:
         raise UserError(
@@ -155,10 +155,10 @@ def page(
 ) -> list[str]:
     """The lines of the page."""
     titles = [f"{task}, {metric}" for task, metric in config.metrics]
-    dense, dense_losses = scores[DENSE], setting.losses(DENSE, setting.best_rate(DENSE))
+    dense, dense_losses = scores[DENSE], setting.losses(DENSE, setting.compared_rate(DENSE))
     rows, differences = [], []
     for arm, found in scores.items():
-        best = setting.losses(arm, setting.best_rate(arm))
+        best = setting.losses(arm, setting.compared_rate(arm))
         losses = {seed: best[seed] for seed in found}
         means = [cell(metric, estimate([*of(found, metric).values()])) for metric in config.metrics]
         rows.append([arm, f"{len(found)}", text(estimate([*losses.values()]), 4), *means])

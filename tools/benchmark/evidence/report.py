@@ -17,7 +17,8 @@ from .summary import ArmSummary, SettingSummary
 _LEGEND = """\
 - **loss**: held-out loss at the end, nats a token. ± is the standard error over seeds; differences are paired by seed.
 - **cost**: FLOPs over those of the dense run of as many steps (theory, `megatron/ltd/plan/accounting.py`).
-- **vs dense**: loss minus that of dense after as many steps, dense at its own best learning rate; **p** is two-sided,
+- **LR**: each arm's best learning rate of those with the most seeds.
+- **vs dense**: loss minus that of dense after as many steps, dense at its own learning rate; **p** is two-sided,
   Student's t over the paired differences. **vs dense at equal FLOPs** is the same against dense runs planned for the
   arm's FLOPs, from warm-up to the end of the cosine.
 - **η**: the share of dense's steps after which a dense run, planned to end there, reaches the arm's loss. The arm
@@ -72,13 +73,13 @@ def _verdict(found: ArmSummary) -> str:
 
 
 def _pairs_table(setting: SettingSummary) -> list[str]:
-    """Compare blocks with single tokens at the same number of kept tokens, each at its best learning rate."""
+    """Compare blocks with single tokens at the same number of kept tokens, each at its own learning rate."""
     rows = []
     for arm in setting.arms:
         single = arm.replace(arm.split("-")[0], "single", 1)
         if arm.startswith("blocks") and single in setting.arms:
             difference: Estimate | None = paired(
-                setting.losses(arm, setting.best_rate(arm)), setting.losses(single, setting.best_rate(single))
+                setting.losses(arm, setting.compared_rate(arm)), setting.losses(single, setting.compared_rate(single))
             )
             rows.append((f"{arm} - {single}", text(difference, 4, sign=True), p_text(difference)))
     return [*markdown_table(("blocks against single tokens", "difference", "p"), rows), ""] if rows else []
@@ -100,7 +101,22 @@ def _rates_table(setting: SettingSummary) -> list[str]:
             mean = f"{sum(losses[seed] for seed in seeds) / len(seeds):.4f}" if losses else "-"
             cells.append(f"**{mean}**" if lr == best else mean)
         rows.append((arm, format_ranges(seeds), *cells))
-    return [*markdown_table(("loss by learning rate", "seeds", *(f"{lr:g}" for lr in rates)), rows), ""]
+    table = markdown_table(("loss by learning rate", "seeds", *(f"{lr:g}" for lr in rates)), rows)
+    return [*table, "", *(line for arm in swept for line in _better_rate(setting, arm))]
+
+
+def _better_rate(setting: SettingSummary, arm: str) -> list[str]:
+    """A warning if the arm may be better than where it is compared: another rate has a lower loss, but fewer seeds."""
+    best, compared = setting.best_rate(arm), setting.compared_rate(arm)
+    gain = paired(setting.losses(arm, best), setting.losses(arm, compared))
+    if best == compared or gain is None:
+        return []
+    seeds = format_ranges(sorted(setting.losses(arm, best)))
+    return [
+        f"**{arm}** at {best:g} ends {-gain.mean:.4f} lower than at {compared:g}, with seed {seeds} alone; the first "
+        f"table has it at {compared:g}, with {len(setting.losses(arm, compared))} seeds.",
+        "",
+    ]
 
 
 def _arm_list(records: Sequence[Record]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Summarizes records: each arm at its best learning rate, compared with dense at equal steps and at equal FLOPs.
+"""Summarizes records: each arm at one learning rate, compared with dense at equal steps and at equal FLOPs.
 
     cost     the arm's FLOPs divided by those of the dense run of the setting's steps
     eta      the share of dense steps that reach the arm's loss: if dense runs of s * N steps, each planned to end
@@ -58,7 +58,7 @@ class ArmSummary:
     loss: Estimate
     cost: float
     difference: Estimate | None
-    """Loss minus that of dense, paired by seed, at equal steps and dense's best learning rate."""
+    """Loss minus that of dense, paired by seed, at equal steps."""
     at_equal_flops: Estimate | None
     """Loss minus that of dense runs planned for the arm's FLOPs, paired by seed; None if there are none."""
     eta: Estimate | None
@@ -95,15 +95,22 @@ class SettingSummary:
 
     def best_rate(self, arm: str) -> float:
         """The learning rate with the lowest mean loss over the seeds that all of the arm's rates share."""
-        rates = self.rates(arm)
+        return self._best_of(arm, self.rates(arm))
+
+    def compared_rate(self, arm: str) -> float:
+        """The rate at which an arm is compared with others: the best of those with the most seeds."""
+        seeds = {lr: len(self.losses(arm, lr)) for lr in self.rates(arm)}
+        return self._best_of(arm, [lr for lr, number in seeds.items() if number == max(seeds.values())])
+
+    def _best_of(self, arm: str, rates: Sequence[float]) -> float:
         shared = set.intersection(*(set(self.losses(arm, lr)) for lr in rates))
         assert shared, f"{self.name}, {arm}: its learning rates share no seed"
         return min(rates, key=lambda lr: sum(self.losses(arm, lr)[seed] for seed in shared))
 
     @cached_property
     def dense_curve(self) -> Curve | None:
-        """The curve of dense runs at their best learning rate; None with fewer than two lengths."""
-        lr = self.best_rate(DENSE)
+        """The curve of dense runs at the rate they are compared at; None with fewer than two lengths."""
+        lr = self.compared_rate(DENSE)
         whole = self._runs[(DENSE, lr)]
         differences: dict[float, list[float]] = {1.0: [0.0]}
         for (arm, rate), runs in self._runs.items():
@@ -115,9 +122,9 @@ class SettingSummary:
         return Curve(tuple(means)) if len(means) > 1 else None
 
     def summary(self, arm: str, lr: float | None = None) -> ArmSummary:
-        """Summarize the arm at ``lr``, by default its best learning rate; dense is always at its best."""
-        lr = self.best_rate(arm) if lr is None else lr
-        runs, losses, dense_lr = self._runs[(arm, lr)], self.losses(arm, lr), self.best_rate(DENSE)
+        """Summarize the arm at ``lr``, by default ``compared_rate``, at which dense always is."""
+        lr = self.compared_rate(arm) if lr is None else lr
+        runs, losses, dense_lr = self._runs[(arm, lr)], self.losses(arm, lr), self.compared_rate(DENSE)
         dense = self.losses(DENSE, dense_lr)
         first = next(iter(runs.values()))
         loss = estimate(list(losses.values()))
@@ -133,7 +140,7 @@ class SettingSummary:
 
     def _dense_at_flops_of(self, arm: str, lr: float) -> Mapping[int, float]:
         """Losses by seed of the dense runs whose FLOPs equal the arm's to within half a step."""
-        wanted = next(iter(self._runs[(arm, self.best_rate(arm))].values())).flops
+        wanted = next(iter(self._runs[(arm, self.compared_rate(arm))].values())).flops
         found: dict[int, float] = {}
         for (name, rate), runs in self._runs.items():
             if _is_shorter(name) and rate == lr:
@@ -143,8 +150,8 @@ class SettingSummary:
         return found
 
     def dense_points(self) -> list[tuple[float, float]]:
-        """(FLOPs, mean loss) of dense runs of every length at dense's best learning rate, ascending."""
-        lr = self.best_rate(DENSE)
+        """(FLOPs, mean loss) of dense runs of every length, ascending."""
+        lr = self.compared_rate(DENSE)
         whole = self.losses(DENSE, lr)
         mean = sum(whole.values()) / len(whole)
         flops = next(iter(self._runs[(DENSE, lr)].values())).flops
@@ -153,12 +160,12 @@ class SettingSummary:
 
     def flops(self, arm: str) -> int:
         """The FLOPs of a run of the arm."""
-        return next(iter(self._runs[(arm, self.best_rate(arm))].values())).flops
+        return next(iter(self._runs[(arm, self.compared_rate(arm))].values())).flops
 
     def mean_loss(self, arm: str) -> float:
-        """The mean loss at the arm's best learning rate, as dense's mean plus the paired difference."""
+        """The mean loss at the arm's ``compared_rate``, as dense's mean plus the paired difference."""
         found = self.summary(arm)
-        dense = self.losses(DENSE, self.best_rate(DENSE))
+        dense = self.losses(DENSE, self.compared_rate(DENSE))
         if found.difference is None:
             return found.loss.mean
         return sum(dense.values()) / len(dense) + found.difference.mean

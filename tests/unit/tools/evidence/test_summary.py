@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from evidence.records import Record
+from evidence.report import to_markdown
 from evidence.summary import Curve, by_setting
 
 from tests.unit.tools.evidence.made_up import dense, dense_loss, record
@@ -50,6 +53,19 @@ def test_each_arm_is_compared_at_its_best_rate_over_shared_seeds() -> None:
     assert setting.best_rate("dense") == setting.best_rate("blocks16") == 3e-3
     assert setting.summary("blocks16").seeds == (1, 2)
     assert setting.arms == ["dense", "blocks16"]
+
+
+def test_a_better_rate_with_fewer_seeds_is_said_but_not_compared() -> None:
+    """Differences need pairs of seeds; that the arm may be better all the same is a line of the page."""
+    records = [*DENSE, dense(1, 1.1, "dense", 6e-3), *arm("blocks16", 0.9, 0.8, 0.0, 0.0, 0.0)]
+    setting = by_setting(records)["s256"]
+    assert (setting.best_rate("dense"), setting.compared_rate("dense")) == (6e-3, 3e-3)
+    blocks = setting.summary("blocks16")
+    assert blocks.difference is not None and blocks.difference.mean == pytest.approx(dense_loss(0.9) - dense_loss(1))
+    page = to_markdown({"s256": setting}, records, "", Path("plot.png"), len(records))
+    gain = dense_loss(1) - dense_loss(1.1)
+    assert f"**dense** at 0.006 ends {gain:.4f} lower than at 0.003, with seed 1 alone" in page
+    assert f"**{dense_loss(1.1, 1):.4f}**" in page
 
 
 def test_a_single_dense_length_gives_no_eta() -> None:

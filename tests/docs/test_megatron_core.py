@@ -106,7 +106,12 @@ def test_every_private_method_that_we_override_is_on_the_page(repository: Path) 
     for path in (repository / "megatron" / "ltd").rglob("*.py"):
         if path.stem.startswith("__") or "(" not in path.read_text(encoding="utf-8"):
             continue
-        module = importlib.import_module(".".join(path.relative_to(repository).with_suffix("").parts))
+        try:
+            module = importlib.import_module(".".join(path.relative_to(repository).with_suffix("").parts))
+        except ModuleNotFoundError as error:
+            if error.name != "triton":  # which only torch for CUDA brings
+                raise
+            continue
         for cls in vars(module).values():
             if isinstance(cls, type) and cls.__module__ == module.__name__:
                 bases = [base for base in cls.__mro__[1:] if is_foreign(base.__module__)]

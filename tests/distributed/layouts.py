@@ -126,6 +126,10 @@ RECOMPUTE_CASES = [
 
 RANDOM_LTD = tuple("--random-ltd --ltd-min-kept-tokens 8 --ltd-growth-steps 6 --ltd-granularity 8".split())
 """Over five steps, layers 2 to 5 of six keep 8, 8, 16, 16 and 24 of 32 tokens."""
+BYPASS = tuple(
+    "--token-bypass --token-bypass-kept-tokens 8 --token-bypass-growth-steps 6 --token-bypass-granularity 8".split()
+)
+RANDOM_BYPASS = (*BYPASS, "--token-bypass-selector", "random")
 
 
 SIX_LAYERS = (

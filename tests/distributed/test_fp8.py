@@ -17,6 +17,7 @@ from tests.distributed.engine_jobs import printed_by, refusal_of, run_with_fp8_s
 from tests.distributed.evaluation_jobs import figures
 from tests.distributed.layouts import (
     LAYOUTS,
+    RANDOM_BYPASS,
     RANDOM_LTD,
     RECOMPUTE,
     VARIANTS,
@@ -26,7 +27,6 @@ from tests.distributed.layouts import (
     vit_command,
 )
 from tests.distributed.runs import Runs, Tolerance, assert_same
-from tests.distributed.test_transformer_engine import RANDOM_BYPASS
 from tests.support import small_sentences
 
 pytestmark = pytest.mark.distributed

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.layouts import LAYOUTS, VARIANTS, one_process
+from tests.distributed.layouts import BYPASS, LAYOUTS, VARIANTS, one_process
 from tests.distributed.runs import Outcome, Runs, assert_same
 
 pytestmark = pytest.mark.distributed
@@ -33,11 +33,7 @@ def bypass(strata: int, choice: str = BLANKS) -> tuple[str, ...]:
 
     With ``BLANKS``, tokens are chosen by importance, and blanks, id 32, are always kept.
     """
-    flags = (
-        "--token-bypass --token-bypass-kept-tokens 8 --token-bypass-growth-steps 6 --token-bypass-granularity 8 "
-        f"{choice} --token-bypass-strata {strata}"
-    )
-    return tuple(flags.split())
+    return (*BYPASS, *choice.split(), "--token-bypass-strata", f"{strata}")
 
 
 def reference(runs: Runs, strata: int, *more: str) -> Outcome:

@@ -16,7 +16,9 @@ from tests.distributed.engine_jobs import doctors_findings, modules_of_layers, p
 from tests.distributed.evaluation_jobs import figures
 from tests.distributed.jobs import train_and_record
 from tests.distributed.layouts import (
+    BYPASS,
     LAYOUTS,
+    RANDOM_BYPASS,
     RANDOM_LTD,
     RECOMPUTE,
     VARIANTS,
@@ -35,8 +37,6 @@ pytestmark = pytest.mark.distributed
 
 ONE = one_process(1)
 DEVICE = (*ONE.flags, "--device", "cpu")
-_BYPASS = "--token-bypass --token-bypass-kept-tokens 8 --token-bypass-growth-steps 6 --token-bypass-granularity 8"
-RANDOM_BYPASS = tuple(f"{_BYPASS} --token-bypass-selector random".split())
 _BLOCKS_OF_16 = "--random-ltd --ltd-min-kept-tokens 16 --ltd-granularity 16 --ltd-block-size 16 --ltd-growth-steps 6"
 _HALF_OF_LLAMA = (
     "--qk-layernorm --apply-layernorm-1p --add-qkv-bias --disable-bias-linear --position-embedding-type rope"
@@ -44,7 +44,7 @@ _HALF_OF_LLAMA = (
 OTHER_RUNS = {
     "blocks of 16": (*_BLOCKS_OF_16.split(), *VARIANTS["RoPE"]),
     "TokenBypass, random": RANDOM_BYPASS,
-    "TokenBypass, importance": (*_BYPASS.split(), *VARIANTS["RoPE"]),
+    "TokenBypass, importance": (*BYPASS, *VARIANTS["RoPE"]),
     "zero-centred norms of queries and keys": (*RANDOM_LTD, *_HALF_OF_LLAMA.split()),
 }
 

@@ -180,6 +180,7 @@ class _Header:
 
     @classmethod
     def read(cls, path: str, idx_path: Path, file: BinaryIO, idx_bytes: int) -> _Header:
+        """Read it from the open ``file`` of ``idx_bytes``. Raises ``UserError``; ``path`` begins its messages."""
         header = file.read(INDEX_HEADER.size)
         again = "use data that preprocess_data.py wrote"
         rerun = "run preprocess_data.py again"

@@ -27,8 +27,11 @@ from megatron.ltd.routing.triton_kernels import write_sums
 
 
 class _SplitForSum(torch.autograd.Function):
+    """``split_for_sum`` of hidden states that may be overwritten."""
+
     @staticmethod
     def forward(ctx: Any, hidden_SBH: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The part, the same memory again, and the hidden states."""
         ctx.save_for_backward(rows)
         ctx.seq_length = hidden_SBH.shape[0]
         ctx.set_materialize_grads(False)
@@ -41,6 +44,7 @@ class _SplitForSum(torch.autograd.Function):
     def backward(
         ctx: Any, grad_part_KBH: Tensor | None, grad_residual_KBH: Tensor | None, grad_rest_SBH: Tensor | None
     ) -> tuple[Tensor | None, None]:
+        """The sum of the part's two gradients, written to the kept rows of the rest's, whose memory it takes."""
         (rows,) = ctx.saved_tensors
         if grad_part_KBH is not None and grad_residual_KBH is not None:
             if grad_rest_SBH is not None:
@@ -53,6 +57,8 @@ class _SplitForSum(torch.autograd.Function):
 
 
 class _MergeSum(torch.autograd.Function):
+    """``merge_sum``."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -63,6 +69,7 @@ class _MergeSum(torch.autograd.Function):
         rows: Tensor,
         rounds: bool,
     ) -> Tensor:
+        """The rest, with the sum in its kept rows."""
         ctx.save_for_backward(rows)
         ctx.feeds_split = False
         ctx.mark_dirty(rest_SBH)
@@ -72,6 +79,7 @@ class _MergeSum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_SBH: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient itself for the rest, and its kept rows for all that was added up."""
         (rows,) = ctx.saved_tensors
         rest_needs, residual_needs, x_needs, bias_needs, *_ = ctx.needs_input_grad
         if rest_needs and not ctx.feeds_split:

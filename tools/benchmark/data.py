@@ -2,11 +2,11 @@
 """How fast text is encoded, by kind of input.
 
     python tools/benchmark/data.py > tools/benchmark/results/data.md
-    python tools/benchmark/data.py --megatron-lm DIR --tokenizer-model DIR
+    python tools/benchmark/data.py --megatron-lm DIR --tokenizer-model DIR >> tools/benchmark/results/data.md
 
 The same documents, drawn from the standard library's own source, are written in every kind of file that ``--input``
 takes, and encoded by ``preprocess_data.py``'s code in this process (or ``--workers``). CPU seconds are those of this
-process; wall seconds depend on what else the machine does.
+process and its children; wall seconds depend on what else the machine does.
 
 With ``--megatron-lm`` it encodes the JSON lines with a tokenizer of Hugging Face instead, by our command and by
 ``tools/preprocess_data.py`` of a checkout of Megatron-LM, in turn, each in a process of its own, and checks that both
@@ -21,6 +21,7 @@ import filecmp
 import gzip
 import json
 import lzma
+import multiprocessing
 import os
 import resource
 import runpy
@@ -76,9 +77,19 @@ class Took:
 @contextmanager
 def timed() -> Iterator[Took]:
     """Measure the wall and CPU time of the block, which are set at its end."""
-    took, wall, cpu = Took(), time.perf_counter(), time.process_time()
+    took, wall, cpu = Took(), time.perf_counter(), _cpu_seconds()
     yield took
-    took.wall, took.cpu = time.perf_counter() - wall, time.process_time() - cpu
+    took.wall, took.cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
+
+
+def _cpu_seconds() -> float:
+    """CPU seconds of this process and of its children: those that have ended, and the one that reads tables."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    total = time.process_time() + ended.ru_utime + ended.ru_stime
+    for child in multiprocessing.active_children():
+        times = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        total += sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 def write_inputs(folder: Path, megabytes: int) -> dict[str, Path]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
+import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
+import data
 import pytest
 
 KINDS = ["JSON lines", "gzip", "bzip2", "xz", "Zstandard", "plain text", "Parquet", "Arrow"]
@@ -15,6 +19,28 @@ def rows(page: str) -> list[list[str]]:
     """The cells of the tables, without heads and rules."""
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
     return [row for row in cells if row[0] in KINDS]
+
+
+def burn(seconds: float, done: Event, end: Event) -> None:
+    """Compute for so many CPU seconds, and wait."""
+    end_of_work = time.process_time() + seconds
+    while time.process_time() < end_of_work:
+        pass
+    done.set()
+    end.wait()
+
+
+def test_cpu_seconds_are_also_those_of_a_process_that_lives_on() -> None:
+    """As the one that reads tables; this process only waits for it."""
+    context = multiprocessing.get_context("fork")
+    done, end = context.Event(), context.Event()
+    with data.timed() as took:
+        process = context.Process(target=burn, args=(0.5, done, end), daemon=True)
+        process.start()
+        assert done.wait(timeout=60)
+    end.set()
+    process.join()
+    assert 0.4 < took.cpu < 5
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ checkpoint, so that the parent process can assemble the pieces of all ranks and 
 (``runs``).
 
 All code that computes is the library's; the job only observes it, between steps and where a layer asks for its kept
-tokens.
+tokens. On a CPU it also delivers what overlapped collectives compute as late as possible (``late``), so that code that
+does not wait computes with NaN.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from megatron.ltd.parallel.mesh import initialize
 from megatron.ltd.training.build import Run, build_run
 from megatron.ltd.training.loop import train
 from megatron.ltd.training.optimizer import whole_weights
+from tests.distributed import late
 from tests.support import parse
 
 
@@ -72,6 +74,8 @@ class Record:
 def train_and_record(command: Sequence[str]) -> Record:
     """Run the whole training that ``command`` describes, and record it."""
     config = parse(command)
+    if config.parallel.device == "cpu":
+        late.install()
     with initialize(config.parallel, agree_on=config.shared_flags()) as mesh:
         run = build_run(config, mesh)
         try:
@@ -84,6 +88,12 @@ def train_and_record(command: Sequence[str]) -> Record:
             return record
         finally:
             run.log.close()
+
+
+def train_without_waiting(command: Sequence[str]) -> Record:
+    """The same with a fault: nobody waits for what overlapped collectives compute."""
+    late.Late.wait = lambda self: None  # type: ignore[method-assign]
+    return train_and_record(command)
 
 
 def _listen(run: Run, record: Record) -> None:

@@ -220,6 +220,8 @@ def _serve(connection: Connection, output: Path, device: str) -> None:
     writer = os.open(output, os.O_WRONLY | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(writer, descriptor)
+    faulthandler.enable(file=sys.__stderr__)
+    torch._C._set_print_stack_traces_on_fatal_signal(True)  # of C++, which Python's handler does not know
     faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)
     tempfile.tempdir = str(output.parent)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo" if sys.platform == "linux" else "lo0"

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.distributed.jobs import train_without_waiting
 from tests.distributed.layouts import LAYOUT_CASES, LAYOUTS, RECOMPUTE, RECOMPUTE_CASES, RECOMPUTED_LAYOUTS, VARIANTS
+from tests.distributed.pool import JobFailed, Pool
 from tests.distributed.runs import ON_GPUS, Runs, assert_same, whole
 
 pytestmark = pytest.mark.distributed
@@ -42,6 +44,14 @@ def test_recompute_changes_nothing_on_a_gpu(gpu_runs: Runs, mode: str) -> None:
     flags = (*VARIANTS["RoPE"], *VARIANTS["document masks"])
     layout = RECOMPUTED_LAYOUTS["one process"]
     assert_same(gpu_runs.run(layout, *flags, *RECOMPUTE[mode]), gpu_runs.reference(layout.strata, *flags), ON_GPUS)
+
+
+@pytest.mark.parametrize("name", ["dp2 sharded overlaps", "pp2 interleaved dp2 sharded overlaps"])
+def test_a_result_that_is_read_too_early_is_seen(pool: Pool, runs: Runs, name: str) -> None:
+    """The comparisons of overlapping layouts are only meaningful if a missing ``wait`` changes what is computed."""
+    layout = LAYOUTS[name]
+    with pytest.raises(JobFailed, match="the loss of step . is nan"):
+        pool.run(train_without_waiting, [*runs.command, *layout.flags], world_size=layout.world_size)
 
 
 def test_reference_drops_tokens_and_trains_every_tensor(runs: Runs) -> None:

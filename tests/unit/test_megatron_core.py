@@ -22,7 +22,7 @@ from megatron.core.datasets import bert_dataset, blended_dataset, gpt_dataset, m
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
-from megatron.core.distributed import DistributedDataParallel
+from megatron.core.distributed import DistributedDataParallel, param_and_grad_buffer
 from megatron.core.extensions import transformer_engine
 from megatron.core.fusions import fused_bias_geglu
 from megatron.core.models.bert import bert_lm_head
@@ -65,6 +65,12 @@ def test_core_compiles_when_imported() -> None:
     """``torch.compile`` is chosen on import, and applied as a decorator; a switch before the import does not exist."""
     assert "jit_fuser = torch.compile" in source(jit) and source(jit).rstrip().endswith("enable_jit_fuser()")
     assert "@jit_fuser" in source(fused_bias_geglu) and "tensor_parallel" in source(megatron.core)
+
+
+def test_core_has_several_collectives_in_flight() -> None:
+    """A bucket's collective is launched by a private function of torch, without a setting to wait for it at once."""
+    text = source(param_and_grad_buffer)
+    assert "_coalescing_manager(communication_group, async_ops=async_op)" in text
 
 
 def test_torch_adamw_keeps_its_step_in_a_tensor() -> None:

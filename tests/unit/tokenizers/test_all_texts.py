@@ -1,0 +1,103 @@
+"""The texts of the shared data have the ids of the library that each tokenizer stands for.
+
+    TEXTS=all python -m pytest tests/unit/tokenizers/test_all_texts.py     25 MB, some minutes
+
+Otherwise the beginning of each file of text, and one of a hundred records.
+"""
+
+from __future__ import annotations
+
+import base64
+import bz2
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import tiktoken
+from tiktoken.load import load_tiktoken_bpe
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, decoders, pre_tokenizers
+
+from megatron.ltd.tokenizers.build import build_tokenizer
+from megatron.ltd.tokenizers.config import TokenizerFiles
+from tests.unit.tokenizers.test_sentencepiece import train
+from tests.unit.tokenizers.test_tiktoken_ranks import LLAMA_3
+
+Encode = Callable[[str], list[int]]
+
+
+@pytest.fixture(scope="module")
+def texts(shared_data: Path) -> list[str]:
+    """Files of text, whole, and files of records, a text for each line; or a sample of both."""
+    length, step = (None, 1) if os.environ.get("TEXTS") == "all" else (100_000, 100)
+    found = [path.read_text(encoding="utf-8")[:length] for path in sorted(shared_data.rglob("*.txt"))]
+    lines = [path.read_text(encoding="utf-8") for path in sorted(shared_data.rglob("*.jsonl"))]
+    lines += [bz2.decompress(path.read_bytes()).decode() for path in sorted(shared_data.rglob("*.bz2"))]
+    for path in sorted(shared_data.rglob("*.zip")):
+        with zipfile.ZipFile(path) as archive:
+            lines += [archive.read(name).decode("latin-1") for name in archive.namelist()]
+    found += [line for file in lines for line in file.splitlines()[::step]]
+    assert sum(map(len, found)) > (20_000_000 if length is None else 700_000)
+    return found
+
+
+def gpt2(shared_data: Path, folder: Path) -> tuple[Encode, Encode]:
+    files = [str(shared_data / "gpt2-vocab" / name) for name in ("encoder.json", "vocab.bpe")]
+    theirs = ByteLevelBPETokenizer(*files)
+    ours = build_tokenizer(TokenizerFiles("GPT2BPETokenizer", vocab_file=files[0], merge_file=files[1]))
+    return ours.encode, lambda text: theirs.encode(text).ids
+
+
+def ranks(shared_data: Path, folder: Path) -> tuple[Encode, Encode]:
+    """GPT-2's pieces as a file of ranks, cut by Llama 3's pattern."""
+    byte_of = {symbol: bytes([byte]) for byte, symbol in tiktoken_symbols().items()}
+    vocabulary = json.loads((shared_data / "gpt2-vocab" / "encoder.json").read_text(encoding="utf-8"))
+    pieces = [b"".join(byte_of[symbol] for symbol in piece) for piece in vocabulary if piece != "<|endoftext|>"]
+    path = folder / "tokenizer.model"
+    path.write_bytes(b"".join(base64.b64encode(piece) + b" %d\n" % place for place, piece in enumerate(pieces)))
+    theirs = tiktoken.Encoding(
+        "theirs", pat_str=LLAMA_3, mergeable_ranks=load_tiktoken_bpe(str(path)), special_tokens={}
+    )
+    ours = build_tokenizer(TokenizerFiles("TikTokenizer", tokenizer_model=str(path)))
+    return ours.encode, theirs.encode_ordinary
+
+
+def tiktoken_symbols() -> dict[int, str]:
+    """The printable character that stands for each byte in GPT-2's files, from their definition."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + place) for place, byte in enumerate(others)}
+
+
+def hugging_face(shared_data: Path, folder: Path) -> tuple[Encode, Encode]:
+    """GPT-2 as a ``tokenizer.json`` that puts a space before each text."""
+    from transformers import PreTrainedTokenizerFast
+
+    files = [str(shared_data / "gpt2-vocab" / name) for name in ("encoder.json", "vocab.bpe")]
+    made = Tokenizer.from_str(ByteLevelBPETokenizer(*files).to_str())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=True), decoders.ByteLevel()
+    made.save(str(folder / "tokenizer.json"))
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    ours = build_tokenizer(
+        TokenizerFiles("HuggingFaceTokenizer", tokenizer_model=str(folder), eod_token="<|endoftext|>")
+    )
+    return ours.encode, lambda text: theirs.encode(text, add_special_tokens=False)
+
+
+def sentence_pieces(shared_data: Path, folder: Path) -> tuple[Encode, Encode]:
+    """A model trained on a book, with pieces for unknown bytes."""
+    book = (shared_data / "gutenberg" / "1342.txt").read_text(encoding="utf-8")
+    path = train(folder, book, vocab_size=2000, byte_fallback=True)
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    ours = build_tokenizer(TokenizerFiles("SentencePieceTokenizer", tokenizer_model=str(path)))
+    return ours.encode, theirs.encode
+
+
+@pytest.mark.parametrize("pair", [gpt2, ranks, hugging_face, sentence_pieces], ids=lambda pair: pair.__name__)
+def test_ids(pair: Callable[..., tuple[Encode, Encode]], texts: list[str], shared_data: Path, tmp_path: Path) -> None:
+    ours, theirs = pair(shared_data, tmp_path)
+    different = [text[:80] for text in texts if ours(text) != theirs(text)]
+    assert not different

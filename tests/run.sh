@@ -22,8 +22,8 @@ echo "set-up and checks: ${SECONDS} s"
 
 status=0
 # Two workers, each importing torch once; the tests of a file stay together, as they share their fixtures.
-.venv/bin/python -m pytest -n 2 --dist loadfile --ignore tests/distributed || status=$?
+.venv/bin/python -m pytest -n 2 --dist loadfile --durations 20 --ignore tests/distributed || status=$?
 # One process by itself: its tests share one pool of up to eight ranks, which keep the machine busy.
-.venv/bin/python -m pytest tests/distributed || status=$?
+.venv/bin/python -m pytest --durations 10 tests/distributed || status=$?
 echo "everything: ${SECONDS} s"
 exit "${status}"

@@ -13,10 +13,9 @@ from megatron.ltd.flags import read_command
 from megatron.ltd.reports.figures.draw import check_matplotlib
 from megatron.ltd.reports.metrics import read_history
 from megatron.ltd.reports.output import write_output
-from megatron.ltd.reports.page.build import report
+from megatron.ltd.reports.page.build import read_scores, report
 from megatron.ltd.reports.page.config import ReportConfig
 from megatron.ltd.reports.page.plan_file import read_plan
-from megatron.ltd.reports.page.scores import read_scores
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from megatron.ltd.reports.page.plan_file import read_plan
 def main() -> None:
     """Read the flags, the run and its scores, and write the page."""
     (config,) = read_command(__doc__, ReportConfig)
-    path, folder = Path(str(config.output)), Path(str(config.run))
+    path, folder = Path(config.output), Path(config.run)
     check_matplotlib("--output", path)
     scores = read_scores(config.scores)
     plan = read_plan(Path(config.plan)) if config.plan is not None else None

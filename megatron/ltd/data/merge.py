@@ -27,7 +27,7 @@ from megatron.ltd.data.indexed import INDEX_HEADER, INDEX_MAGIC, DatasetCard, In
 from megatron.ltd.data.inputs.documents import Shard
 from megatron.ltd.data.pending import PendingDataset, check_output
 from megatron.ltd.errors import UserError, not_written
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
 from megatron.ltd.format import count_of, format_bytes
 
 _BLOCK_BYTES = 16 << 20
@@ -36,20 +36,21 @@ _LARGEST_VOCABULARY = 1 << 31
 
 
 @dataclass(frozen=True)
-class MergeConfig:
+class MergeConfig(Settings):
     """merging"""
 
     input: tuple[str, ...] = flag(
-        (), metavar="PREFIX", help="datasets to join, in this order: prefixes, or the names of their .idx files"
-    )
-    output_prefix: str | None = flag(None, metavar="PREFIX", help="writes PREFIX.bin, .idx and .json")
+        (), metavar="PREFIX", help="datasets to join, in this order: prefixes, or the names of their .idx files",
+        required="give the prefixes of the datasets to join",
+    )  # fmt: skip
+    output_prefix: str = flag(
+        None, metavar="PREFIX", help="writes PREFIX.bin, .idx and .json",
+        required="give the name of the joined dataset, such as data/corpus",
+    )  # fmt: skip
     overwrite: bool = flag(False, help="replace output that is there already")
 
     def __post_init__(self) -> None:
-        if not self.input:
-            raise UserError("--input: required; give the prefixes of the datasets to join")
-        if not self.output_prefix:
-            raise UserError("--output-prefix: required; give the name of the joined dataset, such as data/corpus")
+        super().__post_init__()
         places = [str(Path(prefix).resolve()) for prefix in self.prefixes]
         twice = next(
             (prefix for prefix, place in zip(self.prefixes, places, strict=True) if places.count(place) > 1), None
@@ -97,7 +98,7 @@ def merge(config: MergeConfig) -> MergeResult:
     or Ctrl-C leaves no file behind, and what was there intact.
     """
     started = time.monotonic()
-    output_prefix = str(config.output_prefix)
+    output_prefix = config.output_prefix
     check_output(output_prefix, [output_prefix], config.overwrite)
     parts = [
         check_indexed_dataset(prefix, _LARGEST_VOCABULARY, flag_spelling="--input", read_tokens=False)

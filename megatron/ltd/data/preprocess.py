@@ -43,12 +43,14 @@ class PreprocessConfig(Settings):
     input: tuple[str, ...] = flag(
         (),
         metavar="FILE",
+        required="give text files",
         help="files, folders or quoted patterns: JSON lines (one object a line), plain text (each file is one "
         "document), Parquet, Arrow, or a saved Hugging Face dataset; text also compressed (gzip, bzip2, xz, Zstandard)",
     )
-    output_prefix: str | None = flag(
+    output_prefix: str = flag(
         None,
         metavar="PREFIX",
+        required="give the prefix of the output files, for example data/books",
         help="writes PREFIX_KEY_document.bin, .idx and .json for each of --json-keys (with "
         "--split-sentences: PREFIX_KEY_sentence)",
     )
@@ -75,10 +77,6 @@ class PreprocessConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.input:
-            raise UserError("--input: required; give text files")
-        if not self.output_prefix:
-            raise UserError("--output-prefix: required; give the prefix of the output files, for example data/books")
         if self.shard is not None:
             Shard.parse(self.shard)
         if len(set(self.json_keys)) != len(self.json_keys):
@@ -134,7 +132,7 @@ def preprocess(config: PreprocessConfig, tokenizer_files: TokenizerFiles) -> Pre
     prefixes = {key: f"{config.output_prefix}_{key}_{level}" for key in config.json_keys}
     files = find_inputs(config.input)
     _check_keys(files, config.json_keys)
-    check_output(str(config.output_prefix), list(prefixes.values()), config.overwrite)
+    check_output(config.output_prefix, list(prefixes.values()), config.overwrite)
     tokenizer = build_tokenizer(tokenizer_files)
     options = EncodeOptions(
         tokenizer_files, config.json_keys, config.append_eod, config.skip_bad_lines, config.split_sentences

@@ -37,17 +37,19 @@ class TrainTokenizerConfig(Settings):
     """tokenizer training"""
 
     input: tuple[str, ...] = flag(
-        (), metavar="FILE", help="files, folders or quoted patterns, of every kind that preprocess_data.py takes"
-    )
+        (), metavar="FILE", help="files, folders or quoted patterns, of every kind that preprocess_data.py takes",
+        required="give text files",
+    )  # fmt: skip
     json_keys: tuple[str, ...] = flag(
         ("text",), metavar="KEY", help="keys of a JSON line, or columns of a table, that hold text"
     )
     vocab_size: int = flag(
         8192, range=Range(300, (1 << 31) - 1), metavar="N", help="pieces, bytes and special ones among them"
     )
-    output_prefix: str | None = flag(
-        None, metavar="PREFIX", help="writes PREFIX.model, or PREFIX-vocab.txt with --model-type wordpiece"
-    )
+    output_prefix: str = flag(
+        None, metavar="PREFIX", help="writes PREFIX.model, or PREFIX-vocab.txt with --model-type wordpiece",
+        required="give the prefix of the model, for example data/books",
+    )  # fmt: skip
     model_type: str = flag(
         "bpe", choices=("bpe", "unigram", "wordpiece"), help="how pieces are found; wordpiece is BERT's vocabulary"
     )
@@ -60,10 +62,6 @@ class TrainTokenizerConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.input:
-            raise UserError("--input: required; give text files")
-        if not self.output_prefix:
-            raise UserError("--output-prefix: required; give the prefix of the model, for example data/books")
         if self.cased and self.model_type != "wordpiece":
             raise UserError(f"--cased: has no effect with --model-type {self.model_type}; remove it, or use wordpiece")
 

@@ -94,7 +94,7 @@ def export_checkpoint(config: ExportConfig, typed: TokenizerFiles) -> Exported:
     Raises ``UserError`` for a target that exists or cannot be written, a checkpoint that is not a GPT or that Hugging
     Face has no class for, and a tokenizer that is missing, different, or has no counterpart.
     """
-    target, load = Path(str(config.output)), Path(place_of(str(config.load), config.ckpt_step))
+    target, load = Path(config.output), Path(place_of(config.load, config.ckpt_step))
     check_new(f"--output {target}", target)
     checkpoint, notes = find_checkpoint(load, None)
     if checkpoint is None:

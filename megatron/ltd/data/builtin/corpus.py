@@ -41,9 +41,10 @@ _HOLD_OUT, _KEEP = 0, 1
 class CorpusConfig(Settings):
     """corpus"""
 
-    output_dir: str | None = flag(
-        None, metavar="DIR", help="where train.jsonl, valid.jsonl and corpus.json are written"
-    )
+    output_dir: str = flag(
+        None, metavar="DIR", help="where train.jsonl, valid.jsonl and corpus.json are written",
+        required="give a folder for the corpus",
+    )  # fmt: skip
     text: str = flag(
         "all", choices=("all", "prose"), help="whole files, or the English sentences of docstrings and comments in them"
     )
@@ -59,11 +60,6 @@ class CorpusConfig(Settings):
         metavar="N",
         help="keep at most this much text [MB], drawn evenly from all documents; by default all of it",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.output_dir:
-            raise UserError("--output-dir: required; give a folder for the corpus")
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,6 @@ def write_corpus(config: CorpusConfig) -> CorpusInfo:
     Raises ``UserError`` if this Python has no source files, the text is too short for both parts, or the folder cannot
     be written.
     """
-    assert config.output_dir is not None
     documents, unreadable = collect_documents(Path(sysconfig.get_paths()["stdlib"]))
     if config.text == "prose":
         documents = _prose(documents)

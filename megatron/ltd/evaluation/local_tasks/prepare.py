@@ -23,14 +23,17 @@ from megatron.ltd.evaluation.local_tasks.catalog import read_splits, task_file
 from megatron.ltd.evaluation.local_tasks.raw_files import RawRecord, read_labels, read_raw
 from megatron.ltd.evaluation.local_tasks.raw_tasks import RAW_TASKS, RawTask
 from megatron.ltd.evaluation.local_tasks.shapes import ShapeError, check_record
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
 
 
 @dataclass(frozen=True)
-class PrepareConfig:
+class PrepareConfig(Settings):
     """task data"""
 
-    task: str | None = flag(None, choices=tuple(RAW_TASKS), help="lm-eval's name of the task that the files belong to")
+    task: str = flag(
+        None, choices=tuple(RAW_TASKS), help="lm-eval's name of the task that the files belong to",
+        required=f"give one of {', '.join(RAW_TASKS)}",
+    )  # fmt: skip
     train: tuple[str, ...] = flag(
         (), metavar="FILE", help="published files of the split that few-shot examples come from"
     )
@@ -40,13 +43,10 @@ class PrepareConfig:
     test: tuple[str, ...] = flag(
         (), metavar="FILE", help="published files of the test split; labels in a .lst file follow"
     )
-    output_dir: str | None = flag(None, metavar="DIR", help="writes DIR/<task>/<split>.jsonl, for --task-data DIR")
-
-    def __post_init__(self) -> None:
-        if self.task is None:
-            raise UserError(f"--task: required; give one of {', '.join(RAW_TASKS)}")
-        if self.output_dir is None:
-            raise UserError("--output-dir: required; give the folder for the data of all tasks, such as task_data")
+    output_dir: str = flag(
+        None, metavar="DIR", help="writes DIR/<task>/<split>.jsonl, for --task-data DIR",
+        required="give the folder for the data of all tasks, such as task_data",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,6 @@ def prepare(config: PrepareConfig) -> Prepared:
     Raises ``UserError`` for files that cannot be read or have another format (file, line, expected, found), an unknown
     split, a missing split that is scored, and a folder of the task that exists.
     """
-    assert config.task is not None and config.output_dir is not None
     folder = Path(config.output_dir) / config.task
     if os.path.lexists(folder):
         raise UserError(f"--output-dir {config.output_dir}: {folder} exists; give another folder, or move it away")

@@ -16,6 +16,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from megatron.ltd.data.indexed import INDEX_HEADER, INDEX_MAGIC, DatasetCard, IndexedInfo, check_indexed_dataset
 from megatron.ltd.data.inputs.documents import Shard
 from megatron.ltd.data.pending import PendingDataset, check_output
-from megatron.ltd.errors import UserError, not_written
+from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.format import count_of, format_bytes
 
@@ -107,17 +108,14 @@ def merge(config: MergeConfig) -> MergeResult:
     cards = [DatasetCard.read(Path(f"{prefix}.json")) for prefix in config.prefixes]
     card = _common_card(config.prefixes, parts, cards)
     files = PendingDataset(output_prefix)
-    try:
+    with writes_to(f"--output-prefix {output_prefix}"), ExitStack() as cleanup:
+        cleanup.callback(files.discard)
         bin_sha256 = _join_tokens(parts, files.temporary[".bin"])
         _join_indices(parts, files.temporary[".idx"])
         if card is not None:
             replace(card, bin_sha256=bin_sha256).write(files.temporary[".json"])
         files.publish()
         num_bytes = files.final[".bin"].stat().st_size
-    except OSError as error:
-        raise not_written(f"--output-prefix {output_prefix}", error) from None
-    finally:
-        files.discard()
     return MergeResult(
         prefix=output_prefix,
         parts=len(parts),

@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from megatron.ltd.data.indexed import DatasetCard
 from megatron.ltd.data.inputs.documents import WHOLE, Shard, read_chunks
 from megatron.ltd.data.inputs.files import InputFile, find_inputs
 from megatron.ltd.data.pending import check_output
-from megatron.ltd.errors import UserError, not_written
+from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import COUNT_OR_ZERO, Range
 from megatron.ltd.format import count_of, format_bytes, format_count
@@ -147,9 +148,11 @@ def preprocess(config: PreprocessConfig, tokenizer_files: TokenizerFiles) -> Pre
 
     writers: dict[str, DatasetWriter] = {}
     empty_documents = bad_lines = text_bytes = 0
-    try:
+    with writes_to(f"--output-prefix {config.output_prefix}"), ExitStack() as cleanup:
+        cleanup.callback(chunks.close)
         for key, prefix in prefixes.items():
             writers[key] = DatasetWriter(prefix, tokenizer.vocab_size)
+            cleanup.callback(writers[key].discard)
         for chunk in chunks:
             for key, documents in chunk.documents.items():
                 writers[key].add(documents)
@@ -157,12 +160,6 @@ def preprocess(config: PreprocessConfig, tokenizer_files: TokenizerFiles) -> Pre
             bad_lines += chunk.bad_lines
             text_bytes += chunk.num_bytes
         cards = _finish(writers, prefixes, config, tokenizer)
-    except OSError as error:
-        raise not_written(f"--output-prefix {config.output_prefix}", error) from None
-    finally:
-        chunks.close()
-        for writer in writers.values():
-            writer.discard()
     return PreprocessResult(cards, empty_documents, bad_lines, text_bytes, time.monotonic() - started)
 
 

@@ -21,7 +21,7 @@ import sentencepiece
 
 from megatron.ltd.data.inputs.documents import parse_chunk, read_chunks
 from megatron.ltd.data.inputs.files import find_inputs
-from megatron.ltd.errors import UserError, not_written
+from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import Range
 from megatron.ltd.small_files import write_whole
@@ -101,7 +101,9 @@ def train_tokenizer(config: TrainTokenizerConfig) -> TrainedTokenizer:
         )
     passages = _Passages(config)
     learn = _wordpiece if config.model_type == "wordpiece" else _sentencepiece
-    _write(path, learn(config, passages), config)
+    model = learn(config, passages)
+    with writes_to(f"--output-prefix {config.output_prefix}"):
+        write_whole(path, model)
     return TrainedTokenizer(str(path), config.vocab_size, passages.text_bytes, time.monotonic() - started)
 
 
@@ -198,10 +200,3 @@ def _passages(text: str) -> Iterator[str]:
                 passage, characters = [], 0
     if passage:
         yield "".join(passage)
-
-
-def _write(path: Path, model: bytes, config: TrainTokenizerConfig) -> None:
-    try:
-        write_whole(path, model)
-    except OSError as error:
-        raise not_written(f"--output-prefix {config.output_prefix}", error) from None

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megatron.ltd.data.builtin.prose import paragraphs, prose
-from megatron.ltd.errors import UserError, not_written
+from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import Range
 from megatron.ltd.format import count_of
@@ -124,13 +124,11 @@ def write_corpus(config: CorpusConfig) -> CorpusInfo:
                 f"--held-out-fraction {config.held_out_fraction}: leaves no document for {name} of {len(documents)}; "
                 "give a share nearer to 0.5, or a larger --max-mb"
             )
-    try:
+    with writes_to(f"--output-dir {config.output_dir}"):
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
         infos = {name: _write_part(Path(config.output_dir, f"{name}.jsonl"), part) for name, part in parts.items()}
         info = CorpusInfo(platform.python_version(), unreadable, **infos)
         write_whole(Path(config.output_dir, "corpus.json"), f"{json.dumps(asdict(info), indent=2)}\n".encode())
-    except OSError as error:
-        raise not_written(f"--output-dir {config.output_dir}", error) from None
     return info
 
 

@@ -11,19 +11,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron.ltd.errors import UserError, not_written
+from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.evaluation.local_tasks.catalog import read_splits, task_file
 from megatron.ltd.evaluation.local_tasks.raw_files import RawRecord, read_labels, read_raw
 from megatron.ltd.evaluation.local_tasks.raw_tasks import RAW_TASKS, RawTask
 from megatron.ltd.evaluation.local_tasks.shapes import ShapeError, check_record
 from megatron.ltd.flags import Settings, flag
+from megatron.ltd.small_files import whole_folder
 
 
 @dataclass(frozen=True)
@@ -175,16 +175,8 @@ def _source(path: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, records: dict[str, list[dict[str, Any]]], sources: dict[str, Any]) -> None:
-    """Write into a temporary folder beside it, then rename that."""
-    unfinished = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-    try:
-        unfinished.mkdir(parents=True)
+    with writes_to(f"--output-dir {folder.parent}"), whole_folder(folder) as unfinished:
         for split, items in records.items():
             text = "".join(json.dumps(item) + "\n" for item in items)
             (unfinished / f"{split}.jsonl").write_text(text, encoding="utf-8")
         (unfinished / "source.json").write_text(json.dumps(sources, indent=2) + "\n", encoding="utf-8")
-        unfinished.rename(folder)
-    except OSError as error:
-        raise not_written(f"--output-dir {folder.parent}", error) from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

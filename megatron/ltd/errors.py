@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from megatron.ltd.machine import denied, limits_problem
@@ -41,9 +42,22 @@ class LostContact(RunStopped):
     """Another process of the run has died. Every process that notices prints it, since the first one may have died."""
 
 
-def not_written(place: str, error: OSError) -> UserError:
-    """What to raise for output that cannot be written; ``place`` is its flag and value."""
-    return UserError(f"{place}: cannot be written ({error.strerror}); free disk space, or use another folder")
+@contextmanager
+def reads_from(place: str, fix: str) -> Iterator[None]:
+    """Turns an ``OSError`` of the block into a ``UserError``; ``place`` is a flag and its value."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{place}: cannot be read ({error.strerror}); {fix}") from None
+
+
+@contextmanager
+def writes_to(place: str, fix: str = "free disk space, or use another folder") -> Iterator[None]:
+    """The same for output."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{place}: cannot be written ({error.strerror}); {fix}") from None
 
 
 def first_line(error: BaseException) -> str:

@@ -16,8 +16,8 @@ from megatron.ltd.errors import run_command
 from megatron.ltd.format import format_count, format_flops
 from megatron.ltd.plan.table import stage_rows
 from megatron.ltd.reports.metrics import read_history
+from megatron.ltd.reports.page.build import logged_stages
 from megatron.ltd.reports.page.plan_file import read_plan
-from megatron.ltd.reports.page.stages import logged_stages
 from tests.end_to_end.runs import ending, run_status, snapshot, tiny_flags
 from tests.support_errors import assert_refused
 from tests.unit.reports.page.pages import Page

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from megatron.ltd.parallel import cpu_backend
-from tests.gpu.runs import write_data
+from tests.gpu.runs import IMPLEMENTATIONS, write_data
 
 os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 
@@ -25,6 +25,14 @@ def device(request: pytest.FixtureRequest) -> str:
     """The device, as ``--device`` names it."""
     if request.param == "cuda" and cpu_backend._installed:
         pytest.skip("a CPU run came before in this process: run pytest -m gpu by itself")
+    return request.param
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def impl(device: str, request: pytest.FixtureRequest) -> str:
+    """What can be ``--transformer-impl`` on the device."""
+    if request.param == "transformer_engine" and device == "cpu":
+        pytest.skip("Transformer Engine computes on CUDA")
     return request.param
 
 

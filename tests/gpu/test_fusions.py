@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu.runs import IMPLEMENTATIONS, column, train
+from tests.gpu.runs import column, train
 
 SWIGLU = ("--swiglu", "--disable-bias-linear")
 MODELS = {"GELU": (("--openai-gelu",), "gelu"), "SwiGLU": (SWIGLU, "swiglu")}
@@ -17,19 +17,16 @@ OFF = tuple(
 RECOMPUTE = "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1".split()
 
 
-def wanted(device: str, impl: str) -> tuple[str, ...]:
+def engines(impl: str) -> tuple[str, ...]:
     """Transformer Engine's fusions, where it computes."""
-    if impl == "transformer_engine" and device == "cpu":
-        pytest.skip("Transformer Engine computes on CUDA")
     return ENGINES if impl == "transformer_engine" else ()
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize("model", MODELS)
 def test_fused_kernels_compute_the_same(device: str, data: Path, tmp_path: Path, impl: str, model: str) -> None:
     """With kept tokens that grow, so that functions are compiled for any number of them."""
     flags, activation = MODELS[model]
-    fused = (f"--bias-{activation}-fusion", "--bias-dropout-fusion", *wanted(device, impl))
+    fused = (f"--bias-{activation}-fusion", "--bias-dropout-fusion", *engines(impl))
     on = train(device, data, tmp_path / "on", "--transformer-impl", impl, *flags, *fused)
     off = train(device, data, tmp_path / "off", "--transformer-impl", impl, *flags, *OFF)
     assert len(set(column(on, "kept_tokens"))) > 2
@@ -38,9 +35,8 @@ def test_fused_kernels_compute_the_same(device: str, data: Path, tmp_path: Path,
     assert column(on, "loss") == pytest.approx(column(off, "loss"), rel=2e-2)
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_recompute_repeats_compiled_dropout(device: str, data: Path, tmp_path: Path, impl: str) -> None:
-    flags = (*SWIGLU, "--hidden-dropout", 0.3, "--bias-dropout-fusion", *wanted(device, impl))
+    flags = (*SWIGLU, "--hidden-dropout", 0.3, "--bias-dropout-fusion", *engines(impl))
     flags = ("--transformer-impl", impl, *flags)
     stored = train(device, data, tmp_path / "stored", *flags)
     again = train(device, data, tmp_path / "again", *flags, *RECOMPUTE)
@@ -48,9 +44,8 @@ def test_recompute_repeats_compiled_dropout(device: str, data: Path, tmp_path: P
         assert column(again, name)[:4] == pytest.approx(column(stored, name)[:4], rel=1e-4)
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_losses_of_fused_cross_entropy(device: str, data: Path, tmp_path: Path, impl: str) -> None:
-    kernels = ["native", *(["te"] if wanted(device, impl) else [])]
+    kernels = ["native", *(["te"] if impl == "transformer_engine" else [])]
     plain = train(device, data, tmp_path / "plain", "--transformer-impl", impl, "--bf16")
     for name in kernels:
         fused = ("--bf16", "--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", name)

@@ -10,14 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.gpu.runs import IMPLEMENTATIONS, column, stored_tensors, train, train_apart
+from tests.gpu.runs import column, stored_tensors, train, train_apart
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_fp32_products_are_not_rounded_to_tf32(device: str, impl: str) -> None:
     """Every test of this folder compares such products. 1 + 2^-12 is 1 in TF32, and 64 of them are exact in fp32."""
-    if impl == "transformer_engine" and device == "cpu":
-        pytest.skip("Transformer Engine computes on CUDA")
     where = "transformer_engine.pytorch" if impl == "transformer_engine" else "torch.nn"
     layer = importlib.import_module(where).Linear(64, 64, bias=False).to(device)
     torch.nn.init.ones_(layer.weight)
@@ -73,11 +70,8 @@ def test_implementations_of_the_layers_agree(device: str, data: Path, tmp_path: 
         assert len(own) > 1 and taken == pytest.approx(own, rel=1e-3)
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_backends_agree_on_masks_at_192_kept_tokens(device: str, impl: str, data: Path, tmp_path: Path) -> None:
     """Losses and gradients of two steps of a model whose layers have masks; see ``test_attention``."""
-    if impl == "transformer_engine" and device == "cpu":
-        pytest.skip("Transformer Engine computes on CUDA")
     shape = "--seq-length 256 --ltd-min-kept-tokens 192 --ltd-growth-steps 1000 --train-iters 2 --eval-iters 0"
     seen = {}
     for backend in ("unfused", "auto", "local"):

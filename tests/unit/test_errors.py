@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.errors import LostContact, RunStopped, UserError, first_line, not_written, run_command
+from megatron.ltd.errors import LostContact, RunStopped, UserError, first_line, run_command, writes_to
 from tests.support_processes import PATIENCE_SECONDS, child
 
 ENDINGS = [
@@ -128,6 +128,7 @@ def test_the_first_line_of_an_error() -> None:
 
 
 def test_output_that_cannot_be_written_says_what_to_do() -> None:
-    error = not_written("--output-prefix data/books", OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(UserError) as caught, writes_to("--output-prefix data/books"):
+        raise OSError(errno.ENOSPC, "No space left on device")
     wrong, remedy = "cannot be written (No space left on device)", "free disk space, or use another folder"
-    assert isinstance(error, UserError) and str(error) == f"--output-prefix data/books: {wrong}; {remedy}"
+    assert str(caught.value) == f"--output-prefix data/books: {wrong}; {remedy}"

@@ -22,19 +22,20 @@ from bert_text.data import Facts, prepare
 from bert_text.recipe import FULL, TINY, VARIANTS, Recipe, finetuning, pretraining
 from bert_text.report import to_markdown
 from common.corpus import REPOSITORY
-from common.page import about, check_at_least, check_installed, facts, write_json
+from common.page import about, check_installed, facts, write_json
 from common.runs import RunResult, locked, read_result, run_all
 from common.spec import RunSpec
 
 from megatron.ltd.errors import UserError, run_command
-from megatron.ltd.flags import flag, read_command
+from megatron.ltd.flags import Settings, flag, read_command
+from megatron.ltd.flags.ranges import SEED
 from megatron.ltd.reports.metrics import read_history
 
 _SHARED = REPOSITORY.parent / "shared" / "data"
 
 
 @dataclass(frozen=True)
-class BertConfig:
+class BertConfig(Settings):
     """comparison of methods on BERT"""
 
     data: str = flag(f"{_SHARED / 'gutenberg'}", metavar="DIR", help="folder of Project Gutenberg books (.txt)")
@@ -45,13 +46,13 @@ class BertConfig:
     output_prefix: str | None = flag(
         None, metavar="PREFIX", help="writes PREFIX.md and PREFIX.json (default: report in --work-dir)"
     )
-    seeds: tuple[int, ...] = flag((1,), metavar="N", help="seeds of every variant")
+    seeds: tuple[int, ...] = flag((1,), range=SEED, metavar="N", help="seeds of every variant")
     jobs: int = flag(2, metavar="N", help="runs at a time, one thread each")
     tiny: bool = flag(False, help="toy models, to test the benchmark in seconds a run; use another --work-dir")
     reading: str | None = flag(None, metavar="TEXT", help="first paragraph of the report")
 
     def __post_init__(self) -> None:
-        check_at_least(self, jobs=1)
+        super().__post_init__()
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: give one or more, each once")
 

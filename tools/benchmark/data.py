@@ -23,7 +23,6 @@ import json
 import lzma
 import multiprocessing
 import os
-import resource
 import runpy
 import subprocess
 import sys
@@ -36,17 +35,17 @@ from pathlib import Path
 from statistics import median
 
 from common.estimate import markdown_table
-from common.page import about, check_at_least, facts
+from common.page import about, children_cpu_seconds, facts
 
 from megatron.ltd.data.builtin.corpus import CorpusConfig, write_corpus
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import RunStopped, UserError, run_command
-from megatron.ltd.flags import flag, read_command
+from megatron.ltd.flags import Settings, flag, read_command
 from megatron.ltd.tokenizers.config import TokenizerFiles
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """benchmark"""
 
     megabytes: int = flag(8, help="text to encode [MB]")
@@ -56,7 +55,7 @@ class Config:
     tokenizer_model: str | None = flag(None, metavar="DIR", help="a HuggingFaceTokenizer's folder, with --megatron-lm")
 
     def __post_init__(self) -> None:
-        check_at_least(self, megabytes=1, workers=1, rounds=1)
+        super().__post_init__()
         if self.megatron_lm is not None:
             script = Path(self.megatron_lm, "tools", "preprocess_data.py")
             if not script.is_file() or self.tokenizer_model is None:
@@ -84,8 +83,7 @@ def timed() -> Iterator[Took]:
 
 def _cpu_seconds() -> float:
     """CPU seconds of this process and of its children: those that have ended, and the one that reads tables."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    total = time.process_time() + ended.ru_utime + ended.ru_stime
+    total = time.process_time() + children_cpu_seconds()
     for child in multiprocessing.active_children():
         times = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
         total += sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
@@ -172,24 +170,18 @@ def beside_rows(folder: Path, config: Config) -> list[list[str]]:
 def _encoded_by(place: Path, folder: Path, name: str, config: Config) -> Took:
     """Encode ``folder``/``name``.jsonl with the tool of a checkout at ``place``."""
     flags = ["--input", f"{folder / name}.jsonl", "--output-prefix", str(folder / name), "--append-eod"]
-    flags += [
-        "--tokenizer-type",
-        "HuggingFaceTokenizer",
-        "--tokenizer-model",
-        os.path.abspath(config.tokenizer_model or ""),
-    ]
+    flags += ["--tokenizer-type", "HuggingFaceTokenizer"]
+    flags += ["--tokenizer-model", os.path.abspath(config.tokenizer_model or "")]
     flags += ["--workers", str(config.workers)]
     for path in folder.glob(f"{name}_text_document.*"):
         path.unlink()
     command = [sys.executable, "-W", "ignore", str(place / "tools" / "preprocess_data.py"), *flags]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])}
-    before, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before, wall = children_cpu_seconds(), time.perf_counter()
     ended = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment, check=False)
     if ended.returncode:
         raise RunStopped(f"{command[3]} ended with status {ended.returncode}: {ended.stderr.strip()[-500:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Took(time.perf_counter() - wall, cpu)
+    return Took(time.perf_counter() - wall, children_cpu_seconds() - before)
 
 
 def main() -> None:

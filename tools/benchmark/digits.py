@@ -11,7 +11,6 @@ both. The results are those of the last evaluation.
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,11 +21,12 @@ from statistics import mean
 
 from common.corpus import REPOSITORY
 from common.estimate import markdown_table
-from common.page import about, check_at_least, facts, write_json
+from common.page import about, children_cpu_seconds, facts, write_json
 
 from finetune_vit_ltd import DIGITS, DIGITS_RANDOM_LTD
 from megatron.ltd.errors import UserError, run_command
-from megatron.ltd.flags import flag, read_command
+from megatron.ltd.flags import Settings, flag, read_command
+from megatron.ltd.flags.ranges import SEED
 from megatron.ltd.reports.metrics import read_history
 from megatron.ltd.reports.summary import summarize
 
@@ -34,15 +34,12 @@ METHODS = {"dense": (), "random-LTD": (DIGITS_RANDOM_LTD,)}
 
 
 @dataclass(frozen=True)
-class DigitsConfig:
+class DigitsConfig(Settings):
     """digits"""
 
-    seeds: tuple[int, ...] = flag((1, 2), help="seeds, each a run of every method")
+    seeds: tuple[int, ...] = flag((1, 2), range=SEED, help="seeds, each a run of every method")
     train_iters: int | None = flag(None, help="steps of every run (default: those of finetune_vit_ltd.py)")
     json: str | None = flag(None, metavar="FILE", help="also write everything here")
-
-    def __post_init__(self) -> None:
-        check_at_least(self, train_iters=1)
 
 
 @dataclass(frozen=True)
@@ -70,17 +67,16 @@ def measure(method: str, seed: int, config: DigitsConfig) -> Result:
         flags += ["--train-iters", str(config.train_iters)]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(REPOSITORY / "finetune_vit_ltd.py"), *flags, "--log-dir", folder]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = children_cpu_seconds()
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = children_cpu_seconds() - before
         if ended.returncode:
             raise UserError(f"the {method} run of seed {seed} failed: {ended.stderr.strip().splitlines()[-1]}")
         history = read_history(Path(folder), method)
     last = history.validations[-1]
     return Result(
         method, seed, len(history.steps), last["accuracy"], last["f1"], history.flops[-1],
-        history.steps[-1]["consumed_layer_tokens"], summarize(history).fast_seconds,
-        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        history.steps[-1]["consumed_layer_tokens"], summarize(history).fast_seconds, spent,
     )  # fmt: skip
 
 

@@ -21,13 +21,13 @@ from pathlib import Path
 
 from common.corpus import REPOSITORY
 from common.estimate import Estimate, estimate, markdown_table, paired, text
-from common.page import about, check_at_least, facts
+from common.page import about, facts
 from evidence.plan import DENSE, PLAN, Run, planned_runs
 from evidence.records import read_records
 from evidence.summary import SettingSummary
 
 from megatron.ltd.errors import UserError, run_command
-from megatron.ltd.flags import flag, read_command
+from megatron.ltd.flags import Settings, flag, read_command
 from megatron.ltd.reports.task_results import TaskResult, read_results
 
 CHANCE = {"lambada_openai": 0.0, "hellaswag": 0.25, "arc_easy": 0.25, "boolq": 0.5}
@@ -47,10 +47,13 @@ Scores = Mapping[tuple[str, str], float]
 
 
 @dataclass(frozen=True)
-class DownstreamConfig:
+class DownstreamConfig(Settings):
     """downstream"""
 
-    task_data: str | None = flag(None, metavar="DIR", help=f"local data of {', '.join(CHANCE)}")
+    task_data: str = flag(
+        None, metavar="DIR", help=f"local data of {', '.join(CHANCE)}",
+        required="give the folder that tools/prepare_tasks.py wrote",
+    )  # fmt: skip
     tasks: tuple[str, ...] = flag(tuple(CHANCE), choices=tuple(CHANCE), metavar="TASK", help="the tasks to score")
     setting: str = flag("t25", metavar="NAME", help="a setting of the evidence")
     plan: str = flag(f"{PLAN}", metavar="FILE", help="the plan of evidence.py")
@@ -61,11 +64,6 @@ class DownstreamConfig:
     limit: int | None = flag(None, metavar="N", help="examples of each task (default: all)")
     prompt: str = flag("It was a dark evening, and the old man", help="what the written texts begin with")
     new_tokens: int = flag(96, help="tokens of a written text")
-
-    def __post_init__(self) -> None:
-        if self.task_data is None:
-            raise UserError("--task-data is missing: see --help")
-        check_at_least(self, limit=1, new_tokens=1)
 
     @property
     def metrics(self) -> list[tuple[str, str]]:
@@ -110,7 +108,7 @@ def score(config: DownstreamConfig, run: Run) -> Scores:
     folder = Path(config.work_dir) / run.name / "scores" / "-".join([*config.tasks, f"{config.limit or 'all'}"])
     if not list(folder.rglob("results_*.json")):
         command = ["tools/evaluate.py", "--load", checkpoints(config, run), "--tasks", *config.tasks, "--device", "cpu"]
-        command += ["--task-data", str(config.task_data), "--output_path", f"{folder.resolve()}"]
+        command += ["--task-data", config.task_data, "--output_path", f"{folder.resolve()}"]
         execute([*command, *(() if config.limit is None else ("--limit", f"{config.limit}"))])
     tasks = read_results(folder).tasks
     return {(task, metric): value_of(tasks[task], metric) for task, metric in config.metrics}

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from common.estimate import markdown_table
-from common.page import about, check_at_least, check_clock, check_installed, facts
+from common.page import about, check_clock, check_installed, facts
 
-from megatron.ltd.errors import UserError, run_command
-from megatron.ltd.flags import flag, read_command
+from megatron.ltd.errors import run_command
+from megatron.ltd.flags import Settings, flag, read_command
 from megatron.ltd.versions import cpu_model
 
 _TASKS = {
@@ -41,14 +41,15 @@ _GENERATION = "free answers, greedy"
 
 
 @dataclass(frozen=True)
-class EvaluationBenchmarkConfig:
+class EvaluationBenchmarkConfig(Settings):
     """evaluation benchmark"""
 
-    vocab_file: str | None = flag(None, metavar="FILE", help="GPT-2's encoder.json")
-    merge_file: str | None = flag(None, metavar="FILE", help="GPT-2's vocab.bpe")
-    task_data: str | None = flag(
-        None, metavar="DIR", help=f"local data of {', '.join(_TASKS)}, as tools/prepare_tasks.py writes it"
-    )
+    vocab_file: str = flag(None, metavar="FILE", help="GPT-2's encoder.json", required="give it")
+    merge_file: str = flag(None, metavar="FILE", help="GPT-2's vocab.bpe", required="give it")
+    task_data: str = flag(
+        None, metavar="DIR", help=f"local data of {', '.join(_TASKS)}, as tools/prepare_tasks.py writes it",
+        required="give the folder that tools/prepare_tasks.py wrote",
+    )  # fmt: skip
     num_layers: int = flag(12, help="transformer layers")
     hidden_size: int = flag(768, help="width of the hidden states")
     num_attention_heads: int = flag(12, help="attention heads")
@@ -63,10 +64,7 @@ class EvaluationBenchmarkConfig:
     bf16: bool = flag(False, help="weights and activations in bfloat16")
 
     def __post_init__(self) -> None:
-        for name in ("vocab_file", "merge_file", "task_data"):
-            if getattr(self, name) is None:
-                raise UserError(f"--{name.replace('_', '-')} is missing: see --help")
-        check_at_least(self, limit=1, new_tokens=1, rounds=1, threads=1)
+        super().__post_init__()
         check_clock(self.clock, self.threads, self.device)
         check_installed("lm_eval", "transformers", "accelerate")
 
@@ -100,7 +98,7 @@ def build_requests(config: EvaluationBenchmarkConfig) -> dict[str, tuple[str, li
 
     found: dict[str, tuple[str, list[Any]]] = {}
     with tempfile.TemporaryDirectory() as overlays:
-        write_overlays(Path(str(config.task_data)), Path(overlays))
+        write_overlays(Path(config.task_data), Path(overlays))
         manager = TaskManager(include_path=overlays, include_defaults=False)
         for name, what in _TASKS.items():
             task = manager.load([name])["tasks"][name]
@@ -129,8 +127,8 @@ def write_model(config: EvaluationBenchmarkConfig, folder: Path) -> None:
     )  # fmt: skip
     dtype = torch.bfloat16 if config.bf16 else torch.float32
     GPT2LMHeadModel(shape).to(dtype).save_pretrained(folder)
-    shutil.copy(str(config.vocab_file), folder / "vocab.json")
-    shutil.copy(str(config.merge_file), folder / "merges.txt")
+    shutil.copy(config.vocab_file, folder / "vocab.json")
+    shutil.copy(config.merge_file, folder / "merges.txt")
     GPT2TokenizerFast.from_pretrained(folder).save_pretrained(folder)
 
 

@@ -26,13 +26,13 @@ from evidence.report import to_markdown
 from evidence.summary import by_setting
 
 from megatron.ltd.errors import UserError, run_command
-from megatron.ltd.flags import flag, read_command
+from megatron.ltd.flags import Settings, flag, read_command
 
 _SAVE_STEPS = 300
 
 
 @dataclass(frozen=True)
-class EvidenceConfig:
+class EvidenceConfig(Settings):
     """evidence"""
 
     data: str = flag(
@@ -56,8 +56,7 @@ class EvidenceConfig:
     report_only: bool = flag(False, help="run nothing: report on the records")
 
     def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise UserError(f"--jobs {self.jobs}: must be at least 1")
+        super().__post_init__()
         if self.output_prefix is not None and not self.prefix.parent.is_dir():
             raise UserError(f"--output-prefix {self.output_prefix}: there is no folder {self.prefix.parent}; make it")
 

@@ -12,7 +12,6 @@ seconds, and how often a file of the data or of the indices is opened.
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,12 +22,13 @@ from pathlib import Path
 
 import numpy
 from common.estimate import markdown_table
-from common.page import about, check_at_least, facts
+from common.page import about, children_cpu_seconds, facts
 from memory import small_data
 
 from megatron.ltd.data.indexed import INDEX_HEADER, INDEX_MAGIC
 from megatron.ltd.errors import RunStopped, run_command
-from megatron.ltd.flags import flag, read_command
+from megatron.ltd.flags import Settings, flag, read_command
+from megatron.ltd.flags.ranges import COUNT_OR_ZERO
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _MODEL = ["--config", str(_REPOSITORY / "examples" / "quickstart" / "recipe.yaml"), "--random-ltd"]
@@ -37,14 +37,13 @@ _MOST_SECONDS = 3600
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """benchmark"""
 
-    rounds: int = flag(5, help="times that each is started; the fastest counts, 0: none")
-    datasets: tuple[int, ...] = flag((1, 24, 240, 2400), help="small datasets in each blend, 0: none")
-
-    def __post_init__(self) -> None:
-        check_at_least(self, rounds=0)
+    rounds: int = flag(5, range=COUNT_OR_ZERO, help="times that each is started; the fastest counts, 0: none")
+    datasets: tuple[int, ...] = flag(
+        (1, 24, 240, 2400), range=COUNT_OR_ZERO, help="small datasets in each blend, 0: none"
+    )
 
 
 def starts(data: str, folder: Path) -> dict[str, tuple[list[str], int]]:
@@ -113,16 +112,11 @@ def measured(flags: list[str], status: int, counted: Path | None = None) -> tupl
     """CPU and wall seconds of one start, which must end with ``status``; ``counted`` as in ``_COUNTED``."""
     before = [] if counted is None else ["-c", _COUNTED, str(counted)]
     command = [sys.executable, *before, str(_REPOSITORY / "pretrain_gpt_ltd.py"), *flags]
-    cpu, wall = _children_seconds(), time.perf_counter()
+    cpu, wall = children_cpu_seconds(), time.perf_counter()
     ended = subprocess.run(command, capture_output=True, text=True, timeout=_MOST_SECONDS, check=False)
     if ended.returncode != status:
         raise RunStopped(f"a start ended with status {ended.returncode}: {ended.stderr.strip()}")
-    return _children_seconds() - cpu, time.perf_counter() - wall
-
-
-def _children_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return children_cpu_seconds() - cpu, time.perf_counter() - wall
 
 
 def print_starts(config: Config) -> None:

@@ -26,7 +26,7 @@ from megatron.ltd.checkpoint.compatibility import (
 from megatron.ltd.checkpoint.differences import flag_changes
 from megatron.ltd.checkpoint.from_megatron_lm import MegatronLM, check_old_format, find_megatron_lm
 from megatron.ltd.checkpoint.load import Progress, find_checkpoint, first_of_all_ranks
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.hugging_face.config_file import is_hugging_face
 from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.parallel.agreement import agree_on_folder, together
@@ -256,12 +256,8 @@ def check_save_folder(save: Path, load: Path | None, finetune: bool) -> None:
             f"--save {save}: already has checkpoints (the last at iteration {found[0]}) that this run does not "
             f"continue; {fix}, or use an empty folder"
         )
-    try:
+    with writes_to(f"--save {save}", "use a folder that you can write to"):
         save.mkdir(parents=True, exist_ok=True)
         probe = save / f".write-test-{os.getpid()}"
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"--save {save}: cannot be written ({error.strerror}); use a folder that you can write to"
-        ) from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import writes_to
 from megatron.ltd.flags import read_command
 from megatron.ltd.reports.task_table import CompareConfig, compare
 from megatron.ltd.reports.task_table_text import to_latex, to_markdown
@@ -22,9 +22,9 @@ def main() -> None:
     if config.output is None:
         print(table, end="")
         return
-    try:
-        with Path(config.output).open("x", encoding="utf-8") as file:
-            file.write(table)
-    except OSError as error:
-        raise UserError(f"--output {config.output}: cannot be written ({error.strerror}); give another file") from None
+    with (
+        writes_to(f"--output {config.output}", "give another file"),
+        Path(config.output).open("x", encoding="utf-8") as file,
+    ):
+        file.write(table)
     print(f"table of {len(config.results)} runs: {config.output}")

@@ -18,7 +18,7 @@ from megatron.ltd.tokenizers.config import TokenizerFiles
 def main() -> None:
     """Read the flags, export the checkpoint, and print a summary."""
     config, files = read_command(__doc__, ExportConfig, TokenizerFiles)
-    check_new(f"--output {config.output}", Path(str(config.output)))  # before torch is imported, which takes seconds
+    check_new(f"--output {config.output}", Path(config.output))  # before torch is imported, which takes seconds
     from megatron.ltd.parallel.mesh import quiet_core_imports, refuse_broken_transformer_engine
 
     quiet_core_imports()

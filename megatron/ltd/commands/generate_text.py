@@ -30,7 +30,7 @@ def print_sample(config: SamplingConfig, tokenizer_files: TokenizerFiles) -> Non
         from megatron.ltd.evaluation.generate import generate_text
         from megatron.ltd.evaluation.load import load_model
 
-        loaded = load_model(Path(place_of(str(config.load), config.ckpt_step)), tokenizer_files, parallel, mesh)
+        loaded = load_model(Path(place_of(config.load, config.ckpt_step)), tokenizer_files, parallel, mesh)
         for note in loaded.notes:
             print(note)
         print(f"{config.prompt}{generate_text(loaded, config)}")

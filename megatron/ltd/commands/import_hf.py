@@ -20,12 +20,12 @@ from megatron.ltd.tokenizers.config import TokenizerFiles
 def main() -> None:
     """Read the flags, convert the model, and print a summary."""
     config, files = read_command(__doc__, ImportConfig, TokenizerFiles)
-    check_free(f"--save {config.save}", Path(str(config.save)))  # before torch is imported, which takes seconds
+    check_free(f"--save {config.save}", Path(config.save))  # before torch is imported, which takes seconds
     from megatron.ltd.parallel.mesh import quiet_core_imports, refuse_broken_transformer_engine
 
     quiet_core_imports()
     refuse_broken_transformer_engine()
-    load = Path(str(config.load))
+    load = Path(config.load)
     check_old_format(load)
     checkpoint = find_megatron_lm(load)
     if checkpoint is None:

@@ -19,7 +19,7 @@ from megatron.ltd.reports.runs import read_runs
 def main() -> None:
     """Read the flags and the runs, and save the figure."""
     (config,) = read_command(__doc__, PlotConfig)
-    path = Path(str(config.output))
+    path = Path(config.output)
     check_matplotlib("--output", path)
     histories = read_runs(config)
     panels = panels_of(histories)

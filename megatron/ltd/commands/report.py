@@ -13,16 +13,15 @@ from megatron.ltd.flags import read_command
 from megatron.ltd.reports.figures.draw import check_matplotlib
 from megatron.ltd.reports.metrics import read_history
 from megatron.ltd.reports.output import write_output
-from megatron.ltd.reports.page.build import report
+from megatron.ltd.reports.page.build import read_scores, report
 from megatron.ltd.reports.page.config import ReportConfig
 from megatron.ltd.reports.page.plan_file import read_plan
-from megatron.ltd.reports.page.scores import read_scores
 
 
 def main() -> None:
     """Read the flags, the run and its scores, and write the page."""
     (config,) = read_command(__doc__, ReportConfig)
-    path, folder = Path(str(config.output)), Path(str(config.run))
+    path, folder = Path(config.output), Path(config.run)
     check_matplotlib("--output", path)
     scores = read_scores(config.scores)
     plan = read_plan(Path(config.plan)) if config.plan is not None else None

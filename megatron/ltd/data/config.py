@@ -217,11 +217,12 @@ class ImageDataConfig(ReadingConfig):
 class LabelledTextConfig(ReadingConfig):
     """labelled sentences"""
 
-    train_data_path: str | None = flag(
+    train_data_path: str = flag(
         None,
         affects="order",
         metavar="FILE",
         help="labelled sentences, .tsv (the first line names the columns) or .jsonl",
+        required="give a .tsv or .jsonl file of labelled sentences",
     )
     valid_data_path: str | None = flag(
         None, affects="execution", metavar="FILE", help="held-out ones, all of which every evaluation takes"
@@ -240,8 +241,6 @@ class LabelledTextConfig(ReadingConfig):
             raise UserError(
                 f"--label-column {self.label_column}: it is also a column of sentences; name another one for each"
             )
-        if self.train_data_path is None:
-            raise UserError("--train-data-path: required; give a .tsv or .jsonl file of labelled sentences")
 
     @property
     def columns(self) -> Columns:

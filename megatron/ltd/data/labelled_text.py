@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, reads_from
 from megatron.ltd.small_files import check_regular
 
 Label = str | int
@@ -51,13 +51,9 @@ def read_labelled(path: str, columns: Columns, *, flag: str, classes: Sequence[L
     ``classes`` are those that labels may have (the training data's); None takes the file's own, of which there must be
     two or more.
     """
-    try:
+    with reads_from(f"{flag} {path}", "give a file of labelled sentences"):
         check_regular(path)
         content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{flag} {path}: cannot be read ({error.strerror}); give a file of labelled sentences"
-        ) from None
     suffix = Path(path).suffix.lower()
     if suffix not in (".tsv", ".jsonl", ".json"):
         raise UserError(f"{flag} {path}: neither .tsv nor .jsonl: convert it to one of them, and name it so")

@@ -16,6 +16,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ from tqdm import tqdm
 from megatron.ltd.data.indexed import INDEX_HEADER, INDEX_MAGIC, DatasetCard, IndexedInfo, check_indexed_dataset
 from megatron.ltd.data.inputs.documents import Shard
 from megatron.ltd.data.pending import PendingDataset, check_output
-from megatron.ltd.errors import UserError, not_written
-from megatron.ltd.flags import flag
+from megatron.ltd.errors import UserError, writes_to
+from megatron.ltd.flags import Settings, flag
 from megatron.ltd.format import count_of, format_bytes
 
 _BLOCK_BYTES = 16 << 20
@@ -36,20 +37,21 @@ _LARGEST_VOCABULARY = 1 << 31
 
 
 @dataclass(frozen=True)
-class MergeConfig:
+class MergeConfig(Settings):
     """merging"""
 
     input: tuple[str, ...] = flag(
-        (), metavar="PREFIX", help="datasets to join, in this order: prefixes, or the names of their .idx files"
-    )
-    output_prefix: str | None = flag(None, metavar="PREFIX", help="writes PREFIX.bin, .idx and .json")
+        (), metavar="PREFIX", help="datasets to join, in this order: prefixes, or the names of their .idx files",
+        required="give the prefixes of the datasets to join",
+    )  # fmt: skip
+    output_prefix: str = flag(
+        None, metavar="PREFIX", help="writes PREFIX.bin, .idx and .json",
+        required="give the name of the joined dataset, such as data/corpus",
+    )  # fmt: skip
     overwrite: bool = flag(False, help="replace output that is there already")
 
     def __post_init__(self) -> None:
-        if not self.input:
-            raise UserError("--input: required; give the prefixes of the datasets to join")
-        if not self.output_prefix:
-            raise UserError("--output-prefix: required; give the name of the joined dataset, such as data/corpus")
+        super().__post_init__()
         places = [str(Path(prefix).resolve()) for prefix in self.prefixes]
         twice = next(
             (prefix for prefix, place in zip(self.prefixes, places, strict=True) if places.count(place) > 1), None
@@ -97,7 +99,7 @@ def merge(config: MergeConfig) -> MergeResult:
     or Ctrl-C leaves no file behind, and what was there intact.
     """
     started = time.monotonic()
-    output_prefix = str(config.output_prefix)
+    output_prefix = config.output_prefix
     check_output(output_prefix, [output_prefix], config.overwrite)
     parts = [
         check_indexed_dataset(prefix, _LARGEST_VOCABULARY, flag_spelling="--input", read_tokens=False)
@@ -106,17 +108,14 @@ def merge(config: MergeConfig) -> MergeResult:
     cards = [DatasetCard.read(Path(f"{prefix}.json")) for prefix in config.prefixes]
     card = _common_card(config.prefixes, parts, cards)
     files = PendingDataset(output_prefix)
-    try:
+    with writes_to(f"--output-prefix {output_prefix}"), ExitStack() as cleanup:
+        cleanup.callback(files.discard)
         bin_sha256 = _join_tokens(parts, files.temporary[".bin"])
         _join_indices(parts, files.temporary[".idx"])
         if card is not None:
             replace(card, bin_sha256=bin_sha256).write(files.temporary[".json"])
         files.publish()
         num_bytes = files.final[".bin"].stat().st_size
-    except OSError as error:
-        raise not_written(f"--output-prefix {output_prefix}", error) from None
-    finally:
-        files.discard()
     return MergeResult(
         prefix=output_prefix,
         parts=len(parts),

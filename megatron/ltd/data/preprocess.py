@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from megatron.ltd.data.indexed import DatasetCard
 from megatron.ltd.data.inputs.documents import WHOLE, Shard, read_chunks
 from megatron.ltd.data.inputs.files import InputFile, find_inputs
 from megatron.ltd.data.pending import check_output
-from megatron.ltd.errors import UserError, not_written
+from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import COUNT_OR_ZERO, Range
 from megatron.ltd.format import count_of, format_bytes, format_count
@@ -43,12 +44,14 @@ class PreprocessConfig(Settings):
     input: tuple[str, ...] = flag(
         (),
         metavar="FILE",
+        required="give text files",
         help="files, folders or quoted patterns: JSON lines (one object a line), plain text (each file is one "
         "document), Parquet, Arrow, or a saved Hugging Face dataset; text also compressed (gzip, bzip2, xz, Zstandard)",
     )
-    output_prefix: str | None = flag(
+    output_prefix: str = flag(
         None,
         metavar="PREFIX",
+        required="give the prefix of the output files, for example data/books",
         help="writes PREFIX_KEY_document.bin, .idx and .json for each of --json-keys (with "
         "--split-sentences: PREFIX_KEY_sentence)",
     )
@@ -75,10 +78,6 @@ class PreprocessConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.input:
-            raise UserError("--input: required; give text files")
-        if not self.output_prefix:
-            raise UserError("--output-prefix: required; give the prefix of the output files, for example data/books")
         if self.shard is not None:
             Shard.parse(self.shard)
         if len(set(self.json_keys)) != len(self.json_keys):
@@ -134,7 +133,7 @@ def preprocess(config: PreprocessConfig, tokenizer_files: TokenizerFiles) -> Pre
     prefixes = {key: f"{config.output_prefix}_{key}_{level}" for key in config.json_keys}
     files = find_inputs(config.input)
     _check_keys(files, config.json_keys)
-    check_output(str(config.output_prefix), list(prefixes.values()), config.overwrite)
+    check_output(config.output_prefix, list(prefixes.values()), config.overwrite)
     tokenizer = build_tokenizer(tokenizer_files)
     options = EncodeOptions(
         tokenizer_files, config.json_keys, config.append_eod, config.skip_bad_lines, config.split_sentences
@@ -149,9 +148,11 @@ def preprocess(config: PreprocessConfig, tokenizer_files: TokenizerFiles) -> Pre
 
     writers: dict[str, DatasetWriter] = {}
     empty_documents = bad_lines = text_bytes = 0
-    try:
+    with writes_to(f"--output-prefix {config.output_prefix}"), ExitStack() as cleanup:
+        cleanup.callback(chunks.close)
         for key, prefix in prefixes.items():
             writers[key] = DatasetWriter(prefix, tokenizer.vocab_size)
+            cleanup.callback(writers[key].discard)
         for chunk in chunks:
             for key, documents in chunk.documents.items():
                 writers[key].add(documents)
@@ -159,12 +160,6 @@ def preprocess(config: PreprocessConfig, tokenizer_files: TokenizerFiles) -> Pre
             bad_lines += chunk.bad_lines
             text_bytes += chunk.num_bytes
         cards = _finish(writers, prefixes, config, tokenizer)
-    except OSError as error:
-        raise not_written(f"--output-prefix {config.output_prefix}", error) from None
-    finally:
-        chunks.close()
-        for writer in writers.values():
-            writer.discard()
     return PreprocessResult(cards, empty_documents, bad_lines, text_bytes, time.monotonic() - started)
 
 

@@ -21,7 +21,7 @@ import sentencepiece
 
 from megatron.ltd.data.inputs.documents import parse_chunk, read_chunks
 from megatron.ltd.data.inputs.files import find_inputs
-from megatron.ltd.errors import UserError, not_written
+from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import Range
 from megatron.ltd.small_files import write_whole
@@ -37,17 +37,19 @@ class TrainTokenizerConfig(Settings):
     """tokenizer training"""
 
     input: tuple[str, ...] = flag(
-        (), metavar="FILE", help="files, folders or quoted patterns, of every kind that preprocess_data.py takes"
-    )
+        (), metavar="FILE", help="files, folders or quoted patterns, of every kind that preprocess_data.py takes",
+        required="give text files",
+    )  # fmt: skip
     json_keys: tuple[str, ...] = flag(
         ("text",), metavar="KEY", help="keys of a JSON line, or columns of a table, that hold text"
     )
     vocab_size: int = flag(
         8192, range=Range(300, (1 << 31) - 1), metavar="N", help="pieces, bytes and special ones among them"
     )
-    output_prefix: str | None = flag(
-        None, metavar="PREFIX", help="writes PREFIX.model, or PREFIX-vocab.txt with --model-type wordpiece"
-    )
+    output_prefix: str = flag(
+        None, metavar="PREFIX", help="writes PREFIX.model, or PREFIX-vocab.txt with --model-type wordpiece",
+        required="give the prefix of the model, for example data/books",
+    )  # fmt: skip
     model_type: str = flag(
         "bpe", choices=("bpe", "unigram", "wordpiece"), help="how pieces are found; wordpiece is BERT's vocabulary"
     )
@@ -60,10 +62,6 @@ class TrainTokenizerConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.input:
-            raise UserError("--input: required; give text files")
-        if not self.output_prefix:
-            raise UserError("--output-prefix: required; give the prefix of the model, for example data/books")
         if self.cased and self.model_type != "wordpiece":
             raise UserError(f"--cased: has no effect with --model-type {self.model_type}; remove it, or use wordpiece")
 
@@ -103,7 +101,9 @@ def train_tokenizer(config: TrainTokenizerConfig) -> TrainedTokenizer:
         )
     passages = _Passages(config)
     learn = _wordpiece if config.model_type == "wordpiece" else _sentencepiece
-    _write(path, learn(config, passages), config)
+    model = learn(config, passages)
+    with writes_to(f"--output-prefix {config.output_prefix}"):
+        write_whole(path, model)
     return TrainedTokenizer(str(path), config.vocab_size, passages.text_bytes, time.monotonic() - started)
 
 
@@ -200,10 +200,3 @@ def _passages(text: str) -> Iterator[str]:
                 passage, characters = [], 0
     if passage:
         yield "".join(passage)
-
-
-def _write(path: Path, model: bytes, config: TrainTokenizerConfig) -> None:
-    try:
-        write_whole(path, model)
-    except OSError as error:
-        raise not_written(f"--output-prefix {config.output_prefix}", error) from None

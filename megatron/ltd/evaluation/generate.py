@@ -14,7 +14,7 @@ def generate_text(loaded: LoadedModel, config: SamplingConfig) -> str:
     sampler = Sampler.build(config.seed, config.temperature, config.top_k, config.top_p)
     (tokens,) = generate(
         loaded.causal_lm,
-        [tokenizer.encode(str(config.prompt))],
+        [tokenizer.encode(config.prompt)],
         [sampler],
         max_new_tokens=[config.num_tokens_to_generate],
         eod=tokenizer.eod,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron.ltd.errors import UserError
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import COUNT_OR_ZERO, Range
 from megatron.ltd.parallel.config import ParallelConfig
@@ -14,13 +13,14 @@ from megatron.ltd.parallel.config import ParallelConfig
 class SamplingConfig(Settings):
     """text generation"""
 
-    load: str | None = flag(
+    load: str = flag(
         None,
         metavar="DIR",
         help="folder of checkpoints (--save of a run), or one of them; the newest complete one is loaded",
+        required="give the folder of checkpoints, which is --save of a run",
     )
     ckpt_step: int | None = flag(None, range=COUNT_OR_ZERO, metavar="STEP", help="load the checkpoint of this step")
-    prompt: str | None = flag(None, metavar="TEXT", help="text to continue")
+    prompt: str = flag(None, metavar="TEXT", help="text to continue", required="give some text to continue")
     num_tokens_to_generate: int = flag(
         100, metavar="N", help="most tokens to generate; an end-of-document token ends the text earlier"
     )
@@ -41,10 +41,3 @@ class SamplingConfig(Settings):
         choices=("auto", "cuda", "cpu"),
         help="where to compute; auto takes CUDA if there is a device",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.load is None:
-            raise UserError("--load: required; give the folder of checkpoints, which is --save of a run")
-        if not self.prompt:
-            raise UserError("--prompt: required; give some text to continue")

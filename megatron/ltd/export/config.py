@@ -18,11 +18,14 @@ _UNITS_BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 class ExportConfig(Settings):
     """export"""
 
-    load: str | None = flag(
-        None, metavar="DIR", help="folder of checkpoints, the --save of a run, or one of them; the newest is taken"
-    )
+    load: str = flag(
+        None, metavar="DIR", help="folder of checkpoints, the --save of a run, or one of them; the newest is taken",
+        required="give the --save folder of a run",
+    )  # fmt: skip
     ckpt_step: int | None = flag(None, range=COUNT_OR_ZERO, metavar="STEP", help="take the checkpoint of this step")
-    output: str | None = flag(None, metavar="DIR", help="folder to write, which must not exist yet")
+    output: str = flag(
+        None, metavar="DIR", help="folder to write, which must not exist yet", required="give the folder to write"
+    )
     dtype: str | None = flag(None, choices=DTYPES, help="type of the weights (default: as they are stored)")
     max_shard_size: str = flag("5GB", metavar="SIZE", help="largest file of weights, in KB, MB or GB (of 1000)")
     tokenizer: bool = flag(True, help="leave the tokenizer's files out")
@@ -32,10 +35,6 @@ class ExportConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.load is None:
-            raise UserError("--load: required; give the --save folder of a run")
-        if self.output is None:
-            raise UserError("--output: required; give the folder to write")
         _ = self.max_shard_bytes
 
     @property
@@ -52,12 +51,16 @@ class ExportConfig(Settings):
 class ImportConfig(Settings):
     """import"""
 
-    load: str | None = flag(
+    load: str = flag(
         None,
         metavar="DIR",
+        required="give the folder of a Hugging Face model or of Megatron-LM's checkpoints",
         help="folder of a Hugging Face GPT-2 or Llama in safetensors, or of Megatron-LM's checkpoints",
     )
-    save: str | None = flag(None, metavar="DIR", help="folder to write the checkpoint in, which must hold none yet")
+    save: str = flag(
+        None, metavar="DIR", help="folder to write the checkpoint in, which must hold none yet",
+        required="give the folder to write the checkpoint in",
+    )  # fmt: skip
     dtype: str | None = flag(None, choices=DTYPES, help="type of the weights (default: as they are stored)")
     make_vocab_size_divisible_by: int = flag(
         128,
@@ -65,13 +68,6 @@ class ImportConfig(Settings):
         metavar="N",
         help="pad the vocabulary of a Hugging Face model to a multiple of this; 1 pads nothing",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.load is None:
-            raise UserError("--load: required; give the folder of a Hugging Face model or of Megatron-LM's checkpoints")
-        if self.save is None:
-            raise UserError("--save: required; give the folder to write the checkpoint in")
 
 
 def check_free(flag_and_path: str, path: Path) -> None:

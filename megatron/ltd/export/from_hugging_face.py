@@ -32,7 +32,7 @@ def import_model(config: ImportConfig, typed: TokenizerFiles) -> Imported:
     supported and complete model, a tokenizer that is missing or has more ids than the model, and a target that is not
     empty.
     """
-    load, save = Path(str(config.load)), Path(str(config.save))
+    load, save = Path(config.load), Path(config.save)
     check_free(f"--save {save}", save)
     if not is_hugging_face(load):
         raise UserError(

@@ -57,7 +57,7 @@ def import_megatron_lm(checkpoint: Path, config: ImportConfig, typed: TokenizerF
     if dtype not in DTYPES:
         raise refusal(checkpoint, f"its weights are stored as {dtype}", f"give --dtype, one of {', '.join(DTYPES)}")
     tensors = CheckpointTensors(checkpoint, metadata)
-    save = Path(str(config.save))
+    save = Path(config.save)
     written = write_imported(save, model, tokenizer, dtype, rows, shapes, lambda name: tensors.read(name, shapes[name]))
     return Imported(written, "GPT of Megatron-LM", num_parameters, dtype, tokenizer[0].vocab_size, rows)
 

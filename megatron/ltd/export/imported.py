@@ -18,7 +18,7 @@ from torch import Tensor
 from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.checkpoint.load import Progress
 from megatron.ltd.checkpoint.run_format import MODEL
-from megatron.ltd.errors import UserError, not_written
+from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.export.torch_dist import write_weights
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.models.execution_config import PrecisionConfig
@@ -71,7 +71,7 @@ def write_imported(
     ``read`` returns one of them, and is called once for each. Returns the checkpoint. Raises ``UserError``.
     """
     record = _record(model, *tokenizer, dtype, padded_vocab_size)
-    try:
+    with writes_to(f"--save {save}"):
         partial = checkpoint_files.start_partial(save, 0)
         try:
             common = {"checkpoint_version": 3.0, "iteration": 0}
@@ -82,8 +82,6 @@ def write_imported(
             return checkpoint_files.publish(partial, 0)
         finally:
             checkpoint_files.remove_partial(partial)
-    except OSError as error:
-        raise not_written(f"--save {save}", error) from None
 
 
 def _record(

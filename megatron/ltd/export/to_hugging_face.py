@@ -11,10 +11,7 @@ not include them. The folder appears when it is complete.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +23,7 @@ from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.checkpoint.files import place_of, run_folder
 from megatron.ltd.checkpoint.load import find_checkpoint
 from megatron.ltd.checkpoint.run_format import MODEL
-from megatron.ltd.errors import UserError, not_written
+from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.evaluation.stored import check_tokenizer, stored_part, with_typed
 from megatron.ltd.export.checkpoint_tensors import CheckpointTensors
 from megatron.ltd.export.config import ExportConfig, check_new
@@ -38,6 +35,7 @@ from megatron.ltd.hugging_face.model import architecture_of
 from megatron.ltd.hugging_face.shards import WrittenWeights, write_weights
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.small_files import whole_folder
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerConfig, TokenizerFiles, model_vocab_size, unpadded_vocab_size
@@ -94,7 +92,7 @@ def export_checkpoint(config: ExportConfig, typed: TokenizerFiles) -> Exported:
     Raises ``UserError`` for a target that exists or cannot be written, a checkpoint that is not a GPT or that Hugging
     Face has no class for, and a tokenizer that is missing, different, or has no counterpart.
     """
-    target, load = Path(str(config.output)), Path(place_of(str(config.load), config.ckpt_step))
+    target, load = Path(config.output), Path(place_of(config.load, config.ckpt_step))
     check_new(f"--output {target}", target)
     checkpoint, notes = find_checkpoint(load, None)
     if checkpoint is None:
@@ -105,7 +103,7 @@ def export_checkpoint(config: ExportConfig, typed: TokenizerFiles) -> Exported:
     dtype = tensors.dtype(_EMBEDDING) if config.dtype is None else getattr(torch, config.dtype)
     dtype_name = str(dtype).removeprefix("torch.")
     counterparts = source.architecture.counterparts(source.model, source.vocab_size)
-    with _published_when_complete(target) as folder:
+    with writes_to(f"--output {target}"), whole_folder(target) as folder:
         read = {name: partial(tensors.read, name, counterpart.shape) for name, counterpart in counterparts.items()}
         written = write_weights(
             folder, source.architecture, counterparts, lambda name: read[name](), dtype, config.max_shard_bytes
@@ -161,17 +159,3 @@ def _config(source: _Source, dtype: str) -> dict[str, Any]:
 
 def _write_json(path: Path, entries: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _published_when_complete(target: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``target`` at the end of the block, or is removed if the block fails."""
-    partial_folder = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    try:
-        partial_folder.mkdir(parents=True)
-        yield partial_folder
-        partial_folder.rename(target)
-    except OSError as error:
-        raise not_written(f"--output {target}", error) from None
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)

@@ -37,6 +37,7 @@ def flag(
     choices: Sequence[str] | None = None,
     metavar: str | None = None,
     range: Range | None = None,
+    required: str | None = None,
 ) -> Any:
     """A dataclass field that is also a flag.
 
@@ -45,10 +46,11 @@ def flag(
     ``X | None`` or ``tuple[X, ...]`` (several values after one flag); ``bool | None`` is a pair of switches, the second
     with ``no-``, and None if neither is given. ``affects`` is stated by every flag of a command that trains, see
     ``Affects``; for the flags of other commands it is None. ``range`` is that of a number, by default ``COUNT`` or
-    ``AMOUNT``; see ``ranges``.
+    ``AMOUNT``; see ``ranges``. ``required`` says what to give, in the error of ``Settings`` without the flag.
     """
     metadata = {
         "help": help, "affects": affects, "name": name, "choices": choices, "metavar": metavar, "range": range,
+        "required": required,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 

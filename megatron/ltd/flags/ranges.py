@@ -57,7 +57,10 @@ LOSS_SCALE = Range(0, 2.0**127, above=True)
 
 
 class Settings:
-    """The base of dataclasses of flags. Raises ``UserError`` for a number that is out of its range."""
+    """The base of dataclasses of flags.
+
+    Raises ``UserError`` for a number that is out of its range, and for a required flag that is not given.
+    """
 
     def __post_init__(self) -> None:
         config_class: Any = type(self)
@@ -70,6 +73,9 @@ class Settings:
                     spelling = flag_name(config_class, field.name)
                     fix = "give a share such as 0.3" if allowed.most == 1 else "change it"
                     raise UserError(f"{spelling} {number}: {allowed.rule(number)}; {fix}")
+        for field in flag_fields(self):
+            if (fix := field.metadata["required"]) and getattr(self, field.name) in (None, "", ()):
+                raise UserError(f"{flag_name(config_class, field.name)}: required; {fix}")
 
 
 @cache

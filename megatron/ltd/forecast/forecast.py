@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.forecast.config import SAVING_WORDS
 from megatron.ltd.forecast.duration import Speed
 from megatron.ltd.forecast.layout import Layout
@@ -194,8 +194,5 @@ def _check_new(path: Path) -> None:
 
 
 def _write_new(path: Path, text: str) -> None:
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UserError(f"--plan-json {path}: cannot be written ({error.strerror}); give another file") from None
+    with writes_to(f"--plan-json {path}", "give another file"), path.open("x", encoding="utf-8") as file:
+        file.write(text)

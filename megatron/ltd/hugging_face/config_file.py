@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, reads_from
 from megatron.ltd.json_text import parse_json
 from megatron.ltd.small_files import read_small
 
@@ -58,12 +58,8 @@ class ConfigFile:
         """Raises ``UserError`` if the file is missing, or not a JSON object."""
         path = folder / CONFIG
         try:
-            entries = parse_json(read_small(path))
-        except OSError as error:
-            raise UserError(
-                f"--load {folder}: {CONFIG} cannot be read ({error.strerror}); use a folder that has it beside the "
-                "weights"
-            ) from None
+            with reads_from(f"--load {folder}: {CONFIG}", "use a folder that has it beside the weights"):
+                entries = parse_json(read_small(path))
         except ValueError as error:
             raise UserError(f"--load {folder}: {CONFIG} is not JSON ({error}); download the folder again") from None
         if not isinstance(entries, dict):

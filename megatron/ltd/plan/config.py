@@ -124,7 +124,10 @@ class TrainingConfig(Settings):
 class OptimizerConfig(Settings):
     """optimizer and learning rate"""
 
-    lr: float | None = flag(None, range=ABOVE_ZERO, affects="schedule", help="peak learning rate; required")
+    lr: float = flag(
+        None, range=ABOVE_ZERO, affects="schedule", help="peak learning rate; required",
+        required="give the peak learning rate, such as 3e-4",
+    )  # fmt: skip
     min_lr: float = flag(0.0, affects="schedule", help="learning rate at the end of the decay")
     decoupled_lr: float | None = flag(
         None,
@@ -183,8 +186,6 @@ class OptimizerConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.lr is None:
-            raise UserError("--lr: required; give the peak learning rate, such as 3e-4")
         if not 0.0 <= self.min_lr <= self.lr:
             raise UserError(f"--min-lr {self.min_lr}: it must be between 0 and --lr {self.lr}")
         if self.decoupled_lr is None and self.decoupled_min_lr is not None:

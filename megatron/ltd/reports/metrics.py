@@ -22,7 +22,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, reads_from
 from megatron.ltd.json_text import parse_json
 from megatron.ltd.small_files import check_regular
 
@@ -128,17 +128,13 @@ def _damage(path: Path, damaged: list[int]) -> str | None:
 
 def _read_lines(path: Path) -> Iterator[Any]:
     """Every complete line of the file, parsed; None for a damaged one."""
-    try:
+    with reads_from(f"{path}", "give the --log-dir (or --save) folder of a run"):
         check_regular(path)
         with path.open(encoding="utf-8", errors="surrogateescape") as file:
             while texts := list(islice(file, _LINES_AT_ONCE)):
                 if not texts[-1].endswith("\n"):
                     texts.pop()
                 yield from _parse_all(texts)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}): give the --log-dir (or --save) folder of a run"
-        ) from None
 
 
 def _parse_all(texts: list[str]) -> list[Any]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.small_files import write_whole
 
 
@@ -22,10 +22,6 @@ def check_output(flag: str, path: Path, suffixes: Sequence[str], *, overwrite: b
 
 def write_output(flag: str, path: Path, content: bytes) -> None:
     """Write the whole file or nothing; missing folders are created. Raises ``UserError``."""
-    try:
+    with writes_to(f"{flag} {path}", "give a folder that you may write to"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
-    except OSError as error:
-        raise UserError(
-            f"{flag} {path}: cannot be written ({error.strerror}); give a folder that you may write to"
-        ) from None

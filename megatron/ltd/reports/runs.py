@@ -6,22 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
 from megatron.ltd.reports.metrics import RunHistory, read_history
 
 
 @dataclass(frozen=True)
-class RunsConfig:
+class RunsConfig(Settings):
     """runs"""
 
-    runs: tuple[str, ...] = flag((), metavar="DIR", help="folders of the runs: their --log-dir, or --save")
+    runs: tuple[str, ...] = flag(
+        (), metavar="DIR", help="folders of the runs: their --log-dir, or --save",
+        required="give the folder of at least one run",
+    )  # fmt: skip
     names: tuple[str, ...] = flag(
         (), metavar="NAME", help="their names in tables and figures (default: the names of the folders)"
     )
 
     def __post_init__(self) -> None:
-        if not self.runs:
-            raise UserError("--runs: required; give the folder of at least one run")
+        super().__post_init__()
         if self.names and len(self.names) != len(self.runs):
             raise UserError(f"--names has {len(self.names)} values and --runs {len(self.runs)}: give one name per run")
 

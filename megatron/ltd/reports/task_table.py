@@ -21,7 +21,7 @@ from pathlib import Path
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.lm_eval.paper_tasks import PAPER_GROUP, PAPER_TASKS, PAPER_TASKS_BY_NAME
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
 from megatron.ltd.reports.task_results import RunResults, Score, TaskResult, read_results
 
 SHARES = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em", "f1", "mc1", "mc2"})
@@ -30,12 +30,13 @@ _NUM_PAPER_TASKS = sum(task.metric in SHARES for task in PAPER_TASKS)
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(Settings):
     """comparison"""
 
     results: tuple[str, ...] = flag(
-        (), metavar="PATH", help="result files of lm-eval, or folders, of which the newest file counts"
-    )
+        (), metavar="PATH", help="result files of lm-eval, or folders, of which the newest file counts",
+        required="give result files of lm-eval, or their folders",
+    )  # fmt: skip
     names: tuple[str, ...] = flag(
         (), metavar="NAME", help="their names in the table (default: the names of the folders)"
     )
@@ -47,8 +48,7 @@ class CompareConfig:
     output: str | None = flag(None, metavar="FILE", help="write the table to this new file")
 
     def __post_init__(self) -> None:
-        if not self.results:
-            raise UserError("--results: required; give result files of lm-eval, or their folders")
+        super().__post_init__()
         if self.names and len(self.names) != len(self.results):
             raise UserError(
                 f"--names has {len(self.names)} values and --results {len(self.results)}: give one name per result"

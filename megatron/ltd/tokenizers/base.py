@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, reads_from
 from megatron.ltd.small_files import LARGE_BYTES, read_small
 
 
@@ -47,10 +47,8 @@ def read_definition(flag: str, path: str | None, tokenizer_type: str) -> bytes:
     """The bytes of a file that defines a tokenizer. Raises ``UserError`` if it is not given or not readable."""
     if path is None:
         raise UserError(f"{flag}: required with --tokenizer-type {tokenizer_type}; give the path of a local file")
-    try:
+    with reads_from(f"{flag} {path}", "give the path of a local file"):
         content = read_small(path, LARGE_BYTES)
-    except OSError as error:
-        raise UserError(f"{flag} {path}: cannot be read ({error.strerror}); give the path of a local file") from None
     if not content:
         raise UserError(f"{flag} {path}: the file is empty; use a complete one")
     return content

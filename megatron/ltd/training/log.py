@@ -23,7 +23,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from megatron.ltd.errors import RunStopped, UserError
+from megatron.ltd.errors import RunStopped, writes_to
 from megatron.ltd.format import format_count, format_seconds
 from megatron.ltd.small_files import write_whole
 from megatron.ltd.training.config import LoggingConfig
@@ -97,13 +97,8 @@ class RunLog:
         """Write the settings of the run as ``config.yaml`` beside metrics.jsonl."""
         if self._enabled:
             path = Path(self._metrics.name).with_name("config.yaml")
-            try:
+            with writes_to(f"--log-dir {path.parent}: {path.name}", "choose a folder that you own"):
                 write_whole(path, text.encode())
-            except OSError as error:
-                raise UserError(
-                    f"--log-dir {path.parent}: {path.name} cannot be written ({error.strerror}); choose a folder that "
-                    "you own"
-                ) from None
 
     def print_line(self, text: str) -> None:
         """One line for the user."""
@@ -241,15 +236,11 @@ def _not_finite(value: Any) -> bool:
 
 def _open_metrics(folder: Path) -> Any:
     path = folder / "metrics.jsonl"
-    try:
+    with writes_to(f"--log-dir {folder}", "choose a folder that you can write to"):
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
             _remove_partial_line(path)
         return path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"--log-dir {folder}: cannot be written ({error.strerror}); choose a folder that you can write to"
-        ) from None
 
 
 def _remove_partial_line(path: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.training.config import LoggingConfig
 
 _WANDB_ID, _MLFLOW_ID = "wandb_id.txt", "mlflow_id.txt"
@@ -31,12 +31,8 @@ def open_tensorboard(folder: str, first_step: int) -> Any:
             f'--tensorboard-dir {folder}: needs the package tensorboard; run pip install "megatron-ltd[logging]", or '
             "remove the flag"
         ) from None
-    try:
+    with writes_to(f"--tensorboard-dir {folder}", "choose a folder that you can write to"):
         return SummaryWriter(log_dir=folder, purge_step=first_step + 1 if first_step else 0)
-    except OSError as error:
-        raise UserError(
-            f"--tensorboard-dir {folder}: cannot be written ({error.strerror}); choose a folder that you can write to"
-        ) from None
 
 
 def import_wandb(config: LoggingConfig) -> Any:

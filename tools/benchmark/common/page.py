@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import resource
 import shlex
 import sys
 from collections.abc import Mapping
@@ -12,14 +13,6 @@ from typing import Any
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.versions import circumstances
-
-
-def check_at_least(config: object, **least: int) -> None:
-    """Raise ``UserError`` if a flag of ``config`` is below its bound; flags that are None are not checked."""
-    for name, bound in least.items():
-        value = getattr(config, name)
-        if value is not None and value < bound:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {bound}")
 
 
 def check_installed(*packages: str) -> None:
@@ -37,6 +30,12 @@ def check_clock(clock: str, threads: int | None, device: str) -> None:
             "--clock cpu: CPU time counts threads that wait, and no GPU; add --threads 1 --device cpu, or use "
             "--clock wall"
         )
+
+
+def children_cpu_seconds() -> float:
+    """CPU seconds of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def about(script: str, *packages: str, without: str | None = None, **facts: str) -> dict[str, str]:

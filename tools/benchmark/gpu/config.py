@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.page import check_at_least
-
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
+from megatron.ltd.flags.ranges import COUNT_OR_ZERO
 
 SHAPES = ("1.3b", "350m")
 CONTENDERS = {
@@ -23,7 +22,7 @@ OURS = ("local", "transformer_engine")
 
 
 @dataclass(frozen=True)
-class GpuConfig:
+class GpuConfig(Settings):
     """GPU benchmark"""
 
     output: str = flag(
@@ -36,7 +35,7 @@ class GpuConfig:
     )
     visits: int = flag(2, help="times that every contender has its turn; each time it is built again")
     rounds: int = flag(5, help="measured rounds of a visit; each is a step of the dense model and one of the row")
-    warmup_rounds: int = flag(2, help="rounds before them that are not measured")
+    warmup_rounds: int = flag(2, range=COUNT_OR_ZERO, help="rounds before them that are not measured")
     ltd_kernels: tuple[str, ...] = flag(
         ("torch",), choices=("torch", "triton"), help="kernels of the rows with random-LTD, one row for each"
     )
@@ -47,6 +46,3 @@ class GpuConfig:
     )
     retry_failed: bool = flag(False, help="measure rows again that have failed")
     device: str = flag("auto", choices=("auto", "cuda", "cpu"), help="where to compute")
-
-    def __post_init__(self) -> None:
-        check_at_least(self, visits=1, rounds=1, warmup_rounds=0)

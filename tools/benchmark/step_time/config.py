@@ -5,22 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.page import check_at_least, check_clock
+from common.page import check_clock
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
+from megatron.ltd.flags.ranges import COUNT_OR_ZERO, SEED, SIZE, Range
 
 
 @dataclass(frozen=True)
-class StepTimeConfig:
+class StepTimeConfig(Settings):
     """step-time benchmark"""
 
-    num_layers: int = flag(12, help="transformer layers; all but the first and the last drop")
+    num_layers: int = flag(12, range=Range(3, 1 << 16), help="transformer layers; all but the first and the last drop")
     hidden_size: int = flag(384, help="width of the hidden states")
     num_attention_heads: int = flag(6, help="attention heads")
-    seq_length: int = flag(512, help="tokens in a sample")
+    seq_length: int = flag(512, range=Range(4, SIZE.most), help="tokens in a sample")
     micro_batch_size: int = flag(4, help="samples a step")
-    vocab_size: int = flag(8192, help="vocabulary of all models")
+    vocab_size: int = flag(8192, range=Range(2, SIZE.most), help="vocabulary of all models")
     kept_tokens: tuple[int, ...] = flag(
         (), metavar="K", help="kept tokens to measure (default: a quarter, a half and three quarters of the tokens)"
     )
@@ -32,7 +33,7 @@ class StepTimeConfig:
     )
     token_bypass: bool = flag(False, help="also measure TokenBypass: half the tokens bypass the middle, by importance")
     rounds: int = flag(7, help="measured rounds; each is one step of every variant")
-    warmup_rounds: int = flag(1, help="rounds before them that are not measured")
+    warmup_rounds: int = flag(1, range=COUNT_OR_ZERO, help="rounds before them that are not measured")
     threads: int | None = flag(None, help="CPU threads (default: torch's, one per core)")
     clock: str = flag(
         "wall",
@@ -44,14 +45,12 @@ class StepTimeConfig:
     transformer_impl: str = flag(
         "auto", choices=("auto", "local", "transformer_engine"), help="kernels of our layers, as in pretrain_gpt_ltd.py"
     )
-    seed: int = flag(1234, help="seed of weights, tokens and kept tokens")
+    seed: int = flag(1234, range=SEED, help="seed of weights, tokens and kept tokens")
     json: str | None = flag(None, metavar="FILE", help="also write all measurements to this file")
     markdown: bool = flag(False, help="print the table and its circumstances as Markdown")
 
     def __post_init__(self) -> None:
-        check_at_least(
-            self, num_layers=3, micro_batch_size=1, vocab_size=2, rounds=1, seq_length=4, warmup_rounds=0, threads=1
-        )
+        super().__post_init__()
         check_clock(self.clock, self.threads, self.device)
         for kept_tokens in self.kept_tokens:
             if not 1 <= kept_tokens < self.seq_length:

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megatron.ltd.data.builtin.prose import paragraphs, prose
-from megatron.ltd.errors import UserError, not_written
+from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import Range
 from megatron.ltd.format import count_of
@@ -41,9 +41,10 @@ _HOLD_OUT, _KEEP = 0, 1
 class CorpusConfig(Settings):
     """corpus"""
 
-    output_dir: str | None = flag(
-        None, metavar="DIR", help="where train.jsonl, valid.jsonl and corpus.json are written"
-    )
+    output_dir: str = flag(
+        None, metavar="DIR", help="where train.jsonl, valid.jsonl and corpus.json are written",
+        required="give a folder for the corpus",
+    )  # fmt: skip
     text: str = flag(
         "all", choices=("all", "prose"), help="whole files, or the English sentences of docstrings and comments in them"
     )
@@ -59,11 +60,6 @@ class CorpusConfig(Settings):
         metavar="N",
         help="keep at most this much text [MB], drawn evenly from all documents; by default all of it",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.output_dir:
-            raise UserError("--output-dir: required; give a folder for the corpus")
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,6 @@ def write_corpus(config: CorpusConfig) -> CorpusInfo:
     Raises ``UserError`` if this Python has no source files, the text is too short for both parts, or the folder cannot
     be written.
     """
-    assert config.output_dir is not None
     documents, unreadable = collect_documents(Path(sysconfig.get_paths()["stdlib"]))
     if config.text == "prose":
         documents = _prose(documents)
@@ -129,13 +124,11 @@ def write_corpus(config: CorpusConfig) -> CorpusInfo:
                 f"--held-out-fraction {config.held_out_fraction}: leaves no document for {name} of {len(documents)}; "
                 "give a share nearer to 0.5, or a larger --max-mb"
             )
-    try:
+    with writes_to(f"--output-dir {config.output_dir}"):
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
         infos = {name: _write_part(Path(config.output_dir, f"{name}.jsonl"), part) for name, part in parts.items()}
         info = CorpusInfo(platform.python_version(), unreadable, **infos)
         write_whole(Path(config.output_dir, "corpus.json"), f"{json.dumps(asdict(info), indent=2)}\n".encode())
-    except OSError as error:
-        raise not_written(f"--output-dir {config.output_dir}", error) from None
     return info
 
 

@@ -25,12 +25,13 @@ NAME = "megatron-ltd"
 class HarnessArgs(TokenizerFiles):
     """model"""
 
-    pretrained: str | None = flag(
+    pretrained: str = flag(
         None,
         name="load",
         metavar="DIR",
         help="folder of checkpoints (--save of a run), of which the newest complete one is loaded, or a Hugging Face "
         "folder",
+        required="give the folder of checkpoints, which is --save of a run",
     )
     tensor_model_parallel_size: int = flag(
         1,
@@ -48,8 +49,6 @@ class HarnessArgs(TokenizerFiles):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pretrained is None:
-            raise UserError("--load: required; give the folder of checkpoints, which is --save of a run")
         if not count_in(self.batch_size) and self.batch_size.partition(":")[0] != "auto":
             raise UserError(f"--batch_size {self.batch_size}: must be auto or a number above 0; change it")
         if self.device not in ("auto", "cuda", "cpu"):

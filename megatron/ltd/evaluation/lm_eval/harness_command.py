@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron.ltd.checkpoint import files as checkpoint_files
-from megatron.ltd.errors import UserError, not_written
+from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.evaluation.lm_eval.harness_args import NAME, HarnessArgs
 from megatron.ltd.evaluation.lm_eval.lm_eval_flags import LmEvalParser, cache_arguments
 from megatron.ltd.flags import FlagParser, add_flags, flag, flag_name, flag_values
@@ -170,12 +170,9 @@ def _lm_eval_config(typed: Mapping[str, Any]) -> Any:
     if asked.output_path is not None:
         target = Path(asked.output_path)
         target = target.parent if target.suffix == ".json" else target
-        try:
+        with writes_to(f"--output_path {asked.output_path}"):
             target.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=target):
-                pass
-        except OSError as error:
-            raise not_written(f"--output_path {asked.output_path}", error) from None
+            tempfile.TemporaryFile(dir=target).close()
     return asked
 
 

@@ -11,26 +11,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron.ltd.errors import UserError, not_written
+from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.evaluation.local_tasks.catalog import read_splits, task_file
 from megatron.ltd.evaluation.local_tasks.raw_files import RawRecord, read_labels, read_raw
 from megatron.ltd.evaluation.local_tasks.raw_tasks import RAW_TASKS, RawTask
 from megatron.ltd.evaluation.local_tasks.shapes import ShapeError, check_record
-from megatron.ltd.flags import flag
+from megatron.ltd.flags import Settings, flag
+from megatron.ltd.small_files import whole_folder
 
 
 @dataclass(frozen=True)
-class PrepareConfig:
+class PrepareConfig(Settings):
     """task data"""
 
-    task: str | None = flag(None, choices=tuple(RAW_TASKS), help="lm-eval's name of the task that the files belong to")
+    task: str = flag(
+        None, choices=tuple(RAW_TASKS), help="lm-eval's name of the task that the files belong to",
+        required=f"give one of {', '.join(RAW_TASKS)}",
+    )  # fmt: skip
     train: tuple[str, ...] = flag(
         (), metavar="FILE", help="published files of the split that few-shot examples come from"
     )
@@ -40,13 +43,10 @@ class PrepareConfig:
     test: tuple[str, ...] = flag(
         (), metavar="FILE", help="published files of the test split; labels in a .lst file follow"
     )
-    output_dir: str | None = flag(None, metavar="DIR", help="writes DIR/<task>/<split>.jsonl, for --task-data DIR")
-
-    def __post_init__(self) -> None:
-        if self.task is None:
-            raise UserError(f"--task: required; give one of {', '.join(RAW_TASKS)}")
-        if self.output_dir is None:
-            raise UserError("--output-dir: required; give the folder for the data of all tasks, such as task_data")
+    output_dir: str = flag(
+        None, metavar="DIR", help="writes DIR/<task>/<split>.jsonl, for --task-data DIR",
+        required="give the folder for the data of all tasks, such as task_data",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,6 @@ def prepare(config: PrepareConfig) -> Prepared:
     Raises ``UserError`` for files that cannot be read or have another format (file, line, expected, found), an unknown
     split, a missing split that is scored, and a folder of the task that exists.
     """
-    assert config.task is not None and config.output_dir is not None
     folder = Path(config.output_dir) / config.task
     if os.path.lexists(folder):
         raise UserError(f"--output-dir {config.output_dir}: {folder} exists; give another folder, or move it away")
@@ -176,16 +175,8 @@ def _source(path: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, records: dict[str, list[dict[str, Any]]], sources: dict[str, Any]) -> None:
-    """Write into a temporary folder beside it, then rename that."""
-    unfinished = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-    try:
-        unfinished.mkdir(parents=True)
+    with writes_to(f"--output-dir {folder.parent}"), whole_folder(folder) as unfinished:
         for split, items in records.items():
             text = "".join(json.dumps(item) + "\n" for item in items)
             (unfinished / f"{split}.jsonl").write_text(text, encoding="utf-8")
         (unfinished / "source.json").write_text(json.dumps(sources, indent=2) + "\n", encoding="utf-8")
-        unfinished.rename(folder)
-    except OSError as error:
-        raise not_written(f"--output-dir {folder.parent}", error) from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

@@ -19,9 +19,16 @@ from megatron.ltd.reports.metrics import RunHistory
 
 Floats = NDArray[np.float64]
 
-_COUNTS = ((1e12, 1e12, "trillion "), (1e9, 1e9, "billion "), (1e6, 1e6, "million "), (1e4, 1e3, "thousand "))
-_FLOPS = tuple((10.0**power, f"{letter}FLOP") for power, letter in zip(range(24, -1, -3), "YZEPTGMK", strict=False))
-_SECONDS = ((2 * 86400.0, 86400.0, "days"), (2 * 3600.0, 3600.0, "hours"), (600.0, 60.0, "minutes"))
+_Units = Sequence[tuple[float, float, str]]
+"""From the largest: the least value that is shown in a unit, the unit, and its name; the last one serves all others."""
+_COUNTS: _Units = (
+    (1e12, 1e12, "trillion "), (1e9, 1e9, "billion "), (1e6, 1e6, "million "), (1e4, 1e3, "thousand "), (0.0, 1.0, ""),
+)  # fmt: skip
+_FLOPS: _Units = tuple((10.0**power, 10.0**power, f"{letter}FLOP") for power, letter in
+                       zip(range(24, -1, -3), [*"YZEPTGMK", ""], strict=True))  # fmt: skip
+_SECONDS: _Units = (
+    (2 * 86400.0, 86400.0, "days"), (2 * 3600.0, 3600.0, "hours"), (600.0, 60.0, "minutes"), (0.0, 1.0, "seconds"),
+)  # fmt: skip
 
 
 def column(history: RunHistory, name: str) -> Floats:
@@ -35,8 +42,14 @@ class Axis:
 
     values: Callable[[RunHistory], Floats]
     """The value at each place of a run [n + 1]."""
-    unit: Callable[[float], tuple[float, str]]
-    """For the largest value: the divisor of all values, and the axis label."""
+    units: _Units
+    thing: str
+    """What follows the name of the unit in the label."""
+
+    def unit(self, largest: float) -> tuple[float, str]:
+        """For the largest value: the divisor of all values, and the label."""
+        _, scale, name = next((found for found in self.units if largest >= found[0]), self.units[-1])
+        return scale, f"{name}{self.thing}"
 
 
 def _after_steps(values: Sequence[float] | Floats, start: float = 0.0) -> Floats:
@@ -62,30 +75,12 @@ def _consumed(history: RunHistory, after: Floats) -> Floats:
     return _after_steps(after, 0.0 if history.iterations[0] == 1 else float(after[0]))
 
 
-def _count_unit(thing: str) -> Callable[[float], tuple[float, str]]:
-    def unit(largest: float) -> tuple[float, str]:
-        scale, name = next((found[1:] for found in _COUNTS if largest >= found[0]), (1.0, ""))
-        return scale, f"{name}{thing}"
-
-    return unit
-
-
-def _flops_unit(largest: float) -> tuple[float, str]:
-    scale, name = next((found for found in _FLOPS if largest >= found[0]), (1.0, "FLOP"))
-    return scale, f"{name} computed"
-
-
-def _seconds_unit(largest: float) -> tuple[float, str]:
-    unit, name = next((found[1:] for found in _SECONDS if largest >= found[0]), (1.0, "seconds"))
-    return unit, f"{name} in training steps"
-
-
 AXES: dict[str, Axis] = {
-    "steps": Axis(_steps, _count_unit("steps")),
-    "tokens": Axis(_tokens, _count_unit("tokens")),
-    "layer-tokens": Axis(_layer_tokens, _count_unit("layer tokens / layers")),
-    "flops": Axis(lambda history: _after_steps([float(flops) for flops in history.flops]), _flops_unit),
-    "seconds": Axis(lambda history: _after_steps(history.seconds), _seconds_unit),
+    "steps": Axis(_steps, _COUNTS, "steps"),
+    "tokens": Axis(_tokens, _COUNTS, "tokens"),
+    "layer-tokens": Axis(_layer_tokens, _COUNTS, "layer tokens / layers"),
+    "flops": Axis(lambda history: _after_steps([float(flops) for flops in history.flops]), _FLOPS, " computed"),
+    "seconds": Axis(lambda history: _after_steps(history.seconds), _SECONDS, " in training steps"),
 }
 
 

@@ -26,12 +26,13 @@ class PlotConfig(RunsConfig):
     """figure of runs"""
 
     x: tuple[str, ...] = flag(("steps",), choices=tuple(AXES), help="x axes; each is a column of the figure")
-    output: str | None = flag(None, metavar="FILE", help=f"file of the figure: {', '.join(FORMATS)}")
+    output: str = flag(
+        None, metavar="FILE", help=f"file of the figure: {', '.join(FORMATS)}",
+        required=f"give a file that ends in {', '.join(FORMATS)}",
+    )  # fmt: skip
     overwrite: bool = flag(False, help="replace the figure if it exists")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_axes(self.x)
-        if self.output is None:
-            raise UserError(f"--output: required; give a file that ends in {', '.join(FORMATS)}")
         check_output("--output", Path(self.output), FORMATS, overwrite=self.overwrite)

@@ -63,7 +63,7 @@ def panels_of(histories: Sequence[RunHistory]) -> list[Panel]:
     """Every panel for which a run has values."""
     panels = [
         loss_panel(histories),
-        *(_measure_panel(histories, name) for name in _measures(histories)),
+        *(_evaluations(histories, "validations", name, "held-out") for name in _measures(histories)),
         _each("learning rate", "", [line(column(history, "lr"), "strong") for history in histories], from_zero=True),
         _each(
             "kept tokens", "of the layer that keeps fewest",
@@ -71,7 +71,7 @@ def panels_of(histories: Sequence[RunHistory]) -> list[Panel]:
         ),
         _depth_panel(histories),
         _saving_panel(histories),
-        *(_scores_panel(histories, name) for name in score_names(histories)),
+        *(_evaluations(histories, "scores", name) for name in score_names(histories)),
     ]  # fmt: skip
     return [panel for panel in panels if not panel.is_empty]
 
@@ -93,14 +93,9 @@ def _each(title: str, note: str, curves: Sequence[Curve], *, from_zero: bool = F
     return Panel(title, note, tuple((curve,) for curve in curves), from_zero)
 
 
-def _measure_panel(histories: Sequence[RunHistory], name: str) -> Panel:
-    curves = [_evaluated(history, history.validations, name) for history in histories]
-    return _each(name.replace("_", " "), "held-out", curves)
-
-
-def _scores_panel(histories: Sequence[RunHistory], name: str) -> Panel:
-    curves = [_evaluated(history, history.scores, name) for history in histories]
-    return _each(name, "", curves)
+def _evaluations(histories: Sequence[RunHistory], lines: str, name: str, note: str = "") -> Panel:
+    title = name if lines == "scores" else name.replace("_", " ")
+    return _each(title, note, [_evaluated(history, getattr(history, lines), name) for history in histories])
 
 
 def _depth_panel(histories: Sequence[RunHistory]) -> Panel:

@@ -36,11 +36,10 @@ class PlanFile:
 
     def after(self, num_steps: int, amount: str) -> int:
         """What the first ``num_steps`` steps take: "tokens", "layer_tokens" or "flops"."""
-        total = 0
-        for stage in self.stages:
-            steps = min(stage.num_steps, max(0, num_steps - stage.first_step))
-            total += getattr(stage, amount) * steps // stage.num_steps
-        return total
+        return sum(
+            getattr(stage, amount) * min(stage.num_steps, max(0, num_steps - stage.first_step)) // stage.num_steps
+            for stage in self.stages
+        )
 
     def left_by(self, history: RunHistory) -> str | None:
         """A sentence if the log differs from the plan at its last step, else None."""
@@ -49,11 +48,10 @@ class PlanFile:
         if step > planned_steps:
             return f"The plan in {self.file} ends at step {planned_steps:,}, the log at {step:,}."
         logged = {"tokens": last["consumed_tokens"], "layer_tokens": last["consumed_layer_tokens"]}
-        if len(history.iterations) == step:
+        if len(history.steps) == step:
             logged["flops"] = history.flops[-1]
         for name, amount in logged.items():
-            planned = self.after(step, name)
-            if planned != amount:
+            if (planned := self.after(step, name)) != amount:
                 return (
                     f"The run did not follow the plan in {self.file}: after step {step:,} the plan has "
                     f"{planned:,} {name.replace('_', ' ')}, the log {amount:,}."

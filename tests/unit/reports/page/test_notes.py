@@ -24,7 +24,7 @@ def history(*lines: dict, first: dict | None = None, starts: tuple[dict, ...] = 
 
 
 def test_a_run_that_went_well_has_no_notes(train) -> None:
-    assert notes(history(*({**train(step), "kept_tokens": 8} for step in (1, 2, 3, 4)))) == []
+    assert list(notes(history(*({**train(step), "kept_tokens": 8} for step in (1, 2, 3, 4))))) == []
 
 
 def test_unfinished_and_still_dropping_runs_are_noted(train) -> None:
@@ -55,7 +55,7 @@ def test_non_finite_values_and_missing_steps_are_noted(write_run, train) -> None
         lines[place] |= {"loss": None, "grad_norm": None}
     lines[5]["grad_norm"] = None
     bad = {"kind": "validation", "iteration": 18, "loss": None, "perplexity": None}
-    found = notes(read_history(write_run("run", *lines, bad), "run"))
+    found = list(notes(read_history(write_run("run", *lines, bad), "run")))
     wanted = (
         ("flags", "versions", "length"), ("loss", "3 times", "step 12-13, 17"), ("gradient norm", "once", "step 18"),
         ("held-out", "once", "step 18"), ("step 11", "FLOPs"), ("2 steps", "missing"),

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from megatron.ltd.reports.metrics import RunHistory
-from megatron.ltd.reports.page.scores import curve_rows, read_scores
+from megatron.ltd.reports.page.build import curve_rows, read_scores
 from tests.support_errors import refused
 
 
@@ -58,7 +58,7 @@ def test_a_runs_own_lines_become_rows(train) -> None:
         {"kind": "scores", "iteration": 1, "copa/acc": 0.5},
         {"kind": "scores", "iteration": 2, "copa/acc": 0.75, "rte/acc": 1.0},
     )
-    assert curve_rows(RunHistory("run", {}, (train(1),), (), lines)) == [
+    assert list(curve_rows(RunHistory("run", {}, (train(1),), (), lines))) == [
         ("copa/acc", "2", "0.5000", "0.7500", "2"),
         ("rte/acc", "1", "1.0000", "1.0000", "2"),
     ]

@@ -9,7 +9,7 @@ from megatron.ltd.plan.accounting import ModelShape, dense_step_flops, layer_tok
 from megatron.ltd.plan.run_plan import plan_run
 from megatron.ltd.plan.table import MOST_ROWS, stage_rows
 from megatron.ltd.reports.metrics import RunHistory
-from megatron.ltd.reports.page.stages import logged_stages
+from megatron.ltd.reports.page.build import logged_stages
 from megatron.ltd.schedules.batch_size import BatchSchedule
 
 

@@ -21,6 +21,7 @@ from megatron.ltd.methods.base import Entry as MethodEntry
 from megatron.ltd.models.config import check_loss_fusion
 from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.fp8_sizes import check_layers
+from megatron.ltd.models.graph_rules import check_graphs
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import check_model, check_recompute, sequence_parts
 from megatron.ltd.plan.clock import RunClock
@@ -102,6 +103,7 @@ class RunConfig:
         check_recompute(self.recompute, self.parallel, self.model.num_layers)
         check_loss_fusion(self.model, self.precision)
         check_layers(self.model, self.precision, self.parallel)
+        check_graphs(self)
         if self.workload.check is not None:
             self.workload.check(self)
         self.build_method()

@@ -6,6 +6,7 @@ and the fix. Errors in our own code are asserts and keep their traceback.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -87,6 +88,8 @@ def run_command(main: Callable[[], object]) -> None:
     """
     _open_streams()
     _wait_briefly()
+    # Megatron-Core imports it, and with CUDA's compiler but no GPU on the machine every command would warn.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     program = Path(sys.argv[0]).name
     prints = os.environ.get("LOCAL_RANK", "0") == "0"
     try:

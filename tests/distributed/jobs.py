@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -25,11 +26,13 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factor
 from megatron.core.utils import unwrap_model
 
 from megatron.ltd.layers.route import KeptTokens, Place, Route
+from megatron.ltd.models import graph_rules
 from megatron.ltd.parallel.mesh import initialize
 from megatron.ltd.training.build import Run, build_run
 from megatron.ltd.training.loop import train
 from megatron.ltd.training.optimizer import whole_weights
 from tests.distributed import late
+from tests.stand_ins import cuda_graphs
 from tests.support import parse
 
 
@@ -94,6 +97,18 @@ def train_without_waiting(command: Sequence[str]) -> Record:
     """The same with a fault: nobody waits for what overlapped collectives compute."""
     late.Late.wait = lambda self: None  # type: ignore[method-assign]
     return train_and_record(command)
+
+
+def train_with_graphs(command: Sequence[str]) -> Record:
+    """The same with CUDA graphs in every layer of every step; on a CPU those of a stand-in."""
+    command = [*command, "--cuda-graph-impl", "local"]
+    if parse(command[:-2]).parallel.device == "cuda":
+        with mock.patch.object(graph_rules, "PASSES_PER_CAPTURED_PASS", 0):
+            return train_and_record(command)
+    with cuda_graphs.on_cpu():
+        record = train_and_record([*command, "--device", "auto"])
+    assert cuda_graphs.replays > cuda_graphs.captures > 0
+    return record
 
 
 def _listen(run: Run, record: Record) -> None:

@@ -8,7 +8,7 @@ to rounding. Initial weights, samples, kept tokens and learning rates must be bi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,10 +116,10 @@ class Runs:
         self.command = [*command, "--device", device, "--log-dir", str(folder), *flags]
         self._references: dict[tuple[Any, ...], Outcome] = {}
 
-    def run(self, layout: Layout, *more: str) -> Outcome:
+    def run(self, layout: Layout, *more: str, job: Callable[[Sequence[str]], Record] = train_and_record) -> Outcome:
         """Train under ``layout``. If a flag is given twice, the later one counts."""
         flags = [*self.command, *layout.flags, *more]
-        return Outcome.of(self._pool.run(train_and_record, flags, world_size=layout.world_size))
+        return Outcome.of(self._pool.run(job, flags, world_size=layout.world_size))
 
     def reference(self, strata: int, *more: str) -> Outcome:
         """The same run in one process without a restart."""

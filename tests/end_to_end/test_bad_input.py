@@ -51,6 +51,7 @@ FLAGS = {
         ["--recompute-num-layers 2", 3],
     ),
     "transformer engine on CPU": (["--transformer-impl", "transformer_engine"], ["--transformer-impl"]),
+    "CUDA graphs on CPU": (["--cuda-graph-impl", "local"], ["--device cpu", "--cuda-graph-impl local"]),
     "load of an empty folder": (["--load", "empty"], ["--load empty"]),
     "finetune from nothing": (["--load", "out", "--finetune"], ["--load out"]),
     "layout": (["--tensor-model-parallel-size", 2], [1, "--tensor-model-parallel-size 2", 2]),

@@ -41,6 +41,10 @@ FLAGS: dict[str, tuple[list[object], list[object]]] = {
         ],
         [2, "--pipeline-model-parallel-size 2"],
     ),
+    "graphs of a number of tokens that changes at every step": (
+        ["--plan", "--device", "auto", "--cuda-graph-impl", "local"],
+        ["--cuda-graph-impl local", 40],
+    ),
     "file that is there": (["--plan", "--plan-json", "mine"], ["--plan-json"]),
     "no folder": (["--plan", "--plan-json", "no/plan.json"], ["--plan-json no/plan"]),
     "below a file": (["--plan", "--plan-json", "mine/plan.json"], ["--plan-json mine/plan"]),

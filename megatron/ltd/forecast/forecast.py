@@ -24,6 +24,7 @@ from megatron.ltd.forecast.memory import stage_memory
 from megatron.ltd.forecast.report import Answer, Forecast
 from megatron.ltd.forecast.solve import OutOfReach, SavingUnit, ends_dense, least_growth, plan_within, saved
 from megatron.ltd.models.fp8_sizes import check_tokens
+from megatron.ltd.models.graph_rules import check_stages
 from megatron.ltd.parallel.layout import check_batches
 from megatron.ltd.plan.accounting import ModelShape
 from megatron.ltd.plan.clock import RunClock
@@ -79,6 +80,7 @@ def plan_ahead(config: RunConfig, num_started: int = 1) -> Forecast:
         clock, answer = _affordable_length(clock, config.planning.plan_gpu_hours, speed)
     plan, schedule = clock.plan(), clock.schedule()
     check_tokens(config, plan)
+    check_stages(config, plan, layout.data_parallel_size)
     return Forecast(
         workload=config.workload,
         method=clock.method.name,

@@ -33,6 +33,7 @@ from megatron.core.transformer.transformer_layer import (
 )
 from torch import Tensor
 
+from megatron.ltd.layers.graphs import GraphedLayer
 from megatron.ltd.layers.route import KeptTokens, Place, current_route
 from megatron.ltd.parallel.random import seed_weights
 from megatron.ltd.routing.gather_scatter import (
@@ -51,7 +52,8 @@ class RoutedTransformerLayer(TransformerLayer):
     """Megatron-Core's ``TransformerLayer`` on the tokens that the current route keeps.
 
     ``weights_seed``, which the layer's spec passes, draws the initial weights from a separate stream, so that they are
-    the same on every pipeline stage.
+    the same on every pipeline stage. ``graph_warmup_steps``, if given, has training steps computed by CUDA graphs
+    (``graphs``), captured after as many passes.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class RoutedTransformerLayer(TransformerLayer):
         *,
         pg_collection: ProcessGroupCollection,
         weights_seed: int | None = None,
+        graph_warmup_steps: int | None = None,
         vp_stage: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -79,6 +82,8 @@ class RoutedTransformerLayer(TransformerLayer):
         if config.sequence_parallel:
             own_shard = SequenceShard.of(context.rank(), context.size(), tensor.rank(), tensor.size())
         self.place = Place(range(offset + 1, offset + chunk_layers + 1), own_shard, attention_shard)
+        self._graph_warmup_steps = graph_warmup_steps
+        self._graphed: GraphedLayer | None = None
 
     def forward(
         self,
@@ -102,9 +107,8 @@ class RoutedTransformerLayer(TransformerLayer):
         self._scale_by(1.0 if route is None else route.keep_probability(self.layer_number))
         kept = route.kept_tokens(self.layer_number, self.place) if route is not None else None
         if route is None or kept is None:
-            return super().forward(
-                hidden_states, attention_mask=attention_mask, rotary_pos_emb=rotary_pos_emb, **kwargs
-            )
+            compute = super().forward if route is None else self._compute
+            return compute(hidden_states, attention_mask=attention_mask, rotary_pos_emb=rotary_pos_emb, **kwargs)
         if self.layer_number in route.plan.entry_layers:
             mask = None
             if attention_mask is not None or self.is_causal:
@@ -116,8 +120,17 @@ class RoutedTransformerLayer(TransformerLayer):
         if route.method.facts.kernels == "triton":
             return self._forward_sums(hidden_states, kept, **kwargs)
         kept_KBH, rest_SBH = split_tokens(hidden_states, kept.rows)
-        computed_KBH, context = super().forward(kept_KBH, **kwargs)
+        computed_KBH, context = self._compute(kept_KBH, **kwargs)
         return merge_tokens(rest_SBH, computed_KBH, kept.rows), context
+
+    def _compute(self, hidden_states: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """The dense layer on these tokens in a training step, by CUDA graphs if the layer has them."""
+        if self._graph_warmup_steps is None or not torch.is_grad_enabled():
+            return super().forward(hidden_states, **kwargs)
+        if self._graphed is None:
+            self._graphed = GraphedLayer(self, super().forward, self._graph_warmup_steps)
+        self._await_weights()
+        return self._graphed(hidden_states, **kwargs)
 
     def _forward_sums(self, hidden_SBH: Tensor, kept: KeptTokens, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """``forward`` on the kept tokens with Triton's kernels, which add the residuals where they write."""
@@ -170,10 +183,7 @@ class RoutedTransformerLayer(TransformerLayer):
         Every rank skips it, but its collectives must still happen in order: weights for which it would have waited are
         gathered, and its gradients, which are zero, are marked as ready in the backward pass.
         """
-        for module in self.modules():
-            if module is not self:  # the hooks of this layer have run
-                for hook in module._forward_pre_hooks.values():
-                    hook(module, ())
+        self._await_weights()
         mark_ready = self.mark_gradients_ready
         if mark_ready is not None and hidden_states.requires_grad:
             hidden_states.register_hook(lambda gradient: mark_ready(self))
@@ -181,3 +191,10 @@ class RoutedTransformerLayer(TransformerLayer):
         # function that is recomputed, and the next layer may write to what this one returns.
         still_needed = self.feeds_another_stage or not torch.is_grad_enabled()
         return hidden_states.clone() if still_needed else hidden_states
+
+    def _await_weights(self) -> None:
+        """Run the hooks of the modules inside, which gather weights or wait for them; those of the layer have run."""
+        for module in self.modules():
+            if module is not self:
+                for hook in module._forward_pre_hooks.values():
+                    hook(module, ())

@@ -78,6 +78,7 @@ ACCEPTED: Mapping[str, Accepted] = {
 RENAMED: Mapping[str, tuple[str, ...]] = {
     "--use-rotary-position-embeddings": ("--position-embedding-type", "rope"),
     "--no-position-embedding": ("--position-embedding-type", "none"),
+    "--enable-cuda-graph": ("--cuda-graph-impl", "local"),
     "--recompute-activations": ("--recompute-granularity", "selective"),
     "--override-opt_param-scheduler": ("--override-opt-param-scheduler",),
     "--persistent-save-interval": ("--save-interval",),

@@ -66,7 +66,7 @@ _RULES: Sequence[tuple[str, str]] = (
      r"apply-residual-connection-.*|fp32-residual-.*", "the model is a plain transformer"),
     (r"rl-.*|no-rl-.*|grpo-.*|langrl-.*|perform-rl-step|refit-method|sft.*|chat-template|freeze-all-layers|logits-.*",
      "there is pretraining and finetuning on plain text only"),
-    (r".*cuda-graph.*", "there are no CUDA graphs"),
+    (r".*cuda-graph.*", "graphs are those of --cuda-graph-impl local, of whole layers in training; leave it out"),
     (r"inference-.*|no-inference-.*|.*prefill.*|flash-decode|batch-invariant-.*|.*speculative.*|.*static-engine|"
      r"max-tokens-to-oom|output-bert-embeddings|bert-embedder-type|use-same-sampling-.*",
      "a trained model is used by tools/generate_text.py and tools/evaluate.py"),

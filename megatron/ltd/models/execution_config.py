@@ -49,7 +49,18 @@ class KernelsConfig(Settings):
     gradient_accumulation_fusion: bool | None = flag(
         None,
         affects="execution",
-        help="let Transformer Engine's products add up gradients of weights themselves (default: in its layers)",
+        help="let Transformer Engine's products add up gradients of weights themselves (default: in its layers, "
+        "without CUDA graphs)",
+    )
+    cuda_graph_impl: str = flag(
+        "none",
+        affects="execution",
+        choices=("none", "local", "transformer_engine"),
+        help="launch each layer of a training step as a CUDA graph (local), captured again whenever its kept tokens "
+        "change in number; for models and micro-batches so small that launching kernels takes longer than they do",
+    )
+    cuda_graph_warmup_steps: int = flag(
+        3, range=Range(1, 64), affects="execution", help="passes of a layer before its graph is captured"
     )
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +34,7 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.models import specs
 from megatron.ltd.models.config import LOSS_FUSION, LayersConfig
 from megatron.ltd.parallel.agreement import problem_of_any
+from megatron.ltd.parallel.config import ParallelConfig
 
 _NEEDS_ENGINE = 'it is Transformer Engine\'s, for a CUDA device with "transformer-engine[pytorch]>=2.9,<2.12"; drop it'
 
@@ -86,7 +88,9 @@ def fusions_of(model: LayersConfig, device: torch.device) -> Fusions:
         bias_activation=gelu or swiglu,
         bias_dropout=is_on("bias_dropout_fusion", needs_compiler, warns=True),
         rope=is_on("rope_fusion", needs_engine, applies=rotates),
-        gradient_accumulation=is_on("gradient_accumulation_fusion", needs_engines_layers),
+        gradient_accumulation=is_on(
+            "gradient_accumulation_fusion", needs_engines_layers, applies=model.cuda_graph_impl == "none"
+        ),
         warnings=tuple(warnings),
     )
 
@@ -104,6 +108,25 @@ def fused_kernels(model: LayersConfig, device: torch.device) -> dict[str, Any]:
         "apply_rope_fusion": fusions.rope,
         **{name: getattr(model, name) for name in LOSS_FUSION if hasattr(model, name)},
     }
+
+
+def check_graphs_device(model: LayersConfig, parallel: ParallelConfig, device: torch.device) -> None:
+    """Raise ``UserError`` if ``--cuda-graph-impl`` asks for graphs that ``device`` or the environment cannot have."""
+    if model.cuda_graph_impl == "none":
+        return
+    asked = f"--cuda-graph-impl {model.cuda_graph_impl}"
+    if device.type != "cuda":
+        raise UserError(f"{asked}: graphs are CUDA's, and this run computes on {device.type}; drop the flag")
+    allocator = "PYTORCH_ALLOC_CONF" if "PYTORCH_ALLOC_CONF" in os.environ else "PYTORCH_CUDA_ALLOC_CONF"
+    if (
+        parallel.tensor_model_parallel_size > 1
+        and "expandable_segments:True" in os.environ.get(allocator, "")
+        and os.environ.get("NCCL_GRAPH_REGISTER") != "0"
+    ):
+        raise UserError(
+            f"{asked}: with --tensor-model-parallel-size {parallel.tensor_model_parallel_size} NCCL registers memory "
+            f"that {allocator}=expandable_segments:True moves; set NCCL_GRAPH_REGISTER=0, or leave {allocator} unset"
+        )
 
 
 def check_routing_kernels(model: LayersConfig, device: torch.device) -> None:

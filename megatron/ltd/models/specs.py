@@ -67,7 +67,11 @@ def layer_spec(
     ``mask_type``: the mask of attention without a mask tensor. ``explicit_mask``: attention gets one (separated
     documents, padding, or kept tokens that attend to all tokens), which Transformer Engine's attention would ignore.
     """
-    params = {"weights_seed": weights_seed}
+    graphed = config.cuda_graph_impl == "local"
+    params = {
+        "weights_seed": weights_seed,
+        "graph_warmup_steps": config.cuda_graph_warmup_steps if graphed else None,
+    }
     if uses_transformer_engine(config, device):
         spec = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
         spec.module, spec.params = RoutedTransformerLayer, params

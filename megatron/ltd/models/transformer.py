@@ -20,12 +20,12 @@ from megatron.ltd.layers.attention_backend import USERS_SWITCHES, check_backend,
 from megatron.ltd.models.config import LayersConfig
 from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.models.fp8 import check_recipe, fp8_settings
-from megatron.ltd.models.fusions import check_routing_kernels, fused_kernels
+from megatron.ltd.models.fusions import check_graphs_device, check_routing_kernels, fused_kernels
 from megatron.ltd.models.specs import block_spec, uses_transformer_engine
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.layout import virtual_stages
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.parallel.random import seed_weights
+from megatron.ltd.parallel.random import seed_weights, use_graphable_streams
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -38,6 +38,7 @@ def transformer_config(
     Raises ``UserError`` for kernels that are not available. Every rank calls this.
     """
     check_routing_kernels(model, mesh.device)
+    check_graphs_device(model, parallel, mesh.device)
     on_cpu = mesh.device.type == "cpu"
     interleaved = virtual_stages(parallel, model.num_layers)
     config = TransformerConfig(
@@ -113,6 +114,8 @@ def build_stages(
     set_switches(config.attention_backend, {} if ours else USERS_SWITCHES)
     num_chunks = config.virtual_pipeline_model_parallel_size
     parallel_state.set_virtual_pipeline_model_parallel_world_size(num_chunks)
+    if model.cuda_graph_impl == "local" and mesh.device.type == "cuda":
+        use_graphable_streams()
     seed_weights(seed)
     chunks = []
     for chunk in range(num_chunks or 1):

@@ -10,7 +10,8 @@ not drawn from streams at all (``routing.sampling``).
 from __future__ import annotations
 
 import torch
-from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+from megatron.core.tensor_parallel import get_cuda_rng_tracker, model_parallel_cuda_manual_seed
+from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
 from megatron.ltd.parallel.mesh import Mesh
 
@@ -28,6 +29,18 @@ def seed_step(seed: int, step: int, mesh: Mesh) -> None:
     _start_streams(seed * _SEED + (step + 1) * _STEP + mesh.place * _PLACE)
 
 
+def use_graphable_streams() -> None:
+    """Hold the streams of dropout as generators, which CUDA graphs can register, in place of their states."""
+    initialize_rng_tracker(use_cudagraphable_rng=True, force_reset=True)
+
+
 def _start_streams(mixed: int) -> None:
+    registered = get_cuda_rng_tracker().get_states()
     torch.default_generator.manual_seed(mixed % _SEEDS)
     model_parallel_cuda_manual_seed(mixed % _SEEDS)  # those of the GPU, and of dropout on any device
+    states = get_cuda_rng_tracker().get_states()
+    for name, generator in registered.items():
+        if isinstance(generator, torch.Generator):  # graphs draw from this one
+            generator.manual_seed(states[name].initial_seed())
+            states[name] = generator
+    get_cuda_rng_tracker().set_states(states)

@@ -25,6 +25,7 @@ from megatron.ltd.layers import route
 from megatron.ltd.methods.base import Method
 from megatron.ltd.models.fp8_sizes import check_tokens
 from megatron.ltd.models.fusions import accumulate_in_products, fusions_of
+from megatron.ltd.models.graph_rules import check_stages
 from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.parallel.agreement import agree, together
 from megatron.ltd.parallel.layout import check_batches
@@ -125,6 +126,7 @@ def build_run(config: RunConfig, mesh: Mesh) -> Run:
     consumed = start.consumed
     plan, schedule = clock.plan(start.progress.iteration, consumed), clock.schedule(start.progress.iteration, consumed)
     check_tokens(config, plan)
+    check_stages(config, plan, mesh.data_parallel_size)
     taken = start.check_schedule(config, clock.settings(schedule))
     check_memory(config, workload.sizes, plan, mesh)
 

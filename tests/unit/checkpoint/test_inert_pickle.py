@@ -44,10 +44,13 @@ def test_the_values_beside_other_objects_are_found(protocol: int, tmp_path: Path
 
 def test_a_tensor_is_left_out() -> None:
     """torch.save puts it into another file of the archive, which the pickle names by a persistent id."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, found: object) -> tuple[str, int] | None:
+            return ("storage", 1) if isinstance(found, torch.Tensor) else None
+
     content = io.BytesIO()
-    pickler = pickle.Pickler(content, 2)
-    pickler.persistent_id = lambda found: ("storage", 1) if isinstance(found, torch.Tensor) else None  # type: ignore[method-assign]
-    pickler.dump({"scale": torch.ones(3), "step": 4})
+    Pickler(content, 2).dump({"scale": torch.ones(3), "step": 4})
     assert read_plain_parts(content.getvalue()) == {"scale": None, "step": 4}
 
 

@@ -95,6 +95,18 @@ def test_turns_visit_all_contenders_before_the_first_again() -> None:
     assert [(each.micro_batch_size, each.num_microbatches) for each in turns[0]] == [(8, 8), (4, 16), (2, 32), (1, 64)]
 
 
+def test_graphs_are_measured_on_the_smallest_model_one_sample_at_a_time() -> None:
+    """With and without them, dense and at K = S/4; each row by itself, since graphs hold one number of tokens."""
+    turns = cases(GpuConfig(contenders=("one_sample", "one_sample_graphs"), visits=1), "cuda")
+    assert [(turn[0].contender, turn[0].model.name, turn[0].micro_batch_size, len(turn)) for turn in turns] == [
+        ("one_sample", "350m", 1, 1), ("one_sample_graphs", "350m", 1, 1),
+    ]  # fmt: skip
+    (without,), (graphed,) = turns
+    assert [arm.kept_tokens for arm in without.arms] == [arm.kept_tokens for arm in graphed.arms] == [None, 512]
+    assert [each.config(Arm(512)).model.cuda_graph_impl for each in (without, graphed)] == ["none", "local"]
+    assert {*graphed.command(Arm())} - {*without.command(Arm())} == {"--cuda-graph-impl"}
+
+
 @pytest.fixture(autouse=True)
 def nothing_to_collect(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip the collection of garbage between models, which is slow in the process of the tests."""
@@ -318,5 +330,8 @@ def test_what_a_machine_cannot_measure_is_skipped(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda name: None)
     reasons = {name: contenders.reason_to_skip(name, "cuda") for name in CONTENDERS}
     assert reasons["transformer_engine"] == "the package transformer-engine is not installed"
-    assert {name for name, reason in reasons.items() if reason is None} == {"local", "plain", "plain_compiled"}
+    assert {name for name, reason in reasons.items() if reason is None} == {
+        *("local", "plain", "plain_compiled", "one_sample", "one_sample_graphs")
+    }
+    assert "CUDA" in str(contenders.reason_to_skip("one_sample_graphs", "cpu"))
     assert "CUDA" in str(contenders.reason_to_skip("transformer_engine", "cpu"))

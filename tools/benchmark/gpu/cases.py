@@ -25,7 +25,7 @@ from megatron.ltd.forecast.report import Forecast
 from megatron.ltd.plan.accounting import ModelShape
 from megatron.ltd.plan.run_plan import RunPlan
 
-from .config import OURS, GpuConfig
+from .config import LAUNCH_BOUND, OURS, SHAPES, GpuConfig
 
 KEPT_PARTS = (16, 4, 2)
 """The kept tokens K of the rows are the sequence length over these."""
@@ -146,9 +146,11 @@ class Case:
     @property
     def arms(self) -> list[Arm]:
         """Its rows; dense is the first."""
+        length = self.model.shape.seq_length
+        if self.contender in LAUNCH_BOUND:
+            return [Arm(), Arm(length // 4)]
         if self.contender not in OURS:
             return [Arm()]
-        length = self.model.shape.seq_length
         each = product(KEPT_PARTS, BLOCK_SIZES, self.ltd_kernels)
         return [Arm(), *(Arm(length // part, size, kernels) for part, size, kernels in each)]
 
@@ -159,6 +161,7 @@ class Case:
     def command(self, arm: Arm) -> list[str]:
         """The row as flags of pretrain_gpt_ltd.py."""
         impl = ("--transformer-impl", self.contender) if self.contender in OURS else ()
+        impl = LAUNCH_BOUND.get(self.contender, impl)
         flags = self.model.flags(self.micro_batch_size)
         return [*flags, "--device", self.device, *impl, *arm.flags, *shlex.split(self.run_flags)]
 
@@ -180,7 +183,10 @@ def cases(config: GpuConfig, device: str) -> list[list[Case]]:
             sizes = [model.micro_batch_size >> halvings for halvings in range(MICRO_BATCH_HALVINGS + 1)]
             for contender in config.contenders:
                 more = (visit, device, config.run_flags or "", config.ltd_kernels)
-                turns.append([Case(model, contender, size, *more) for size in sizes if size])
+                if contender not in LAUNCH_BOUND:
+                    turns.append([Case(model, contender, size, *more) for size in sizes if size])
+                elif name == SHAPES[-1]:
+                    turns.append([Case(model, contender, 1, *more)])
     return turns
 
 

@@ -15,10 +15,19 @@ CONTENDERS = {
     "hugging_face_fused": "Hugging Face's GPT-2 with a fused GELU",
     "plain": "plain PyTorch",
     "plain_compiled": "plain PyTorch with torch.compile",
+    "one_sample": "ours at micro-batch 1",
+    "one_sample_graphs": "ours at micro-batch 1 by CUDA graphs",
 }
 """What is measured, by id: its name on screens"""
 OURS = ("local", "transformer_engine")
-"""Those that have methods, and are built as in a training run."""
+"""Those that have methods, and are measured at the recipe's micro-batch."""
+LAUNCH_BOUND = {
+    "one_sample": ("--transformer-impl", "local"),
+    "one_sample_graphs": ("--transformer-impl", "local", "--cuda-graph-impl", "local"),
+}
+"""Flags of those that are measured on the smallest model, one sample at a time: they may wait for their launches."""
+AS_IN_A_RUN = (*OURS, *LAUNCH_BOUND)
+"""Those that are built as in a training run."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.training.build import build_run
 
 from .cases import Arm, Case
-from .config import OURS
+from .config import AS_IN_A_RUN
 from .plain_gpt import PlainGPT
 
 _ACTIVATIONS = dict(zip(("hugging_face", "hugging_face_fused"), HUGGING_FACE.values(), strict=True))
@@ -41,7 +41,7 @@ its loss"""
 
 def reason_to_skip(contender: str, device: str) -> str | None:
     """Why this machine cannot measure the contender; None if it can."""
-    if contender == "transformer_engine" and device != "cuda":
+    if contender in ("transformer_engine", "one_sample_graphs") and device != "cuda":
         return "it computes on CUDA"
     package = {"transformer_engine": "transformer_engine", **dict.fromkeys(_ACTIVATIONS, "transformers")}.get(contender)
     if package is not None and importlib.util.find_spec(package) is None:
@@ -52,7 +52,7 @@ def reason_to_skip(contender: str, device: str) -> str | None:
 @contextmanager
 def built(case: Case, mesh: Mesh) -> Iterator[StepOf]:
     """The model of ``case`` for a ``with`` block. Raises ``UserError`` if it cannot be built."""
-    if case.contender in OURS:
+    if case.contender in AS_IN_A_RUN:
         with _ours(case, mesh) as step_of:
             yield step_of
         return

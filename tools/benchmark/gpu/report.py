@@ -20,7 +20,7 @@ from common.page import facts
 from megatron.ltd.training.throughput import Throughput
 
 from .cases import BLOCK_SIZES, KEPT_PARTS, Model
-from .config import CONTENDERS, OURS, SHAPES
+from .config import AS_IN_A_RUN, CONTENDERS, OURS, SHAPES
 
 if TYPE_CHECKING:
     from .record import Record, Row
@@ -142,7 +142,7 @@ def _cells(found: Figures, peak_tflops: float | None) -> list[str]:
     row, speed = found.row, found.speed(peak_tflops)
     planned, peak = row.planned_bytes, found.peak_bytes
     return [
-        f"{CONTENDERS[row.contender]}, {row.arm}" if row.contender in OURS else CONTENDERS[row.contender],
+        f"{CONTENDERS[row.contender]}, {row.arm}" if row.contender in AS_IN_A_RUN else CONTENDERS[row.contender],
         f"{row.micro_batch_size}",
         f"{found.seconds:.3f}",
         f"{found.tokens_per_second:,.0f}",

@@ -28,7 +28,7 @@ from megatron.ltd.training.throughput import published_peak
 
 from . import contenders
 from .cases import Arm, Case, cases, check_run_flags
-from .config import CONTENDERS, OURS, GpuConfig
+from .config import AS_IN_A_RUN, CONTENDERS, OURS, GpuConfig
 from .measure import Meter, first_line
 from .record import Record, Row
 from .report import page, row_line
@@ -120,11 +120,13 @@ class _Turn:
             self._meter = Meter.on(self._mesh.device)
             self._step_of = self._held.enter_context(contenders.built(self._case, self._mesh))
         step = self._step_of(arm, None)
-        beside = None if arm == Arm() else self._step_of(Arm(), None)
+        # Graphs of a number of tokens replace those of another, and would be captured in every round.
+        alone = arm == Arm() or self._case.contender not in OURS
+        beside = None if alone else self._step_of(Arm(), None)
         rounds = {"warmup_rounds": self._config.warmup_rounds, "rounds": self._config.rounds}
         timing = self._meter.measure(step, beside, **rounds)
         row = replace(row, **asdict(timing))
-        if self._case.contender not in OURS or self._case.visit > 1:
+        if self._case.contender not in AS_IN_A_RUN or self._case.visit > 1:
             return row
         try:
             profile = self._meter.profile(self._step_of(arm, 1))
@@ -132,7 +134,7 @@ class _Turn:
             print(f"not profiled: {first_line(error)}", flush=True)
             return row
         routing = profile.routing_seconds * self._case.num_microbatches
-        return replace(row, routing_seconds=routing if beside else None, kernels=profile.kernels)
+        return replace(row, routing_seconds=routing if arm.kept_tokens else None, kernels=profile.kernels)
 
     def _free(self) -> None:
         self._step_of = None
@@ -141,7 +143,7 @@ class _Turn:
 
 def _empty_row(case: Case, arm: Arm) -> Row:
     """The row before it is measured."""
-    forecast, ours = case.forecast(arm), case.contender in OURS
+    forecast, ours = case.forecast(arm), case.contender in AS_IN_A_RUN
     return Row(
         model=case.model.name,
         contender=case.contender,

@@ -1,0 +1,46 @@
+"""Whole runs with layers as CUDA graphs, of a stand-in, against the same runs without, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.launch import launch
+from megatron.ltd.workloads import VIT
+from tests.methods.cases import CASES, on_every_model
+from tests.methods.test_equal_to_dense import assert_same_tensors, numbers
+from tests.stand_ins import cuda_graphs
+from tests.support import parse, pretrain, read_run
+from tests.support_vit import finetune, vit_flags
+
+DROPPING_TOKENS = [name for name, case in CASES.items() if case.strata is not None]
+
+
+def test_a_vision_transformer(tmp_path: Path) -> None:
+    flags = [*vit_flags(tmp_path), *CASES["random_ltd"].dropping]
+    eager = finetune(flags, tmp_path / "eager")
+    with cuda_graphs.on_cpu():
+        more = ("--device", "auto", "--cuda-graph-impl", "local", "--save", str(tmp_path / "graphed"))
+        launch(parse_run_config([*flags, *more], VIT))
+        assert cuda_graphs.replays > 2 * cuda_graphs.captures > 0
+    run = read_run(tmp_path / "graphed")
+    assert numbers(run) == numbers(eager) and run.kind("validation") == eager.kind("validation")
+
+
+@pytest.mark.parametrize("name", DROPPING_TOKENS)
+@on_every_model
+def test_graphs_change_no_bit(flags: list[str], name: str, folder: Path) -> None:
+    """Losses, validation losses, weights and moments, with dropout and over three changes of K; then a restart."""
+    flags = [*flags, *CASES[name].dropping]
+    eager = pretrain(flags, folder / "eager")
+    graphed = [*flags, "--cuda-graph-impl", "local"]
+    with cuda_graphs.on_cpu():
+        launch(parse([*graphed, "--save", str(folder / "graphed"), "--exit-interval", "8"]))
+        assert cuda_graphs.replays > 2 * cuda_graphs.captures > 0
+        launch(parse([*graphed, "--save", str(folder / "graphed"), "--load", str(folder / "graphed")]))
+    run = read_run(folder / "graphed")
+    assert numbers(run) == numbers(eager) and len(run.column("loss")) == 12
+    assert run.kind("validation")[-1] == eager.kind("validation")[-1]
+    assert_same_tensors(run.tensors(12), eager.tensors(12))

@@ -88,8 +88,7 @@ def run_command(main: Callable[[], object]) -> None:
     """
     _open_streams()
     _wait_briefly()
-    # Megatron-Core imports it, and with CUDA's compiler but no GPU on the machine every command would warn.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    quiet_torch()
     program = Path(sys.argv[0]).name
     prints = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
@@ -124,6 +123,22 @@ def run_command(main: Callable[[], object]) -> None:
             raise
         print(f"{program}: error: {_one_line(line)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def quiet_torch() -> None:
+    """Silence two messages of torch that ask for nothing.
+
+    A module that Megatron-Core imports warns that there is a compiler of CUDA, and no GPU. And where a checkpoint could
+    not be written, since Python 3.13 the streams of torch's writer report that their file is closed already.
+    """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    report = sys.unraisablehook
+
+    def report_others(found: sys.UnraisableHookArgs) -> None:
+        if not (isinstance(found.exc_value, ValueError) and type(found.object).__name__ == "NoCloseWriter"):
+            report(found)
+
+    sys.unraisablehook = report_others
 
 
 def _wait_briefly() -> None:

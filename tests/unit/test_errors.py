@@ -122,6 +122,30 @@ def test_streams_that_are_closed_at_the_start(closed: str, tmp_path: Path) -> No
     assert (tmp_path / "file").read_text() == "whole"
 
 
+TORCH = """
+import io
+import logging
+from megatron.ltd.errors import quiet_torch
+quiet_torch()
+from torch.utils import cpp_extension
+cpp_extension._find_cuda_home()
+cpp_extension.logger.error("an error")
+class NoCloseWriter(io.IOBase):
+    def __init__(self, error): self.error = error
+    def __del__(self): raise self.error
+NoCloseWriter(ValueError("flush of closed file"))
+NoCloseWriter(OSError("a failed write"))
+"""
+
+
+def test_messages_of_torch_that_ask_for_nothing(tmp_path: Path) -> None:
+    environment = os.environ | {"CUDA_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    with child([sys.executable, "-W", "ignore", "-c", TORCH], env=environment, stderr=subprocess.PIPE) as process:
+        _, said = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0 and "an error" in said and "a failed write" in said
+    assert "No CUDA runtime" not in said and "closed file" not in said
+
+
 def test_the_first_line_of_an_error() -> None:
     assert first_line(RuntimeError("\n  disk full \nTraceback:\n...")) == "disk full"
     assert first_line(MemoryError()) == "MemoryError"

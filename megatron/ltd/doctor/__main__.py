@@ -29,7 +29,9 @@ def findings() -> Iterator[Finding]:
     """All checks, cheapest first. Checks that need a broken package are skipped, with a note."""
     from megatron.ltd.doctor import hardware, layer, processes, software
     from megatron.ltd.doctor.finding import NOTE, WRONG, Finding
+    from megatron.ltd.errors import quiet_torch
 
+    quiet_torch()
     broken = []
     for finding in software.check():
         broken += [finding.name] if finding.state == WRONG else []

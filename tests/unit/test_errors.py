@@ -123,18 +123,16 @@ def test_streams_that_are_closed_at_the_start(closed: str, tmp_path: Path) -> No
 
 
 TORCH = """
-import io
-import logging
+import logging, sys, types
 from megatron.ltd.errors import quiet_torch
 quiet_torch()
 from torch.utils import cpp_extension
 cpp_extension._find_cuda_home()
 cpp_extension.logger.error("an error")
-class NoCloseWriter(io.IOBase):
-    def __init__(self, error): self.error = error
-    def __del__(self): raise self.error
-NoCloseWriter(ValueError("flush of closed file"))
-NoCloseWriter(OSError("a failed write"))
+class NoCloseWriter:
+    def __del__(self): raise OSError("a failed write")
+closed = ValueError("flush of closed file")
+sys.unraisablehook(types.SimpleNamespace(exc_value=closed, object=NoCloseWriter()))
 """
 
 

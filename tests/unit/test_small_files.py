@@ -31,7 +31,8 @@ def test_what_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "zero").symlink_to("/dev/zero")
     for name, reason in {
         "file": "Larger than 4 bytes", "fifo": "Not a regular file", "zero": "Not a regular file",
-        ".": "Is a directory", "none": "No such file", "loop": "Too many levels of symbolic links", "a\0b": "null (byte|character)",
+        ".": "Is a directory", "none": "No such file", "loop": "Too many levels of symbolic links",
+        "a\0b": "null (byte|character)",
     }.items():  # fmt: skip
         with pytest.raises(OSError, match=reason) as caught:
             read_small(tmp_path / name, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.gpu.runs import column, train
 
@@ -15,6 +16,12 @@ OFF = tuple(
     f"--no-{name}-fusion" for name in ("bias-gelu", "bias-swiglu", "bias-dropout", "rope", "gradient-accumulation")
 )
 RECOMPUTE = "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1".split()
+
+
+@pytest.fixture(autouse=True)
+def recompile_limit() -> None:
+    """torch compiles a function at most eight times in a process; earlier tests do not count."""
+    torch.compiler.reset()
 
 
 def engines(impl: str) -> tuple[str, ...]:

@@ -111,9 +111,10 @@ def _better_rate(setting: SettingSummary, arm: str) -> list[str]:
     gain = paired(setting.losses(arm, best), setting.losses(arm, compared))
     if best == compared or gain is None:
         return []
-    seeds = format_ranges(sorted(setting.losses(arm, best)))
+    tried = sorted(setting.losses(arm, best))
+    word, seeds = "seed" if len(tried) == 1 else "seeds", format_ranges(tried)
     return [
-        f"**{arm}** at {best:g} ends {-gain.mean:.4f} lower than at {compared:g}, with seed {seeds} alone; the first "
+        f"**{arm}** at {best:g} ends {-gain.mean:.4f} lower than at {compared:g}, with {word} {seeds} alone; the first "
         f"table has it at {compared:g}, with {len(setting.losses(arm, compared))} seeds.",
         "",
     ]

@@ -52,8 +52,9 @@ def patched_script(folder: Path, patch: str) -> Path:
     path = folder / "patched.py"
     path.write_text(
         "import os, runpy, sys, time\n"
+        "from megatron.ltd.errors import quiet_torch\n"
         "from megatron.ltd.parallel.mesh import quiet_core_imports\n"
-        f"quiet_core_imports()\n{patch}\n"
+        f"quiet_torch()\nquiet_core_imports()\n{patch}\n"
         f"sys.argv[0] = {str(SCRIPT)!r}\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     return path

@@ -19,7 +19,7 @@ def test_valid_json_equals_that_of_json_loads(text: str | bytes) -> None:
     [
         ("[" * 100_000, "without end"),
         ('{"a":' * 100_000, "without end"),
-        ("1" * 4301, "4300 digits"),
+        ("1" * 4301, r"(4300 digits|\(4300\))"),
         (b'"\xff"', "utf-8"),
         ("", "Expecting value"),
         ("{'a': 1}", "double quotes"),

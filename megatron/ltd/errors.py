@@ -132,13 +132,13 @@ def quiet_torch() -> None:
     not be written, since Python 3.13 the streams of torch's writer report that their file is closed already.
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    report = sys.unraisablehook
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _report_unraisable
 
-    def report_others(found: sys.UnraisableHookArgs) -> None:
-        if not (isinstance(found.exc_value, ValueError) and type(found.object).__name__ == "NoCloseWriter"):
-            report(found)
 
-    sys.unraisablehook = report_others
+def _report_unraisable(found: sys.UnraisableHookArgs) -> None:
+    if not (isinstance(found.exc_value, ValueError) and type(found.object).__name__ == "NoCloseWriter"):
+        sys.__unraisablehook__(found)
 
 
 def _wait_briefly() -> None:

@@ -60,11 +60,11 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``target`` at the end of the block, or is removed if it fails.
+    """A hidden folder that becomes ``target`` at the end of the block, or is removed if it fails.
 
-    Raises ``OSError``.
+    Raises ``OSError``. A kill leaves it behind; hidden, it is not taken for one of the folders beside it.
     """
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
         yield partial

@@ -106,6 +106,7 @@ def train_with_graphs(command: Sequence[str]) -> Record:
         with mock.patch.object(graph_rules, "PASSES_PER_CAPTURED_PASS", 0):
             return train_and_record(command)
     with cuda_graphs.on_cpu():
+        late.install()
         record = train_and_record([*command, "--device", "auto"])
     assert cuda_graphs.replays > cuda_graphs.captures > 0
     return record

@@ -12,6 +12,8 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.lm_eval.paper_tasks import PAPER_GROUP
 from megatron.ltd.evaluation.local_tasks import check_tasks, task_folder, write_overlays
 from megatron.ltd.evaluation.local_tasks.catalog import tasks_folder
+from megatron.ltd.evaluation.local_tasks.overlays import local_tasks
+from megatron.ltd.small_files import whole_folder
 from tests.support_errors import assert_names, refused
 
 pytest.importorskip("lm_eval")
@@ -114,6 +116,14 @@ BAD_RECORDS = {
     "no object": ([1], "expected a JSON object, found a list"),
     "one word": ({"text": "one"}, 'expected "text" to end in a space and a word'),
 }
+
+
+def test_a_folder_that_is_being_written_is_not_a_task(task_data: Path) -> None:
+    """Nor one that a killed ``prepare_task_data.py`` has left."""
+    before = local_tasks(task_data)
+    with whole_folder(task_data / "boolq") as partial:
+        assert partial.is_dir() and local_tasks(task_data) == before
+    assert local_tasks(task_data) == tuple(sorted({*before, "boolq"}))
 
 
 @pytest.mark.parametrize("case", BAD_RECORDS)

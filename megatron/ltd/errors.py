@@ -6,6 +6,7 @@ and the fix. Errors in our own code are asserts and keep their traceback.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -67,7 +68,10 @@ def first_line(error: BaseException) -> str:
 
 
 def _open_streams() -> None:
-    """Open what was closed at the start (``>&-``) on the null device: a later file must not become standard output."""
+    """Open what was closed at the start (``>&-``) on the null device: a later file must not become standard output.
+
+    What the terminal cannot show, such as a name that is not UTF-8, is written as an escape.
+    """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             try:
@@ -76,6 +80,8 @@ def _open_streams() -> None:
                 os.open(os.devnull, os.O_RDWR)  # becomes the lowest that is free, which is this one
                 os.set_inheritable(number, True)
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def run_command(main: Callable[[], object]) -> None:
@@ -83,7 +89,8 @@ def run_command(main: Callable[[], object]) -> None:
 
     0: done. 1: the run stopped itself (``RunStopped``). 2: a mistake of the user (``UserError``). 130: Ctrl-C.
     141: the reader of its output has closed it, as after ``| head``; a program that SIGPIPE ends has this status too.
-    An error of the machine, such as a missing permission or memory, also ends in one line and with 2.
+    An error of the machine, such as a missing permission or memory, also ends in one line and with 2, and so does a
+    name that is not UTF-8 where a library requires it.
     Under a launcher only the first process of each node prints the line, except for ``LostContact`` and such errors.
     """
     _open_streams()
@@ -117,7 +124,7 @@ def run_command(main: Callable[[], object]) -> None:
         if prints:
             print(f"{program}: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
-    except (OSError, RuntimeError, MemoryError) as error:
+    except (OSError, RuntimeError, MemoryError, UnicodeEncodeError) as error:
         line = denied(error)
         if line is None:
             raise

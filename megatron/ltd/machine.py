@@ -1,4 +1,4 @@
-"""What the machine denies a command: a file, a process, memory. In one line, with what helps.
+"""What the machine denies a command: a file, a process, memory, a name. In one line, with what helps.
 
 A limit of open files or of processes that is too low is raised as far as the system allows. No torch.
 """
@@ -26,6 +26,7 @@ _PATHS = {
     errno.EROFS: "use a disk that can be written to",
     errno.EIO: "check the disk, and restore the file from a copy",
 }
+_LONGEST_NAME = 200
 _FILES = "raise the limit of open files, as with ulimit -n 4096"
 _NO_PROCESS = r"can't start new thread|Resource temporarily unavailable"
 _MEMORY = "use a smaller model, --micro-batch-size or --seq-length, or more processes; --plan shows the memory of a run"
@@ -42,6 +43,8 @@ def denied(error: BaseException) -> str | None:
         return f"out of memory; {_MEMORY}"
     if isinstance(error, OSError) and error.errno in _PATHS:
         return f"{error.filename or 'a file'}: {error.strerror}; {_PATHS[error.errno]}"
+    if isinstance(error, UnicodeEncodeError):
+        return _not_utf8(error)
     if not isinstance(error, (OSError, RuntimeError)):
         return None
     text = str(error)
@@ -49,6 +52,15 @@ def denied(error: BaseException) -> str | None:
         return f"{_first_line(text)}; {_about_processes()}"
     fix = next((fix for pattern, fix in _TEXTS.items() if re.search(pattern, text)), None)
     return fix and f"{_first_line(text)}; {fix}"
+
+
+def _not_utf8(error: UnicodeEncodeError) -> str | None:
+    """The line for a name or a word of the command line in another encoding, where a library takes UTF-8 only."""
+    if not re.match("[\udc80-\udcff]", error.object[error.start]):  # how Python writes such a byte
+        return None
+    before, after = error.object[: error.start].split()[-1:], error.object[error.start :].split()[0]
+    word = f"{before[0] if before and not error.object[error.start - 1].isspace() else ''}{after}"
+    return f"{word[:_LONGEST_NAME]}: is not UTF-8; rename the file or folder, or type the text in UTF-8"
 
 
 def _first_line(text: str) -> str:

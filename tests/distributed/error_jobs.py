@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 
 import pytest
+from megatron.core.datasets import gpt_dataset
 from torch import Tensor
 
 from megatron.ltd.arguments import parse_run_config
@@ -49,3 +50,12 @@ def end_with_other_tokens(flags: Sequence[Sequence[str]], from_step: int) -> tup
         if os.environ["RANK"] == "1":
             patch.setattr(RandomLTD, "select", other_select)
         return end_of(flags)
+
+
+def end_with_another_shuffle(flags: Sequence[Sequence[str]], folders: Sequence[str]) -> tuple[str, str]:
+    """Like ``end_of``, but rank 1 shuffles its samples in reverse."""
+    shuffle = gpt_dataset._build_shuffle_index
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ["RANK"] == "1":
+            patch.setattr(gpt_dataset, "_build_shuffle_index", lambda *arguments: shuffle(*arguments)[::-1].copy())
+        return end_of(flags, folders)

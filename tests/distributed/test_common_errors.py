@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron.ltd.words import name_of
-from tests.distributed.error_jobs import end_of, end_with_other_tokens
+from tests.distributed.error_jobs import end_of, end_with_another_shuffle, end_with_other_tokens
 from tests.distributed.layouts import RANDOM_LTD, run_flags
 from tests.distributed.pool import Pool
 from tests.support_errors import assert_names
@@ -82,19 +82,56 @@ def test_checkpoints_that_one_node_does_not_see(pool: Pool, dataset: str, nodes:
     assert_names(line, "--load out", "iteration 1", "rank 0", "rank 1")
 
 
-def test_sample_indices_that_one_node_does_not_see(pool: Pool, nodes: list[str], tmp_path: Path) -> None:
-    """Rank 0 writes the indices beside its data, and rank 1 does not find them: both say so, also of a blend."""
-    blend = ("--train-data-path", "1", "d", "1", "d")
-    for more in ((), blend):
-        line = common_line(pool.run(end_of, [flags("d", tmp_path, *more)] * 2, nodes, world_size=2))
-        assert_names(line, "--data-cache-path", "rank 0", "rank 1", "all but d/cache")
+BLEND = ("--train-data-path", "1", "d", "1", "d")
+
+
+@pytest.mark.parametrize("more", [(), BLEND, ("--data-cache-path", "cache"), (*BLEND, "--data-cache-path", "cache")])
+def test_each_node_builds_the_indices_of_its_copy(
+    pool: Pool, nodes: list[str], tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """Four ranks, two on each node. The files of both nodes are equal, no mark is left, and a second run uses them."""
+    folders = [nodes[0], nodes[0], nodes[1], nodes[1]]
+    run = flags("d", tmp_path, "--tensor-model-parallel-size", 2, *more)
+    assert pool.run(end_of, [run] * 4, folders, world_size=4) == [("done", "")] * 4
+    first, second = (built_in(Path(node)) for node in nodes)
+    assert len(first) >= 6 and contents(first) == contents(second)
+    assert not [*tmp_path.rglob(".seen-*")]
+    wrong = next(path for path in Path(nodes[1]).rglob("*shuffle_index.npy"))
+    wrong.write_bytes(wrong.read_bytes()[:-1])
+    assert pool.run(end_of, [run] * 4, folders, world_size=4) == [("done", "")] * 4
+    assert built_in(Path(nodes[0])) == first  # not built again
+    assert contents(built_in(Path(nodes[1]))) == contents(second)
+
+
+def built_in(node: Path) -> dict[str, tuple[bytes, int]]:
+    """Content and time of the index files of a node, by name."""
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in node.rglob("*index.npy")}
+
+
+def contents(files: dict[str, tuple[bytes, int]]) -> dict[str, bytes]:
+    return {name: content for name, (content, _) in files.items()}
 
 
 def test_copies_of_the_data_on_each_node(pool: Pool, nodes: list[str], tmp_path: Path) -> None:
-    """They need one folder of sample indices that all nodes see."""
+    """With one folder of sample indices that all nodes see, rank 0 builds them."""
     shared = flags("d", tmp_path, "--data-cache-path", tmp_path / "cache")
     assert pool.run(end_of, [shared] * 2, nodes, world_size=2) == [("done", "")] * 2
     assert list((tmp_path / "cache").iterdir()) and not [*tmp_path.glob("node*/d/cache")]
+
+
+def test_a_node_that_builds_other_indices(pool: Pool, nodes: list[str], tmp_path: Path) -> None:
+    """Another version of numpy could shuffle differently: the nodes compare what they have built."""
+    line = common_line(pool.run(end_with_another_shuffle, [flags("d", tmp_path)] * 2, nodes, world_size=2))
+    assert_names(line, "sample indices", "rank 0", "rank 1", "numpy")
+
+
+def test_a_node_that_cannot_write_its_indices(pool: Pool, nodes: list[str], tmp_path: Path) -> None:
+    """Every rank ends with the line of the one that fails, whether it is the first or another."""
+    for node in reversed(nodes):
+        shutil.rmtree(Path(node) / "d", ignore_errors=True)
+        (Path(node) / "d").write_text("a file where the folder of the indices should be")
+        line = common_line(pool.run(end_of, [flags("d", tmp_path)] * 2, nodes, world_size=2))
+        assert_names(line, "the folder of the data", "--data-cache-path", *(["rank 1"] if node == nodes[1] else []))
 
 
 @pytest.mark.parametrize(("every", "from_step", "found_in"), [(0, 0, 1), (1, 4, 5), (4, 4, 5)])

@@ -16,6 +16,13 @@ from tests.support import REPOSITORY
 from tests.support_errors import assert_names, assert_refused
 from tests.support_processes import PATIENCE_SECONDS
 
+
+def _encode_error(text: str) -> UnicodeEncodeError:
+    with pytest.raises(UnicodeEncodeError) as caught:
+        text.encode()
+    return caught.value
+
+
 ERRORS = {
     "permission": (PermissionError(errno.EACCES, "Permission denied", "/closed/x"), ["/closed/x", "Permission denied"]),
     "disk": (OSError(errno.ENOSPC, "No space left on device"), ["No space left on device"]),
@@ -26,6 +33,8 @@ ERRORS = {
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes."),
         ["9 bytes", "--plan"],
     ),
+    "name": (_encode_error("open the file /data/ann\udce9es/x.bin"), ["/data/ann", "es/x.bin", "not UTF-8"]),
+    "word": (_encode_error("\udcff"), ["not UTF-8"]),
     "links": (RuntimeError("Symlink loop from '/a'"), ["/a"]),
 }
 
@@ -51,7 +60,8 @@ def test_few_processes(error: BaseException, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("shapes differ"), FileNotFoundError(2, "none", "x"), ValueError("open")]
+    "error",
+    [RuntimeError("shapes differ"), FileNotFoundError(2, "none", "x"), ValueError("open"), _encode_error("\ud800")],
 )
 def test_other_errors_keep_their_traceback(error: BaseException) -> None:
     assert denied(error) is None

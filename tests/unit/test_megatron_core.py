@@ -102,6 +102,12 @@ def test_an_index_is_not_named_by_the_content_of_its_data() -> None:
     assert "sequence_length" in names and not any("content" in name or "fingerprint" in name for name in names)
 
 
+def test_core_builds_indices_on_rank_0_only() -> None:
+    for module in (gpt_dataset, masked_dataset, blended_dataset):
+        assert "torch.distributed.get_rank() == 0" in source(module)
+    assert "torch.distributed.barrier()" in source(BlendedMegatronDatasetBuilder)
+
+
 def test_the_builder_has_no_argument_for_the_blend() -> None:
     assert parameters(BlendedMegatronDatasetBuilder) == {"cls", "sizes", "is_built_on_rank", "config"}
     assert "BlendedDataset" in source(BlendedMegatronDatasetBuilder)

@@ -27,6 +27,6 @@ def main() -> None:
     plan = read_plan(Path(config.plan)) if config.plan is not None else None
     history = read_history(folder, config.name or folder.resolve().name)
     history.report_damage()
-    content = report(history, plan, scores, config.x).encode()
+    content = report(history, plan, scores, config.x).encode(errors="backslashreplace")
     write_output("--output", path, content)
     print(f"{path}: {len(content) / 1e3:.0f} KB")

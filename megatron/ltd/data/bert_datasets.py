@@ -30,8 +30,8 @@ from megatron.ltd.data.datasets import (
     with_fingerprint,
 )
 from megatron.ltd.data.encode import LONGEST_SENTENCE_TOKENS
-from megatron.ltd.data.index_cache import is_bert_index, remove_unless
 from megatron.ltd.data.indexed import IndexedInfo
+from megatron.ltd.data.indices.cache import is_bert_index, remove_unless
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.data.sources import Sources, check_contents
 from megatron.ltd.errors import UserError

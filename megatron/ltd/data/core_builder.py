@@ -1,7 +1,7 @@
 """Megatron-Core's builder of datasets, which caches their indices beside the data or in ``--data-cache-path``.
 
-Rank 0 builds the indices, and the others read them once all of them see the files. Cached indices are checked first
-(``data.index_cache``).
+Rank 0 builds the indices, and the others read them once they see the files; a node that has a folder of its own builds
+its own, and all are compared (``data.indices.builders``). Cached indices are checked first (``data.indices.cache``).
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import torch
 from megatron.core.datasets import blended_dataset, blended_megatron_dataset_builder
 from megatron.core.datasets.megatron_dataset import MegatronDataset
 
-from megatron.ltd.data.index_cache import is_blend_index, numbers_only, remove_unless
+from megatron.ltd.data.indices.builders import agree_on_indices, find_builder, this_rank
+from megatron.ltd.data.indices.cache import is_blend_index, numbers_only, remove_unless
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.errors import UserError
-from megatron.ltd.parallel.agreement import agree_on_folder
+from megatron.ltd.parallel.agreement import together
 
 _FILES_PER_DATASET, _OTHER_FILES = 9, 1024
 """Files of a dataset that stay open: three, and three of indices for each of two sets of samples if they are large."""
@@ -61,7 +62,7 @@ def build_samples(
     """Run Megatron-Core's builder on a checked configuration, for any of its datasets. Every rank calls this.
 
     ``samples`` of training, validation and test: one of them is wanted, None for all data once, the others are 0.
-    Raises ``UserError`` if the index cache cannot be written, and on every rank if one does not see it.
+    Raises ``UserError`` on every rank if one cannot write its index cache or does not see it, or if two differ.
     """
     if core_config.split_matrix is not None:
         # A split that is not used is not built: Megatron-Core would never finish if it has no documents.
@@ -73,20 +74,49 @@ def build_samples(
     )
     _allow_open_files(_FILES_PER_DATASET * number + _OTHER_FILES)
 
-    def build(here: bool) -> SampleSource | None:
+    def build() -> SampleSource | None:
         builder = blended_megatron_dataset_builder.BlendedMegatronDatasetBuilder(
-            dataset_class, list(samples), lambda: here, core_config
+            dataset_class, list(samples), lambda: True, core_config
         )
-        return next(found for found, wanted in zip(builder.build(), samples, strict=True) if wanted != 0)
+        with _quiet_core(), _own_blend(), numbers_only(), _errors_of_files(core_config.path_to_cache, number):
+            return next(found for found, wanted in zip(builder.build(), samples, strict=True) if wanted != 0)
 
+    if core_config.mock:  # without indices on a disk
+        with _as_rank(0):
+            return build() if build_on_this_rank else None
+    owner, built = find_builder(_some_folders(dataset_class, core_config), reads=build_on_this_rank), None
+    is_owner = owner == this_rank()
+    with together():
+        if is_owner:
+            with _as_rank(0):
+                built = build()
+    agree_on_indices(_index_files(built), owner)
+    with together():
+        if build_on_this_rank and not is_owner:
+            with _as_rank(1):
+                built = build()
+    return built
+
+
+@contextlib.contextmanager
+def _as_rank(rank: int) -> Iterator[None]:
+    """Within the block Megatron-Core's datasets build missing indices if ``rank`` is 0, and otherwise only read them.
+
+    They do not wait for other ranks, so that an error ends as ``together`` says.
+    """
+    get_rank, barrier = torch.distributed.get_rank, torch.distributed.barrier
+    torch.distributed.get_rank, torch.distributed.barrier = lambda *_: rank, lambda *_: None
     try:
-        with _quiet_core(), _own_blend(), numbers_only():
-            built = build(build_on_this_rank and is_first_rank())
-            if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-                _agree_on_indices(built)
-                others = build(build_on_this_rank and not is_first_rank())
-                built = built if is_first_rank() else others
-            return built
+        yield
+    finally:
+        torch.distributed.get_rank, torch.distributed.barrier = get_rank, barrier
+
+
+@contextlib.contextmanager
+def _errors_of_files(cache: str | None, num_datasets: int) -> Iterator[None]:
+    """Within the block an ``OSError`` is raised as a ``UserError``."""
+    try:
+        yield
     except Exception as error:
         # With a process group the builder wraps the OSError of a failed write.
         cause = error if isinstance(error, OSError) else error.__cause__
@@ -95,28 +125,36 @@ def build_samples(
         if cause.errno == errno.EMFILE:
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             raise UserError(
-                f"--data-path: {number} datasets need more open files than this process may have ({soft}, at most "
-                f"{hard}); raise the limit (ulimit -n), or join datasets with merge_datasets.py"
+                f"--data-path: {num_datasets} datasets need more open files than this process may have ({soft}, at "
+                f"most {hard}); raise the limit (ulimit -n), or join datasets with merge_datasets.py"
             ) from None
-        cache = core_config.path_to_cache
         where = f"--data-cache-path {cache}" if cache else "the folder of the data"
         raise UserError(
             f"{where}: sample indices cannot be written ({cause}); use a writable folder with --data-cache-path"
         ) from None
 
 
-def _agree_on_indices(built: Any) -> None:
-    """Raise ``UserError`` on every rank if one does not see an index of rank 0, of each folder that has some."""
-    parts = () if built is None or built.config.mock else getattr(built, "datasets", (built,))
-    folders = {cache_folder(part): f"{part.unique_description_hash}-*description.txt" for part in parts}
-    written: list[Any] = [[str(path) for folder, name in folders.items() for path in folder.glob(name)]]
-    torch.distributed.broadcast_object_list(written, src=0)
+def _some_folders(dataset_class: type, core_config: Any) -> list[Path]:
+    """The folder of indices, or of the data in each folder the one of the first dataset."""
+    if core_config.path_to_cache:
+        return [Path(core_config.path_to_cache)]
+    blends = [blend for blend in (core_config.blend, *(core_config.blend_per_split or ())) if blend]
+    first = {Path(prefix).parent: prefix for blend in blends for prefix in reversed(blend[0])}
+    return [_beside(prefix, dataset_class) for prefix in first.values()]
 
-    def look() -> dict[str, str]:
-        missing = [path for path in written[0] if not Path(path).is_file()]
-        return {"what a node sees of the sample indices of rank 0": f"all but {missing[0]}" if missing else "all"}
 
-    agree_on_folder(look, "use a folder that all nodes share with --data-cache-path")
+def _index_files(built: Any) -> list[Path]:
+    """The arrays of the indices of a dataset, or of a blend and its datasets; none for None."""
+    keys: dict[Path, set[str]] = {}
+    for part in () if built is None else (*getattr(built, "datasets", ()), built):
+        if part.config.path_to_cache or isinstance(part, MegatronDataset):  # else a blend that is not cached
+            keys.setdefault(cache_folder(part), set()).add(part.unique_description_hash)
+    return [
+        path
+        for folder, hashes in keys.items()
+        for path in sorted(folder.glob("*.npy"))
+        if path.name.partition("-")[0] in hashes
+    ]
 
 
 def _allow_open_files(number: int) -> None:
@@ -127,17 +165,19 @@ def _allow_open_files(number: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
-def cache_folder(dataset: MegatronDataset) -> Path:
+def cache_folder(dataset: Any) -> Path:
     """The folder in which Megatron-Core caches the indices of ``dataset``."""
-    beside = Path(dataset.dataset.path_prefix, "cache", f"{type(dataset).__name__}_indices")
-    return Path(dataset.config.path_to_cache or beside)
+    cache = dataset.config.path_to_cache
+    return Path(cache) if cache else _beside(dataset.dataset.path_prefix, type(dataset))
+
+
+def _beside(prefix: str, dataset_class: type) -> Path:
+    return Path(prefix, "cache", f"{dataset_class.__name__}_indices")
 
 
 def is_first_rank() -> bool:
-    """Whether this process is rank 0, or the only one."""
-    return not (torch.distributed.is_available() and torch.distributed.is_initialized()) or (
-        torch.distributed.get_rank() == 0
-    )
+    """Whether this process is rank 0, or the only one; while samples are built, whether it builds their indices."""
+    return this_rank() == 0
 
 
 @contextlib.contextmanager

@@ -33,8 +33,8 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, Moc
 from megatron.ltd.data.blends import Blend, plain_split
 from megatron.ltd.data.config import ALL, TRAIN, DataConfig, IndexedDataConfig
 from megatron.ltd.data.core_builder import build_samples, cache_folder, is_first_rank
-from megatron.ltd.data.index_cache import is_gpt_index, remove_unless
 from megatron.ltd.data.indexed import IndexedInfo, tokens_in
+from megatron.ltd.data.indices.cache import is_gpt_index, remove_unless
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.data.sources import Sources, check_contents
 from megatron.ltd.errors import UserError

@@ -44,7 +44,7 @@ class TrainTokenizerConfig(Settings):
         ("text",), metavar="KEY", help="keys of a JSON line, or columns of a table, that hold text"
     )
     vocab_size: int = flag(
-        8192, range=Range(300, (1 << 31) - 1), metavar="N", help="pieces, bytes and special ones among them"
+        8192, range=Range(300, 1 << 20), metavar="N", help="pieces, bytes and special ones among them"
     )
     output_prefix: str = flag(
         None, metavar="PREFIX", help="writes PREFIX.model, or PREFIX-vocab.txt with --model-type wordpiece",
@@ -54,7 +54,7 @@ class TrainTokenizerConfig(Settings):
         "bpe", choices=("bpe", "unigram", "wordpiece"), help="how pieces are found; wordpiece is BERT's vocabulary"
     )
     cased: bool = flag(False, help="WordPiece: keep capitals and accents, for --tokenizer-type BertWordPieceCase")
-    threads: int = flag(2, range=Range(1, 1 << 10), metavar="N", help="threads that train a SentencePiece model")
+    threads: int = flag(2, range=Range(1, 64), metavar="N", help="threads that train a SentencePiece model")
     max_train_mb: float = flag(
         256.0, range=Range(0, 1e9, above=True), metavar="N", help="train on at most about this much text [MB]"
     )

@@ -138,7 +138,7 @@ def together() -> Iterator[None]:
         problem = denied(error)
         if problem is None:
             raise
-    everyone = _exchange((socket.gethostname(), problem))
+    everyone = exchange((socket.gethostname(), problem))
     message = _one_problem([problem for _, problem in everyone], [host for host, _ in everyone])
     if message is not None:
         raise UserError(message)
@@ -146,12 +146,12 @@ def together() -> Iterator[None]:
 
 def problem_of_any(problem: str | None) -> str | None:
     """The problem of the first rank that has one, or None. Every rank calls this."""
-    return next((found for found in _exchange(problem) if found is not None), None)
+    return next((found for found in exchange(problem) if found is not None), None)
 
 
 def agree(facts: Mapping[str, Any], fix: str) -> None:
     """Raise ``UserError`` for facts that differ between ranks; ``fix`` is the advice. Every rank calls this."""
-    everyone = _exchange((socket.gethostname(), dict(facts)))
+    everyone = exchange((socket.gethostname(), dict(facts)))
     message = first_difference([theirs for _, theirs in everyone], [host for host, _ in everyone], fix)
     if message is not None:
         raise UserError(message)
@@ -164,7 +164,7 @@ def agree_on_folder(look: Callable[[], Mapping[str, Any]], fix: str) -> None:
     """
     deadline = time.monotonic() + _FOLDER_SECONDS
     while True:
-        everyone = _exchange((socket.gethostname(), dict(look()), time.monotonic() > deadline))
+        everyone = exchange((socket.gethostname(), dict(look()), time.monotonic() > deadline))
         facts, hosts = [theirs for _, theirs, _ in everyone], [host for host, _, _ in everyone]
         message = first_difference(facts, hosts, fix)
         if message is None:
@@ -172,6 +172,15 @@ def agree_on_folder(look: Callable[[], Mapping[str, Any]], fix: str) -> None:
         if everyone[0][2]:  # the first rank's clock, so that all ranks stop in the same round
             raise UserError(message)
         time.sleep(1.0)
+
+
+def exchange(own: Any) -> list[Any]:
+    """The objects of all ranks, by rank. Every rank calls this."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [own]
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, own)
+    return everyone
 
 
 def first_difference(facts: Sequence[Mapping[str, Any]], hosts: Sequence[str], fix: str | None = None) -> str | None:
@@ -242,12 +251,3 @@ def _ranks(ranks: Sequence[int]) -> str:
     spelled = format_ranges(ranks).split(",")
     text = ", ".join(spelled[:4]) + (", ..." if len(spelled) > 4 else "")
     return f"{'ranks' if len(ranks) > 1 else 'rank'} {text}"
-
-
-def _exchange(own: Any) -> list[Any]:
-    """The objects of all ranks, by rank."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return [own]
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, own)
-    return everyone

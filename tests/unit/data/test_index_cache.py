@@ -15,7 +15,7 @@ from megatron.core.datasets.blended_dataset import BlendedDataset
 
 from megatron.ltd.data.config import VALID, DataConfig
 from megatron.ltd.data.datasets import build_datasets
-from megatron.ltd.data.index_cache import is_bert_index, is_blend_index, numbers_only
+from megatron.ltd.data.indices.cache import is_bert_index, is_blend_index, numbers_only
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.data.sources import check_sources
 from megatron.ltd.tokenizers.byte import ByteTokenizer

@@ -181,9 +181,9 @@ class Ranks:
     def __init__(self, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.size, self._barrier, self._slots = size, threading.Barrier(size, timeout=PATIENCE_SECONDS), [None] * size
         self.rank = threading.local()
-        monkeypatch.setattr(agreement, "_exchange", self._exchange)
+        monkeypatch.setattr(agreement, "exchange", self.exchange)
 
-    def _exchange(self, own: Any) -> list[Any]:
+    def exchange(self, own: Any) -> list[Any]:
         self._slots[self.rank.value] = own
         self._barrier.wait()
         everyone = list(self._slots)

@@ -6,6 +6,7 @@ description that lies about sizes can end it or exhaust its memory.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -63,25 +64,26 @@ def _readable(file: InputFile, damage: type[Exception]) -> Iterator[None]:
 
 def _batches(file: InputFile, columns: Sequence[str]) -> Iterator[tuple[pyarrow.RecordBatch, float]]:
     """Batches of at most ``_ROWS`` rows, and the share of the file at the end of each."""
+    import pyarrow
+
     if file.table == "Parquet":
         from pyarrow import parquet
 
-        with parquet.ParquetFile(file.path) as content:
+        path = os.fsencode(file.path)  # as text, pyarrow takes UTF-8 only
+        with pyarrow.OSFile(path) as source, parquet.ParquetFile(source) as content:
             _check_columns(content.schema_arrow, file, columns)
             stored_bytes = _stored_bytes(content.metadata, columns)
             is_text = all(_is_text(content.schema_arrow.field(name).type) for name in columns)
         # As dictionaries, rows take no more memory than what is stored; for a lot of text that would be slow to build.
         named = list(columns) if is_text and stored_bytes <= _SMALL_BYTES else None
         size = _ROWS if named else max(1, min(_ROWS, _MOST_BYTES // max(1, stored_bytes)))
-        with parquet.ParquetFile(file.path, read_dictionary=named) as content:
+        with pyarrow.OSFile(path) as source, parquet.ParquetFile(source, read_dictionary=named) as content:
             rows = 0
             for batch in content.iter_batches(size, columns=list(columns)):
                 rows += batch.num_rows
                 yield batch, rows / content.metadata.num_rows
         return
-    import pyarrow
-
-    with pyarrow.memory_map(file.path) as source:
+    with pyarrow.memory_map(os.fsencode(file.path)) as source:
         is_stream = file.table == "Arrow stream"
         content = pyarrow.ipc.open_stream(source) if is_stream else pyarrow.ipc.open_file(source)
         _check_columns(content.schema, file, columns)

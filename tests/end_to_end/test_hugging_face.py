@@ -149,7 +149,7 @@ CONFIG: dict[str, tuple[dict[str, object], list[str]]] = {
     "vocabulary": ({"vocab_size": 300}, ["wte.weight", "[257, 16]", "config.json", "[300, 16]"]),
     "more layers": ({"n_layer": 4}, ["h.3.ln_1.weight", "config.json"]),
     "layers beyond the file": ({"n_layer": 60_000}, ["config.json"]),
-    "layers beyond memory": ({"n_layer": 10**9}, ["--num-layers 1000000000", "65,536"]),
+    "layers beyond memory": ({"n_layer": 10**9}, ["--num-layers 1000000000", "4,096"]),
     "layers beyond numbers": ({"n_layer": 10**300}, ["config.json", "n_layer", "2,147,483,648"]),
     "width beyond memory": ({"n_embd": 1 << 30, "n_head": 1}, ["config.json"]),
     "vocabulary beyond memory": ({"vocab_size": 1 << 30}, ["config.json"]),

@@ -11,6 +11,7 @@ Not here: batches (``data.bert_batch``), paths and blends (``data.datasets``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +33,7 @@ from megatron.ltd.data.datasets import (
 from megatron.ltd.data.encode import LONGEST_SENTENCE_TOKENS
 from megatron.ltd.data.indexed import IndexedInfo
 from megatron.ltd.data.indices.cache import is_bert_index, remove_unless
+from megatron.ltd.data.indices.size import check_size
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.data.sources import Sources, check_contents
 from megatron.ltd.errors import UserError
@@ -139,6 +141,8 @@ def build_bert_datasets(
             )
             for info, documents in documents_of(config, sources, key, number_of=lambda info: info.documents):
                 _check_documents(key.partition("_")[0], info, documents, sentence_order=sentence_order)
+            if samples is not None:  # of BERT one document is a sample or more
+                check_size(samples, samples_of_epoch=math.inf, documents=0, is_training=key == TRAIN)
         dataset = build_samples(_Dataset, core_config, split_samples(key, samples), build_on_this_rank=True)
         if dataset is not None:
             built[key] = dataset

@@ -17,7 +17,8 @@ Not here: the order of reading, and microbatches (``data.microbatches``); the fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +36,7 @@ from megatron.ltd.data.config import ALL, TRAIN, DataConfig, IndexedDataConfig
 from megatron.ltd.data.core_builder import build_samples, cache_folder, is_first_rank
 from megatron.ltd.data.indexed import IndexedInfo, tokens_in
 from megatron.ltd.data.indices.cache import is_gpt_index, remove_unless
+from megatron.ltd.data.indices.size import check_size
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.data.sources import Sources, check_contents
 from megatron.ltd.errors import UserError
@@ -164,8 +166,7 @@ def build_datasets(
                 drop_last_partial_validation_sequence=samples is not None,
                 opened=opened,
             )
-            if not config.mock_data:
-                _num_labels(config, sources, key)
+            _check_samples(config, sources, key, samples, seq_length)
         dataset = build_samples(
             _MockDataset if config.mock_data else _Dataset,
             core_config,
@@ -196,13 +197,23 @@ def num_whole_samples(config: DataConfig, sources: Sources, key: str, *, seq_len
     return sum(-(-labels // seq_length) for labels in _num_labels(config, sources, key))
 
 
+def _check_samples(config: DataConfig, sources: Sources, key: str, samples: int | None, seq_length: int) -> None:
+    """Raise ``UserError`` for data without labels, or if their indices cannot be built."""
+    epoch, documents = math.inf, 0
+    if not config.mock_data:
+        epoch = sum(_num_labels(config, sources, key)) / seq_length
+        documents = sum(len(found) for _, found in _documents(config, sources, key))
+    if samples is not None:
+        check_size(samples, samples_of_epoch=epoch, documents=documents, is_training=key == TRAIN)
+
+
 def _num_labels(config: IndexedDataConfig, sources: Sources, key: str) -> list[int]:
     """Tokens that are labels, in each dataset of a set of samples.
 
     Raises ``UserError`` if a dataset has none there: Megatron-Core would look for more of them forever.
     """
     numbers = []
-    for info, documents in documents_of(config, sources, key, number_of=lambda info: info.sequences):
+    for info, documents in _documents(config, sources, key):
         labels = tokens_in(info, documents) - 1
         if labels < 1:
             where = f"documents {documents.start + 1} to {documents.stop}"
@@ -212,6 +223,10 @@ def _num_labels(config: IndexedDataConfig, sources: Sources, key: str) -> list[i
             )
         numbers.append(labels)
     return numbers
+
+
+def _documents(config: IndexedDataConfig, sources: Sources, key: str) -> Iterable[tuple[IndexedInfo, range]]:
+    return documents_of(config, sources, key, number_of=lambda info: info.sequences)
 
 
 def _place(config: IndexedDataConfig, key: str) -> str:

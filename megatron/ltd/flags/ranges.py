@@ -1,6 +1,6 @@
 """The range of a flag that is a number, and ``Settings``, whose numbers are checked when it is made.
 
-    num_layers: int = flag(24, range=Range(1, 65_536), help="...")
+    num_layers: int = flag(24, range=Range(1, 4096), help="...")
     dropout: float = flag(0.1, range=SHARE, help="...")
 
 Without ``range`` a whole number is at least 1 (``COUNT``), and a fraction at least 0 (``AMOUNT``). Upper ends are there

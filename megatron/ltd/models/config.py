@@ -22,7 +22,7 @@ class LayersConfig(KernelsConfig):
     seq_length_name: ClassVar[str] = "--seq-length"
     """The flag or expression that sets the tokens of a sample, for messages."""
 
-    num_layers: int = flag(24, range=Range(1, 1 << 16), affects="model", help="transformer layers")
+    num_layers: int = flag(24, range=Range(1, 1 << 12), affects="model", help="transformer layers")
     hidden_size: int = flag(1024, range=SIZE, affects="model", help="width of the hidden states")
     ffn_hidden_size: int | None = flag(
         None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -21,6 +22,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from megatron.ltd.data.batch import build_batch
 from megatron.ltd.data.config import TEST, VALID, DataConfig
 from megatron.ltd.data.datasets import Padded, build_datasets, num_whole_samples
+from megatron.ltd.data.indices import size
 from megatron.ltd.data.microbatches import SampleSource, microbatches
 from megatron.ltd.data.sources import check_sources
 from megatron.ltd.tokenizers.byte import ByteTokenizer
@@ -328,3 +330,26 @@ def test_bad_data_are_refused(
     }
     with refused(*message):
         build(DataConfig(**filled), **samples)
+
+
+def test_indices_that_cannot_be_built_are_refused(write_dataset: Callable[..., str]) -> None:
+    """Megatron-Core would count the epochs one by one, or allocate the indices; at the bound it builds them."""
+    config = DataConfig(data_path=(write_dataset(["a" * 15]),), split="1")  # 16 tokens, so 15/16 of a sample an epoch
+    assert len(train_only(config, 300_000)) >= 300_000
+    with refused("--train-iters", "1,000,000,000,000 samples", "epochs"):
+        train_only(config, 10**12)
+    large = DataConfig(data_path=(write_dataset(["a" * 200_000] * 10, "large"),), split="1")
+    with refused("--train-iters", "GB of memory"):
+        train_only(large, 10**12)
+
+
+@pytest.mark.parametrize(("samples", "epoch", "documents", "is_refused"), [
+    (10**7, 1, 0, False), (10**7 + 1, 1, 0, True), (10**8, 1e6, 0, False), (10**8 + 1, 1e6, 0, True),
+    (10**7, 1e4, 10**5, False), (10**7, 1e4, 3 * 10**5, True),
+])  # fmt: skip
+def test_size_of_indices(
+    samples: int, epoch: float, documents: int, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(size, "memory_bytes", lambda: 1_200_000_000)
+    with refused("--eval-iters", f"{samples:,} samples") if is_refused else contextlib.nullcontext():
+        size.check_size(samples, samples_of_epoch=epoch, documents=documents, is_training=False)

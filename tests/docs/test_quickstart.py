@@ -178,18 +178,31 @@ def test_other_settings_or_a_foreign_folder_are_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_ctrl_c_stops_cleanly(repository: Path, tmp_path: Path) -> None:
-    """Ctrl-C reaches the script and its children, as in a terminal, during tokenization."""
+def test_ctrl_c_in_every_stage(quickstart: tuple[Path, str], repository: Path, tmp_path: Path) -> None:
+    """Ctrl-C reaches the script and its children, as in a terminal. The same command goes on from where it was stopped,
+    and after all these stops its runs are bit for bit those of the uninterrupted ones.
+    """
     script = ["bash", str(repository / "examples" / "quickstart" / "run.sh"), "--out", "out"]
-    pipes: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with child(script, cwd=tmp_path, env=environment(TINY="1", **NEW_PYTHON), **pipes) as process:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        # Not while an interpreter starts: CPython would print a traceback of its own.
-        while not list((tmp_path / "out").glob("*.tmp-*")) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 130
-    assert "stopped; the same command goes on from here" in stdout
-    assert "Traceback" not in stderr
-    assert not list((tmp_path / "out").glob("*_text_document.json"))
+    stages = re.findall(r"^== (.*)$", quickstart[1], flags=re.MULTILINE)
+    assert len(stages) == 10 and stages[-2] == "compare"
+    for stage in stages[1:]:
+        with (tmp_path / "stdout").open("w") as out, (tmp_path / "stderr").open("w") as err:
+            settings = environment(TINY="1", **NEW_PYTHON)
+            with child(script, cwd=tmp_path, env=settings, stdout=out, stderr=err) as process:
+                deadline = time.monotonic() + PATIENCE_SECONDS
+                while f"== {stage}" not in (tmp_path / "stdout").read_text() and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                time.sleep(1.0)  # not while an interpreter starts: CPython would print a traceback of its own
+                os.killpg(process.pid, signal.SIGINT)
+                status = process.wait(timeout=PATIENCE_SECONDS)
+        stdout, stderr = (tmp_path / "stdout").read_text(), (tmp_path / "stderr").read_text()
+        assert status == 130, (stage, stdout[-500:], stderr)
+        assert "stopped; the same command goes on from here" in stdout and "Traceback" not in stderr, (stage, stderr)
+        assert len(stderr.splitlines()) <= 1, (stage, stderr)
+    result = quick(repository, tmp_path, "--out", "out", **NEW_PYTHON)
+    assert (result.returncode, result.stderr) == (0, "")
+    for name in RUNS:
+        losses = [
+            [line["loss"] for line in lines_of(of / name, "validation")] for of in (quickstart[0], tmp_path / "out")
+        ]
+        assert losses[0] == losses[1]

@@ -9,11 +9,12 @@ from .child import Ending
 MOST_GROWN_BYTES = 1 << 30
 
 
-def problem_of(ending: Ending, *, may_stop: bool = False, may_need_memory: bool = False) -> str:
+def problem_of(ending: Ending, *, may_stop: bool = False, may_need_memory: bool = False, may_log: bool = False) -> str:
     """What is wrong about the end of a command; empty if nothing is.
 
     Right are exit status 0, and 2 with one line. ``may_stop``: also 1 with the one line of a run that stopped itself.
     ``may_need_memory``: it was asked for something large, so that "out of memory" is an answer.
+    ``may_log``: ``--verbose`` asked for the log of a library before that line.
     """
     lines = [line for line in ending.said.splitlines() if line.strip()]
     answers = [line for line in lines if re.match(r"[\w.-]+: (error|stopped): ", line)]
@@ -33,8 +34,8 @@ def problem_of(ending: Ending, *, may_stop: bool = False, may_need_memory: bool 
         return "" if len(answers) == 1 else f"status 1 and {len(answers)} lines that say why"
     if ending.status != 2:
         return f"exit status {ending.status}"
-    if len(lines) != 1 or len(answers) != 1:
+    if len(answers) != 1 or lines[-1] != answers[0] or (len(lines) > 1 and not may_log):
         return f"exit status 2 and {len(lines)} lines"
-    if not may_need_memory and "out of memory" in lines[0]:
+    if not may_need_memory and "out of memory" in answers[0]:
         return "out of memory"
     return ""

@@ -113,6 +113,20 @@ def test_a_line_and_its_status_are_right(tmp_path: Path) -> None:
     assert problem_of(ending, may_stop=True) == "" and problem_of(ending) == "exit status 1"
 
 
+@pytest.mark.parametrize(("lines", "problem", "verbose"), [
+    (["p: error: x"], "", ""), (["a log", "p: error: x"], "exit status 2 and 2 lines", ""),
+    (["p: error: x", "a log"], "exit status 2 and 2 lines", "exit status 2 and 2 lines"),
+    (["p: error: x", "p: error: y"], "exit status 2 and 2 lines", "exit status 2 and 2 lines"),
+])  # fmt: skip
+def test_a_log_comes_before_the_line(lines: list[str], problem: str, verbose: str, tmp_path: Path) -> None:
+    def fails() -> None:
+        print(*lines, sep="\n", file=sys.stderr)
+        raise SystemExit(2)
+
+    ending = in_child(fails, tmp_path / "trial")
+    assert problem_of(ending) == problem and problem_of(ending, may_log=True) == verbose
+
+
 def test_damage_is_drawn_from_its_seed(tmp_path: Path) -> None:
     """Each kind changes what a reader of the file finds, and the same seed makes the same file."""
     content = json.dumps({"layers": 12, "name": "small"}).encode() * 20

@@ -38,5 +38,5 @@ class CommandLines:
         ending = in_child(partial(run_program, program.path, words), folder)
         kind = f"{program.name} --plan" if program.trains and "--plan" in words else program.name
         shown = shlex.join([program.name, *(word if len(word) < 100 else f"{word[:90]}..." for word in words)])
-        problem = problem_of(ending, may_stop=program.trains, may_need_memory=True)
+        problem = problem_of(ending, may_stop=program.trains, may_need_memory=True, may_log="--verbose" in words)
         return Trial("command-lines", number, kind, shown[:_MOST_SHOWN], str(ending), problem, ending.seconds)

@@ -195,9 +195,9 @@ def _uncompiled() -> Iterator[None]:
 def _one_collective_at_a_time(group: Any = None, device: Any = None, async_ops: bool = False) -> Any:
     """torch's ``_coalescing_manager``, whose collectives have ended at the end of the block also if ``async_ops``.
 
-    With several of them in flight, Gloo now and then corrupts the heap of its threads: two of six stress runs of torch
-    2.13 alone, of two to five minutes, ended in SIGSEGV or in "malloc(): unaligned tcache chunk detected", both inside
-    a gather. The handle's ``wait`` returns at once.
+    With several of them in flight, Gloo (torch 2.13) now and then corrupts the heap of its threads, so that a process
+    ends in SIGSEGV or in "malloc(): unaligned tcache chunk detected" inside a gather. That is rare: the command
+    ``tests/distributed/gloo_stress.py`` can run for many minutes without it. The handle's ``wait`` returns at once.
     """
     return _coalescing_manager(group, device, async_ops=False)
 

@@ -18,13 +18,15 @@ from tests.support_vit import finetune, vit_flags
 DROPPING_TOKENS = [name for name, case in CASES.items() if case.strata is not None]
 
 
-def test_a_vision_transformer(tmp_path: Path) -> None:
+def test_a_vision_transformer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [*vit_flags(tmp_path), *CASES["random_ltd"].dropping]
     eager = finetune(flags, tmp_path / "eager")
+    assert "CUDA graph" not in capsys.readouterr().out
     with cuda_graphs.on_cpu():
         more = ("--device", "auto", "--cuda-graph-impl", "local", "--save", str(tmp_path / "graphed"))
         launch(parse_run_config([*flags, *more], VIT))
         assert cuda_graphs.replays > 2 * cuda_graphs.captures > 0
+    assert "each layer as a CUDA graph" in capsys.readouterr().out
     run = read_run(tmp_path / "graphed")
     assert numbers(run) == numbers(eager) and run.kind("validation") == eager.kind("validation")
 

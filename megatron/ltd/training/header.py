@@ -39,6 +39,7 @@ def print_header(run: Run) -> None:
         f"runs on   {about['device']}, {about['world_size']} process{'es' if run.mesh.world_size > 1 else ''}, "
         f"{run.config.precision.dtype}; torch {about['torch']}, megatron-core {about['megatron-core']}; "
         f"{kernels_text(run.state.chunks, run.mesh.device, run.method.facts.kernels)}"
+        f"{', each layer as a CUDA graph' if model.cuda_graph_impl == 'local' else ''}"
     )
     if run.throughput.peak_tflops is not None:
         print_line(f"peak      {run.throughput.peak_tflops:g} TFLOP/s per device, by which MFU is divided")

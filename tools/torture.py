@@ -83,7 +83,8 @@ def _report(config: TortureConfig, journal: Journal, prefix: Path, earlier: Sequ
     report = to_json(journal.read(seed), seed, journal.starts(seed), journal.mended(seed))
     reports = [*(other for other in earlier if other["seed"] != seed), report]
     prefix.with_name(f"{prefix.name}.json").write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
-    prefix.with_name(f"{prefix.name}.md").write_text(to_markdown(reports), encoding="utf-8")
+    page = to_markdown(reports).encode(errors="backslashreplace")  # a command line may hold what is not UTF-8
+    prefix.with_name(f"{prefix.name}.md").write_bytes(page)
     header = ("campaign", "what", "tried", "right", "wrong", "skipped", "minutes")
     print(text_table(table_rows([report], by_kind=True), header, num_labels=2))
     return len(report["wrong"])

@@ -118,7 +118,7 @@ def build_bert_datasets(
 ) -> tuple[SampleSource | None, dict[str, SampleSource]]:
     """The training samples (None if 0 are wanted), and those of each of ``eval_samples``, at least so many.
 
-    A process group must be there, and every rank calls this: rank 0 writes the index cache that the others read.
+    With a process group every rank must call this.
     Raises ``UserError`` as ``data.datasets.build_datasets`` does, and when no document of a split makes a sample.
     """
     check_contents(config, sources, tokenizer)

@@ -144,10 +144,10 @@ def build_datasets(
 
     The keys are those of ``IndexedDataConfig.evaluated``; None asks for the whole of its data, once, whatever weights a
     blend gives its datasets. A sample holds ``tokens``, ``labels``, ``position_ids`` int64 and ``loss_mask`` float32,
-    each [S] with S = ``seq_length`` tokens. With a process group every rank must call this, rank 0 building: it writes
-    the index cache that the others read; where ``build_on_this_rank`` is False there are no samples. Without one, a
-    blend takes no ``--data-cache-path``. ``sources`` as from ``check_sources``. Raises ``UserError`` for damaged data,
-    when data that are asked for have no tokens, and when the index cache cannot be written.
+    each [S] with S = ``seq_length`` tokens. With a process group every rank must call this; the index cache is written
+    and read as in ``data.core_builder``. Where ``build_on_this_rank`` is False there are no samples. ``sources`` as
+    from ``check_sources``. Raises ``UserError`` for damaged data, when data that are asked for have no tokens, and when
+    the indices cannot be built, written or seen.
     """
     check_contents(config, sources, tokenizer)
     built: dict[str, SampleSource] = {}

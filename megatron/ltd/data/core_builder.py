@@ -105,7 +105,7 @@ def _as_rank(rank: int) -> Iterator[None]:
     They do not wait for other ranks, so that an error ends as ``together`` says.
     """
     get_rank, barrier = torch.distributed.get_rank, torch.distributed.barrier
-    torch.distributed.get_rank, torch.distributed.barrier = lambda *_: rank, lambda *_: None
+    torch.distributed.get_rank, torch.distributed.barrier = lambda *_, **__: rank, lambda *_, **__: None
     try:
         yield
     finally:

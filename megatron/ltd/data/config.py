@@ -24,7 +24,7 @@ class ReadingConfig(Settings):
 
     num_workers: int | None = flag(
         None,
-        range=Range(0, 1 << 8),
+        range=Range(0, 64),
         affects="nothing",
         metavar="N",
         help="processes that read data on each rank; by default 0 on CPU and 2 on GPU",

@@ -17,7 +17,7 @@ import pytest
 
 from megatron.ltd.errors import UserError
 from tests.support_processes import PATIENCE_SECONDS, child
-from tools.torture.child import Bounds, in_child
+from tools.torture.child import Bounds, Ending, in_child
 from tools.torture.config import CAMPAIGNS, SHARES, TortureConfig
 from tools.torture.damage import CHANGES, KINDS, damage
 from tools.torture.report import to_json, to_markdown
@@ -61,6 +61,25 @@ def test_a_slice_of_each_campaign(repository: Path, tmp_path: Path, trials: int)
         assert sum(row["right"] for row in rows) == sum(row["tried"] for row in rows)
     assert (tmp_path / "torture.md").read_text() == to_markdown(reports)
     assert {trial.campaign for trial in Journal(tmp_path / "torture.jsonl").read(5)} == {"kills", *campaigns}
+
+
+@pytest.mark.parametrize(("words", "problem"), [
+    ("--num-layers 3 --global-batch-size 64 --micro-batch-size 2", "no end within"),
+    ("--num-layers 3 --global-batch-size 64 --num-layers 4000", "skipped: a step of 256,000 layers"),
+])  # fmt: skip
+def test_a_step_that_nobody_waits_for_is_skipped(
+    words: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tools.torture.campaigns import command_lines
+    from tools.torture.programs import Program
+
+    killed = Ending(-9, "", "", 44.0, 0, was_asked=True, was_killed=True, left=False)
+    monkeypatch.setattr(command_lines, "in_child", lambda *_: killed)
+    monkeypatch.setattr(command_lines, "command_line", lambda *_: words.split())
+    (tmp_path / "material").mkdir()
+    program = Program(tmp_path / "p.py", [], [[]], trains=True)
+    trial = command_lines.CommandLines(tmp_path / "material", [program]).attempt(1, random.Random(1), tmp_path / "t")
+    assert trial.problem.startswith(problem) and trial.is_wrong == (problem == "no end within")
 
 
 @pytest.mark.slow

@@ -20,6 +20,8 @@ from ..warm import run_program
 from ..words import command_line, make_special_files
 
 _MOST_SHOWN = 600
+_MOST_LAYERS_OF_A_STEP = 10_000
+"""That a run of this size computes in the seconds that it has to end."""
 
 
 class CommandLines:
@@ -39,4 +41,15 @@ class CommandLines:
         kind = f"{program.name} --plan" if program.trains and "--plan" in words else program.name
         shown = shlex.join([program.name, *(word if len(word) < 100 else f"{word[:90]}..." for word in words)])
         problem = problem_of(ending, may_stop=program.trains, may_need_memory=True, may_log="--verbose" in words)
+        if ending.was_killed and _layers_of_a_step(words) > _MOST_LAYERS_OF_A_STEP:
+            problem = f"skipped: a step of {_layers_of_a_step(words):,} layers, at whose end SIGTERM acts"
         return Trial("command-lines", number, kind, shown[:_MOST_SHOWN], str(ending), problem, ending.seconds)
+
+
+def _layers_of_a_step(words: Sequence[str]) -> int:
+    """Layers of all microbatches of a step, of a command line that trains."""
+    given = dict(zip(words, words[1:], strict=False))  # the last one counts
+    layers, batch, micro = (
+        int(given.get(name, "1")) for name in ("--num-layers", "--global-batch-size", "--micro-batch-size")
+    )
+    return layers * batch // micro

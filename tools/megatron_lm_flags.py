@@ -77,7 +77,8 @@ def _answer(spellings: Sequence[str], differs: set[str]) -> tuple[str, str]:
         if spelling in ACCEPTED:
             found = ACCEPTED[spelling]
             values = f"with the value {' or '.join(f'`{value}`' for value in found.values)}: " if found.values else ""
-            return "accepted", values + _as_code(found.why)
+            unless = "" if found.unless is None else f", and refused with `{found.unless}`"
+            return "accepted", values + _as_code(found.why) + unless
         if spelling in RENAMED:
             return "renamed", f"`{' '.join(RENAMED[spelling])}`"
     script = next((name for name, flags in others if spellings[0] in flags), None)

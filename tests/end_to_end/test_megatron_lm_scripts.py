@@ -47,7 +47,12 @@ LLAMA3_8B = """
 --profile-step-end 6 --ckpt-format torch_dist --distributed-timeout-minutes 60 --save CHECKPOINTS --load CHECKPOINTS
 --tensorboard-dir TENSORBOARD
 """
-SCRIPTS = {"gpt3": GPT3_175B, "llama3": LLAMA3_8B}
+LLAMA3_8B_MOCK = " ".join(LLAMA3_8B.split()).replace(
+    "--data-path DATA --tokenizer-type HuggingFaceTokenizer --tokenizer-model TOKENIZER",
+    "--mock-data --tokenizer-type NullTokenizer --tiktoken-pattern v2",
+)
+"""Without arguments, the script takes mock data."""
+SCRIPTS = {"gpt3": GPT3_175B, "llama3": LLAMA3_8B, "llama3 mock": LLAMA3_8B_MOCK}
 SMALLER = {
     "--num-layers": "2", "--hidden-size": "32", "--ffn-hidden-size": "64", "--num-attention-heads": "4",
     "--num-query-groups": "2", "--kv-channels": "8", "--seq-length": "32", "--max-position-embeddings": "32",
@@ -118,7 +123,7 @@ def encoded(folder: Path, name: str, tokenizer: TokenizerFiles) -> str:
 
 def places(files: dict[str, str], name: str, folder: Path) -> dict[str, str]:
     new = {"CHECKPOINTS": "out", "TENSORBOARD": "tb", "CACHE": "cache"}
-    return {**files, "DATA": files[name], **{place: str(folder / path) for place, path in new.items()}}
+    return {**files, "DATA": files.get(name, ""), **{place: str(folder / path) for place, path in new.items()}}
 
 
 @pytest.mark.parametrize("script_name", SCRIPTS)

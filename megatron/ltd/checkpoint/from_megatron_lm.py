@@ -160,7 +160,7 @@ class MegatronLM:
     def tokenizer_flags(self) -> dict[str, Any]:
         """The tokenizer as fields of ``TokenizerConfig``, if it is one of ours, and the padding of its vocabulary."""
         flags = {}
-        if self.args.get("tokenizer_type") in TOKENIZER_TYPES:
+        if self.args.get("tokenizer_type") in {*TOKENIZER_TYPES} - {"NullTokenizer"}:
             names = ("tokenizer_type", "vocab_file", "merge_file", "tokenizer_model")
             flags = {name: self.args[name] for name in names if self.args.get(name) is not None}
             from_record(flags, TokenizerFiles, f"--load {self.checkpoint}", "tokenizer")

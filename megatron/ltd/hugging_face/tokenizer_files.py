@@ -56,7 +56,7 @@ class _SentencePiece:
 
 def check_tokenizer(tokenizer: Tokenizer) -> None:
     """Raise ``UserError`` for a tokenizer that Hugging Face has no class for."""
-    if tokenizer.name == "ByteTokenizer" or tokenizer.name in WORDPIECE_TYPES:
+    if tokenizer.name in ("ByteTokenizer", "NullTokenizer") or tokenizer.name in WORDPIECE_TYPES:
         raise UserError(
             f"--tokenizer-type {tokenizer.name}: Hugging Face has no class for the tokenizer of this run; use "
             "--no-tokenizer to export without its files"

@@ -26,6 +26,8 @@ class Accepted:
     """The values that ask for it; () for a switch, None if any value does."""
     others: Mapping[str, str] = field(default_factory=dict)
     """By value, why it is not available, where that is not ``why``."""
+    unless: str | None = None
+    """A word of the command line beside which the flag would have an effect: then it is refused."""
 
 
 _NOT_FUSED = Accepted("this kernel is not fused here")
@@ -71,6 +73,7 @@ ACCEPTED: Mapping[str, Accepted] = {
     "--disable-msc": Accepted("there is no multi-storage client here"),
     "--distributed-backend": Accepted("follows from --device: NCCL on CUDA, gloo on the CPU", ("nccl", "gloo")),
     "--dataloader-type": Accepted("samples are read once each, in the run's order", ("single",)),
+    "--tiktoken-pattern": Accepted("it is for TikTokenizer only", None, unless="TikTokenizer"),
     "--no-create-attention-mask-in-dataloader": Accepted("causal attention has no mask tensor"),
 }
 """By flag. One that becomes a flag of ours leaves this table."""
@@ -103,7 +106,7 @@ def settled(words: Sequence[str], ours: Collection[str]) -> tuple[list[str], lis
     while position < len(words):
         name, equals, value = words[position].partition("=")
         position += 1
-        if name in ours or name not in {*ACCEPTED, *RENAMED}:
+        if name in ours or name not in {*ACCEPTED, *RENAMED} or _has_an_effect(name, words):
             kept.append(words[position - 1])
         elif name in RENAMED:
             kept += [*RENAMED[name], *([value] if equals else [])]
@@ -116,6 +119,10 @@ def settled(words: Sequence[str], ours: Collection[str]) -> tuple[list[str], lis
             _check_value(name, values, found)
             notes.append(f"{' '.join([name, *values])} is accepted: {found.why}")
     return kept, notes
+
+
+def _has_an_effect(name: str, words: Sequence[str]) -> bool:
+    return name in ACCEPTED and any(word.rpartition("=")[2] == ACCEPTED[name].unless for word in words)
 
 
 def _check_value(name: str, values: Sequence[str], found: Accepted) -> None:

@@ -74,7 +74,7 @@ _RULES: Sequence[tuple[str, str]] = (
     (r".*comm-overlap.*|.*nccl.*|.*sharp.*|.*symmetric.*|defer-embedding-.*|wgrad-.*|delay-wgrad-.*|"
      r".*p2p.*|.*kitchen.*|.*op-fuser|gtp-.*", "communication and kernels are Megatron-Core's defaults; leave it out"),
     (r"fim-.*", "samples are packed documents; fill-in-the-middle is not available"),
-    (r"null-tokenizer-.*", "there is no tokenizer of this name"),
+    (r"null-tokenizer-.*", "NullTokenizer has the ids below --vocab-size, and the last ends a document"),
 )  # fmt: skip
 """A pattern of the whole flag without its dashes, and the answer."""
 

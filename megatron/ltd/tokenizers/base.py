@@ -43,6 +43,15 @@ class Tokenizer(abc.ABC):
         """The text of ``ids``; bytes that are not UTF-8 become the replacement character."""
 
 
+def valid_unicode(text: str) -> str:
+    """``text`` with the replacement character in place of each lone surrogate, which no library encodes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
 def read_definition(flag: str, path: str | None, tokenizer_type: str) -> bytes:
     """The bytes of a file that defines a tokenizer. Raises ``UserError`` if it is not given or not readable."""
     if path is None:

@@ -33,6 +33,16 @@ def build_tokenizer(config: TokenizerFiles) -> Tokenizer:
         from megatron.ltd.tokenizers.byte import ByteTokenizer
 
         return ByteTokenizer()
+    if kind == "NullTokenizer":
+        from megatron.ltd.tokenizers.null import NullTokenizer
+
+        vocab_size = config.vocab_size if isinstance(config, TokenizerConfig) else None
+        if vocab_size is None:
+            raise UserError(
+                f"--tokenizer-type {kind}: takes its ids from --vocab-size, in training with --mock-data; use the "
+                "tokenizer of the text elsewhere"
+            )
+        return NullTokenizer(vocab_size)
     if kind == "SentencePieceTokenizer":
         from megatron.ltd.tokenizers.sentencepiece import SentencePieceTokenizer
 

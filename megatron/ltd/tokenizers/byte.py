@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from megatron.ltd.tokenizers.base import Tokenizer
+from megatron.ltd.tokenizers.base import Tokenizer, valid_unicode
 
 
 class ByteTokenizer(Tokenizer):
@@ -24,7 +24,7 @@ class ByteTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """The bytes of ``text`` in UTF-8."""
-        return list(text.encode("utf-8"))
+        return list(valid_unicode(text).encode("utf-8"))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the bytes among ``ids``; ends of documents are left out."""

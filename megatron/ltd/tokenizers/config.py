@@ -26,6 +26,7 @@ TOKENIZER_TYPES = (
     "HuggingFaceTokenizer",
     "TikTokenizer",
     "ByteTokenizer",
+    "NullTokenizer",
     *WORDPIECE_TYPES,
 )
 
@@ -44,6 +45,7 @@ class TokenizerFiles(Settings):
         help="GPT2BPETokenizer reads --vocab-file and --merge-file; SentencePieceTokenizer, HuggingFaceTokenizer (a "
         "tokenizer.json or its folder) and TikTokenizer (a file of ranks, as of Llama 3) read --tokenizer-model; "
         "ByteTokenizer reads nothing: ids 0-255 are the bytes of the UTF-8 text and 256 ends a document; "
+        "NullTokenizer, for --mock-data, has the ids below --vocab-size; "
         "BertWordPieceLowerCase and BertWordPieceCase read --vocab-file",
     )
     vocab_file: str | None = flag(

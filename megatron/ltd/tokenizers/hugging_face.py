@@ -21,7 +21,7 @@ from tokenizers import Tokenizer as Engine
 from megatron.ltd.errors import UserError
 from megatron.ltd.json_text import parse_json
 from megatron.ltd.small_files import read_small
-from megatron.ltd.tokenizers.base import Tokenizer, choose_eod, read_definition
+from megatron.ltd.tokenizers.base import Tokenizer, choose_eod, read_definition, valid_unicode
 
 FILE = "tokenizer.json"
 _SETTINGS = "tokenizer_config.json"
@@ -60,11 +60,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``; a special token's spelling in it is ordinary text."""
-        try:
-            return self._engine.encode(text, add_special_tokens=False).ids
-        except (TypeError, UnicodeEncodeError):  # a lone surrogate: not valid Unicode
-            whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            return self._engine.encode(whole, add_special_tokens=False).ids
+        return self._engine.encode(valid_unicode(text), add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``, without the end-of-document tokens."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import sentencepiece
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.tokenizers.base import Tokenizer, looks_like_ranks
+from megatron.ltd.tokenizers.base import Tokenizer, looks_like_ranks, valid_unicode
 
 _SPACE_MARK = "\u2581"
 _NO_SPACE_BEFORE = b"\x1a\x02\x18\x00"
@@ -52,6 +52,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``; "</s>" in it is encoded as ordinary pieces."""
+        text = valid_unicode(text)
         if self._space_mark_ids is None or _SPACE_MARK not in text:
             return self._processor.encode(text)
         first, *others = text.split(_SPACE_MARK)

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.tokenizers.base import Tokenizer
+from megatron.ltd.tokenizers.base import Tokenizer, valid_unicode
 
 PADDING, UNKNOWN, CLASS, SEPARATOR, MASK = SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUES = "##"
@@ -52,7 +52,7 @@ class WordPieceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``, without ``[CLS]`` and ``[SEP]``; "[MASK]" in it is encoded as ordinary pieces."""
-        return self._engine.encode(text, add_special_tokens=False).ids
+        return self._engine.encode(valid_unicode(text), add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The words of ``ids``, separated by spaces; special pieces are included."""

@@ -63,6 +63,14 @@ def test_accepted_flags_are_left_out_with_a_line_each() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("words", [["--tokenizer-type", "TikTokenizer"], ["--tokenizer-type=TikTokenizer"]])
+def test_a_flag_that_would_have_an_effect_is_refused(words: list[str]) -> None:
+    pattern = ["--tiktoken-pattern", "v2"]
+    assert settled([*words, *pattern], OURS) == ([*words, *pattern], [])
+    kept, (note,) = settled(["--tokenizer-type", "NullTokenizer", *pattern], OURS)
+    assert kept == ["--tokenizer-type", "NullTokenizer"] and note.startswith("--tiktoken-pattern v2 is accepted")
+
+
 def test_renamed_flags() -> None:
     config = parse_run_config([*RUN, "--use-rotary-position-embeddings", "--batch-size=3"])
     assert (config.model.position_embedding_type, config.training.micro_batch_size) == ("rope", 3)

@@ -21,8 +21,11 @@ import tiktoken
 from tiktoken.load import load_tiktoken_bpe
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, decoders, pre_tokenizers
 
+from megatron.ltd.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
+from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
+from tests.unit.tokenizers.test_hugging_face import HOSTILE
 from tests.unit.tokenizers.test_sentencepiece import train
 from tests.unit.tokenizers.test_tiktoken_ranks import LLAMA_3
 
@@ -96,7 +99,36 @@ def sentence_pieces(shared_data: Path, folder: Path) -> tuple[Encode, Encode]:
     return ours.encode, theirs.encode
 
 
-@pytest.mark.parametrize("pair", [gpt2, ranks, hugging_face, sentence_pieces], ids=lambda pair: pair.__name__)
+def word_pieces(shared_data: Path, folder: Path) -> tuple[Encode, Encode]:
+    """BERT's cutting of words in Python, as it was published, with a vocabulary of a book."""
+    from transformers.models.bert.tokenization_bert_legacy import BasicTokenizer, WordpieceTokenizer
+
+    book = str(shared_data / "gutenberg" / "1342.txt")
+    train_tokenizer(
+        TrainTokenizerConfig(input=(book,), vocab_size=2000, model_type="wordpiece", output_prefix=str(folder / "book"))
+    )
+    ours = build_tokenizer(TokenizerFiles("BertWordPieceLowerCase", vocab_file=str(folder / "book-vocab.txt")))
+    assert isinstance(ours, WordPieceTokenizer)
+    ids = {piece: token for token, piece in ours.inv_vocab.items()}
+    basic, pieces = BasicTokenizer(), WordpieceTokenizer(ids, unk_token="[UNK]", max_input_chars_per_word=100)
+    return ours.encode, lambda text: [ids[part] for word in basic.tokenize(text) for part in pieces.tokenize(word)]
+
+
+PAIRS = [gpt2, ranks, hugging_face, sentence_pieces, word_pieces]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.__name__)
+def test_hostile_text(pair: Callable[..., tuple[Encode, Encode]], shared_data: Path, tmp_path: Path) -> None:
+    """A lone surrogate is what no library takes: it has the ids of the replacement character."""
+    ours, theirs = pair(shared_data, tmp_path)
+    texts = HOSTILE
+    if pair is word_pieces:  # BERT's own code drops what Unicode has not assigned; transformers' library has [UNK]
+        texts = tuple(text.replace(chr(0x10FFFF), "") for text in HOSTILE)
+    assert [text for text in texts if ours(text) != theirs(text)] == []
+    assert ours("a\ud83db \udcff\ud83d\ude00") == theirs("a\ufffdb \ufffd\U0001f600")
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.__name__)
 def test_ids(pair: Callable[..., tuple[Encode, Encode]], texts: list[str], shared_data: Path, tmp_path: Path) -> None:
     ours, theirs = pair(shared_data, tmp_path)
     different = [text[:80] for text in texts if ours(text) != theirs(text)]

@@ -127,11 +127,13 @@ def test_a_node_that_builds_other_indices(pool: Pool, nodes: list[str], tmp_path
 
 def test_a_node_that_cannot_write_its_indices(pool: Pool, nodes: list[str], tmp_path: Path) -> None:
     """Every rank ends with the line of the one that fails, whether it is the first or another."""
-    for node in reversed(nodes):
-        shutil.rmtree(Path(node) / "d", ignore_errors=True)
-        (Path(node) / "d").write_text("a file where the folder of the indices should be")
+    for rank, node in enumerate(nodes):
+        place = Path(node) / "d"
+        place.write_text("a file where the folder of the indices should be")
         line = common_line(pool.run(end_of, [flags("d", tmp_path)] * 2, nodes, world_size=2))
-        assert_names(line, "the folder of the data", "--data-cache-path", *(["rank 1"] if node == nodes[1] else []))
+        assert_names(line, "the folder of the data", "--data-cache-path", f"rank {rank}")
+        place.unlink()
+        shutil.rmtree(Path(nodes[0]) / "d", ignore_errors=True)
 
 
 @pytest.mark.parametrize(("every", "from_step", "found_in"), [(0, 0, 1), (1, 4, 5), (4, 4, 5)])

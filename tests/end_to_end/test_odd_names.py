@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron.ltd.export import to_hugging_face
 from tests.end_to_end.runs import run_status, tiny_flags, write_data
 from tests.end_to_end.tools import tool_status
 from tests.support_errors import assert_refused
@@ -59,6 +60,14 @@ def test_a_prompt(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompt = ("--load", folder / "run", "--prompt", f"a {LATIN}", *TOKENS)
     assert tool_status("generate_text.py", *prompt) == (0, "")
     assert capsys.readouterr().out.startswith("a ann\\udce9es")
+
+
+def test_the_card_of_an_export(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record of a run may also hold half of a surrogate pair, which JSON allows."""
+    monkeypatch.setattr(to_hugging_face, "model_card", lambda *_, **__: "trained on \ud800")
+    flags = ["--load", folder / "run", "--output", folder / "hf", "--no-tokenizer"]
+    assert tool_status("export_hf.py", *flags) == (0, "")
+    assert (folder / "hf" / "README.md").read_text(encoding="utf-8") == "trained on \\ud800"
 
 
 def test_a_terminal_that_cannot_show_a_character(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

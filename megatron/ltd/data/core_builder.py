@@ -130,7 +130,7 @@ def _errors_of_files(cache: str | None, num_datasets: int) -> Iterator[None]:
             ) from None
         where = f"--data-cache-path {cache}" if cache else "the folder of the data"
         raise UserError(
-            f"{where}: sample indices cannot be written ({cause}); use a writable folder with --data-cache-path"
+            f"{where}: sample indices cannot be written or read ({cause}); use another folder with --data-cache-path"
         ) from None
 
 

@@ -117,7 +117,7 @@ def export_checkpoint(config: ExportConfig, typed: TokenizerFiles) -> Exported:
             source.architecture, source.model, source.record, history,
             name=target.name, num_parameters=written.num_parameters, with_tokenizer=config.tokenizer,
         )  # fmt: skip
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
     return Exported(target, source.architecture.title, checkpoint, written, dtype_name, tuple(notes))
 
 

@@ -12,6 +12,7 @@ Not here: building, and what is built (``data.core_builder``).
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ from tempfile import NamedTemporaryFile
 
 import torch.distributed as dist
 
-from megatron.ltd.parallel.agreement import agree, agree_on_folder, exchange
+from megatron.ltd.parallel.agreement import agree, agree_on_folder, exchange, together
 
 _BLOCK_BYTES = 1 << 20
 
@@ -33,8 +34,8 @@ def this_rank() -> int:
 def find_builder(folders: Sequence[Path], *, reads: bool) -> int | None:
     """The rank that builds the indices in ``folders`` for this rank, maybe itself; None for one that does not read.
 
-    Every rank calls this. Where a folder cannot be written, the ranks that do not share a writable one are their own
-    builders: all that they can do is to check the indices that are there.
+    Every rank calls this. Where a folder cannot be written, the first rank of each host is the builder of its host: all
+    that it can do is to check the indices that are there.
     """
     rank, host, found = this_rank(), socket.gethostname(), None
     is_first_round = True
@@ -47,7 +48,11 @@ def find_builder(folders: Sequence[Path], *, reads: bool) -> int | None:
         with _marks(folders if rank in candidates and not alone else ()) as own:
             marks = exchange(own)
             if waiting[rank] is not None:
-                seen = [one for one in candidates if marks[one] and all(Path(mark).exists() for mark in marks[one])]
+                seen = [
+                    one
+                    for one in candidates
+                    if (all(map(os.path.exists, marks[one])) if marks[one] else waiting[one] == host)
+                ]
                 found = min([*seen, *([rank] if rank in candidates else [])], default=None)
             exchange(None)  # a mark stays until all have looked
         is_first_round = False
@@ -76,7 +81,8 @@ def agree_on_indices(files: Sequence[Path], builder: int | None) -> None:
 
     ``files`` that this rank has built, under the same names on every node. Every rank calls this.
     """
-    sizes = [{path.parent: (path.name, path.stat().st_size) for path in files}]  # one file of each folder
+    with together():
+        sizes = [{path.parent: (path.name, path.stat().st_size) for path in files}]  # one file of each folder
     if dist.is_initialized():
         dist.broadcast_object_list(sizes, src=0)
 
@@ -87,9 +93,12 @@ def agree_on_indices(files: Sequence[Path], builder: int | None) -> None:
 
     agree_on_folder(look, "check the file system of the data, or of --data-cache-path")
     if len({*exchange(builder)} - {None}) > 1:  # nodes with folders of their own
-        digests = exchange(_digest(files))
-        own = digests[builder or 0]
-        agree({"the sha256 of the sample indices": own}, "give all nodes the same version of numpy")
+        with together():
+            digest = _digest(files)
+        own = exchange(digest)[builder or 0]
+        places = ", ".join(map(str, [*sizes[0]][:1])) or "the folder"
+        fix = f"give all nodes the same version of numpy, and remove the indices, as in {places}"
+        agree({"the sha256 of the sample indices": own}, fix)
 
 
 def _size(path: Path) -> int:

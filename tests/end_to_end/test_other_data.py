@@ -13,10 +13,14 @@ import torch
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.checkpoint.files import checkpoint_path, read_manifest
 from megatron.ltd.data.batch import Batch
+from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
+from megatron.ltd.tokenizers.config import TokenizerFiles
 from megatron.ltd.training.build import Run, build_run
+from megatron.ltd.words import name_of
 from tests.end_to_end.runs import metrics, refusal, run_status, tiny_flags, write_data
 from tests.support import assert_differs, world
 from tests.support_errors import assert_names
+from tests.unit.tokenizers.test_sentencepiece import train
 
 FLAG = "--override-data"
 BEFORE = 2
@@ -146,11 +150,15 @@ def test_what_another_length_does_not_fit_is_refused(data: str, straight: Path, 
 
 
 def test_another_tokenizer_stays_refused(data: str, begun: Path, tmp_path: Path) -> None:
-    words = tmp_path / "vocab.txt"
-    words.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]))
-    other = ["--tokenizer-type", "NullTokenizer", "--vocab-size", 300]
-    line = refusal(tiny_flags(data, *ROTARY, "--load", begun, FLAG, "--log-dir", tmp_path, *other))
-    assert "tokenizer" in line
+    model = train(tmp_path, "some text of letters", vocab_size=30)
+    other = ["--tokenizer-type", "SentencePieceTokenizer", "--tokenizer-model", model]
+    encoded = preprocess(
+        PreprocessConfig(input=(str(Path(data).parent / "train.jsonl"),), output_prefix=str(tmp_path / "d")),
+        TokenizerFiles("SentencePieceTokenizer", tokenizer_model=str(model)),
+    )
+    (prefix,) = encoded.cards
+    line = refusal(tiny_flags(prefix, *ROTARY, "--load", begun, FLAG, "--log-dir", tmp_path, *other))
+    assert name_of("tokenizer_fingerprint") in line and str(begun) in line, line
 
 
 def test_another_seed_draws_the_same_data_anew(data: str, begun: Path, tmp_path: Path) -> None:

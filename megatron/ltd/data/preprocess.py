@@ -135,6 +135,9 @@ def preprocess(config: PreprocessConfig, tokenizer_files: TokenizerFiles) -> Pre
     _check_keys(files, config.json_keys)
     check_output(config.output_prefix, list(prefixes.values()), config.overwrite)
     tokenizer = build_tokenizer(tokenizer_files)
+    loss = tokenizer.loss()
+    if loss is not None:
+        print(f"warning: --tokenizer-model {tokenizer_files.tokenizer_model}: {loss}", flush=True)
     options = EncodeOptions(
         tokenizer_files, config.json_keys, config.append_eod, config.skip_bad_lines, config.split_sentences
     )

@@ -38,6 +38,10 @@ class Tokenizer(abc.ABC):
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``, taken literally: the spelling of a special token is ordinary text."""
 
+    def loss(self) -> str | None:
+        """How decoding can differ from the text that was encoded, as a sentence for users; None where it cannot."""
+        return None
+
     @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``; bytes that are not UTF-8 become the replacement character."""

@@ -17,6 +17,7 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.tokenizers.base import Tokenizer, looks_like_ranks, valid_unicode
 
 _SPACE_MARK = "\u2581"
+_PROBE = "a  b\t\u2581 é ½ \U0001f642"
 _NO_SPACE_BEFORE = b"\x1a\x02\x18\x00"
 """``normalizer_spec { add_dummy_prefix: false }`` as a protocol buffer; appended to a model it takes precedence."""
 
@@ -61,6 +62,13 @@ class SentencePieceTokenizer(Tokenizer):
             ids += self._space_mark_ids
             ids += self._within_text.encode(part)
         return ids
+
+    def loss(self) -> str | None:
+        """A model may normalize text, and one without byte pieces has no id for what it was not trained on."""
+        found = self.decode(self.encode(_PROBE))
+        if found == _PROBE:
+            return None
+        return f"the model changes text: {_PROBE!r} becomes {found!r}; one of train_tokenizer.py keeps every character"
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``; ends of documents are left out."""

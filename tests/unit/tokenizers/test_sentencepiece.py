@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
+from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
@@ -59,6 +60,28 @@ def test_the_space_symbol_survives_with_an_exact_normalization(tmp_path: Path, s
     text = "\u2581two \u2581\u2581 marks\u2581"
     assert ours.decode(ours.encode(text)) == text
     assert ours.decode(pickle.loads(pickle.dumps(ours)).encode(text)) == text
+
+
+EXACT = {"byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        (EXACT, True), ({**EXACT, "add_dummy_prefix": False}, True), ({**EXACT, "byte_fallback": False}, False),
+        ({**EXACT, "normalization_rule_name": "nmt_nfkc"}, False), ({**EXACT, "remove_extra_whitespaces": True}, False),
+    ],
+)  # fmt: skip
+def test_a_model_that_changes_text_says_so(
+    options: dict[str, object], kept: bool, tmp_path: Path, sample_text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = train(tmp_path, sample_text, **{"vocab_size": 400 if options["byte_fallback"] else 90, **options})
+    assert (tokenizer_of(path).loss() is None) == kept
+    (tmp_path / "t.txt").write_text("some text")
+    config = PreprocessConfig(input=(str(tmp_path / "t.txt"),), output_prefix=str(tmp_path / "d"))
+    preprocess(config, TokenizerFiles("SentencePieceTokenizer", tokenizer_model=str(path)))
+    said = capsys.readouterr().out
+    assert ("" if kept else f"warning: --tokenizer-model {path}: ") in said and said.count("\n") == (not kept)
 
 
 def test_end_of_document_piece_serves_without_an_end_of_sequence(tmp_path: Path, sample_text: str) -> None:

@@ -28,6 +28,14 @@ def test_a_small_measurement(repository: Path) -> None:
     assert (one[0], three[0]) == ("1", "3") and int(three[3]) > int(one[3]) > 5 < int(three[6])
 
 
+def test_the_committed_starts_are_short(repository: Path) -> None:
+    """A plan and a refusal within a second, a first step within 12 on two cores."""
+    page = (repository / "tools" / "benchmark" / "results" / "start.md").read_text()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
+    (plan, refusal, step) = ([float(cell) for cell in row[1:]] for row in table[2:5])
+    assert max(plan) < 1 and max(refusal) < 1 and max(step) < 12
+
+
 def test_the_committed_page_grows_in_proportion(repository: Path) -> None:
     page = (repository / "tools" / "benchmark" / "results" / "start.md").read_text()
     opened = [[int(cell.replace(",", "")) for cell in (row[0], row[3], row[6])] for row in rows(page)]

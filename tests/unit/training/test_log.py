@@ -241,6 +241,14 @@ def test_flops_a_second_and_their_share_of_the_peak(tmp_path: Path, capsys: pyte
     assert "| 800.0 TFLOP/s per device | MFU 80.0 % |" in capsys.readouterr().out
 
 
+def test_tensorboard_gets_flops_a_second(tmp_path: Path) -> None:
+    run = log(tmp_path, peak=1000.0, tensorboard_dir=str(tmp_path / "tb"))
+    run.train(step(1, step_flops=8 * 10**14))
+    run.close()
+    found = tensorboard(tmp_path / "tb")
+    assert found["throughput"][1] == pytest.approx(800.0) and found["mfu"][1] == pytest.approx(0.8)
+
+
 def test_published_peaks() -> None:
     assert published_peak("NVIDIA H200", "bfloat16") == published_peak("NVIDIA H100 80GB HBM3", "bfloat16") == 989.0
     assert published_peak("NVIDIA H100 PCIe", "bfloat16") is published_peak("NVIDIA H100 NVL", "bfloat16") is None

@@ -106,7 +106,7 @@ def decompressor(compression: str, path: str, source: BinaryIO) -> Any:
             f"--input {path}: is compressed with Zstandard, which needs the package zstandard; run pip install "
             "'megatron-ltd[data]'"
         ) from None
-    return ZstandardReader(source)
+    return ZstandardReader(source, path)
 
 
 class _Decompressed(io.RawIOBase):

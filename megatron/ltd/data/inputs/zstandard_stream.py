@@ -10,14 +10,19 @@ from typing import BinaryIO
 
 import zstandard
 
+from megatron.ltd.errors import UserError
+
 _PIECE_BYTES = 4096
 
 
 class ZstandardReader:
-    """``read(size)`` returns decompressed bytes of ``source``, none at the end. Raises ``OSError`` for damaged data."""
+    """``read(size)`` returns decompressed bytes of ``source``, none at the end.
 
-    def __init__(self, source: BinaryIO) -> None:
-        self._source = source
+    Raises ``OSError`` for damaged data, and ``UserError``, which names ``path``, for data that take more memory.
+    """
+
+    def __init__(self, source: BinaryIO, path: str) -> None:
+        self._source, self._path = source, path
         self._frame: zstandard.ZstdDecompressionObj | None = None
         self._input = b""
         self._ready = memoryview(b"")
@@ -34,6 +39,11 @@ class ZstandardReader:
             try:
                 self._ready = memoryview(self._frame.decompress(self._input))
             except zstandard.ZstdError as error:
+                if "too much memory" in str(error):
+                    raise UserError(
+                        f"--input {self._path}: was compressed with zstd --long, and reading it takes over 128 MB of "
+                        "memory; compress it again with --long=27 or less"
+                    ) from None
                 raise OSError(str(error)) from None
             self._input = self._frame.unused_data if self._frame.eof else b""
             if self._frame.eof:

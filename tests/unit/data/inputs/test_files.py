@@ -88,6 +88,20 @@ def test_a_skippable_frame_of_zstandard(tmp_path: Path) -> None:
     assert texts_of(tmp_path / "d.zst") == TEXTS
 
 
+@pytest.mark.parametrize(("window_log", "is_refused"), [(27, False), (28, True)])
+def test_the_window_of_zstandard_is_bounded(tmp_path: Path, window_log: int, is_refused: bool) -> None:
+    """``zstd --long=28`` needs 256 MB to read; its files are whole, and not damaged."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=window_log, enable_ldm=True)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    path = tmp_path / "d.zst"
+    path.write_bytes(compressor.compress(LINES) + compressor.flush())
+    if is_refused:
+        with refused(f"--input {path}", "--long=27"):
+            texts_of(path)
+    else:
+        assert texts_of(path) == TEXTS
+
+
 @pytest.mark.parametrize("suffix", COMPRESS)
 @pytest.mark.parametrize("what", ["cut", "changed"])
 def test_damaged_compression_names_the_file(tmp_path: Path, suffix: str, what: str) -> None:

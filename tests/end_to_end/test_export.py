@@ -206,6 +206,22 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("failing", ["write_manifest", "_write_durably"])
+def test_an_import_that_fails_is_not_in_the_way(
+    failing: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full before the checkpoint is published, or only when its number is written."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    asked = ("--load", llama, "--save", tmp_path / "out", *BYTES)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_files, failing, full)
+        assert "(No space left on device)" in tool_refusal("import_hf.py", *asked)
+    assert tool_status("import_hf.py", *asked) == (0, "")
+
+
 @pytest.mark.parametrize(("damage", "names"), FOLDERS.values(), ids=FOLDERS.keys())
 def test_a_folder_that_cannot_be_imported(
     llama: Path, tmp_path: Path, damage: Callable[[Path], None], names: list[str]

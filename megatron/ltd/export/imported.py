@@ -7,6 +7,7 @@ run to continue.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,11 @@ def write_imported(
             names = checkpoint_files.file_names(partial)
             checkpoint_files.write_manifest(partial, checkpoint_files.written_checksums(partial, names))
             return checkpoint_files.publish(partial, 0)
+        except BaseException:  # what stays would be in the way of the next try
+            shutil.rmtree(checkpoint_files.checkpoint_path(save, 0), ignore_errors=True)
+            for tracker in save.glob(f"{checkpoint_files.TRACKER}*"):
+                tracker.unlink(missing_ok=True)
+            raise
         finally:
             checkpoint_files.remove_partial(partial)
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from megatron.ltd.arguments import parse_run_config
+from megatron.ltd.training.build import build_run
 from tests.end_to_end.runs import metrics, refusal, run_status, tiny_flags, write_data
-from tests.support import read_run
+from tests.support import read_run, world
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,30 @@ def test_a_learning_rate_of_the_embedding(data: str, tmp_path: Path) -> None:
     saving = ["--decoupled-lr", "5e-2", "--save", tmp_path / "out"]
     trained("first", *saving, "--exit-interval", 3)
     assert trained("rest", *saving, "--load", tmp_path / "out") == other[3:]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_which_weights_have_the_decoupled_rate(tied: bool, data: str, tmp_path: Path) -> None:
+    """The embedding of tokens and the output layer, as in Megatron-LM, decaying to a least rate of their own."""
+    untie = [] if tied else ["--untie-embeddings-and-output-weights"]
+    asked = ["--decoupled-lr", "5e-2", "--decoupled-min-lr", "1e-2", "--min-lr", "1e-4", "--log-dir", tmp_path, *untie]
+    with world() as mesh:
+        run = build_run(
+            parse_run_config(tiny_flags(data, *asked, *([] if tied else ["--untie-embeddings-and-output-weights"]))),
+            mesh,
+        )
+        rates = {
+            id(weight): (group["max_lr"], group["min_lr"])
+            for group in run.state.optimizer.chained_optimizers[0].optimizer.param_groups
+            for weight in group["params"]
+        }
+        found = {
+            name.removeprefix("module."): rates[id(weight)] for name, weight in run.state.chunks[0].named_parameters()
+        }
+        run.log.close()
+    own = {name for name, rate in found.items() if rate == (5e-2, 1e-2)}
+    assert own == {"embedding.word_embeddings.weight", *([] if tied else ["output_layer.weight"])}
+    assert {rate for name, rate in found.items() if name not in own} == {(1e-3, 1e-4)}
 
 
 def test_upkeep(data: str, tmp_path: Path) -> None:

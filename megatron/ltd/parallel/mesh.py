@@ -164,9 +164,7 @@ class _World:
         """Start the process group. All processes must have devices of one type, or they would wait for each other."""
         store = dist.PrefixStore("default_pg", self.store)
         store.set_timeout(timeout)
-        loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
-        if self.size == 1 and loopback is not None:  # gloo would listen where other machines reach it
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+        listen_on_loopback(self.size)
         on_cuda = device.type == "cuda"
         dist.init_process_group(
             "nccl" if on_cuda else "gloo",
@@ -176,6 +174,13 @@ class _World:
             timeout=timeout,
             device_id=device if on_cuda else None,  # otherwise NCCL guesses it from the rank
         )
+
+
+def listen_on_loopback(world_size: int) -> None:
+    """Let Gloo listen where other machines do not reach it, if all processes are on this one, as torchrun says."""
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    if loopback is not None and os.environ.get("LOCAL_WORLD_SIZE", "1") == str(world_size):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
 
 
 @contextmanager

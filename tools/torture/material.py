@@ -2,16 +2,19 @@
 
 text.jsonl, text.txt, labelled.tsv, images.npz, settings.yaml
 data.bin .idx .json, more.* , sentences.*               indexed data: bytes, the same again, and sentences in WordPiece
-vocab.txt, pieces.model, vocab.json, merges.txt         tokenizers
+vocab.txt, pieces.model, vocab.json, merges.txt, tokenizer.json, ranks.model   tokenizers
+pngs/                                                   a folder of images for each of two classes
 run/                                                    a GPT with checkpoints of steps 2, 4 and 6
 half/                                                   the same run, left after step 4
 last/                                                   its last checkpoint alone
+bert/, vit/                                             a BERT and a vision transformer, left after step 1 of 2
 hf/                                                     the same as a Hugging Face folder
 plan.json
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import shutil
@@ -63,6 +66,8 @@ def make_material(folder: Path) -> Path:
     _call(material, "pretrain_gpt_ltd.py", *GPT, "--save", "run", "--save-interval", "2")
     _call(material, "pretrain_gpt_ltd.py", *GPT, "--save", "half", *"--save-interval 2 --exit-interval 4".split())
     _call(material, "pretrain_gpt_ltd.py", *GPT, "--save", "last", "--save-interval", "6")
+    _call(material, "pretrain_bert_ltd.py", *BERT, *"--save bert --exit-interval 1".split())
+    _call(material, "finetune_vit_ltd.py", *VIT, *"--save vit --exit-interval 1".split())
     _call(material, "pretrain_gpt_ltd.py", *GPT, "--plan", "--plan-json", "plan.json")
     _call(material, "tools/export_hf.py", *"--load last --output hf --no-tokenizer".split())
     return material
@@ -90,10 +95,25 @@ def _write_sources(folder: Path) -> None:
     pieces = [*byte_alphabet(), "Ġt", "he", "Ġthe", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
     (folder / "merges.txt").write_text("#version: 0.2\nĠ t\nh e\nĠt he\n")
-    import numpy as np
+    symbols = enumerate(base64.b64encode(bytes([byte])).decode() for byte in range(256))
+    (folder / "ranks.model").write_text("".join(f"{symbol} {rank}\n" for rank, symbol in symbols))
+    model = {"type": "BPE", "vocab": {piece: number for number, piece in enumerate(pieces)}, "merges": []}
+    cutter = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model, "pre_tokenizer": cutter}))
+    _write_images(folder)
 
-    images = np.random.RandomState(0)
-    np.savez(folder / "images.npz", images=images.randint(0, 255, (12, 8, 8, 1), np.uint8), labels=np.arange(12) % 3)
+
+def _write_images(folder: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    draw = np.random.RandomState(0)
+    images = draw.randint(0, 255, (12, 8, 8, 1), np.uint8)
+    np.savez(folder / "images.npz", images=images, labels=np.arange(12) % 3)
+    for number, image in enumerate(images[:6]):
+        path = folder / "pngs" / f"class{number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(path)
 
 
 def _call(folder: Path, script: str, *words: str) -> None:

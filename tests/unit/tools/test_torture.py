@@ -37,8 +37,8 @@ def torture(repository: Path, *flags: object) -> subprocess.CompletedProcess[str
     return subprocess.CompletedProcess(command, process.returncode, out, said)
 
 
-SLICES = {2: ("kills", "disks"), 42: ("corruption", "command-lines", "data-files")}
-"""Trials of each campaign: every target of the corruptions twice, every kind of data file three times."""
+SLICES = {2: ("kills", "disks"), 52: ("corruption", "command-lines", "data-files")}
+"""Trials of each campaign: every target of the corruptions twice, every kind of data file three times or more."""
 
 
 @pytest.mark.slow

@@ -116,6 +116,21 @@ TARGETS: Mapping[str, Target] = {
     "WordPiece": Target(
         ["vocab.txt"], f"{_TOOLS}preprocess_data.py", "--input text.jsonl --output-prefix out --split-sentences "
         "--tokenizer-type BertWordPieceLowerCase --vocab-file vocab.txt".split()),
+    "tokenizer.json": Target(
+        ["tokenizer.json"], f"{_TOOLS}preprocess_data.py", "--input text.jsonl --output-prefix out --tokenizer-type "
+        "HuggingFaceTokenizer --tokenizer-model tokenizer.json --eod-token <|endoftext|>".split()),
+    "tiktoken's ranks": Target(
+        ["ranks.model"], f"{_TOOLS}preprocess_data.py", "--input text.jsonl --output-prefix out --tokenizer-type "
+        "TikTokenizer --tokenizer-model ranks.model".split()),
+    "folders of images, trained on": Target(
+        ["pngs/*/*.png"], "finetune_vit_ltd.py",
+        [*VIT, *"--train-data-path pngs --valid-data-path pngs --log-dir out".split()]),
+    "BERT's checkpoint, resumed": Target(
+        [f"bert/iter_0000001/{name}" for name in _CHECKPOINT], "pretrain_bert_ltd.py",
+        [*BERT, *"--load bert --log-dir out".split()], _logged, "bert/iter_0000001"),
+    "ViT's checkpoint, resumed": Target(
+        [f"vit/iter_0000001/{name}" for name in _CHECKPOINT], "finetune_vit_ltd.py",
+        [*VIT, *"--load vit --log-dir out".split()], _logged, "vit/iter_0000001"),
     "Hugging Face, generating": Target(
         ["hf/config.json", "hf/model.safetensors", "hf/generation_config.json"], f"{_TOOLS}generate_text.py",
         "--load hf --prompt the --num-tokens-to-generate 8 --device cpu --tokenizer-type ByteTokenizer".split()),

@@ -1,24 +1,43 @@
 """The data of TINY=1: texts that come with Python, a vocabulary of them, and sentences labelled by a word in them.
 
-python examples/bert_large/tiny.py OUT      writes train.jsonl, valid.jsonl, words-vocab.txt, labelled.jsonl, dev.jsonl
+python examples/bert_large/tiny.py --out DIR     writes train.jsonl, valid.jsonl, words-vocab.txt, labelled.jsonl and
+                                                 dev.jsonl
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-from pydoc_data.topics import topics
 
-from megatron.ltd.data.sentences import split_sentences
-from megatron.ltd.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
+from megatron.ltd.errors import run_command, writes_to
+from megatron.ltd.flags import Settings, flag, read_command
 
 _VOCAB_SIZE = 1000
 
 
-def main(out: Path) -> None:
+@dataclass(frozen=True)
+class TinyConfig(Settings):
+    """data of TINY=1"""
+
+    out: str = flag(None, metavar="DIR", help="folder to write to", required="give a folder to write to")
+
+
+def main() -> None:
+    """Read the flag, and write the files."""
+    (config,) = read_command(__doc__, TinyConfig)
+    with writes_to(f"--out {config.out}"):
+        write(Path(config.out))
+
+
+def write(out: Path) -> None:
     """Write the files; the last one shows that all are complete."""
+    from pydoc_data.topics import topics
+
+    from megatron.ltd.data.sentences import split_sentences
+    from megatron.ltd.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
+
     out.mkdir(parents=True, exist_ok=True)
     texts = [" ".join(topics[name].split()) for name in sorted(topics)]
     for name, part in (("train", texts[:-5]), ("valid", texts[-5:])):
@@ -45,4 +64,4 @@ def _write(path: Path, rows: list[dict[str, str]]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_command(main)

@@ -1,30 +1,49 @@
 #!/usr/bin/env python3
-"""The data of TINY=1, a small GPT-2 and texts that come with Python: ``tiny.py FOLDER`` writes
+"""The data of TINY=1, a small GPT-2 and texts that come with Python.
 
-FOLDER/weights/               a model with random weights in Hugging Face's format: config.json, model.safetensors,
-                              and vocab.json and merges.txt of a tokenizer of 256 bytes and an end of text
-FOLDER/train.txt, valid.txt   some of Python's own documentation
+    python examples/gpt2_finetune/tiny.py --out DIR
+
+writes DIR/weights, a model with random weights in Hugging Face's format: config.json, model.safetensors, and vocab.json
+and merges.txt of a tokenizer of 256 bytes and an end of text; and DIR/train.txt and valid.txt, some of Python's own
+documentation.
 """
 
 from __future__ import annotations
 
 import json
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-from pydoc_data.topics import topics
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from megatron.ltd.errors import run_command, writes_to
+from megatron.ltd.flags import Settings, flag, read_command
 
-from megatron.ltd.tokenizers.gpt2_bpe import END_OF_TEXT, byte_alphabet
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LAYERS, HIDDEN, HEADS, POSITIONS = 4, 64, 4, 64
 TRAIN_CHARACTERS, VALID_CHARACTERS = 60_000, 15_000
 
 
+@dataclass(frozen=True)
+class TinyConfig(Settings):
+    """data of TINY=1"""
+
+    out: str = flag(None, metavar="DIR", help="folder to write to", required="give a folder to write to")
+
+
+def main() -> None:
+    """Read the flag, and write the model and the texts."""
+    (config,) = read_command(__doc__, TinyConfig)
+    with writes_to(f"--out {config.out}"):
+        write_model(Path(config.out) / "weights")
+        write_text(Path(config.out))
+
+
 def write_text(folder: Path) -> None:
     """Write train.txt and valid.txt."""
+    from pydoc_data.topics import topics
+
     text = "\n".join(topics[name] for name in sorted(topics))
     (folder / "train.txt").write_text(text[:TRAIN_CHARACTERS], encoding="utf-8")
     (folder / "valid.txt").write_text(text[TRAIN_CHARACTERS:][:VALID_CHARACTERS], encoding="utf-8")
@@ -32,6 +51,10 @@ def write_text(folder: Path) -> None:
 
 def write_model(folder: Path) -> None:
     """Make ``folder``, and write the model to it."""
+    from safetensors.torch import save_file
+
+    from megatron.ltd.tokenizers.gpt2_bpe import END_OF_TEXT, byte_alphabet
+
     vocabulary = {piece: token for token, piece in enumerate([*byte_alphabet(), END_OF_TEXT])}
     config = {
         "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new",
@@ -49,6 +72,8 @@ def write_model(folder: Path) -> None:
 
 def tensors(vocab_size: int) -> dict[str, Tensor]:
     """GPT-2's tensors by Hugging Face's names; linear weights are [in, out]."""
+    import torch
+
     torch.manual_seed(0)
     found = {
         "wte.weight": 0.02 * torch.randn(vocab_size, HIDDEN),
@@ -70,5 +95,4 @@ def tensors(vocab_size: int) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    write_model(Path(sys.argv[1]) / "weights")
-    write_text(Path(sys.argv[1]))
+    run_command(main)

@@ -1,25 +1,43 @@
 """The data of TINY=1: texts that come with Python, a vocabulary of bytes, and sentences whose last word is predicted.
 
-python examples/gpt3/tiny.py OUT     writes text-1.jsonl, text-2.jsonl, encoder.json, vocab.bpe,
-                                     tasks/lambada_openai/test.jsonl and done
+python examples/gpt3/tiny.py --out DIR     writes text-1.jsonl, text-2.jsonl, encoder.json, vocab.bpe,
+                                           tasks/lambada_openai/test.jsonl and done
 """
 
 from __future__ import annotations
 
 import json
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-from pydoc_data.topics import topics
 
-from megatron.ltd.data.sentences import split_sentences
-from megatron.ltd.tokenizers.gpt2_bpe import END_OF_TEXT, byte_alphabet
+from megatron.ltd.errors import run_command, writes_to
+from megatron.ltd.flags import Settings, flag, read_command
 
 _HELD_OUT_TOPICS = 5
 _QUESTIONS = 20
 
 
-def main(out: Path) -> None:
+@dataclass(frozen=True)
+class TinyConfig(Settings):
+    """data of TINY=1"""
+
+    out: str = flag(None, metavar="DIR", help="folder to write to", required="give a folder to write to")
+
+
+def main() -> None:
+    """Read the flag, and write the files."""
+    (config,) = read_command(__doc__, TinyConfig)
+    with writes_to(f"--out {config.out}"):
+        write(Path(config.out))
+
+
+def write(out: Path) -> None:
     """Write the files; the last one shows that all are complete."""
+    from pydoc_data.topics import topics
+
+    from megatron.ltd.data.sentences import split_sentences
+    from megatron.ltd.tokenizers.gpt2_bpe import END_OF_TEXT, byte_alphabet
+
     tasks = out / "tasks" / "lambada_openai"
     tasks.mkdir(parents=True, exist_ok=True)
     texts = [topics[name] for name in sorted(topics)]
@@ -39,4 +57,4 @@ def _write(path: Path, texts: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_command(main)

@@ -7,14 +7,20 @@ and the fix. Errors in our own code are asserts and keep their traceback.
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from megatron.ltd.machine import denied, limits_problem
+
+_INTERRUPTED = 130
+_FIRST_PRINTS_SECONDS = 10.0
 
 
 def _one_line(text: str) -> str:
@@ -91,13 +97,12 @@ def run_command(main: Callable[[], object]) -> None:
     141: the reader of its output has closed it, as after ``| head``; a program that SIGPIPE ends has this status too.
     An error of the machine, such as a missing permission or memory, also ends in one line and with 2, and so does a
     name that is not UTF-8 where a library requires it.
-    Under a launcher only the first process of each node prints the line, except for ``LostContact`` and such errors.
+    Under a launcher only the first process of each node prints the line, except for ``LostContact`` and such errors;
+    the others wait for it, for ten seconds at most or until the launcher ends them.
     """
     _open_streams()
     _wait_briefly()
     quiet_torch()
-    program = Path(sys.argv[0]).name
-    prints = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         problem = limits_problem()
         if problem is not None:
@@ -108,28 +113,63 @@ def run_command(main: Callable[[], object]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again at exit
         raise SystemExit(141) from None
     except UserError as error:
-        if prints:
-            print(f"{program}: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise _ended(2, f"error: {error}") from None
     except LostContact as error:
-        print(f"{program}: stopped: {error}", file=sys.stderr)
+        _say(f"stopped: {error}")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # at exit, communication libraries may wait for the process that has died
     except RunStopped as error:
-        if prints:
-            print(f"{program}: stopped: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise _ended(1, f"stopped: {error}") from None
     except KeyboardInterrupt:
-        if prints:
-            print(f"{program}: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise _ended(_INTERRUPTED, "interrupted") from None
     except (OSError, RuntimeError, MemoryError, UnicodeEncodeError) as error:
         line = denied(error)
         if line is None:
             raise
-        print(f"{program}: error: {_one_line(line)}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise _ended(2, f"error: {_one_line(line)}", all_print=True) from None
+
+
+def _ended(status: int, what: str, *, all_print: bool = False) -> SystemExit:
+    """The exit with ``status``, once ``what`` is printed by the processes that print, and kept for the launcher.
+
+    A process that does not print waits: a launcher ends the other processes when it sees the first exit, which must not
+    be before the first process has printed. After Ctrl-C nobody waits.
+    """
+    prints = all_print or os.environ.get("LOCAL_RANK", "0") == "0"
+    if prints:
+        _say(what)
+    elif status != _INTERRUPTED:
+        signal.signal(
+            signal.SIGTERM, signal.SIG_DFL
+        )  # how the launcher ends it, also where a run or a script ignores it
+        with suppress(KeyboardInterrupt):
+            time.sleep(_FIRST_PRINTS_SECONDS)
+    _keep_for_launcher(what, prints)
+    return SystemExit(status)
+
+
+def _say(what: str) -> None:
+    print(_line(what), file=sys.stderr, flush=True)
+
+
+def _line(what: str) -> str:
+    return f"{Path(sys.argv[0]).name}: {what}"
+
+
+def _keep_for_launcher(what: str, printed: bool) -> None:
+    """Write the line where torchrun looks for it: its closing report shows it, and ``printed`` is for our own launcher.
+
+    The format is that of ``ErrorHandler`` in torch.distributed.elastic.multiprocessing.errors. ``LostContact`` is not
+    kept, because the cause is in another process.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        about = {"timestamp": str(int(time.time())), "printed": printed}
+        with suppress(OSError):
+            whole = Path(f"{path}.whole")  # half a file would end torchrun with a traceback
+            whole.write_text(json.dumps({"message": {"message": _line(what), "extraInfo": about}}), encoding="utf-8")
+            whole.replace(path)
 
 
 def quiet_torch() -> None:

@@ -163,6 +163,32 @@ def test_a_mistake_is_said_before_processes_start(
     assert calls.read_text().splitlines() == [str(repository / "pretrain_gpt_ltd.py")]
 
 
+_ALONE = """
+import os, time
+from megatron.ltd import errors
+def main():
+    if os.environ["RANK"] == "0":
+        time.sleep(600)  # in a collective that the other process has left
+    raise errors.UserError("data/books.bin: cannot be read")
+errors._FIRST_PRINTS_SECONDS = 0.1
+errors.run_command(main)
+"""
+
+
+def test_a_mistake_of_a_process_that_does_not_print_is_said(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "alone.py").write_text(_ALONE)
+    launcher = [sys.executable, str(repository / FOLDER / "torchrun.py"), "--standalone", "--nproc-per-node", "2"]
+    ended = subprocess.run(
+        [*launcher, str(tmp_path / "alone.py")],
+        env=environment(OMP_NUM_THREADS="1", PYTHONPATH=str(repository)), capture_output=True, text=True,
+        timeout=PATIENCE_SECONDS,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr.splitlines()[-1:]) == (
+        2,
+        ["alone.py: error: data/books.bin: cannot be read"],
+    )
+
+
 def test_a_process_that_is_killed_is_named(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     launcher = [warm_python(), str(repository / FOLDER / "torchrun.py"), "--standalone", str(tmp_path / "dies.py")]

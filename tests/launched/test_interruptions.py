@@ -164,3 +164,24 @@ def test_an_error_on_one_rank(dataset: str, tmp_path: Path) -> None:
     assert status == [1, 1] and said.count("ZeroDivisionError: a bug of ours") == 1, said
     (line,) = lost_contact(said)
     assert "rank 0 lost contact" in line and f"continue with --load {tmp_path / 'save'}" in line
+
+
+_FIRST_IS_LATE = """
+import os, time
+from megatron.ltd.errors import UserError, run_command
+def main():
+    time.sleep(0.0 if os.environ["RANK"] == "1" else 1.0)
+    raise UserError("--lr is -1: it must be above 0")
+run_command(main)
+"""
+
+
+def test_a_mistake_that_the_first_rank_finds_last(tmp_path: Path) -> None:
+    """Plain torchrun ends all ranks when one exits: the line is printed once, and stands in torchrun's report."""
+    script = tmp_path / "wrong.py"
+    script.write_text(_FIRST_IS_LATE)
+    with torchrun([], tmp_path, script=script) as run:
+        status, said = run.end()
+    line = "wrong.py: error: --lr is -1: it must be above 0"
+    assert status == [1] and said.splitlines().count(line) == 1, said
+    assert said.splitlines().count(f"  traceback : {line}") == 1 and "exitcode  : 2" in said, said

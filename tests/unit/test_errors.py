@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from megatron.ltd.errors import LostContact, RunStopped, UserError, first_line, run_command, writes_to
 from tests.support_processes import PATIENCE_SECONDS, child
@@ -31,7 +34,9 @@ def test_endings(
     error: BaseException, status: int, line: str, local_rank: str | None,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """Under a launcher only local rank 0 prints the line, but every process fails."""
+    """Under a launcher only local rank 0 prints the line, but every process fails; the others give it time to print."""
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
     monkeypatch.setattr("sys.argv", ["/somewhere/tool.py", "--flag"])
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if local_rank is not None:
@@ -41,6 +46,64 @@ def test_endings(
     assert caught.value.code == status
     said = capsys.readouterr()
     assert said.err == ("" if local_rank == "1" else line) and said.out == ""
+    assert len(waited) == (local_rank == "1" and status != 130) and all(5 <= seconds <= 20 for seconds in waited)
+
+
+SILENT = """
+import signal
+from megatron.ltd.errors import UserError, run_command
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def main():
+    print("fails", flush=True)
+    raise UserError("--lr is -1: it must be above 0")
+run_command(main)
+"""
+
+
+def test_a_silent_process_waits_until_the_launcher_ends_it() -> None:
+    """Real processes: the first one exits at once; the other is ended by SIGTERM, which a launcher sends then."""
+    command = [sys.executable, "-c", SILENT]
+    ranks = [os.environ | {"LOCAL_RANK": rank} for rank in "01"]
+    with child(command, env=ranks[0], stderr=subprocess.PIPE) as first:
+        assert first.communicate(timeout=PATIENCE_SECONDS)[1] == "-c: error: --lr is -1: it must be above 0\n"
+    assert first.returncode == 2
+    with child(command, env=ranks[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == "fails\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(timeout=1)
+        other.terminate()
+        assert (other.communicate(timeout=PATIENCE_SECONDS), other.returncode) == (("", ""), -signal.SIGTERM)
+
+
+@pytest.mark.parametrize("local_rank", ["0", "1"])
+def test_torchrun_shows_the_line_in_its_report(
+    local_rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Torch reads the file that it names for each process, and its own report has the line."""
+    file = tmp_path / "error.json"
+    monkeypatch.setattr("sys.argv", ["/somewhere/tool.py"])
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(SystemExit):
+        run_command(lambda: _end(UserError('--lr "-1": it must be above 0')))
+    line = 'tool.py: error: --lr "-1": it must be above 0'
+    assert capsys.readouterr().err == (f"{line}\n" if local_rank == "0" else "")
+    failure = ProcessFailure(int(local_rank), 77, 2, str(file))
+    assert abs(failure.timestamp - time.time()) < PATIENCE_SECONDS
+    assert f"  traceback : {line}\n" in str(ChildFailedError("tool.py", {0: failure}))
+    assert failure.error_file_data["message"]["extraInfo"]["printed"] == (local_rank == "0")
+    assert [path.name for path in tmp_path.iterdir()] == ["error.json"]
+
+
+def test_a_file_for_torchrun_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["tool.py"])
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "missing" / "error.json"))
+    with pytest.raises(SystemExit, match="^2$"):
+        run_command(lambda: _end(UserError("no")))
+    assert capsys.readouterr().err == "tool.py: error: no\n"
 
 
 @pytest.mark.parametrize("local_rank", ["0", "1"])

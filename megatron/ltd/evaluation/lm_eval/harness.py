@@ -22,7 +22,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, TextIO
 
 import torch
@@ -269,7 +268,7 @@ def _open_for_process(args: HarnessArgs) -> HarnessModel:
     mesh = stack.enter_context(initialize(args.parallel))
     atexit.register(stack.close)
 
-    loaded = load_model(Path(str(args.pretrained)), args.tokenizer_files, args.parallel, mesh)
+    loaded = load_model(args.place, args.tokenizer_files, args.parallel, mesh)
     for note in loaded.notes if mesh.is_first else ():
         print(note)
     return HarnessModel.of(loaded, args)

@@ -6,11 +6,13 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megatron.ltd.checkpoint.files import place_of
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import flag
-from megatron.ltd.flags.ranges import Range, count_in
+from megatron.ltd.flags.ranges import COUNT_OR_ZERO, Range, count_in
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.tokenizers.config import TokenizerFiles
 
@@ -29,10 +31,11 @@ class HarnessArgs(TokenizerFiles):
         None,
         name="load",
         metavar="DIR",
-        help="folder of checkpoints (--save of a run), of which the newest complete one is loaded, or a Hugging Face "
-        "folder",
+        help="folder of checkpoints (--save of a run), of which the newest complete one is loaded, one of them, or a "
+        "Hugging Face folder",
         required="give the folder of checkpoints, which is --save of a run",
     )
+    ckpt_step: int | None = flag(None, range=COUNT_OR_ZERO, metavar="STEP", help="load the checkpoint of this step")
     tensor_model_parallel_size: int = flag(
         1,
         range=Range(1, 1 << 16),
@@ -67,7 +70,7 @@ class HarnessArgs(TokenizerFiles):
                 alike = difflib.get_close_matches(name, fields, n=1)
                 fix = f"use {alike[0]}" if alike else f"use {', '.join(fields)}"
                 raise UserError(f"--model_args {name}={value}: {NAME} has no such argument; {fix}")
-            is_number = isinstance(fields[name].default, int)
+            is_number = name == "ckpt_step" or isinstance(fields[name].default, int)
             if is_number and type(value) is not int:
                 raise UserError(f"--model_args {name}={value}: must be an integer; change it")
             values[name] = value if is_number else str(value)
@@ -76,6 +79,11 @@ class HarnessArgs(TokenizerFiles):
         if asked.get("device") is not None:
             values.setdefault("device", _device(str(asked["device"])))
         return cls(**values)
+
+    @property
+    def place(self) -> Path:
+        """The folder that is loaded. Raises ``UserError`` if it has no checkpoint of ``ckpt_step``."""
+        return Path(place_of(str(self.pretrained), self.ckpt_step))
 
     @property
     def parallel(self) -> ParallelConfig:

@@ -1,6 +1,6 @@
 """The work behind ``tools/evaluate.py``: lm-eval's ``simple_evaluate`` on a model of ours.
 
-    our flags        --load, tokenizer files, layout, --task-data, --verbose
+    our flags        --load, --ckpt-step, tokenizer files, layout, --task-data, --verbose
     lm-eval's flags  --tasks, --num_fewshot, --limit, --output_path, --log_samples, ...     (``lm_eval_flags``)
 
 Flags and tasks are checked before torch is imported. The first process writes lm-eval's own result files and prints its
@@ -140,7 +140,7 @@ def _harness_args(ours: Mapping[str, Any], typed: dict[str, Any]) -> HarnessArgs
 
 def _check(args: HarnessArgs, typed: Mapping[str, Any]) -> None:
     """What can be known before torch is imported."""
-    folder = Path(str(args.pretrained))
+    folder = args.place
     if not is_hugging_face(folder) and not checkpoint_files.candidates(folder):
         raise UserError(f"--load {folder}: holds no checkpoint; give the --save folder of a run that has saved one")
     if "tasks" not in typed:
@@ -228,7 +228,7 @@ def _score_ours(args: HarnessArgs, score: Callable[..., None]) -> None:
         from megatron.ltd.evaluation.lm_eval.harness import HarnessModel
         from megatron.ltd.evaluation.load import load_model
 
-        loaded = load_model(Path(str(args.pretrained)), args.tokenizer_files, args.parallel, mesh)
+        loaded = load_model(args.place, args.tokenizer_files, args.parallel, mesh)
         for note in loaded.notes if mesh.is_first else ():
             print(note)
         # lm-eval takes the first process of each node for the one that reports.

@@ -40,6 +40,8 @@ def test_model_args_and_the_arguments_of_lm_eval() -> None:
         ({"pretrained": "x", "tensor_parallel": 2}, {}, ["tensor_parallel=2", "tensor_model_parallel_size"]),
         ({"pretrained": "x", "peft": "y"}, {}, ["peft=y", "tokenizer_type"]),
         ({"pretrained": "x", "batch_tokens": "many"}, {}, ["batch_tokens=many"]),
+        ({"pretrained": "x", "ckpt_step": "last"}, {}, ["ckpt_step=last", "integer"]),
+        ({"pretrained": "x", "ckpt_step": -1}, {}, ["--ckpt-step", -1]),
         ({"pretrained": "x", "batch_tokens": 0}, {}, ["--batch-tokens", 0]),
         ({"pretrained": "x"}, {"batch_size": 0}, ["--batch_size", 0]),
         ({"pretrained": "x"}, {"device": "mps"}, ["--device", "mps", "cuda"]),

@@ -123,19 +123,28 @@ COMMANDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("hide", [_altered_enumeration, _common, _tensor])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_command_runs_code_in_the_metadata(
-    command: Callable[[Path, str, Path], tuple[int, str]], data: str, trained: Path, tmp_path: Path
+def test_no_command_runs_code_in_a_checkpoint(
+    command: Callable[[Path, str, Path], tuple[int, str]],
+    hide: Callable[[Path, Path], None],
+    data: str,
+    trained: Path,
+    tmp_path: Path,
 ) -> None:
-    """The metadata pass a check that unpickles them with stand-ins, and execute code when they are unpickled again."""
+    """The altered metadata pass a check that unpickles them with stand-ins, and execute code when they are unpickled
+    again. A command that does not read the common values may also succeed.
+    """
     checkpoint, mark = trained / "iter_0000006", tmp_path / "the payload ran"
-    _altered_enumeration(checkpoint, mark)
+    hide(checkpoint, mark)
     reseal(checkpoint)
     folder = tmp_path / "folder"
     folder.mkdir()
     members = dict(WriteItemType.__members__)
     status, said = command(trained, data, folder)
     assert not mark.exists() and WriteItemType.__members__ == members
+    if hide is _common and status == 0:
+        return
     (line,) = said.splitlines()
     assert status == 2
     assert_names(line, checkpoint)

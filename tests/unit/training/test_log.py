@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -249,3 +251,18 @@ def test_scores_of_any_size_are_readable(tmp_path: Path, capsys: pytest.CaptureF
     run.close()
     shown = [line.partition(" | ")[2] for line in capsys.readouterr().out.splitlines()]
     assert shown == ["lambada perplexity 1.561e+21, acc 0.2500", "wiki ppl 1234.5000"]
+
+
+def test_the_bar_has_a_single_comma_before_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """tqdm itself puts a comma before its postfix."""
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    run = log(tmp_path, progress=True)
+    run.train(step(1))
+    run._bar.refresh()  # type: ignore[union-attr]
+    run.close()
+    shown = terminal.getvalue().rpartition("25%")[2]
+    assert re.search(r"1/4 steps, [\d:]+ elapsed, 0:00:02 left", shown), shown

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from megatron.ltd.machine import denied, limits_problem
+from megatron.ltd.machine import denied, fix_of, limits_problem
 
 _INTERRUPTED = 130
 _FIRST_PRINTS_SECONDS = 10.0
@@ -60,12 +60,12 @@ def reads_from(place: str, fix: str) -> Iterator[None]:
 
 
 @contextmanager
-def writes_to(place: str, fix: str = "free disk space, or use another folder") -> Iterator[None]:
-    """The same for output."""
+def writes_to(place: str, fix: str | None = None) -> Iterator[None]:
+    """The same for output; without ``fix`` the error says what helps."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{place}: cannot be written ({error.strerror}); {fix}") from None
+        raise UserError(f"{place}: cannot be written ({error.strerror}); {fix or fix_of(error.errno)}") from None
 
 
 def first_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ A limit of open files or of processes that is too low is raised as far as the sy
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -35,6 +36,19 @@ _TEXTS = {
     r"can't allocate memory|not enough memory|[Oo]ut of memory|bad_alloc|Cannot allocate memory": _MEMORY,
     r"Symlink loop": _PATHS[errno.ELOOP],
 }
+
+
+def fix_of(number: int | None) -> str:
+    """What helps against the error of a file with this ``errno``, as far as it is known."""
+    return _PATHS.get(number or 0, "free disk space, or use another folder")
+
+
+def is_read_only(folder: Path) -> bool:
+    """Whether the file system of ``folder`` can be read only; False if that cannot be found out."""
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def denied(error: BaseException) -> str | None:
@@ -105,3 +119,15 @@ def memory_bytes() -> int:
         return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):  # no limit, or another system
         return total
+
+
+def free_memory_bytes() -> int:
+    """How much of ``memory_bytes`` no process uses now, or only as a cache of files."""
+    free = memory_bytes()
+    with contextlib.suppress(OSError):
+        found = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        free = min(free, 1024 * int(found[1])) if found else free
+    with contextlib.suppress(OSError, ValueError):  # no limit of the container, or another system
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, max(0, limit - used))
+    return free

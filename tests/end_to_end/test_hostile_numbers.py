@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +15,32 @@ import pytest
 import torch
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
 
-from tests.end_to_end.runs import reseal, run_status, tiny_flags
-from tests.end_to_end.tools import export, finetune, generate, load, tool_status
+from megatron.ltd.workloads import BERT, VIT
+from tests.end_to_end.runs import bert_flags, reseal, run_status, tiny_flags
+from tests.end_to_end.tools import bert, bert_classifier, evaluate, export, finetune, generate, load, tool_status, vit
 from tests.support_errors import assert_names
+from tests.support_vit import vit_flags
 
-WEIGHT = "decoder.layers.mlp.linear_fc1.weight"
+
+def _weight(metadata: Metadata) -> str:
+    """The name of the weights that are changed: in a GPT they are the decoder's."""
+    names = (f"{part}.layers.mlp.linear_fc1.weight" for part in ("decoder", "encoder"))
+    return next(name for name in names if name in metadata.state_dict_metadata)
 
 
 def _entry(metadata: Metadata) -> Any:
-    return metadata.state_dict_metadata[WEIGHT]
+    return metadata.state_dict_metadata[_weight(metadata)]
 
 
 def _place(metadata: Metadata) -> Any:
-    return metadata.storage_data[MetadataIndex(WEIGHT, _entry(metadata).chunks[0].offsets)]
+    return metadata.storage_data[MetadataIndex(_weight(metadata), _entry(metadata).chunks[0].offsets)]
 
 
 def _resize(metadata: Metadata, *shape: int) -> None:
     entry, place = _entry(metadata), _place(metadata)
     entry.size = torch.Size(shape)
     entry.chunks = [ChunkStorageMetadata(torch.Size([0] * len(shape)), entry.size)]
-    metadata.storage_data[MetadataIndex(WEIGHT, entry.chunks[0].offsets)] = place
+    metadata.storage_data[MetadataIndex(_weight(metadata), entry.chunks[0].offsets)] = place
 
 
 class _Huge:
@@ -47,7 +55,7 @@ def _huge(metadata: Metadata) -> None:
 
 
 METADATA: dict[str, Callable[[Metadata], Any]] = {
-    "no tensor": lambda metadata: metadata.state_dict_metadata.pop(WEIGHT),
+    "no tensor": lambda metadata: metadata.state_dict_metadata.pop(_weight(metadata)),
     "a negative length": lambda metadata: _resize(metadata, -3, 64, 16),
     "a huge length": _huge,
     "huge": lambda metadata: _resize(metadata, 1 << 62, 1 << 62, 1 << 62),
@@ -77,6 +85,14 @@ METADATA: dict[str, Callable[[Metadata], Any]] = {
     "a file of text": lambda metadata: setattr(_place(metadata), "relative_path", "run.json"),
     "another type": lambda metadata: setattr(_entry(metadata).properties, "dtype", torch.complex128),
 }
+
+
+def _change_metadata(checkpoint: Path, change: Callable[[Metadata], Any]) -> None:
+    metadata = pickle.loads((checkpoint / ".metadata").read_bytes())
+    metadata.all_local_plans = None  # it shares objects with the other fields
+    change(metadata)
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
+    reseal(checkpoint)
 
 
 def _set(record: Any, *names: str, value: Any) -> None:
@@ -142,33 +158,48 @@ Command = Callable[[Path, str, Path], tuple[int, str]]
 @pytest.mark.parametrize("command", [load, finetune, generate, export])
 @pytest.mark.parametrize("change", METADATA.values(), ids=METADATA.keys())
 def test_metadata(
-    change: Callable[[Metadata], Any],
-    command: Command,
-    data: str,
-    trained: Path,
-    tmp_path: Path,
+    change: Callable[[Metadata], Any], command: Command, data: str, trained: Path, tmp_path: Path
 ) -> None:
     checkpoint = trained / "iter_0000006"
-    metadata = pickle.loads((checkpoint / ".metadata").read_bytes())
-    metadata.all_local_plans = None  # it shares objects with the other fields
-    change(metadata)
-    (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
-    reseal(checkpoint)
+    _change_metadata(checkpoint, change)
     status, said = command(trained, data, tmp_path)
     lines = said.splitlines()
     assert (status, len(lines)) == (2, 1) and str(checkpoint) in lines[0], (status, said)
     assert not (tmp_path / "exported").exists()
 
 
+@pytest.fixture(scope="module")
+def runs(straight: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Finished runs of the workloads, by name. Tests must not change them."""
+    folder = tmp_path_factory.mktemp("runs")
+    assert run_status([*bert_flags(folder), "--save", str(folder / "bert")], workload=BERT) == (0, "")
+    vit_run = [*vit_flags(folder), "--device", "cpu", "--save", str(folder / "vit")]
+    assert run_status(vit_run, workload=VIT) == (0, "")
+    return {"gpt": straight, "bert": folder / "bert", "vit": folder / "vit"}
+
+
+@pytest.mark.parametrize(("name", "command"), [
+    pytest.param("gpt", evaluate, marks=pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs extra eval")),
+    ("bert", bert), ("bert", bert_classifier), ("vit", vit),
+])  # fmt: skip
+@pytest.mark.parametrize("case", [None, "no tensor", "a huge length", "a negative offset", "transposed"])
+def test_metadata_of_other_commands(
+    case: str | None, name: str, command: Command, runs: dict[str, Path], data: str, tmp_path: Path
+) -> None:
+    """Without a change the command succeeds, so it reads these metadata."""
+    run, folder = Path(shutil.copytree(runs[name], tmp_path / "run")), tmp_path / "folder"
+    folder.mkdir()
+    checkpoint = max(run.glob("iter_*"))
+    _change_metadata(checkpoint, METADATA[case] if case is not None else lambda metadata: None)
+    status, said = command(run, data, folder)
+    assert status == (0 if case is None else 2), said
+    assert case is None or (len(said.splitlines()) == 1 and str(checkpoint) in said), said
+
+
 @pytest.mark.parametrize("command", [load, _arguments, generate, export])
 @pytest.mark.parametrize(("names", "value"), RUN.values(), ids=RUN.keys())
 def test_run_records(
-    names: tuple[str, ...],
-    value: Any,
-    command: Command,
-    data: str,
-    trained: Path,
-    tmp_path: Path,
+    names: tuple[str, ...], value: Any, command: Command, data: str, trained: Path, tmp_path: Path
 ) -> None:
     """A command that does not use the changed field may also succeed."""
     checkpoint = trained / "iter_0000006"

@@ -191,8 +191,11 @@ def test_a_damaged_or_malicious_file_is_one_line(what: str, data: str, gpt3: Pat
         common.unlink()
         common.mkdir()
     line = refusal(flags(data, load, "--openai-gelu", "--log-dir", tmp_path / "log"))
-    assert_names(line, "--load", *([load] if what == "a folder" else ["common.pt"]))
-    assert not mark.exists()
+    names = ["--load", load if what == "a folder" else "common.pt"]
+    assert_names(line, *names)
+    asked = ("--load", load, "--save", tmp_path / "ours", "--tokenizer-type", "ByteTokenizer")
+    assert_names(tool_refusal("import_hf.py", *asked), *names)
+    assert not mark.exists() and not (tmp_path / "ours").exists()
 
 
 def test_weights_of_another_model_are_refused(data: str, tmp_path: Path) -> None:

@@ -4,11 +4,14 @@ sees, and the commands that read a checkpoint.
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 
-from tests.end_to_end.runs import ending, run_status, tiny_flags
+from megatron.ltd.workloads import BERT, BERT_CLASSIFIER, VIT
+from tests.end_to_end.runs import bert_flags, ending, run_status, tiny_flags
 from tests.support import REPOSITORY
+from tests.support_vit import vit_flags
 
 
 def tool_status(tool: str, *flags: object) -> tuple[int, str]:
@@ -39,3 +42,29 @@ def generate(run: Path, data: str, folder: Path) -> tuple[int, str]:
 
 def export(run: Path, data: str, folder: Path) -> tuple[int, str]:
     return tool_status("export_hf.py", "--load", run, "--output", folder / "exported", "--no-tokenizer")
+
+
+def bert(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    return run_status([*bert_flags(folder), "--load", str(run), "--log-dir", str(folder)], workload=BERT)
+
+
+def bert_classifier(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": "the model", "label": label}) + "\n" for label in ("yes", "no")))
+    own = ("--save", str(folder / "own"), "--load", str(folder / "own"), "--pretrained-checkpoint", str(run))
+    flags = bert_flags(folder, "--train-data-path", str(rows), "--valid-data-path", str(rows))
+    return run_status([*flags, *own], workload=BERT_CLASSIFIER)
+
+
+def vit(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    return run_status(
+        [*vit_flags(folder), "--device", "cpu", "--load", str(run), "--log-dir", str(folder)], workload=VIT
+    )
+
+
+def evaluate(run: Path, data: str, folder: Path) -> tuple[int, str]:
+    (folder / "lambada_openai").mkdir()
+    (folder / "lambada_openai" / "test.jsonl").write_text(json.dumps({"text": "the model keeps some tokens"}) + "\n")
+    return tool_status(
+        "evaluate.py", "--load", run, "--task-data", folder, "--tasks", "lambada_openai", "--device", "cpu"
+    )

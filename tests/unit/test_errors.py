@@ -212,8 +212,11 @@ def test_the_first_line_of_an_error() -> None:
     assert first_line(MemoryError()) == "MemoryError"
 
 
-def test_output_that_cannot_be_written_says_what_to_do() -> None:
+@pytest.mark.parametrize(("number", "remedy"), [
+    (errno.ENOSPC, "free disk space, or use another disk"), (errno.EROFS, "use a disk that can be written to"),
+    (errno.ENODEV, "free disk space, or use another folder"),
+])  # fmt: skip
+def test_output_that_cannot_be_written_says_what_to_do(number: int, remedy: str) -> None:
     with pytest.raises(UserError) as caught, writes_to("--output-prefix data/books"):
-        raise OSError(errno.ENOSPC, "No space left on device")
-    wrong, remedy = "cannot be written (No space left on device)", "free disk space, or use another folder"
-    assert str(caught.value) == f"--output-prefix data/books: {wrong}; {remedy}"
+        raise OSError(number, os.strerror(number))
+    assert str(caught.value) == f"--output-prefix data/books: cannot be written ({os.strerror(number)}); {remedy}"

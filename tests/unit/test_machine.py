@@ -8,10 +8,11 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from megatron.ltd.machine import denied, limits_problem, memory_bytes
+from megatron.ltd.machine import denied, free_memory_bytes, limits_problem, memory_bytes
 from tests.support import REPOSITORY
 from tests.support_errors import assert_names, assert_refused
 from tests.support_processes import PATIENCE_SECONDS
@@ -69,6 +70,25 @@ def test_other_errors_keep_their_traceback(error: BaseException) -> None:
 
 def test_memory() -> None:
     assert 1 << 26 < memory_bytes() < 1 << 50
+    assert 0 < free_memory_bytes() <= memory_bytes()
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "free"), [(None, None, 4096000), ("max", "9", 4096000), ("3000000", "1000000", 2000000)]
+)
+def test_free_memory(limit: str | None, used: str | None, free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the machine, or what is left of the container's limit."""
+    group = "/sys/fs/cgroup/memory."
+    texts = {f"{group}max": limit, f"{group}current": used, "/proc/meminfo": "MemFree: 7 kB\nMemAvailable:   4000 kB\n"}
+
+    def read_text(path: Path) -> str:
+        text = texts[str(path)]
+        if text is None:
+            raise FileNotFoundError(path)
+        return text
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert free_memory_bytes() == free
 
 
 def test_a_limit_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,8 @@ def model_card(
         f"```python\nfrom transformers import {use}\n\n"
         + "\n".join([f'model = AutoModelForCausalLM.from_pretrained("{name}")', *more])
         + "\n```",
+        'This needs the package `transformers`; without it run `pip install "megatron-ltd[hf]"` or '
+        "`pip install transformers`.",
         "## Model\n\n"
         + markdown_table(_model_rows(model, str(tokenizer), with_tokenizer).items(), ("", ""), num_labels=2),
         "## Training\n\n" + markdown_table(_training_rows(model, record, history).items(), ("", ""), num_labels=2),

@@ -276,10 +276,11 @@ def _open_log(
 ) -> RunLog:
     """The log of a run that goes on after ``iteration``. Raises ``UserError`` if it cannot be written."""
     flops_left = plan.flops(plan.num_steps) - plan.flops(min(iteration, plan.num_steps))
+    save_folder = None if config.checkpoint.save is None else Path(config.checkpoint.save)
     with together():
         log = RunLog(
             config.logging, folder, mesh.is_first, iteration, plan.num_steps, flops_left, throughput,
-            config.to_dict(),
+            config.to_dict(), save_folder,
         )  # fmt: skip
         log.settings(config.settings_file())
     return log

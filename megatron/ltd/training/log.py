@@ -25,6 +25,7 @@ from typing import Any
 
 from megatron.ltd.errors import RunStopped, writes_to
 from megatron.ltd.format import format_count, format_seconds
+from megatron.ltd.machine import fix_of, is_read_only
 from megatron.ltd.small_files import write_whole
 from megatron.ltd.training.config import LoggingConfig
 from megatron.ltd.training.throughput import Throughput
@@ -64,10 +65,12 @@ class RunLog:
         flops_left: int,
         throughput: Throughput,
         settings: Mapping[str, Any],
+        save_folder: Path | None = None,
     ) -> None:
-        """``settings`` of the run, for Weights & Biases and MLflow."""
+        """``settings`` of the run, for Weights & Biases and MLflow; ``save_folder`` of its checkpoints."""
         self._config = config
         self._enabled = enabled
+        self._watched_folder = save_folder
         self.folder = folder
         self._num_steps = num_steps
         self._flops_left = flops_left
@@ -130,6 +133,16 @@ class RunLog:
         if record["iteration"] % self._config.log_interval == 0 or record["iteration"] == self._num_steps:
             self.print_line(self._interval_line())
             self._interval = []
+            self._check_save_folder()
+
+    def _check_save_folder(self) -> None:
+        """Print once that checkpoints cannot be saved any more, long before the next one is due."""
+        if self._watched_folder is not None and is_read_only(self._watched_folder):
+            self.print_line(
+                f"warning: --save {self._watched_folder}: the file system has become read-only, and the next save will "
+                "fail and end the run; make it writable before then, the run goes on meanwhile"
+            )
+            self._watched_folder = None
 
     def evaluation(self, kind: str, iteration: int, measures: Mapping[str, float]) -> None:
         """One evaluation on "validation" or "test" data: the measures of the objective, "loss" first.
@@ -199,8 +212,8 @@ class RunLog:
                 self._metrics.flush()
             except OSError as error:
                 raise RunStopped(
-                    f"{self._metrics.name} cannot be written ({error.strerror}): free disk space, then continue with "
-                    "--load"
+                    f"{self._metrics.name} cannot be written ({error.strerror}): {fix_of(error.errno)}, then continue "
+                    "with --load"
                 ) from None
 
     def _scalars(self, scalars: Mapping[str, float], iteration: int) -> None:

@@ -81,3 +81,9 @@ def test_labels_that_are_not_in_training_are_refused(tmp_path: Path) -> None:
     (tmp_path / "some.jsonl").write_text(GOOD)
     with refused(2, "b", "a", "c"):
         read(tmp_path / "some.jsonl", classes=("a", "c"))
+
+
+def test_an_open_text_is_named_by_its_column(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "b')
+    with refused("rows.jsonl:1", "not JSON (Unterminated string starting at column 10)"):
+        read(tmp_path / "rows.jsonl")

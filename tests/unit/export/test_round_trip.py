@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,11 @@ def test_the_model_card_describes_the_run(case: Case) -> None:
         "| --ltd-min-kept-tokens | `4` |",
     ):
         assert row in card.splitlines(), row
+
+
+def test_the_model_card_says_what_loading_needs(case: Case) -> None:
+    """Beside the lines of code that import it."""
+    extras = metadata.metadata("megatron-ltd").get_all("Provides-Extra")
+    _, code, rest = (case.exported / "README.md").read_text().split("```")
+    assert "from transformers import" in code and extras is not None and "hf" in extras
+    assert 'pip install "megatron-ltd[hf]"' in rest.strip().splitlines()[0]

@@ -19,6 +19,7 @@ from megatron.ltd.models.encoder_config import ViTConfig
 from megatron.ltd.workloads import WORKLOADS
 from tests.support import small_model, world
 from tests.support_errors import refused
+from tests.support_processes import PATIENCE_SECONDS
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 MODELS: dict[str, LayersConfig] = {
@@ -199,7 +200,9 @@ def test_fused_functions_compile_twice_while_kept_tokens_grow(repository: Path) 
     """
     script = Path(__file__).with_name("count_compiles.py")
     command = [sys.executable, "-W", "ignore", str(script)]
-    result = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True, timeout=300)
+    result = subprocess.run(
+        command, cwd=repository, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
+    )
     counts = json.loads(result.stdout)
     assert counts.pop("bias_dropout_add_fused_train") == 3
     assert len(counts) == 7 and set(counts.values()) == {2}, counts

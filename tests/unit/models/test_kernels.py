@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.support import build_core_model, small_model, world
+from tests.support_processes import PATIENCE_SECONDS
 
 
 def test_a_gpu_without_transformer_engine_is_slow() -> None:
@@ -53,5 +54,7 @@ def test_torch_tells_what_nvidias_images_ask_of_it(value: str, precision: str) -
     """They set this variable to 1; torch reads it once, before any of our code."""
     environment = os.environ | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": value}
     code = "import torch; print(torch.get_float32_matmul_precision())"
-    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert ended.stdout.strip() == precision, ended.stderr

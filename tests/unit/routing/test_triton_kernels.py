@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from megatron.ltd.routing.gather_scatter import flat_rows, merge_tokens, split_tokens
 from megatron.ltd.routing.sampling import kept_by_layers, kept_indices
+from tests.support_processes import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.usefixtures("triton_on_cpu")
 
@@ -181,7 +182,9 @@ def test_a_run_compiles_each_kernel_once(repository: Path, tmp_path: Path) -> No
     }  # fmt: skip
     code = "from tests.support_triton import compile_for_h100 as compiled; compiled()"
     command = [sys.executable, "-c", code]
-    ended = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=600)
+    ended = subprocess.run(
+        command, cwd=repository, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert ended.returncode == 0, ended.stderr
     (drawn,), (sums,) = json.loads(ended.stdout).values()
     assert "bar.sync" in drawn

@@ -12,6 +12,8 @@ from pathlib import Path
 import data
 import pytest
 
+from tests.support_processes import PATIENCE_SECONDS
+
 KINDS = ["JSON lines", "gzip", "bzip2", "xz", "Zstandard", "plain text", "Parquet", "Arrow"]
 
 
@@ -37,7 +39,7 @@ def test_cpu_seconds_are_also_those_of_a_process_that_lives_on() -> None:
     with data.timed() as took:
         process = context.Process(target=burn, args=(0.5, done, end), daemon=True)
         process.start()
-        assert done.wait(timeout=60)
+        assert done.wait(timeout=PATIENCE_SECONDS)
     end.set()
     process.join()
     assert 0.4 < took.cpu < 5

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,29 +14,10 @@ from typing import Any
 
 import pytest
 
-from megatron.ltd.training.config import LoggingConfig
-from megatron.ltd.training.log import RunLog
 from megatron.ltd.training.objective import mean_of_sets
-from megatron.ltd.training.throughput import Throughput, published_peak
+from megatron.ltd.training.throughput import published_peak
 from tests.support_errors import refused
-
-STEP = {
-    "loss": 2.0, "lr": 1e-3, "grad_norm": 0.5, "kept_tokens": 8, "batch_size": 4, "seq_length": 16,
-    "depth": 6.0, "num_layers": 6, "loss_scale": 1.0, "skipped_updates": 0,
-    "consumed_samples": 4, "consumed_tokens": 64, "consumed_layer_tokens": 150, "step_flops": 750,
-    "dense_step_flops": 1000, "step_seconds": 0.5, "tokens_per_second": 128.0,
-}  # fmt: skip
-
-
-def step(iteration: int, **changes: Any) -> dict[str, Any]:
-    return {"iteration": iteration, **STEP, **changes}
-
-
-def log(folder: Path, *, enabled: bool = True, first_step: int = 0, peak: float | None = None, **flags: Any) -> RunLog:
-    return RunLog(
-        LoggingConfig(**flags), folder, enabled, first_step, num_steps=4, flops_left=3000,
-        throughput=Throughput(num_devices=2, peak_tflops=peak), settings={"training": {"lr": 1e-3}},
-    )  # fmt: skip
+from tests.support_log import log, step
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -276,3 +259,18 @@ def test_scores_of_any_size_are_readable(tmp_path: Path, capsys: pytest.CaptureF
     run.close()
     shown = [line.partition(" | ")[2] for line in capsys.readouterr().out.splitlines()]
     assert shown == ["lambada perplexity 1.561e+21, acc 0.2500", "wiki ppl 1234.5000"]
+
+
+def test_the_bar_has_a_single_comma_before_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """tqdm itself puts a comma before its postfix."""
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    run = log(tmp_path, progress=True)
+    run.train(step(1))
+    run._bar.refresh()  # type: ignore[union-attr]
+    run.close()
+    shown = terminal.getvalue().rpartition("25%")[2]
+    assert re.search(r"1/4 steps, [\d:]+ elapsed, 0:00:02 left", shown), shown

@@ -181,5 +181,5 @@ def _parse(text: str, place: str) -> Any:
         return parse_json(text)
     except json.JSONDecodeError as error:
         raise ShapeError(
-            f"{place}: expected JSON, found something else ({error.msg} at column {error.colno})"
+            f"{place}: expected JSON, found something else ({error.msg.removesuffix(' at')} at column {error.colno})"
         ) from None

@@ -96,6 +96,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "nested": ("multirc", lines({"passage": {"text": "t"}}), 'expected "questions" (a list), found the fields "text"'),
     "no object": ("copa", b"[[1]]", 'f, record 1: expected an object with "premise", found [1]'),
     "cut": ("boolq", lines(*BOOLQ)[:-20], "f:2: expected JSON, found "),
+    "an open text": ("boolq", b'{"a": "b', "found something else (Unterminated string starting at column 7)"),
     "columns": ("rte", b"sentence1\tsentence2\tlabel\n0\tx\n", "f:2: expected 3 columns "),
     "label": ("rte", b"sentence1\tsentence2\tlabel\nx\ty\tmaybe\n", '"entailment" or "not_entailment", found "maybe"'),
     "word index": (

@@ -124,3 +124,19 @@ def test_a_legend_of_long_names_stays_inside_the_figure(train) -> None:
     rendered(figure, ".png")
     (legend,) = figure.legends
     assert legend.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_only_smoothed_curves_are_called_smoothed(train) -> None:
+    """A point of a run of 100 steps is the mean of two."""
+    for num_steps, note in ((99, "line: training, points"), (100, "line: training, smoothed, points")):
+        history = RunHistory("run", {}, tuple(train(step) for step in range(1, num_steps + 1)), ())
+        assert panels_of([history])[0].note.startswith(note)
+
+
+def test_of_equal_curves_the_first_is_the_widest(train) -> None:
+    """The third run's rate is another one, so that it hides none."""
+    steps = [tuple({**train(step), "lr": rate} for step in (1, 2)) for rate in (1.0, 1.0, 2.0)]
+    histories = [RunHistory(f"run {number}", {}, lines, ()) for number, lines in enumerate(steps)]
+    (panel,) = [panel for panel in panels_of(histories) if panel.title == "learning rate"]
+    first, second, third = draw(histories, [panel], ("steps",)).axes[0].lines
+    assert first.get_linewidth() > second.get_linewidth() == third.get_linewidth()

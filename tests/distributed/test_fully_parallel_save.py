@@ -105,3 +105,11 @@ def test_each_process_holds_and_writes_its_own_part(pool: Pool, dataset: str, tm
         assert cost.while_saving <= 1.05 * own
         assert cost.while_loading <= 1.05 * 2 * cost.largest
         assert cost.file == pytest.approx(own, rel=0.1)
+
+
+def test_the_first_process_writes_all_weights_where_that_is_asked_for(pool: Pool, dataset: str, tmp_path: Path) -> None:
+    flags = f"{COMMAND} --data-path {dataset} --log-dir {tmp_path} --no-ckpt-fully-parallel-save".split()
+    first, second = pool.run(save_and_load, flags, tmp_path / "run", world_size=2)
+    assert first.loads_what_was_saved and second.loads_what_was_saved
+    assert first.file == pytest.approx(first.optimizer + first.weights, rel=0.1)
+    assert second.file == pytest.approx(second.optimizer, rel=0.1)

@@ -24,13 +24,14 @@ _RULES: Sequence[tuple[str, str]] = (
     (r"num-virtual-stages-per-pipeline-rank", "use --num-layers-per-virtual-pipeline-stage"),
     (r"pipeline-model-parallel-layout|account-for-.*", "use --decoder-first- and --decoder-last-pipeline-num-layers"),
     (r"save-retain-interval", "use --keep-last, the number of checkpoints to keep"),
-    (r"no-ckpt-fully-parallel-save|ckpt-fully-parallel-.*", "each process writes and reads its own share"),
+    (r"ckpt-fully-parallel-load.*",
+     "each process reads the weights that it needs, and its own share of the optimizer's state; leave it out"),
+    (r"ckpt-fully-parallel-save-process-group", "data-parallel processes share the writing; leave it out"),
     (r"use-mp-args-from-checkpoint-args", "a checkpoint loads under any layout; give the layout"),
     (r"no-use-tokenizer.*|disable-use-tokenizer.*", "a typed flag wins over the checkpoint; type the tokenizer"),
     (r"override-ckpt-iteration", "use --ckpt-step"),
     (r"wandb-save-dir", "Weights & Biases writes into the run's folder; use --log-dir"),
     (r"log-progress", "consumed tokens and FLOPs are in metrics.jsonl; leave it out"),
-    (r"log-memory.*|log-device-memory-used", "memory is not logged; --plan predicts it"),
     (r"yaml-cfg", "use --config"),
     (r"squared-relu|quick-geglu|glu-linear-offset|activation-func-.*", "the MLP has GELU, or SiLU with --swiglu"),
     (r"init-method-xavier-uniform|embedding-init-method-std", "weights are normal; use --init-method-std"),
@@ -70,7 +71,9 @@ _RULES: Sequence[tuple[str, str]] = (
     (r"inference-.*|no-inference-.*|.*prefill.*|flash-decode|batch-invariant-.*|.*speculative.*|.*static-engine|"
      r"max-tokens-to-oom|output-bert-embeddings|bert-embedder-type|use-same-sampling-.*",
      "a trained model is used by tools/generate_text.py and tools/evaluate.py"),
-    (r".*tp-comm-.*", "Transformer Engine's buffers are for one number of tokens, which methods change; leave it out"),
+    (r".*tp-comm-.*",
+     "Transformer Engine's overlap of tensor-parallel communication is not set up here, and its buffers are for one "
+     "number of tokens; use --sequence-parallel, --overlap-grad-reduce and --overlap-param-gather"),
     (r".*comm-overlap.*|.*nccl.*|.*sharp.*|.*symmetric.*|defer-embedding-.*|wgrad-.*|delay-wgrad-.*|"
      r".*p2p.*|.*kitchen.*|.*op-fuser|gtp-.*", "communication and kernels are Megatron-Core's defaults; leave it out"),
     (r"fim-.*", "samples are packed documents; fill-in-the-middle is not available"),

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron.ltd.errors import RunStopped, writes_to
-from megatron.ltd.format import format_count, format_seconds
+from megatron.ltd.format import format_bytes, format_count, format_seconds
 from megatron.ltd.machine import fix_of, is_read_only
 from megatron.ltd.small_files import write_whole
 from megatron.ltd.training.config import LoggingConfig
@@ -47,6 +47,7 @@ _SCALARS = {  # Megatron's names, then ours
     "consumed_tokens": "consumed-tokens",
     "tflops_per_device": "throughput",
     "mfu": "mfu",
+    "peak_memory_bytes": "mem-max-allocated-bytes",
     "params_norm": "params-norm",
     "num_zeros": "num-zeros",
 }
@@ -187,6 +188,7 @@ class RunLog:
         saved = 1.0 - flops / sum(record["dense_step_flops"] for record in records)
         skipped = sum(record["skipped_updates"] for record in records)
         depth = sum(record["depth"] for record in records) / len(records)
+        peaks = [record["peak_memory_bytes"] for record in records if "peak_memory_bytes" in record]
         parts = [
             f"step {last['iteration']:>{len(str(self._num_steps))}}/{self._num_steps}",
             f"loss {sum(record['loss'] for record in records) / len(records):.4f}",
@@ -200,6 +202,7 @@ class RunLog:
             f"FLOPs saved {100.0 * saved:4.1f} %",
             f"{format_count(tokens / seconds)} tokens/s",
             *self._throughput.shown(flops, seconds),
+            *([f"peak memory {format_bytes(max(peaks))}"] if peaks else []),
             f"{format_seconds(self._seconds_left)} left",
         ]
         return " | ".join(parts)

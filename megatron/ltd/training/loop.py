@@ -150,6 +150,7 @@ def _record(
         "step_flops": step_flops(run.workload.shape, plan, samples),
         "dense_step_flops": dense_step_flops(run.workload.shape, samples),
         **times,
+        **run.upkeep.memory(),
         "tokens_per_second": tokens / times["step_seconds"],
         **asked,
     }

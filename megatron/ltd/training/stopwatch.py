@@ -13,7 +13,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-TIMINGS = ("step_seconds", "step_cpu_seconds", "step_idle_seconds", "tokens_per_second", "tflops_per_device")
+TIMINGS = (
+    *("step_seconds", "step_cpu_seconds", "step_idle_seconds", "tokens_per_second", "tflops_per_device"),
+    "peak_memory_bytes",
+)
 """Fields of a step's line in metrics.jsonl that differ between two runs of the same command."""
 
 

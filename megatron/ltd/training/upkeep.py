@@ -1,4 +1,4 @@
-"""What happens around steps on the machine: Python's garbage, CUDA's unused memory, and profiling.
+"""What happens around steps on the machine: Python's garbage, CUDA's memory, and profiling.
 
 None of it changes a number.
 """
@@ -45,10 +45,20 @@ class Upkeep:
 
     def before_step(self, step: int) -> None:
         """``step`` is counted from 0."""
+        if self._mesh.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._mesh.device)
         if self._logging.profile and step == self._logging.profile_step_start:
             self._start_profiling()
         if step == self._logging.profile_step_end:
             self._stop_profiling()
+
+    def memory(self) -> dict[str, int]:
+        """The most memory that tensors of this process took since ``before_step``, by its field in metrics.jsonl.
+
+        Empty on a CPU. The allocator counts on the host, so that nothing waits for the GPU.
+        """
+        device = self._mesh.device
+        return {"peak_memory_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
 
     def after_step(self, steps_done: int) -> None:
         """Collect garbage and return unused memory when it is due."""

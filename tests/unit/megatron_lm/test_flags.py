@@ -71,6 +71,11 @@ def test_a_flag_that_would_have_an_effect_is_refused(words: list[str]) -> None:
     assert kept == ["--tokenizer-type", "NullTokenizer"] and note.startswith("--tiktoken-pattern v2 is accepted")
 
 
+def test_memory_and_parallel_saving_are_so_anyway() -> None:
+    words = "--log-memory-to-tensorboard --log-memory-interval 10 --log-device-memory-used --ckpt-fully-parallel-save"
+    assert len(parse_run_config([*RUN, *words.split()]).notes) == 4
+
+
 def test_renamed_flags() -> None:
     config = parse_run_config([*RUN, "--use-rotary-position-embeddings", "--batch-size=3"])
     assert (config.model.position_embedding_type, config.training.micro_batch_size) == ("rope", 3)
@@ -91,6 +96,7 @@ def test_renamed_flags() -> None:
         ("--muon-momentum 0.9", ["--muon-momentum", "emerging-optimizers"]),
         ("--num-experts 8 --moe-router-topk 2", ["--num-experts, --moe-router-topk: there is no mixture of experts"]),
         ("--fp4-format e2m1 --swiglo", ["--fp4-format: 4-bit", "--swiglo: there is no such flag"]),
+        ("--ckpt-fully-parallel-load", ["--ckpt-fully-parallel-load: each process reads the weights that it needs"]),
         ("--fp8-format hybrid --fp8-param-gather", ["--fp8-param-gather: weights stay in bfloat16"]),
     ],
 )

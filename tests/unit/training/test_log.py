@@ -232,6 +232,20 @@ def test_tensorboard_gets_flops_a_second(tmp_path: Path) -> None:
     assert found["throughput"][1] == pytest.approx(800.0) and found["mfu"][1] == pytest.approx(0.8)
 
 
+def test_peak_memory_where_it_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The console shows the most of its interval."""
+    run = log(tmp_path, log_interval=2, tensorboard_dir=str(tmp_path / "tb"))
+    for iteration, peak in enumerate((2_500_000_000, 1_000_000_000), start=1):
+        run.train(step(iteration, peak_memory_bytes=peak))
+    for iteration in (3, 4):
+        run.train(step(iteration))
+    run.close()
+    assert [line.get("peak_memory_bytes") for line in lines(tmp_path)] == [2_500_000_000, 1_000_000_000, None, None]
+    assert tensorboard(tmp_path / "tb")["mem-max-allocated-bytes"] == {1: 2.5e9, 2: 1e9}
+    with_memory, without = capsys.readouterr().out.splitlines()
+    assert "per device | peak memory 2.500 GB | " in with_memory and "memory" not in without
+
+
 def test_published_peaks() -> None:
     assert published_peak("NVIDIA H200", "bfloat16") == published_peak("NVIDIA H100 80GB HBM3", "bfloat16") == 989.0
     assert published_peak("NVIDIA H100 PCIe", "bfloat16") is published_peak("NVIDIA H100 NVL", "bfloat16") is None

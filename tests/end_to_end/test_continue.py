@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ import torch
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.checkpoint.files import checkpoint_path, read_manifest
 from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.plan.table import format_rate
 from megatron.ltd.training.build import Run, build_run
-from tests.end_to_end.runs import metrics, refusal, run_status, tiny_flags
+from tests.end_to_end.runs import TINY, metrics, refusal, run_status, tiny_flags
 from tests.support import assert_differs, world
 from tests.support_errors import assert_names, assert_refused
 
@@ -73,12 +75,21 @@ def test_settings_come_from_flags_and_state_from_the_checkpoint(
         assert after.progress == before.progress
 
 
-def test_another_learning_rate_with_the_override(data: str, straight: Path, half: Path) -> None:
+def test_another_learning_rate_with_the_override(
+    data: str, straight: Path, half: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = tiny_flags(data, "--load", half, "--save", half, "--lr", 2e-3, "--override-opt-param-scheduler")
     assert run_status(flags) == (0, "")
+    rates = []
     for iteration in (5, 6):  # warm-up and cosine are proportional to the peak
         lr, before = (metrics(folder)["train", iteration]["lr"] for folder in (half, straight))
         assert lr == pytest.approx(2 * before, rel=1e-12)
+        rates.append(format_rate(lr))
+    lines = [re.split("  +", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    head = next(number for number, cells in enumerate(lines) if "learning rate" in cells)
+    column = lines[head].index("learning rate")
+    shown = {cells[0]: cells[column] for cells in lines[head + 1 : head + 5]}
+    assert shown == {"1 - 2": "-", "3 - 4": "-", "5": rates[0], "6": rates[1]}  # past steps had other rates
 
 
 def test_another_clock_with_the_override(mesh: Mesh, data: str, half: Path, tmp_path: Path) -> None:
@@ -250,3 +261,20 @@ def test_a_step_without_a_checkpoint_is_refused(data: str, straight: Path, tmp_p
     shutil.copytree(straight, other)
     saved = run_status(tiny_flags(data, "--load", straight / "iter_0000002", "--save", other))
     assert_refused(*saved, f"--save {other}")
+
+
+def test_a_method_alone_names_what_it_takes_by_default(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``--random-ltd`` without its other flags: the header has the line of ``--plan``, and the run does it."""
+    alone = [*TINY[: TINY.index("--random-ltd") + 1], "--train-data-path", data, "--log-dir", str(tmp_path)]
+    alone += ["--train-iters", "12", "--seq-length", "64", "--eval-iters", "0"]
+    assert run_status(alone) == (0, "")
+    (line,) = (line.strip() for line in capsys.readouterr().out.splitlines() if "by default" in line)
+    assert run_status([*alone, "--plan"]) == (0, "")
+    assert line in [said.strip() for said in capsys.readouterr().out.splitlines()]
+    words = dict(word.split(" ", 1) for word in line.removeprefix("by default ").split(", "))
+    assert words["--ltd-schedule"] == "growing" and words["--ltd-layers"] == "2"
+    fewest, growth_steps = int(words["--ltd-min-kept-tokens"]), int(words["--ltd-growth-steps"])
+    kept = [found["kept_tokens"] for found in metrics(tmp_path).values()]
+    assert kept[0] == fewest < 64 and kept == sorted(kept) and kept.index(64) == growth_steps

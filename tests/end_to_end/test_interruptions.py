@@ -127,7 +127,7 @@ def test_nan_stops_the_run(data: str, tmp_path: Path, monkeypatch: pytest.Monkey
     _scale_loss(monkeypatch, 5, float("nan"))
     status, said = run_status(tiny_flags(data, "--save", tmp_path, "--save-interval", 2, "--eval-iters", 0))
     assert status == 1
-    assert_names(said.rstrip(), "step 5", "nan", "--lr")
+    assert_names(said.rstrip(), "step 5", "nan", "a lower --lr and --override-opt-param-scheduler")
     assert checkpoint_files.saved_iterations(tmp_path) == [2, 4]
     assert steps_logged(tmp_path) == 4
 
@@ -150,6 +150,7 @@ def test_updates_that_are_always_skipped_stop_the_run(
     status, said = run_status(tiny_flags(data, "--save", tmp_path, *skipping))
     assert status == 1
     assert_names(said.rstrip(), "3 updates", "step 3", "1.26765e+30", "--max-skipped-updates", "--bf16")
+    assert_names(said.rstrip(), "a lower --lr and --override-opt-param-scheduler")
     lines = metrics(tmp_path)
     assert [(line["skipped_updates"], line["loss_scale"]) for line in lines.values()] == [(1, 2.0**100)] * 3
     assert "| 3 skipped, loss scale 1.26765e+30 |" in capsys.readouterr().out

@@ -208,7 +208,7 @@ def _stalled(run: Run, skipped_scales: list[float]) -> str | None:
         return None
     what = f"the last {len(skipped_scales)} updates were skipped"
     step = run.progress.iteration
-    fix = "Continue from the last checkpoint before them with a lower --lr, or raise --max-skipped-updates"
+    fix = f"Continue from the last checkpoint before them with {_LOWER_RATE}, or raise --max-skipped-updates"
     if not run.config.precision.fp16:
         return f"{what} until step {step}, because loss or gradients were not finite. {fix}"
     return (

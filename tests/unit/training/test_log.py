@@ -111,8 +111,11 @@ def test_tensorboard_scalars(tmp_path: Path) -> None:
     run = log(tmp_path, tensorboard_dir=str(tmp_path / "tb"))
     run.train(step(1))
     run.evaluation("validation", 1, {"loss": 2.5, "perplexity": math.exp(2.5)})
+    run.train(step(2, skipped_updates=1))
     run.close()
-    read = {name: values[1] for name, values in tensorboard(tmp_path / "tb").items()}
+    shown = tensorboard(tmp_path / "tb")
+    assert shown["skipped-updates"] == {1: 0.0, 2: 1.0}
+    read = {name: values[1] for name, values in shown.items()}
     assert read["lm loss"] == 2.0 and read["learning-rate"] == pytest.approx(1e-3)
     assert read["seqlen/random_ltd_reserved_length"] == 8.0 and read["consumed-layer-tokens"] == 150.0
     assert read["lm loss validation"] == 2.5

@@ -79,7 +79,8 @@ def test_memory() -> None:
 def test_free_memory(limit: str | None, used: str | None, free: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """That of the machine, or what is left of the container's limit."""
     group = "/sys/fs/cgroup/memory."
-    texts = {f"{group}max": limit, f"{group}current": used, "/proc/meminfo": "MemFree: 7 kB\nMemAvailable:   4000 kB\n"}
+    texts: dict[str, str | None] = {f"{group}max": limit, f"{group}current": used}
+    texts["/proc/meminfo"] = "MemFree: 7 kB\nMemAvailable:   4000 kB\n"
 
     def read_text(path: Path) -> str:
         text = texts[str(path)]

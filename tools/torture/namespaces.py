@@ -11,6 +11,7 @@ from pathlib import Path
 
 _NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
 _ENOUGH_INODES = 100_000
+_UNUSED_USER = 54321
 _READ_ONLY, _REMOUNT, _RECURSIVE, _PRIVATE = 1, 32, 16384, 1 << 18
 
 
@@ -39,6 +40,16 @@ def give_up_rights() -> None:
     """Drop the rights of root, so that closed files are closed to this process too. Raises ``OSError``."""
     header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     _call("capset", header, none)
+
+
+def become_limited() -> None:
+    """Give up the rights of root, and let limits of processes count, as for any other user. Raises ``OSError``.
+
+    Only the real user is another one, so that the files of root stay writable.
+    """
+    if os.getuid() == 0:
+        os.setresuid(_UNUSED_USER, 0, 0)
+    give_up_rights()
 
 
 def _options(num_bytes: int, num_inodes: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -61,6 +62,27 @@ def test_a_slice_of_each_campaign(repository: Path, tmp_path: Path, trials: int)
         assert sum(row["right"] for row in rows) == sum(row["tried"] for row in rows)
     assert (tmp_path / "torture.md").read_text() == to_markdown(reports)
     assert {trial.campaign for trial in Journal(tmp_path / "torture.jsonl").read(5)} == {"kills", *campaigns}
+
+
+@pytest.mark.parametrize("limit", [0, 2, 5])
+def test_a_limit_of_processes_counts_for_root_too(limit: int, tmp_path: Path) -> None:
+    """With none at all it cannot fork, and every limit gives the line that a user sees."""
+    from megatron.ltd.machine import limits_problem
+    from tools.torture import namespaces
+
+    def limited() -> None:
+        namespaces.become_limited()
+        resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+        (tmp_path / "written").touch()
+        print(limits_problem())
+        if limit == 0:
+            os.fork()
+
+    ending = in_child(limited, tmp_path / "folder", Bounds())
+    if "Invalid argument" in ending.said or "Operation not permitted" in ending.said:
+        pytest.skip("this machine has no second user")
+    assert f"of this user is {limit} (ulimit -H -u), and a command needs 64" in ending.out
+    assert (tmp_path / "written").exists() and (limit != 0 or "BlockingIOError" in ending.said)
 
 
 @pytest.mark.parametrize(("words", "problem"), [

@@ -287,7 +287,8 @@ def test_the_bar_has_a_single_comma_before_what_is_left(
     monkeypatch.setattr(sys, "stderr", terminal)
     run = log(tmp_path, progress=True)
     run.train(step(1))
-    run._bar.refresh()  # type: ignore[union-attr]
+    bar: Any = run._bar
+    bar.refresh()
     run.close()
     shown = terminal.getvalue().rpartition("25%")[2]
     assert re.search(r"1/4 steps, [\d:]+ elapsed, 0:00:02 left", shown), shown

@@ -188,10 +188,11 @@ def _try(
         except OSError as error:
             return trial("", f"skipped: no file systems of its own for a user of this machine ({error})", 0.0)
     else:
-        if fault.limit == resource.RLIMIT_NPROC and os.getuid() == 0:
-            return trial("", "skipped: processes of root are not limited", 0.0)
         disk.mkdir()
-        namespaces.give_up_rights()
+        if fault.limit != resource.RLIMIT_NPROC:
+            namespaces.give_up_rights()
+        elif in_child(namespaces.become_limited, folder).status != 0:
+            return trial("", "skipped: processes of root are not limited here", 0.0)
     fault.begin(disk, draw)
     limit = None if fault.limit is None else (fault.limit, draw.choice(fault.values))
     ending = _run(command, folder, limit)
@@ -212,6 +213,8 @@ def _run(command: Command, folder: Path, limit: tuple[int, int] | None = None) -
     def run() -> None:
         if limit is not None:
             what, value = limit
+            if what == resource.RLIMIT_NPROC:
+                namespaces.become_limited()
             resource.setrlimit(what, (value, value))
         run_program(REPOSITORY / command.script, command.words)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -68,9 +67,8 @@ def engine_bypass_runs(engine: Engine, dataset: str, tmp_path_factory: pytest.Te
 @pytest.fixture(scope="session")
 def gpu_runs(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     """GPT runs with random-LTD on GPUs with NCCL, one GPU per rank. Initial weights are drawn on the CPU, so that they
-    are the same for every layout, and fp32 is multiplied in fp32: without TF32, see ``tests/gpu/conftest.py``.
+    are the same for every layout.
     """
-    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     with Pool("cuda") as pool:
         yield Runs(
             pool,

@@ -145,8 +145,12 @@ class Pool:
 
 
 def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """The environment variables that torchrun sets when its agent holds the rendezvous store."""
+    """The environment variables that torchrun sets when its agent holds the rendezvous store.
+
+    What is compared in fp32 is multiplied in fp32, without TF32; see ``tests/gpu/conftest.py``.
+    """
     return {
+        "NVIDIA_TF32_OVERRIDE": "0",
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(world_size),

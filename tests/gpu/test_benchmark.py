@@ -51,6 +51,18 @@ def test_the_benchmark_runs_to_its_end(
     assert json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8")) == record
 
 
+def test_the_smallest_model_one_sample_at_a_time(
+    device: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = "--tiny --shapes 350m --contenders one_sample --rounds 1 --warmup-rounds 0 --visits 1"
+    benchmark(repository, monkeypatch, *flags.split(), "--device", device, "--output", tmp_path)
+    rows = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["rows"]
+    assert {(row["model"], row["contender"], row["micro_batch_size"], row["failed"]) for row in rows} == {
+        ("350m", "one_sample", 1, None)
+    }
+    assert rows[0]["arm"] == "dense" and all(row["seconds"][0] > 0 for row in rows)
+
+
 def test_help_starts_nothing(repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("gpu.run.run", None)

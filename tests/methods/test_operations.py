@@ -95,6 +95,18 @@ def test_a_routed_layer_adds_four_operations_and_no_copy(mesh: Mesh) -> None:
     assert not computing - dropping and copies == 0
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_a_microbatch_adds_a_draw_and_four_operations_for_each_routed_layer(mesh: Mesh) -> None:
+    """Over the dense model: 49 for the draw of all layers, 4 for what the layers share, and 4 for each."""
+
+    def of_one_microbatch(method: Any) -> int:
+        few, many = (operations_of(mesh, method(small_model(**MODEL)), number).names.total() for number in (1, 2))
+        return many - few
+
+    added = of_one_microbatch(lambda model: random_ltd(model, 5)) - of_one_microbatch(dense)
+    assert added <= 49 + 4 + 2 * 4
+
+
 @pytest.mark.parametrize(
     "recompute",
     [None, *(RecomputeConfig("full", *how) for how in (("uniform", 1), ("uniform", 2), ("block", 2)))],

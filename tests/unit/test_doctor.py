@@ -18,6 +18,7 @@ from megatron.ltd.doctor.__main__ import hiding_packages
 from megatron.ltd.doctor.finding import NOTE, OK, WRONG, Finding, report
 from megatron.ltd.layers import routed_layer
 from megatron.ltd.layers.route import KeptTokens, Route
+from megatron.ltd.models import kernels
 from megatron.ltd.routing.gather_scatter import flat_rows
 from tests.support_processes import PATIENCE_SECONDS
 
@@ -153,6 +154,16 @@ def test_processes_that_cannot_communicate(talk: object, seconds: float, text: s
     found = processes.exchange("gloo", 2, seconds, talk)  # type: ignore[arg-type]
     assert found.state == WRONG and text in found.text and "GLOO_SOCKET_IFNAME" in found.advice
     assert time.monotonic() - started < PATIENCE_SECONDS
+
+
+def test_slow_kernels_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU without Transformer Engine; a CPU has no faster ones."""
+    assert [found.name for found in layer.check()] == ["layer"]
+    on_gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(kernels, "slow_kernels", lambda chunks, device, slow=kernels.slow_kernels: slow(chunks, on_gpu))
+    works, slow = layer.check()
+    assert (works.state, slow.state) == (OK, NOTE)
+    assert slow.text.startswith("layers run on PyTorch's kernels; Transformer Engine's are faster on this device")
 
 
 def _finding() -> Finding:

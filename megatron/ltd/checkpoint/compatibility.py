@@ -162,6 +162,18 @@ def changed_settings(stored: Mapping[str, Any], config: RunConfig) -> str | None
     return f"continues with other flags than before: {', '.join(changes)}" if changes else None
 
 
+def unused_scales(stored: Mapping[str, Any], config: RunConfig) -> str | None:
+    """A line about scales of fp8 that the checkpoint has and ``config`` does not take; None if there are none."""
+    before, now = stored.get("precision") or {}, config.precision
+    if before.get("fp8_format") is None or before.get("fp8_recipe") != "delayed":
+        return None
+    if now.fp8_format is None:
+        return f"the checkpoint's scales of fp8 are left out: products of layers are in {now.dtype} from here on"
+    if now.fp8_recipe == "delayed" and now.fp8_amax_history_len == before.get("fp8_amax_history_len"):
+        return None
+    return "the checkpoint's scales of fp8 are left out: they are of another --fp8-recipe or --fp8-amax-history-len"
+
+
 def _change(setting: str, before: Any, now: Any) -> str:
     return f"{name_of(setting)} {value_of(setting, now)} (was {value_of(setting, before)})"
 

@@ -22,6 +22,7 @@ from megatron.ltd.checkpoint.compatibility import (
     check_order,
     check_schedule,
     replaced_order,
+    unused_scales,
 )
 from megatron.ltd.checkpoint.differences import flag_changes
 from megatron.ltd.checkpoint.from_megatron_lm import MegatronLM, check_old_format, find_megatron_lm
@@ -163,7 +164,7 @@ def find_start(
         else:
             check_order(checkpoint, stored["order"], order, changes)
     notes.append(f"loading {checkpoint}" + (", weights only" if flags.no_load_optim else ""))
-    more = (others, changed_settings(stored["config"], config))
+    more = (others, changed_settings(stored["config"], config), unused_scales(stored["config"], config))
     return Start(checkpoint, stored, progress, (*notes, *(line for line in more if line is not None)))
 
 

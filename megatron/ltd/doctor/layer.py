@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron.ltd.doctor.finding import OK, WRONG, Finding
+from megatron.ltd.doctor.finding import NOTE, OK, WRONG, Finding
 from megatron.ltd.errors import RunStopped, UserError, first_line
 from megatron.ltd.layers import route
 from megatron.ltd.layers.route import Route, use_route
@@ -29,11 +29,11 @@ _TOLERANCE = 1e-4  # fp32 on a GPU; on a CPU both ways give the same bits
 
 
 def check() -> Iterator[Finding]:
-    """One finding: what was compared, or where it differs."""
+    """What was compared, or where it differs; then a note about kernels that are slow on this device."""
     started = time.monotonic()
     try:
         with initialize(ParallelConfig()) as mesh:
-            complaint, kernels = _complaint(mesh)
+            complaint, kernels, slow = _complaint(mesh)
             device = mesh.device.type
     except (UserError, RunStopped, RuntimeError, ImportError) as error:
         yield Finding(
@@ -46,12 +46,13 @@ def check() -> Iterator[Finding]:
     seconds = time.monotonic() - started
     text = f"on {device} kept tokens compute as the dense layer does, {kernels}, {seconds:.1f} s"
     yield Finding(OK, "layer", text)
+    yield from (Finding(NOTE, "kernels", line.removeprefix("warning: ")) for line in slow)
 
 
-def _complaint(mesh: Mesh) -> tuple[str | None, str]:
-    """What is wrong with a small model, and the kernels that it runs on."""
+def _complaint(mesh: Mesh) -> tuple[str | None, str, list[str]]:
+    """What is wrong with a small model, the kernels that it runs on, and a line for each that is slow in bfloat16."""
     from megatron.ltd.models.gpt import build_chunks
-    from megatron.ltd.models.kernels import kernels_text
+    from megatron.ltd.models.kernels import kernels_text, slow_kernels
     from megatron.ltd.models.transformer import transformer_config
 
     route.install()
@@ -66,10 +67,12 @@ def _complaint(mesh: Mesh) -> tuple[str | None, str]:
     samples = Samples(torch.arange(2, device=mesh.device))
     half, full = (Route(method.plan(step), method, samples) for step in (0, 1))
 
+    kernels = kernels_text([gpt], mesh.device)
     at_full, at_dense = (_gradients(gpt, chosen, mesh) for chosen in (full, None))
     if not all(map(torch.equal, at_full, at_dense)):
-        return "the loss or a gradient at full length is not the dense model's", kernels_text([gpt], mesh.device)
-    return _layer_complaint(gpt.decoder.layers[1], half, mesh), kernels_text([gpt], mesh.device)
+        return "the loss or a gradient at full length is not the dense model's", kernels, []
+    complaint = _layer_complaint(gpt.decoder.layers[1], half, mesh)
+    return complaint, kernels, slow_kernels([gpt.bfloat16()], mesh.device)
 
 
 def _gradients(gpt: torch.nn.Module, chosen: Route | None, mesh: Mesh) -> list[Tensor]:

@@ -197,12 +197,17 @@ class RecomputeConfig(Settings):
     recompute_modules: tuple[str, ...] = flag(
         (),
         affects="execution",
-        choices=("core_attn", "mlp"),
-        help="modules that selective recompute runs again (default: core_attn)",
+        choices=("core_attn", "mlp", "layernorm"),
+        help="modules that selective recompute runs again: core_attn, the default, and mlp; layernorm is refused",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if "layernorm" in self.recompute_modules:
+            raise UserError(
+                "--recompute-modules layernorm: is not available, because Transformer Engine's norms are part of the "
+                "product after them; leave layernorm out, or use mlp"
+            )
         full = self.recompute_granularity == "full"
         if full and (self.recompute_method is None or self.recompute_num_layers is None):
             raise UserError(

@@ -63,7 +63,7 @@ def slow_kernels(chunks: Sequence[torch.nn.Module], device: torch.device) -> lis
     if not _are_of_transformer_engine(chunks):
         return [
             "warning: layers run on PyTorch's kernels; Transformer Engine's are faster on this device: install the "
-            "extra gpu, or see python -m megatron.ltd.doctor"
+            "extra gpu (for CUDA 12, gpu-cu12), or use the image of tools/container/gpu.Dockerfile"
         ]
     if _dtype(chunks) == torch.float32 and _have(chunks, TEDotProductAttention):
         return [

@@ -17,6 +17,7 @@ from megatron.ltd.checkpoint.compatibility import (
     check_order,
     check_schedule,
     replaced_order,
+    unused_scales,
 )
 from megatron.ltd.checkpoint.differences import flag_changes
 from megatron.ltd.config import RunConfig
@@ -182,6 +183,25 @@ def test_what_was_never_typed_is_said_with_what_was() -> None:
         then = {"--seq-length": "128", "--split": "9,1,0"}[flag]
         with refused(f"{flag} {now}", f"then {then}", CHECKPOINT):
             check_order(CHECKPOINT, {setting: 1}, {setting: 2}, changes)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ("--fp8-format hybrid", "", "left out: products of layers are in bfloat16"),
+        ("--fp8-format hybrid", "--fp8-format hybrid --fp8-amax-history-len 4", "another --fp8-recipe or"),
+        ("--fp8-format hybrid", "--fp8-format hybrid --fp8-recipe tensorwise", "another --fp8-recipe or"),
+        ("--fp8-format hybrid", "--fp8-format hybrid --weight-decay 0", None),
+        ("--fp8-format hybrid --fp8-recipe tensorwise", "", None),
+        ("", "--fp8-format hybrid", None),
+        ("", "", None),
+    ],
+)
+def test_scales_of_fp8_that_are_not_used(before: str, now: str, said: str | None) -> None:
+    base = "--hidden-size 64 --num-attention-heads 4 --seq-length 128 --train-iters 9 --lr 1e-3 --bf16".split()
+    line = unused_scales(parse_run_config([*base, *before.split()]).to_dict(), parse_run_config([*base, *now.split()]))
+    assert line is None if said is None else said in str(line)
+    assert unused_scales({}, parse_run_config(base)) is None
 
 
 def test_free_flags_are_reported_and_the_schedules_are_not() -> None:

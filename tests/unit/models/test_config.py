@@ -48,6 +48,11 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     ),
     (RecomputeConfig, {"recompute_granularity": "full"}, ("--recompute-granularity",)),
     (RecomputeConfig, {"recompute_num_layers": 1}, ("--recompute-granularity",)),
+    (
+        RecomputeConfig,
+        {"recompute_granularity": "selective", "recompute_modules": ("mlp", "layernorm")},
+        ("--recompute-modules layernorm", "part of the product after them"),
+    ),
     (RecomputeConfig, {"recompute_modules": ("mlp",)}, ("--recompute-modules", "--recompute-granularity")),
 ]
 

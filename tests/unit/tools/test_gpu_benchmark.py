@@ -155,7 +155,14 @@ def test_a_run_takes_the_time_between_measured_steps() -> None:
 
 
 def settings(**changes: Any) -> dict[str, Any]:
-    return {"tiny": False, "run_flags": "", "rounds": 2, "warmup_rounds": 0, "peak_tflops": 989.0} | changes
+    return {
+        "tiny": False,
+        "run_flags": "",
+        "rounds": 2,
+        "warmup_rounds": 0,
+        "peak_tflops": 989.0,
+        "peak_dtype": "bfloat16",
+    } | changes
 
 
 def test_goals_stand_beside_what_was_measured(tmp_path: Path) -> None:

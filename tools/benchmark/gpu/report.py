@@ -132,7 +132,7 @@ def page(record: Record) -> str:
 def _terms(record: Record) -> dict[str, str]:
     """What all rows share."""
     peak, settings = record.settings["peak_tflops"], record.settings
-    known = f"{peak:g} TFLOP/s in bf16, as published" if peak else "not known"
+    known = f"{peak:g} TFLOP/s in {settings['peak_dtype']}, as published" if peak else "not known"
     rounds = f"{settings['rounds']} rounds a visit, after {settings['warmup_rounds']} that are not measured"
     flags = settings["run_flags"]
     return {"peak": known, "rounds": rounds} | ({"flags of our models": f"`{flags}`"} if flags else {})

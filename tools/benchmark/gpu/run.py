@@ -66,6 +66,7 @@ def _record(config: GpuConfig, device: torch.device, dtype: str) -> Record:
     chosen = asdict(config)
     settings: dict[str, Any] = {key: chosen[key] for key in ("tiny", "run_flags", "rounds", "warmup_rounds")}
     settings |= {"device": name, "versions": facts["versions"], "peak_tflops": published_peak(name, dtype)}
+    settings |= {"peak_dtype": dtype}
     return Record(Path(config.output), settings, facts)
 
 

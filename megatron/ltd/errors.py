@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from megatron.ltd.machine import denied, fix_of, limits_problem
 
 _INTERRUPTED = 130
 _FIRST_PRINTS_SECONDS = 10.0
+_AGAIN_SECONDS = 0.02
 
 
 def _one_line(text: str) -> str:
@@ -173,7 +175,7 @@ def _keep_for_launcher(what: str, printed: bool) -> None:
 
 
 def quiet_torch() -> None:
-    """Silence two messages of torch that ask for nothing.
+    """Silence two messages of torch that ask for nothing, and raise Ctrl-C again that reached a destructor.
 
     A module that Megatron-Core imports warns that there is a compiler of CUDA, and no GPU. And where a checkpoint could
     not be written, since Python 3.13 the streams of torch's writer report that their file is closed already.
@@ -184,7 +186,12 @@ def quiet_torch() -> None:
 
 
 def _report_unraisable(found: sys.UnraisableHookArgs) -> None:
-    if not (isinstance(found.exc_value, ValueError) and type(found.object).__name__ == "NoCloseWriter"):
+    if issubclass(found.exc_type, KeyboardInterrupt):  # Ctrl-C in a destructor, which Python would print and forget
+        main = threading.main_thread().ident or 0
+        again = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (main, signal.SIGINT))  # not here, in the hook
+        again.daemon = True
+        again.start()
+    elif not (isinstance(found.exc_value, ValueError) and type(found.object).__name__ == "NoCloseWriter"):
         sys.__unraisablehook__(found)
 
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from megatron.ltd.parallel.config import ParallelConfig
@@ -178,6 +179,15 @@ def test_other_settings_or_a_foreign_folder_are_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def is_under_way(script: int) -> bool:
+    """Whether a command of the script runs, and no interpreter starts: CPython would print a traceback of its own."""
+    try:
+        commands = [one for one in psutil.Process(script).children(recursive=True) if "python" in one.name()]
+        return bool(commands) and all(sum(one.cpu_times()[:2]) > 0.15 for one in commands)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_ctrl_c_in_every_stage(quickstart: tuple[Path, str], repository: Path, tmp_path: Path) -> None:
     """Ctrl-C reaches the script and its children, as in a terminal. The same command goes on from where it was stopped,
     and after all these stops its runs are bit for bit those of the uninterrupted ones.
@@ -192,7 +202,8 @@ def test_ctrl_c_in_every_stage(quickstart: tuple[Path, str], repository: Path, t
                 deadline = time.monotonic() + PATIENCE_SECONDS
                 while f"== {stage}" not in (tmp_path / "stdout").read_text() and time.monotonic() < deadline:
                     time.sleep(0.01)
-                time.sleep(1.0)  # not while an interpreter starts: CPython would print a traceback of its own
+                while not is_under_way(process.pid) and process.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.001)
                 os.killpg(process.pid, signal.SIGINT)
                 status = process.wait(timeout=PATIENCE_SECONDS)
         stdout, stderr = (tmp_path / "stdout").read_text(), (tmp_path / "stderr").read_text()

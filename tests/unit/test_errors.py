@@ -195,7 +195,7 @@ cpp_extension.logger.error("an error")
 class NoCloseWriter:
     def __del__(self): raise OSError("a failed write")
 closed = ValueError("flush of closed file")
-sys.unraisablehook(types.SimpleNamespace(exc_value=closed, object=NoCloseWriter()))
+sys.unraisablehook(types.SimpleNamespace(exc_type=ValueError, exc_value=closed, object=NoCloseWriter()))
 """
 
 
@@ -205,6 +205,39 @@ def test_messages_of_torch_that_ask_for_nothing(tmp_path: Path) -> None:
         _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0 and "an error" in said and "a failed write" in said
     assert "No CUDA runtime" not in said and "closed file" not in said
+
+
+IN_A_DESTRUCTOR = """
+import time
+from megatron.ltd.errors import run_command
+class Ends:
+    def __del__(self):
+        raise KeyboardInterrupt
+def main():
+    ends = Ends()
+    del ends
+    time.sleep(60)
+    print("not interrupted")
+run_command(main)
+"""
+WHILE_IMPORTING = """
+import sys
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "difflib":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupts())
+sys.argv[0] = "tools/tool.py"
+import megatron.ltd.commands
+"""
+
+
+@pytest.mark.parametrize(("program", "name"), [(IN_A_DESTRUCTOR, "-c"), (WHILE_IMPORTING, "tool.py")])
+def test_ctrl_c_at_odd_moments(program: str, name: str) -> None:
+    """In a destructor, where Python prints a traceback and forgets it, and before a command can answer it."""
+    with child([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        out, said = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, out, said) == (130, "", f"{name}: interrupted\n")
 
 
 def test_the_first_line_of_an_error() -> None:

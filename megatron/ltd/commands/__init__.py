@@ -9,15 +9,20 @@ A command's module is imported when the command runs, and the list of all import
 
 from __future__ import annotations
 
-import difflib
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 
-from megatron.ltd import __version__
-from megatron.ltd.errors import RunStopped, UserError, run_command
+try:
+    import difflib
+    from collections.abc import Callable, Mapping
+    from dataclasses import dataclass
+    from importlib import import_module
+    from pathlib import Path
+
+    from megatron.ltd import __version__
+    from megatron.ltd.errors import RunStopped, UserError, run_command
+except KeyboardInterrupt:  # Ctrl-C before ``run_command`` can answer it
+    print(f"{sys.argv[0].rpartition('/')[2]}: interrupted", file=sys.stderr)
+    raise SystemExit(130) from None
 
 PROGRAM = "megatron-ltd"
 

@@ -125,6 +125,10 @@ def run_command(main: Callable[[], object]) -> None:
         raise _ended(1, f"stopped: {error}") from None
     except KeyboardInterrupt:
         raise _ended(_INTERRUPTED, "interrupted") from None
+    except (ImportError, SystemError) as error:
+        if not isinstance(error.__cause__, KeyboardInterrupt):  # Ctrl-C while a library in C was imported
+            raise
+        raise _ended(_INTERRUPTED, "interrupted") from None
     except (OSError, RuntimeError, MemoryError, UnicodeEncodeError) as error:
         line = denied(error)
         if line is None:

@@ -183,7 +183,7 @@ def is_under_way(script: int) -> bool:
     """Whether a command of the script runs, and no interpreter starts: CPython would print a traceback of its own."""
     try:
         commands = [one for one in psutil.Process(script).children(recursive=True) if "python" in one.name()]
-        return bool(commands) and all(sum(one.cpu_times()[:2]) > 0.15 for one in commands)
+        return bool(commands) and all(sum(one.cpu_times()[:2]) > 0.6 for one in commands)
     except psutil.NoSuchProcess:
         return False
 

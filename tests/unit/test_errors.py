@@ -49,6 +49,20 @@ def test_endings(
     assert len(waited) == (local_rank == "1" and status != 130) and all(5 <= seconds <= 20 for seconds in waited)
 
 
+def test_ctrl_c_while_a_library_in_c_is_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def imports(cause: BaseException) -> None:
+        raise ImportError("initialization failed") from cause
+
+    monkeypatch.setattr("sys.argv", ["tool.py"])
+    with pytest.raises(SystemExit) as caught:
+        run_command(lambda: imports(KeyboardInterrupt()))
+    assert caught.value.code == 130 and capsys.readouterr().err == "tool.py: interrupted\n"
+    with pytest.raises(ImportError):
+        run_command(lambda: imports(ValueError()))
+
+
 SILENT = """
 import signal
 from megatron.ltd.errors import UserError, run_command

@@ -188,6 +188,7 @@ def is_under_way(script: int) -> bool:
         return False
 
 
+@pytest.mark.skipif(os.environ.get("CTRL_C") != "all", reason="two minutes; CTRL_C=all runs it")
 def test_ctrl_c_in_every_stage(quickstart: tuple[Path, str], repository: Path, tmp_path: Path) -> None:
     """Ctrl-C reaches the script and its children, as in a terminal. The same command goes on from where it was stopped,
     and after all these stops its runs are bit for bit those of the uninterrupted ones.
@@ -217,3 +218,20 @@ def test_ctrl_c_in_every_stage(quickstart: tuple[Path, str], repository: Path, t
             [line["loss"] for line in lines_of(of / name, "validation")] for of in (quickstart[0], tmp_path / "out")
         ]
         assert losses[0] == losses[1]
+
+
+def test_ctrl_c_stops_cleanly(repository: Path, tmp_path: Path) -> None:
+    """Ctrl-C reaches the script and its children, as in a terminal, during tokenization."""
+    script = ["bash", str(repository / "examples" / "quickstart" / "run.sh"), "--out", "out"]
+    pipes: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with child(script, cwd=tmp_path, env=environment(TINY="1", **NEW_PYTHON), **pipes) as process:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        # Not while an interpreter starts: CPython would print a traceback of its own.
+        while not list((tmp_path / "out").glob("*.tmp-*")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130
+    assert "stopped; the same command goes on from here" in stdout
+    assert "Traceback" not in stderr
+    assert not list((tmp_path / "out").glob("*_text_document.json"))

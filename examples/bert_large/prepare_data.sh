@@ -16,7 +16,7 @@ data="runs/bert-large/data"
 [[ "$TINY" != 1 ]] || data="runs/bert-large-tiny/data"
 set_up bert
 if [[ "$TINY" == 1 ]]; then
-    [[ -f "$data/dev.jsonl" ]] || run "$python" "$here/tiny.py" --out "$data"
+    [[ -f "$data/dev.jsonl" ]] || run "$python" "$root/examples/tiny.py" --example bert_large --out "$data"
     set -- "$data/train.jsonl" "$data/valid.jsonl" "$data/words-vocab.txt" "$@"
 fi
 [[ $# -ge 3 && "$1$2$3" != *--* ]] || refuse "give three files: the text to train on, held-out text, and vocab.txt"

@@ -28,7 +28,7 @@ claim "$out"
 stage "weights and text"
 if [[ "$TINY" == 1 ]]; then
     weights="$out/tiny/weights" train="$out/tiny/train.txt" valid="$out/tiny/valid.txt"
-    [[ -f "$valid" ]] || "$python" "$here/tiny.py" --out "$out/tiny"
+    [[ -f "$valid" ]] || "$python" "$root/examples/tiny.py" --example gpt2_finetune --out "$out/tiny"
 fi
 tokenizer=(--tokenizer-type GPT2BPETokenizer --vocab-file "$weights/vocab.json" --merge-file "$weights/merges.txt")
 for split in train valid; do

@@ -18,7 +18,7 @@ data="runs/gpt3-data"
 set_up
 if [[ "$TINY" == 1 ]]; then
     data="runs/gpt3-tiny-data"
-    [[ -f "$data/done" ]] || run "$python" "$here/tiny.py" --out "$data"
+    [[ -f "$data/done" ]] || run "$python" "$root/examples/tiny.py" --example gpt3 --out "$data"
     [[ " $* " == *" --merge "* ]] || set -- --input "$data/text-*.jsonl" "$@"
 fi
 

@@ -28,9 +28,10 @@ from megatron.core.utils import unwrap_model
 from megatron.ltd.layers.route import KeptTokens, Place, Route
 from megatron.ltd.models import graph_rules
 from megatron.ltd.parallel.mesh import initialize
-from megatron.ltd.training.build import Run, build_run
+from megatron.ltd.training.build import build_run
 from megatron.ltd.training.loop import train
 from megatron.ltd.training.optimizer import whole_weights
+from megatron.ltd.training.run import Run
 from tests.distributed import late
 from tests.stand_ins import cuda_graphs
 from tests.support import parse

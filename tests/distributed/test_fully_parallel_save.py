@@ -11,8 +11,9 @@ from torch import Tensor
 
 from megatron.ltd.checkpoint.load import load_checkpoint
 from megatron.ltd.parallel.mesh import initialize
-from megatron.ltd.training.build import Run, build_run
+from megatron.ltd.training.build import build_run
 from megatron.ltd.training.loop import train
+from megatron.ltd.training.run import Run
 from tests.distributed.pool import Pool
 from tests.distributed.test_memory import LiveStorages
 from tests.support import parse

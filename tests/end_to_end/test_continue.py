@@ -15,7 +15,8 @@ from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.checkpoint.files import checkpoint_path, read_manifest
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan.table import format_rate
-from megatron.ltd.training.build import Run, build_run
+from megatron.ltd.training.build import build_run
+from megatron.ltd.training.run import Run
 from tests.end_to_end.runs import TINY, metrics, refusal, run_status, tiny_flags
 from tests.support import assert_differs, world
 from tests.support_errors import assert_names, assert_refused

@@ -15,7 +15,8 @@ from megatron.ltd.checkpoint.files import checkpoint_path, read_manifest
 from megatron.ltd.data.batch import Batch
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.tokenizers.config import TokenizerFiles
-from megatron.ltd.training.build import Run, build_run
+from megatron.ltd.training.build import build_run
+from megatron.ltd.training.run import Run
 from megatron.ltd.words import name_of
 from tests.end_to_end.runs import metrics, refusal, run_status, tiny_flags, write_data
 from tests.support import assert_differs, world

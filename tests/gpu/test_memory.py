@@ -14,7 +14,8 @@ from megatron.ltd.checkpoint.load import load_checkpoint
 from megatron.ltd.forecast.forecast import plan_ahead
 from megatron.ltd.launch import launch
 from megatron.ltd.parallel.mesh import initialize
-from megatron.ltd.training.build import Run, build_run
+from megatron.ltd.training.build import build_run
+from megatron.ltd.training.run import Run
 from tests.distributed.test_fully_parallel_save import NewStorages
 from tests.gpu.runs import flags
 from tools.benchmark.memory import peak_bytes

@@ -19,7 +19,8 @@ from megatron.ltd.parallel.layout import layout_text
 from megatron.ltd.parallel.mesh import lone_tasks
 from megatron.ltd.plan.clock import SCHEDULE_IDS
 from megatron.ltd.plan.table import LearningRate, stage_table
-from megatron.ltd.training.build import Run, versions
+from megatron.ltd.training.build import versions
+from megatron.ltd.training.run import Run
 from megatron.ltd.words import by_default
 
 _LENGTHS = ("train_iters", "train_samples", "train_tokens")

@@ -23,10 +23,10 @@ from megatron.ltd.data.config import TEST, VALID
 from megatron.ltd.errors import RunStopped
 from megatron.ltd.plan.accounting import dense_step_flops, layer_tokens, step_flops
 from megatron.ltd.schedules.step_plan import StepPlan
-from megatron.ltd.training.build import Run
 from megatron.ltd.training.objective import mean_of_sets
 from megatron.ltd.training.optimizer import evaluation_mode, weights_norm, whole_weights
 from megatron.ltd.training.routing_check import routing_problem
+from megatron.ltd.training.run import Run
 from megatron.ltd.training.step import StepResult
 from megatron.ltd.training.stopwatch import Stopwatch
 from megatron.ltd.training.task_scores import Scorer

@@ -17,11 +17,11 @@ TOOLS = sorted(
     if "__main__" in path.read_text(encoding="utf-8")
 )
 WRONG_WORDS = (["--no-such-flag"], ["word"], ["--conf", "x", "two\nlines"])
-TINY = sorted(str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("examples/*/tiny.py"))
+TINY = "examples/tiny.py"
 TRAINING = sorted(path.name for path in REPOSITORY.glob("*_ltd.py"))
 
 
-@pytest.mark.parametrize("tool", [*TOOLS, *(f"../{script}" for script in TINY)])
+@pytest.mark.parametrize("tool", [*TOOLS, f"../{TINY}"])
 def test_help(tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str((REPOSITORY / "tools" / tool).parent))
@@ -31,10 +31,8 @@ def test_help(tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("script", [*(f"tools/{tool}" for tool in TOOLS), *TINY, *TRAINING])
-@pytest.mark.parametrize(
-    "words", [["--no-such-flag"], ["word"], ["--conf", "x", "two\nlines"]], ids=lambda words: words[0]
-)
+@pytest.mark.parametrize("script", [*(f"tools/{tool}" for tool in TOOLS), TINY, *TRAINING])
+@pytest.mark.parametrize("words", WRONG_WORDS, ids=lambda words: words[0])
 def test_a_wrong_word(
     script: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,14 +43,15 @@ def test_a_wrong_word(
     assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("script", TINY)
-def test_the_data_of_an_example_needs_a_folder(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("words", "missing"), [([], "--example"), (["--example", "gpt3"], "--out")])
+def test_the_data_of_an_example_needs_its_name_and_a_folder(
+    words: list[str], missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    status, said = tool_status(f"../{script}")
-    assert (status, said.count("\n")) == (2, 1) and "--out" in said, said
+    status, said = tool_status(f"../{TINY}", *words)
+    assert (status, said.count("\n")) == (2, 1) and missing in said, said
     assert not list(tmp_path.iterdir())
 
 
 def test_every_tool_is_looked_at() -> None:
     assert {"evaluate.py", "benchmark/memory.py", "benchmark/step_time.py"} <= {*TOOLS} and len(TOOLS) >= 20
-    assert len(TINY) == 3

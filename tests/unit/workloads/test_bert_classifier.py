@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.training.build import Run, build_run
+from megatron.ltd.training.build import build_run
 from megatron.ltd.training.loop import evaluate
+from megatron.ltd.training.run import Run
 from tests.support import assert_differs, parse, pretrain, small_sentences, world
 from tests.support_errors import refused
 

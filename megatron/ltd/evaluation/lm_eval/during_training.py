@@ -25,7 +25,7 @@ from megatron.ltd.tokenizers.config import unpadded_vocab_size
 from megatron.ltd.training.task_scores import Scorer, TaskScoresConfig
 
 if TYPE_CHECKING:
-    from megatron.ltd.training.build import Run
+    from megatron.ltd.training.run import Run
 
 
 def find_tasks(flags: TaskScoresConfig, parallel: ParallelConfig) -> Any:

@@ -146,9 +146,8 @@ def _ended(status: int, what: str, *, all_print: bool = False) -> SystemExit:
     if prints:
         _say(what)
     elif status != _INTERRUPTED:
-        signal.signal(
-            signal.SIGTERM, signal.SIG_DFL
-        )  # how the launcher ends it, also where a run or a script ignores it
+        # How the launcher ends it, also where a run or a script ignores it.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with suppress(KeyboardInterrupt):
             time.sleep(_FIRST_PRINTS_SECONDS)
     _keep_for_launcher(what, prints)

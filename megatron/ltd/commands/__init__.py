@@ -101,7 +101,7 @@ def _run(command: Command) -> None:
 
 
 def _answer(name: str) -> None:
-    """What to say to a first word that is no command. Raises ``UserError`` unless it asks for help or the version."""
+    """Answer a first word that is not a command. Raises ``UserError`` unless it asks for help or the version."""
     if name in ("-h", "--help"):
         print(_help())
     elif name == "--version":

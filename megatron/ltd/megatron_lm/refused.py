@@ -116,7 +116,7 @@ def recorded() -> Mapping[str, tuple[tuple[str, ...], ...]]:
 
 
 def refusal(flag: str) -> str | None:
-    """Why there is no ``flag`` here, and what to use; None if it is no flag of Megatron-LM's."""
+    """Why there is no ``flag`` here, and what to use; None if it is not a flag of Megatron-LM's."""
     group = next((name for name, flags in recorded().items() if any(flag in spelled for spelled in flags)), None)
     if group is None:
         return None

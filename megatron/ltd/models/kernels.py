@@ -78,7 +78,7 @@ def _dtype(chunks: Sequence[torch.nn.Module]) -> torch.dtype:
 
 
 def _are_of_transformer_engine(chunks: Sequence[torch.nn.Module]) -> bool:
-    return HAVE_TE and _have(chunks, TERowParallelLinear)  # without it that is no class
+    return HAVE_TE and _have(chunks, TERowParallelLinear)  # without it that is not a class
 
 
 def _have(chunks: Sequence[torch.nn.Module], kind: type) -> bool:

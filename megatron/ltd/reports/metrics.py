@@ -82,7 +82,7 @@ def read_history(folder: Path, name: str) -> RunHistory:
     """The history of the run that logged to ``folder``.
 
     Raises ``UserError`` if there is no metrics.jsonl, or it has no step. Damaged lines are left out (``damage``); an
-    incomplete last line, of a run that is writing or was killed, is no damage.
+    incomplete last line, of a run that is writing or was killed, is not damage.
     """
     path = folder / METRICS
     starts: list[dict[str, Any]] = []

@@ -6,8 +6,8 @@ takes the flags of ``pretrain_gpt_ltd.py``. A step trains on the first n tokens 
 the loss; n grows linearly from ``--length-warmup-from`` to ``--seq-length``. The learning rate follows layer tokens, as
 for random-LTD. Source: Li et al., "The Stability-Efficiency Dilemma" (2022), which truncates samples in the same way.
 
-It shortens the data instead of skipping work on it, so that it is no method of the product: it is registered as one for
-this script only, by ``installed``.
+It shortens the data instead of skipping work on it, so that it is not a method of the product: it is registered as one
+for this script only, by ``installed``.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Record:
     """The rows of a folder."""
 
     def __init__(self, folder: Path, settings: dict[str, Any], about: dict[str, str]) -> None:
-        """Read what the folder has. Raises ``UserError`` for other settings, and for a file that is no record."""
+        """Read what the folder has. Raises ``UserError`` for other settings, and for a file that is not a record."""
         self.path = folder / "gpu.json"
         self.settings, self.about = settings, about
         self.rows: dict[tuple[str, str, str, int, int], Row] = {}

@@ -59,7 +59,7 @@ def find_builder(folders: Sequence[Path], *, reads: bool) -> int | None:
 
 
 def _first_of_each(hosts: Sequence[str | None]) -> list[int]:
-    """The lowest rank of each host, in ascending order; None is no host."""
+    """The lowest rank of each host, in ascending order; None stands for no host."""
     return sorted({host: rank for rank, host in reversed(list(enumerate(hosts))) if host is not None}.values())
 
 

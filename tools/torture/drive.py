@@ -47,7 +47,8 @@ def run_campaigns(config: TortureConfig, journal: Journal, material: Path) -> No
         numbers = {number for own, number in done if own == name}
         pids = [_fork_worker(config, journal, material, name, made, numbers, range(first, 1 << 53, workers), deadline)
                 for first in range(workers)]  # fmt: skip
-        if any(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids):
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        if any(statuses):
             raise RunStopped(f"a worker of {name} failed; its traceback is above")
 
 
@@ -82,8 +83,7 @@ def _fork_worker(
                 journal.add(config.seed, trial)
                 if trial.is_wrong:
                     print(f"wrong: {name} {number}: {trial.problem}: {trial.what}"[:_LONGEST_SHOWN], flush=True)
-                for path in material.parent.glob(f"{folder.name}*"):
-                    _remove(path)
+                _remove_all_of(folder)
         status = 0
     except KeyboardInterrupt:
         pass
@@ -95,6 +95,13 @@ def _fork_worker(
 
 def _attempt(config: TortureConfig, name: str, made: Campaign, number: int, folder: Path) -> Trial:
     return made.attempt(number, random.Random(f"{config.seed} {name} {number}"), folder)
+
+
+def _remove_all_of(folder: Path) -> None:
+    """Remove the folder of a trial and what is beside it: of trial 4 not that of 43, which another worker may make."""
+    for path in folder.parent.glob(f"{folder.name}*"):
+        if not path.name.removeprefix(folder.name)[:1].isdigit():
+            _remove(path)
 
 
 def _remove(path: Path) -> None:

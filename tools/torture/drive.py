@@ -38,8 +38,11 @@ def prepared() -> Iterator[Path]:
 
 
 def run_campaigns(config: TortureConfig, journal: Journal, material: Path) -> None:
-    """Run the chosen campaigns, one after the other, each for its share of the time. Wrong trials are made again."""
-    done = {(trial.campaign, trial.number) for trial in journal.read(config.seed) if not trial.is_wrong}
+    """Run the chosen campaigns, one after the other, each for its share of the time.
+
+    Trials that were wrong are made again, and so are those that were skipped, which may be possible by now.
+    """
+    done = {(trial.campaign, trial.number) for trial in journal.read(config.seed) if trial.is_right}
     started = time.monotonic()
     for name, seconds in config.deadlines.items():
         deadline, workers = started + seconds, config.num_workers
@@ -83,7 +86,7 @@ def _fork_worker(
                 journal.add(config.seed, trial)
                 if trial.is_wrong:
                     print(f"wrong: {name} {number}: {trial.problem}: {trial.what}"[:_LONGEST_SHOWN], flush=True)
-                _remove_all_of(folder)
+                remove_all_of(folder)
         status = 0
     except KeyboardInterrupt:
         pass
@@ -97,7 +100,7 @@ def _attempt(config: TortureConfig, name: str, made: Campaign, number: int, fold
     return made.attempt(number, random.Random(f"{config.seed} {name} {number}"), folder)
 
 
-def _remove_all_of(folder: Path) -> None:
+def remove_all_of(folder: Path) -> None:
     """Remove the folder of a trial and what is beside it: of trial 4 not that of 43, which another worker may make."""
     for path in folder.parent.glob(f"{folder.name}*"):
         if not path.name.removeprefix(folder.name)[:1].isdigit():

@@ -38,7 +38,7 @@ def torture(repository: Path, *flags: object) -> subprocess.CompletedProcess[str
     return subprocess.CompletedProcess(command, process.returncode, out, said)
 
 
-SLICES = {2: ("kills", "disks"), 52: ("corruption", "command-lines", "data-files")}
+SLICES = {2: ("kills", "disks"), 64: ("corruption", "command-lines", "data-files")}
 """Trials of each campaign: every target of the corruptions twice, every kind of data file three times or more."""
 
 
@@ -205,6 +205,33 @@ def test_a_second_start_goes_on(tmp_path: Path) -> None:
     assert Journal(tmp_path / "j.jsonl").read(1) == [replace(TRIAL, number=1), TRIAL]
     assert (Journal(tmp_path / "j.jsonl").mended(1), Journal(tmp_path / "j.jsonl").mended(2)) == (["wrong"], [])
     assert (Journal(tmp_path / "j.jsonl").starts(1), Journal(tmp_path / "j.jsonl").starts(2)) == (["torture"], [])
+
+
+@pytest.mark.slow
+def test_skipped_trials_are_made_again(repository: Path, tmp_path: Path) -> None:
+    """What a machine did not let us try may be possible on this one; trials that were right are not repeated."""
+    skipped = replace(TRIAL, campaign="data-files", number=1, problem="skipped: root")
+    trials = (replace(skipped, number=0, problem=""), skipped)
+    (tmp_path / "torture.jsonl").write_text("".join(json.dumps({"seed": 5, **vars(trial)}) + "\n" for trial in trials))
+    ran = torture(
+        repository, "--campaign", "data-files", "--trials", 2, "--seed", 5, "--output", tmp_path / "torture"
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    again = Journal(tmp_path / "torture.jsonl").read(5)
+    assert again[0] == trials[0] and again[1].is_right and again[1].kind != TRIAL.kind
+
+
+def test_the_files_of_another_trial_stay(tmp_path: Path) -> None:
+    """Trial 4 ends while another worker makes trial 43."""
+    from tools.torture.drive import remove_all_of
+
+    kept = [tmp_path / name for name in ("disks-43.said", "disks-40-outer.out", "disks-5")]
+    gone = [tmp_path / name for name in ("disks-4.said", "disks-4-outer.out", "disks-4.answer")]
+    for path in (*kept, *gone):
+        path.touch()
+    (tmp_path / "disks-4" / "inside").mkdir(parents=True)
+    remove_all_of(tmp_path / "disks-4")
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
 
 
 def test_the_page(tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from megatron.ltd.errors import RunStopped
+from megatron.ltd.errors import RunStopped, UserError
 
 from .campaigns import Campaign, campaign
+from .campaigns.corruption import TARGETS, target_of
 from .config import TortureConfig
 from .material import make_material
 from .trials import Journal, Trial
@@ -42,6 +43,9 @@ def run_campaigns(config: TortureConfig, journal: Journal, material: Path) -> No
 
     Trials that were wrong are made again, and so are those that were skipped, which may be possible by now.
     """
+    for asked in config.target:
+        if not any(name.startswith(asked) for name in TARGETS):
+            raise UserError(f"--target {asked}: no target's name begins so; they are {'; '.join(TARGETS)}")
     done = {(trial.campaign, trial.number) for trial in journal.read(config.seed) if trial.is_right}
     started = time.monotonic()
     for name, seconds in config.deadlines.items():
@@ -80,7 +84,7 @@ def _fork_worker(
         for number in numbers:
             if time.monotonic() > deadline or number >= (config.trials or 1 << 53):
                 break
-            if number not in done:
+            if number not in done and _is_chosen(config, number):
                 folder = material.parent / f"{name}-{number}"
                 trial = _attempt(config, name, made, number, folder)
                 journal.add(config.seed, trial)
@@ -94,6 +98,10 @@ def _fork_worker(
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _is_chosen(config: TortureConfig, number: int) -> bool:
+    return not config.target or target_of(number).startswith(config.target)
 
 
 def _attempt(config: TortureConfig, name: str, made: Campaign, number: int, folder: Path) -> Trial:

@@ -169,6 +169,11 @@ TARGETS: Mapping[str, Target] = {
 }  # fmt: skip
 
 
+def target_of(number: int) -> str:
+    """The name of the target of a trial."""
+    return list(TARGETS)[number % len(TARGETS)]
+
+
 class Corruption:
     """See the module."""
 
@@ -177,8 +182,7 @@ class Corruption:
         self._whole: dict[str, Result] = {}
 
     def attempt(self, number: int, draw: random.Random, folder: Path) -> Trial:
-        names = list(TARGETS)
-        name = names[number % len(names)]
+        name = target_of(number)
         target = TARGETS[name]
         if target.needs is not None and importlib.util.find_spec(target.needs) is None:
             return Trial(

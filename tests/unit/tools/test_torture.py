@@ -179,6 +179,19 @@ def test_a_log_comes_before_the_line(lines: list[str], problem: str, verbose: st
     assert problem_of(ending) == problem and problem_of(ending, may_log=True) == verbose
 
 
+def test_a_damaged_field_leaves_json(tmp_path: Path) -> None:
+    """Of a file with one value, and of one with a value a line, of which one line changes."""
+    record = {"layers": 12, "parts": {"name": ["small", {"deep": 7}]}}
+    for number in range(200):
+        (tmp_path / "one").write_text(json.dumps(record, indent=1))
+        (tmp_path / "many").write_text((json.dumps(record) + "\n") * 3)
+        for name in ("one", "many"):
+            damage(tmp_path / name, "a field", random.Random(number))
+        assert json.loads((tmp_path / "one").read_text()) != record
+        found = [json.loads(line) for line in (tmp_path / "many").read_text().splitlines()]
+        assert len(found) == 3 and found.count(record) == 2
+
+
 def test_damage_is_drawn_from_its_seed(tmp_path: Path) -> None:
     """Each kind changes what a reader of the file finds, and the same seed makes the same file."""
     content = json.dumps({"layers": 12, "name": "small"}).encode() * 20

@@ -7,6 +7,8 @@ a local record is a fault of that record. This module needs lm-eval.
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -44,7 +46,7 @@ class CheckedTasks(TaskManager):
         """
         names = " ".join(map(str, [task_list] if isinstance(task_list, str) else task_list))
         try:
-            with self._blames_records(names):
+            with self._blames_records(names), _without_log("datasets"):
                 loaded = super().load(task_list)
         except ConnectionError as error:
             raise UserError(
@@ -66,7 +68,10 @@ class CheckedTasks(TaskManager):
         @wraps(build)
         def build_all_requests(*args: Any, **kwargs: Any) -> Any:
             with together(), self._blames_records(name):
-                return build(*args, **kwargs)
+                built = build(*args, **kwargs)
+                if self._local is not None:
+                    _score_in_advance(task)
+                return built
 
         task.build_all_requests = build_all_requests
         task.process_results = self._blaming(name, score)
@@ -94,6 +99,32 @@ class CheckedTasks(TaskManager):
                 f"--task-data {self._local}: lm-eval cannot use a record of {names} ({type(cause).__name__}: "
                 f"{first_line(cause)}); correct its files, or leave the task out"
             ) from None
+
+
+def _score_in_advance(task: Any) -> None:
+    """Score each example with made-up likelihoods, so that a record without a usable answer fails now, not hours later.
+
+    Texts that a model generates cannot be made up: metrics may refuse an empty one.
+    """
+    kinds = {"multiple_choice", "loglikelihood"}
+    by_example: dict[Any, list[Any]] = {}
+    for request in task.instances if task.OUTPUT_TYPE in kinds else ():
+        by_example.setdefault(request.doc_id, []).append(request)
+    for requests in by_example.values():
+        answers = [(-1.0 - place, False) for place in range(len(requests))]
+        task.process_results(copy.deepcopy(requests[0].doc), answers)
+
+
+@contextmanager
+def _without_log(name: str) -> Iterator[None]:
+    """Hide what a library logs about a file, as the error that it also raises says it."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def check_examples(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,14 @@ def test_a_record_that_lm_eval_cannot_use_is_one_line(case: str, tmp_path: Path)
     assert not isinstance(raised.value, UserError)
 
 
+def test_an_answer_that_cannot_be_scored_is_found_before_the_model_is_asked(tmp_path: Path) -> None:
+    """lm-eval itself finds it when it scores, which may be hours later."""
+    data = sciq(tmp_path / "data", SCIQ, SCIQ | {"distractor2": None})
+    assert len(requests_of(data, None)) == 2 * 4
+    with refused(f"--task-data {data}", "sciq", "NoneType"):
+        requests_of(data, data)
+
+
 def test_files_that_are_no_table_are_one_line(tmp_path: Path) -> None:
     data = sciq(tmp_path / "data", SCIQ)
     (data / "sciq" / "test.jsonl").write_text(json.dumps(SCIQ)[:-1] + ', "support": "twice"}\n')
@@ -114,3 +124,17 @@ def test_an_answer_without_a_score_is_the_records_fault(tmp_path: Path) -> None:
         )
     with refused(f"--task-data {data}", "sciq"):
         task.process_results({"question": "why"}, [(0.0, True)])
+
+
+def test_a_number_that_no_column_holds_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """``datasets`` also logs its error, to the standard error of the time when it was imported."""
+    data = sciq(tmp_path / "data", SCIQ)
+    (data / "sciq" / "test.jsonl").write_text(json.dumps(SCIQ)[:-1] + ', "more": 1e400}\n')
+    handler = logging.StreamHandler(sys.__stderr__)
+    logging.getLogger("datasets").addHandler(handler)
+    try:
+        with refused(f"--task-data {data}", "sciq", "Number too big"):
+            requests_of(data, data)
+    finally:
+        logging.getLogger("datasets").removeHandler(handler)
+    assert "Failed to load JSON" not in capfd.readouterr().err

@@ -36,6 +36,12 @@ def main() -> None:
     """Read the flags, run the campaigns, and print the table."""
     (config,) = read_command(__doc__, TortureConfig)
     earlier = _earlier(Path(config.output)) if config.output else []
+    with tempfile.TemporaryDirectory(prefix="torture-cache-") as cache:
+        os.environ["HF_DATASETS_CACHE"] = cache  # of the data of tasks; before it is imported
+        _run(config, earlier)
+
+
+def _run(config: TortureConfig, earlier: Sequence[Mapping[str, Any]]) -> None:
     from torture.warm import import_everything
 
     import_everything()

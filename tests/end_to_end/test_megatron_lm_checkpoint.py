@@ -198,6 +198,23 @@ def test_a_damaged_or_malicious_file_is_one_line(what: str, data: str, gpt3: Pat
     assert not mark.exists() and not (tmp_path / "ours").exists()
 
 
+def test_a_changed_weight_is_refused(data: str, tmp_path: Path) -> None:
+    """One bit of one weight, which torch would read; with it back in place both commands work."""
+    theirs = tmp_path / "theirs"
+    weights, _ = saved(theirs, GPT3)
+    values = weights["decoder.final_layernorm.weight"].numpy().tobytes()
+    (path,) = [path for path in theirs.glob("*/*.distcp") if values in path.read_bytes()]
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(values, bytes([values[0] ^ 1]) + values[1:]))
+    asked = ("--load", theirs, "--save", tmp_path / "ours", "--tokenizer-type", "ByteTokenizer")
+    typed = flags(data, theirs, "--openai-gelu", "--log-dir", tmp_path / "log")
+    for line in (refusal(typed), tool_refusal("import_hf.py", *asked)):
+        assert_names(line, theirs / "iter_0000005", "decoder.final_layernorm.weight", path.name, "restore it")
+    assert not (tmp_path / "ours").exists()
+    path.write_bytes(whole)
+    assert run_status(typed) == (0, "") and tool_status("import_hf.py", *asked) == (0, "")
+
+
 def test_weights_of_another_model_are_refused(data: str, tmp_path: Path) -> None:
     """Tensors that belong to no flag are refused, because the model would differ from the trained one."""
     saved(tmp_path / "theirs", GPT3, other={"gate": ShardedTensor.from_rank_offsets("decoder.gate", torch.ones(3))})

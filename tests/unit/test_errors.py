@@ -267,3 +267,12 @@ def test_output_that_cannot_be_written_says_what_to_do(number: int, remedy: str)
     with pytest.raises(UserError) as caught, writes_to("--output-prefix data/books"):
         raise OSError(number, os.strerror(number))
     assert str(caught.value) == f"--output-prefix data/books: cannot be written ({os.strerror(number)}); {remedy}"
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_half_of_a_surrogate_pair_is_printed_as_an_escape(locale: str) -> None:
+    """JSON can hold it, and a file of a user may: in the locale C Python's own streams do not take it."""
+    code = "from megatron.ltd.errors import run_command; run_command(lambda: print('a \\ud800 \\udcff ü'))"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment | {"LC_ALL": locale}, capture_output=True)
+    assert (ran.returncode, ran.stdout.decode(), ran.stderr) == (0, "a \\ud800 \\udcff ü\n", b"")

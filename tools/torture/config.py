@@ -26,6 +26,9 @@ class TortureConfig(Settings):
     """torture"""
 
     campaign: tuple[str, ...] = flag((), choices=tuple(CAMPAIGNS), help="only these campaigns (default: all)")
+    target: tuple[str, ...] = flag(
+        (), metavar="NAME", help="with --campaign corruption: only targets whose names begin with one of these"
+    )
     minutes: float = flag(5.0, range=ABOVE_ZERO, help="time, shared among the campaigns")
     seed: int = flag(1234, range=SEED, help="seed of all that is tried")
     trials: int | None = flag(None, help="end each campaign after this many trials, counting those of earlier starts")
@@ -39,6 +42,8 @@ class TortureConfig(Settings):
         super().__post_init__()
         if self.trial is not None and len(self.campaign) != 1:
             raise UserError(f"--trial {self.trial}: numbers are those of one campaign; give --campaign and its name")
+        if self.target and self.campaign != ("corruption",):
+            raise UserError(f"--target {' '.join(self.target)}: is for damaged files; give --campaign corruption alone")
 
     @property
     def chosen(self) -> tuple[str, ...]:

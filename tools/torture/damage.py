@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 Change = Callable[[bytes, random.Random], bytes]
 
@@ -68,6 +70,39 @@ def _value(content: bytes, draw: random.Random) -> bytes:
     return content[: match.start()] + draw.choice(_VALUES) + content[match.end() :]
 
 
+_FIELDS: tuple[Any, ...] = (
+    None, True, -1, 0, 1.5, 1e300, 10**400, 1 << 63, "", "x", "\ud800", "../../x", [], [None], [[1]], {}, {"a": 1},
+)  # fmt: skip
+
+
+def _field(content: bytes, draw: random.Random) -> bytes:
+    """JSON, or a line of it, that stays JSON: one value at any depth is another, or is left out."""
+    lines = content.splitlines(keepends=True)
+    number = draw.randrange(len(lines) or 1)
+    whole = _with_other_field(content, draw)
+    if whole is None and lines:
+        changed = _with_other_field(lines[number], draw)
+        whole = None if changed is None else b"".join([*lines[:number], changed, b"\n", *lines[number + 1 :]])
+    return _value(content, draw) if whole is None else whole
+
+
+def _with_other_field(text: bytes, draw: random.Random) -> bytes | None:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    holder: Any = [found]
+    inner, key = holder, 0
+    while isinstance(inner[key], (dict, list)) and inner[key] and draw.random() < 0.8:
+        inner = inner[key]
+        key = draw.choice([*inner]) if isinstance(inner, dict) else draw.randrange(len(inner))
+    if inner is not holder and draw.random() < 0.2:
+        del inner[key]
+    else:
+        inner[key] = draw.choice(_FIELDS)
+    return json.dumps(holder[0]).encode()
+
+
 def _garbage(content: bytes, draw: random.Random) -> bytes:
     return draw.choice(
         (draw.randbytes(len(content)), b"[" * 100_000, b"{" * 100_000, b"\xff\xfe" * 500, b"null", b"{}", b"\n")
@@ -76,7 +111,7 @@ def _garbage(content: bytes, draw: random.Random) -> bytes:
 
 CHANGES: dict[str, Change] = {
     "a bit flipped": _flip_bit, "noise": _noise, "zeros": _zeros, "ones": _ones, "cut": _cut, "extended": _extended,
-    "a hole": _hole, "a value": _value, "garbage": _garbage,
+    "a hole": _hole, "a value": _value, "a field": _field, "garbage": _garbage,
 }  # fmt: skip
 
 

@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from megatron.ltd.errors import RunStopped
+from megatron.ltd.errors import RunStopped, UserError
 
 from .campaigns import Campaign, campaign
+from .campaigns.corruption import TARGETS, target_of
 from .config import TortureConfig
 from .material import make_material
 from .trials import Journal, Trial
@@ -38,8 +39,14 @@ def prepared() -> Iterator[Path]:
 
 
 def run_campaigns(config: TortureConfig, journal: Journal, material: Path) -> None:
-    """Run the chosen campaigns, one after the other, each for its share of the time. Wrong trials are made again."""
-    done = {(trial.campaign, trial.number) for trial in journal.read(config.seed) if not trial.is_wrong}
+    """Run the chosen campaigns, one after the other, each for its share of the time.
+
+    Trials that were wrong are made again, and so are those that were skipped, which may be possible by now.
+    """
+    for asked in config.target:
+        if not any(name.startswith(asked) for name in TARGETS):
+            raise UserError(f"--target {asked}: no target's name begins so; they are {'; '.join(TARGETS)}")
+    done = {(trial.campaign, trial.number) for trial in journal.read(config.seed) if trial.is_right}
     started = time.monotonic()
     for name, seconds in config.deadlines.items():
         deadline, workers = started + seconds, config.num_workers
@@ -47,7 +54,8 @@ def run_campaigns(config: TortureConfig, journal: Journal, material: Path) -> No
         numbers = {number for own, number in done if own == name}
         pids = [_fork_worker(config, journal, material, name, made, numbers, range(first, 1 << 53, workers), deadline)
                 for first in range(workers)]  # fmt: skip
-        if any(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids):
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        if any(statuses):
             raise RunStopped(f"a worker of {name} failed; its traceback is above")
 
 
@@ -76,14 +84,13 @@ def _fork_worker(
         for number in numbers:
             if time.monotonic() > deadline or number >= (config.trials or 1 << 53):
                 break
-            if number not in done:
+            if number not in done and _is_chosen(config, number):
                 folder = material.parent / f"{name}-{number}"
                 trial = _attempt(config, name, made, number, folder)
                 journal.add(config.seed, trial)
                 if trial.is_wrong:
                     print(f"wrong: {name} {number}: {trial.problem}: {trial.what}"[:_LONGEST_SHOWN], flush=True)
-                for path in material.parent.glob(f"{folder.name}*"):
-                    _remove(path)
+                remove_all_of(folder)
         status = 0
     except KeyboardInterrupt:
         pass
@@ -93,8 +100,19 @@ def _fork_worker(
         os._exit(status)
 
 
+def _is_chosen(config: TortureConfig, number: int) -> bool:
+    return not config.target or target_of(number).startswith(config.target)
+
+
 def _attempt(config: TortureConfig, name: str, made: Campaign, number: int, folder: Path) -> Trial:
     return made.attempt(number, random.Random(f"{config.seed} {name} {number}"), folder)
+
+
+def remove_all_of(folder: Path) -> None:
+    """Remove the folder of a trial and what is beside it: of trial 4 not that of 43, which another worker may make."""
+    for path in folder.parent.glob(f"{folder.name}*"):
+        if not path.name.removeprefix(folder.name)[:1].isdigit():
+            _remove(path)
 
 
 def _remove(path: Path) -> None:

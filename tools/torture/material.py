@@ -8,23 +8,32 @@ run/                                                    a GPT with checkpoints o
 half/                                                   the same run, left after step 4
 last/                                                   its last checkpoint alone
 bert/, vit/                                             a BERT and a vision transformer, left after step 1 of 2
-hf/                                                     the same as a Hugging Face folder
+hf/                                                     last/ as a Hugging Face folder
+theirs/                                                 a checkpoint of Megatron-LM
+tasks/, scores/, more_scores/                           data of three tasks, and lm-eval's results of last/ and half/
+published/                                              a task as it is published
 plan.json
+
+Without lm-eval there are no tasks/, scores/ and more_scores/.
 """
 
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from megatron.ltd.errors import RunStopped
 from megatron.ltd.tokenizers.gpt2_bpe import byte_alphabet
 from megatron.ltd.tokenizers.wordpiece import SPECIAL_PIECES
 
 from .child import Bounds, in_child
+from .megatron_lm import save_as_megatron_lm
 from .warm import REPOSITORY, run_program
 
 GPT = (
@@ -50,6 +59,7 @@ _DATA = {
     "more": "--append-eod --tokenizer-type ByteTokenizer",
     "sentences": "--split-sentences --tokenizer-type BertWordPieceLowerCase --vocab-file vocab.txt",
 }
+TASKS = "--device cpu --task-data tasks --tasks piqa sciq openbookqa".split()
 _WORDS = "the model keeps some of its tokens and every other token skips this layer while it runs".split()
 
 
@@ -70,6 +80,12 @@ def make_material(folder: Path) -> Path:
     _call(material, "finetune_vit_ltd.py", *VIT, *"--save vit --exit-interval 1".split())
     _call(material, "pretrain_gpt_ltd.py", *GPT, "--plan", "--plan-json", "plan.json")
     _call(material, "tools/export_hf.py", *"--load last --output hf --no-tokenizer".split())
+    _do(material, lambda: save_as_megatron_lm(Path("theirs")), "Megatron-LM's checkpoint")
+    if importlib.util.find_spec("lm_eval") is not None:
+        _write_tasks(material / "tasks")
+        _call(material, "tools/evaluate.py", "--load", "last", *TASKS[:-1], "--output_path", "scores")
+        _call(material, "tools/evaluate.py", "--load", "last", *TASKS, "--output_path", "scores")
+        _call(material, "tools/evaluate.py", "--load", "half", *TASKS, "--output_path", "more_scores")
     return material
 
 
@@ -101,6 +117,35 @@ def _write_sources(folder: Path) -> None:
     cutter = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model, "pre_tokenizer": cutter}))
     _write_images(folder)
+    _write_published(folder / "published")
+
+
+def _write_tasks(folder: Path) -> None:
+    """Records of two tasks whose fields are checked, and of one whose fields only lm-eval knows."""
+    records: dict[str, list[dict[str, Any]]] = {
+        "piqa/validation": [{"goal": f"to {word}", "sol1": word, "sol2": "token", "label": 0} for word in _WORDS[:4]],
+        "sciq/test": [
+            {"question": word, "support": "layers", "correct_answer": word}
+            | {f"distractor{n}": "x" * n for n in (1, 2, 3)}
+            for word in _WORDS[:4]
+        ],
+        "openbookqa/test": [
+            {"question_stem": word, "choices": {"text": [word, "x"], "label": ["A", "B"]}, "answerKey": "A"}
+            for word in _WORDS[:4]
+        ],
+    }
+    for name, found in records.items():
+        path = folder / f"{name}.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(json.dumps(record) + "\n" for record in found))
+
+
+def _write_published(folder: Path) -> None:
+    """PIQA as it is published: questions, and a label a line in a file of its own."""
+    folder.mkdir()
+    questions = [{"goal": f"to {word}", "sol1": word, "sol2": "token"} for word in _WORDS[:6]]
+    (folder / "valid.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
+    (folder / "valid-labels.lst").write_text("0\n1\n" * 3)
 
 
 def _write_images(folder: Path) -> None:
@@ -118,6 +163,11 @@ def _write_images(folder: Path) -> None:
 
 def _call(folder: Path, script: str, *words: str) -> None:
     """Run a command, which must succeed, in ``folder``."""
-    ending = in_child(lambda: run_program(REPOSITORY / script, words), folder, Bounds(300.0))
+    _do(folder, lambda: run_program(REPOSITORY / script, words), script)
+
+
+def _do(folder: Path, function: Callable[[], object], name: str) -> None:
+    """Call ``function``, which must succeed, in a child in ``folder``."""
+    ending = in_child(function, folder, Bounds(300.0))
     if ending.status != 0:
-        raise RunStopped(f"{script} ended with {ending.status} while the material was made: {ending.said[-2000:]}")
+        raise RunStopped(f"{name} ended with {ending.status} while the material was made: {ending.said[-2000:]}")

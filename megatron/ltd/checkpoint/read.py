@@ -28,8 +28,10 @@ from torch.distributed.checkpoint import Metadata
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
 
+from megatron.ltd.checkpoint.part_checksums import damaged_tensor
 from megatron.ltd.checkpoint.safe_metadata import UnsafeCheckpoint, read_metadata, tensors_only
 from megatron.ltd.errors import RunStopped, UserError
+from megatron.ltd.parallel.agreement import together
 
 FORMAT = ("torch_dist", 1)
 EXTRA_STATE = "_extra_state"
@@ -68,6 +70,8 @@ def read_weights(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     other = sorted(metadata.state_dict_metadata.keys() - set().union(*names))
     if other:
         raise refusal(checkpoint, f"it has {other[0]}, which the model of these flags lacks", _ANOTHER)
+    with together():
+        check_parts(checkpoint, metadata, torch.distributed.get_rank(), torch.distributed.get_world_size())
     with reading(checkpoint, metadata), quiet_core():
         return dist_checkpointing.load(wanted, str(checkpoint), common_strategy=_NoPlainValues())
 
@@ -132,6 +136,13 @@ def described_weights(checkpoint: Path) -> Metadata:
     entries = metadata.state_dict_metadata.items()
     tensors: dict[str, Any] = {name: entry for name, entry in entries if isinstance(entry, TensorStorageMetadata)}
     return dataclasses.replace(metadata, state_dict_metadata=tensors)
+
+
+def check_parts(checkpoint: Path, metadata: Metadata, share: int = 0, shares: int = 1) -> None:
+    """Raise ``UserError`` for weights that have changed since Megatron-LM wrote them; see ``part_checksums``."""
+    damaged = damaged_tensor(checkpoint, metadata, share, shares)
+    if damaged is not None:
+        raise refusal(checkpoint, f"{damaged} has changed since it was written", "restore it from a copy")
 
 
 def _check_format(checkpoint: Path) -> None:

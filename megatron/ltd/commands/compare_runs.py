@@ -24,7 +24,7 @@ def main() -> None:
         return
     with (
         writes_to(f"--output {config.output}", "give another file"),
-        Path(config.output).open("x", encoding="utf-8") as file,
+        Path(config.output).open("x", encoding="utf-8", errors="backslashreplace") as file,
     ):
         file.write(table)
     print(f"table of {len(config.results)} runs: {config.output}")

@@ -15,7 +15,7 @@ import torch
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from megatron.ltd.checkpoint.from_megatron_lm import MegatronLM
-from megatron.ltd.checkpoint.read import described_weights, refusal
+from megatron.ltd.checkpoint.read import check_parts, described_weights, refusal
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.stored import with_typed
 from megatron.ltd.export.checkpoint_tensors import CheckpointTensors
@@ -56,6 +56,7 @@ def import_megatron_lm(checkpoint: Path, config: ImportConfig, typed: TokenizerF
     dtype = config.dtype or (dtypes.pop() if len(dtypes) == 1 else "float32")
     if dtype not in DTYPES:
         raise refusal(checkpoint, f"its weights are stored as {dtype}", f"give --dtype, one of {', '.join(DTYPES)}")
+    check_parts(checkpoint, metadata)
     tensors = CheckpointTensors(checkpoint, metadata)
     save = Path(config.save)
     written = write_imported(save, model, tokenizer, dtype, rows, shapes, lambda name: tensors.read(name, shapes[name]))

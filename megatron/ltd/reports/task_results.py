@@ -20,6 +20,11 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.json_text import parse_json
 from megatron.ltd.small_files import LARGE_BYTES, read_small
 
+_BY_TASK = ("config", "groups", "group_subtasks", "n-samples", "higher_is_better", "versions", "n-shot", "task_hashes")
+"""Parts of a result file besides the scores: values by task, or by name. lm-eval leaves out what it does not know."""
+_COUNTS = ("effective", "original")
+_BY_TASK_AND_NAME = ("n-samples", "higher_is_better")
+
 
 @dataclass(frozen=True)
 class Score:
@@ -85,12 +90,12 @@ def read_results(path: Path, name: str | None = None, *, flag: str = "--results"
 
 def _model(content: dict[str, Any]) -> tuple[Any, ...]:
     """What is equal in result files of one model."""
-    config = content.get("config") or {}
+    config = content["config"]
     return (content.get("model_name"), *(config.get(name) for name in ("model", "model_args", "iteration")))
 
 
 def _task_results(content: dict[str, Any]) -> dict[str, TaskResult]:
-    groups = {*content.get("group_subtasks", {}), *content.get("groups", {})}
+    groups = {*content["group_subtasks"], *content["groups"]}
     tasks = {task: _task_result(task, content) for task in content["results"] if task not in groups}
     return {task: result for task, result in tasks.items() if result.scores}
 
@@ -130,7 +135,27 @@ def _read(path: Path, flag: str) -> dict[str, Any]:
         raise UserError(
             f'{flag} {path}: expected lm-eval\'s results, with "results" by task, found {found or "nothing"}'
         )
+    content |= {name: {} for name in _BY_TASK if content.get(name) is None}
+    problem = _problem(content)
+    if problem is not None:
+        raise UserError(f"{flag} {path}: {problem}; give a result file as lm-eval wrote it")
     return content
+
+
+def _problem(content: dict[str, Any]) -> str | None:
+    """What in a result file is not as lm-eval writes it, besides the scores; None if all is."""
+    for name in _BY_TASK:
+        if not isinstance(content[name], dict):
+            return f'expected "{name}" to be an object, found {type(content[name]).__name__}'
+    for name in _BY_TASK_AND_NAME:
+        if not all(isinstance(values, dict | None) for values in content[name].values()):
+            return f'expected "{name}" to hold an object for each task'
+    counts = [values.get(name) for values in content["n-samples"].values() if values for name in _COUNTS]
+    if not all(count is None or type(count) is int for count in counts):
+        return f'expected "n-samples" to hold counts, {" and ".join(_COUNTS)}'
+    if not all(isinstance(value, str | None) for value in content["task_hashes"].values()):
+        return 'expected "task_hashes" to hold a text for each task'
+    return None
 
 
 def _task_result(task: str, content: dict[str, Any]) -> TaskResult:
@@ -145,18 +170,24 @@ def _task_result(task: str, content: dict[str, Any]) -> TaskResult:
         scores.setdefault(metric, score)  # the first of several filters, unless one is chosen
         if filter_name:
             scores[key] = score
-    samples = content.get("n-samples", {}).get(task, {})
-    higher = content.get("higher_is_better", {}).get(task) or {}
+    samples = content["n-samples"].get(task) or {}
+    higher = content["higher_is_better"].get(task) or {}
     return TaskResult(
         scores,
         frozenset(metric for metric, is_better in higher.items() if is_better is False),
-        content.get("versions", {}).get(task),
-        content.get("n-shot", {}).get(task),
+        content["versions"].get(task),
+        content["n-shot"].get(task),
         samples.get("effective"),
         samples.get("original"),
-        (content.get("task_hashes") or {}).get(task),
+        content["task_hashes"].get(task),
     )
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether ``value`` is a number that a float can hold."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

@@ -116,7 +116,7 @@ def average(scores: Sequence[Score | None]) -> Score:
     values = [score.value for score in scores if score is not None]
     errors = [score.standard_error for score in scores if score is not None and score.standard_error is not None]
     assert values and len(values) == len(scores)
-    error = math.sqrt(sum(error**2 for error in errors)) / len(values) if len(errors) == len(values) else None
+    error = math.hypot(*errors) / len(values) if len(errors) == len(values) else None
     return Score(sum(values) / len(values), error)
 
 

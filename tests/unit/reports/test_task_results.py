@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from megatron.ltd.reports.task_results import Score
 from megatron.ltd.reports.task_table import CompareConfig
+from tests.support import REPOSITORY
 from tests.support_errors import refused
 from tests.support_task_results import Write, comparison, task
+from tests.warm.start import warm_python
 
 
 def test_bad_flags_are_refused(two: list[Path]) -> None:
@@ -47,6 +54,88 @@ def test_bad_files_are_refused(content: str, names: list[str], tmp_path: Path) -
     for path in (tmp_path, tmp_path / "results_1.json"):
         with refused(f"--results {path}", tmp_path / "results_1.json" if "score" in names else path, *names):
             comparison(path)
+
+
+WHOLE: dict[str, Any] = {
+    "results": {"piqa": {"alias": "piqa", "acc,none": 0.5, "acc_stderr,none": 0.1}},
+    "n-samples": {"piqa": {"effective": 10, "original": 20}}, "higher_is_better": {"piqa": {"acc": True}},
+    "versions": {"piqa": 1.0}, "n-shot": {"piqa": 0}, "task_hashes": {"piqa": "x"}, "config": {"model": "a"},
+    "group_subtasks": {}, "groups": {}, "lm_eval_version": "0.4", "model_name": "m",
+}  # fmt: skip
+NO_OBJECT: tuple[Any, ...] = (1, -1.5, True, "x", "\ud800", [], [[1]], 10**400)
+PLACES: tuple[tuple[str, ...], ...] = (
+    *((name,) for name in WHOLE if isinstance(WHOLE[name], dict)), ("results", "piqa"), ("n-samples", "piqa"),
+    ("higher_is_better", "piqa"),
+)  # fmt: skip
+
+
+def replaced(place: tuple[str, ...], value: Any) -> str:
+    """The text of a result file with another value in one place."""
+    content = copy.deepcopy(WHOLE)
+    inner = content
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize("place", PLACES, ids="/".join)
+def test_what_must_be_an_object_and_is_not_is_refused(place: tuple[str, ...], tmp_path: Path) -> None:
+    for value in NO_OBJECT:
+        (tmp_path / "results_1.json").write_text(replaced(place, value))
+        with refused(f"--results {tmp_path}", place[0]):
+            comparison(tmp_path)
+
+
+@pytest.mark.parametrize("place", PLACES[1:], ids="/".join)
+def test_null_stands_for_what_is_not_known(place: tuple[str, ...], tmp_path: Path) -> None:
+    if place == ("results", "piqa"):
+        pytest.skip("a task without scores is refused")
+    (tmp_path / "results_1.json").write_text(replaced(place, None))
+    (score,) = comparison(tmp_path).rows[0].scores
+    assert score == Score(0.5, 0.1)
+
+
+COUNTS = (("n-samples", "piqa", "effective"), ("n-samples", "piqa", "original"), ("task_hashes", "piqa"))
+
+
+@pytest.mark.parametrize("place", COUNTS, ids="/".join)
+def test_counts_and_hashes_of_another_type_are_refused(place: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "results_1.json").write_text(json.dumps(WHOLE))
+    for value in (True, [1], {"a": 1}, 1.5):
+        (tmp_path / "results_1.json").write_text(replaced(place, value))
+        with refused("results_1.json", place[0]):
+            comparison(tmp_path / "one", tmp_path / "results_1.json")
+
+
+HUGE: dict[str, tuple[str, Any, Score | None]] = {
+    "a score that no float holds": ("acc,none", 10**400, None),
+    "an error that no float holds": ("acc_stderr,none", 10**400, Score(0.5, None)),
+    "an error whose square no float holds": ("acc_stderr,none", 1e300, Score(0.5, 1e300)),
+}
+
+
+@pytest.mark.parametrize("case", HUGE)
+def test_huge_numbers(case: str, tmp_path: Path) -> None:
+    name, value, expected = HUGE[case]
+    (tmp_path / "results_1.json").write_text(replaced(("results", "piqa", name), value))
+    if expected is None:
+        with refused("results_1.json", "score"):
+            comparison(tmp_path)
+        return
+    found = comparison(tmp_path)
+    assert found.rows[0].scores == (expected,) and found.averages == (expected,)
+
+
+def test_half_of_a_surrogate_pair_is_written_as_an_escape(tmp_path: Path) -> None:
+    (tmp_path / "results_1.json").write_text('{"results": {"a\\ud800b": {"acc,none": 0.5}}}')
+    for output in (tmp_path / "table.md", None):
+        given = () if output is None else ("--output", output)
+        command = [warm_python(), REPOSITORY / "tools/compare_runs.py", "--results", tmp_path, *given]
+        ran = subprocess.run(command, capture_output=True, text=True)
+        text = ran.stdout if output is None else output.read_text()
+        assert (ran.returncode, ran.stderr) == (0, "") and "| a\\ud800b | acc | 50.0 |" in text
 
 
 def test_bad_folders_are_refused(write_results: Write, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tests.support_processes import PATIENCE_SECONDS, child
 from tools.torture.child import Bounds, Ending, in_child
 from tools.torture.config import CAMPAIGNS, SHARES, TortureConfig
 from tools.torture.damage import CHANGES, KINDS, damage
-from tools.torture.report import to_json, to_markdown
+from tools.torture.report import to_markdown
 from tools.torture.saved import equal_tensors
 from tools.torture.trials import Journal, Trial
 from tools.torture.verdict import problem_of
@@ -38,7 +38,7 @@ def torture(repository: Path, *flags: object) -> subprocess.CompletedProcess[str
     return subprocess.CompletedProcess(command, process.returncode, out, said)
 
 
-SLICES = {2: ("kills", "disks"), 52: ("corruption", "command-lines", "data-files")}
+SLICES = {2: ("kills", "disks"), 64: ("corruption", "command-lines", "data-files")}
 """Trials of each campaign: every target of the corruptions twice, every kind of data file three times or more."""
 
 
@@ -179,6 +179,19 @@ def test_a_log_comes_before_the_line(lines: list[str], problem: str, verbose: st
     assert problem_of(ending) == problem and problem_of(ending, may_log=True) == verbose
 
 
+def test_a_damaged_field_leaves_json(tmp_path: Path) -> None:
+    """Of a file with one value, and of one with a value a line, of which one line changes."""
+    record = {"layers": 12, "parts": {"name": ["small", {"deep": 7}]}}
+    for number in range(200):
+        (tmp_path / "one").write_text(json.dumps(record, indent=1))
+        (tmp_path / "many").write_text((json.dumps(record) + "\n") * 3)
+        for name in ("one", "many"):
+            damage(tmp_path / name, "a field", random.Random(number))
+        assert json.loads((tmp_path / "one").read_text()) != record
+        found = [json.loads(line) for line in (tmp_path / "many").read_text().splitlines()]
+        assert len(found) == 3 and found.count(record) == 2
+
+
 def test_damage_is_drawn_from_its_seed(tmp_path: Path) -> None:
     """Each kind changes what a reader of the file finds, and the same seed makes the same file."""
     content = json.dumps({"layers": 12, "name": "small"}).encode() * 20
@@ -190,53 +203,6 @@ def test_damage_is_drawn_from_its_seed(tmp_path: Path) -> None:
             damage(path, kind, random.Random(2))
             found.append(path.read_bytes() if path.is_file() else path.stat().st_mode if path.exists() else None)
         assert found[0] != content and found[0] == found[1]
-
-
-def test_a_second_start_goes_on(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "j.jsonl")
-    journal.start(1, "torture")
-    journal.start(1, "torture")
-    journal.add(1, TRIAL)
-    journal.add(2, TRIAL)
-    journal.add(1, replace(TRIAL, number=1, problem="wrong"))
-    journal.add(1, replace(TRIAL, number=1))
-    with (tmp_path / "j.jsonl").open("a") as file:
-        file.write('{"seed": 1, "campai')
-    assert Journal(tmp_path / "j.jsonl").read(1) == [replace(TRIAL, number=1), TRIAL]
-    assert (Journal(tmp_path / "j.jsonl").mended(1), Journal(tmp_path / "j.jsonl").mended(2)) == (["wrong"], [])
-    assert (Journal(tmp_path / "j.jsonl").starts(1), Journal(tmp_path / "j.jsonl").starts(2)) == (["torture"], [])
-
-
-def test_the_page(tmp_path: Path) -> None:
-    kills = Trial("kills", 0, "two ranks", "x", "", "", 60.0, {"moments": ["kill -9 inside a save"] * 2})
-    trials = [
-        TRIAL,
-        replace(TRIAL, number=4, problem="a | b"),
-        kills,
-        replace(TRIAL, number=5, problem="skipped: root"),
-    ]
-    one = to_json(trials, 9, ["python tools/torture.py"], ["a NaN"])
-    text = to_markdown([one, to_json([replace(kills, number=1)], 10, [])])
-    assert f"| disks | {CAMPAIGNS['disks']} | 2 | 1 | 1 | 1 | 0.1 |" in text
-    assert f"| kills | {CAMPAIGNS['kills']} | 2 | 2 | 0 | 0 | 2.0 |" in text
-    assert "- right since a mend: 1 trial (a NaN)" in text
-    assert (
-        "- 4 kills and signals in 2 chains of runs: 4 kill -9 inside a save" in text and "- skipped: full: root" in text
-    )
-    assert "| `python tools/torture.py --campaign disks --seed 9 --trial 4` | a \\| b | `training` |" in text
-
-
-@pytest.mark.parametrize("content", ["{", '{"rows": []}', '[{"seed": 1}]', "[1]"])
-def test_a_page_of_something_else_is_not_added_to(repository: Path, tmp_path: Path, content: str) -> None:
-    (tmp_path / "x.json").write_text(content)
-    ran = torture(repository, "--campaign", "disks", "--output", tmp_path / "x")
-    assert ran.returncode == 2 and len(ran.stderr.splitlines()) == 1 and f"--output {tmp_path / 'x'}" in ran.stderr
-    assert (tmp_path / "x.json").read_text() == content
-
-
-def test_the_committed_page_agrees_with_its_figures(repository: Path) -> None:
-    prefix = repository / "tools" / "benchmark" / "results" / "torture"
-    assert prefix.with_suffix(".md").read_text() == to_markdown(json.loads(prefix.with_suffix(".json").read_text()))
 
 
 def test_tensor_files_are_compared(tmp_path: Path) -> None:
@@ -258,6 +224,8 @@ def test_flags() -> None:
     assert TortureConfig().num_workers == len(os.sched_getaffinity(0))
     with pytest.raises(UserError, match="--trial 3"):
         TortureConfig(trial=3)
+    with pytest.raises(UserError, match="--target scores"):
+        TortureConfig(campaign=("corruption", "disks"), target=("scores",))
 
 
 def test_every_program_with_flags_is_tried(repository: Path) -> None:

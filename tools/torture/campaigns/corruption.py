@@ -7,6 +7,7 @@ nothing can tell the damaged file from another good one, such as a vocabulary, a
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -21,7 +22,7 @@ from megatron.ltd.training.stopwatch import TIMINGS
 
 from ..child import Ending, in_child
 from ..damage import CHANGES, KINDS, damage
-from ..material import BERT, CLASSIFIER, GPT, VIT, copy_of
+from ..material import BERT, CLASSIFIER, GPT, TASKS, VIT, copy_of
 from ..trials import Trial
 from ..verdict import problem_of
 from ..warm import REPOSITORY, run_program
@@ -57,6 +58,10 @@ def _logged(folder: Path, ending: Ending) -> Result:
     return _last_steps(folder, "out/metrics.jsonl")
 
 
+def _imported(folder: Path, ending: Ending) -> Result:
+    return _files(folder / "out", "iter*/*.distcp")
+
+
 def _resumed(folder: Path, ending: Ending) -> Result:
     return _files(folder / "half/iter_0000006", "*.distcp")
 
@@ -71,10 +76,14 @@ class Target:
     result: Callable[[Path, Ending], Result] = _anything
     sealed: str | None = None
     """A checkpoint whose manifest may be written again after the damage, as an attacker would."""
+    needs: str | None = None
+    """The package without which it is skipped."""
 
 
 _LAST, _HALF = "last/iter_0000006", "half/iter_0000004"
 _CHECKPOINT = ("*.distcp", ".metadata", "*.pt", "*.json")
+_THEIRS = [*(f"theirs/iter_0000005/{name}" for name in _CHECKPOINT), "theirs/latest_checkpointed_iteration.txt"]
+_SCORES = ["scores/**/results_*.json", "more_scores/**/results_*.json"]
 _TOOLS = "tools/"
 TARGETS: Mapping[str, Target] = {
     "checkpoint, resumed": Target(
@@ -140,9 +149,29 @@ TARGETS: Mapping[str, Target] = {
     "Hugging Face, finetuned": Target(
         ["hf/config.json", "hf/model.safetensors"], "pretrain_gpt_ltd.py",
         [*GPT, *"--load hf --finetune --log-dir out --train-iters 2".split()]),
+    "Megatron-LM's checkpoint, imported": Target(
+        _THEIRS, f"{_TOOLS}import_hf.py", "--load theirs --save out --tokenizer-type ByteTokenizer".split(), _imported),
+    "Megatron-LM's checkpoint, finetuned": Target(
+        _THEIRS, "pretrain_gpt_ltd.py", [*GPT, *"--load theirs --finetune --openai-gelu --log-dir out".split()],
+        _logged),
+    "data of tasks, evaluated": Target(
+        ["tasks/*/*"], f"{_TOOLS}evaluate.py", ["--load", "last", *TASKS], needs="lm_eval"),
+    "a published task, prepared": Target(
+        ["published/*"], f"{_TOOLS}prepare_tasks.py", "--task piqa --validation published/valid.jsonl "
+        "published/valid-labels.lst --output-dir out".split(), needs="lm_eval"),
+    "scores, compared": Target(
+        _SCORES, f"{_TOOLS}compare_runs.py", "--results scores more_scores".split(), needs="lm_eval"),
+    "scores, reported": Target(
+        _SCORES, f"{_TOOLS}report.py", "--run run --scores scores more_scores --output out.html".split(),
+        needs="lm_eval"),
     "settings": Target(
         ["settings.yaml"], "pretrain_gpt_ltd.py", [*GPT, *"--config settings.yaml --log-dir out".split()]),
 }  # fmt: skip
+
+
+def target_of(number: int) -> str:
+    """The name of the target of a trial."""
+    return list(TARGETS)[number % len(TARGETS)]
 
 
 class Corruption:
@@ -153,9 +182,13 @@ class Corruption:
         self._whole: dict[str, Result] = {}
 
     def attempt(self, number: int, draw: random.Random, folder: Path) -> Trial:
-        names = list(TARGETS)
-        name = names[number % len(names)]
-        target, whole = TARGETS[name], self._result_of(name)
+        name = target_of(number)
+        target = TARGETS[name]
+        if target.needs is not None and importlib.util.find_spec(target.needs) is None:
+            return Trial(
+                "corruption", number, name, target.script, "", f"skipped: {target.needs} is not installed", 0.0
+            )
+        whole = self._result_of(name)
         copy_of(self._material, folder)
         paths = sorted(path for pattern in target.patterns for path in folder.glob(pattern))
         path, kind = draw.choice(paths), draw.choice([*CHANGES, *CHANGES, *KINDS])

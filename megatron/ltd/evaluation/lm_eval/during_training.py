@@ -46,6 +46,7 @@ def find_tasks(flags: TaskScoresConfig, parallel: ParallelConfig) -> Any:
             include_defaults=data is None,
             num_processes=num_processes,
             limit=flags.eval_tasks_limit,
+            local=data,
         )
         return manager.load(list(flags.eval_tasks))
 

@@ -20,7 +20,7 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TextIO
 
@@ -120,6 +120,7 @@ class HarnessModel(TemplateLM):
     def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """lm-eval's, which encodes the texts, after a check of what it cannot encode. Raises ``UserError``."""
         with together():
+            _check_texts(part for request in requests for part in request.args)
             for context, continuation in (request.args for request in requests):
                 if not context and not self.tok_encode(continuation):
                     raise _without_tokens(context)
@@ -156,6 +157,8 @@ class HarnessModel(TemplateLM):
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood [nat] of each whole text, its first token after the end-of-document token."""
+        with together():
+            _check_texts(part for request in requests for part in request.args)
         windows: list[Scored] = []
         num_windows = []
         for (string,) in (request.args for request in requests):
@@ -177,6 +180,8 @@ class HarnessModel(TemplateLM):
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
         """The continuation of each context, up to the first of its stop sequences."""
+        with together():
+            _check_texts(request.args[0] for request in requests)
         draws: Counter[str] = Counter()
         asked: list[GenerationRequest] = []
         for context, arguments in (request.args for request in requests):
@@ -248,6 +253,16 @@ class HarnessModel(TemplateLM):
                 number,
                 of,
                 self.max_length,
+            )
+
+
+def _check_texts(parts: Iterable[object]) -> None:
+    """Raise ``UserError`` for a prompt or an answer that is no text, which records of another format lead to."""
+    for part in parts:
+        if not isinstance(part, str):
+            raise UserError(
+                f"--tasks: a prompt or an answer is of type {type(part).__name__}, not text; correct the data of its "
+                "task, or leave the task out"
             )
 
 

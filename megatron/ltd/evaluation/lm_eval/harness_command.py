@@ -200,6 +200,7 @@ def _tasks(asked: Any, task_data: str | None, args: HarnessArgs | None) -> Itera
             num_processes=int(os.environ.get("WORLD_SIZE", "1")) // model_parallel_size if args else 1,
             limit=asked.limit,
             samples=asked.samples,
+            local=data,
         )
         yield list(dict.fromkeys(match for name in names for match in _matches(name, manager))), manager
 

@@ -142,6 +142,20 @@ def test_a_continuation_longer_than_the_model_is_refused(harness: HarnessModel) 
         harness.loglikelihood([request("a", "b" * 25)], disable_tqdm=True)
 
 
+@pytest.mark.parametrize("wrong", [None, {"a": 1}, ["a"], 1.5])
+def test_prompts_and_answers_that_are_no_text_are_refused(harness: HarnessModel, wrong: Any) -> None:
+    """lm-eval hands on what a record holds in the place of a text."""
+    settings = {"until": ["x"], "max_gen_toks": 2}
+    for ask, arguments in (
+        (harness.loglikelihood, ("a", wrong)),
+        (harness.loglikelihood, (wrong, "a")),
+        (harness.loglikelihood_rolling, (wrong,)),
+        (harness.generate_until, (wrong, settings)),
+    ):
+        with refused("--tasks", type(wrong).__name__, "not text"):
+            ask([request(*arguments)], disable_tqdm=True)
+
+
 @pytest.mark.parametrize("context", ["how are", ""])
 def test_a_continuation_without_tokens_is_refused_as_by_lm_evals_hf(
     pair: Pair, harness: HarnessModel, context: str

@@ -6,6 +6,8 @@ part keeps the same number of tokens; strata make a single process select the sa
 
 from __future__ import annotations
 
+import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +81,10 @@ RECOMPUTE = {
     "full uniform": tuple("--recompute-granularity full --recompute-method uniform --recompute-num-layers 1".split()),
     "full block": tuple("--recompute-granularity full --recompute-method block --recompute-num-layers 2".split()),
 }
-RECOMPUTED_LAYOUTS = {"one process": one_process(strata=1), "pp2": LAYOUTS["pp2"], "tp2 sp": LAYOUTS["tp2 sp"]}
+RECOMPUTED_LAYOUTS = {
+    "one process": one_process(strata=1),
+    **{name: LAYOUTS[name] for name in ("pp2", "tp2 sp", "dp2 sharded overlaps")},
+}
 
 _LLAMA = (
     "--position-embedding-type rope --normalization RMSNorm --swiglu --disable-bias-linear "
@@ -121,8 +126,10 @@ RECOMPUTE_CASES = [
     for name in RECOMPUTED_LAYOUTS
     for mode in RECOMPUTE
     for variant in VARIANTS
-    if variant in ("document masks", "blocks") or (name == "one process" and variant in _EVERYWHERE)
+    if (variant in ("document masks", "blocks") if name != "dp2 sharded overlaps" else variant == "layer dropping")
+    or (name == "one process" and variant in _EVERYWHERE)
 ]
+"""With overlaps, skipped layers mark their gradients as ready, of which the recomputed pass must not do more."""
 
 RANDOM_LTD = tuple("--random-ltd --ltd-min-kept-tokens 8 --ltd-growth-steps 6 --ltd-granularity 8".split())
 """Over five steps, layers 2 to 5 of six keep 8, 8, 16, 16 and 24 of 32 tokens."""
@@ -154,6 +161,20 @@ def bert_command(data: str, vocabulary: str) -> tuple[str, ...]:
     """The same run for BERT; its samples mask different numbers of tokens and end in padding."""
     words = ("--tokenizer-type", "BertWordPieceLowerCase", "--vocab-file", vocabulary)
     return ("pretrain_bert_ltd.py", "--train-data-path", data, "--valid-data-path", data, *words, *SIX_LAYERS)
+
+
+def classifier_command(folder: Path, vocabulary: str) -> tuple[str, ...]:
+    """The same for BERT on 16 of 37 sentence pairs per step, written to ``folder``, with 10 held-out pairs."""
+    draw = random.Random(1)
+    for name, size in (("train", 37), ("valid", 10)):
+        rows = [
+            {"text": "the model " * draw.randint(1, 4), "other": "every token " * draw.randint(1, 9), "label": n % 3}
+            for n in range(size)
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("--tokenizer-type", "BertWordPieceLowerCase", "--vocab-file", vocabulary)
+    data = ("--train-data-path", str(folder / "train.jsonl"), "--valid-data-path", str(folder / "valid.jsonl"))
+    return ("finetune_bert_ltd.py", *data, "--text-pair-column", "other", *words, *SIX_LAYERS)
 
 
 def vit_command(folder: Path) -> tuple[str, ...]:

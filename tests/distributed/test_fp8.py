@@ -112,6 +112,28 @@ def test_checkpoints_with_and_without_fp8(engine_runs: Runs, runs: Runs, tmp_pat
         assert_same(first.then(own), engine_runs.reference(1, *BF16), Tolerance(loss=1e-3, gradient=2e-2))
 
 
+_LEFT_OUT = "the checkpoint's scales of fp8 are left out: "
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), f"{_LEFT_OUT}products of layers are in bfloat16 from here on"),
+        (TENSORWISE, f"{_LEFT_OUT}they are of another --fp8-recipe or --fp8-amax-history-len"),
+        (DELAYED, None),
+    ],
+    ids=["bf16", "another recipe", "the same"],
+)
+def test_scales_that_are_left_out_are_named(
+    engine: Engine, dataset: str, tmp_path: Path, flags: tuple[str, ...], said: str | None
+) -> None:
+    command = [*run_flags(dataset), *TE, *ONE.flags, "--device", "cpu", "--log-dir", str(tmp_path / "log"), "--bf16"]
+    engine.run(printed_by, [*command, *DELAYED, "--save", str(tmp_path), "--exit-interval", "1"], world_size=1)
+    again = [*command, *flags, "--load", str(tmp_path), "--exit-interval", "2"]
+    (printed,) = engine.run(printed_by, again, world_size=1)
+    assert [line for line in printed.splitlines() if "scales of fp8" in line] == ([] if said is None else [said])
+
+
 def test_states_are_tensors_and_not_pickles(engine: Engine, dataset: str, tmp_path: Path) -> None:
     command = [*run_flags(dataset), *TE, *ONE.flags, "--device", "cpu", "--log-dir", str(tmp_path), "--bf16", *DELAYED]
     (names,) = engine.run(run_with_fp8_state, command, str(tmp_path), world_size=1)

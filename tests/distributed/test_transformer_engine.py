@@ -22,16 +22,13 @@ from tests.distributed.layouts import (
     RANDOM_LTD,
     RECOMPUTE,
     VARIANTS,
-    bert_command,
     one_process,
     run_flags,
-    vit_command,
 )
 from tests.distributed.pool import Pool
 from tests.distributed.runs import Outcome, Runs, Tolerance, assert_same
 from tests.distributed.test_hugging_face import SHAPE as GPT2_SHAPE
 from tests.reference.gpt2_folder import write_gpt2
-from tests.support import small_sentences
 
 pytestmark = pytest.mark.distributed
 
@@ -65,21 +62,6 @@ def test_recompute(engine_runs: Runs, runs: Runs, mode: str) -> None:
     assert_same(found, runs.reference(1, *VARIANTS["RoPE"]))
 
 
-@pytest.mark.parametrize(
-    ("name", "variant"),
-    [
-        ("tp2", "RoPE"),
-        ("tp2 sp", "document masks"),
-        ("pp2 interleaved", "RoPE"),
-        ("cp2", "RoPE"),
-        ("dp2 sharded overlaps", "document masks"),
-    ],
-)
-def test_layouts(engine_runs: Runs, runs: Runs, name: str, variant: str) -> None:
-    layout, flags = LAYOUTS[name], VARIANTS[variant]
-    assert_same(engine_runs.run(layout, *flags), runs.reference(layout.strata, *flags))
-
-
 @pytest.mark.parametrize("version", VERSIONS[:-1])
 def test_earlier_versions(runs: Runs, dataset: str, tmp_path: Path, version: str) -> None:
     command = [*run_flags(dataset), *TE, *RANDOM_LTD, *DEVICE, *VARIANTS["RoPE"], "--log-dir", str(tmp_path)]
@@ -98,20 +80,6 @@ def test_a_checkpoint_continues_with_the_other_layers(
     first = before.run(LAYOUTS["dp2 sharded"], *flags, "--save", str(tmp_path), "--exit-interval", "3")
     assert len(first.loss) == 3
     assert_same(first.then(after.run(LAYOUTS["pp2"], *flags, "--load", str(tmp_path))), runs.reference(1, *flags))
-
-
-def test_bert(engine: Engine, pool: Pool, tmp_path: Path) -> None:
-    """Every layer gets a padding mask, so that attention is ours, and linear layers are not."""
-    command = bert_command(*small_sentences(tmp_path))
-    found = Runs(engine, "cpu", command, tmp_path, *TE, *RANDOM_LTD).run(ONE)
-    assert_same(found, Runs(pool, "cpu", command, tmp_path, *RANDOM_LTD).run(ONE))
-
-
-@pytest.mark.parametrize("method", [RANDOM_LTD, RANDOM_BYPASS], ids=["random-LTD", "TokenBypass"])
-def test_vit(engine: Engine, pool: Pool, tmp_path: Path, method: tuple[str, ...]) -> None:
-    command = vit_command(tmp_path)
-    found = Runs(engine, "cpu", command, tmp_path, *TE, *method).run(ONE)
-    assert_same(found, Runs(pool, "cpu", command, tmp_path, *method).run(ONE))
 
 
 def test_only_an_entry_layer_gives_up_the_attention_of_transformer_engine(

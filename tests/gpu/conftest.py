@@ -10,11 +10,13 @@ where NVIDIA's images tell it to. CUDA's libraries read the variable when they a
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from megatron.ltd.parallel import cpu_backend
+from tests.distributed.engine import VERSIONS, Engine
 from tests.gpu.runs import IMPLEMENTATIONS, write_data
 
 os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
@@ -34,6 +36,13 @@ def impl(device: str, request: pytest.FixtureRequest) -> str:
     if request.param == "transformer_engine" and device == "cpu":
         pytest.skip("Transformer Engine computes on CUDA")
     return request.param
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """Processes on a CPU that find the stand-in of Transformer Engine."""
+    with Engine(VERSIONS[-1]) as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def test_flags_that_belong_to_one_start() -> None:
     assert fields("gpt", "start", "nothing") - of_plans == {
         "save", "load", "ckpt_step",
         "pretrained_checkpoint", "save_interval", "keep_last", "async_save", "no_save_optim", "no_load_optim",
-        "ckpt_fully_parallel_save",
+        "ckpt_fully_parallel_save", "ckpt_fully_parallel_load",
         "finetune", "exit_on_missing_checkpoint", "use_checkpoint_args", "skip_train", "override_opt_param_scheduler",
         "override_data",
         "exit_interval", "exit_duration_in_mins",

@@ -8,6 +8,11 @@ from megatron.ltd.errors import UserError
 from megatron.ltd.flags import Settings, flag
 from megatron.ltd.flags.ranges import COUNT_OR_ZERO
 
+_NEEDS_LOAD = (
+    *("ckpt_fully_parallel_load", "no_load_optim", "finetune", "override_data", "use_checkpoint_args"),
+    "exit_on_missing_checkpoint",
+)
+
 
 @dataclass(frozen=True)
 class CheckpointConfig(Settings):
@@ -53,6 +58,12 @@ class CheckpointConfig(Settings):
         name="no-ckpt-fully-parallel-save",
         help="let the first data-parallel process write all weights, in place of sharing them out",
     )
+    ckpt_fully_parallel_load: bool = flag(
+        False,
+        affects="start",
+        help="let data-parallel processes read a share of the weights each, and send it to the others: for a file "
+        "system that many nodes would read at once",
+    )
     no_load_optim: bool = flag(False, affects="start", help="load only the weights, and start with a new optimizer")
     finetune: bool = flag(False, affects="start", help="load only the weights, and start at step 0")
     override_data: bool = flag(
@@ -80,7 +91,7 @@ class CheckpointConfig(Settings):
             raise UserError("--no-save-optim: it needs --save; give the folder to save in")
         if self.ckpt_step is not None and self.load is None:
             raise UserError(f"--ckpt-step {self.ckpt_step}: it needs --load; give the folder to load from")
-        for name in ("no_load_optim", "finetune", "override_data", "use_checkpoint_args", "exit_on_missing_checkpoint"):
+        for name in _NEEDS_LOAD:
             if getattr(self, name) and self.load is None:
                 raise UserError(f"--{name.replace('_', '-')}: it needs --load; give the folder to load from")
         if self.override_data and self.finetune:

@@ -25,6 +25,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import unwrap_model
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from megatron.ltd.checkpoint import files
 from megatron.ltd.checkpoint.fp8_state import put_scaling, wanted_scaling
@@ -111,6 +112,7 @@ def load_checkpoint(
     initial_clock: int | None = None,
     stored_learned: bool = False,
     new_weights: tuple[str, ...] = (),
+    readers: ProcessGroup | None = None,
 ) -> None:
     """Load the weights of ``checkpoint``, and unless ``weights_only`` the optimizer's state, into ``state``.
 
@@ -118,8 +120,8 @@ def load_checkpoint(
     if that is None to the checkpoint's (0 with ``weights_only``). ``stored_in_low_precision``: the checkpoint's run
     used bf16 or fp16. ``stored_learned``: its method observed, and ``state.learned_V`` is loaded unless
     ``weights_only``. ``new_weights``, with ``weights_only``: parameters with these prefixes are not loaded and keep
-    their initial values. Raises ``UserError`` if the checkpoint holds anything but tensors and plain values. Every rank
-    calls this.
+    their initial values. ``readers``: see ``read``. Raises ``UserError`` if the checkpoint holds anything but tensors
+    and plain values. Every rank calls this.
     """
     assert weights_only or not new_weights, "the optimizer's state belongs to all weights"
     weights = {name: _asked_for(part, new_weights) for name, part in model_state(state.chunks).items()}
@@ -131,7 +133,7 @@ def load_checkpoint(
         wanted["optimizer"] = wanted_optimizer(
             state.optimizer, weights, stored_in_low_precision=stored_in_low_precision
         )
-    loaded = read(checkpoint, wanted)
+    loaded = read(checkpoint, wanted, readers)
     for name, chunk in _named_chunks(state.chunks):
         _put(chunk, weights[name], loaded[name], new_weights)
     if weights_only:
@@ -177,10 +179,13 @@ def load_imported(imported: ImportedModel, state: TrainingState) -> None:
     state.optimizer.reload_model_params()
 
 
-def load_megatron_lm(checkpoint: Path, state: TrainingState) -> None:
-    """Load the weights of a checkpoint of Megatron-LM into ``state``, and nothing else. Every rank calls this."""
+def load_megatron_lm(checkpoint: Path, state: TrainingState, readers: ProcessGroup | None = None) -> None:
+    """Load the weights of a checkpoint of Megatron-LM into ``state``, and nothing else. Every rank calls this.
+
+    ``readers``: see ``read``.
+    """
     weights = model_state(state.chunks)
-    loaded = read_weights(checkpoint, weights)
+    loaded = read_weights(checkpoint, weights, readers)
     for name, chunk in _named_chunks(state.chunks):
         _put(chunk, weights[name], loaded[name])
     state.optimizer.reload_model_params()

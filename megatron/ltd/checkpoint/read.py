@@ -24,6 +24,9 @@ from megatron.core.dist_checkpointing.core import CheckpointingConfig, maybe_loa
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME, TorchCommonLoadStrategy
+from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelLoadStrategyWrapper
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint import Metadata
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
@@ -44,20 +47,20 @@ _EMPTY_BYTES = 1 << 14
 _MACHINES_FAULT = (OSError, torch.OutOfMemoryError, torch.distributed.DistError)
 
 
-def read(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def read(checkpoint: Path, wanted: Mapping[str, Any], readers: ProcessGroup | None = None) -> dict[str, Any]:
     """The tensors of ``checkpoint`` that ``wanted`` describes. Every rank calls this.
 
+    ``readers``: processes that share the reading of what all of them want; None lets each read all that it wants.
     Raises ``UserError`` if the checkpoint holds anything but tensors and plain values, or other tensors.
     """
     metadata = described(checkpoint)
     _check_format(checkpoint)
     _check_wanted(checkpoint, wanted, metadata)
     _check_extra_states(checkpoint, metadata)
-    with reading(checkpoint, metadata), quiet_core():
-        return dist_checkpointing.load(wanted, str(checkpoint), common_strategy=_NoPlainValues())
+    return _load(checkpoint, wanted, metadata, readers)
 
 
-def read_weights(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def read_weights(checkpoint: Path, wanted: Mapping[str, Any], readers: ProcessGroup | None = None) -> dict[str, Any]:
     """The weights that ``wanted`` describes in a checkpoint that Megatron-LM wrote. Every rank calls this.
 
     Optimizer, random state and states of fp8 are not opened. Raises ``UserError`` as ``read``, and for weights that no
@@ -72,8 +75,18 @@ def read_weights(checkpoint: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
         raise refusal(checkpoint, f"it has {other[0]}, which the model of these flags lacks", _ANOTHER)
     with together():
         check_parts(checkpoint, metadata, torch.distributed.get_rank(), torch.distributed.get_world_size())
+    return _load(checkpoint, wanted, metadata, readers)
+
+
+def _load(
+    checkpoint: Path, wanted: Mapping[str, Any], metadata: Metadata, readers: ProcessGroup | None
+) -> dict[str, Any]:
+    """Read what was checked. All ranks learn of an error in a file before tensors are exchanged, so that none waits."""
+    strategy = TorchDistLoadShardedStrategy()
+    if readers is not None:
+        strategy = FullyParallelLoadStrategyWrapper(strategy, readers, exchange_algo="broadcast")
     with reading(checkpoint, metadata), quiet_core():
-        return dist_checkpointing.load(wanted, str(checkpoint), common_strategy=_NoPlainValues())
+        return dist_checkpointing.load(wanted, str(checkpoint), strategy, _NoPlainValues())
 
 
 @contextmanager

@@ -185,7 +185,8 @@ class RoutedTransformerLayer(TransformerLayer):
         """
         self._await_weights()
         mark_ready = self.mark_gradients_ready
-        if mark_ready is not None and hidden_states.requires_grad:
+        # Not in the forward pass of a layer that is recomputed: the recomputation, which has gradients, marks them too.
+        if mark_ready is not None and hidden_states.requires_grad and torch.is_grad_enabled():
             hidden_states.register_hook(lambda gradient: mark_ready(self))
         # Megatron-Core frees the memory of what a stage has sent, but the input is still needed. So is that of a
         # function that is recomputed, and the next layer may write to what this one returns.

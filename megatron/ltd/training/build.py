@@ -170,10 +170,7 @@ def _build_state(
     entry_layers: frozenset[int],
     new_weights: tuple[str, ...],
 ) -> TrainingState:
-    """Model, optimizer, scheduler and ``learned_V``, new or loaded; ``entry_layers`` as in ``Workload.build_chunks``.
-
-    ``new_weights``: parameters that are not loaded from the checkpoint; see ``Workload.new_weights``.
-    """
+    """Model, optimizer, scheduler and ``learned_V``, new or loaded; the last two arguments are a ``Workload``'s."""
     core_config = transformer_config(config.model, config.parallel, config.precision, config.recompute, mesh)
     chunks = wrap_chunks(
         workload.build_chunks(core_config, mesh, entry_layers=entry_layers), config.parallel, config.precision
@@ -193,6 +190,7 @@ def _build_state(
     state = TrainingState(
         chunks, optimizer, scheduler, start.progress, None if learned_V is None else learned_V.to(mesh.device)
     )
+    readers = mesh.groups.dp_cp if config.checkpoint.ckpt_fully_parallel_load else None
     if start.checkpoint is not None:
         load_checkpoint(
             start.checkpoint,
@@ -202,11 +200,12 @@ def _build_state(
             initial_clock=initial_clock,
             stored_learned=start.stored.get("learned", False),
             new_weights=new_weights,
+            readers=readers,
         )
     elif start.imported is not None:
         load_imported(start.imported, state)
     elif start.megatron_lm is not None:
-        load_megatron_lm(start.megatron_lm, state)
+        load_megatron_lm(start.megatron_lm, state, readers)
     return state
 
 

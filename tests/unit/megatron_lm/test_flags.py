@@ -96,7 +96,7 @@ def test_renamed_flags() -> None:
         ("--muon-momentum 0.9", ["--muon-momentum", "emerging-optimizers"]),
         ("--num-experts 8 --moe-router-topk 2", ["--num-experts, --moe-router-topk: there is no mixture of experts"]),
         ("--fp4-format e2m1 --swiglo", ["--fp4-format: 4-bit", "--swiglo: there is no such flag"]),
-        ("--ckpt-fully-parallel-load", ["--ckpt-fully-parallel-load: each process reads the weights that it needs"]),
+        ("--ckpt-fully-parallel-load-exchange-algo broadcast", ["use --ckpt-fully-parallel-load alone"]),
         ("--fp8-format hybrid --fp8-param-gather", ["--fp8-param-gather: weights stay in bfloat16"]),
     ],
 )

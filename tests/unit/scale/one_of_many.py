@@ -16,13 +16,14 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.config import RunConfig
 from megatron.ltd.parallel import cpu_backend
 from megatron.ltd.parallel.mesh import Mesh, quiet_core_imports
-from tests.unit.scale.cases import CASES, Case
+from tests.unit.scale.cases import CASES, TRACKED, Case
 
 
 @contextmanager
@@ -102,23 +103,56 @@ class Saved:
         return sum(self._kept.values())
 
 
-def steps_of(case: Case) -> list[dict[str, Any]]:
-    """What the case's process computes at each of its numbers of kept tokens."""
+@contextmanager
+def built(case: Case) -> Iterator[tuple[RunConfig, Mesh, list[Any], list[Any]]]:
+    """Within the block tensors are fake; the case's settings, its rank's groups, and its chunks, bare and wrapped."""
     from megatron.ltd.layers import route
-    from megatron.ltd.methods.base import Samples
     from megatron.ltd.models.gpt import build_chunks
     from megatron.ltd.models.transformer import transformer_config
-    from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
+    from megatron.ltd.training.optimizer import wrap_chunks
 
     config = parse_run_config(case.flags)
-    model, micro_batch = config.model, config.training.micro_batch_size
-    method = config.build_method()
+    model = config.model
     route.install()
     with joined(case, config) as mesh, FakeTensorMode(allow_non_fake_inputs=True):
         core = transformer_config(model, config.parallel, config.precision, config.recompute, mesh)
         with mock.patch.object(torch.nn.Module, "_apply", converted):
             chunks = build_chunks(model, core, config.workload.sizes(config).shape.vocab_size, mesh, seed=1)
             wrapped = wrap_chunks(chunks, config.parallel, config.precision)
+        yield config, mesh, chunks, wrapped
+
+
+def unchecked(method: Any) -> Any:
+    """Tokens without numbers cannot be checked for their order."""
+    return mock.patch.object(type(method), "check_selection", lambda *_: None)
+
+
+def tracked(case: Case) -> int:
+    """The peak bytes of a forward and backward pass, weights and gradients included, as torch's own tracker counts."""
+    from megatron.ltd.layers.route import Route, use_route
+    from megatron.ltd.methods.base import Samples
+
+    with built(case) as (config, mesh, (chunk,), (wrapped,)):
+        method, micro_batch = config.build_method(), config.training.micro_batch_size
+        tokens = torch.zeros(micro_batch, config.model.seq_length // mesh.context_parallel_size, dtype=torch.int64)
+        tracker = MemTracker()
+        tracker.track_external(chunk, *(buffer.grad_data for buffer in wrapped.buffers))
+        with unchecked(method), tracker:
+            with use_route(Route(method.plan(case.steps[0]), method, Samples(torch.arange(micro_batch)), 0)):
+                output = chunk(tokens, torch.zeros_like(tokens), None, labels=tokens)
+            output.float().sum().backward()
+        return sum(of_device["Total"] for of_device in tracker.get_tracker_snapshot("peak").values())
+
+
+def steps_of(case: Case) -> list[dict[str, Any]]:
+    """What the case's process computes at each of its numbers of kept tokens."""
+    from megatron.ltd.layers import route
+    from megatron.ltd.methods.base import Samples
+    from megatron.ltd.training.optimizer import build_optimizer
+
+    with built(case) as (config, mesh, chunks, wrapped):
+        model, micro_batch = config.model, config.training.micro_batch_size
+        method = config.build_method()
         weights = [weight for chunk in chunks for weight in chunk.parameters()]
         with mock.patch.object(dist, "all_gather_object", lambda all_ranks, own, **_: fill(all_ranks, own)):
             optimizer = build_optimizer(
@@ -139,9 +173,7 @@ def steps_of(case: Case) -> list[dict[str, Any]]:
                     hidden = torch.zeros(rows, micro_batch, model.hidden_size, dtype=torch.bfloat16)
                     chunks[number].set_input_tensor(hidden.requires_grad_())
                 current = route.Route(plan, method, Samples(torch.arange(micro_batch)), step)
-                # Tokens without numbers cannot be checked for their order.
-                unchecked = mock.patch.object(type(method), "check_selection", lambda *_: None)
-                with route.use_route(current), saved.hooks, unchecked:
+                with route.use_route(current), saved.hooks, unchecked(method):
                     output = chunk(tokens, torch.zeros_like(tokens), None, labels=tokens)
                 shapes.append(list(output.shape))
                 output.float().sum().backward()
@@ -162,4 +194,6 @@ def steps_of(case: Case) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     quiet_core_imports()
     cpu_backend.install()
-    print(json.dumps({name: steps_of(CASES[name]) for name in sys.argv[1:]}))
+    print(
+        json.dumps({name: steps_of(CASES[name]) if name in CASES else tracked(TRACKED[name]) for name in sys.argv[1:]})
+    )

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -20,23 +21,33 @@ from megatron.ltd.forecast.activations import Numbers, Share, layer_bytes
 from megatron.ltd.forecast.forecast import plan_ahead
 from tests.support import REPOSITORY
 from tests.support_processes import PATIENCE_SECONDS
-from tests.unit.scale.cases import CASES
+from tests.unit.scale.cases import CASES, TRACKED
 
 KEPT = {"1.3B on 64": [512, 1280, 2048], "13B on 256": [1024, 2560, 4096], "175B on 1024": [512, 1280, 2048]}
 EXACT = 2e-3
 """The relative tolerance of stored bytes: what few small tensors, such as positions, add to them."""
 
 
-@pytest.fixture(scope="module")
-def found() -> dict[str, list[dict[str, Any]]]:
-    """What ``one_of_many`` reports of every case, from one process."""
+def reported(cases: Iterable[str]) -> Any:
+    """What ``one_of_many`` reports of the cases, from one process."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [sys.executable, "-m", "tests.unit.scale.one_of_many", *CASES],
+        [sys.executable, "-m", "tests.unit.scale.one_of_many", *cases],
         env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    answer: dict[str, list[dict[str, Any]]] = json.loads(result.stdout)
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, list[dict[str, Any]]]:
+    answer: dict[str, list[dict[str, Any]]] = reported(CASES)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def peaks() -> dict[str, int]:
+    answer: dict[str, int] = reported(TRACKED)
     return answer
 
 
@@ -96,6 +107,13 @@ def test_stored_activations_are_as_planned(case: str, found: dict[str, list[dict
         assert stored[later] - stored[0] == pytest.approx(planned[later] - planned[0], rel=EXACT)
     if "first" in case:
         assert stored == pytest.approx(planned, rel=EXACT)
+
+
+@pytest.mark.parametrize("case", TRACKED)
+def test_the_peak_is_what_torchs_own_tracker_counts(case: str, peaks: dict[str, int]) -> None:
+    """Of weights, gradients and activations, with what is at work; no step has been taken, so without moments."""
+    (stage,) = plan_ahead(parse_run_config(TRACKED[case].flags), TRACKED[case].world_size).memory
+    assert stage.total - stage.parts["optimizer"] == pytest.approx(peaks[case], rel=EXACT)
 
 
 @pytest.mark.parametrize("kept_tokens", [2048, 512])

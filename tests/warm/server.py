@@ -45,7 +45,11 @@ def serve(address: str) -> dict[str, Any]:
         for key, _ in selector.select():
             if key.fileobj is listener:
                 client, _ = listener.accept()
-                pid, request = _fork(client)
+                forked = _fork(client)
+                if forked is None:
+                    client.close()
+                    continue
+                pid, request = forked
                 if pid == 0:
                     for open_socket in (listener, woken, wakes, client, *clients.values()):
                         open_socket.close()
@@ -68,11 +72,19 @@ def serve(address: str) -> dict[str, Any]:
                 sys.exit()
 
 
-def _fork(client: socket.socket) -> tuple[int, dict[str, Any]]:
-    """Read a request and fork; the new process has the client's streams as its own, and leads a session."""
+def _fork(client: socket.socket) -> tuple[int, dict[str, Any]] | None:
+    """Read a request and fork; the new process has the client's streams as its own, and leads a session.
+
+    None if the client has been killed before it had asked.
+    """
     _, streams, _, _ = socket.recv_fds(client, 1, 3)
     with client.makefile("r", encoding="utf-8") as lines:
-        request: dict[str, Any] = json.loads(lines.readline())
+        line = lines.readline()
+    if not line.endswith("\n"):
+        for descriptor in streams:
+            os.close(descriptor)
+        return None
+    request: dict[str, Any] = json.loads(line)
     inside, outside = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -85,7 +97,8 @@ def _fork(client: socket.socket) -> tuple[int, dict[str, Any]]:
         os.close(descriptor)
     if pid:
         os.read(inside, 1)  # until the new process leads its session
-        client.sendall(f"{pid}\n".encode())
+        with suppress(BrokenPipeError):  # a client that is gone is noticed by ``serve``
+            client.sendall(f"{pid}\n".encode())
     os.close(inside)
     return pid, request
 

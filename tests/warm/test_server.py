@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ import psutil
 import pytest
 
 from tests.support_processes import PATIENCE_SECONDS, child
-from tests.warm.start import warm_python
+from tests.warm.start import warm_environment, warm_python
 
 PROGRAMS = {
     "words, folder and variables": "import os, sys; print(sys.argv, os.getcwd(), os.environ['WORD'], sys.path[0])",
@@ -64,3 +66,28 @@ def test_a_script_ends_with_its_client(number: signal.Signals, tmp_path: Path) -
         while script.is_running() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not script.is_running()
+
+
+@pytest.mark.parametrize("sent", ["nothing", "streams", "half a request", "a request"])
+def test_a_client_that_is_killed_early_ends_its_script_only(sent: str, tmp_path: Path) -> None:
+    program = tmp_path / "sleeps.py"
+    program.write_text("import time; time.sleep(1000)")
+    request = {
+        "words": [str(program)], "unbuffered": False, "folder": str(tmp_path), "environment": dict(os.environ),
+        "executable": sys.executable,
+    }  # fmt: skip
+    text = json.dumps(request) + "\n"
+    with socket.socket(socket.AF_UNIX) as client, open(os.devnull, "r+b") as nowhere:
+        client.connect(f"{warm_environment()}/server")
+        if sent != "nothing":
+            socket.send_fds(client, [b"+"], [nowhere.fileno()] * 3)
+        if sent.endswith("request"):
+            client.sendall(text[: len(text) // 2 if sent.startswith("half") else None].encode())
+    (tmp_path / "ends.py").write_text("print('ended')")
+    done = subprocess.run([warm_python(), "ends.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "ended\n"
+    server = next(one for one in psutil.Process().children() if f"{warm_environment()}/server" in one.cmdline())
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while server.children() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not server.children()

@@ -19,6 +19,8 @@ from typing import NoReturn
 _MOST_SAID_BYTES = 1 << 20
 _DATA = 5
 _CLOCK_SHARE = 6.0
+_GRACE_SECONDS = 60.0
+"""How long processes may take to end after the child that started them; only where they stay is it waited for."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,8 @@ class Child:
             self._asked is not None, self._was_killed, left,
         )  # fmt: skip
 
-    def _leaves_processes(self, grace_seconds: float = 3.0) -> bool:
-        deadline = time.monotonic() + grace_seconds
+    def _leaves_processes(self) -> bool:
+        deadline = time.monotonic() + _GRACE_SECONDS
         while time.monotonic() < deadline:
             try:
                 os.killpg(self.pid, 0)

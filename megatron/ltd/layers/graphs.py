@@ -14,7 +14,8 @@ changes, or if a weight has moved, and replaces the one before, whose memory bec
 In a capture the weights are aliases of the layer's own: the graph reads the same memory, but the capture cannot reach
 the hooks of data parallelism. A replay returns the weights' gradients to autograd, whose hooks then run as ever: they
 add each gradient to its main gradient, and must take it before the next replay. Dropout draws from Megatron-Core's
-random streams, which each capture registers; a warm-up draws nothing that a replay would have drawn.
+random streams, which each capture registers; a warm-up draws nothing that a replay would have drawn. The gradient of
+the output is copied as well: sums over tokens are rounded in the order of its memory layout, which can be another.
 
 Why not Megatron-Core's local graphs: they are captured once in a process. After that a layer called with another number
 of tokens ends the run, ``delete_cuda_graphs`` does not reach them, and the pool of their buffers is never emptied.

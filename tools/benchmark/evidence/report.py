@@ -20,7 +20,7 @@ _LEGEND = """\
 - **LR**: each arm's best learning rate of those with the most seeds.
 - **vs dense**: loss minus that of dense after as many steps, dense at its own learning rate; **p** is two-sided,
   Student's t over the paired differences. **vs dense at equal FLOPs** is the same against dense runs planned for the
-  arm's FLOPs, from warm-up to the end of the cosine.
+  arm's FLOPs, from warm-up to the end of the cosine, at the best of their rates with the most seeds.
 - **η**: the share of dense's steps after which a dense run, planned to end there, reaches the arm's loss. The arm
   **pays** where η is above its cost."""
 

@@ -95,31 +95,35 @@ class SettingSummary:
 
     def best_rate(self, arm: str) -> float:
         """The learning rate with the lowest mean loss over the seeds that all of the arm's rates share."""
-        return self._best_of(arm, self.rates(arm))
+        return _best_rate({lr: self.losses(arm, lr) for lr in self.rates(arm)})
 
     def compared_rate(self, arm: str) -> float:
         """The rate at which an arm is compared with others: the best of those with the most seeds."""
-        seeds = {lr: len(self.losses(arm, lr)) for lr in self.rates(arm)}
-        return self._best_of(arm, [lr for lr, number in seeds.items() if number == max(seeds.values())])
+        return _compared_rate({lr: self.losses(arm, lr) for lr in self.rates(arm)})
 
-    def _best_of(self, arm: str, rates: Sequence[float]) -> float:
-        shared = set.intersection(*(set(self.losses(arm, lr)) for lr in rates))
-        assert shared, f"{self.name}, {arm}: its learning rates share no seed"
-        return min(rates, key=lambda lr: sum(self.losses(arm, lr)[seed] for seed in shared))
+    @cached_property
+    def _shorter(self) -> dict[int, dict[int, Record]]:
+        """Dense runs of another length by steps, at the best of the rates with the most seeds, by seed."""
+        found: dict[int, dict[float, dict[int, Record]]] = {}
+        for (arm, rate), runs in self._runs.items():
+            if _is_shorter(arm):
+                for seed, run in runs.items():
+                    found.setdefault(run.steps, {}).setdefault(rate, {})[seed] = run
+        return {
+            steps: rates[_compared_rate({lr: {seed: run.loss for seed, run in of.items()} for lr, of in rates.items()})]
+            for steps, rates in found.items()
+        }
 
     @cached_property
     def dense_curve(self) -> Curve | None:
-        """The curve of dense runs at the rate they are compared at; None with fewer than two lengths."""
-        lr = self.compared_rate(DENSE)
-        whole = self._runs[(DENSE, lr)]
-        differences: dict[float, list[float]] = {1.0: [0.0]}
-        for (arm, rate), runs in self._runs.items():
-            if _is_shorter(arm) and rate == lr:
-                for seed in runs.keys() & whole.keys():
-                    share = runs[seed].steps / whole[seed].steps
-                    differences.setdefault(share, []).append(runs[seed].loss - whole[seed].loss)
-        means = sorted((share, sum(values) / len(values)) for share, values in differences.items())
-        return Curve(tuple(means)) if len(means) > 1 else None
+        """The curve of dense runs, each length at the rate it is compared at; None with fewer than two lengths."""
+        whole = self._runs[(DENSE, self.compared_rate(DENSE))]
+        means = [(1.0, 0.0)]
+        for steps, runs in self._shorter.items():
+            gaps = [runs[seed].loss - whole[seed].loss for seed in runs.keys() & whole.keys()]
+            if gaps:
+                means.append((steps / next(iter(whole.values())).steps, sum(gaps) / len(gaps)))
+        return Curve(tuple(sorted(means))) if len(means) > 1 else None
 
     def summary(self, arm: str, lr: float | None = None) -> ArmSummary:
         """Summarize the arm at ``lr``, by default ``compared_rate``, at which dense always is."""
@@ -134,20 +138,19 @@ class SettingSummary:
         if self.dense_curve is not None and difference is not None:
             gaps = [losses[seed] - dense[seed] for seed in losses.keys() & dense.keys()]
             eta = estimate([self.dense_curve.share_at(gap) for gap in gaps])
-        equal_flops = paired(losses, self._dense_at_flops_of(arm, dense_lr))
+        equal_flops = paired(losses, self._dense_at_flops_of(arm))
         cost = first.flops / self.flops(DENSE)
         return ArmSummary(arm, lr, tuple(sorted(runs)), loss, cost, difference, equal_flops, eta)
 
-    def _dense_at_flops_of(self, arm: str, lr: float) -> Mapping[int, float]:
+    def _dense_at_flops_of(self, arm: str) -> Mapping[int, float]:
         """Losses by seed of the dense runs whose FLOPs equal the arm's to within half a step."""
-        wanted = next(iter(self._runs[(arm, self.compared_rate(arm))].values())).flops
-        found: dict[int, float] = {}
-        for (name, rate), runs in self._runs.items():
-            if _is_shorter(name) and rate == lr:
-                found |= {
-                    seed: run.loss for seed, run in runs.items() if abs(run.flops - wanted) <= run.flops / run.steps / 2
-                }
-        return found
+        wanted = self.flops(arm)
+        return {
+            seed: run.loss
+            for runs in self._shorter.values()
+            for seed, run in runs.items()
+            if abs(run.flops - wanted) <= run.flops / run.steps / 2
+        }
 
     def dense_points(self) -> list[tuple[float, float]]:
         """(FLOPs, mean loss) of dense runs of every length, ascending."""
@@ -169,6 +172,19 @@ class SettingSummary:
         if found.difference is None:
             return found.loss.mean
         return sum(dense.values()) / len(dense) + found.difference.mean
+
+
+def _compared_rate(losses: Mapping[float, Mapping[int, float]]) -> float:
+    """The best of the learning rates with the most seeds; ``losses`` by rate, then by seed."""
+    most = max(map(len, losses.values()))
+    return _best_rate({lr: of_rate for lr, of_rate in losses.items() if len(of_rate) == most})
+
+
+def _best_rate(losses: Mapping[float, Mapping[int, float]]) -> float:
+    """The rate with the lowest mean loss over the seeds that all of these rates share."""
+    shared = set.intersection(*map(set, losses.values()))
+    assert shared, f"the learning rates {sorted(losses)} share no seed"
+    return min(losses, key=lambda lr: sum(losses[lr][seed] for seed in shared))
 
 
 def _is_shorter(arm: str) -> bool:

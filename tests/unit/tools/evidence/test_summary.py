@@ -45,6 +45,18 @@ def test_equal_flops_compares_with_the_dense_run_planned_for_the_arm() -> None:
     assert setting["s256"].summary("other").at_equal_flops is None
 
 
+def test_dense_runs_of_equal_flops_are_compared_at_their_own_best_rate() -> None:
+    """Of the rates with the most seeds: one seed at the rate of the longer dense runs does not count."""
+    shorter = [dense(seed, 0.8, "dense@blocks16", lr) for seed in (1, 2, 3) for lr in (6e-3, 1.2e-2)]
+    shorter += [record("dense@blocks16", seed, 9.0, steps=80, lr=1.2e-2) for seed in (1, 2, 3)]
+    shorter += [record("dense@blocks16", 1, 1.0, steps=80)]
+    whole = [dense(seed) for seed in (1, 2, 3)]
+    blocks = by_setting([*whole, *shorter, *arm("blocks16", 0.9, 0.8, 0.0, 0.0, 0.0)])["s256"].summary("blocks16")
+    assert blocks.at_equal_flops is not None and blocks.eta is not None
+    assert blocks.at_equal_flops.mean == pytest.approx(dense_loss(0.9) - dense_loss(0.8))
+    assert blocks.eta.mean == pytest.approx(0.9)
+
+
 def test_each_arm_is_compared_at_its_best_rate_over_shared_seeds() -> None:
     """On seed 1, which both rates have, the high rate is worse; its low loss on an unshared seed does not count."""
     records = [*DENSE, dense(1, 0.9, "dense", 6e-3), *arm("blocks16", 0.9, 0.8, 0.0, 0.0)]

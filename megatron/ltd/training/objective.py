@@ -11,7 +11,6 @@ Not here: how a microbatch is made (``data``), or the model (``models``).
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -21,7 +20,6 @@ from torch import Tensor
 
 from megatron.ltd.data.batch import Batch
 from megatron.ltd.data.bert_batch import BertBatch
-from megatron.ltd.layers.route import current_route
 
 
 class Objective(Protocol):
@@ -58,18 +56,9 @@ class CausalLM(Objective):
 
     def forward(self, model: torch.nn.Module, batch: Batch) -> Tensor:
         """Losses [B, S] on the last stage, hidden states before it."""
-        losses = model(batch.tokens_BS, batch.position_ids_BS, batch.attention_mask(), labels=batch.labels_BS)
-        weights = _weights(losses)
-        return losses if weights is None else (losses, weights)
+        return model(batch.tokens_BS, batch.position_ids_BS, batch.attention_mask(), labels=batch.labels_BS)
 
     def loss(self, batch: Batch, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if isinstance(outputs, tuple):
-            assert batch.loss_mask_BS is not None
-            losses, weights = outputs
-            loss_sum = torch.sum(losses.float() * batch.loss_mask_BS * weights)
-            share = (batch.loss_mask_BS * weights).sum() / batch.loss_mask_BS.sum()
-            number = batch.loss_mask_BS.sum()
-            return loss_sum / share, number.int(), torch.stack([(loss_sum / share).detach(), number])
         return masked_loss_sum(batch.loss_mask_BS, outputs)
 
     def measures(self, sums: Sequence[float]) -> dict[str, float]:
@@ -160,17 +149,3 @@ def mean_of_sets(measures: Mapping[str, Mapping[str, float]]) -> dict[str, float
     if logarithms:
         found["perplexity"] = math.exp(sum(logarithms) / len(logarithms))
     return found | {f"{name}/{key}": value for name, of_set in measures.items() for key, value in of_set.items()}
-
-
-def _weights(losses: Tensor) -> Tensor | None:
-    """The weight of each token's loss [B, S]: W for tokens that skipped every layer that drops (LTD_PROBE=loss:W)."""
-    probe, route = os.environ.get("LTD_PROBE", ""), current_route()
-    if not probe.startswith("loss:") or route is None:
-        return None
-    dropping = [layer + 1 for layer, kept in enumerate(route.plan.kept_tokens) if kept < route.plan.seq_length]
-    weights = torch.full_like(losses, 1.0 if not dropping else float(probe[5:]))
-    for layer in dropping:
-        kept = route.kept_tokens(layer)
-        assert kept is not None
-        weights.scatter_(1, kept.kept_BK, 1.0)
-    return weights

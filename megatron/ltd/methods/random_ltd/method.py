@@ -8,7 +8,6 @@ Yao et al., "Random-LTD: Random and Layerwise Token Dropping" (arXiv:2211.11586)
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,20 +110,10 @@ class RandomLTD(FollowsSchedule):
         from megatron.ltd.routing.sampling import kept_by_layers  # imports torch, which plans do not need
 
         facts, choice = self.facts, self.choice
-        probe, block_size = os.environ.get("LTD_PROBE", ""), choice.block_size
-        if probe.startswith("vit"):
-            return _patches(probe, facts.seed, samples, layer_numbers, kept_tokens)
-        quarter = 4 * kept_tokens // facts.seq_length
-        if probe == "grow":
-            block_size = (8, 8, 16, 32)[quarter]
-        if probe == "shrink":
-            block_size = (32, 32, 16, 8)[quarter]
-        drawn = (layer_numbers, facts.seq_length, kept_tokens, choice.strata, block_size)
+        drawn = (layer_numbers, facts.seq_length, kept_tokens, choice.strata, choice.block_size)
         return kept_by_layers(facts.seed, samples.sample_ids_B, *drawn, facts.kernels)
 
     def plan_with(self, kept_tokens: int) -> StepPlan:
-        if os.environ.get("LTD_PROBE", "").startswith("vit"):
-            kept_tokens = 1 + (kept_tokens - 1) // 4 * 4
         num_layers, seq_length = self.facts.num_layers, self.facts.seq_length
         kept = (kept_tokens if layer in self.layers else seq_length for layer in range(1, num_layers + 1))
         return StepPlan(seq_length, tuple(kept), self._always)
@@ -132,19 +121,3 @@ class RandomLTD(FollowsSchedule):
     @cached_property
     def _always(self) -> tuple[float, ...]:
         return (1.0,) * self.facts.num_layers
-
-
-def _patches(probe: str, seed: int, samples: Samples, layer_numbers: Sequence[int], kept_tokens: int) -> Tensor:
-    """The class token, and patches of a 4 x 4 grid: single ones, rows of four, or squares of 2 x 2."""
-    import torch
-
-    from megatron.ltd.routing.sampling import kept_by_layers
-
-    size = 1 if probe == "vit-single" else 4
-    drawn = kept_by_layers(seed, samples.sample_ids_B, layer_numbers, 16, kept_tokens - 1, 1, size)
-    if probe == "vit-squares":
-        place = drawn  # four by four: the square, then the patch in it
-        square, patch = place // 4, place % 4
-        drawn = (square // 2 * 2 + patch // 2) * 4 + square % 2 * 2 + patch % 2
-        drawn = drawn.sort(dim=2).values
-    return torch.cat([torch.zeros_like(drawn[..., :1]), drawn + 1], dim=2)

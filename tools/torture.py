@@ -45,8 +45,9 @@ def _run(config: TortureConfig, earlier: Sequence[Mapping[str, Any]]) -> None:
     from torture.warm import import_everything
 
     import_everything()
-    from torture.drive import prepared, repeat, run_campaigns
+    from torture.drive import check_targets, prepared, repeat, run_campaigns
 
+    check_targets(config)
     if config.trial is not None:
         with prepared() as material:
             _say(repeat(config, material))

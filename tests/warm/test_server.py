@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -68,6 +69,14 @@ def test_a_script_ends_with_its_client(number: signal.Signals, tmp_path: Path) -
         assert not script.is_running()
 
 
+def server_process() -> psutil.Process:
+    for process in psutil.Process().children():
+        with suppress(psutil.ZombieProcess):  # a process of an earlier test
+            if f"{warm_environment()}/server" in process.cmdline():
+                return process
+    raise AssertionError("there is no server")
+
+
 @pytest.mark.parametrize("sent", ["nothing", "streams", "half a request", "a request"])
 def test_a_client_that_is_killed_early_ends_its_script_only(sent: str, tmp_path: Path) -> None:
     program = tmp_path / "sleeps.py"
@@ -86,7 +95,7 @@ def test_a_client_that_is_killed_early_ends_its_script_only(sent: str, tmp_path:
     (tmp_path / "ends.py").write_text("print('ended')")
     done = subprocess.run([warm_python(), "ends.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "ended\n"
-    server = next(one for one in psutil.Process().children() if f"{warm_environment()}/server" in one.cmdline())
+    server = server_process()
     deadline = time.monotonic() + PATIENCE_SECONDS
     while server.children() and time.monotonic() < deadline:
         time.sleep(0.01)

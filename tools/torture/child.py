@@ -19,7 +19,7 @@ from typing import NoReturn
 _MOST_SAID_BYTES = 1 << 20
 _DATA = 5
 _CLOCK_SHARE = 6.0
-_GRACE_SECONDS = 60.0
+_GRACE_SECONDS = 20.0
 """How long processes may take to end after the child that started them; only where they stay is it waited for."""
 
 

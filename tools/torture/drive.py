@@ -38,14 +38,18 @@ def prepared() -> Iterator[Path]:
         _remove(folder)
 
 
+def check_targets(config: TortureConfig) -> None:
+    """Raise ``UserError`` for a ``--target`` that no target's name begins with."""
+    for asked in config.target:
+        if not any(name.startswith(asked) for name in TARGETS):
+            raise UserError(f"--target {asked}: no target's name begins so; they are {'; '.join(TARGETS)}")
+
+
 def run_campaigns(config: TortureConfig, journal: Journal, material: Path) -> None:
     """Run the chosen campaigns, one after the other, each for its share of the time.
 
     Trials that were wrong are made again, and so are those that were skipped, which may be possible by now.
     """
-    for asked in config.target:
-        if not any(name.startswith(asked) for name in TARGETS):
-            raise UserError(f"--target {asked}: no target's name begins so; they are {'; '.join(TARGETS)}")
     done = {(trial.campaign, trial.number) for trial in journal.read(config.seed) if trial.is_right}
     started = time.monotonic()
     for name, seconds in config.deadlines.items():
@@ -84,7 +88,7 @@ def _fork_worker(
         for number in numbers:
             if time.monotonic() > deadline or number >= (config.trials or 1 << 53):
                 break
-            if number not in done and _is_chosen(config, number):
+            if number not in done and is_chosen(config, number):
                 folder = material.parent / f"{name}-{number}"
                 trial = _attempt(config, name, made, number, folder)
                 journal.add(config.seed, trial)
@@ -100,7 +104,8 @@ def _fork_worker(
         os._exit(status)
 
 
-def _is_chosen(config: TortureConfig, number: int) -> bool:
+def is_chosen(config: TortureConfig, number: int) -> bool:
+    """Whether the trial is one that ``--target`` asks for."""
     return not config.target or target_of(number).startswith(config.target)
 
 

@@ -104,17 +104,6 @@ def test_a_step_that_nobody_waits_for_is_skipped(
     assert trial.problem.startswith(problem) and trial.is_wrong == (problem == "no end within")
 
 
-@pytest.mark.slow
-def test_a_wrong_line_that_is_not_utf8_is_on_the_page(repository: Path, tmp_path: Path) -> None:
-    trials = (replace(TRIAL, campaign="data-files", number=0), replace(TRIAL, what="run \udcff", problem="wrong"))
-    (tmp_path / "torture.jsonl").write_text("".join(json.dumps({"seed": 5, **vars(trial)}) + "\n" for trial in trials))
-    ran = torture(
-        repository, "--campaign", "data-files", "--trials", 1, "--seed", 5, "--output", tmp_path / "torture"
-    )  # fmt: skip
-    assert ran.returncode == 1 and "Traceback" not in ran.stderr, ran.stderr
-    assert "run \\udcff" in (tmp_path / "torture.md").read_text(encoding="utf-8")
-
-
 PLANTED: dict[str, tuple[str, str]] = {
     "a traceback": ("raise ZeroDivisionError('planted')", "a traceback: ZeroDivisionError: planted"),
     "two lines": ("import sys; print('p: error: a\\nb', file=sys.stderr); sys.exit(2)", "exit status 2 and 2 lines"),

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.tools.test_torture import TRIAL, torture
-from tools.torture.config import CAMPAIGNS
+from tools.torture.campaigns.corruption import TARGETS, target_of
+from tools.torture.config import CAMPAIGNS, TortureConfig
 from tools.torture.report import to_json, to_markdown
 from tools.torture.trials import Journal, Trial
 
@@ -30,38 +31,30 @@ def test_a_second_start_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_skipped_trials_are_made_again(repository: Path, tmp_path: Path) -> None:
-    """What a machine did not let us try may be possible on this one; trials that were right are not repeated."""
-    skipped = replace(TRIAL, campaign="data-files", number=1, problem="skipped: root")
-    trials = (replace(skipped, number=0, problem=""), skipped)
-    (tmp_path / "torture.jsonl").write_text("".join(json.dumps({"seed": 5, **vars(trial)}) + "\n" for trial in trials))
-    ran = torture(
-        repository, "--campaign", "data-files", "--trials", 2, "--seed", 5, "--output", tmp_path / "torture"
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    again = Journal(tmp_path / "torture.jsonl").read(5)
-    assert again[0] == trials[0] and again[1].is_right and again[1].kind != TRIAL.kind
+def test_a_further_start(repository: Path, tmp_path: Path) -> None:
+    """Skipped trials are made again, as another machine may let us; right ones are not. A wrong one is on the page."""
+    right = replace(TRIAL, campaign="data-files", number=0)
+    skipped = replace(right, number=1, problem="skipped: root")
+    wrong = replace(TRIAL, what="run \udcff", problem="wrong")
+    lines = (json.dumps({"seed": 5, **vars(trial)}) + "\n" for trial in (right, skipped, wrong))
+    (tmp_path / "torture.jsonl").write_text("".join(lines))
+    asked = ("--campaign", "data-files", "--trials", 2, "--seed", 5, "--output", tmp_path / "torture")
+    ran = torture(repository, *asked)
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr, ran.stdout + ran.stderr
+    assert "run \\udcff" in (tmp_path / "torture.md").read_text(encoding="utf-8")
+    trials = Journal(tmp_path / "torture.jsonl").read(5)
+    assert right in trials and skipped not in trials and wrong in trials
+    assert [trial.is_right for trial in trials if trial.number == 1] == [True]
 
 
-@pytest.mark.slow
-def test_only_some_targets(repository: Path, tmp_path: Path) -> None:
-    asked = (
-        "--campaign",
-        "corruption",
-        "--trials",
-        32,
-        "--seed",
-        5,
-        "--minutes",
-        1000,
-        "--output",
-        tmp_path / "torture",
-    )
-    ran = torture(repository, *asked, "--target", "a published", "settings")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    kinds = [trial.kind for trial in Journal(tmp_path / "torture.jsonl").read(5)]
-    assert sorted(kinds) == ["a published task, prepared", "settings"]
-    ran = torture(repository, *asked, "--target", "nothing")
+def test_only_some_targets(repository: Path) -> None:
+    from tools.torture.drive import is_chosen
+
+    config = TortureConfig(campaign=("corruption",), target=("a published", "settings"))
+    kinds = sorted(target_of(number) for number in range(len(TARGETS)) if is_chosen(config, number))
+    assert kinds == ["a published task, prepared", "settings"]
+    assert all(is_chosen(TortureConfig(), number) for number in range(len(TARGETS)))
+    ran = torture(repository, "--campaign", "corruption", "--target", "nothing")
     assert ran.returncode == 2 and "--target nothing" in ran.stderr and len(ran.stderr.splitlines()) == 1
 
 

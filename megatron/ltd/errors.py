@@ -177,6 +177,18 @@ def _keep_for_launcher(what: str, printed: bool) -> None:
             whole.replace(path)
 
 
+@contextmanager
+def quiet_log(name: str, level: int = logging.CRITICAL) -> Iterator[None]:
+    """Hide what a library logs below ``level`` in the block, such as an error that it also raises."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def quiet_torch() -> None:
     """Silence two messages of torch that ask for nothing, and raise Ctrl-C again that reached a destructor.
 

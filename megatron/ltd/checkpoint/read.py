@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import io
-import logging
 import pickle
 import re
 import warnings
@@ -33,7 +32,7 @@ from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMe
 
 from megatron.ltd.checkpoint.part_checksums import damaged_tensor
 from megatron.ltd.checkpoint.safe_metadata import UnsafeCheckpoint, read_metadata, tensors_only
-from megatron.ltd.errors import RunStopped, UserError
+from megatron.ltd.errors import RunStopped, UserError, quiet_log
 from megatron.ltd.parallel.agreement import together
 
 FORMAT = ("torch_dist", 1)
@@ -225,12 +224,6 @@ def quiet_core() -> Iterator[None]:
 
     Errors are raised as well as logged.
     """
-    logger = logging.getLogger("megatron.core.dist_checkpointing")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        logger.setLevel(level)
+    with quiet_log("megatron.core.dist_checkpointing"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

@@ -22,9 +22,11 @@ from megatron.core.datasets.megatron_dataset import MegatronDataset
 from megatron.ltd.data.indices.builders import agree_on_indices, find_builder, this_rank
 from megatron.ltd.data.indices.cache import is_blend_index, numbers_only, remove_unless
 from megatron.ltd.data.microbatches import SampleSource
-from megatron.ltd.errors import UserError
+from megatron.ltd.errors import UserError, quiet_log
 from megatron.ltd.parallel.agreement import together
 
+_LINES_PER_RANK = ("megatron.core.datasets", logging.ERROR)
+"""The log of Megatron-Core's datasets has lines for each rank and dataset below this level."""
 _FILES_PER_DATASET, _OTHER_FILES = 9, 1024
 """Files of a dataset that stay open: three, and three of indices for each of two sets of samples if they are large."""
 
@@ -78,7 +80,12 @@ def build_samples(
         builder = blended_megatron_dataset_builder.BlendedMegatronDatasetBuilder(
             dataset_class, list(samples), lambda: True, core_config
         )
-        with _quiet_core(), _own_blend(), numbers_only(), _errors_of_files(core_config.path_to_cache, number):
+        with (
+            quiet_log(*_LINES_PER_RANK),
+            _own_blend(),
+            numbers_only(),
+            _errors_of_files(core_config.path_to_cache, number),
+        ):
             return next(found for found, wanted in zip(builder.build(), samples, strict=True) if wanted != 0)
 
     if core_config.mock:  # without indices on a disk
@@ -188,15 +195,3 @@ def _own_blend() -> Iterator[None]:
         yield
     finally:
         blended_megatron_dataset_builder.BlendedDataset = blended_dataset.BlendedDataset
-
-
-@contextlib.contextmanager
-def _quiet_core() -> Iterator[None]:
-    """Silence the log of Megatron-Core's dataset modules below errors, which has lines per rank and dataset."""
-    logger = logging.getLogger("megatron.core.datasets")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

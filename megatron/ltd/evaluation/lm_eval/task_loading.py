@@ -8,7 +8,6 @@ a local record is a fault of that record. This module needs lm-eval.
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -18,7 +17,7 @@ from typing import Any
 from lm_eval.evaluator_utils import get_sample_size
 from lm_eval.tasks import TaskManager
 
-from megatron.ltd.errors import UserError, first_line
+from megatron.ltd.errors import UserError, first_line, quiet_log
 from megatron.ltd.parallel.agreement import together
 
 
@@ -46,7 +45,7 @@ class CheckedTasks(TaskManager):
         """
         names = " ".join(map(str, [task_list] if isinstance(task_list, str) else task_list))
         try:
-            with self._blames_records(names), _without_log("datasets"):
+            with self._blames_records(names), quiet_log("datasets"):
                 loaded = super().load(task_list)
         except ConnectionError as error:
             raise UserError(
@@ -113,18 +112,6 @@ def _score_in_advance(task: Any) -> None:
     for requests in by_example.values():
         answers = [(-1.0 - place, False) for place in range(len(requests))]
         task.process_results(copy.deepcopy(requests[0].doc), answers)
-
-
-@contextmanager
-def _without_log(name: str) -> Iterator[None]:
-    """Hide what a library logs about a file, as the error that it also raises says it."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def check_examples(

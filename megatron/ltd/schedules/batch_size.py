@@ -38,21 +38,17 @@ class BatchSchedule:
         ramp: how the batch grows to it; None for the full batch from the first step.
 
     Raises:
-        UserError: a ramp that is not above zero, does not grow, or does not land on the full batch.
+        UserError: a ramp that does not grow, or does not land on the full batch.
     """
 
     global_batch_samples: int
     ramp: BatchRamp | None
 
     def __post_init__(self) -> None:
-        if self.global_batch_samples < 1:
-            raise UserError(f"--global-batch-size {self.global_batch_samples}: must be at least 1")
         if self.ramp is None:
             return
         start, increment, samples = self.ramp.start_samples, self.ramp.increment_samples, self.ramp.ramp_samples
         given = f"--rampup-batch-size {start} {increment} {samples}"
-        if start < 1 or increment < 1 or samples < 1:
-            raise UserError(f"{given}: start, increment and samples must be at least 1")
         if start >= self.global_batch_samples:
             raise UserError(
                 f"{given}: the start must be below --global-batch-size {self.global_batch_samples}; lower it, or "

@@ -69,13 +69,6 @@ def test_all_layers_of_the_span_keep_the_same_random_tokens() -> None:
         ({"layers": "6-12"}, ("--token-bypass-layers 6-12", 2, 11)),
         ({"layers": "7-6"}, ("--token-bypass-layers 7-6",)),
         ({"layers": "2,4"}, ("--token-bypass-layers 2,4", "6-11")),
-        ({"kept_tokens": 0}, ("--token-bypass-kept-tokens 0",)),
-        ({"kept_tokens": 33}, ("--token-bypass-kept-tokens 33", "--seq-length 32", 32)),
-        ({"kept_tokens": 12, "growth_steps": 4}, ("--token-bypass-kept-tokens 12", "--token-bypass-granularity 16")),
-        ({"growth_steps": -1}, ("--token-bypass-growth-steps -1",)),
-        ({"strata": 3}, ("--token-bypass-strata 3", "--seq-length 32", "--token-bypass-kept-tokens 16")),
-        ({"strata": 0}, ("--token-bypass-strata 0",)),
-        ({"growth_steps": 4, "strata": 32}, ("--seq-length 32", "--token-bypass-granularity 16")),
         (
             {"special_ids": (1, 2), "selector": "random"},
             ("--token-bypass-special-ids 1 2", "--token-bypass-selector random"),
@@ -90,8 +83,6 @@ def test_bad_flags_are_refused(flags: dict[str, Any], line: tuple[object, ...]) 
 def test_flags_that_do_not_fit_the_model_are_refused() -> None:
     with refused("--num-layers 2", 3):
         build(ModelFacts(2, S, 7))
-    with refused("--token-bypass-strata 2", 4):
-        build(ModelFacts(12, S, 7, sequence_parts=4), strata=2)
     for outside, most in ((-1, "2,147,483,647"), (50, 49)):
         with refused(f"--token-bypass-special-ids {outside}", 0, most):
             build(special_ids=(3, outside)).initial_state(50)

@@ -91,12 +91,8 @@ class LayerDrop(Method):
                     "(default: 100 / steps of the run, if --train-iters or --global-batch-size is given)"
                 )
             gamma = _PAPERS_RATE / facts.num_steps
-        schedule = KeepProbabilitySchedule(
-            config.layer_drop_theta,
-            gamma,
-            rising=config.layer_drop_direction == "rising",
-            names=("--layer-drop-theta", "--layer-drop-gamma"),
-        )
+        rising = config.layer_drop_direction == "rising"
+        schedule = KeepProbabilitySchedule(config.layer_drop_theta, gamma, rising)
         return cls(facts, schedule, config.layer_drop_by_depth)
 
     @property

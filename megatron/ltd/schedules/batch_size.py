@@ -9,6 +9,7 @@ asked ahead of a run. No torch here, and no Megatron-Core.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -111,12 +112,10 @@ class BatchSchedule:
         """Number of steps with the batch that follows ``consumed_samples``, which is not the full one."""
         assert self.ramp is not None
         batch_samples = self.at(consumed_samples)
-        # The batch never shrinks, and is larger after the ramp: bisect for the first step with a larger one.
-        fewest, most = 1, (self.ramp.ramp_samples - consumed_samples) // batch_samples + 1
-        while fewest < most:
-            middle = (fewest + most) // 2
-            if self.at(consumed_samples + middle * batch_samples) == batch_samples:
-                fewest = middle + 1
-            else:
-                most = middle
-        return fewest
+
+        def has_grown(num_steps: int) -> bool:
+            return self.at(consumed_samples + num_steps * batch_samples) != batch_samples
+
+        # The batch never shrinks, and is larger after the ramp.
+        in_ramp = range(1, (self.ramp.ramp_samples - consumed_samples) // batch_samples + 1)
+        return 1 + bisect_left(in_ramp, True, key=has_grown)

@@ -59,7 +59,8 @@ def test_blocks_and_strata_keep_different_tokens_at_equal_cost(
 ) -> None:
     """All block sizes divide the granularity of 4; the printed header and the first record of the log contain them."""
     more = ["", "--ltd-block-size 2", "--ltd-block-size 4", "--ltd-strata 2", "--ltd-strata 4"]
-    runs = [pretrain([*flags, *FLAGS, *of_run.split(), "--exit-interval", "2"], folder / of_run) for of_run in more]
+    flags = [*flags, *FLAGS, "--exit-interval", "2"]
+    runs = [pretrain([*flags, *of_run.split()], folder / f"{number}") for number, of_run in enumerate(more)]
     assert len({run.column("consumed_layer_tokens")[-1] for run in runs}) == 1
     assert len({run.column("loss")[0] for run in runs}) == 5
     starts = [run.kind("run")[0] for run in runs]

@@ -29,10 +29,11 @@ from megatron.ltd.data.batch import Batch, document_mask, document_starts
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.launch import launch
 from megatron.ltd.layers import route
-from megatron.ltd.methods.base import Dense, Method, ModelFacts
+from megatron.ltd.methods.base import Dense, Method, ModelFacts, Samples
 from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
 from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
-from megatron.ltd.models.config import ModelConfig
+from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
+from megatron.ltd.models.config import LayersConfig, ModelConfig
 from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh, initialize
@@ -141,6 +142,23 @@ def layer_drop(model: ModelConfig, keep_probability: float, seed: int = 2) -> La
     return LayerDrop.build(config, ModelFacts(model.num_layers, model.seq_length, seed))
 
 
+def token_bypass(model: Any, kept_tokens: int, layers: str, seed: int = 7, **flags: Any) -> TokenBypass:
+    """TokenBypass that keeps ``kept_tokens`` tokens at every step; ``flags`` are without the prefix."""
+    settings = {"kept_tokens": kept_tokens, "layers": layers, **flags}
+    config = TokenBypassConfig(token_bypass=True, **{f"token_bypass_{name}": value for name, value in settings.items()})
+    return TokenBypass.build(config, ModelFacts(model.num_layers, model.seq_length, seed))
+
+
+def kept_positions(method: Method, samples: Samples, row: int) -> dict[int, Tensor]:
+    """The positions of one sample at step 0, [K], by layer number, for each layer that drops tokens."""
+    plan = method.plan(0)
+    return {
+        layer: method.select(samples, [layer], amount)[0, row]
+        for layer, amount in enumerate(plan.kept_tokens, start=1)
+        if amount < plan.seq_length
+    }
+
+
 def sublayer_scales(method: Method, microbatch: int) -> dict[int, float]:
     """The factor of the sublayers' outputs at step 0, by layer number, for each layer that may be dropped."""
     return {
@@ -161,17 +179,24 @@ def dense(model: ModelConfig) -> Dense:
     return Dense(ModelFacts(model.num_layers, model.seq_length, 7))
 
 
+def core_config(
+    model: LayersConfig, mesh: Mesh, recompute: RecomputeConfig | None = None, precision: PrecisionConfig | None = None
+) -> Any:
+    """Megatron-Core's ``TransformerConfig`` of a model on this process."""
+    from megatron.ltd.models.transformer import transformer_config
+
+    parallel = ParallelConfig(device="cpu")
+    return transformer_config(model, parallel, precision or PrecisionConfig(), recompute or RecomputeConfig(), mesh)
+
+
 def build_core_model(
     model: ModelConfig, mesh: Mesh, recompute: RecomputeConfig | None = None, precision: PrecisionConfig | None = None
 ) -> torch.nn.Module:
     """The GPT model of the library, with weights drawn from a fixed seed."""
     from megatron.ltd.models.gpt import build_chunks
-    from megatron.ltd.models.transformer import transformer_config
 
-    core_config = transformer_config(
-        model, ParallelConfig(device="cpu"), precision or PrecisionConfig(), recompute or RecomputeConfig(), mesh
-    )
-    (core_model,) = build_chunks(model, core_config, VOCAB_SIZE, mesh, seed=1234)
+    of_core = core_config(model, mesh, recompute, precision)
+    (core_model,) = build_chunks(model, of_core, VOCAB_SIZE, mesh, seed=1234)
     return core_model
 
 

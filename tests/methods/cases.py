@@ -9,9 +9,6 @@ from dataclasses import dataclass
 
 import pytest
 
-on_every_model = pytest.mark.parametrize("flags", ["GPT", "BERT"], indirect=True)
-"""Marks a test to run for each model, with the model's ``flags``."""
-
 
 @dataclass(frozen=True)
 class MethodCase:
@@ -63,3 +60,17 @@ CASES = {
         "layer_drop", "--layer-drop-theta", 0.3, 1.0, _RISING, changes=tuple(range(1, 11)), per_microbatch=True
     ),
 }
+
+DROPPING_TOKENS = [name for name, case in CASES.items() if case.strata is not None]
+
+
+def on_models(*models: str) -> pytest.MarkDecorator:
+    """Marks a test to run for each model, with the model's ``flags``, and each ``case``.
+
+    Images have no token ids, from whose losses importance is learned.
+    """
+    both = [(model, name) for model in models for name in CASES if (model, name) != ("ViT", "token_bypass, importance")]
+    return pytest.mark.parametrize(("flags", "case"), both, indirect=True)
+
+
+on_every_model = on_models("GPT", "BERT", "ViT")

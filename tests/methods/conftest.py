@@ -6,7 +6,8 @@ turn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Method, ModelFacts
 from megatron.ltd.parallel.mesh import Mesh
 from tests.methods.cases import CASES, MethodCase
-from tests.support import small_dataset, small_sentences, world
+from tests.support import Finished, pretrain, small_dataset, small_sentences, world
+from tests.support_vit import vit_flags
 
 
 @pytest.fixture(scope="session")
@@ -31,11 +33,20 @@ def sentences(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Flags of a vision transformer on small images; see ``vit_flags``."""
+    return vit_flags(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
 def flags(request: pytest.FixtureRequest) -> list[str]:
     """Flags of a run of 12 steps with two microbatches each and dropout. If a flag is given twice, the later one
     counts.
     """
-    if getattr(request, "param", "GPT") == "BERT":
+    model = getattr(request, "param", "GPT")
+    if model == "ViT":
+        return ["finetune_vit_ltd.py", *request.getfixturevalue("images")]
+    if model == "BERT":
         prefix, vocabulary = request.getfixturevalue("sentences")
         command = ["pretrain_bert_ltd.py", "--data-path", prefix, "--vocab-file", vocabulary]
         command += ["--tokenizer-type", "BertWordPieceLowerCase"]
@@ -48,6 +59,17 @@ def flags(request: pytest.FixtureRequest) -> list[str]:
         *"--lr 3e-3 --lr-decay-style cosine --min-lr 1e-4 --lr-warmup-fraction 0.2".split(),
         *"--attention-dropout 0.1 --hidden-dropout 0.1 --eval-interval 6 --eval-iters 2 --log-interval 1000".split(),
     ]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finished]:
+    """``pretrain`` of the given flags to a folder of its own, once for all tests that ask for the same run."""
+
+    @functools.cache
+    def train(*command: str) -> Finished:
+        return pretrain(command, tmp_path_factory.mktemp("trained") / "run")
+
+    return train
 
 
 @pytest.fixture(params=CASES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 import torch
 
 from tests.methods.cases import MethodCase, on_every_model
-from tests.support import Finished, parse, pretrain, world
+from tests.support import Finished, parse, world
 from tests.support_errors import refused
 
 NUMBERS = ("iteration", "loss", "grad_norm", "lr", "consumed_samples", "consumed_layer_tokens", "step_flops")
+Trained = Callable[..., Finished]
 
 
 def numbers(run: Finished) -> list[list[Any]]:
@@ -30,34 +32,36 @@ def assert_same_tensors(found: dict[str, Any], expected: dict[str, Any]) -> None
     assert not different, different
 
 
-@pytest.mark.parametrize(
-    ("flags", "precision"), [("GPT", ()), ("GPT", ("--bf16",)), ("BERT", ())], indirect=["flags"],
-    ids=["GPT-fp32", "GPT-bf16", "BERT-fp32"],
-)  # fmt: skip
-@pytest.mark.parametrize("how", ["off", "full"])
-def test_without_dropping_bit_equal_to_dense(
-    flags: list[str], case: MethodCase, folder: Path, how: str, precision: tuple[str, ...]
-) -> None:
-    flags = [*flags, "--train-iters", "5", *precision]
-    dense = pretrain(flags, folder / "dense")
-    same = pretrain([*flags, *getattr(case, how)], folder / how)
-    assert numbers(same) == numbers(dense)
-    assert same.kind("validation") == dense.kind("validation") != []
-    assert_same_tensors(without_learned(same.tensors(5)), dense.tensors(5))
-
-
-def test_separate_documents_at_full_length_bit_equal_to_dense(flags: list[str], case: MethodCase, folder: Path) -> None:
-    flags = [*flags, *"--train-iters 5 --reset-position-ids --reset-attention-mask --eod-mask-loss".split()]
-    dense = pretrain(flags, folder / "dense")
-    full = pretrain([*flags, *case.full], folder / "full")
-    assert numbers(full) == numbers(dense)
-    assert_same_tensors(without_learned(full.tensors(5)), dense.tensors(5))
+def assert_same_run(found: Finished, dense: Finished) -> None:
+    """Check the metrics and the checkpoint of five steps."""
+    assert numbers(found) == numbers(dense)
+    assert found.kind("validation") == dense.kind("validation") != []
+    assert_same_tensors(without_learned(found.tensors(5)), dense.tensors(5))
 
 
 @on_every_model
-def test_dropping_differs_from_dense_and_keeps_its_parameters(flags: list[str], case: MethodCase, folder: Path) -> None:
+@pytest.mark.parametrize("how", ["off", "full"])
+def test_without_dropping_bit_equal_to_dense(flags: list[str], case: MethodCase, how: str, trained: Trained) -> None:
     flags = [*flags, "--train-iters", "5"]
-    dense, dropping = pretrain(flags, folder / "dense"), pretrain([*flags, *case.dropping], folder / "dropping")
+    assert_same_run(trained(*flags, *getattr(case, how)), trained(*flags))
+
+
+@pytest.mark.parametrize(
+    "more", ["--bf16", "--reset-position-ids --reset-attention-mask --eod-mask-loss"], ids=["bf16", "documents"]
+)
+def test_at_full_length_bit_equal_to_dense_with(
+    flags: list[str], case: MethodCase, more: str, trained: Trained
+) -> None:
+    flags = [*flags, "--train-iters", "5", *more.split()]
+    assert_same_run(trained(*flags, *case.full), trained(*flags))
+
+
+@on_every_model
+def test_dropping_differs_from_dense_and_keeps_its_parameters(
+    flags: list[str], case: MethodCase, trained: Trained
+) -> None:
+    flags = [*flags, "--train-iters", "5"]
+    dense, dropping = trained(*flags), trained(*flags, *case.dropping)
     assert dropping.column("loss")[0] != dense.column("loss")[0]
     assert sum(dropping.column("step_flops")) < sum(dense.column("step_flops"))
     shapes = {name: tensor.shape for name, tensor in dense.tensors(5).items()}
@@ -65,39 +69,25 @@ def test_dropping_differs_from_dense_and_keeps_its_parameters(flags: list[str], 
 
 
 @on_every_model
-def test_state_dict_keys_equal_the_dense_models(flags: list[str], case: MethodCase, folder: Path) -> None:
-    from megatron.ltd.training.build import build_run
-
-    keys = []
-    for method_flags in ((), case.dropping):
-        with world() as mesh:
-            run = build_run(parse([*flags, *method_flags, "--log-dir", str(folder)]), mesh)
-            keys.append(list(run.state.chunks[0].state_dict_for_save_checkpoint()))
-            run.log.close()
-    assert keys[0] == keys[1]
-
-
-@on_every_model
-def test_evaluation_keeps_everything(flags: list[str], case: MethodCase, folder: Path) -> None:
-    """The validation loss logged by a dropping run equals that of a dense run with the same weights."""
+def test_evaluation_keeps_everything(flags: list[str], case: MethodCase, trained: Trained, folder: Path) -> None:
+    """What a dropping run logs of its validation equals the evaluation of a dense model with the same weights."""
     from megatron.ltd.training.build import build_run
     from megatron.ltd.training.loop import evaluate
 
-    dropping = pretrain([*flags, *case.dropping, "--exit-interval", "6"], folder / "dropping")
+    dropping = trained(*flags, *case.dropping, "--exit-interval", "6")
     assert dropping.column("step_flops")[-1] < dropping.column("dense_step_flops")[-1]
-    dense_flags = [*flags, "--load", str(folder / "dropping"), "--finetune", "--log-dir", str(folder / "dense")]
+    dense_flags = [*flags, "--load", str(dropping.folder), "--finetune", "--log-dir", str(folder)]
     with world() as mesh:
         run = build_run(parse(dense_flags), mesh)
         measures = evaluate(run)
         run.log.close()
-    assert measures is not None
-    assert [line["loss"] for line in dropping.kind("validation")] == [measures["loss"]]
+    assert dropping.kind("validation") == [{"kind": "validation", "iteration": 6, **measures}]
 
 
-@pytest.mark.parametrize("direction", ["dense first", "dropping first"])
 @on_every_model
+@pytest.mark.parametrize("direction", ["dense first", "dropping first"])
 def test_a_checkpoint_continues_with_and_without_the_method(
-    flags: list[str], case: MethodCase, folder: Path, direction: str
+    flags: list[str], case: MethodCase, direction: str, trained: Trained
 ) -> None:
     """``--lr-decay-tokens`` gives both runs the same learning rates, so the override changes only the method.
 
@@ -106,30 +96,29 @@ def test_a_checkpoint_continues_with_and_without_the_method(
     """
     flags = [*flags, *"--lr-decay-tokens 1536 --exit-interval 5".split()]
     first, second = ((), case.full) if direction == "dense first" else (case.dropping, ())
-    started = pretrain([*flags, *first], folder / "started")
+    started = trained(*flags, *first)
     before = started.column("consumed_layer_tokens")[-1]
-    second = (*second, "--override-opt-param-scheduler")
-    continued = pretrain([*flags, *second, "--load", str(folder / "started")], folder / "continued")
+    continued = trained(*flags, *second, "--override-opt-param-scheduler", "--load", str(started.folder))
     assert continued.column("iteration") == [6, 7, 8, 9, 10]
     assert continued.column("consumed_samples")[0] == 24
     dense_layer_tokens = 4 * 4 * 32
     assert continued.column("consumed_layer_tokens") == [before + n * dense_layer_tokens for n in range(1, 6)]
     if direction == "dense first":
-        straight = pretrain([*flags, "--exit-interval", "10"], folder / "straight")
+        straight = trained(*flags, "--exit-interval", "10")
         assert [column[5:] for column in numbers(straight)] == numbers(continued)
         assert_same_tensors(without_learned(continued.tensors(10)), straight.tensors(10))
 
 
-def test_another_schedule_needs_the_override(flags: list[str], case: MethodCase, folder: Path) -> None:
+def test_another_schedule_needs_the_override(flags: list[str], case: MethodCase, trained: Trained) -> None:
     """The decay horizon of a dense run contains more layer tokens than that of a dropping run, so the override is
     needed.
     """
-    pretrain([*flags, "--exit-interval", "3"], folder / "dense")
-    second = [*flags, *case.dropping, "--exit-interval", "6", "--load", str(folder / "dense")]
+    dense = trained(*flags, "--exit-interval", "3")
+    second = [*flags, *case.dropping, "--exit-interval", "6", "--load", str(dense.folder)]
     with refused("--override-opt-param-scheduler"):
-        pretrain(second, folder / "refused")
-    continued = pretrain([*second, "--override-opt-param-scheduler"], folder / "continued")
+        trained(*second)
+    continued = trained(*second, "--override-opt-param-scheduler")
     assert continued.column("iteration") == [4, 5, 6]
-    planned = pretrain([*flags, *case.dropping], folder / "planned")
+    planned = trained(*flags, *case.dropping)
     kept = [planned.column(name)[3:6] for name in ("kept_tokens", "step_flops")]
     assert [continued.column(name) for name in ("kept_tokens", "step_flops")] == kept

@@ -11,14 +11,13 @@ from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.launch import launch
 from megatron.ltd.layers.routed_layer import RoutedTransformerLayer
 from megatron.ltd.workloads import VIT
-from tests.methods.cases import CASES, on_every_model
+from tests.methods.cases import CASES, DROPPING_TOKENS
 from tests.methods.test_equal_to_dense import assert_same_tensors, numbers
 from tests.stand_ins import cuda_graphs
 from tests.support import parse, pretrain, read_run
 from tests.support_vit import finetune, vit_flags
 
 FORWARD = RoutedTransformerLayer.forward
-DROPPING_TOKENS = [name for name, case in CASES.items() if case.strata is not None]
 
 
 def with_contiguous_gradients(layer: RoutedTransformerLayer, *arguments: Any, **named: Any) -> Any:
@@ -51,7 +50,7 @@ def test_a_vision_transformer(
 
 
 @pytest.mark.parametrize("name", DROPPING_TOKENS)
-@on_every_model
+@pytest.mark.parametrize("flags", ["GPT", "BERT"], indirect=True)
 def test_graphs_change_no_bit(flags: list[str], name: str, folder: Path) -> None:
     """Losses, validation losses, weights and moments, with dropout and over three changes of K; then a restart."""
     flags = [*flags, *CASES[name].dropping]

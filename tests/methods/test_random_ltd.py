@@ -11,21 +11,16 @@ from tests.support import pretrain
 FLAGS = "--random-ltd --ltd-min-kept-tokens 8 --ltd-growth-steps 10 --ltd-granularity 4".split()
 
 
-def test_layer_tokens_equal_the_closed_form(flags: list[str], folder: Path) -> None:
+def test_layer_tokens_and_the_learning_rate_that_follows_them(flags: list[str], folder: Path) -> None:
     """Two layers keep all tokens; two keep floor(8 + 24 t / 10) rounded down to a multiple of 4. A step has four
-    samples.
+    samples. With linear decay to 0 and no warm-up, the rate is proportional to the remaining layer tokens.
     """
-    run = pretrain([*flags, *FLAGS], folder)
-    kept = [8, 8, 12, 12, 16, 20, 20, 24, 24, 28, 32, 32]
-    assert run.column("kept_tokens") == kept
-    assert run.column("consumed_layer_tokens")[-1] == 4 * (2 * 32 * 12 + 2 * sum(kept))
-
-
-def test_the_learning_rate_follows_layer_tokens(flags: list[str], folder: Path) -> None:
-    """With linear decay from 3e-3 to 0 and no warm-up, the rate is proportional to the remaining layer tokens."""
     linear = "--lr-decay-style linear --min-lr 0 --lr-warmup-fraction 0".split()
     run = pretrain([*flags, *FLAGS, *linear], folder)
+    kept = [8, 8, 12, 12, 16, 20, 20, 24, 24, 28, 32, 32]
+    assert run.column("kept_tokens") == kept
     consumed = run.column("consumed_layer_tokens")
+    assert consumed[-1] == 4 * (2 * 32 * 12 + 2 * sum(kept))
     expected = [3e-3 * (1 - before / consumed[-1]) for before in (0, *consumed[:-1])]
     assert run.column("lr") == pytest.approx(expected, rel=1e-9)
 
@@ -59,25 +54,17 @@ def test_other_schedules_are_followed_and_resumed(
     assert resumed.kind("train") == straight.kind("train")
 
 
-def test_blocks_keep_different_tokens_at_equal_cost(
+def test_blocks_and_strata_keep_different_tokens_at_equal_cost(
     flags: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All block sizes divide the granularity of 4; the printed header and the first record of the log contain them."""
-    runs = [
-        pretrain([*flags, *FLAGS, "--ltd-block-size", size, "--exit-interval", "2"], folder / size) for size in "124"
-    ]
+    more = ["", "--ltd-block-size 2", "--ltd-block-size 4", "--ltd-strata 2", "--ltd-strata 4"]
+    flags = [*flags, *FLAGS, "--exit-interval", "2"]
+    runs = [pretrain([*flags, *of_run.split()], folder / f"{number}") for number, of_run in enumerate(more)]
     assert len({run.column("consumed_layer_tokens")[-1] for run in runs}) == 1
-    assert len({run.column("loss")[0] for run in runs}) == 3
+    assert len({run.column("loss")[0] for run in runs}) == 5
     starts = [run.kind("run")[0] for run in runs]
-    assert [start["method"] for start in starts] == ["random_ltd"] * 3
-    assert [start["method_settings"]["ltd_block_size"] for start in starts] == [None, 2, 4]
+    assert [start["method"] for start in starts] == ["random_ltd"] * 5
+    assert [start["method_settings"]["ltd_block_size"] for start in starts] == [None, 2, 4, None, None]
     said = capsys.readouterr().out
     assert "random-LTD in blocks of 2\n" in said and "random-LTD in blocks of 4\n" in said
-
-
-def test_strata_keep_different_tokens_at_equal_cost(flags: list[str], folder: Path) -> None:
-    runs = [
-        pretrain([*flags, *FLAGS, "--ltd-strata", strata, "--exit-interval", "2"], folder / strata) for strata in "124"
-    ]
-    assert len({run.column("consumed_layer_tokens")[-1] for run in runs}) == 1
-    assert len({run.column("loss")[0] for run in runs}) == 3

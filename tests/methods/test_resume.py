@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.methods.cases import MethodCase
+from tests.methods.cases import MethodCase, on_models
 from tests.methods.test_equal_to_dense import assert_same_tensors
 from tests.support import Finished, pretrain
 
@@ -36,8 +36,9 @@ def test_at_any_step(flags: list[str], case: MethodCase, folder: Path) -> None:
     assert tuple(step for step in range(1, NUM_STEPS) if flops[step] != flops[step - 1]) == case.changes
 
 
-@pytest.mark.parametrize("flags", ["BERT"], indirect=True)
-def test_on_bert(flags: list[str], case: MethodCase, folder: Path) -> None:
+@on_models("BERT", "ViT")
+def test_on_other_models(flags: list[str], case: MethodCase, folder: Path) -> None:
+    """Images begin their second epoch after the restart."""
     assert_resume_equals_straight([*flags, *case.dropping], folder, stops=(5,))
 
 

@@ -12,7 +12,7 @@ import torch
 from megatron.ltd.methods.base import Composed, Method
 from megatron.ltd.models.execution_config import RecomputeConfig
 from megatron.ltd.parallel.mesh import Mesh
-from tests.methods.cases import CASES
+from tests.methods.cases import CASES, DROPPING_TOKENS
 from tests.support import (
     assert_gradients_close,
     build_stepper,
@@ -38,7 +38,6 @@ RECOMPUTE = {
 }
 _NUMBERS = {"index_select": 2, "index_copy_": 2, "add": 3, "_write_sums": 3}
 """That an operation reads and writes for each one that it computes"""
-DROPS_TOKENS = [name for name in CASES if CASES[name].strata is not None]
 
 
 def gradients(mesh: Mesh, method: Method, recompute: str = "", **changes: Any) -> dict[str, torch.Tensor]:
@@ -48,7 +47,7 @@ def gradients(mesh: Mesh, method: Method, recompute: str = "", **changes: Any) -
 
 
 @pytest.mark.parametrize("recompute", RECOMPUTE)
-@pytest.mark.parametrize("method", DROPS_TOKENS, indirect=True)
+@pytest.mark.parametrize("method", DROPPING_TOKENS, indirect=True)
 def test_gradients_are_torchs(mesh: Mesh, method: Method, recompute: str) -> None:
     expected = gradients(mesh, method)
     with launches() as launched:

@@ -137,8 +137,6 @@ class ScheduleChoice:
     def _check_blocks(self, facts: ModelFacts, kept_tokens: int) -> None:
         """The sequence, each stratum of it and the kept tokens must be whole numbers of blocks."""
         size, asked = self.block_size, f"{self._flag('block-size')} {self.block_size}"
-        if size < 1:
-            raise UserError(f"{asked}: must be at least 1, which draws single tokens")
         if size == 1:
             return
         if facts.seq_length % size:
@@ -165,7 +163,7 @@ class ScheduleChoice:
         """Each stratum, and so each process, must keep the same whole number of tokens."""
         strata = self.strata
         amount, what = self._divisor_of_kept(kept_tokens)
-        if strata < 1 or facts.seq_length % strata or amount % strata:
+        if facts.seq_length % strata or amount % strata:
             raise UserError(
                 f"{self._flag('strata')} {strata}: must divide {facts.seq_length_name} {facts.seq_length} and "
                 f"{what} {amount}, so that each stratum keeps the same number of tokens; change one of them"

@@ -121,5 +121,5 @@ class ScheduleFlags(Settings):
 
     def _default_kept_tokens(self, seq_length: int) -> int:
         """The default share of the sequence, in whole granularities if the number changes."""
-        share, unit = seq_length // self._kept_part, 1 if self._kind == "constant" else self._given("granularity")
-        return max(1, share if unit < 1 else max(1, share // unit) * unit)
+        unit = 1 if self._kind == "constant" else self._given("granularity")
+        return max(1, seq_length // self._kept_part // unit) * unit

@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Container, Sequence
 
 import torch
+from megatron.core.extensions.transformer_engine import TENorm
 from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
@@ -57,40 +58,37 @@ def layer_spec(
     config: LayersConfig,
     device: torch.device,
     *,
-    weights_seed: int | None = None,
-    mask_type: AttnMaskType = AttnMaskType.causal,
-    explicit_mask: bool = False,
+    weights_seed: int,
+    mask_type: AttnMaskType,
+    explicit_mask: bool,
 ) -> ModuleSpec:
     """The spec of one layer.
 
-    ``weights_seed``: the seed of the initial weights, together with the layer's number; None takes the current streams.
+    ``weights_seed``: the seed of the initial weights, together with the layer's number.
     ``mask_type``: the mask of attention without a mask tensor. ``explicit_mask``: attention gets one (separated
     documents, padding, or kept tokens that attend to all tokens), which Transformer Engine's attention would ignore.
     """
+    of_engine = uses_transformer_engine(config, device)
+    if of_engine:
+        spec = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
+    else:
+        spec = get_gpt_layer_local_spec(normalization=config.normalization)
+    spec.module = RoutedTransformerLayer
     graphed = config.cuda_graph_impl == "local"
-    params = {
+    spec.params = {
         "weights_seed": weights_seed,
         "graph_warmup_steps": config.cuda_graph_warmup_steps if graphed else None,
     }
-    if uses_transformer_engine(config, device):
-        spec = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
-        spec.module, spec.params = RoutedTransformerLayer, params
-        spec.submodules.self_attn_bda = spec.submodules.mlp_bda = ScaledResidual
-        spec.submodules.self_attention.module = RoutedSelfAttention
-        spec.submodules.self_attention.params["attn_mask_type"] = mask_type
-        if explicit_mask or config.attention_backend == "local":
-            spec.submodules.self_attention.submodules.core_attention = FusedAttention
-        return spec
-    spec = get_gpt_layer_local_spec(normalization=config.normalization)
-    spec.module, spec.params = RoutedTransformerLayer, params
-    layer = spec.submodules
+    layer, attention = spec.submodules, spec.submodules.self_attention
     layer.self_attn_bda = layer.mlp_bda = ScaledResidual
-    layer.self_attention.module = RoutedSelfAttention
-    layer.self_attention.params["attn_mask_type"] = mask_type
-    layer.input_layernorm = layer.pre_mlp_layernorm = Norm
-    layer.self_attention.submodules.core_attention = FusedAttention
-    if config.qk_layernorm:
-        layer.self_attention.submodules.q_layernorm = layer.self_attention.submodules.k_layernorm = Norm
+    attention.module = RoutedSelfAttention
+    attention.params["attn_mask_type"] = mask_type
+    if not of_engine or explicit_mask or config.attention_backend == "local":
+        attention.submodules.core_attention = FusedAttention
+    if not of_engine:
+        layer.input_layernorm = layer.pre_mlp_layernorm = Norm
+        if config.qk_layernorm:
+            attention.submodules.q_layernorm = attention.submodules.k_layernorm = Norm
     return spec
 
 
@@ -99,22 +97,19 @@ def block_spec(
     device: torch.device,
     layer_numbers: Sequence[int],
     *,
-    weights_seed: int | None = None,
-    mask_type: AttnMaskType = AttnMaskType.causal,
-    masked_layers: Container[int] = (),
+    weights_seed: int,
+    mask_type: AttnMaskType,
+    masked_layers: Container[int],
 ) -> TransformerBlockSubmodules:
     """The spec of the layers of this stage, and of the norm after the last layer; see ``layer_spec``.
 
     ``masked_layers``: the numbers of the layers whose attention gets a mask tensor.
     """
-    specs = [
+    layers = [
         layer_spec(
             config, device, weights_seed=weights_seed, mask_type=mask_type, explicit_mask=number in masked_layers
         )
         for number in layer_numbers
     ]
-    if uses_transformer_engine(config, device):
-        from megatron.core.extensions.transformer_engine import TENorm
-
-        return TransformerBlockSubmodules(layer_specs=specs, layer_norm=TENorm)
-    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=Norm)
+    norm = TENorm if uses_transformer_engine(config, device) else Norm
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=norm)

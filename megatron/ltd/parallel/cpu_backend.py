@@ -79,31 +79,6 @@ class CpuEvent:
 _THE_STREAM = CpuStream()
 
 
-def _current_device() -> torch.device:
-    return CPU
-
-
-def _set_device(device: Any) -> None: ...
-
-
-def _synchronize(device: Any = None) -> None: ...
-
-
-def _empty_cache() -> None: ...
-
-
-def _current_stream(device: Any = None) -> CpuStream:
-    return _THE_STREAM
-
-
-def _default_stream(device: Any = None) -> CpuStream:
-    return _THE_STREAM
-
-
-def _stream(stream: CpuStream | None) -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext()
-
-
 def _get_rng_state(device: Any = None, clone: bool = False, graph_safe: bool = False) -> torch.Tensor:
     return torch.get_rng_state()
 
@@ -112,8 +87,22 @@ def _set_rng_state(new_state: torch.Tensor, device: Any = None, graph_safe: bool
     torch.set_rng_state(new_state)
 
 
-def _manual_seed(seed: int) -> None:
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed, slowly, devices that do not exist
+_OF_CUDA: dict[str, Any] = {
+    "current_device": lambda: CPU,
+    "set_device": lambda device: None,
+    "synchronize": lambda device=None: None,
+    "empty_cache": lambda: None,
+    "get_rng_state": _get_rng_state,
+    "set_rng_state": _set_rng_state,
+    # torch.manual_seed would also seed, slowly, devices that do not exist
+    "manual_seed": lambda seed: torch.default_generator.manual_seed(seed),
+    "Stream": CpuStream,
+    "Event": CpuEvent,
+    "stream": lambda stream: contextlib.nullcontext(),
+    "current_stream": lambda device=None: _THE_STREAM,
+    "default_stream": lambda device=None: _THE_STREAM,
+}
+"""By the names in ``torch.cuda``: a separate function for each, because torch's compiler stores them by identity."""
 
 
 def _tensor_cuda(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -212,20 +201,7 @@ def install() -> None:
         literal_cuda_modules = [importlib.import_module(name) for name in _LITERAL_CUDA_MODULES]
     random = importlib.import_module("megatron.core.tensor_parallel.random")
     buffers = importlib.import_module("megatron.core.distributed.param_and_grad_buffer")
-    for name, stand_in in {
-        "current_device": _current_device,
-        "set_device": _set_device,
-        "synchronize": _synchronize,
-        "empty_cache": _empty_cache,
-        "get_rng_state": _get_rng_state,
-        "set_rng_state": _set_rng_state,
-        "manual_seed": _manual_seed,
-        "Stream": CpuStream,
-        "Event": CpuEvent,
-        "stream": _stream,
-        "current_stream": _current_stream,
-        "default_stream": _default_stream,
-    }.items():  # a separate function for each name: torch's compiler stores them by identity
+    for name, stand_in in _OF_CUDA.items():
         setattr(torch.cuda, name, stand_in)
     torch.Tensor.cuda = _tensor_cuda  # type: ignore[method-assign,assignment]
     torch.Tensor.type = _tensor_type  # type: ignore[method-assign,assignment]

@@ -9,6 +9,7 @@ asked ahead of a run. No torch here, and no Megatron-Core.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -38,21 +39,17 @@ class BatchSchedule:
         ramp: how the batch grows to it; None for the full batch from the first step.
 
     Raises:
-        UserError: a ramp that is not above zero, does not grow, or does not land on the full batch.
+        UserError: a ramp that does not grow, or does not land on the full batch.
     """
 
     global_batch_samples: int
     ramp: BatchRamp | None
 
     def __post_init__(self) -> None:
-        if self.global_batch_samples < 1:
-            raise UserError(f"--global-batch-size {self.global_batch_samples}: must be at least 1")
         if self.ramp is None:
             return
         start, increment, samples = self.ramp.start_samples, self.ramp.increment_samples, self.ramp.ramp_samples
         given = f"--rampup-batch-size {start} {increment} {samples}"
-        if start < 1 or increment < 1 or samples < 1:
-            raise UserError(f"{given}: start, increment and samples must be at least 1")
         if start >= self.global_batch_samples:
             raise UserError(
                 f"{given}: the start must be below --global-batch-size {self.global_batch_samples}; lower it, or "
@@ -115,12 +112,10 @@ class BatchSchedule:
         """Number of steps with the batch that follows ``consumed_samples``, which is not the full one."""
         assert self.ramp is not None
         batch_samples = self.at(consumed_samples)
-        # The batch never shrinks, and is larger after the ramp: bisect for the first step with a larger one.
-        fewest, most = 1, (self.ramp.ramp_samples - consumed_samples) // batch_samples + 1
-        while fewest < most:
-            middle = (fewest + most) // 2
-            if self.at(consumed_samples + middle * batch_samples) == batch_samples:
-                fewest = middle + 1
-            else:
-                most = middle
-        return fewest
+
+        def has_grown(num_steps: int) -> bool:
+            return self.at(consumed_samples + num_steps * batch_samples) != batch_samples
+
+        # The batch never shrinks, and is larger after the ramp.
+        in_ramp = range(1, (self.ramp.ramp_samples - consumed_samples) // batch_samples + 1)
+        return 1 + bisect_left(in_ramp, True, key=has_grown)

@@ -17,8 +17,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from megatron.ltd.errors import UserError
-
 
 @dataclass(frozen=True)
 class KeepProbabilitySchedule:
@@ -29,28 +27,13 @@ class KeepProbabilitySchedule:
 
     Args:
         theta: the smallest keep probability, above 0 and at most 1 (1 drops nothing).
-        gamma: rate of change per step; 100 / (steps of the run) in the paper.
+        gamma: rate of change per step, at least 0; 100 / (steps of the run) in the paper.
         rising: the direction.
-        names: the names of theta and gamma in messages: a method's flags.
-
-    Raises:
-        UserError: a value out of range.
     """
 
     theta: float
     gamma: float
     rising: bool = False
-    names: tuple[str, str] = ("theta", "gamma")
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.theta <= 1.0:
-            raise UserError(
-                f"{self.names[0]} {self.theta}: must be above 0 and at most 1; the paper uses 0.5, and 1 drops nothing"
-            )
-        if not 0.0 <= self.gamma < math.inf:
-            raise UserError(
-                f"{self.names[1]} {self.gamma}: must be at least 0 and finite; the paper uses 100 / (steps of the run)"
-            )
 
     def at(self, step: int) -> float:
         """theta(t) at the 0-based ``step``: from 1 at step 0 towards ``theta``, or from ``theta`` towards 1."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from operator import itemgetter
 from typing import Protocol
 
@@ -45,8 +44,6 @@ class TokenSchedule(Protocol):
 
 def check_kept_tokens(given: str, kept_tokens: int, seq_length: int, seq_length_name: str) -> None:
     """Raise ``UserError`` for kept tokens outside 1 to S; ``given`` is the flag and its value."""
-    if seq_length < 1:
-        raise UserError(f"--seq-length {seq_length}: must be at least 1")
     if kept_tokens < 1:
         raise UserError(f"{given}: must be at least 1; a layer keeps at least one token")
     if kept_tokens > seq_length:
@@ -72,7 +69,7 @@ class KeptTokensSchedule:
         seq_length_name: the name of seq_length in messages.
 
     Raises:
-        UserError: a value out of range, or min_kept_tokens that is not a multiple of the granularity.
+        UserError: min_kept_tokens outside 1 to seq_length, or not a multiple of the granularity, or too many changes.
     """
 
     min_kept_tokens: int
@@ -86,12 +83,6 @@ class KeptTokensSchedule:
         check_kept_tokens(
             f"{self.names[0]} {self.min_kept_tokens}", self.min_kept_tokens, self.seq_length, self.seq_length_name
         )
-        if self.growth_steps < 0:
-            raise UserError(
-                f"{self.names[1]} {self.growth_steps}: must be at least 0; 0 keeps every token from the first step"
-            )
-        if self.granularity < 1:
-            raise UserError(f"{self.names[2]} {self.granularity}: must be at least 1")
         if self.min_kept_tokens % self.granularity:
             below = self.min_kept_tokens // self.granularity * self.granularity
             fixes = [f"{kept}" for kept in (below, below + self.granularity) if 1 <= kept <= self.seq_length]
@@ -118,7 +109,7 @@ class KeptTokensSchedule:
         range_tokens = self.seq_length - self.min_kept_tokens
         step, end_step = 0, min(num_steps, self.growth_steps if range_tokens else 0)
         while step < end_step:
-            kept_tokens = self.at(step)
+            kept_tokens = KeptTokensSchedule.at(self, step)  # of the growing schedule, in a shrinking one too
             grown_tokens = min(kept_tokens + self.granularity - self.min_kept_tokens, range_tokens)
             next_step = min(-(-grown_tokens * self.growth_steps // range_tokens), num_steps)
             yield step, next_step - step, kept_tokens
@@ -128,49 +119,30 @@ class KeptTokensSchedule:
 
 
 @dataclass(frozen=True)
-class ShrinkingSchedule:
+class ShrinkingSchedule(KeptTokensSchedule):
     """Kept tokens shrinking linearly: the growing schedule backwards, then its smallest number.
 
-        at(t) = KeptTokensSchedule(...).at(shrink_steps - t) for t <= shrink_steps; min_kept_tokens from then on
+        at(t) = KeptTokensSchedule(...).at(growth_steps - t) for t <= growth_steps; min_kept_tokens from then on
 
-    Every token is kept at step 0 and, unless the minimum is the sequence length, at no other step. The arguments are
-    those of ``KeptTokensSchedule``; ``shrink_steps``, at least 1, is the step from which the fewest are kept.
+    Every token is kept at step 0 and, unless the minimum is the sequence length, at no other step.
 
     Raises:
-        UserError: as ``KeptTokensSchedule``, and ``shrink_steps`` below 1.
+        UserError: as ``KeptTokensSchedule``, and ``growth_steps`` 0.
     """
 
-    min_kept_tokens: int
-    seq_length: int
-    shrink_steps: int
-    granularity: int
-    names: tuple[str, str, str] = ("min_kept_tokens", "growth_steps", "granularity")
-    seq_length_name: str = "--seq-length"
-
     def __post_init__(self) -> None:
-        if self.shrink_steps < 1:
-            raise UserError(f"{self.names[1]} {self.shrink_steps}: must be at least 1 for a shrinking schedule")
-        _ = self._growing  # checks the rest
-
-    @cached_property
-    def _growing(self) -> KeptTokensSchedule:
-        return KeptTokensSchedule(
-            self.min_kept_tokens,
-            self.seq_length,
-            self.shrink_steps,
-            self.granularity,
-            self.names,
-            self.seq_length_name,
-        )
+        if not self.growth_steps:
+            raise UserError(f"{self.names[1]} 0: must be at least 1 for a shrinking schedule")
+        super().__post_init__()
 
     def at(self, step: int) -> int:
         """Kept tokens of a routed layer at the 0-based ``step``."""
-        return self._growing.at(max(0, self.shrink_steps - step))
+        return super().at(max(0, self.growth_steps - step))
 
     def stages(self, num_steps: int) -> Iterator[tuple[int, int, int]]:
         """As ``TokenSchedule``: the growing schedule's, last one first."""
-        end_step = self.shrink_steps + 1
-        for growing_first, steps, kept_tokens in reversed(list(self._growing.stages(end_step))):
+        end_step = self.growth_steps + 1
+        for growing_first, steps, kept_tokens in reversed(list(super().stages(end_step))):
             first_step = end_step - growing_first - steps
             if first_step >= num_steps:
                 return
@@ -222,8 +194,6 @@ class StagedSchedule:
     seq_length_name: str = "--seq-length"
 
     def __post_init__(self) -> None:
-        if self.granularity < 1:
-            raise UserError(f"{self.names[1]} {self.granularity}: must be at least 1")
         if not self.starts or self.starts[0][0] != 0:
             raise UserError(
                 f"{' '.join([self.names[0], *self._listed()])}: the first stage must start at step 0, for example 0:128"

@@ -1,4 +1,4 @@
-"""FusedAttention against attention computed with one softmax per head and position."""
+"""FusedAttention against attention computed with one softmax per sample and head."""
 
 from __future__ import annotations
 
@@ -9,60 +9,60 @@ import torch
 from torch import Tensor
 
 from megatron.ltd.parallel.mesh import Mesh
-from tests.support import separated, small_model
+from tests.support import core_config, separated, small_model
 
 S, B, D = 7, 3, 4
 
 
-def build(mesh: Mesh, *, dropout: float = 0.0, softmax_scale: float | None = None) -> torch.nn.Module:
+def build(
+    mesh: Mesh, *, dropout: float = 0.0, softmax_scale: float | None = None, backend: str = "auto"
+) -> torch.nn.Module:
     from megatron.core.transformer.enums import AttnMaskType
 
     from megatron.ltd.layers.attention import FusedAttention
-    from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
-    from megatron.ltd.models.transformer import transformer_config
-    from megatron.ltd.parallel.config import ParallelConfig
 
-    model = small_model(attention_dropout=dropout)
-    config = transformer_config(model, ParallelConfig(device="cpu"), PrecisionConfig(), RecomputeConfig(), mesh)
+    config = core_config(small_model(attention_dropout=dropout, attention_backend=backend), mesh)
     return FusedAttention(config, 1, AttnMaskType.causal, "self", softmax_scale=softmax_scale)
 
 
-def draw(heads: int, groups: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+def draw(heads: int, groups: int, dtype: torch.dtype = torch.float64, length: int = S) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
     query, key, value = (
-        torch.randn(S, B, number, D, generator=generator, dtype=dtype) for number in (heads, groups, groups)
+        torch.randn(length, B, number, D, generator=generator, dtype=dtype) for number in (heads, groups, groups)
     )
     return query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
 
 
 def naive(query: Tensor, key: Tensor, value: Tensor, forbidden_BST: Tensor, scale: float) -> Tensor:
-    """Reference attention [S, B, N * D], computed one softmax at a time."""
-    heads, groups = query.shape[2], key.shape[2]
-    rows = []
-    for position in range(query.shape[0]):
-        samples = []
-        for sample in range(query.shape[1]):
-            outputs = []
-            for head in range(heads):
-                group = head // (heads // groups)
-                scores_T = key[:, sample, group] @ query[position, sample, head] * scale
-                weights_T = torch.softmax(scores_T.masked_fill(forbidden_BST[sample, position], -math.inf), dim=0)
-                outputs.append(weights_T @ value[:, sample, group])
-            samples.append(torch.cat(outputs))
-        rows.append(torch.stack(samples))
-    return torch.stack(rows)
+    """Reference attention [S, B, N * D], computed one head of one sample at a time."""
+    heads_per_group = query.shape[2] // key.shape[2]
+    samples = []
+    for sample in range(query.shape[1]):
+        outputs = []
+        for head in range(query.shape[2]):
+            group = head // heads_per_group
+            scores_ST = query[:, sample, head] @ key[:, sample, group].T * scale
+            weights_ST = scores_ST.masked_fill(forbidden_BST[sample], -math.inf).softmax(dim=1)
+            outputs.append(weights_ST @ value[:, sample, group])
+        samples.append(torch.cat(outputs, dim=1))
+    return torch.stack(samples, dim=1)
 
 
+@pytest.mark.parametrize("backend", ["auto", "unfused"])
+@pytest.mark.parametrize("length", [S, 24 * S], ids=["one block", "several blocks"])
 @pytest.mark.parametrize("masked", [False, True], ids=["causal", "separate documents"])
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2), (4, 1)])
-def test_equals_reference_attention(mesh: Mesh, heads: int, groups: int, masked: bool) -> None:
-    tokens_BS = torch.tensor([[1, 0, 1, 1, 0, 1, 1], [1] * 7, [0] * 7])
+def test_equals_reference_attention(
+    mesh: Mesh, heads: int, groups: int, masked: bool, length: int, backend: str
+) -> None:
+    """Long causal attention is computed by blocks (``causal_blocks``), unless plain products are asked for."""
+    tokens_BS = torch.tensor([[1, 0, 1, 1, 0, 1, 1], [1] * 7, [0] * 7]).repeat(1, length // S)
     mask = separated(tokens_BS) if masked else None
     forbidden_BST = separated(tokens_BS if masked else torch.ones_like(tokens_BS))[:, 0]
-    inputs = draw(heads, groups)
-    found = build(mesh)(*inputs, mask)
+    inputs = draw(heads, groups, length=length)
+    found = build(mesh, backend=backend)(*inputs, mask)
     expected = naive(*inputs, forbidden_BST, 1 / math.sqrt(D))
-    assert found.shape == (S, B, heads * D)
+    assert found.shape == (length, B, heads * D)
     torch.testing.assert_close(found, expected)
     weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(4), dtype=found.dtype)
     torch.testing.assert_close(

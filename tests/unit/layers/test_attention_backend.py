@@ -15,11 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from megatron.ltd.layers.attention import FusedAttention
 from megatron.ltd.layers.attention_backend import check_backend, kernels_of, set_switches
-from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
-from megatron.ltd.models.transformer import transformer_config
-from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
-from tests.support import small_model
+from tests.support import core_config, small_model
 from tests.support_errors import refused
 
 SWITCHES = ("NVTE_FLASH_ATTN", "NVTE_FUSED_ATTN", "NVTE_UNFUSED_ATTN")
@@ -44,8 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[set[str], tuple[int, ..
 
 
 def attention_of(mesh: Mesh, backend: str) -> FusedAttention:
-    model = small_model(attention_dropout=0.0, attention_backend=backend)
-    config = transformer_config(model, ParallelConfig(device="cpu"), PrecisionConfig(), RecomputeConfig(), mesh)
+    config = core_config(small_model(attention_backend=backend), mesh)
     return FusedAttention(config, 1, AttnMaskType.causal, "self")
 
 
@@ -97,15 +93,6 @@ def test_repeated_keys_compute_the_same(mesh: Mesh, monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(attention_of(mesh, "auto")(query, key, value, mask), expected)
 
 
-def test_plain_products_on_a_cpu_are_those_of_a_softmax(mesh: Mesh) -> None:
-    """This includes cases in which blocks would be faster."""
-    query, key, value = (torch.randn(160, 1, 4, 4, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
-    scores = torch.einsum("sbnd,tbnd->bnst", query, key) / 2
-    weights = scores.masked_fill(torch.ones(160, 160, dtype=torch.bool).triu(1), -torch.inf).softmax(-1)
-    expected = torch.einsum("bnst,tbnd->sbnd", weights, value).flatten(2)
-    torch.testing.assert_close(attention_of(mesh, "unfused")(query, key, value, None), expected)
-
-
 def test_no_kernel_is_one_line() -> None:
     """The error is torch's own, since a CPU has no memory-efficient kernel."""
     query = torch.randn(1, 2, 8, 12)
@@ -145,8 +132,7 @@ def test_switches_are_what_megatron_core_expects(
 
     for name, value in zip(SWITCHES, "010", strict=True):  # of another model in this process
         monkeypatch.setenv(name, value)
-    model = small_model(attention_backend=backend)
-    config = transformer_config(model, ParallelConfig(device="cpu"), PrecisionConfig(), RecomputeConfig(), mesh)
+    config = core_config(small_model(attention_backend=backend), mesh)
     set_switches(AttnBackend[backend], {})
     LanguageModule(config)
     assert "".join(os.environ[name] for name in SWITCHES) == values

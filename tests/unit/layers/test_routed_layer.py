@@ -1,4 +1,4 @@
-"""The routed layer against the dense layer, run by hand on the kept rows of one sample at a time."""
+"""The routed layer: skipped tokens pass, and without any it is the dense layer. Its numbers: ``tests/unit/models``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from megatron.ltd.layers.route import Route, use_route
 from megatron.ltd.methods.base import Samples
 from megatron.ltd.parallel.mesh import Mesh
-from tests.support import build_core_model, random_ltd, separated, small_model
+from tests.support import build_core_model, random_ltd, small_model
 
 S, K, B, H = 16, 6, 3, 24
 IDS = torch.tensor([11, 12, 13])
@@ -38,41 +38,6 @@ def inputs() -> tuple[Tensor, Tensor]:
     frequencies = 10000.0 ** (-torch.arange(0, 6, 2) / 6)
     angles = torch.arange(S)[:, None] * torch.cat([frequencies, frequencies])
     return hidden_SBH, angles[:, None, None]
-
-
-def dense_forward(layer: torch.nn.Module, *arguments: Tensor | None) -> Tensor:
-    with use_route(None):
-        hidden, mask, rotary = arguments
-        return layer(hidden, attention_mask=mask, rotary_pos_emb=rotary)[0]
-
-
-@pytest.mark.parametrize("masked", [False, True], ids=["causal", "separate documents"])
-def test_equals_the_dense_layer_on_the_kept_rows(layer: torch.nn.Module, route: Route, masked: bool) -> None:
-    hidden_SBH, rotary = inputs()
-    tokens_BS = torch.randint(0, 4, (B, S), generator=torch.Generator().manual_seed(3))
-    mask = separated(tokens_BS) if masked else None
-    with use_route(route):
-        found_SBH, context = layer(hidden_SBH, attention_mask=mask, rotary_pos_emb=rotary)
-    assert context is None
-
-    columns = []
-    for sample in range(B):
-        kept = route.kept_tokens(2).kept_BK[sample]
-        sample_mask = None if mask is None else mask[sample, :, kept][:, :, kept][None]
-        computed = dense_forward(layer, hidden_SBH[kept, sample : sample + 1], sample_mask, rotary[kept])
-        column = [hidden_SBH[position, sample] for position in range(S)]
-        for row, position in enumerate(kept.tolist()):
-            column[position] = computed[row, 0]
-        columns.append(torch.stack(column))
-    expected_SBH = torch.stack(columns, dim=1)
-    torch.testing.assert_close(found_SBH, expected_SBH, rtol=1e-5, atol=1e-5)
-
-    weight = torch.randn(found_SBH.shape, generator=torch.Generator().manual_seed(4))
-    leaves = [hidden_SBH, *layer.parameters()]
-    found = torch.autograd.grad((found_SBH * weight).sum(), leaves)
-    expected = torch.autograd.grad((expected_SBH * weight).sum(), leaves)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert (ours - theirs).norm() < 1e-5 * theirs.norm()
 
 
 def test_skipped_tokens_pass_unchanged_and_the_input_is_left_alone(layer: torch.nn.Module, route: Route) -> None:

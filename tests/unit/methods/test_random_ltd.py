@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 
@@ -66,23 +64,6 @@ def test_by_default_all_but_the_first_and_last_layer_drop() -> None:
         build(ModelFacts(2, 64, 1))
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        ({"ltd_growth_steps": None}, ("--ltd-growth-steps",)),
-        ({"ltd_min_kept_tokens": 72}, ("--ltd-min-kept-tokens 72", "--seq-length 64")),
-        ({"ltd_min_kept_tokens": 0}, ("--ltd-min-kept-tokens 0",)),
-        ({"ltd_granularity": 5}, ("--ltd-granularity 5", "--ltd-min-kept-tokens 16")),
-        ({"ltd_strata": 3}, ("--ltd-strata 3",)),
-        ({"ltd_strata": 0}, ("--ltd-strata 0",)),
-        ({"ltd_strata": 16}, ("--ltd-strata 16",)),
-    ],
-)
-def test_bad_flags_are_refused(flags: dict[str, object], said: tuple[object, ...]) -> None:
-    with refused(*said):
-        build(**flags)
-
-
 def test_strata_that_the_shards_of_a_sequence_do_not_divide_are_refused() -> None:
     """All shards must keep equally many tokens, or the ranks would compute on sequences of unequal length."""
     with refused("--ltd-strata 2", 4):
@@ -98,16 +79,6 @@ def test_whole_blocks_are_selected_and_the_name_says_so() -> None:
     )
     assert method.name == "random-LTD in blocks of 4" and build().name == "random-LTD"
     assert method.settings["method"] == build().settings["method"] == "random_ltd"
-
-
-@pytest.mark.parametrize("num_steps", [1, 5, 12, 20])
-def test_stages_match_the_plan_of_every_step(num_steps: int) -> None:
-    method = build(ltd_layers="2,5")
-    steps = itertools.chain.from_iterable(
-        [(first + n, kept) for n in range(steps)] for first, steps, kept in method.stages(num_steps)
-    )
-    assert list(steps) == [(step, method.plan(step)) for step in range(num_steps)]
-    assert method.plan(12).kept_tokens == (64,) * 6
 
 
 def test_the_selection_is_that_of_kept_indices() -> None:

@@ -69,13 +69,6 @@ def test_all_layers_of_the_span_keep_the_same_random_tokens() -> None:
         ({"layers": "6-12"}, ("--token-bypass-layers 6-12", 2, 11)),
         ({"layers": "7-6"}, ("--token-bypass-layers 7-6",)),
         ({"layers": "2,4"}, ("--token-bypass-layers 2,4", "6-11")),
-        ({"kept_tokens": 0}, ("--token-bypass-kept-tokens 0",)),
-        ({"kept_tokens": 33}, ("--token-bypass-kept-tokens 33", "--seq-length 32", 32)),
-        ({"kept_tokens": 12, "growth_steps": 4}, ("--token-bypass-kept-tokens 12", "--token-bypass-granularity 16")),
-        ({"growth_steps": -1}, ("--token-bypass-growth-steps -1",)),
-        ({"strata": 3}, ("--token-bypass-strata 3", "--seq-length 32", "--token-bypass-kept-tokens 16")),
-        ({"strata": 0}, ("--token-bypass-strata 0",)),
-        ({"growth_steps": 4, "strata": 32}, ("--seq-length 32", "--token-bypass-granularity 16")),
         (
             {"special_ids": (1, 2), "selector": "random"},
             ("--token-bypass-special-ids 1 2", "--token-bypass-selector random"),
@@ -90,8 +83,6 @@ def test_bad_flags_are_refused(flags: dict[str, Any], line: tuple[object, ...]) 
 def test_flags_that_do_not_fit_the_model_are_refused() -> None:
     with refused("--num-layers 2", 3):
         build(ModelFacts(2, S, 7))
-    with refused("--token-bypass-strata 2", 4):
-        build(ModelFacts(12, S, 7, sequence_parts=4), strata=2)
     for outside, most in ((-1, "2,147,483,647"), (50, 49)):
         with refused(f"--token-bypass-special-ids {outside}", 0, most):
             build(special_ids=(3, outside)).initial_state(50)
@@ -151,25 +142,6 @@ def test_special_ids_are_always_kept() -> None:
     kept = method.select(Samples(IDS[:1], tokens_BS, importance_V), [6], 6)[0, 0]
     assert kept.tolist() == [0, 3, 15, 16, 19, 31]
     assert importance_of(tokens_BS, importance_V, (0, 3)).isinf().sum() == 4
-
-
-def test_ten_ids_that_carry_all_the_loss_are_kept_within_200_steps() -> None:
-    """Of 100 token ids, ten have a loss of 6 and the others 0; all tokens of the ten ids are kept (16 of 64 tokens)."""
-    heavy = torch.arange(30, 40)
-    method = build(ModelFacts(12, 64, 7), kept_tokens=16)
-    learned_V = method.initial_state(100)
-    generator = torch.Generator().manual_seed(3)
-    for _ in range(200):
-        tokens_BS = torch.randint(0, 100, (8, 64), generator=generator)
-        counts = torch.bincount(tokens_BS.flatten(), minlength=100).double()
-        sums = torch.zeros(100, dtype=torch.float64)
-        sums[heavy] = 6.0 * counts[heavy]
-        learned_V = method.observe(learned_V, torch.stack([sums, counts]))
-    tokens_BS = torch.randint(0, 100, (50, 64), generator=generator)
-    (kept_BK,) = method.select(Samples(torch.arange(50), tokens_BS, learned_V), [6], 16)
-    for tokens, kept in zip(tokens_BS, kept_BK, strict=True):
-        positions = torch.isin(tokens, heavy).nonzero().flatten()
-        assert len(positions) <= 16 and set(positions.tolist()) <= set(kept.tolist())
 
 
 def test_flops_of_an_entry_layer() -> None:

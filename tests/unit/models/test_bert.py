@@ -11,13 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron.ltd.data.bert_batch import BertBatch
-from megatron.ltd.methods.base import Composed, Dense, Method, ModelFacts, Samples
-from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
+from megatron.ltd.methods.base import Composed, Method, Samples
 from megatron.ltd.models.bert import BertModel, build_bert_chunks, padding_mask
 from megatron.ltd.models.encoder_config import BertModelConfig
-from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
-from megatron.ltd.models.transformer import transformer_config
-from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.routing.gather_scatter import entry_mask, gather_mask
 from megatron.ltd.training.objective import MaskedLM
@@ -28,7 +24,10 @@ from tests.reference.plain_gpt import PlainConfig
 from tests.support import (
     VOCAB_SIZE,
     assert_gradients,
+    core_config,
+    dense,
     gradients_of,
+    kept_positions,
     layer_drop,
     learned,
     load_weights,
@@ -37,9 +36,10 @@ from tests.support import (
     step_gradients,
     stepper_of,
     sublayer_scales,
+    token_bypass,
 )
 
-S, SEED = 16, 7
+S = 16
 SPECIAL = (1, 2)
 
 
@@ -47,18 +47,11 @@ def small_bert(**changes: Any) -> BertModelConfig:
     return BertModelConfig(**{**vars(small_model(num_layers=5)), "bert_binary_head": True, **changes})
 
 
-def bypass(selector: str) -> TokenBypass:
-    config = TokenBypassConfig(
-        token_bypass=True, token_bypass_kept_tokens=7, token_bypass_layers="2-4", token_bypass_selector=selector
-    )
-    return TokenBypass.build(config, ModelFacts(5, S, SEED, special_ids=SPECIAL))
-
-
 METHODS: dict[str, Callable[[BertModelConfig], Method]] = {
-    "dense": lambda model: Dense(ModelFacts(model.num_layers, S, SEED)),
+    "dense": dense,
     "random-LTD": lambda model: random_ltd(model, 6),
-    "TokenBypass, importance": lambda model: bypass("importance"),
-    "TokenBypass, random": lambda model: bypass("random"),
+    "TokenBypass, importance": lambda model: token_bypass(model, 7, "2-4", special_ids=SPECIAL),
+    "TokenBypass, random": lambda model: token_bypass(model, 7, "2-4", selector="random"),
     "layer dropping": lambda model: layer_drop(model, 0.6),
     "random-LTD + layer dropping": lambda model: Composed(random_ltd(model, 6), layer_drop(model, 0.6)),
 }
@@ -91,8 +84,7 @@ def masked_batches(num_batches: int) -> list[BertBatch]:
 
 
 def build(model: BertModelConfig, mesh: Mesh) -> BertModel:
-    core_config = transformer_config(model, ParallelConfig(device="cpu"), PrecisionConfig(), RecomputeConfig(), mesh)
-    (core,) = build_bert_chunks(BertModel, model, core_config, VOCAB_SIZE, mesh, seed=1)
+    (core,) = build_bert_chunks(BertModel, model, core_config(model, mesh), VOCAB_SIZE, mesh, seed=1)
     return core
 
 
@@ -113,11 +105,7 @@ def plain_step(
         samples = Samples(batch.sample_ids_B, batch.tokens_BS, learned_V, batch.padding_BS)
         for row in range(2):
             real = int((~batch.padding_BS[row]).sum())
-            kept = {}
-            for layer, kept_tokens in enumerate(plan.kept_tokens, start=1):
-                if kept_tokens < S:
-                    kept_K = method.select(samples, [layer], kept_tokens)[0, row]
-                    kept[layer] = kept_K[kept_K < real]
+            kept = {layer: kept_K[kept_K < real] for layer, kept_K in kept_positions(method, samples, row).items()}
             logits_SV, order_2 = plain(
                 batch.tokens_BS[row, :real],
                 batch.types_BS[row, :real],
@@ -173,7 +161,7 @@ def test_loss_and_every_gradient_equal_the_plain_bert(mesh: Mesh, variant: str, 
 
 
 def test_importance_keeps_special_tokens_first_and_padding_last() -> None:
-    method, (batch, _, _) = bypass("importance"), masked_batches(3)
+    method, (batch, _, _) = METHODS["TokenBypass, importance"](small_bert()), masked_batches(3)
     tokens_BS = batch.tokens_BS.clone()
     tokens_BS[1, 9] = SPECIAL[1]
     importance_V = torch.zeros(VOCAB_SIZE, dtype=torch.float64)

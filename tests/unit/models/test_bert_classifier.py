@@ -10,19 +10,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megatron.ltd.data.labelled_rows import SentenceBatch
-from megatron.ltd.methods.base import Dense, Method, ModelFacts, Samples
+from megatron.ltd.methods.base import Method, Samples
 from megatron.ltd.models.bert import build_bert_chunks
 from megatron.ltd.models.bert_classifier import BertClassifier
 from megatron.ltd.models.encoder_config import BertModelConfig
-from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
-from megatron.ltd.models.transformer import transformer_config
-from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.training.classification import Classification
 from megatron.ltd.workloads.sizes import classifier_sizes
 from tests.reference.plain_bert import PlainBERT, megatron_bert_tensors
 from tests.reference.plain_gpt import PlainConfig
-from tests.support import VOCAB_SIZE, assert_gradients, gradients_of, load_weights, random_ltd, small_model, stepper_of
+from tests.support import (
+    VOCAB_SIZE,
+    assert_gradients,
+    core_config,
+    dense,
+    gradients_of,
+    kept_positions,
+    load_weights,
+    random_ltd,
+    small_model,
+    stepper_of,
+)
 
 S, CLASSES, LAYERS = 16, 3, 5
 CONFIG = PlainConfig(num_layers=LAYERS, vocab_size=VOCAB_SIZE, learned_positions=S)
@@ -33,9 +41,8 @@ def model_config(sentence_types: bool = True) -> BertModelConfig:
 
 
 def build(mesh: Mesh, model: BertModelConfig) -> BertClassifier:
-    config = transformer_config(model, ParallelConfig(device="cpu"), PrecisionConfig(), RecomputeConfig(), mesh)
     kind = partial(BertClassifier, num_classes=CLASSES)
-    (core,) = build_bert_chunks(kind, model, config, VOCAB_SIZE, mesh, seed=1)
+    (core,) = build_bert_chunks(kind, model, core_config(model, mesh), VOCAB_SIZE, mesh, seed=1)
     return core
 
 
@@ -74,23 +81,20 @@ def batches() -> list[SentenceBatch]:
 @pytest.mark.parametrize("drops", [False, True], ids=["dense", "random-LTD"])
 def test_loss_and_every_gradient_equal_the_plain_bert(mesh: Mesh, drops: bool) -> None:
     model = model_config()
-    method: Method = random_ltd(model, 6) if drops else Dense(ModelFacts(LAYERS, S, 7))
+    method: Method = random_ltd(model, 6) if drops else dense(model)
     plain, core = plain_classifier(), build(mesh, model)
     load_weights(core, tensors_of(plain.state_dict()))
     objective = Classification(CLASSES, lambda model, batch: model(batch.tokens_BS, ~batch.padding_BS, batch.types_BS))
     stepper = stepper_of(core, method, mesh, objective)
-    plan, read = method.plan(0), batches()
-    result = stepper.train(iter(read), plan, 0, len(read))
+    read = batches()
+    result = stepper.train(iter(read), method.plan(0), 0, len(read))
 
     losses = []
     for batch in read:
         for row in range(2):
             real = int((~batch.padding_BS[row]).sum())
-            kept = {}
-            for layer, kept_tokens in enumerate(plan.kept_tokens, start=1):
-                if kept_tokens < S:
-                    kept_K = method.select(Samples(batch.sample_ids_B), [layer], kept_tokens)[0, row]
-                    kept[layer] = kept_K[kept_K < real]
+            kept_by_layer = kept_positions(method, Samples(batch.sample_ids_B), row)
+            kept = {layer: kept_K[kept_K < real] for layer, kept_K in kept_by_layer.items()}
             _, logits_C = plain(batch.tokens_BS[row, :real], batch.types_BS[row, :real], kept=kept)
             if batch.weights_B[row]:
                 losses.append(F.cross_entropy(logits_C[None], batch.labels_B[row : row + 1]))

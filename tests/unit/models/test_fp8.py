@@ -10,7 +10,7 @@ from megatron.ltd.forecast.config import FP8_TFLOPS, PEAK_TFLOPS, PlanConfig
 from megatron.ltd.forecast.forecast import plan_ahead
 from megatron.ltd.models.execution_config import PrecisionConfig
 from megatron.ltd.training.throughput import published_peak
-from tests.support import small_model, world
+from tests.support import core_config, small_model, world
 from tests.support_errors import refused
 
 RUN = (
@@ -119,11 +119,5 @@ def test_layers_in_fp8() -> None:
 
 
 def test_it_needs_transformer_engine() -> None:
-    with world() as mesh:
-        from megatron.ltd.models.execution_config import RecomputeConfig
-        from megatron.ltd.models.transformer import transformer_config
-        from megatron.ltd.parallel.config import ParallelConfig
-
-        precision = PrecisionConfig(bf16=True, fp8_format="hybrid")
-        with refused("--fp8-format hybrid", "Transformer Engine", "CUDA"):
-            transformer_config(small_model(), ParallelConfig(device="cpu"), precision, RecomputeConfig(), mesh)
+    with world() as mesh, refused("--fp8-format hybrid", "Transformer Engine", "CUDA"):
+        core_config(small_model(), mesh, precision=PrecisionConfig(bf16=True, fp8_format="hybrid"))

@@ -75,8 +75,8 @@ def test_each_fusion_can_be_turned_off_alone() -> None:
         "gradient_accumulation_fusion": "gradient_accumulation",
     }.items():  # fmt: skip
         assert everything - fused(small_model(**settings, **{flag: False}), CUDA) == {name}
-    local = fused(small_model(**settings, transformer_impl="local"), CUDA)
-    assert everything - local == {"gradient_accumulation"}
+    for other in ({"transformer_impl": "local"}, {"cuda_graph_impl": "local"}):  # a graph must see these gradients
+        assert everything - fused(small_model(**settings, **other), CUDA) == {"gradient_accumulation"}
 
 
 def test_without_a_working_compiler_the_default_is_unfused_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

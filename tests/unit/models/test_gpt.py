@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ from megatron.ltd.data.batch import Batch
 from megatron.ltd.methods.base import Composed, Method, Samples
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.routing.sampling import kept_indices
+from tests.reference.gpt2_folder import gpt2_config
+from tests.reference.llama_folder import llama_config
 from tests.reference.names import gpt2_tensors, llama_tensors, megatron_tensors
 from tests.reference.plain_gpt import PlainConfig, PlainGPT
 from tests.support import (
@@ -26,12 +28,14 @@ from tests.support import (
     build_stepper,
     dense,
     gradients_of,
+    kept_positions,
     layer_drop,
-    load_weights,
+    learned,
     random_batches,
     random_ltd,
     small_model,
     sublayer_scales,
+    token_bypass,
 )
 
 SEQ_LENGTH = 16
@@ -57,41 +61,41 @@ def plain_config(model: ModelConfig) -> PlainConfig:
     )
 
 
-def plain_step(plain: PlainGPT, batches: Sequence[Batch], method: Method, blocks: int = 1) -> float:
-    """Loss of a step over ``batches`` by the formula in training/objective.py; gradients are left in ``plain``.
-
-    ``blocks`` is the size of the blocks that random-LTD keeps.
+def plain_step(
+    plain: PlainGPT, batches: Sequence[Batch], method: Method, learned_V: Tensor | None
+) -> tuple[float, Tensor]:
+    """Loss of a step by the formula in training/objective.py, and sums and counts of losses by token id; gradients are
+    left in ``plain``.
     """
-    plan = method.plan(0)
     losses, masks = [], []
+    by_token = torch.zeros(2, VOCAB_SIZE, dtype=torch.float64)
     for microbatch, batch in enumerate(batches):
-        scale = sublayer_scales(method, microbatch)
-        for row, sample_id in enumerate(batch.sample_ids_B):
-            kept = {
-                layer: kept_indices(7, sample_id[None], layer, SEQ_LENGTH, num_kept_tokens, block_size=blocks)[0]
-                for layer, num_kept_tokens in enumerate(plan.kept_tokens, start=1)
-                if num_kept_tokens < SEQ_LENGTH
-            }
+        samples = Samples(batch.sample_ids_B, batch.tokens_BS, learned_V)
+        for row, tokens_S in enumerate(batch.tokens_BS):
             document_S = None
             if batch.document_starts_BS is not None:
-                ends = batch.tokens_BS[row] == 0
+                ends = tokens_S == 0
                 document_S = ends.cumsum(0) - ends.long()
             logits_SV = plain(
-                batch.tokens_BS[row],
+                tokens_S,
                 position_ids_S=batch.position_ids_BS[row],
                 document_S=document_S,
-                kept=kept,
-                scale=scale,
+                kept=kept_positions(method, samples, row),
+                entry_layers=method.plan(0).entry_layers,
+                scale=sublayer_scales(method, microbatch),
             )
             losses.append(plain.token_losses(batch.labels_BS[row], logits_SV))
             masks.append(batch.loss_mask_BS[row])
+            for token, loss, weight in zip(tokens_S, losses[-1].detach(), masks[-1], strict=True):
+                by_token[:, token] += torch.stack([loss * weight, weight])
     mask = torch.cat(masks)
     loss = (torch.cat(losses) * mask).sum() / mask.sum()
     loss.backward()
-    return loss.item()
+    return loss.item(), by_token
 
 
 GPT2_LIKE: dict[str, Any] = {}
+ROPE = {"position_embedding_type": "rope"}
 LLAMA_LIKE = {
     "position_embedding_type": "rope", "normalization": "RMSNorm", "swiglu": True, "add_bias_linear": False,
     "tied_embeddings": False, "group_query_attention": True, "num_query_groups": 2,
@@ -101,7 +105,7 @@ VARIANTS = {
     "tanh GELU": {"openai_gelu": True},
     "untied": {"tied_embeddings": False},
     "no biases": {"add_bias_linear": False},
-    "RoPE": {"position_embedding_type": "rope"},
+    "RoPE": ROPE,
     "RMSNorm": {"normalization": "RMSNorm"},
     "SwiGLU with biases": {"swiglu": True},
     "one key-value head": {"group_query_attention": True, "num_query_groups": 1},
@@ -112,10 +116,21 @@ VARIANTS = {
 METHODS: dict[str, Callable[[ModelConfig], Method]] = {
     "dense": dense,
     "random-LTD": lambda model: random_ltd(model, 6),
+    "random-LTD in all layers": lambda model: random_ltd(model, 5, ltd_layers="1-3", ltd_allow_edge_layers=True),
     "random-LTD in blocks of 4": lambda model: random_ltd(model, 8, ltd_block_size=4, ltd_granularity=4),
     "layer dropping": lambda model: layer_drop(model, 0.6),
     "random-LTD + layer dropping": lambda model: Composed(random_ltd(model, 6), layer_drop(model, 0.6)),
+    "TokenBypass, importance": lambda model: token_bypass(model, 6, "2-4", special_ids=(4,)),
+    "TokenBypass, random": lambda model: token_bypass(model, 6, "2-4", selector="random"),
+    "TokenBypass, kept tokens among themselves": lambda model: token_bypass(
+        model, 6, "2-4", selector="random", entry="kept"
+    ),
 }
+CASES = [
+    (variant, name)
+    for variant, name in itertools.product(VARIANTS, METHODS)
+    if name in ("dense", "random-LTD") or VARIANTS[variant] in (GPT2_LIKE, ROPE, LLAMA_LIKE)
+]
 
 
 def test_the_seeds_of_these_tests_open_and_close_every_gate() -> None:
@@ -125,83 +140,39 @@ def test_the_seeds_of_these_tests_open_and_close_every_gate() -> None:
 
 
 @pytest.mark.parametrize("documents", [False, True], ids=["", "separate documents"])
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "name"), CASES)
 def test_loss_and_every_gradient_equal_the_plain_gpt(mesh: Mesh, variant: str, name: str, documents: bool) -> None:
-    model = small_model(**VARIANTS[variant])
-    method = METHODS[name](model)
-    plan = method.plan(0)
-    assert (min(plan.kept_tokens) < SEQ_LENGTH) == ("random-LTD" in name)
+    model = small_model(num_layers=5 if "TokenBypass" in name else 3, **VARIANTS[variant])
+    method, config = METHODS[name](model), plain_config(model)
+    plan, plain, learned_V = method.plan(0), PlainGPT(config), learned(method)
+    assert (min(plan.kept_tokens) < SEQ_LENGTH) == (name not in ("dense", "layer dropping"))
     assert (min(plan.keep_probability) < 1.0) == ("layer dropping" in name)
-    config = plain_config(model)
-    plain = PlainGPT(config)
     stepper = build_stepper(model, mesh, method, weights=megatron_tensors(plain.state_dict(), config))
     batches = random_batches(3, 2, SEQ_LENGTH, documents=documents)
 
-    result = stepper.train(iter(batches), method.plan(0), 0, len(batches))
-    expected_loss = plain_step(plain, batches, method, blocks=4 if "blocks of 4" in name else 1)
+    result = stepper.train(iter(batches), plan, 0, len(batches), learned_V)
+    expected_loss, by_token = plain_step(plain, batches, method, learned_V)
 
     assert result.loss == pytest.approx(expected_loss, rel=1e-6)
     expected = megatron_tensors(gradients_of(plain), config)
     assert_gradients(stepper, expected)
     norm = torch.cat([gradient.flatten() for gradient in expected.values()]).norm().item()
     assert result.grad_norm == pytest.approx(norm, rel=1e-5)
-
-
-def test_edge_layers_can_drop_too(mesh: Mesh) -> None:
-    """Every layer drops tokens, including the first, whose input is the output of the embedding."""
-    model = small_model(position_embedding_type="rope")
-    method = random_ltd(model, 5, ltd_layers="1-3", ltd_allow_edge_layers=True)
-    config = plain_config(model)
-    plain = PlainGPT(config)
-    stepper = build_stepper(model, mesh, method, weights=megatron_tensors(plain.state_dict(), config))
-    batches = random_batches(2, 2, SEQ_LENGTH)
-    result = stepper.train(iter(batches), method.plan(0), 0, len(batches))
-    assert result.loss == pytest.approx(plain_step(plain, batches, method), rel=1e-6)
-    assert_gradients(stepper, megatron_tensors(gradients_of(plain), config))
-
-
-def test_evaluation_ignores_the_plan(mesh: Mesh) -> None:
-    """In evaluation, the loss is that of the plain dense model, although the current route drops tokens."""
-    from megatron.ltd.layers.route import Route, use_route
-
-    model = small_model()
-    method, config = random_ltd(model, 4), plain_config(model)
-    plain = PlainGPT(config)
-    core = build_core_model(model, mesh)
-    load_weights(core, megatron_tensors(plain.state_dict(), config))
-    core.eval()
-    (batch,) = random_batches(1, 2, SEQ_LENGTH)
-    with torch.no_grad(), use_route(Route(method.plan(0), method, Samples(batch.sample_ids_B))):
-        found = core(batch.tokens_BS, batch.position_ids_BS, None, labels=batch.labels_BS)
-    for row in range(2):
-        expected = plain.token_losses(batch.labels_BS[row], plain(batch.tokens_BS[row]))
-        torch.testing.assert_close(found[row], expected.detach(), rtol=1e-5, atol=1e-5)
+    assert (result.token_losses_2V is None) == (learned_V is None)
+    if learned_V is not None:
+        torch.testing.assert_close(result.token_losses_2V, by_token, rtol=1e-6, atol=1e-6)
 
 
 def hugging_face_gpt2(config: PlainConfig) -> torch.nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=VOCAB_SIZE, n_positions=SEQ_LENGTH, n_embd=config.hidden_size, n_layer=config.num_layers,
-            n_head=config.heads, n_inner=config.mlp_size, activation_function="gelu_new", layer_norm_epsilon=1e-5,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
-        )
-    )  # fmt: skip
+    return GPT2LMHeadModel(GPT2Config(**gpt2_config(config)))
 
 
 def hugging_face_llama(config: PlainConfig) -> torch.nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCAB_SIZE, max_position_embeddings=SEQ_LENGTH, hidden_size=config.hidden_size,
-            intermediate_size=config.mlp_size, num_hidden_layers=config.num_layers, num_attention_heads=config.heads,
-            num_key_value_heads=config.groups, rms_norm_eps=1e-5, tie_word_embeddings=False, bos_token_id=0,
-            eos_token_id=0, pad_token_id=None,
-        )
-    )  # fmt: skip
+    return LlamaForCausalLM(LlamaConfig(**llama_config(config)))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from megatron.ltd.forecast.forecast import plan_ahead
-from megatron.ltd.models.fusions import check_graphs_device, fusions_of
+from megatron.ltd.models.fusions import check_graphs_device
 from megatron.ltd.parallel.config import ParallelConfig
 from tests.support import parse, small_model
 from tests.support_errors import refused
@@ -102,14 +102,3 @@ def test_devices_and_allocators(monkeypatch: pytest.MonkeyPatch) -> None:
         check_graphs_device(graphed, two, cuda)
     monkeypatch.setenv("NCCL_GRAPH_REGISTER", "0")
     check_graphs_device(graphed, two, cuda)
-
-
-def test_graphs_take_gradients_from_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Transformer Engine's layers add them to the main gradients by default, out of sight of a graph."""
-    from megatron.ltd.models import fusions, specs
-
-    monkeypatch.setattr(fusions, "_compile_problem", lambda: None)
-    monkeypatch.setattr(specs, "has_transformer_engine", lambda device: device.type == "cuda")
-    device = torch.device("cuda", 0)
-    assert fusions_of(small_model(), device).gradient_accumulation
-    assert not fusions_of(small_model(cuda_graph_impl="local"), device).gradient_accumulation

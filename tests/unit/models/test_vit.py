@@ -12,13 +12,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from megatron.ltd.data.images import ImageBatch
-from megatron.ltd.methods.base import Composed, Method, ModelFacts
-from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
+from megatron.ltd.methods.base import Composed, Method, Samples
 from megatron.ltd.models.encoder_config import ViTConfig
-from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
-from megatron.ltd.models.transformer import transformer_config
 from megatron.ltd.models.vit import HEAD, build_chunks
-from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.routing.sampling import kept_indices
 from megatron.ltd.training.classification import Classification
@@ -29,14 +25,16 @@ from tests.reference.plain_vit import PlainViT, hugging_face_vit_tensors, megatr
 from tests.support import (
     assert_gradients,
     assert_gradients_close,
+    core_config,
     dense,
     gradients_of,
+    kept_positions,
     layer_drop,
     load_weights,
     random_ltd,
-    step_gradients,
     stepper_of,
     sublayer_scales,
+    token_bypass,
 )
 
 CHANNELS, CLASSES = 2, 5
@@ -52,23 +50,14 @@ def small_vit(**changes: Any) -> ViTConfig:
     return ViTConfig(**(settings | changes))
 
 
-def build(model: ViTConfig, mesh: Mesh, seed: int = 1234, recompute: RecomputeConfig | None = None) -> torch.nn.Module:
-    parallel = ParallelConfig(device="cpu")
-    core_config = transformer_config(model, parallel, PrecisionConfig(), recompute or RecomputeConfig(), mesh)
-    (core,) = build_chunks(model, core_config, CLASSES, mesh, seed=seed)
+def build(model: ViTConfig, mesh: Mesh, seed: int = 1234) -> torch.nn.Module:
+    (core,) = build_chunks(model, core_config(model, mesh), CLASSES, mesh, seed=seed)
     return core
 
 
-def build_stepper(
-    model: ViTConfig,
-    mesh: Mesh,
-    method: Method,
-    weights: dict[str, Tensor] | None = None,
-    recompute: RecomputeConfig | None = None,
-) -> Stepper:
-    core = build(model, mesh, recompute=recompute)
-    if weights is not None:
-        load_weights(core, weights)
+def build_stepper(model: ViTConfig, mesh: Mesh, method: Method, weights: dict[str, Tensor]) -> Stepper:
+    core = build(model, mesh)
+    load_weights(core, weights)
     return stepper_of(core, method, mesh, Classification(CLASSES, lambda module, batch: module(batch.images_BCHW)))
 
 
@@ -97,19 +86,14 @@ def random_batches(number: int, model: ViTConfig) -> list[ImageBatch]:
     ]
 
 
-def plain_step(plain: PlainViT, batches: Sequence[ImageBatch], method: Method, shared_draw: int | None) -> float:
-    """Mean loss of the weighted images; gradients are left in ``plain``. ``shared_draw``: layer that draws for all."""
-    plan = method.plan(0)
+def plain_step(plain: PlainViT, batches: Sequence[ImageBatch], method: Method) -> float:
+    """Mean loss of the weighted images; gradients are left in ``plain``."""
     losses, weights = [], []
     for microbatch, batch in enumerate(batches):
         scale = sublayer_scales(method, microbatch)
-        for row, sample_id in enumerate(batch.sample_ids_B):
-            kept = {
-                layer: kept_indices(7, sample_id[None], shared_draw or layer, plan.seq_length, amount)[0]
-                for layer, amount in enumerate(plan.kept_tokens, start=1)
-                if amount < plan.seq_length
-            }
-            logits_C = plain(batch.images_BCHW[row], kept=kept, entry_layers=plan.entry_layers, scale=scale)
+        for row, image_CHW in enumerate(batch.images_BCHW):
+            kept = kept_positions(method, Samples(batch.sample_ids_B), row)
+            logits_C = plain(image_CHW, kept=kept, entry_layers=method.plan(0).entry_layers, scale=scale)
             losses.append(logits_C.logsumexp(-1) - logits_C[batch.labels_B[row]])
             weights.append(batch.weights_B[row])
     weight = torch.stack(weights)
@@ -118,19 +102,11 @@ def plain_step(plain: PlainViT, batches: Sequence[ImageBatch], method: Method, s
     return loss.item()
 
 
-def bypass(model: ViTConfig, entry: str) -> TokenBypass:
-    config = TokenBypassConfig(
-        token_bypass=True, token_bypass_kept_tokens=K, token_bypass_layers="2-3", token_bypass_selector="random",
-        token_bypass_entry=entry,
-    )  # fmt: skip
-    return TokenBypass.build(config, ModelFacts(model.num_layers, model.seq_length, 7))
-
-
 METHODS: dict[str, Callable[[Any], Method]] = {
     "dense": dense,
     "random-LTD": lambda model: random_ltd(model, K),
-    "TokenBypass, entry attends to all": lambda model: bypass(model, "all"),
-    "TokenBypass": lambda model: bypass(model, "kept"),
+    "TokenBypass, entry attends to all": lambda model: token_bypass(model, K, "2-3", selector="random"),
+    "TokenBypass": lambda model: token_bypass(model, K, "2-3", selector="random", entry="kept"),
     "layer dropping": lambda model: layer_drop(model, 0.6),
     "random-LTD + layer dropping": lambda model: Composed(random_ltd(model, K), layer_drop(model, 0.6)),
 }
@@ -151,34 +127,13 @@ def test_loss_and_every_gradient_equal_the_plain_vit(mesh: Mesh, variant: str, n
     batches = random_batches(3, model)
 
     result = stepper.train(iter(batches), plan, 0, len(batches))
-    expected_loss = plain_step(plain, batches, method, shared_draw=2 if "TokenBypass" in name else None)
+    expected_loss = plain_step(plain, batches, method)
 
     assert result.loss == pytest.approx(expected_loss, rel=1e-6)
     expected = megatron_vit_tensors(gradients_of(plain), plain, CHANNELS)
     assert_gradients(stepper, expected)
     whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
     assert result.grad_norm == pytest.approx(whole.item(), rel=1e-5)
-
-
-RECOMPUTE = {
-    "full": RecomputeConfig("full", "uniform", 1),
-    "selective": RecomputeConfig("selective"),
-}
-
-
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("recompute", RECOMPUTE)
-def test_recompute_changes_no_gradient(mesh: Mesh, recompute: str, name: str) -> None:
-    """With dropout too, up to rounding: a recomputed layer sums the gradients of its biases in another order."""
-    model = small_vit(attention_dropout=0.1, hidden_dropout=0.1)
-    method, batches = METHODS[name](model), random_batches(3, model)
-    losses, gradients = [], []
-    for config in (None, RECOMPUTE[recompute]):
-        stepper = build_stepper(model, mesh, method, recompute=config)
-        losses.append(stepper.train(iter(batches), method.plan(0), 0, 3).loss)
-        gradients.append(step_gradients(stepper))
-    assert losses[0] == losses[1]
-    assert_gradients_close(gradients[1], gradients[0], 1e-6)
 
 
 def test_the_class_token_is_drawn_like_any_other() -> None:

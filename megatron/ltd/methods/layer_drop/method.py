@@ -13,6 +13,7 @@ the next layer's p. Both ways to sample are there; this code scales by the layer
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -91,12 +92,8 @@ class LayerDrop(Method):
                     "(default: 100 / steps of the run, if --train-iters or --global-batch-size is given)"
                 )
             gamma = _PAPERS_RATE / facts.num_steps
-        schedule = KeepProbabilitySchedule(
-            config.layer_drop_theta,
-            gamma,
-            rising=config.layer_drop_direction == "rising",
-            names=("--layer-drop-theta", "--layer-drop-gamma"),
-        )
+        rising = config.layer_drop_direction == "rising"
+        schedule = KeepProbabilitySchedule(config.layer_drop_theta, gamma, rising)
         return cls(facts, schedule, config.layer_drop_by_depth)
 
     @property
@@ -110,15 +107,16 @@ class LayerDrop(Method):
         }
 
     def plan(self, step: int) -> StepPlan:
-        return self._plan(self._thousandths(step))
+        num_layers, seq_length = self.facts.num_layers, self.facts.seq_length
+        probabilities = keep_probabilities(num_layers, self._thousandths(step) / _UNIT, self.by_depth)
+        return StepPlan(seq_length, (seq_length,) * num_layers, probabilities)
 
     def stages(self, num_steps: int) -> Iterator[tuple[int, int, StepPlan]]:
-        first_step = 0
-        while first_step < num_steps:
-            thousandths = self._thousandths(first_step)
-            end_step = self._end_of_stage(first_step, num_steps)
-            yield first_step, end_step - first_step, self._plan(thousandths)
-            first_step = end_step
+        step = 0
+        while step < num_steps:
+            steps = self._steps_alike(step, num_steps)
+            yield step, steps, self.plan(step)
+            step += steps
 
     def executes(self, step: int, microbatch: int, layer_number: int, keep_probability: float) -> bool:
         from megatron.ltd.routing.sampling import uniform  # imports torch, which plans do not need
@@ -128,21 +126,8 @@ class LayerDrop(Method):
     def _thousandths(self, step: int) -> int:
         return round(_UNIT * self.schedule.at(step))
 
-    def _end_of_stage(self, first_step: int, num_steps: int) -> int:
-        """The first step after ``first_step`` with another theta, at most ``num_steps``: theta is monotonic."""
-        thousandths, span = self._thousandths(first_step), 1
-        while first_step + span < num_steps and self._thousandths(first_step + span) == thousandths:
-            span *= 2
-        same, different = first_step + span // 2, min(first_step + span, num_steps)
-        while different - same > 1:
-            middle = (same + different) // 2
-            if self._thousandths(middle) == thousandths:
-                same = middle
-            else:
-                different = middle
-        return different
-
-    def _plan(self, thousandths: int) -> StepPlan:
-        num_layers, seq_length = self.facts.num_layers, self.facts.seq_length
-        probabilities = keep_probabilities(num_layers, thousandths / _UNIT, self.by_depth)
-        return StepPlan(seq_length, (seq_length,) * num_layers, probabilities)
+    def _steps_alike(self, first_step: int, num_steps: int) -> int:
+        """Number of steps from ``first_step`` on, of ``num_steps`` in all, with the same theta, which is monotonic."""
+        thousandths = self._thousandths(first_step)
+        later = range(first_step + 1, num_steps)
+        return 1 + bisect_left(later, True, key=lambda step: self._thousandths(step) != thousandths)

@@ -25,16 +25,9 @@ CLUSTER = {
 }  # fmt: skip
 """Variables that a cluster or another script sets, besides SLURM_*; the README of examples/launch lists them."""
 STANDARD = {
-    "TINY",
-    "DRY_RUN",
-    "VIRTUAL_ENV",
-    "PYTHONPATH",
-    "OMP_NUM_THREADS",
-    "CUDA_DEVICE_MAX_CONNECTIONS",
-    "NCCL_DEBUG",
-    "PYTORCH_ALLOC_CONF",
-    "PYTORCH_CUDA_ALLOC_CONF",
-}
+    "TINY", "DRY_RUN", "VIRTUAL_ENV", "PYTHONPATH", "OMP_NUM_THREADS", "CUDA_DEVICE_MAX_CONNECTIONS", "NCCL_DEBUG",
+    "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF",
+}  # fmt: skip
 TASKS = {"gpt3": GPT, "gpt3_1.3b": GPT, "gpt3_350m": GPT, "gpt2_finetune": GPT, "quickstart": GPT, "vit": VIT}
 
 

@@ -119,16 +119,6 @@ def test_both_runs_are_scored_and_compared(repository: Path, home: Path, scored:
     assert other.returncode == 2 and "-steps: these scores were made with other flags" in other.stderr
 
 
-def test_other_settings_do_not_continue_a_run(repository: Path, home: Path, trained: dict[str, str]) -> None:
-    """The run fails with a one-line error, even though torchrun started it, and writes nothing."""
-    before = snapshot(home / RUNS)
-    for flags, message in ((["--lr", "1e-4"], "lr"), (["--hidden-size", "32"], "hidden-size")):
-        ended = run(repository, home, "gpt3/pretrain.sh", "1.3b", "dense", *flags, **TINY)
-        lines = ended.stderr.splitlines()
-        assert (ended.returncode, len(lines)) == (2, 1) and message in lines[0], ended.stdout + ended.stderr
-    assert snapshot(home / RUNS) == before
-
-
 def test_ctrl_c_ends_an_evaluation_in_one_line(repository: Path, home: Path, trained: dict[str, str]) -> None:
     """Ctrl-C causes no failure report of torchrun, and leaves no process or partial results."""
     (home / "interrupted").symlink_to(RUNS / "dense")  # scores are written beside the link

@@ -12,7 +12,7 @@ from tests.end_to_end.runs import metrics
 
 pytestmark = pytest.mark.slow
 
-RUNS = ("dense-150B", "random_ltd-150B", "random_ltd_blocks-150B")
+RUNS = ("dense-150B", "random_ltd_blocks-150B")
 
 
 def test_from_text_to_a_table_of_scores(repository: Path, tmp_path: Path) -> None:
@@ -29,8 +29,7 @@ def test_from_text_to_a_table_of_scores(repository: Path, tmp_path: Path) -> Non
     for script, arguments, more in steps:
         ended = run(home / "my checkout", home, f"gpt3/{script}", *arguments, **{"TINY": "1", **more})
         assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
-    ends = {name: max(step for _, step in metrics(home / folder)) for name, folder in zip(RUNS, folders, strict=True)}
-    assert ends["random_ltd-150B"] > ends["dense-150B"] > 1, "equal layer tokens are more steps where some are dropped"
-    assert ends["random_ltd_blocks-150B"] == ends["random_ltd-150B"], "as many tokens, others"
+    dense, blocks = (max(step for _, step in metrics(home / folder)) for folder in folders)
+    assert blocks > dense > 1, "equal layer tokens are more steps where some are dropped"
     assert f"| task | metric | {' | '.join(RUNS)} |" in ended.stdout
     assert re.search(r"^\| LAMBADA[^|]* \| acc \| [\d.]+ ", ended.stdout, flags=re.MULTILINE)

@@ -22,8 +22,13 @@ def length_words(length: str) -> list[str]:
     return [] if length == "300B" else [length]
 
 
-@pytest.mark.parametrize("method", ["random_ltd", "random_ltd_blocks", "dense"])
-@pytest.mark.parametrize(("size", "length"), RECIPE)
+CASES = [
+    *((*case, "random_ltd") for case in RECIPE),
+    *((size, "150B", method) for size in SIZES for method in ("random_ltd_blocks", "dense")),
+]
+
+
+@pytest.mark.parametrize(("size", "length", "method"), CASES)
 def test_every_number_of_the_recipe_is_in_the_command(
     repository: Path, tmp_path: Path, size: str, length: str, method: str
 ) -> None:
@@ -98,23 +103,6 @@ def test_planning_replaces_a_setting_of_the_recipe(repository: Path, tmp_path: P
         ended = run(repository, tmp_path, "gpt3/pretrain.sh", "350m", "random_ltd", "150B", *question, DRY_RUN="1")
         assert (ended.returncode, ended.stderr) == (0, "")
         assert re.search(rf"^answer +{answer} \d+ .*\({' '.join(question)}\)$", ended.stdout, re.MULTILINE)
-
-
-def test_slurm_runs_the_scripts(repository: Path, tmp_path: Path) -> None:
-    (tmp_path / "scontrol").write_text("#!/usr/bin/env bash\necho n0\n")
-    (tmp_path / "scontrol").chmod(0o755)
-    slurm = {
-        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1",
-        "SLURM_JOB_NODELIST": "n0", "SLURM_SUBMIT_DIR": str(repository), "DRY_RUN": "1",
-    }  # fmt: skip
-    array = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "16"}
-    script = "examples/gpt3/prepare_data.sh"
-    ended = run(repository, tmp_path, "launch/slurm.sbatch", script, "--input", "/a.jsonl", **slurm, **array)
-    srun, command = ended.stdout.splitlines()
-    assert srun.endswith(f"bash {repository}/{script} --input /a.jsonl ")
-    assert "--input /a.jsonl " in command and "--shard 3/16 " in command
-    assert "parts/corpus-0003-of-0016 " in command
-    assert os.listdir(tmp_path) == ["scontrol"]
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -73,6 +73,10 @@ def test_one_node(repository: Path) -> None:
         ({"GPUS_PER_NODE": "0"}, CPU + ONE_NODE.format(1, repository)),
         ({"GPUS_PER_NODE": "0", "NPROC": "2"}, CPU + ONE_NODE.format(2, repository)),
         ({"GPUS_PER_NODE": "8", "NPROC": "4"}, GPU + ONE_NODE.format(4, repository)),
+        (
+            {"GPUS_PER_NODE": "0", "SCRIPT": "finetune_vit_ltd.py"},
+            CPU + ONE_NODE.format(1, repository).replace("pretrain_gpt_ltd.py", "finetune_vit_ltd.py"),
+        ),
     ):
         shown = dry_run(repository, "torchrun.sh", *flags, OMP_NUM_THREADS="3", **settings)
         assert shown == [f"{command} --lr 1e-3 --data-path a\\ b"]
@@ -83,11 +87,6 @@ def test_the_allocator_is_the_users(repository: Path) -> None:
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         (shown,) = dry_run(repository, "torchrun.sh", GPUS_PER_NODE="1", **{name: "max_split_size_mb:64"})
         assert " PYTORCH_ALLOC_CONF=max_split_size_mb:64 " in shown
-
-
-def test_another_script(repository: Path) -> None:
-    shown = dry_run(repository, "torchrun.sh", SCRIPT="finetune_vit_ltd.py", OMP_NUM_THREADS="3", GPUS_PER_NODE="0")
-    assert shown == [CPU + ONE_NODE.format(1, repository).replace("pretrain_gpt_ltd.py", "finetune_vit_ltd.py")]
 
 
 @pytest.mark.parametrize("node_rank", [0, 1])
@@ -282,6 +281,9 @@ def test_slurm_runs_a_script_of_the_checkout(repository: Path, slurm: dict[str, 
         f" srun --nodes 2 --ntasks-per-node 1 --kill-on-bad-exit=1 bash {repository}/{script} --input a.jsonl"
     )
     assert len(shown) == 1 and "tools/preprocess_data.py" in shown[0]
+    array = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "16"}
+    _, part = dry_run(repository, "slurm.sbatch", script, "--input", "a.jsonl", **slurm, **array)
+    assert "--input a.jsonl " in f"{part} " and "--shard 3/16 " in part and "parts/corpus-0003-of-0016 " in part
     ended = run(repository, "slurm.sbatch", "examples/none.sh", **slurm)
     assert ended.returncode == 2 and ended.stderr == (
         f"slurm.sbatch: error: examples/none.sh is not in {repository}: name a shell script of the checkout, or give "

@@ -10,21 +10,11 @@ from setuptools.config.pyprojecttoml import read_configuration
 from tests.docs.documents import FLAG, code_blocks, known_flags, listed_pages
 
 FOREIGN_FLAGS = {
-    *("--nproc-per-node", "--max-restarts"),  # torchrun
-    *(
-        "--parsable",
-        "--array",
-        "--nodes",
-        "--gpus-per-node",
-        "--dependency",
-        "--time",
-        "--requeue",
-        "--signal",
-        "--ntasks-per-node",
-        "--gpus-per-task",
-    ),  # Slurm
-    *("--file", "--tag", "--rm", "--gpus", "--ipc", "--volume"),  # docker; --output is enroot's too
-    *("--output_path", "--model", "--batch_size", "--num_fewshot", "--limit"),  # lm-eval
+    *"--nproc-per-node --max-restarts".split(),  # torchrun
+    *"--parsable --array --nodes --gpus-per-node --dependency --time --requeue --signal".split(),  # Slurm
+    *"--ntasks-per-node --gpus-per-task".split(),  # Slurm
+    *"--file --tag --rm --gpus --ipc --volume".split(),  # docker; --output is enroot's too
+    *"--output_path --model --batch_size --num_fewshot --limit".split(),  # lm-eval
 }
 HISTORY = {"CHANGELOG.md"}
 """Pages that also mention former flags"""

@@ -91,71 +91,12 @@ def layer_bytes(
     shape: ModelShape, numbers: Numbers, share: Share, kept_tokens: int, *, attends_to_all: bool = False
 ) -> LayerBytes:
     """Bytes of a layer that keeps this many tokens of each sample; ``attends_to_all``: it is an entry layer."""
-    each, seq_length, routed = numbers.bytes_each, shape.seq_length, kept_tokens < shape.seq_length
-    queries, keys = shape.query_size // share.tensor, shape.key_value_size // share.tensor
-    ffn, hidden = shape.ffn_hidden_size // share.tensor, shape.hidden_size
-    tokens = kept_tokens * share.micro_batch // share.context  # n
-    all_tokens = seq_length * share.micro_batch // share.context
-    read_tokens = all_tokens if attends_to_all else tokens  # their queries, keys and values are computed
-    own, own_read = tokens // share.sequence, read_tokens // share.sequence
-    masks = own * hidden * (each if numbers.on_cpu else 1) if numbers.hidden_dropout else 0
-    projections = _projections(shape, numbers, share, kept_tokens, attends_to_all=attends_to_all)
-    core, core_work = _core(shape, numbers, share, kept_tokens, attends_to_all=attends_to_all)
-    widths = (3 if numbers.fused_gate else 5) if shape.gated_mlp else 2
-    gradients = (all_tokens // share.sequence + (own if routed else 0)) * hidden * each
-    gathered = tokens * hidden * each if share.sequence > 1 else 0
-    mlp_weight = hidden * ffn * each
-    in_mlp = tokens * ffn * each  # one gradient beside that of the matrix; or both parts' beside that of their product
-    mlp_work = gradients + gathered + max(in_mlp + mlp_weight, 2 * in_mlp if shape.gated_mlp else 0)
-    attention_work = gradients + (read_tokens * (queries + 2 * keys)) * each + core_work
-    return LayerBytes(
-        residuals=(own_read + own) * hidden * each + 2 * masks + 16 * own + (16 * own if routed else 0),
-        norm_outputs=(own_read + own) * hidden * (each + _replaced(numbers)),
-        projections=projections,
-        core=core,
-        mlp=widths * tokens * ffn * each,
-        mlp_work=mlp_work,
-        attention_work=attention_work,
-    )
+    return _Layer(shape, numbers, share, kept_tokens, attends_to_all).bytes()
 
 
 def norm_copies(numbers: Numbers) -> int:
     """Bytes for each number that a norm stores beside its input: those of RMSNorm on a CPU, see above."""
     return (8 if numbers.bytes_each < 4 else 4) if numbers.on_cpu and numbers.rms_norm else 0
-
-
-def _projections(shape: ModelShape, numbers: Numbers, share: Share, kept_tokens: int, *, attends_to_all: bool) -> int:
-    """Queries, keys and values, whichever of them attention stores, and its output."""
-    queries, keys = shape.query_size // share.tensor, shape.key_value_size // share.tensor
-    tokens = kept_tokens * share.micro_batch // share.context
-    read_tokens = shape.seq_length * share.micro_batch // share.context if attends_to_all else tokens
-    is_rotated, is_grouped = numbers.rotary_share > 0.0, shape.num_query_groups < shape.num_attention_heads
-    repeats = _repeats(shape, numbers, share, kept_tokens, attends_to_all=attends_to_all)
-    own_queries = is_rotated or is_grouped or attends_to_all or numbers.head_norms
-    own_values = share.context > 1 or repeats  # and keys
-    stored = tokens * queries
-    if own_queries:
-        stored += tokens * queries
-    if not (own_queries and own_values) or numbers.head_norms:
-        stored += read_tokens * (queries + 2 * keys)
-    if (is_rotated or numbers.head_norms) and not own_values:
-        stored += read_tokens * keys
-    if numbers.head_norms and is_grouped:
-        stored += read_tokens * queries  # the input of their norm
-    if share.context > 1:  # keys and values gathered and ordered; the merged results of two chunks
-        stored += 2 * share.context * tokens * keys + tokens * queries
-    if repeats:
-        columns = shape.seq_length if attends_to_all else kept_tokens
-        read = columns * (2 * share.context + 1) // (2 * share.context) if share.context > 1 else columns
-        stored += 2 * read * share.micro_batch * queries
-    if is_rotated:
-        positions = tokens if kept_tokens < shape.seq_length else shape.seq_length // share.context
-        stored += 2 * 2 * positions * round(shape.kv_channels * numbers.rotary_share)  # cosines and sines of each
-    norms = 0
-    if numbers.head_norms:
-        heads = (queries + keys) // shape.kv_channels
-        norms = read_tokens * ((queries + keys) * _replaced(numbers) + heads * (4 if numbers.rms_norm else 8))
-    return stored * numbers.bytes_each + norms
 
 
 def _replaced(numbers: Numbers) -> int:
@@ -164,43 +105,94 @@ def _replaced(numbers: Numbers) -> int:
     return copies - numbers.bytes_each if copies and numbers.bytes_each < 4 else copies
 
 
-def _is_masked(numbers: Numbers, share: Share, *, attends_to_all: bool) -> bool:
-    return numbers.explicit_mask or attends_to_all or share.context > 1
+class _Layer:
+    """One layer on one process."""
 
+    def __init__(
+        self, shape: ModelShape, numbers: Numbers, share: Share, kept_tokens: int, attends_to_all: bool
+    ) -> None:
+        self.shape, self.numbers, self.share, self.kept_tokens = shape, numbers, share, kept_tokens
+        self.attends_to_all, self.is_routed = attends_to_all, kept_tokens < shape.seq_length
+        self.all_tokens = shape.seq_length * share.micro_batch // share.context
+        self.tokens = kept_tokens * share.micro_batch // share.context  # n
+        self.read_tokens = self.all_tokens if attends_to_all else self.tokens  # with queries, keys and values
+        self.columns = shape.seq_length if attends_to_all else kept_tokens  # what a query attends to
+        self.queries, self.keys = shape.query_size // share.tensor, shape.key_value_size // share.tensor
+        self.is_grouped = shape.num_query_groups < shape.num_attention_heads
+        self.is_masked = numbers.explicit_mask or attends_to_all or share.context > 1
+        # Attention is computed in blocks of queries: causal, in fp32 on a CPU.
+        plain = numbers.on_cpu and not numbers.attention_dropout and not self.is_masked
+        self.by_blocks = plain and shape.causal and numbers.bytes_each >= 4 and kept_tokens > BLOCK_TOKENS
+        # Keys and values are repeated for the queries of a group where the kernel has no groups.
+        on_gpu = not numbers.on_cpu and (self.is_masked or numbers.bytes_each >= 4)
+        self.repeats = self.is_grouped and (on_gpu or self.by_blocks)
 
-def _by_blocks(shape: ModelShape, numbers: Numbers, kept_tokens: int, *, masked: bool) -> bool:
-    """Whether attention is computed in blocks of queries: causal, in fp32 on a CPU."""
-    without = numbers.on_cpu and not numbers.attention_dropout and not masked
-    return without and shape.causal and numbers.bytes_each >= 4 and kept_tokens > BLOCK_TOKENS
+    def bytes(self) -> LayerBytes:
+        """All of its bytes."""
+        shape, numbers, share, tokens = self.shape, self.numbers, self.share, self.tokens
+        each, hidden, ffn = numbers.bytes_each, shape.hidden_size, shape.ffn_hidden_size // share.tensor
+        own, own_read = tokens // share.sequence, self.read_tokens // share.sequence
+        masks = own * hidden * (each if numbers.on_cpu else 1) if numbers.hidden_dropout else 0
+        core, core_work = self._core()
+        widths = (3 if numbers.fused_gate else 5) if shape.gated_mlp else 2
+        gradients = (self.all_tokens // share.sequence + (own if self.is_routed else 0)) * hidden * each
+        gathered = tokens * hidden * each if share.sequence > 1 else 0
+        # One gradient beside that of the matrix; or both parts' beside that of their product.
+        in_mlp, mlp_weight = tokens * ffn * each, hidden * ffn * each
+        return LayerBytes(
+            residuals=(own_read + own) * hidden * each + 2 * masks + 16 * own + (16 * own if self.is_routed else 0),
+            norm_outputs=(own_read + own) * hidden * (each + _replaced(numbers)),
+            projections=self._projections(),
+            core=core,
+            mlp=widths * tokens * ffn * each,
+            mlp_work=gradients + gathered + max(in_mlp + mlp_weight, 2 * in_mlp if shape.gated_mlp else 0),
+            attention_work=gradients + self.read_tokens * (self.queries + 2 * self.keys) * each + core_work,
+        )
 
+    def _projections(self) -> int:
+        """Queries, keys and values, whichever of them attention stores, and its output."""
+        shape, numbers, context = self.shape, self.numbers, self.share.context
+        tokens, read_tokens, queries, keys = self.tokens, self.read_tokens, self.queries, self.keys
+        is_rotated = numbers.rotary_share > 0.0
+        own_queries = is_rotated or self.is_grouped or self.attends_to_all or numbers.head_norms
+        own_values = context > 1 or self.repeats  # and keys
+        stored = tokens * queries
+        if own_queries:
+            stored += tokens * queries
+        if not (own_queries and own_values) or numbers.head_norms:
+            stored += read_tokens * (queries + 2 * keys)
+        if (is_rotated or numbers.head_norms) and not own_values:
+            stored += read_tokens * keys
+        if numbers.head_norms and self.is_grouped:
+            stored += read_tokens * queries  # the input of their norm
+        if context > 1:  # keys and values gathered and ordered; the merged results of two chunks
+            stored += 2 * context * tokens * keys + tokens * queries
+        if self.repeats:
+            read = self.columns * (2 * context + 1) // (2 * context) if context > 1 else self.columns
+            stored += 2 * read * self.share.micro_batch * queries
+        if is_rotated:
+            positions = tokens if self.is_routed else shape.seq_length // context
+            stored += 2 * 2 * positions * round(shape.kv_channels * numbers.rotary_share)  # cosines and sines of each
+        norms = 0
+        if numbers.head_norms:
+            heads = (queries + keys) // shape.kv_channels
+            norms = read_tokens * ((queries + keys) * _replaced(numbers) + heads * (4 if numbers.rms_norm else 8))
+        return stored * numbers.bytes_each + norms
 
-def _repeats(shape: ModelShape, numbers: Numbers, share: Share, kept_tokens: int, *, attends_to_all: bool) -> bool:
-    """Whether keys and values are repeated for the queries of a group: where the kernel has no groups."""
-    masked = _is_masked(numbers, share, attends_to_all=attends_to_all)
-    on_gpu = not numbers.on_cpu and (masked or numbers.bytes_each >= 4)
-    grouped = shape.num_query_groups < shape.num_attention_heads
-    return grouped and (on_gpu or _by_blocks(shape, numbers, kept_tokens, masked=masked))
-
-
-def _core(
-    shape: ModelShape, numbers: Numbers, share: Share, kept_tokens: int, *, attends_to_all: bool
-) -> tuple[int, int]:
-    """Stored by the attention kernel, and added by its backward pass."""
-    each, heads = numbers.bytes_each, shape.num_attention_heads // share.tensor
-    tokens = kept_tokens * share.micro_batch // share.context
-    columns = shape.seq_length if attends_to_all else kept_tokens
-    mask = 0
-    if numbers.explicit_mask or attends_to_all:
-        mask = tokens * columns * each
-    elif share.context > 1:  # for two chunks of queries, the same for each sample
-        run = kept_tokens // (2 * share.context)
-        mask = run * run * (2 * share.context + 1) * each
-    if numbers.on_cpu and numbers.attention_dropout:  # plain products, in fp32
-        pairs = heads * tokens * columns * 4
-        values = shape.key_value_size if each < 4 else 0
-        scaled = tokens * (shape.query_size + shape.key_value_size + values) // share.tensor * 4
-        return 3 * pairs + scaled + mask, pairs
-    core = tokens * heads * 4 + mask
-    if _by_blocks(shape, numbers, kept_tokens, masked=_is_masked(numbers, share, attends_to_all=attends_to_all)):
-        core += BLOCK_TOKENS * kept_tokens * each
-    return core, 0
+    def _core(self) -> tuple[int, int]:
+        """Stored by the attention kernel, and added by its backward pass."""
+        shape, numbers, share, tokens = self.shape, self.numbers, self.share, self.tokens
+        each, heads = numbers.bytes_each, shape.num_attention_heads // share.tensor
+        mask = 0
+        if numbers.explicit_mask or self.attends_to_all:
+            mask = tokens * self.columns * each
+        elif share.context > 1:  # for two chunks of queries, the same for each sample
+            run = self.kept_tokens // (2 * share.context)
+            mask = run * run * (2 * share.context + 1) * each
+        if numbers.on_cpu and numbers.attention_dropout:  # plain products, in fp32
+            pairs = heads * tokens * self.columns * 4
+            values = shape.key_value_size if each < 4 else 0
+            scaled = tokens * (shape.query_size + shape.key_value_size + values) // share.tensor * 4
+            return 3 * pairs + scaled + mask, pairs
+        blocks = BLOCK_TOKENS * self.kept_tokens * each if self.by_blocks else 0
+        return tokens * heads * 4 + mask + blocks, 0

@@ -52,7 +52,8 @@ def say_plan(config: RunConfig) -> None:
     forecast = plan_ahead(config, int(os.environ.get("WORLD_SIZE", "1")))
     if target is not None:
         content = {"format_version": FORMAT_VERSION, **forecast.to_dict()}
-        _write_new(target, json.dumps(content, indent=1) + "\n")
+        with writes_to(f"--plan-json {target}", "give another file"), target.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=1) + "\n")
     print(forecast.text())
     for line in [*config.warnings, *_assumptions(config), *warnings_of(forecast.plan)]:
         print(line)
@@ -193,8 +194,3 @@ def _check_new(path: Path) -> None:
         raise UserError(f"--plan-json {path}: {path.parent} is not a folder; make it, or give another file")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"--plan-json {path}: the folder {path.parent} cannot be written to; give another file")
-
-
-def _write_new(path: Path, text: str) -> None:
-    with writes_to(f"--plan-json {path}", "give another file"), path.open("x", encoding="utf-8") as file:
-        file.write(text)

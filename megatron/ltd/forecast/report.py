@@ -18,10 +18,9 @@ from megatron.ltd.forecast.layout import Layout
 from megatron.ltd.forecast.memory import StageMemory
 from megatron.ltd.format import format_flops, format_ranges, format_seconds, text_table
 from megatron.ltd.methods.base import METHOD
-from megatron.ltd.plan.accounting import dense_step_flops, layer_tokens, step_flops
 from megatron.ltd.plan.parameters import ModelSizes
-from megatron.ltd.plan.run_plan import RunPlan, Stage
-from megatron.ltd.plan.table import LearningRate, stage_table
+from megatron.ltd.plan.run_plan import RunPlan
+from megatron.ltd.plan.table import STAGE_FIELDS, LearningRate, planned_stages, stage_table
 
 if TYPE_CHECKING:
     from megatron.ltd.config import Entry
@@ -172,7 +171,14 @@ class Forecast:
             "layout": self.layout.to_dict(),
             "precision": self.dtype,
             "answer": None if answer is None else answer.to_dict(),
-            "stages": [self._stage(stage) for stage in plan.stages],
+            "stages": [
+                {
+                    "kept_tokens": list(stage.plan.kept_tokens),
+                    "keep_probability": list(stage.plan.keep_probability),
+                    **{name: getattr(figures, name) for name in STAGE_FIELDS},
+                }
+                for stage, figures in zip(plan.stages, planned_stages(plan, self.rate), strict=True)
+            ],
             "totals": {
                 "steps": steps,
                 "samples": plan.samples(steps),
@@ -196,22 +202,6 @@ class Forecast:
                 "dense_seconds": self.speed.seconds(dense_flops),
                 "dense_gpu_hours": self.speed.gpu_hours(dense_flops),
             },
-        }
-
-    def _stage(self, stage: Stage) -> dict[str, Any]:
-        samples, shape = stage.global_batch_samples, self.sizes.shape
-        return {
-            "first_step": stage.first_step,
-            "num_steps": stage.num_steps,
-            "global_batch_samples": samples,
-            "kept_tokens": list(stage.plan.kept_tokens),
-            "keep_probability": list(stage.plan.keep_probability),
-            "tokens": stage.num_steps * samples * shape.seq_length,
-            "layer_tokens": stage.num_steps * layer_tokens(stage.plan, samples),
-            "flops": stage.num_steps * step_flops(shape, stage.plan, samples),
-            "dense_flops": stage.num_steps * dense_step_flops(shape, samples),
-            "first_lr": self.rate(stage.first_step),
-            "last_lr": self.rate(stage.end_step - 1),
         }
 
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.methods.base import Method
-from megatron.ltd.plan.accounting import ModelShape, layer_tokens
+from megatron.ltd.plan.accounting import ModelShape
 from megatron.ltd.plan.config import OptimizerConfig, TrainingConfig
-from megatron.ltd.plan.run_plan import Clock, RunPlan, plan_run, plan_run_until
+from megatron.ltd.plan.run_plan import Clock, RunPlan, clock_of_step, plan_run, plan_run_until
 from megatron.ltd.schedules.batch_size import BatchRamp, BatchSchedule
 from megatron.ltd.schedules.batch_steps import SteppedBatchSchedule, read_batch_steps
 from megatron.ltd.schedules.step_plan import StepPlan
@@ -95,8 +95,7 @@ class RunClock:
 
     def increment(self, plan: StepPlan, samples: int) -> int:
         """How much one step adds to the clock."""
-        tokens = samples * self.shape.seq_length
-        return {"layer-tokens": layer_tokens(plan, samples), "tokens": tokens, "samples": samples}[self.unit]
+        return clock_of_step(self.shape, plan, samples, self.unit)
 
     def schedule(self, iteration: int = 0, consumed: Mapping[Clock, int] | None = None) -> dict[str, Any]:
         """The learning-rate schedule as arguments of ``OptimizerParamScheduler``, its steps on this clock.

@@ -31,7 +31,7 @@ Clock = Literal["layer-tokens", "tokens", "samples"]
 PlanStages = Callable[[int], Iterable[tuple[int, int, StepPlan]]]
 """From ``num_steps`` to (first step, number of steps, plan) in order, without gaps, as ``Method.stages``."""
 
-_Column = Literal["samples", "layer tokens", "FLOPs", "dense FLOPs"]
+_Column = Clock | Literal["FLOPs", "dense FLOPs"]
 
 UNBOUNDED_STEPS = 1 << 62
 _MOST_VALUES = 1 << 22
@@ -51,6 +51,13 @@ class Stage:
     def end_step(self) -> int:
         """The step after the last one."""
         return self.first_step + self.num_steps
+
+
+def clock_of_step(shape: ModelShape, plan: StepPlan, num_samples: int, unit: Clock) -> int:
+    """How much one step adds to the clock: layer tokens, raw tokens or samples."""
+    if unit == "layer-tokens":
+        return layer_tokens(plan, num_samples)
+    return num_samples * (shape.seq_length if unit == "tokens" else 1)
 
 
 def plan_stages(batch: BatchSchedule, method_stages: PlanStages, num_steps: int) -> Iterator[Stage]:
@@ -97,15 +104,12 @@ class RunPlan:
         return frozenset(layer for stage in self.stages for layer in stage.plan.entry_layers)
 
     def _per_step(self, stage: Stage, column: _Column) -> int:
-        """Samples, layer tokens, FLOPs or the dense model's FLOPs of one step of the stage."""
-        samples = stage.global_batch_samples
-        if column == "samples":
-            return samples
-        if column == "layer tokens":
-            return layer_tokens(stage.plan, samples)
-        return (
-            step_flops(self.shape, stage.plan, samples) if column == "FLOPs" else dense_step_flops(self.shape, samples)
-        )
+        """What one step of the stage takes."""
+        if column == "FLOPs":
+            return step_flops(self.shape, stage.plan, stage.global_batch_samples)
+        if column == "dense FLOPs":
+            return dense_step_flops(self.shape, stage.global_batch_samples)
+        return clock_of_step(self.shape, stage.plan, stage.global_batch_samples, column)
 
     @cached_property
     def _totals_before(self) -> dict[_Column, list[int]]:
@@ -130,11 +134,11 @@ class RunPlan:
 
     def tokens(self, num_steps: int) -> int:
         """Raw tokens of the first ``num_steps`` steps: samples times S."""
-        return self.samples(num_steps) * self.shape.seq_length
+        return self._total(num_steps, "tokens")
 
     def layer_tokens(self, num_steps: int) -> int:
         """Layer tokens of the first ``num_steps`` steps; divided by L they are comparable with raw tokens."""
-        return self._total(num_steps, "layer tokens")
+        return self._total(num_steps, "layer-tokens")
 
     def flops(self, num_steps: int) -> int:
         """FLOPs of the first ``num_steps`` steps, forward and backward, all devices together."""
@@ -158,7 +162,7 @@ class RunPlan:
 
     def clock(self, num_steps: int, unit: Clock) -> int:
         """Value of the clock after ``num_steps`` steps: layer tokens, raw tokens or samples."""
-        return {"layer-tokens": self.layer_tokens, "tokens": self.tokens, "samples": self.samples}[unit](num_steps)
+        return self._total(num_steps, unit)
 
     def ahead(self, iteration: int, consumed: int, unit: Clock) -> int:
         """How much more than planned a run has ``consumed`` in its first ``iteration`` steps, in ``unit``.
@@ -172,13 +176,6 @@ class RunPlan:
 def plan_run(shape: ModelShape, batch: BatchSchedule, method_stages: PlanStages, num_steps: int) -> RunPlan:
     """The plan of a run of ``num_steps`` steps (``--train-iters``)."""
     return RunPlan(shape, tuple(plan_stages(batch, method_stages, num_steps)))
-
-
-def _clock_per_step(shape: ModelShape, stage: Stage, unit: Clock) -> int:
-    """How much one step of the stage adds to the clock."""
-    if unit == "layer-tokens":
-        return layer_tokens(stage.plan, stage.global_batch_samples)
-    return stage.global_batch_samples * (shape.seq_length if unit == "tokens" else 1)
 
 
 def plan_run_until(
@@ -200,7 +197,7 @@ def plan_run_until(
     stages: list[Stage] = []
     reached = 0
     for stage in plan_stages(batch, method_stages, UNBOUNDED_STEPS):
-        step = _clock_per_step(shape, stage, unit)
+        step = clock_of_step(shape, stage.plan, stage.global_batch_samples, unit)
         missing = target - reached
         steps_needed = missing // step if unit == "samples" else -(-missing // step)
         stage_steps = max(0, min(stage.num_steps, steps_needed))

@@ -20,6 +20,11 @@ LearningRate = Callable[[int], float]
 """The learning rate of the update at the end of a 0-based step."""
 
 MOST_ROWS = 12
+STAGE_FIELDS = (
+    "first_step", "num_steps", "global_batch_samples", "tokens", "layer_tokens", "flops", "dense_flops",
+    "first_lr", "last_lr",
+)  # fmt: skip
+"""The fields of ``StageFigures`` that a plan's file holds as they are."""
 
 
 @dataclass(frozen=True)

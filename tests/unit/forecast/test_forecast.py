@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +65,11 @@ def test_the_published_recipe() -> None:
 
 def test_the_dense_run_of_the_recipe_counts_raw_tokens() -> None:
     """Without the method the same length flag counts raw tokens."""
-    flags = RECIPE.replace("--random-ltd --ltd-min-kept-tokens 128 --ltd-granularity 16 ", "").split()
-    totals = plan_ahead(parse_run_config(flags)).to_dict()["totals"]
-    assert totals["steps"] == 286_103
+    flags = RECIPE.replace("--random-ltd --ltd-min-kept-tokens 128 --ltd-granularity 16 ", "")
+    totals = plan_ahead(parse_run_config(flags.split())).to_dict()["totals"]
+    assert totals["steps"] == 286_103  # a length in samples ends a step earlier, since it is never passed
+    in_samples = flags.replace("--train-tokens 300000000000", f"--train-samples {300_000_000_000 // 2048}")
+    assert plan_ahead(parse_run_config(in_samples.split())).plan.num_steps == 286_102
     assert totals["layer_token_saving"] == totals["flops_saving"] == 0.0
     assert totals["equivalent_dense_tokens"] == totals["tokens"] == totals["train_tokens"]
 
@@ -79,29 +80,23 @@ def test_equivalent_dense_tokens_take_the_same_flops() -> None:
     assert totals["equivalent_dense_tokens"] * step / (512 * 2048) == pytest.approx(totals["flops"], rel=1e-9)
 
 
-def test_a_growth_that_saves_a_third() -> None:
-    """The growth of the answer saves a third and one step less does not; the run keeps its length in tokens."""
-    solved = forecast("--plan-target-saving 0.333")
-    assert solved.answer is not None
+@pytest.mark.parametrize(
+    ("unit", "saving", "share", "flops_saving"),
+    [("layer-tokens", "layer_token_saving", 0.769, 0.318), ("flops", "flops_saving", 0.807, 1 / 3)],
+)
+def test_a_growth_that_saves_a_third(unit: str, saving: str, share: float, flops_saving: float) -> None:
+    """Of layer tokens or of FLOPs; one step less does not, and the run keeps its length in tokens.
+
+    The shares of the run that it takes, and of the FLOPs that it saves, are those of random-LTD's card.
+    """
+    solved = forecast(f"--plan-target-saving {1 / 3} --plan-saving-of {unit}")
     growth = solved.answer.flags["--ltd-growth-steps"]
-    given, shorter = forecast(f"--ltd-growth-steps {growth}"), forecast(f"--ltd-growth-steps {growth - 1}")
+    given, shorter = (forecast(f"--ltd-growth-steps {steps}") for steps in (growth, growth - 1))
     assert solved.plan == given.plan
-    savings = [run.plan.layer_token_saving(run.plan.num_steps) for run in (shorter, given)]
-    assert savings[0] < 333 / 1000 <= savings[1]
-    assert solved.to_dict()["totals"]["train_tokens"] >= 300_000_000_000
-
-
-def test_a_growth_that_saves_a_third_of_the_flops() -> None:
-    """The figures of random-LTD's card: growth and saved FLOPs for a third of the layer tokens, and of the FLOPs."""
-    shares = []
-    for unit in ("layer-tokens", "flops"):
-        solved = forecast(f"--plan-target-saving {1 / 3} --plan-saving-of {unit}")
-        assert solved.answer is not None
-        totals = solved.to_dict()["totals"]
-        saving = {"layer-tokens": "layer_token_saving", "flops": "flops_saving"}[unit]
-        assert totals[saving] == pytest.approx(1 / 3, abs=1e-5)
-        shares.append((solved.answer.flags["--ltd-growth-steps"] / totals["steps"], totals["flops_saving"]))
-    assert shares == [pytest.approx((0.769, 0.318), abs=5e-4), pytest.approx((0.807, 1 / 3), abs=5e-4)]
+    totals = solved.to_dict()["totals"]
+    assert shorter.to_dict()["totals"][saving] < 1 / 3 <= totals[saving] == pytest.approx(1 / 3, abs=1e-5)
+    assert (growth / totals["steps"], totals["flops_saving"]) == pytest.approx((share, flops_saving), abs=5e-4)
+    assert totals["train_tokens"] >= 300_000_000_000
 
 
 def test_defaults_grow_over_two_thirds_of_the_run() -> None:
@@ -175,11 +170,20 @@ def test_hours_that_pay_for_a_run() -> None:
 
 
 def test_a_speed_gives_time_and_hours() -> None:
-    time = forecast(GROWTH, "--plan-gpu a100 --plan-mfu 0.4").to_dict()["time"]
-    flops = forecast(GROWTH).to_dict()["totals"]["flops"]
-    assert time["seconds"] == pytest.approx(flops / (64 * 312e12 * 0.4))
+    planned = forecast(GROWTH, "--plan-gpu a100 --plan-mfu 0.4").to_dict()
+    time = planned["time"]
+    assert time["seconds"] == pytest.approx(planned["totals"]["flops"] / (64 * 312e12 * 0.4))
     assert time["gpu_hours"] == pytest.approx(time["seconds"] * 64 / 3600)
-    assert forecast(GROWTH).to_dict()["time"] is None
+    assert time["mfu"] == pytest.approx(0.4) and forecast(GROWTH).to_dict()["time"] is None
+
+
+def test_a_measured_dense_step_gives_the_time_of_others() -> None:
+    """A dense step takes the measured time, other FLOPs their share of it; the MFU follows from a known peak."""
+    planned = forecast(GROWTH, "--plan-step-seconds 3.1 --plan-peak-tflops 500").to_dict()
+    time, step = planned["time"], dense_step_flops(forecast(GROWTH).sizes.shape, 512)
+    assert time["seconds"] == pytest.approx(3.1 * planned["totals"]["flops"] / step)
+    assert time["dense_seconds"] == pytest.approx(3.1 * planned["totals"]["steps"])
+    assert time["mfu"] == pytest.approx(step / 3.1 / 64 / 500e12)
 
 
 SHORT = (
@@ -251,26 +255,20 @@ def test_a_continued_run_prints_the_same_table(tmp_path: Path, capsys: pytest.Ca
     assert f"{continued.column('lr')[-1]:.2e}".replace("e-0", "e-") in last
 
 
-def plan_in_a_process(repository: Path, folder: Path, flags: Sequence[str], **environment: str) -> str:
-    """What the script prints without data in an empty folder; it fails if the script imports a heavy library."""
-    code = (
-        f"import sys; sys.argv = ['pretrain_gpt_ltd.py', *{list(flags)!r}]\n"
-        "import runpy; runpy.run_path({!r}, run_name='__main__')\n"
-        "heavy = {{'torch', 'megatron.core', 'numpy', 'transformers'}} & sys.modules.keys()\n"
-        "assert not heavy, heavy"
-    ).format(str(repository / "pretrain_gpt_ltd.py"))
-    inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    settings = inherited | {"PYTHONPATH": str(repository)} | environment
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=settings, capture_output=True, text=True, timeout=PATIENCE_SECONDS
-    )
-    assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
-    return ended.stdout
-
-
 def test_a_plan_imports_no_torch_and_writes_only_its_file(repository: Path, tmp_path: Path) -> None:
     flags = [*RECIPE.split(), *GROWTH.split(), "--data-path", "nowhere", "--save", "out", "--plan-json", "plan.json"]
-    text = plan_in_a_process(repository, tmp_path, flags)
+    code = (
+        f"import sys; sys.argv = ['pretrain_gpt_ltd.py', *{flags!r}]\n"
+        f"import runpy; runpy.run_path({str(repository / 'pretrain_gpt_ltd.py')!r}, run_name='__main__')\n"
+        "heavy = {'torch', 'megatron.core', 'numpy', 'transformers'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(repository)},
+        capture_output=True, text=True, timeout=PATIENCE_SECONDS,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
+    text = ended.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
     stored = json.loads((tmp_path / "plan.json").read_text())
     assert stored == json.loads(json.dumps({"format_version": FORMAT_VERSION, **forecast(GROWTH).to_dict()}))
@@ -279,11 +277,15 @@ def test_a_plan_imports_no_torch_and_writes_only_its_file(repository: Path, tmp_
     assert all(len(line) <= 120 for line in text.splitlines()), max(text.splitlines(), key=len)
 
 
-def test_only_rank_0_prints_the_plan(repository: Path, tmp_path: Path) -> None:
+def test_only_rank_0_prints_the_plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Under a launcher, the plan is for the number of processes that it started, and only rank 0 prints."""
-    flags = [*RECIPE.replace("--plan-gpus 64", "").split(), *GROWTH.split()]
-    assert "2 GPUs: data 2" in plan_in_a_process(repository, tmp_path, flags, RANK="0", WORLD_SIZE="2")
-    assert plan_in_a_process(repository, tmp_path, flags, RANK="1", WORLD_SIZE="2") == ""
+    config = parse_run_config([*RECIPE.replace("--plan-gpus 64", "").split(), *GROWTH.split()])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, printed in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        launch(config)
+        said = capsys.readouterr().out
+        assert ("2 GPUs: data 2" in said) == bool(said) == printed
 
 
 def test_a_run_that_ends_while_dropping_tokens_prints_a_warning(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Values that the training, optimizer, checkpoint and logging flags refuse."""
+"""Combinations that the training, optimizer, checkpoint and logging flags refuse. Ranges: ``test_ranges``."""
 
 from __future__ import annotations
 
@@ -14,42 +14,22 @@ from tests.support_errors import refused
 REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (TrainingConfig, {}, ("--train-iters",)),
     (TrainingConfig, {"train_iters": 5, "train_samples": 5}, ("--train-iters 5", "--train-samples 5")),
-    (TrainingConfig, {"train_iters": 0}, ("--train-iters 0", 1)),
-    (TrainingConfig, {"train_iters": 5, "micro_batch_size": 0}, ("--micro-batch-size 0",)),
     (TrainingConfig, {"train_iters": 5, "rampup_batch_size": (1, 2)}, ("--rampup-batch-size", 2)),
-    (TrainingConfig, {"train_iters": 5, "eval_iters": -1}, ("--eval-iters -1",)),
     (TrainingConfig, {"train_iters": 5, "eval_iters": 0, "eval_at_start": True}, ("--eval-at-start", "--eval-iters 0")),
-    (TrainingConfig, {"train_iters": 5, "seed": -1}, ("--seed -1", 0, "2,147,483,647")),
-    (TrainingConfig, {"train_iters": 5, "exit_duration_in_mins": -1.0}, ("--exit-duration-in-mins -1.0",)),
-    (
-        TrainingConfig,
-        {"train_iters": 5, "check_for_spiky_loss": True, "spiky_loss_factor": 1.0},
-        ("--spiky-loss-factor",),
-    ),
     (OptimizerConfig, {}, ("--lr",)),
-    (OptimizerConfig, {"lr": 0.0}, ("--lr 0.0", 0)),
     (OptimizerConfig, {"lr": 1e-3, "min_lr": 1e-2}, ("--min-lr 0.01", 0, "--lr 0.001")),
-    (OptimizerConfig, {"lr": 1e-3, "lr_warmup_init": -1.0}, ("--lr-warmup-init -1.0",)),
-    (OptimizerConfig, {"lr": 1e-3, "lr_warmup_iters": -1}, ("--lr-warmup-iters -1", 0)),
-    (OptimizerConfig, {"lr": 1e-3, "lr_warmup_fraction": 1.0}, ("--lr-warmup-fraction 1.0",)),
+    (OptimizerConfig, {"lr": 1e-3, "lr_warmup_init": 1e-2}, ("--lr-warmup-init 0.01", "--lr 0.001")),
     (
         OptimizerConfig,
         {"lr": 1e-3, "lr_warmup_iters": 1, "lr_warmup_tokens": 9},
         ("--lr-warmup-iters", "--lr-warmup-tokens"),
     ),
-    (OptimizerConfig, {"lr": 1e-3, "lr_decay_tokens": 0}, ("--lr-decay-tokens 0",)),
     (OptimizerConfig, {"lr": 1e-3, "lr_wsd_decay_iters": 5}, ("--lr-wsd-decay-iters 5", "--lr-decay-style WSD")),
-    (OptimizerConfig, {"lr": 1e-3, "adam_beta2": 1.0}, ("--adam-beta2 1.0",)),
-    (OptimizerConfig, {"lr": 1e-3, "adam_eps": 0.0}, ("--adam-eps 0.0",)),
-    (OptimizerConfig, {"lr": 1e-3, "weight_decay": -0.1}, ("--weight-decay -0.1",)),
-    (OptimizerConfig, {"lr": 1e-3, "clip_grad": -1.0}, ("--clip-grad -1.0",)),
     (CheckpointConfig, {"save_interval": 5}, ("--save-interval 5", "--save")),
     (CheckpointConfig, {"keep_last": 5}, ("--keep-last 5", "--save")),
-    (CheckpointConfig, {"save": "x", "keep_last": 0}, ("--keep-last 0",)),
     (CheckpointConfig, {"finetune": True}, ("--finetune", "--load")),
     (CheckpointConfig, {"no_load_optim": True}, ("--no-load-optim", "--load")),
     (CheckpointConfig, {"use_checkpoint_args": True}, ("--use-checkpoint-args", "--load")),
-    (LoggingConfig, {"log_interval": 0}, ("--log-interval 0",)),
     (LoggingConfig, {"wandb_exp_name": "x"}, ("--wandb-exp-name", "--wandb-project")),
     (LoggingConfig, {"mlflow_run_name": "x"}, ("--mlflow-run-name", "--mlflow-experiment")),
 ]

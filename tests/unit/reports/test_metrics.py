@@ -27,12 +27,6 @@ def test_after_a_resume_only_the_later_lines_count(write_run, train) -> None:
     assert history.validations == ()
 
 
-def test_totals_accumulate(write_run, train) -> None:
-    history = read_history(write_run("run", *(train(step, flops=10 * step) for step in (1, 2, 3))), "run")
-    assert history.flops == (10, 30, 60)
-    assert [history.place_of(iteration) for iteration in (1, 2, 3)] == [0, 1, 2]
-
-
 def test_an_incomplete_last_line_is_skipped(write_run, train) -> None:
     folder = write_run("run", train(1))
     with (folder / "metrics.jsonl").open("a") as file:

@@ -17,16 +17,12 @@ def test_paths_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     old, dangling = tmp_path / "old.png", tmp_path / "dangling.svg"
     old.write_text("old")
     dangling.symlink_to(tmp_path / "nowhere")
-    for path in (tmp_path / "a.jpg", tmp_path / "png"):
-        with refused(f"--output {path}", "png, .svg"):
-            check_output("--output", path, SUFFIXES, overwrite=True)
+    with refused(f"--output {tmp_path / 'png'}", "png, .svg"):
+        check_output("--output", tmp_path / "png", SUFFIXES, overwrite=True)
     for path in (old, dangling):
         with refused(f"--output {path}", "--overwrite"):
             check_output("--output", path, SUFFIXES, overwrite=False)
         check_output("--output", path, SUFFIXES, overwrite=True)
-    (tmp_path / "folder.png").mkdir()
-    with refused(f"--output {tmp_path / 'folder.png'}"):
-        check_output("--output", tmp_path / "folder.png", SUFFIXES, overwrite=True)
     check_output("--output", tmp_path / "new" / "NEW.PNG", SUFFIXES, overwrite=False)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron.ltd.reports.runs import RunsConfig, read_runs
-from tests.support_errors import refused
 
 
 def names_of(*runs: Path, names: tuple[str, ...] = ()) -> list[str]:
@@ -23,10 +22,3 @@ def test_runs_in_folders_of_equal_names_are_named_by_their_paths(tmp_path: Path,
         (tmp_path / run).mkdir()
         (write_run("log", train(1))).rename(tmp_path / run / "log")
     assert names_of(tmp_path / "a" / "log", tmp_path / "b" / "log") == [f"{tmp_path}/{run}/log" for run in ("a", "b")]
-
-
-def test_bad_flags_are_refused() -> None:
-    with refused("--runs"):
-        RunsConfig()
-    with refused("--names", "--runs"):
-        RunsConfig(runs=("a", "b"), names=("a",))

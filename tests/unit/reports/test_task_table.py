@@ -5,24 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from megatron.ltd.commands import compare_runs
+from megatron.ltd.errors import run_command
 from megatron.ltd.evaluation.lm_eval.paper_tasks import PAPER_GROUP, PAPER_TASKS
 from megatron.ltd.reports.task_results import Score, read_results
 from megatron.ltd.reports.task_table import average
 from megatron.ltd.reports.task_table_text import to_latex, to_markdown
+from tests.end_to_end.runs import ending
 from tests.support_errors import assert_refused, refused
 from tests.support_task_results import Write, comparison, task
-
-
-def test_average_and_its_standard_error_by_hand() -> None:
-    """The mean of 0.7 and 0.5; its error from 0.03 and 0.04 is sqrt(0.03² + 0.04²) / 2 = 0.05 / 2."""
-    mean = average([Score(0.7, 0.03), Score(0.5, 0.04)])
-    assert (mean.value, mean.standard_error) == (pytest.approx(0.6), pytest.approx(0.025))
-    assert average([Score(0.7, 0.03), Score(0.5, None)]) == Score(pytest.approx(0.6), None)
 
 
 def test_the_standard_error_of_the_average_is_that_of_repeated_tests() -> None:
@@ -42,6 +40,7 @@ def cells(table: str, separator: str) -> list[list[str]]:
 
 
 def test_markdown(two: list[Path]) -> None:
+    """The error of the average of 0.7 and 0.5, from 0.03 and 0.04, is sqrt(0.03² + 0.04²) / 2 = 0.05 / 2."""
     header, _, *rows, empty, note = cells(to_markdown(comparison(*two)), "|")
     assert header == ["task", "metric", "dense", "random-LTD"] and empty == [""]
     assert rows == [
@@ -196,23 +195,34 @@ def test_tasks_can_be_chosen(two: list[Path]) -> None:
         comparison(*two, tasks=("boolq", "copa"))
 
 
-def test_the_command(two: list[Path], repository: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    """``run("--results", folder)`` calls compare_runs.py; its exit status, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        status, err = ending(lambda: run_command(compare_runs.main), "compare_runs.py", *words)
+        return status, capsys.readouterr().out, err
+
+    return call
+
+
+def test_the_command(two: list[Path], repository: Path, run: Callable[..., Any]) -> None:
     """The table is printed, or written to a file, which is never overwritten."""
-    tool = [sys.executable, str(repository / "tools" / "compare_runs.py"), "--results", *map(str, two)]
+    table, flags = to_latex(comparison(*two)), ["--results", *two, "--format", "latex"]
+    script = [sys.executable, repository / "tools" / "compare_runs.py", *flags]
+    assert subprocess.check_output(script, env={"PYTHONPATH": str(repository)}, text=True) == table
+    assert run(*flags, "--output", "t.tex") == (0, "table of 2 runs: t.tex\n", "")
+    assert Path("t.tex").read_text() == table
+    for output in ("t.tex", "no/t.tex"):
+        status, out, err = run("--results", *two, "--output", output)
+        assert out == ""
+        assert_refused(status, err, f"--output {output}")
+    assert Path("t.tex").read_text() == table
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        environment = {"PYTHONPATH": str(repository)}
-        done = subprocess.run(
-            [*tool, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        return done.returncode, done.stdout, done.stderr
 
-    table = to_latex(comparison(*two))
-    assert run("--format", "latex") == (0, table, "")
-    assert run("--format", "latex", "--output", "t.tex") == (0, "table of 2 runs: t.tex\n", "")
-    assert (tmp_path / "t.tex").read_text() == table
-    status, out, err = run("--output", "t.tex")
-    assert out == ""
-    assert_refused(status, err, "--output t.tex")
-    assert (tmp_path / "t.tex").read_text() == table
-    assert run("--output", "no/t.tex")[0] == 2
+def test_half_of_a_surrogate_pair_is_written_as_an_escape(run: Callable[..., Any]) -> None:
+    Path("results_1.json").write_text('{"results": {"a\\ud800b": {"acc,none": 0.5}}}')
+    status, out, err = run("--results", ".")
+    assert (status, err) == (0, "") and "| a\\ud800b | acc | 50.0 |" in out
+    assert run("--results", ".", "--output", "table.md")[0] == 0 and Path("table.md").read_text() == out

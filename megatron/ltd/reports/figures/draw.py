@@ -37,8 +37,6 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "marks": {"linestyle": "none", "marker": "x", "markersize": 4.0},
 }
 _PANEL_INCHES, _HEIGHT_INCHES = 4.8, 2.7
-
-
 _NAME_INCHES, _LETTER_INCHES = 0.7, 0.085  # in the legend: a line with its marker and spaces, and a wide letter
 
 
@@ -80,7 +78,7 @@ def draw(
         _draw_panel(frame, panel, histories, axis_name)
         frame.set_title(_literal(panel.title), loc="left", fontsize=10.5, fontweight="bold", color=INK)
         if panel.note and (len(axis_names) == 1 or number % columns == 0):
-            _note(frame, panel.note)
+            frame.set_title(panel.note, loc="right", fontsize=8.0, color=INK)
     if legend:
         _legend(figure, histories)
     return figure
@@ -165,11 +163,6 @@ def _set_scale(frame: Any, panel: Panel) -> None:
         low, high = float(values.min()), float(values.max())
         room = 0.05 * (high - low or abs(high) or 1.0)
         frame.set_ylim(low - room * (0.4 if panel.from_zero else 1.0), high + room)
-
-
-def _note(frame: Any, note: str) -> None:
-    """An explanation of the lines, above the panel on the right."""
-    frame.set_title(note, loc="right", fontsize=8.0, color=INK)
 
 
 def _legend(figure: Any, histories: Sequence[RunHistory]) -> None:

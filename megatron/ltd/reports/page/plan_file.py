@@ -14,14 +14,9 @@ from typing import Any
 from megatron.ltd.errors import UserError
 from megatron.ltd.format import format_count, format_flops, format_seconds
 from megatron.ltd.json_text import parse_json
-from megatron.ltd.plan.table import StageFigures
+from megatron.ltd.plan.table import STAGE_FIELDS, StageFigures
 from megatron.ltd.reports.metrics import RunHistory
 from megatron.ltd.small_files import LARGE_BYTES, read_small
-
-_STAGE_FIELDS = (
-    "first_step", "num_steps", "global_batch_samples", "first_lr", "last_lr",
-    "tokens", "layer_tokens", "flops", "dense_flops",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def read_plan(path: Path) -> PlanFile:
 def _stage(stage: Mapping[str, Any]) -> StageFigures:
     kept_tokens = stage["kept_tokens"]
     depth = sum(stage.get("keep_probability", [1.0] * len(kept_tokens)))
-    return StageFigures(kept_tokens=min(kept_tokens), depth=depth, **{name: stage[name] for name in _STAGE_FIELDS})
+    return StageFigures(kept_tokens=min(kept_tokens), depth=depth, **{name: stage[name] for name in STAGE_FIELDS})
 
 
 def _figures(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

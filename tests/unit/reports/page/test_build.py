@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from megatron.ltd.reports.metrics import read_history
 from megatron.ltd.reports.page.build import report
 from tests.unit.reports.page.pages import Page
@@ -31,18 +29,9 @@ def test_a_non_finite_evaluation_is_shown(write_run, train) -> None:
     assert "loss, held-out, step 1 not finite" in page.text and "f1, held-out, step 1 0.5000" in page.text
 
 
-@pytest.mark.parametrize(
-    "hostile",
-    [
-        "<script>alert(1)</script> \"'&amp; </style></title> {{ 7 * 7 }}",
-        "a--><script>x()</script><!--",
-        'a"><script>x()</script>',
-        r"$\frac",
-        "<b>&amp;",
-    ],
-)
-def test_text_of_a_log_is_escaped_on_the_page(hostile: str, write_run, train) -> None:
+def test_text_of_a_log_is_escaped_on_the_page(write_run, train) -> None:
     """The figure also holds names of scores and metrics: as text, in its label and in its comments."""
+    hostile = """<script>x()</script>'&amp; </style></title> {{ 7 * 7 }} --><!-- "><b> $\\frac$"""
     config = {"model": {hostile: hostile}, hostile: {hostile: [hostile]}, "methods": {hostile: {hostile: 1}}}
     start = {
         "kind": "run", "resumed_at": 0, "config": config, "versions": {hostile: hostile}, "data": {hostile: [hostile]},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.plan.table import MOST_ROWS, stage_rows
+from megatron.ltd.plan.table import stage_rows
 from megatron.ltd.reports.metrics import RunHistory
 from megatron.ltd.reports.page.plan_file import read_plan
 from tests.support_errors import refused
@@ -60,17 +60,6 @@ def test_rows_and_figures(plan, tmp_path: Path) -> None:
     assert [figures[name] for name in ("parameters", "memory of a GPU", "time", "GPU-hours")] == [
         "1.500 K", "1.50 GiB", "1:00:00", "8.0",
     ]  # fmt: skip
-
-
-def test_many_stages_share_rows(tmp_path: Path) -> None:
-    stages = read_plan(write(tmp_path / "p.json", *(stage(step, 1, 4, 30) for step in range(100)))).stages
-    _, rows = stage_rows(stages, 2)
-    assert len(rows) == MOST_ROWS and [rows[0][0], rows[-2][0], rows[-1][0]] == ["1 - 9", "91 - 99", "100"]
-
-
-def test_totals_after_any_step(plan) -> None:
-    assert [plan.after(steps, "layer_tokens") for steps in (0, 1, 3, 4)] == [0, 24, 72, 104]
-    assert [plan.after(steps, "flops") for steps in (2, 4)] == [60, 130]
 
 
 def test_a_run_that_did_not_follow_its_plan(plan, train) -> None:

@@ -62,10 +62,6 @@ def test_a_switch_with_no_is_shown_and_typed_as_such() -> None:
     assert (found.spelled(found.value), found.spelled(found.default)) == ("off", "not given")
 
 
-def test_a_log_without_settings_has_none() -> None:
-    assert settings({}) == []
-
-
 @pytest.mark.parametrize("workload", COMMANDS)
 def test_the_command_gives_the_same_settings(workload: str) -> None:
     config = parse_run_config(COMMANDS[workload], WORKLOADS[workload])

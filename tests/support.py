@@ -5,6 +5,7 @@ with world() as mesh:                     Megatron-Core's groups over this proce
     stepper.train(iter(batches), plan, step, len(batches))
 
 finished = pretrain(command, folder)      a pretraining script in this process
+with built(command) as run:               the same before its first step
 """
 
 from __future__ import annotations
@@ -367,6 +368,19 @@ def pretrain(command: Sequence[str], folder: Path) -> Finished:
     """Run ``command`` (see ``parse``) in this process; it logs to ``folder`` and saves checkpoints there."""
     launch(parse([*command, "--device", "cpu", "--save", str(folder)]))
     return read_run(folder)
+
+
+@contextmanager
+def built(command: Sequence[str], *flags: object) -> Iterator[Any]:
+    """The ``Run`` of ``command`` (see ``parse``) and more ``flags`` before its first step."""
+    from megatron.ltd.training.build import build_run
+
+    with world() as mesh:
+        run = build_run(parse([*command, *map(str, flags), "--device", "cpu"]), mesh)
+        try:
+            yield run
+        finally:
+            run.log.close()
 
 
 def read_run(folder: Path) -> Finished:

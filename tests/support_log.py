@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +37,16 @@ def log(
         throughput=Throughput(num_devices=2, peak_tflops=peak), settings={"training": {"lr": 1e-3}},
         save_folder=save,
     )  # fmt: skip
+
+
+def logged(folder: Path, *records: Mapping[str, Any], **options: Any) -> list[dict[str, Any]]:
+    """Log the records of steps; return all lines of the log."""
+    run = log(folder, **options)
+    for record in records:
+        run.train(record)
+    run.close()
+    return lines(folder)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

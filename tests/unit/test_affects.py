@@ -8,8 +8,9 @@ from typing import Any, get_args
 import pytest
 
 from megatron.ltd.arguments import build_parser, parse_run_config
-from megatron.ltd.config import flag_classes
+from megatron.ltd.config import PARTS, WORKLOAD_PARTS, flag_classes
 from megatron.ltd.flags import Affects, flag_fields
+from megatron.ltd.forecast.config import PlanConfig
 from megatron.ltd.methods import METHODS
 from megatron.ltd.methods.base import Dense, ModelFacts
 from megatron.ltd.models.config import ModelConfig
@@ -26,6 +27,8 @@ AFFECTS: dict[str, dict[str, Affects | None]] = {
     for workload, entry in WORKLOADS.items()
 }
 """What each flag affects, by workload and field."""
+OF_PLANS = {field.name for field in flag_fields(PlanConfig)}
+"""Flags that are not part of a run."""
 
 
 def fields(workload: str, *affects: Affects) -> set[str]:
@@ -128,24 +131,32 @@ def test_flags_that_a_continued_run_reports() -> None:
 
 def test_flags_that_belong_to_one_start() -> None:
     """A resumed run does not report changes of these flags."""
-    of_plans = {name for name in AFFECTS["gpt"] if name.startswith("plan")}
-    assert fields("gpt", "start", "nothing") - of_plans == {
-        "save", "load", "ckpt_step",
-        "pretrained_checkpoint", "save_interval", "keep_last", "async_save", "no_save_optim", "no_load_optim",
-        "ckpt_fully_parallel_save", "ckpt_fully_parallel_load",
-        "finetune", "exit_on_missing_checkpoint", "use_checkpoint_args", "skip_train", "override_opt_param_scheduler",
-        "override_data",
-        "exit_interval", "exit_duration_in_mins",
-        "log_interval", "log_dir", "tensorboard_dir", "wandb_project", "wandb_exp_name", "wandb_entity", "peak_tflops",
-        "mlflow_experiment", "mlflow_run_name",
-        "profile", "profile_step_start", "profile_step_end", "use_pytorch_profiler", "progress", "num_workers",
-        "num_dataset_builder_threads", "mmap_bin_files", "data_cache_path",
+    assert fields("gpt", "start") == {
+        "save", "load", "ckpt_step", "pretrained_checkpoint", "save_interval", "keep_last", "async_save",
+        "no_save_optim", "no_load_optim", "ckpt_fully_parallel_save", "ckpt_fully_parallel_load", "finetune",
+        "exit_on_missing_checkpoint", "use_checkpoint_args", "skip_train", "override_opt_param_scheduler",
+        "override_data", "exit_interval", "exit_duration_in_mins", "log_interval",
     }  # fmt: skip
+
+
+def test_ranks_compare_all_flags_but_those_of_a_machine() -> None:
+    """A difference in a flag that is missing here would go unnoticed at the start of a run."""
+    assert fields("gpt", "nothing") - OF_PLANS == {
+        "log_dir", "tensorboard_dir", "wandb_project", "wandb_exp_name", "wandb_entity", "peak_tflops",
+        "mlflow_experiment", "mlflow_run_name", "profile", "profile_step_start", "profile_step_end",
+        "use_pytorch_profiler", "progress", "num_workers", "num_dataset_builder_threads", "mmap_bin_files",
+        "data_cache_path",
+    }  # fmt: skip
+    shared = parse_run_config(["--lr", "1e-3", "--train-iters", "10"]).shared_flags()
+    spelled = {action.dest: action.option_strings[0] for action in build_parser()._actions}  # the first of a pair
+    assert shared.keys() == {spelled[name] for name in AFFECTS["gpt"].keys() - OF_PLANS - fields("gpt", "nothing")}
+    assert shared["--lr"] == 1e-3 and shared["--random-ltd"] is False
 
 
 def test_a_stored_config_has_the_ids_of_its_flags() -> None:
     config = parse_run_config(["--lr", "1e-3", "--train-iters", "3"])
     stored = json.loads(json.dumps(config.to_dict()))
+    assert stored.keys() == {*WORKLOAD_PARTS, *PARTS, "methods"}
     parts = [part for name, part in stored.items() if name != "methods"] + [*stored["methods"].values()]
-    of_plans = {name for name in AFFECTS["gpt"] if name.startswith("plan")}
-    assert {name for part in parts for name in part} == AFFECTS["gpt"].keys() - of_plans
+    assert {name for part in parts for name in part} == AFFECTS["gpt"].keys() - OF_PLANS
+    assert stored["optimizer"]["lr"] == 1e-3 and stored["methods"]["random_ltd"]["ltd_granularity"] == 16

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import errno
-import os
 import resource
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from megatron.ltd.errors import run_command
 from megatron.ltd.machine import denied, free_memory_bytes, limits_problem, memory_bytes
-from tests.support import REPOSITORY
 from tests.support_errors import assert_names, assert_refused
-from tests.support_processes import PATIENCE_SECONDS
 
 
 def _encode_error(text: str) -> UnicodeEncodeError:
@@ -108,21 +103,8 @@ def test_a_limit_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_names(limits_problem() or "", "12", "64", "ulimit -H -u", "raise it")
 
 
-def few_files() -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
-
-
-def _run(flags: list[str], limit: Callable[[], None]) -> subprocess.CompletedProcess[str]:
-    needed = "--num-layers 2 --lr 1e-3 --train-iters 1 --tokenizer-type ByteTokenizer --device cpu".split()
-    return subprocess.run(
-        [sys.executable, str(REPOSITORY / "pretrain_gpt_ltd.py"), *needed, *flags],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}, preexec_fn=limit,
-        capture_output=True, text=True, timeout=PATIENCE_SECONDS,
-    )  # fmt: skip
-
-
-def test_few_open_files() -> None:
-    ended = _run(["--plan"], few_files)
-    assert_refused(ended.returncode, ended.stderr, "open files", 40, 128, "ulimit -H -n")
+def test_few_open_files(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: (40, 40))
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: pytest.fail("the command began"))
+    assert_refused(int(str(ended.value)), capsys.readouterr().err, "open files", 40, 128, "ulimit -H -n")

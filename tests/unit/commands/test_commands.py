@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.ltd.commands import COMMANDS, Command, main, run_script
+from megatron.ltd.commands import COMMANDS, main, run_script
 from megatron.ltd.errors import UserError
 
 OF_THE_CHECKOUT = {
@@ -41,7 +41,11 @@ def test_every_script_is_a_command(repository: Path) -> None:
     assert sorted(found) == sorted(scripts)
     for name, command in COMMANDS.items():
         if command.script is not None:
-            assert f'run_script("{name}")' in (repository / command.script).read_text()
+            text = (repository / command.script).read_text()
+            assert f'run_script("{name}")' in text
+            modules = {node.module for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)}
+            # Ctrl-C during another import would end in a traceback.
+            assert "megatron.ltd.commands" in modules <= {"__future__", "pathlib", "megatron.ltd.commands"}
 
 
 def test_the_list_has_a_line_for_each_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,12 +142,12 @@ def test_the_wheel_brings_every_command(installed: Path, repository: Path, tmp_p
     assert ended.stdout.split() == [str(len(COMMANDS)), str(installed)]
 
 
-def test_the_wheel_has_the_files_that_commands_read(installed: Path, repository: Path) -> None:
-    """Every file beside the modules but the methods' cards is package data."""
-    library = repository / "megatron" / "ltd"
-    files = {path.relative_to(repository) for path in library.rglob("*") if path.suffix not in (".py", ".pyc", "")}
-    read = {path for path in files if path.suffix != ".md"}
-    assert len(read) >= 2 and all((installed / path).is_file() for path in read)
+def test_the_wheel_is_the_library(installed: Path, repository: Path) -> None:
+    """All modules and the files beside them but the methods' cards, and nothing else."""
+    files = {path.relative_to(repository) for path in (repository / "megatron").rglob("*") if path.is_file()}
+    found = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
+    brought = {path for path in found if not path.parts[0].endswith(".dist-info")}
+    assert brought == {path for path in files if path.suffix not in (".pyc", ".md")}
 
 
 def test_a_script_can_be_interrupted_while_it_imports(
@@ -157,11 +161,3 @@ def test_a_script_can_be_interrupted_while_it_imports(
     with pytest.raises(SystemExit) as ended:
         run_script("export")
     assert ended.value.code == 130 and capsys.readouterr().err == "export_hf.py: interrupted\n"
-
-
-@pytest.mark.parametrize("command", [command for command in COMMANDS.values() if command.script])
-def test_scripts_import_nothing_before_they_run(command: Command, repository: Path) -> None:
-    """Ctrl-C during an import at the top of a script would end in a traceback."""
-    tree = ast.parse((repository / str(command.script)).read_text(encoding="utf-8"))
-    modules = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
-    assert "megatron.ltd.commands" in modules <= {"__future__", "pathlib", "megatron.ltd.commands"}

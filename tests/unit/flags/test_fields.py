@@ -10,41 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.flags import (
-    FlagParser,
-    add_flags,
-    field_id,
-    flag,
-    flag_name,
-    flag_values,
-    from_record,
-    read_flags,
-    shown,
-)
-
-
-@dataclass(frozen=True)
-class Kitchen:
-    """kitchen
-
-    Only the first line is the title.
-    """
-
-    num_cooks: int = flag(2, help="cooks, 50 % of them asleep")
-    heat: float = flag(0.5, help="heat")
-    dish: str = flag("soup", choices=("soup", "pie"), help="dish")
-    guests: int | None = flag(None, help="guests")
-    spices: tuple[str, ...] = flag((), help="spices")
-    salt: bool = flag(True, help="without salt")
-    window: bool = flag(True, name="shut-window", help="shut the window")
-    lid: bool = flag(False, help="with a lid")
-    lamp: bool | None = flag(None, help="lamp")
-
-
-def parse(*arguments: str) -> Kitchen:
-    parser = FlagParser("about")
-    add_flags(parser, Kitchen)
-    return read_flags(parser.parse_args(arguments), Kitchen)
+from megatron.ltd.flags import field_id, flag, flag_name, flag_values, from_record, shown
+from tests.unit.flags.kitchen import Kitchen, parse
 
 
 def test_an_empty_command_line_gives_the_defaults() -> None:
@@ -82,11 +49,14 @@ def test_the_id_of_a_flag_is_its_field() -> None:
 
 def test_flag_values() -> None:
     """Values are keyed by spelling; a switch's value is whether it is given, even if it sets its field to False."""
-    untyped = {"--num-cooks": 2, "--heat": 0.5, "--dish": "soup", "--guests": None, "--spices": ()}
-    untyped |= {"--lamp": None}
-    assert flag_values(parse()) == untyped | {"--no-salt": False, "--shut-window": False, "--lid": False}
+    untyped = {
+        "--num-cooks": 2, "--heat": 0.5, "--dish": "soup", "--name": None, "--spices": (), "--weights": (),
+        "--no-salt": False, "--shut-window": False, "--lid": False, "--no-fire": False, "--lamp": None,
+        "--guests": None,
+    }  # fmt: skip
+    assert flag_values(parse()) == untyped
     typed = flag_values(parse("--no-salt", "--lid", "--guests", "7"))
-    assert typed == untyped | {"--no-salt": True, "--shut-window": False, "--lid": True, "--guests": 7}
+    assert typed == untyped | {"--no-salt": True, "--lid": True, "--guests": 7}
     assert [flag_values(parse(word))["--lamp"] for word in ("--lamp", "--no-lamp")] == [True, "off"]
 
 
@@ -160,7 +130,9 @@ def test_help_shows_titles_defaults_and_percent_signs(capsys: pytest.CaptureFixt
     assert "cooks, 50 % of them asleep (default: 2)" in said
 
 
-@pytest.mark.parametrize("config", [Kitchen(), Kitchen(3, 1.0, "pie", 4, ("a", "b"), False, False, True)])
+@pytest.mark.parametrize("config", [
+    Kitchen(), Kitchen(3, 1.0, "pie", "x", ("a", "b"), (0.5,), salt=False, window=False, lid=True, guests=4),
+])  # fmt: skip
 def test_a_record_is_read_back(config: Kitchen) -> None:
     assert from_record(json.loads(json.dumps(dataclasses.asdict(config))), Kitchen, "x", "y") == config
 

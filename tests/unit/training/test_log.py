@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 import sys
@@ -17,11 +16,7 @@ import pytest
 from megatron.ltd.training.objective import mean_of_sets
 from megatron.ltd.training.throughput import published_peak
 from tests.support_errors import refused
-from tests.support_log import log, step
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+from tests.support_log import lines, log, logged, step
 
 
 def tensorboard(folder: Path) -> dict[str, dict[int, float]]:
@@ -50,39 +45,21 @@ def test_lines_are_json_of_three_kinds(tmp_path: Path) -> None:
 
 def test_not_a_number_is_null(tmp_path: Path) -> None:
     """JSON has no NaN, and strict readers refuse it."""
-    run = log(tmp_path)
-    run.train(step(1, loss=math.nan, grad_norm=math.inf))
-    run.close()
+    (line,) = logged(tmp_path, step(1, loss=math.nan, grad_norm=math.inf))
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
-    assert lines(tmp_path)[0]["loss"] is None and lines(tmp_path)[0]["grad_norm"] is None
+    assert line["loss"] is None and line["grad_norm"] is None
 
 
-@pytest.mark.parametrize(("half", "kept"), [('{"kind": "tra', 1), ("", 1)])
-def test_a_resumed_run_appends_and_drops_half_a_line(half: str, kept: int, tmp_path: Path) -> None:
-    run = log(tmp_path)
-    run.train(step(1))
-    run.close()
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write(half)
-    run = log(tmp_path)
-    run.train(step(2))
-    run.close()
-    assert [line["iteration"] for line in lines(tmp_path)] == [1, 2]
-
-
-def test_a_file_of_half_a_line_is_emptied(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"kind": ')
-    run = log(tmp_path)
-    run.train(step(1))
-    run.close()
-    assert [line["iteration"] for line in lines(tmp_path)] == [1]
+@pytest.mark.parametrize("before", ["", '{"kind": ', '{"iteration": 1}\n', '{"iteration": 1}\n{"kind": "tra'])
+def test_a_resumed_run_appends_and_drops_half_a_line(before: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(before)
+    whole = [1] if "}" in before else []
+    assert [line["iteration"] for line in logged(tmp_path, step(2))] == [*whole, 2]
 
 
 def test_the_console_shows_means_of_an_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = log(tmp_path, log_interval=2)
-    for iteration, loss in enumerate((3.0, 2.0, 1.5), start=1):
-        run.train(step(iteration, loss=loss, step_flops=500 if iteration == 2 else 750))
-    run.close()
+    steps = [step(1, loss=3.0), step(2, loss=2.0, step_flops=500), step(3, loss=1.5)]
+    logged(tmp_path, *steps, log_interval=2)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("step 2/4 | loss 2.5000 | lr 1.00e-03 | grad norm 0.50 | kept 8/16 | FLOPs saved 37.5 %")
     assert "128" in line and line.endswith("left")
@@ -91,10 +68,7 @@ def test_the_console_shows_means_of_an_interval(tmp_path: Path, capsys: pytest.C
 def test_the_console_shows_the_depth_where_layers_were_dropped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = log(tmp_path, log_interval=2)
-    run.train(step(1, depth=4.0))
-    run.train(step(2, depth=5.0))
-    run.close()
+    logged(tmp_path, step(1, depth=4.0), step(2, depth=5.0), log_interval=2)
     assert "| kept 8/16 | depth 4.5/6 | FLOPs saved" in capsys.readouterr().out
 
 
@@ -219,30 +193,19 @@ def test_mlflow_gets_the_same_scalars_and_goes_on(tmp_path: Path, monkeypatch: p
 
 def test_flops_a_second_and_their_share_of_the_peak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """8e14 FLOPs in 0.5 s on two devices are 800 TFLOP/s each."""
-    run = log(tmp_path, peak=1000.0, log_interval=1)
-    run.train(step(1, step_flops=8 * 10**14))
-    run.close()
-    (line,) = lines(tmp_path)
+    board = str(tmp_path / "tb")
+    (line,) = logged(tmp_path, step(1, step_flops=8 * 10**14), peak=1000.0, log_interval=1, tensorboard_dir=board)
     assert line["tflops_per_device"] == pytest.approx(800.0) and line["mfu"] == pytest.approx(0.8)
     assert "| 800.0 TFLOP/s per device | MFU 80.0 % |" in capsys.readouterr().out
-
-
-def test_tensorboard_gets_flops_a_second(tmp_path: Path) -> None:
-    run = log(tmp_path, peak=1000.0, tensorboard_dir=str(tmp_path / "tb"))
-    run.train(step(1, step_flops=8 * 10**14))
-    run.close()
     found = tensorboard(tmp_path / "tb")
     assert found["throughput"][1] == pytest.approx(800.0) and found["mfu"][1] == pytest.approx(0.8)
 
 
 def test_peak_memory_where_it_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The console shows the most of its interval."""
-    run = log(tmp_path, log_interval=2, tensorboard_dir=str(tmp_path / "tb"))
-    for iteration, peak in enumerate((2_500_000_000, 1_000_000_000), start=1):
-        run.train(step(iteration, peak_memory_bytes=peak))
-    for iteration in (3, 4):
-        run.train(step(iteration))
-    run.close()
+    peaks = {"peak_memory_bytes": 2_500_000_000}, {"peak_memory_bytes": 1_000_000_000}, {}, {}
+    steps = [step(iteration, **peak) for iteration, peak in enumerate(peaks, start=1)]
+    logged(tmp_path, *steps, log_interval=2, tensorboard_dir=str(tmp_path / "tb"))
     assert [line.get("peak_memory_bytes") for line in lines(tmp_path)] == [2_500_000_000, 1_000_000_000, None, None]
     assert tensorboard(tmp_path / "tb")["mem-max-allocated-bytes"] == {1: 2.5e9, 2: 1e9}
     with_memory, without = capsys.readouterr().out.splitlines()
@@ -274,8 +237,9 @@ def test_scores_of_any_size_are_readable(tmp_path: Path, capsys: pytest.CaptureF
     run = log(tmp_path)
     run.scores(4, {"lambada/perplexity": 1.5607257905269938e21, "lambada/acc": 0.25, "wiki/ppl": 1234.5})
     run.close()
-    shown = [line.partition(" | ")[2] for line in capsys.readouterr().out.splitlines()]
-    assert shown == ["lambada perplexity 1.561e+21, acc 0.2500", "wiki ppl 1234.5000"]
+    assert capsys.readouterr().out.splitlines() == [
+        "step 4 | lambada perplexity 1.561e+21, acc 0.2500", "step 4 | wiki ppl 1234.5000",
+    ]  # fmt: skip
 
 
 def test_the_bar_has_a_single_comma_before_what_is_left(

@@ -12,15 +12,6 @@ from megatron.ltd.plan.config import TrainingConfig
 from megatron.ltd.training.signals import INTERRUPTED, ExitRequests
 
 
-def test_no_reason(mesh: Mesh) -> None:
-    assert ExitRequests(TrainingConfig(train_iters=9), mesh).reason(1) is None
-
-
-def test_exit_interval(mesh: Mesh) -> None:
-    exits = ExitRequests(TrainingConfig(train_iters=9, exit_interval=3), mesh)
-    assert [iteration for iteration in range(1, 10) if exits.reason(iteration)] == [3, 6, 9]
-
-
 def test_exit_duration(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr("megatron.ltd.training.signals.time.monotonic", lambda: now[0])

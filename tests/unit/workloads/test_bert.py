@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,10 @@ from megatron.ltd.data.bert_batch import BertBatch
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.load import load_model
-from megatron.ltd.methods.token_bypass.method import TokenBypass
 from megatron.ltd.parallel.config import ParallelConfig
-from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.tokenizers.config import TokenizerFiles
-from megatron.ltd.training.build import build_run
 from megatron.ltd.training.objective import MaskedLM
-from tests.support import assert_differs, parse, pretrain, small_sentences, world
+from tests.support import assert_differs, built, parse, pretrain, small_sentences, world
 from tests.support_errors import refused
 
 MODEL = "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32".split()
@@ -40,12 +36,6 @@ def command(folder: Path) -> list[str]:
     return ["pretrain_bert_ltd.py", "--data-path", prefix, *words, *MODEL, *STEPS]
 
 
-@pytest.fixture
-def mesh() -> Iterator[Mesh]:
-    with world() as mesh:
-        yield mesh
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -62,24 +52,24 @@ def test_bad_flags_are_refused(command: list[str], flags: str, message: tuple[ob
     assert "\n" not in str(error.value)
 
 
-def test_the_error_of_a_missing_tokenizer_names_the_possible_types(command: list[str], mesh: Mesh) -> None:
+def test_the_error_of_a_missing_tokenizer_names_the_possible_types(command: list[str]) -> None:
     place = command.index("--tokenizer-type")
-    with refused("--tokenizer-type", "BertWordPieceLowerCase", "BertWordPieceCase"):
-        build_run(parse(command[:place] + command[place + 2 :]), mesh)
+    without = command[:place] + command[place + 2 :]
+    with refused("--tokenizer-type", "BertWordPieceLowerCase", "BertWordPieceCase"), built(without):
+        pass
 
 
-def test_documents_without_split_sentences_are_refused(command: list[str], folder: Path, mesh: Mesh) -> None:
+def test_documents_without_split_sentences_are_refused(command: list[str], folder: Path) -> None:
     """They are accepted when the only objective is that of masked tokens."""
     (folder / "whole.jsonl").write_text(json.dumps({"text": "the model. the tokens."}) + "\n")
     config = PreprocessConfig(input=(str(folder / "whole.jsonl"),), output_prefix=str(folder / "w"))
     files = TokenizerFiles("BertWordPieceLowerCase", vocab_file=command[command.index("--vocab-file") + 1])
     (prefix,) = preprocess(config, files).cards
     flags = [*command, "--data-path", prefix, "--split", "1", "--log-dir", str(folder / "log")]
-    with refused("--split-sentences", "--bert-no-binary-head"):
-        build_run(parse(flags), mesh)
-    run = build_run(parse([*flags, "--bert-no-binary-head"]), mesh)
-    run.log.close()
-    assert run.workload.num_parameters == sum(parameter.numel() for parameter in run.state.chunks[0].parameters())
+    with refused("--split-sentences", "--bert-no-binary-head"), built(flags):
+        pass
+    with built(flags, "--bert-no-binary-head") as run:
+        assert run.workload.num_parameters == sum(weight.numel() for weight in run.state.chunks[0].parameters())
 
 
 def test_a_gpt_does_not_continue_from_a_bert(command: list[str], folder: Path) -> None:
@@ -94,32 +84,29 @@ def test_a_gpt_does_not_continue_from_a_bert(command: list[str], folder: Path) -
         load_model(folder / "saved", TokenizerFiles(), ParallelConfig(device="cpu"), mesh)
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("", [1, 2, 3, 4]), ("--token-bypass-special-ids 2 7", [2, 7]), ("--token-bypass-selector random", [])],
+)
 def test_importance_keeps_the_special_ids_of_the_tokenizer_or_the_flag(
-    command: list[str], folder: Path, mesh: Mesh
+    command: list[str], tmp_path: Path, flags: str, expected: list[int]
 ) -> None:
-    for flags, expected in (((), (1, 2, 3, 4)), (("--token-bypass-special-ids", "2", "7"), (2, 7))):
-        run = build_run(parse([*command, "--token-bypass", *flags, "--log-dir", str(folder / "special")]), mesh)
-        run.log.close()
-        assert isinstance(run.method, TokenBypass) and run.method.special_ids == expected
-        assert run.method.settings["token_bypass_special_ids"] == list(expected)
-    with refused("--token-bypass-special-ids 99"):
-        build_run(parse([*command, "--token-bypass", "--token-bypass-special-ids", "99"]), mesh)
+    with built(command, "--token-bypass", *flags.split(), "--log-dir", tmp_path) as run:
+        assert run.method.settings["token_bypass_special_ids"] == expected
+        assert not expected or run.method.special_ids == tuple(expected)
 
 
-def test_the_random_selector_has_no_special_ids(command: list[str], folder: Path, mesh: Mesh) -> None:
-    flags = [*command, "--token-bypass", "--token-bypass-selector", "random", "--log-dir", str(folder / "random")]
-    run = build_run(parse(flags), mesh)
-    run.log.close()
-    assert run.method.settings["token_bypass_special_ids"] == []
+def test_special_ids_outside_the_vocabulary_are_refused(command: list[str]) -> None:
+    with refused("--token-bypass-special-ids 99"), built(command, "--token-bypass", "--token-bypass-special-ids", 99):
+        pass
 
 
-def test_the_flops_of_a_step_are_an_encoders(command: list[str], folder: Path, mesh: Mesh) -> None:
-    run = build_run(parse([*command, "--log-dir", str(folder / "flops")]), mesh)
-    run.log.close()
-    hidden, vocabulary = 32, run.workload.shape.vocab_size
-    layer = 2 * 32 * hidden * 4 * hidden + 4 * 32 * 32 * hidden + 2 * 2 * 32 * hidden * 4 * hidden
-    head = 2 * 32 * hidden * (hidden + vocabulary)
-    assert run.plan.flops(1) == 4 * 3 * (4 * layer + head)
+def test_the_flops_of_a_step_are_an_encoders(command: list[str], tmp_path: Path) -> None:
+    with built(command, "--log-dir", tmp_path) as run:
+        hidden, vocabulary = 32, run.workload.shape.vocab_size
+        layer = 2 * 32 * hidden * 4 * hidden + 4 * 32 * 32 * hidden + 2 * 2 * 32 * hidden * 4 * hidden
+        head = 2 * 32 * hidden * (hidden + vocabulary)
+        assert run.plan.flops(1) == 4 * 3 * (4 * layer + head)
 
 
 def batch_of(hidden: list[int]) -> tuple[BertBatch, torch.Tensor, torch.Tensor]:

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
@@ -22,68 +21,49 @@ from megatron.core.datasets.bert_dataset import BERTMaskedWordPieceDataset, BERT
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron.ltd.data.config import TRAIN, BertDataConfig
-from megatron.ltd.data.core_builder import build_samples, cache_folder, is_first_rank
-from megatron.ltd.data.datasets import (
-    blend_settings,
-    documents_of,
-    split_samples,
-    wanted,
-    with_fingerprint,
-)
+from megatron.ltd.data.core_builder import FingerprintedDataset, Fingerprints, build_sets, remove_wrong_indices
+from megatron.ltd.data.datasets import blend_settings, documents_of
 from megatron.ltd.data.encode import LONGEST_SENTENCE_TOKENS
 from megatron.ltd.data.indexed import IndexedInfo
-from megatron.ltd.data.indices.cache import is_bert_index, remove_unless
+from megatron.ltd.data.indices.cache import is_bert_index
 from megatron.ltd.data.indices.size import check_size
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.data.sources import Sources, check_contents
 from megatron.ltd.errors import UserError
 from megatron.ltd.format import count_of
-from megatron.ltd.parallel.agreement import together
 from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
 
 _LONGEST_RUN_OF_WORDS = 3
 
 
 @dataclass
-class _Config(BERTMaskedWordPieceDatasetConfig):
-    """Megatron-Core's configuration, with fingerprints of the data, because its cache is keyed by paths only."""
-
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
-    """By prefix."""
-    data_fingerprint: str | None = None
-    """That of one dataset, in the configuration of that dataset."""
+class _Config(Fingerprints, BERTMaskedWordPieceDatasetConfig):
+    pass
 
 
-class _Dataset(BERTMaskedWordPieceDataset):
+class _Dataset(FingerprintedDataset, BERTMaskedWordPieceDataset):
     """Megatron-Core's dataset, with samples under the names of our batches.
 
     A random replacement is a piece of text, never a special token: padding would be treated as such.
     """
 
-    def __init__(self, low_level: Any, path: str, *arguments: Any) -> None:
-        *others, config = arguments
-        super().__init__(low_level, path, *others, with_fingerprint(config, path))
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         tokenizer = self.config.tokenizer
         no_text = {tokenizer.pad, *tokenizer.special_ids}
         self.token_lookup = [token for token in tokenizer.inv_vocab if token not in no_text]
 
     def _build_sample_index(self, sequence_length: int, min_sentences_per_sample: int) -> Any:
         """Megatron-Core's array, from the cache or built. A wrong cached index is removed first."""
-        if is_first_rank():
-            bounds = self.dataset.document_indices[self.indices[0] : self.indices[-1] + 2].astype(numpy.int64)
-            remove_unless(
-                partial(
-                    is_bert_index, document_bounds=bounds, seq_length=sequence_length, num_samples=self.num_samples
-                ),
-                cache_folder(self),
-                f"{self.unique_description_hash}-{type(self).__name__}",
-                ("sample_index",),
-            )
-        return super()._build_sample_index(sequence_length, min_sentences_per_sample)
 
-    @staticmethod
-    def _key_config_attributes() -> list[str]:
-        return [*BERTMaskedWordPieceDataset._key_config_attributes(), "data_fingerprint"]
+        def is_right(sample: Any) -> bool:
+            bounds = self.dataset.document_indices[self.indices[0] : self.indices[-1] + 2].astype(numpy.int64)
+            return is_bert_index(
+                sample, document_bounds=bounds, seq_length=sequence_length, num_samples=self.num_samples
+            )
+
+        remove_wrong_indices(self, is_right, "", ("sample_index",))
+        return super()._build_sample_index(sequence_length, min_sentences_per_sample)
 
     @staticmethod
     def build_low_level_dataset(dataset_path: str, config: _Config) -> IndexedDataset:
@@ -121,32 +101,29 @@ def build_bert_datasets(
     With a process group every rank must call this.
     Raises ``UserError`` as ``data.datasets.build_datasets`` does, and when no document of a split makes a sample.
     """
+
+    def core_config(key: str, samples: int | None) -> _Config:
+        for info, documents in documents_of(config, sources, key, number_of=lambda info: info.documents):
+            _check_documents(key.partition("_")[0], info, documents, sentence_order=sentence_order)
+        if samples is not None:  # of BERT one document is a sample or more
+            check_size(samples, samples_of_epoch=math.inf, documents=0, is_training=key == TRAIN)
+        return _Config(
+            **blend_settings(config, sources, key, samples),
+            random_seed=seed,
+            sequence_length=seq_length,
+            tokenizer=tokenizer,  # not Megatron-Core's class, but with the attributes that the dataset uses
+            masking_probability=config.mask_prob,
+            short_sequence_probability=config.short_seq_prob,
+            masking_max_ngram=_LONGEST_RUN_OF_WORDS,
+            masking_do_full_word=True,
+            masking_do_permutation=False,
+            masking_use_longer_ngrams=False,
+            masking_use_geometric_distribution=False,
+            classification_head=sentence_order,
+        )
+
     check_contents(config, sources, tokenizer)
-    built: dict[str, SampleSource] = {}
-    for key, samples in wanted(train_samples, eval_samples):
-        with together():
-            core_config = _Config(
-                **blend_settings(config, sources, key, samples),
-                random_seed=seed,
-                sequence_length=seq_length,
-                tokenizer=tokenizer,  # not Megatron-Core's class, but with the attributes that the dataset uses
-                masking_probability=config.mask_prob,
-                short_sequence_probability=config.short_seq_prob,
-                masking_max_ngram=_LONGEST_RUN_OF_WORDS,
-                masking_do_full_word=True,
-                masking_do_permutation=False,
-                masking_use_longer_ngrams=False,
-                masking_use_geometric_distribution=False,
-                classification_head=sentence_order,
-            )
-            for info, documents in documents_of(config, sources, key, number_of=lambda info: info.documents):
-                _check_documents(key.partition("_")[0], info, documents, sentence_order=sentence_order)
-            if samples is not None:  # of BERT one document is a sample or more
-                check_size(samples, samples_of_epoch=math.inf, documents=0, is_training=key == TRAIN)
-        dataset = build_samples(_Dataset, core_config, split_samples(key, samples), build_on_this_rank=True)
-        if dataset is not None:
-            built[key] = dataset
-    return built.pop(TRAIN, None), built
+    return build_sets(_Dataset, core_config, train_samples, eval_samples)
 
 
 def check_sentences(config: BertDataConfig, sources: Sources) -> None:

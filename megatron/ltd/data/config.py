@@ -30,9 +30,6 @@ class ReadingConfig(Settings):
         help="processes that read data on each rank; by default 0 on CPU and 2 on GPU",
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-
     def workers_on(self, device_type: str) -> int:
         """Data processes of a rank on ``device_type`` ("cpu" or "cuda"). On a CPU they would compete with the model."""
         if self.num_workers is not None:

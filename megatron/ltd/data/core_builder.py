@@ -10,7 +10,9 @@ import contextlib
 import errno
 import logging
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import torch
 from megatron.core.datasets import blended_dataset, blended_megatron_dataset_builder
 from megatron.core.datasets.megatron_dataset import MegatronDataset
 
+from megatron.ltd.data.config import TRAIN
 from megatron.ltd.data.indices.builders import agree_on_indices, find_builder, this_rank
 from megatron.ltd.data.indices.cache import is_blend_index, numbers_only, remove_unless
 from megatron.ltd.data.microbatches import SampleSource
@@ -31,6 +34,30 @@ _FILES_PER_DATASET, _OTHER_FILES = 9, 1024
 """Files of a dataset that stay open: three, and three of indices for each of two sets of samples if they are large."""
 
 
+@dataclass
+class Fingerprints:
+    """What configurations of Megatron-Core lack: its cache is keyed by the paths of data only."""
+
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """By prefix."""
+    data_fingerprint: str | None = None
+    """That of one dataset, in the configuration of that dataset."""
+
+
+class FingerprintedDataset(MegatronDataset):
+    """A dataset that does not use cached indices of other data with the same name."""
+
+    def __init__(self, low_level: Any, path: str | None, *arguments: Any) -> None:
+        *others, config = arguments
+        own = copy(config)  # so that the key does not grow with the number of datasets
+        own.data_fingerprint = None if path is None else config.fingerprints[path]
+        super().__init__(low_level, path, *others, own)
+
+    @classmethod
+    def _key_config_attributes(cls) -> list[str]:
+        return [*super()._key_config_attributes(), "data_fingerprint"]
+
+
 class BlendedDataset(blended_dataset.BlendedDataset):
     """Megatron-Core's class, under the same name, which names its indices. They are used only if they are right."""
 
@@ -41,30 +68,54 @@ class BlendedDataset(blended_dataset.BlendedDataset):
 
     def _build_indices(self) -> Any:
         """Megatron-Core's arrays, from the cache or built. A wrong cached index is removed first."""
-        cache = self.config.path_to_cache
-        if cache and is_first_rank():
+        if self.config.path_to_cache:
             sizes = [len(dataset) for dataset in self.datasets]
             num_samples = sum(self.weights) if self.size is None else self.size
-            remove_unless(
+            remove_wrong_indices(
+                self,
                 partial(is_blend_index, sizes=sizes, num_samples=num_samples),
-                Path(cache),
-                f"{self.unique_description_hash}-{type(self).__name__}-{self.split.name}",
+                f"-{self.split.name}",
                 ("dataset_index", "dataset_sample_index"),
             )
         return super()._build_indices()
 
 
-def build_samples(
+def build_sets(
+    dataset_class: type,
+    core_config: Callable[[str, int | None], Any],
+    train_samples: int,
+    eval_samples: Mapping[str, int | None],
+    *,
+    build_on_this_rank: bool = True,
+) -> tuple[SampleSource | None, dict[str, SampleSource]]:
+    """The training samples (None if 0 are wanted), and those of each of ``eval_samples`` (None: its data once).
+
+    For any dataset of Megatron-Core; every rank calls this. ``core_config`` makes the configuration of a set from its
+    key and its number of samples, and checks them. Raises ``UserError`` on every rank if one does not accept a
+    configuration, or cannot write its index cache or see it, or if two indices differ.
+    """
+    built: dict[str, SampleSource] = {}
+    train: dict[str, int | None] = {TRAIN: train_samples} if train_samples else {}
+    for key, samples in {**train, **eval_samples}.items():
+        with together():
+            set_config = core_config(key, samples)
+        splits = (samples, 0, 0) if key == TRAIN else (0, samples, 0)
+        dataset = _build_samples(dataset_class, set_config, splits, build_on_this_rank=build_on_this_rank)
+        if dataset is not None:
+            built[key] = dataset
+    return built.pop(TRAIN, None), built
+
+
+def _build_samples(
     dataset_class: type,
     core_config: Any,
     samples: tuple[int | None, int | None, int | None],
     *,
     build_on_this_rank: bool,
 ) -> SampleSource | None:
-    """Run Megatron-Core's builder on a checked configuration, for any of its datasets. Every rank calls this.
+    """Run Megatron-Core's builder on a checked configuration.
 
     ``samples`` of training, validation and test: one of them is wanted, None for all data once, the others are 0.
-    Raises ``UserError`` on every rank if one cannot write its index cache or does not see it, or if two differ.
     """
     if core_config.split_matrix is not None:
         # A split that is not used is not built: Megatron-Core would never finish if it has no documents.
@@ -155,7 +206,7 @@ def _index_files(built: Any) -> list[Path]:
     keys: dict[Path, set[str]] = {}
     for part in () if built is None else (*getattr(built, "datasets", ()), built):
         if part.config.path_to_cache or isinstance(part, MegatronDataset):  # else a blend that is not cached
-            keys.setdefault(cache_folder(part), set()).add(part.unique_description_hash)
+            keys.setdefault(_cache_folder(part), set()).add(part.unique_description_hash)
     return [
         path
         for folder, hashes in keys.items()
@@ -172,7 +223,17 @@ def _allow_open_files(number: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
-def cache_folder(dataset: Any) -> Path:
+def remove_wrong_indices(dataset: Any, is_right: Callable[..., bool], suffix: str, names: Sequence[str]) -> None:
+    """Remove the cached indices of ``dataset``, whose files Megatron-Core names so, unless they are right.
+
+    See ``data.indices.cache.remove_unless``; the process that builds indices does it.
+    """
+    if is_first_rank():
+        stem = f"{dataset.unique_description_hash}-{type(dataset).__name__}{suffix}"
+        remove_unless(is_right, _cache_folder(dataset), stem, names)
+
+
+def _cache_folder(dataset: Any) -> Path:
     """The folder in which Megatron-Core caches the indices of ``dataset``."""
     cache = dataset.config.path_to_cache
     return Path(cache) if cache else _beside(dataset.dataset.path_prefix, type(dataset))

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -33,40 +32,30 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, Moc
 
 from megatron.ltd.data.blends import Blend, plain_split
 from megatron.ltd.data.config import ALL, TRAIN, DataConfig, IndexedDataConfig
-from megatron.ltd.data.core_builder import build_samples, cache_folder, is_first_rank
+from megatron.ltd.data.core_builder import FingerprintedDataset, Fingerprints, build_sets, remove_wrong_indices
 from megatron.ltd.data.indexed import IndexedInfo, tokens_in
-from megatron.ltd.data.indices.cache import is_gpt_index, remove_unless
+from megatron.ltd.data.indices.cache import is_gpt_index
 from megatron.ltd.data.indices.size import check_size
 from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.data.sources import Sources, check_contents
 from megatron.ltd.errors import UserError
 from megatron.ltd.format import count_of
-from megatron.ltd.parallel.agreement import together
 from megatron.ltd.tokenizers.base import Tokenizer
 
 _TRAIN, _VALID = 0, 1  # Megatron-Core's splits; its third one is not used
 
 
 @dataclass
-class _Config(GPTDatasetConfig):
-    """Megatron-Core's configuration, with fingerprints of the data, because its cache is keyed by paths only."""
-
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
-    """By prefix."""
-    data_fingerprint: str | None = None
-    """That of one dataset, in the configuration of that dataset."""
+class _Config(Fingerprints, GPTDatasetConfig):
     opened: dict[str, Any] = field(default_factory=dict)
     """By prefix, the datasets that are open: each is opened once for all sets of samples."""
 
 
-class _Dataset(GPTDataset):
-    """``GPTDataset`` with two corrections: it does not use cached indices of other data with the same name, and does
-    not cache the loss mask of the first sample, which may be padded, for all samples.
-    """
+class _Dataset(FingerprintedDataset, GPTDataset):
+    """``GPTDataset``, which caches the loss mask of the first sample for all samples: not here if it may be padded."""
 
-    def __init__(self, low_level: Any, path: str | None, *arguments: Any) -> None:
-        *others, config = arguments
-        super().__init__(low_level, path, *others, with_fingerprint(config, path))
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         if not self.config.drop_last_partial_validation_sequence:
             self.masks_and_position_ids_are_cacheable = False
 
@@ -78,24 +67,21 @@ class _Dataset(GPTDataset):
 
     def _build_document_sample_shuffle_indices(self) -> Any:
         """Megatron-Core's arrays, from the cache or built. A wrong cached index is removed first."""
-        if is_first_rank() and not self.config.mock:
-            remove_unless(
-                partial(
-                    is_gpt_index,
-                    documents=self.indices,
-                    lengths=self.dataset.sequence_lengths,
-                    seq_length=self.config.sequence_length,
-                    num_samples=self.num_samples,
-                ),
-                cache_folder(self),
-                f"{self.unique_description_hash}-{type(self).__name__}-{self.index_split.name}",
-                ("document_index", "sample_index", "shuffle_index"),
+        if not self.config.mock:
+            is_right = partial(
+                is_gpt_index,
+                documents=self.indices,
+                lengths=self.dataset.sequence_lengths,
+                seq_length=self.config.sequence_length,
+                num_samples=self.num_samples,
             )
+            names = ("document_index", "sample_index", "shuffle_index")
+            remove_wrong_indices(self, is_right, f"-{self.index_split.name}", names)
         return super()._build_document_sample_shuffle_indices()
 
-    @staticmethod
-    def _key_config_attributes() -> list[str]:
-        return [*GPTDataset._key_config_attributes(), "data_fingerprint", "drop_last_partial_validation_sequence"]
+    @classmethod
+    def _key_config_attributes(cls) -> list[str]:
+        return [*super()._key_config_attributes(), "drop_last_partial_validation_sequence"]
 
 
 class _MockDataset(_Dataset, MockGPTDataset):
@@ -104,28 +90,23 @@ class _MockDataset(_Dataset, MockGPTDataset):
     build_low_level_dataset = staticmethod(MockGPTDataset.build_low_level_dataset)
 
 
-def with_fingerprint(config: Any, path: str | None) -> Any:
-    """A copy of ``config`` for the dataset at ``path``: its key must not grow with the number of datasets."""
-    own = copy(config)
-    own.data_fingerprint = None if path is None else config.fingerprints[path]
-    return own
-
-
+@dataclass(frozen=True)
 class Padded:
     """The samples of ``source``, then samples without loss up to ``num_samples``."""
 
-    def __init__(self, source: SampleSource, num_samples: int) -> None:
-        assert len(source) <= num_samples, (len(source), num_samples)
-        self._source = source
-        self._num_samples = num_samples
+    source: SampleSource
+    num_samples: int
+
+    def __post_init__(self) -> None:
+        assert len(self.source) <= self.num_samples, (len(self.source), self.num_samples)
 
     def __len__(self) -> int:
-        return self._num_samples
+        return self.num_samples
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
-        if index < len(self._source):
-            return self._source[index]
-        sample = self._source[0]
+        if index < len(self.source):
+            return self.source[index]
+        sample = self.source[0]
         return {**sample, "loss_mask": torch.zeros_like(sample["loss_mask"])}
 
 
@@ -149,44 +130,26 @@ def build_datasets(
     from ``check_sources``. Raises ``UserError`` for damaged data, when data that are asked for have no tokens, and when
     the indices cannot be built, written or seen.
     """
-    check_contents(config, sources, tokenizer)
-    built: dict[str, SampleSource] = {}
     opened: dict[str, Any] = {}
-    for key, samples in wanted(train_samples, eval_samples):
-        with together():
-            core_config = _Config(
-                **blend_settings(config, sources, key, samples),
-                random_seed=seed,
-                sequence_length=seq_length,
-                tokenizer=tokenizer,  # not Megatron-Core's class, but with the attributes that GPTDataset uses
-                reset_position_ids=config.reset_position_ids,
-                reset_attention_mask=config.reset_attention_mask,
-                eod_mask_loss=config.eod_mask_loss,
-                create_attention_mask=False,
-                drop_last_partial_validation_sequence=samples is not None,
-                opened=opened,
-            )
-            _check_samples(config, sources, key, samples, seq_length)
-        dataset = build_samples(
-            _MockDataset if config.mock_data else _Dataset,
-            core_config,
-            split_samples(key, samples),
-            build_on_this_rank=build_on_this_rank,
+
+    def core_config(key: str, samples: int | None) -> _Config:
+        _check_samples(config, sources, key, samples, seq_length)
+        return _Config(
+            **blend_settings(config, sources, key, samples),
+            random_seed=seed,
+            sequence_length=seq_length,
+            tokenizer=tokenizer,  # not Megatron-Core's class, but with the attributes that GPTDataset uses
+            reset_position_ids=config.reset_position_ids,
+            reset_attention_mask=config.reset_attention_mask,
+            eod_mask_loss=config.eod_mask_loss,
+            create_attention_mask=False,
+            drop_last_partial_validation_sequence=samples is not None,
+            opened=opened,
         )
-        if dataset is not None:
-            built[key] = dataset
-    return built.pop(TRAIN, None), built
 
-
-def wanted(train_samples: int, eval_samples: Mapping[str, int | None]) -> list[tuple[str, int | None]]:
-    """The sets of samples to build, and how many samples of each."""
-    train: list[tuple[str, int | None]] = [(TRAIN, train_samples)] if train_samples else []
-    return [*train, *eval_samples.items()]
-
-
-def split_samples(key: str, samples: int | None) -> tuple[int | None, int | None, int]:
-    """The samples of Megatron-Core's splits: training, or validation for all that is evaluated."""
-    return (samples, 0, 0) if key == TRAIN else (0, samples, 0)
+    check_contents(config, sources, tokenizer)
+    dataset_class = _MockDataset if config.mock_data else _Dataset
+    return build_sets(dataset_class, core_config, train_samples, eval_samples, build_on_this_rank=build_on_this_rank)
 
 
 def num_whole_samples(config: DataConfig, sources: Sources, key: str, *, seq_length: int) -> int:

@@ -42,37 +42,39 @@ def stacked_labels(samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     }
 
 
+@dataclass(frozen=True)
 class ShuffledEpochs:
     """``num_samples`` samples of a run: ``rows`` in as many epochs as needed, each in another order."""
 
-    def __init__(self, rows: SampleSource, seed: int, num_samples: int) -> None:
-        self._rows = rows
-        self._seed = seed
-        self._num_samples = num_samples
+    rows: SampleSource
+    seed: int
+    num_samples: int
 
     def __len__(self) -> int:
-        return self._num_samples
+        return self.num_samples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        epoch, place = divmod(index, len(self._rows))
-        row = int(permutation(self._seed, epoch, len(self._rows))[place])
-        return {**self._rows[row], "weight": 1.0}
+        epoch, place = divmod(index, len(self.rows))
+        row = int(permutation(self.seed, epoch, len(self.rows))[place])
+        return {**self.rows[row], "weight": 1.0}
 
 
+@dataclass(frozen=True)
 class SinglePass:
     """Every row once, then rows of weight 0 up to ``num_samples``."""
 
-    def __init__(self, rows: SampleSource, num_samples: int) -> None:
-        assert len(rows) <= num_samples, (len(rows), num_samples)
-        self._rows = rows
-        self._num_samples = num_samples
+    rows: SampleSource
+    num_samples: int
+
+    def __post_init__(self) -> None:
+        assert len(self.rows) <= self.num_samples, (len(self.rows), self.num_samples)
 
     def __len__(self) -> int:
-        return self._num_samples
+        return self.num_samples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        counts = index < len(self._rows)
-        return {**self._rows[index if counts else 0], "weight": float(counts)}
+        counts = index < len(self.rows)
+        return {**self.rows[index if counts else 0], "weight": float(counts)}
 
 
 def whole_batches(num_rows: int, global_batch_samples: int) -> int:

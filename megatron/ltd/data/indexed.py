@@ -23,7 +23,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy
 from numpy.typing import NDArray
@@ -85,8 +85,7 @@ class IndexedInfo:
     sequences: int
     tokens: int
     dtype: str
-    sha256: str | None
-    tokenizer_fingerprint: str | None
+    card: DatasetCard | None
     fingerprint: str
 
 
@@ -122,11 +121,10 @@ def describe(
         sizes[file] = file.stat().st_size
         if sizes[file] == 0:
             raise UserError(f"{path}: {file} is empty; run preprocess_data.py again")
-    with idx_path.open("rb") as opened:
-        index = _Header.read(path, idx_path, opened, sizes[idx_path])
-    if sizes[bin_path] != index.bin_bytes:
+    dtype, sequences, bounds, bin_bytes = _read_header(path, idx_path, sizes[idx_path])
+    if sizes[bin_path] != bin_bytes:
         raise UserError(
-            f"{path}: {bin_path} has {sizes[bin_path]} bytes, but {idx_path.name} needs {index.bin_bytes}; one of "
+            f"{path}: {bin_path} has {sizes[bin_path]} bytes, but {idx_path.name} needs {bin_bytes}; one of "
             "them is truncated or from another run: run preprocess_data.py again"
         )
     card = DatasetCard.read(Path(f"{prefix}.json"))
@@ -134,12 +132,11 @@ def describe(
         _check_card(path, card, vocab_size, tokenizer_fingerprint)
     return IndexedInfo(
         prefix=prefix,
-        documents=index.bounds - 1,
-        sequences=index.sequences,
-        tokens=index.bin_bytes // index.dtype.itemsize,
-        dtype=index.dtype.name,
-        sha256=card.bin_sha256 if card else None,
-        tokenizer_fingerprint=card.tokenizer_fingerprint if card else None,
+        documents=bounds - 1,
+        sequences=sequences,
+        tokens=bin_bytes // dtype.itemsize,
+        dtype=dtype.name,
+        card=card,
         fingerprint=_fingerprint(sizes, card),
     )
 
@@ -169,21 +166,14 @@ def tokens_in(info: IndexedInfo, sequences: range) -> int:
     return int(lengths.sum(dtype=numpy.int64))
 
 
-@dataclass(frozen=True)
-class _Header:
-    """The header of an .idx file, and the size of the .bin file that its last sequence implies."""
-
-    dtype: numpy.dtype[Any]
-    sequences: int
-    bounds: int
-    bin_bytes: int
-
-    @classmethod
-    def read(cls, path: str, idx_path: Path, file: BinaryIO, idx_bytes: int) -> _Header:
-        """Read it from the open ``file`` of ``idx_bytes``. Raises ``UserError``; ``path`` begins its messages."""
+def _read_header(path: str, idx_path: Path, idx_bytes: int) -> tuple[numpy.dtype[Any], int, int, int]:
+    """The token type, the numbers of sequences and of document bounds, and the size of the .bin file that the last
+    sequence implies. Raises ``UserError``; ``path`` begins its messages.
+    """
+    again = "use data that preprocess_data.py wrote"
+    rerun = "run preprocess_data.py again"
+    with idx_path.open("rb") as file:
         header = file.read(INDEX_HEADER.size)
-        again = "use data that preprocess_data.py wrote"
-        rerun = "run preprocess_data.py again"
         if not header.startswith(INDEX_MAGIC[: len(header)]):
             raise UserError(f"{path}: {idx_path} is not a Megatron index (it does not start with MMIDIDX); {again}")
         if len(header) < INDEX_HEADER.size:
@@ -202,14 +192,14 @@ class _Header:
             raise UserError(f"{path}: {idx_path} has {idx_bytes - wanted} bytes too many for token sequences; {again}")
         if sequences == 0:
             raise UserError(f"{path}: {idx_path} has no documents; run preprocess_data.py on text")
-        dtype = numpy.dtype(_TOKEN_TYPES[code])
         file.seek(INDEX_HEADER.size + 4 * (sequences - 1))
         (length,) = struct.unpack("<i", file.read(4))
         file.seek(INDEX_HEADER.size + 12 * sequences - 8)
         (start,) = struct.unpack("<q", file.read(8))
-        if min(length, start) < 0:
-            raise _corrupted(path, idx_path)
-        return cls(dtype, sequences, bounds, start + length * dtype.itemsize)
+    if min(length, start) < 0:
+        raise _corrupted(path, idx_path)
+    dtype = numpy.dtype(_TOKEN_TYPES[code])
+    return dtype, sequences, bounds, start + length * dtype.itemsize
 
 
 def _check_index(path: str, info: IndexedInfo) -> None:

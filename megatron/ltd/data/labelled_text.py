@@ -60,10 +60,9 @@ def read_labelled(path: str, columns: Columns, *, flag: str, classes: Sequence[L
     rows = _json_rows if suffix != ".tsv" else _tsv_rows
     sentences: list[tuple[str, ...]] = []
     found: list[Label] = []
-    for number, row in rows(path, content, columns):
-        texts = [_text(path, number, row, name) for name in (columns.text, columns.pair) if name is not None]
-        sentences.append(tuple(texts))
-        found.append(_label(path, number, row, columns.label, found[0] if found else None, classes))
+    for place, row in rows(path, content, columns):
+        sentences.append(tuple(_text(place, row, name) for name in (columns.text, columns.pair) if name is not None))
+        found.append(_label(place, row, columns.label, found[0] if found else None, classes))
     if not sentences:
         raise UserError(f"{flag} {path}: holds no samples; give a file of labelled sentences")
     if classes is None:
@@ -75,8 +74,8 @@ def read_labelled(path: str, columns: Columns, *, flag: str, classes: Sequence[L
     return LabelledText(tuple(sentences), labels, tuple(classes), hashlib.sha256(content).hexdigest())
 
 
-def _json_rows(path: str, content: bytes, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in _lines(path, content):
+def _json_rows(path: str, content: bytes, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for place, line in _lines(path, content):
         if not line.strip():
             continue
         try:
@@ -85,73 +84,70 @@ def _json_rows(path: str, content: bytes, columns: Columns) -> Iterator[tuple[in
             reason = f"{error}"
             if isinstance(error, json.JSONDecodeError):
                 reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
-            raise UserError(f"{path}:{number}: not JSON ({reason}); correct the line") from None
+            raise UserError(f"{place}: not JSON ({reason}); correct the line") from None
         if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: a JSON {type(row).__name__} instead of an object; correct the line")
-        yield number, row
+            raise UserError(f"{place}: a JSON {type(row).__name__} instead of an object; correct the line")
+        yield place, row
 
 
-def _tsv_rows(path: str, content: bytes, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _tsv_rows(path: str, content: bytes, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if not content.strip():
         return
     lines = _lines(path, content)
-    names = next(lines, (1, ""))[1].split("\t")
+    first, line = next(lines)
+    names = line.split("\t")
     wanted = [name for name in (columns.text, columns.pair, columns.label) if name is not None]
     for name in wanted:
         if name not in names:
             raise UserError(
-                f'{path}:1: no column "{name}" among {", ".join(names)}; put the names of the columns into the first '
+                f'{first}: no column "{name}" among {", ".join(names)}; put the names of the columns into the first '
                 "line, or give them with --text-column, --text-pair-column and --label-column"
             )
-    for number, line in lines:
+    for place, line in lines:
         cells = line.split("\t")
         if not line:
             continue
         if len(cells) != len(names):
-            raise UserError(
-                f"{path}:{number}: {len(cells)} columns instead of the {len(names)} of the first line; correct it"
-            )
-        yield number, dict(zip(names, cells, strict=True))
+            raise UserError(f"{place}: {len(cells)} columns instead of the {len(names)} of the first line; correct it")
+        yield place, dict(zip(names, cells, strict=True))
 
 
-def _lines(path: str, content: bytes) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their ends. Only line feeds end a line: a text may hold any other separator."""
+def _lines(path: str, content: bytes) -> Iterator[tuple[str, str]]:
+    """Lines without their ends, after file and number. Only line feeds end a line: a text may hold other separators."""
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         try:
-            yield number, line.decode("utf-8").removesuffix("\r")
+            yield f"{path}:{number}", line.decode("utf-8").removesuffix("\r")
         except UnicodeDecodeError as error:
             raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start}; convert the file to UTF-8") from None
 
 
-def _text(path: str, number: int, row: Mapping[str, Any], name: str) -> str:
+def _text(place: str, row: Mapping[str, Any], name: str) -> str:
     if name not in row:
         raise UserError(
-            f'{path}:{number}: no "{name}" in the object; add it, or give the key with --text-column or '
-            "--text-pair-column"
+            f'{place}: no "{name}" in the object; add it, or give the key with --text-column or --text-pair-column'
         )
     text = row[name]
     if not isinstance(text, str) or not text.strip():
         what = "empty" if text is None or isinstance(text, str) else f"a {type(text).__name__}"
-        raise UserError(f'{path}:{number}: "{name}" is {what} instead of a sentence; correct the line')
+        raise UserError(f'{place}: "{name}" is {what} instead of a sentence; correct the line')
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError(f'{path}:{number}: "{name}" is not Unicode text (half a surrogate pair); correct the line')
+        raise UserError(f'{place}: "{name}" is not Unicode text (half a surrogate pair); correct the line')
     return text
 
 
 def _label(
-    path: str, number: int, row: Mapping[str, Any], name: str, first: Label | None, classes: Sequence[Label] | None
+    place: str, row: Mapping[str, Any], name: str, first: Label | None, classes: Sequence[Label] | None
 ) -> Label:
     label = row.get(name)
     if label is None or label == "":
-        raise UserError(f'{path}:{number}: the label ("{name}") is missing; add it, or remove the sample')
+        raise UserError(f'{place}: the label ("{name}") is missing; add it, or remove the sample')
     if isinstance(label, bool) or not isinstance(label, str | int):
         raise UserError(
-            f'{path}:{number}: the label ("{name}") {label!r} is a {type(label).__name__}; it must be a word or an '
-            "integer"
+            f'{place}: the label ("{name}") {label!r} is a {type(label).__name__}; it must be a word or an integer'
         )
     if first is not None and type(label) is not type(first):
-        raise UserError(f"{path}:{number}: the label {label!r} and the first one, {first!r}, have two types; use one")
+        raise UserError(f"{place}: the label {label!r} and the first one, {first!r}, have two types; use one")
     if classes is not None and label not in classes:
         shown = ", ".join(repr(known) for known in classes[:10]) + (", ..." if len(classes) > 10 else "")
-        raise UserError(f"{path}:{number}: the label {label!r} is unknown; the training data have {shown}")
+        raise UserError(f"{place}: the label {label!r} is unknown; the training data have {shown}")
     return label

@@ -105,8 +105,7 @@ def merge(config: MergeConfig) -> MergeResult:
         check_indexed_dataset(prefix, _LARGEST_VOCABULARY, flag_spelling="--input", read_tokens=False)
         for prefix in config.prefixes
     ]
-    cards = [DatasetCard.read(Path(f"{prefix}.json")) for prefix in config.prefixes]
-    card = _common_card(config.prefixes, parts, cards)
+    card = _common_card(parts)
     files = PendingDataset(output_prefix)
     with writes_to(f"--output-prefix {output_prefix}"), ExitStack() as cleanup:
         cleanup.callback(files.discard)
@@ -127,51 +126,48 @@ def merge(config: MergeConfig) -> MergeResult:
     )
 
 
-def _common_card(
-    prefixes: Sequence[str], parts: Sequence[IndexedInfo], cards: Sequence[DatasetCard | None]
-) -> DatasetCard | None:
+def _common_card(parts: Sequence[IndexedInfo]) -> DatasetCard | None:
     """The card of the whole, but for its sha256; None if no part has one. Raises ``UserError``."""
-    first, first_card = prefixes[0], cards[0]
-    for prefix, part, card in zip(prefixes, parts, cards, strict=True):
-        if (card is None) != (first_card is None):
-            without, having = (prefix, first) if card is None else (first, prefix)
+    first = parts[0]
+    for part in parts:
+        if (part.card is None) != (first.card is None):
+            without, having = (part.prefix, first.prefix) if part.card is None else (first.prefix, part.prefix)
             raise UserError(
                 f"--input {without}: {without}.json does not exist, but that of {having} does, so that their "
                 "tokenizers cannot be compared; run preprocess_data.py again, or remove all .json files"
             )
-        if card is not None and first_card is not None:
+        if part.card is not None and first.card is not None:
             for name, what in (("tokenizer_fingerprint", "another tokenizer"), ("append_eod", "another --append-eod")):
-                if getattr(card, name) != getattr(first_card, name):
+                if getattr(part.card, name) != getattr(first.card, name):
                     raise UserError(
-                        f"--input {prefix}: was made with {what} than {first} ({_shown(card)}, not "
-                        f"{_shown(first_card)}); run preprocess_data.py again with the same settings"
+                        f"--input {part.prefix}: was made with {what} than {first.prefix} ({_shown(part.card)}, not "
+                        f"{_shown(first.card)}); run preprocess_data.py again with the same settings"
                     )
-        if part.dtype != parts[0].dtype:
+        if part.dtype != first.dtype:
             raise UserError(
-                f"--input {prefix}: has {part.dtype}, but {first} has {parts[0].dtype}: they were made with different "
-                "tokenizers; run preprocess_data.py again with one"
+                f"--input {part.prefix}: has {part.dtype}, but {first.prefix} has {first.dtype}: they were made with "
+                "different tokenizers; run preprocess_data.py again with one"
             )
-    if first_card is None:
+    if first.card is None:
         return None
-    _check_shards(prefixes, cards)
+    _check_shards(parts)
     return replace(
-        first_card,
+        first.card,
         shard=None,
         documents=sum(part.documents for part in parts),
         tokens=sum(part.tokens for part in parts),
-        json_key=" ".join(dict.fromkeys(card.json_key for card in cards if card is not None)),
+        json_key=" ".join(dict.fromkeys(part.card.json_key for part in parts if part.card is not None)),
     )
 
 
-def _check_shards(prefixes: Sequence[str], cards: Sequence[DatasetCard | None]) -> None:
+def _check_shards(parts: Sequence[IndexedInfo]) -> None:
     """Raises ``UserError`` unless the shards of one input are all there and in their order, one after another."""
     due: Shard | None = None  # the shard that must be next
-    for prefix, card in zip(prefixes, cards, strict=True):
-        shard = None if card is None or card.shard is None else Shard.parse(card.shard)
+    for part in parts:
+        shard = None if part.card is None or part.card.shard is None else Shard.parse(part.card.shard)
         if shard != due if due is not None else shard is not None and shard.number > 1:
-            raise _shard_missing(
-                f"{prefix} is {'no shard' if shard is None else f'shard {shard.number}/{shard.count}'}", due
-            )
+            found = "no shard" if shard is None else f"shard {shard.number}/{shard.count}"
+            raise _shard_missing(f"{part.prefix} is {found}", due)
         due = None if shard is None or shard.number == shard.count else Shard(shard.number + 1, shard.count)
     if due is not None:
         raise _shard_missing("nothing follows", due)
@@ -206,7 +202,7 @@ def _join_tokens(parts: Sequence[IndexedInfo], target: Path) -> str:
                     whole.update(block)
                     own.update(block)
                     bar.update(len(block))
-            if part.sha256 is not None and own.hexdigest() != part.sha256:
+            if part.card is not None and own.hexdigest() != part.card.bin_sha256:
                 raise UserError(
                     f"--input {part.prefix}: {part.prefix}.bin does not match its card (.json): it is damaged or from "
                     "another run; run preprocess_data.py again"

@@ -14,9 +14,8 @@ Shapes: B samples of a microbatch, S sequence. Not here: what a sample holds (``
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -35,32 +34,32 @@ class SampleSource(Protocol):
     def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
 
 
+@dataclass(frozen=True)
 class NoTokens:
-    """The source of a rank that needs sample ids only: ``num_samples`` samples without data."""
+    """The source of a rank that needs sample ids only: samples without data."""
 
-    def __init__(self, num_samples: int) -> None:
-        self._num_samples = num_samples
+    num_samples: int
 
     def __len__(self) -> int:
-        return self._num_samples
+        return self.num_samples
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         return {}
 
 
+@dataclass(frozen=True)
 class BegunLater:
     """The samples of ``source`` as those of a run from sample number ``first`` on; earlier ones cannot be read."""
 
-    def __init__(self, source: SampleSource, first: int) -> None:
-        self._source = source
-        self._first = first
+    source: SampleSource
+    first: int
 
     def __len__(self) -> int:
-        return self._first + len(self._source)
+        return self.first + len(self.source)
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
-        assert index >= self._first, (index, self._first)
-        return self._source[index - self._first]
+        assert index >= self.first, (index, self.first)
+        return self.source[index - self.first]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +104,11 @@ def microbatches(
     """
     assert 0 <= data_parallel_rank < data_parallel_size
     assert consumed_samples >= 0 and micro_batch_size >= 1
-    order = _Order(len(dataset), consumed_samples, micro_batch_size, data_parallel_rank, data_parallel_size)
+    stride, offset = micro_batch_size * data_parallel_size, micro_batch_size * data_parallel_rank
     loader: DataLoader[MicrobatchType] = DataLoader(
-        _Numbered(dataset),
-        batch_sampler=order,
-        collate_fn=partial(_collate, collate),
+        _Microbatches(dataset, collate, micro_batch_size),
+        batch_size=None,  # an item is a whole microbatch, found by its first sample
+        sampler=range(consumed_samples + offset, len(dataset) - stride + 1 + offset, stride),
         num_workers=num_workers,
         pin_memory=pin_memory,
         # Otherwise the loader would draw the seed of its workers from the default generator.
@@ -125,31 +124,13 @@ def _read(loader: DataLoader[MicrobatchType]) -> Generator[MicrobatchType, None,
 
 
 @dataclass(frozen=True)
-class _Order:
-    """The sample ids of each microbatch of a rank."""
+class _Microbatches(Dataset[MicrobatchType]):
+    """The microbatch that begins at each sample."""
 
-    num_samples: int
-    consumed_samples: int
-    micro_batch_size: int
-    data_parallel_rank: int
-    data_parallel_size: int
+    dataset: SampleSource
+    collate: Collate[MicrobatchType]
+    size: int
 
-    def __iter__(self) -> Iterator[list[int]]:
-        stride = self.micro_batch_size * self.data_parallel_size
-        offset = self.data_parallel_rank * self.micro_batch_size
-        for first in range(self.consumed_samples, self.num_samples - stride + 1, stride):
-            yield list(range(first + offset, first + offset + self.micro_batch_size))
-
-
-class _Numbered(Dataset[Any]):
-    """A dataset whose samples come with their ids, which are part of a microbatch."""
-
-    def __init__(self, dataset: SampleSource) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index: int) -> tuple[int, Mapping[str, Any]]:
-        return index, self.dataset[index]
-
-
-def _collate(collate: Collate[MicrobatchType], numbered: Sequence[tuple[int, Mapping[str, Any]]]) -> MicrobatchType:
-    return collate([sample for _, sample in numbered], [number for number, _ in numbered])
+    def __getitem__(self, first: int) -> MicrobatchType:
+        ids = range(first, first + self.size)
+        return self.collate([self.dataset[index] for index in ids], ids)

@@ -13,14 +13,14 @@ from megatron.ltd.data.pending import PendingDataset
 from megatron.ltd.tokenizers.base import Tokenizer
 
 
-class DatasetWriter:
+class DatasetWriter(PendingDataset):
     """Megatron-Core's builder with a checksum; token ids are stored in the smallest type that Megatron-Core offers."""
 
     def __init__(self, prefix: str, vocab_size: int) -> None:
-        self._files = PendingDataset(prefix)
+        super().__init__(prefix)
         self._dtype = DType.optimal_dtype(vocab_size)
         self._digest = hashlib.sha256()
-        self._builder = IndexedDatasetBuilder(str(self._files.temporary[".bin"]), dtype=self._dtype)
+        self._builder = IndexedDatasetBuilder(str(self.temporary[".bin"]), dtype=self._dtype)
         self.documents = 0
         self.tokens = 0
 
@@ -38,7 +38,7 @@ class DatasetWriter:
 
     def finish(self, tokenizer: Tokenizer, json_key: str, append_eod: bool, shard: str | None = None) -> DatasetCard:
         """Write the index and the card under their temporary names; ``publish`` makes them visible."""
-        self._builder.finalize(str(self._files.temporary[".idx"]))
+        self._builder.finalize(str(self.temporary[".idx"]))
         card = DatasetCard(
             tokenizer=tokenizer.name,
             tokenizer_fingerprint=tokenizer.fingerprint,
@@ -50,15 +50,10 @@ class DatasetWriter:
             append_eod=append_eod,
             shard=shard,
         )
-        card.write(self._files.temporary[".json"])
+        card.write(self.temporary[".json"])
         return card
 
-    def publish(self) -> None:
-        """Rename the files to their final names."""
-        self._files.publish()
-
     def discard(self) -> None:
-        """Remove what is left under temporary names (nothing after ``publish``)."""
         with suppress(OSError):  # a full disk takes no more of what is buffered
             self._builder.data_file.close()
-        self._files.discard()
+        super().discard()

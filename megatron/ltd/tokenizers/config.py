@@ -107,9 +107,6 @@ class TokenizerConfig(TokenizerFiles):
         help="pad the model's vocabulary to a multiple of this (and of the tensor-parallel size)",
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-
 
 def assumes_vocab_size(config: TokenizerConfig) -> bool:
     """Whether a plan has to assume the size of the vocabulary, because no flag says it."""

@@ -12,14 +12,12 @@ Not here: reading the files (``base.read_definition``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 import tiktoken
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.json_text import parse_json
-from megatron.ltd.tokenizers import tiktoken_text
-from megatron.ltd.tokenizers.base import Tokenizer
+from megatron.ltd.tokenizers.tiktoken_text import TiktokenTokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -27,7 +25,7 @@ END_OF_TEXT = "<|endoftext|>"
 _WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
 
-class GPT2BPETokenizer(Tokenizer):
+class GPT2BPETokenizer(TiktokenTokenizer):
     """GPT-2's tokenizer; ``vocabulary`` and ``merges`` are the bytes of the files, ``sources`` their paths."""
 
     name = "GPT2BPETokenizer"
@@ -39,20 +37,12 @@ class GPT2BPETokenizer(Tokenizer):
         self.eod = ids.pop(END_OF_TEXT)
         self.vocab_size = max([self.eod, *ids.values()]) + 1
         self.fingerprint = fingerprint(vocabulary, merges)
-        self._encoding = tiktoken.Encoding(
+        self.encoding = tiktoken.Encoding(
             self.name,
             pat_str=_WORDS,
             mergeable_ranks=_mergeable_ranks(ids, _read_merges(merges, sources[1]), sources),
             special_tokens={END_OF_TEXT: self.eod},
         )
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of ``text``; "<|endoftext|>" in it is encoded as ordinary pieces."""
-        return tiktoken_text.encode(self._encoding, text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ``ids``."""
-        return self._encoding.decode(list(ids), errors="replace")
 
 
 def fingerprint(vocabulary: bytes, merges: bytes) -> str:

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import tiktoken
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.tokenizers import tiktoken_text
-from megatron.ltd.tokenizers.base import Tokenizer, choose_eod, looks_like_ranks
+from megatron.ltd.tokenizers.base import choose_eod, looks_like_ranks
+from megatron.ltd.tokenizers.tiktoken_text import TiktokenTokenizer
 
 _NUM_SPECIAL = 256
 _NAMED = {
@@ -43,7 +43,7 @@ def llama3_special_tokens() -> tuple[str, ...]:
     return tuple(_NAMED.get(place) or next(reserved) for place in range(_NUM_SPECIAL))
 
 
-class TikTokenizer(Tokenizer):
+class TikTokenizer(TiktokenTokenizer):
     """A file of ranks; ``ranks`` is its bytes, ``source`` its name for errors.
 
     ``special_tokens`` are the tokens whose ids follow the file's, Llama 3's if empty; ``eod_token`` is one of them, by
@@ -65,17 +65,9 @@ class TikTokenizer(Tokenizer):
         self.vocab_size = len(ids) + len(special)
         definition = hashlib.sha256(ranks).hexdigest() + "\n".join(special) + f"\n{self.eod}"
         self.fingerprint = hashlib.sha256(definition.encode("utf-8", "surrogatepass")).hexdigest()
-        self._encoding = tiktoken.Encoding(
+        self.encoding = tiktoken.Encoding(
             self.name, pat_str=WORDS, mergeable_ranks=ids, special_tokens=self.special_tokens
         )
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of ``text``; a special token's spelling in it is ordinary text."""
-        return tiktoken_text.encode(self._encoding, text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ``ids``, with special tokens as their spelling."""
-        return self._encoding.decode(list(ids), errors="replace")
 
 
 def _read_ranks(content: bytes, source: str) -> dict[bytes, int]:

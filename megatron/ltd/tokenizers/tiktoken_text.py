@@ -8,19 +8,29 @@ a whole, with tiktoken's own ids.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import tiktoken
+
+from megatron.ltd.tokenizers.base import Tokenizer
 
 LONGEST_SPACE = 400_000
 _SPACES = re.compile(r"\s+")
 
 
-def encode(encoding: tiktoken.Encoding, text: str) -> list[int]:
-    """The ids of ``text``; a special token's spelling in it is ordinary text."""
-    if len(text) <= LONGEST_SPACE:
-        return encoding.encode_ordinary(text)
-    return [token for part in _parts(text) for token in encoding.encode_ordinary(part)]
+class TiktokenTokenizer(Tokenizer):
+    """A tokenizer that tiktoken runs, by its ``encoding``."""
+
+    encoding: tiktoken.Encoding
+
+    def encode(self, text: str) -> list[int]:
+        if len(text) <= LONGEST_SPACE:
+            return self.encoding.encode_ordinary(text)
+        return [token for part in _parts(text) for token in self.encoding.encode_ordinary(part)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids``, with special tokens as their spelling."""
+        return self.encoding.decode(list(ids), errors="replace")
 
 
 def _parts(text: str) -> Iterator[str]:

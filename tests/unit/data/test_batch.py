@@ -116,13 +116,6 @@ def test_document_mask_is_megatron_cores(rows: list[list[int]]) -> None:
     assert torch.equal(ours, torch.stack(theirs))
 
 
-def test_end_of_document_belongs_to_the_document_it_ends() -> None:
-    forbidden = of_tokens(torch.tensor([[5, 0, 7, 8]])).attention_mask()
-    assert forbidden is not None
-    seen = ~forbidden[0, 0]
-    assert seen.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
-
-
 @pytest.mark.parametrize("separate", [None, 2])
 def test_to_moves_every_tensor(separate: int | None) -> None:
     batch = build_batch([Counting(2)[0], Counting(2)[1]], [0, 1], separate_documents_at=separate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy
@@ -17,7 +16,6 @@ from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.data.sources import check_sources
 from megatron.ltd.data.writer import DatasetWriter
 from megatron.ltd.tokenizers.wordpiece import SPECIAL_PIECES, WordPieceTokenizer
-from tests.support import world
 from tests.support_errors import refused
 
 WORDS = [f"{first}{second}" for first in "abcdefghij" for second in "klmnopqrst"]
@@ -25,13 +23,7 @@ VOCABULARY = [*SPECIAL_PIECES, *WORDS, *(f"##{letter}" for letter in "uvwxyz")]
 TOKENIZER = WordPieceTokenizer("BertWordPieceCase", "".join(f"{piece}\n" for piece in VOCABULARY).encode(), "v.txt")
 PAD, CLS, SEP, MASK = TOKENIZER.pad, TOKENIZER.cls, TOKENIZER.sep, TOKENIZER.mask
 S = 48
-
-
-@pytest.fixture(scope="module", autouse=True)
-def in_a_world() -> Iterator[None]:
-    """Set up process groups, because Megatron-Core's dataset asks for the rank."""
-    with world():
-        yield
+pytestmark = pytest.mark.usefixtures("mesh")  # Megatron-Core's dataset asks for the rank
 
 
 def write(folder: Path, documents: list[list[list[int]]], name: str = "d") -> str:
@@ -53,13 +45,15 @@ def sentences(seed: int, number: int) -> list[list[int]]:
     return [TOKENIZER.encode(" ".join(word + "u" * (draw.random() < 0.3) for word in line)) for line in words]
 
 
-def build(prefix: str, samples: int = 200, *, order: bool = True, seed: int = 1, **flags: object) -> SampleSource:
-    config = BertDataConfig(data_path=(prefix,), split="1", **flags)
-    train, valid = build_bert_datasets(
-        config, sentence_order=order, seq_length=S, seed=seed, train_samples=samples, eval_samples={},
-        tokenizer=TOKENIZER, sources=check_sources(config, TOKENIZER),
+def build(
+    prefix: str, samples: int = 200, *, order: bool = True, seed: int = 1, valid: int = 0, **flags: object
+) -> SampleSource:
+    config = BertDataConfig(**{"data_path": (prefix,), "split": "1", **flags})
+    train, evaluated = build_bert_datasets(
+        config, sentence_order=order, seq_length=S, seed=seed, train_samples=samples,
+        eval_samples={VALID: valid} if valid else {}, tokenizer=TOKENIZER, sources=check_sources(config, TOKENIZER),
     )  # fmt: skip
-    assert train is not None and not valid
+    assert train is not None and len(evaluated) == bool(valid)
     return train
 
 
@@ -169,24 +163,9 @@ def test_a_batch_stacks_its_samples(prefix: str) -> None:
 def test_documents_of_one_sentence_are_refused(tmp_path: Path) -> None:
     prefix = write(tmp_path, [[[7, 8, 9]]] * 5)
     config = BertDataConfig(data_path=(prefix,))
-    sources = check_sources(config, TOKENIZER)
     with refused(5, "--split-sentences"):
-        check_sentences(config, sources)
+        check_sentences(config, check_sources(config, TOKENIZER))
     assert build(prefix, 10, order=False)[0]["tokens"].tolist()[:5].count(SEP) == 1
-
-
-def build_both(config: BertDataConfig) -> None:
-    """Build training and held-out samples."""
-    build_bert_datasets(
-        config,
-        sentence_order=True,
-        seq_length=S,
-        seed=1,
-        train_samples=4,
-        eval_samples={VALID: 4},
-        tokenizer=TOKENIZER,
-        sources=check_sources(config, TOKENIZER),
-    )
 
 
 @pytest.mark.parametrize(
@@ -200,25 +179,10 @@ def test_a_split_without_a_sample_is_refused(
     documents: list[list[list[int]]], message: tuple[object, ...], tmp_path: Path
 ) -> None:
     """Megatron-Core would search for a sample forever."""
-    config = BertDataConfig(data_path=(write(tmp_path, documents),), split="5,5")
     with refused(*message):
-        build_both(config)
+        build(write(tmp_path, documents), 4, valid=4, split="5,5")
 
 
 def test_a_split_without_documents_is_refused(prefix: str) -> None:
-    config = BertDataConfig(data_path=(prefix,), split="1")
     with refused("--split 1", 40):
-        build_both(config)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"mask_prob": 0.0}, ("--mask-prob 0.0", 0, 1)),
-        ({"mask_prob": 1.0}, ("--mask-prob 1.0",)),
-        ({"short_seq_prob": 1.5}, ("--short-seq-prob 1.5", 0, 1)),
-    ],
-)
-def test_values_refused(values: dict, message: tuple[object, ...]) -> None:
-    with refused(*message):
-        BertDataConfig(**values)
+        build(prefix, 4, valid=4)

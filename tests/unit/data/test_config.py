@@ -67,8 +67,6 @@ def test_split_shares_are_plain_decimals(split: str, plain: str) -> None:
         ({"split": "1e999,1"}, ("--split 1e999,1",)),
         ({"split": "nan,1"}, ("--split nan,1",)),
         ({"split": "9,,1"}, ("--split 9,,1",)),
-        ({"num_workers": -1}, ("--num-workers -1", 0)),
-        ({"num_dataset_builder_threads": 0}, ("--num-dataset-builder-threads 0", 1)),
     ],
 )
 def test_values_refused(values: dict, message: tuple[object, ...]) -> None:

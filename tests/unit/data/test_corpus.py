@@ -36,6 +36,10 @@ def read(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
+def paths(*files: Path) -> list[str]:
+    return [document["path"] for file in files for document in read(file)]
+
+
 def test_documents_are_the_source_outside_tests(library: Path) -> None:
     documents, unreadable = collect_documents(library)
     assert [document.path for document in documents] == [
@@ -48,10 +52,10 @@ def test_documents_are_the_source_outside_tests(library: Path) -> None:
 def test_parts_are_whole_sorted_and_recorded(library: Path, tmp_path: Path) -> None:
     info = write_corpus(CorpusConfig(output_dir=str(tmp_path / "out"), held_out_fraction=0.25))
     train, valid = read(tmp_path / "out/train.jsonl"), read(tmp_path / "out/valid.jsonl")
-    assert len(train) + len(valid) == 41 and not {d["path"] for d in train} & {d["path"] for d in valid}
+    assert len({*paths(tmp_path / "out/train.jsonl", tmp_path / "out/valid.jsonl")}) == len(train) + len(valid) == 41
     assert 3 <= len(valid) <= 18
     for part, recorded in ((train, info.train), (valid, info.valid)):
-        assert [document["path"] for document in part] == sorted(document["path"] for document in part)
+        assert part == sorted(part, key=lambda document: document["path"])
         assert recorded.text_bytes == sum(len(document["text"].encode()) for document in part)
     recorded = json.loads((tmp_path / "out/corpus.json").read_text())
     assert recorded["train"]["sha256"] == hashlib.sha256((tmp_path / "out/train.jsonl").read_bytes()).hexdigest()
@@ -63,12 +67,12 @@ def test_a_document_stays_in_its_split(library: Path, tmp_path: Path) -> None:
     config = CorpusConfig(output_dir=str(tmp_path / "out"), held_out_fraction=0.25)
     write_corpus(config)
     first = (tmp_path / "out/train.jsonl").read_bytes()
-    held_out = {document["path"] for document in read(tmp_path / "out/valid.jsonl")}
+    held_out = paths(tmp_path / "out/valid.jsonl")
     write_corpus(config)
     assert (tmp_path / "out/train.jsonl").read_bytes() == first
     (library / "new.py").write_text("something new")
     write_corpus(config)
-    assert {document["path"] for document in read(tmp_path / "out/valid.jsonl")} - {"new.py"} == held_out
+    assert {*paths(tmp_path / "out/valid.jsonl")} - {"new.py"} == {*held_out}
 
 
 def test_less_text_on_request(library: Path, tmp_path: Path) -> None:
@@ -76,27 +80,24 @@ def test_less_text_on_request(library: Path, tmp_path: Path) -> None:
     half_mb = (full.train.text_bytes + full.valid.text_bytes) / 2e6
     half = write_corpus(CorpusConfig(output_dir=str(tmp_path / "half"), held_out_fraction=0.3, max_mb=half_mb))
     assert 0.9 * half_mb < (half.train.text_bytes + half.valid.text_bytes) / 1e6 <= half_mb
-    assert half.valid.documents and {document["path"] for document in read(tmp_path / "half/train.jsonl")} < {
-        document["path"] for document in read(tmp_path / "full/train.jsonl")
-    }
+    assert half.valid.documents
+    assert {*paths(tmp_path / "half/train.jsonl")} < {*paths(tmp_path / "full/train.jsonl")}
 
 
 def test_the_running_pythons_library(tmp_path: Path) -> None:
     info = write_corpus(CorpusConfig(output_dir=str(tmp_path)))
     assert 5e6 < info.train.text_bytes < 30e6
     assert 0.01 < info.valid.documents / (info.valid.documents + info.train.documents) < 0.12
-    paths = {document["path"] for document in read(tmp_path / "train.jsonl") + read(tmp_path / "valid.jsonl")}
-    assert {"argparse.py", "json/decoder.py", "pydoc_data/topics.py/assert"} <= paths
-    assert not any("/test" in path or path.startswith("test") for path in paths)
+    found = {*paths(tmp_path / "train.jsonl", tmp_path / "valid.jsonl")}
+    assert {"argparse.py", "json/decoder.py", "pydoc_data/topics.py/assert"} <= found
+    assert not any("/test" in path or path.startswith("test") for path in found)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"output_dir": None}, ("--output-dir",)),
-        ({"held_out_fraction": 0.0}, ("--held-out-fraction 0.0", 0, 1)),
         ({"held_out_fraction": 1e-9}, ("--held-out-fraction 1e-09", 41)),
-        ({"max_mb": 0.0}, ("--max-mb 0.0", 0)),
         ({"output_dir": "file/out"}, ("--output-dir",)),
     ],
 )

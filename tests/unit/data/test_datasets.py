@@ -8,8 +8,7 @@ import os
 import resource
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +16,35 @@ import numpy
 import pytest
 import torch
 from megatron.core.datasets.gpt_dataset import GPTDataset
-from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
-from megatron.ltd.data.batch import build_batch
 from megatron.ltd.data.config import TEST, VALID, DataConfig
 from megatron.ltd.data.datasets import Padded, build_datasets, num_whole_samples
 from megatron.ltd.data.indices import size
-from megatron.ltd.data.microbatches import SampleSource, microbatches
+from megatron.ltd.data.microbatches import SampleSource
 from megatron.ltd.data.sources import check_sources
 from megatron.ltd.tokenizers.byte import ByteTokenizer
 from tests.support_errors import refused
+from tests.unit.data.test_indexed import core_dataset
 
 TOKENIZER = ByteTokenizer()
 TEXTS = [f"document {number} says {'so ' * (number % 7)}" for number in range(40)]
 
 
-def build(
-    config: DataConfig, train: int = 0, valid: int | None = 0, seed: int = 1
-) -> tuple[SampleSource | None, SampleSource | None]:
-    found, evaluated = build_datasets(
-        config,
-        seq_length=16,
-        seed=seed,
-        train_samples=train,
-        eval_samples={} if valid == 0 else {VALID: valid},
-        tokenizer=TOKENIZER,
+def build_all(config: DataConfig, train: int, evaluated: Mapping[str, int | None], seed: int = 1) -> Any:
+    return build_datasets(
+        config, seq_length=16, seed=seed, train_samples=train, eval_samples=evaluated, tokenizer=TOKENIZER,
         sources=check_sources(config, TOKENIZER),
-    )
+    )  # fmt: skip
+
+
+def build(config: DataConfig, train: int = 0, valid: int | None = 0, seed: int = 1) -> tuple[Any, Any]:
+    found, evaluated = build_all(config, train, {} if valid == 0 else {VALID: valid}, seed)
     return found, evaluated.get(VALID)
 
 
 def train_only(config: DataConfig, samples: int, seed: int = 1) -> Any:
-    train, valid = build(config, train=samples, seed=seed)
-    assert train is not None and valid is None
+    train, evaluated = build_all(config, samples, {}, seed)
+    assert train is not None and not evaluated
     return train
 
 
@@ -95,7 +90,7 @@ def test_indices_of_replaced_data_are_not_used(write_dataset: Callable[..., str]
     config = DataConfig(data_path=(write_dataset(TEXTS),), split="1")
     train_only(config, 30)
     write_dataset(["a" * 700])
-    seen = {token for tokens in tokens_of(train_only(config, 30), 30) for token in tokens}
+    seen = {*sum(tokens_of(train_only(config, 30), 30), [])}
     assert seen <= {ord("a"), TOKENIZER.eod}
 
 
@@ -103,39 +98,21 @@ def test_indices_of_replaced_data_are_not_used(write_dataset: Callable[..., str]
 def test_splits_share_no_document(write_dataset: Callable[..., str], split: str) -> None:
     texts = [chr(0x20 + number) * 40 for number in range(60)]
     train, valid = build(DataConfig(data_path=(write_dataset(texts),), split=split), train=50, valid=5)
-    assert train is not None and valid is not None
-    seen = [
-        {token for tokens in tokens_of(dataset, count) for token in tokens} - {TOKENIZER.eod}
-        for dataset, count in ((train, 100), (valid, 5))
-    ]
+    seen = [{*sum(tokens_of(*part), [])} - {TOKENIZER.eod} for part in ((train, 100), (valid, 5))]
     assert seen[0] <= set(range(0x20, 0x20 + 48)) and len(seen[0]) == 48
     assert seen[1] <= set(range(0x20 + 48, 0x20 + 54))
-
-
-def test_separate_data_for_each_split(write_dataset: Callable[..., str]) -> None:
-    config = DataConfig(
-        train_data_path=(write_dataset(["a" * 300], "a"),), valid_data_path=(write_dataset(["b" * 300], "b"),)
-    )
-    train, valid = build(config, train=10, valid=4)
-    assert train is not None and valid is not None
-    assert set(sum(tokens_of(train, 10), [])) <= {ord("a"), TOKENIZER.eod}
-    assert set(sum(tokens_of(valid, 4), [])) <= {ord("b"), TOKENIZER.eod}
 
 
 def test_validation_sets_and_test_data(write_dataset: Callable[..., str]) -> None:
     """Each validation set contains its own text, and is read as if it were the only one."""
     a, b, c, d = (write_dataset([letter * 300], letter) for letter in "abcd")
     config = DataConfig(train_data_path=(a,), valid_data_path=(f"x={b}", f"y={c}"), test_data_path=("1", d, "1", c))
-    wanted = dict.fromkeys(config.evaluated(), 4)
-    train, evaluated = build_datasets(
-        config, seq_length=16, seed=1, train_samples=10, eval_samples=wanted, tokenizer=TOKENIZER,
-        sources=check_sources(config, TOKENIZER),
-    )  # fmt: skip
-    assert train is not None and list(evaluated) == [f"{VALID}/x", f"{VALID}/y", TEST]
-    seen = [{token for tokens in tokens_of(found, 4) for token in tokens} for found in evaluated.values()]
-    assert [found - {TOKENIZER.eod} for found in seen] == [{ord("b")}, {ord("c")}, {ord("c"), ord("d")}]
+    train, evaluated = build_all(config, 10, dict.fromkeys(config.evaluated(), 4))
+    assert list(evaluated) == [f"{VALID}/x", f"{VALID}/y", TEST]
+    seen = [{*sum(tokens_of(found, 4), [])} - {TOKENIZER.eod} for found in (train, *evaluated.values())]
+    assert seen == [{ord("a")}, {ord("b")}, {ord("c")}, {ord("c"), ord("d")}]
     _, alone = build(DataConfig(train_data_path=(a,), valid_data_path=(b,)), valid=4)
-    assert alone is not None and tokens_of(alone, 4) == tokens_of(evaluated[f"{VALID}/x"], 4)
+    assert tokens_of(alone, 4) == tokens_of(evaluated[f"{VALID}/x"], 4)
     assert tokens_of(train, 10) == tokens_of(train_only(DataConfig(train_data_path=(a,)), 10), 10)
 
 
@@ -143,7 +120,6 @@ def test_mock_data_need_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Successive numbers, which a model can learn; the same each time, and others for validation."""
     monkeypatch.chdir(tmp_path)
     (first, held_out), (again, _) = (build(DataConfig(mock_data=True), train=30, valid=8) for _ in range(2))
-    assert first is not None and again is not None and held_out is not None
     tokens = tokens_of(first, 30)
     assert tokens == tokens_of(again, 30) and tokens[:8] != tokens_of(held_out, 8)
     assert all(0 <= token < TOKENIZER.vocab_size for sample in tokens for token in sample)
@@ -158,22 +134,14 @@ def test_a_share_without_tokens_is_refused(
 ) -> None:
     """Megatron-Core would add empty epochs forever."""
     prefix = write_dataset(TEXTS)
-    _write_lengths(tmp_path / "empty", [5] * 8 + [0, 0])
-    train, _ = build(DataConfig(data_path=(str(tmp_path / "empty"),), split="8,2"), train=4)
-    assert train is not None and len(train) >= 4
-    for path in ((str(tmp_path / "empty"),), ("1", prefix, "1", str(tmp_path / "empty"))):
+    empty = core_dataset(tmp_path / "empty", [[1] * 5] * 8 + [[], []])
+    train, _ = build(DataConfig(data_path=(empty,), split="8,2"), train=4)
+    assert len(train) >= 4
+    for path in ((empty,), ("1", prefix, "1", empty)):
         with refused("--split 8,2", "empty", "9 to 10", "valid"):
             build(DataConfig(data_path=path, split="8,2"), train=4, valid=valid)
         with refused("--split 8e0,2", "empty"):
             build(DataConfig(data_path=path, split="8e0,2"), train=4, valid=valid)
-
-
-def _write_lengths(prefix: Path, lengths: Sequence[int]) -> None:
-    """A dataset of documents of so many tokens, as another program may write it."""
-    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=numpy.int32)
-    for length in lengths:
-        builder.add_document(numpy.ones(length), [length])
-    builder.finalize(f"{prefix}.idx")
 
 
 @pytest.mark.parametrize("num_datasets", [2, 40])
@@ -234,23 +202,6 @@ def test_document_flags_reach_the_samples(write_dataset: Callable[..., str]) -> 
     assert sample["position_ids"].tolist() == [*range(first + 1), *([0, 1, 2, 3] * 4)[: 15 - first]]
 
 
-def test_microbatches_of_real_data(write_dataset: Callable[..., str]) -> None:
-    dataset = train_only(DataConfig(data_path=(write_dataset(TEXTS),), split="1", reset_attention_mask=True), 20)
-    batch = next(
-        microbatches(
-            dataset,
-            partial(build_batch, separate_documents_at=TOKENIZER.eod),
-            consumed_samples=4,
-            micro_batch_size=3,
-            data_parallel_rank=0,
-            data_parallel_size=1,
-        )
-    )
-    assert batch.tokens_BS.tolist() == [dataset[index]["tokens"].tolist() for index in (4, 5, 6)]
-    mask = batch.attention_mask()
-    assert mask is not None and mask.shape == (3, 1, 16, 16)
-
-
 @pytest.mark.parametrize("how", ["split", "own data", "blend of own data", "blend with a split"])
 def test_full_validation_reads_every_token_once(write_dataset: Callable[..., str], how: str) -> None:
     """Every token except a dataset's first is a label once, whatever the weights; training samples do not change."""
@@ -267,7 +218,6 @@ def test_full_validation_reads_every_token_once(write_dataset: Callable[..., str
     num_labels = [sum(map(len, part)) - 1 for part in documents]
 
     train, valid = build(config, train=50, valid=None)
-    assert train is not None and valid is not None
     assert len(valid) == sum(-(-labels // 16) for labels in num_labels)
     samples = [valid[index] for index in range(len(valid))]
     counted = Counter(int(label) for one in samples for label in one["labels"][one["loss_mask"].bool()])
@@ -290,7 +240,6 @@ def test_reading_a_padded_sample_first_does_not_mask_the_others(write_dataset: C
 
     def counted(first: int) -> dict[int, int]:
         _, valid = build(config, train=1, valid=None)
-        assert valid is not None
         return {index: int(valid[index]["loss_mask"].sum()) for index in [first, *range(len(valid))]}
 
     (padded,) = (index for index, labels in counted(0).items() if labels < 16)

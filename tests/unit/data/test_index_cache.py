@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,14 @@ import numpy as np
 import pytest
 from megatron.core.datasets.blended_dataset import BlendedDataset
 
-from megatron.ltd.data.config import VALID, DataConfig
-from megatron.ltd.data.datasets import build_datasets
+from megatron.ltd.data.config import DataConfig
 from megatron.ltd.data.indices.cache import is_bert_index, is_blend_index, numbers_only
 from megatron.ltd.data.microbatches import SampleSource
-from megatron.ltd.data.sources import check_sources
-from megatron.ltd.tokenizers.byte import ByteTokenizer
-from tests.support import world
 from tests.support_errors import refused
 from tests.support_pickles import Payload
-from tests.unit.data import test_bert_datasets
+from tests.unit.data import test_bert_datasets, test_datasets
 
-Build = Callable[[Path], SampleSource]
-S = 16
-
-
-@pytest.fixture(scope="module", autouse=True)
-def in_a_world() -> Iterator[None]:
-    """Set up process groups, because Megatron-Core's blended and BERT datasets ask for the rank."""
-    with world():
-        yield
+pytestmark = pytest.mark.usefixtures("mesh")  # Megatron-Core's blended and BERT datasets ask for the rank
 
 
 @pytest.fixture
@@ -44,17 +32,7 @@ def texts(write_dataset: Callable[..., str]) -> tuple[str, str]:
 
 
 def train(samples: int, **flags: Any) -> SampleSource:
-    config = DataConfig(split="1", **flags)
-    built, _ = build_datasets(
-        config, seq_length=S, seed=3, train_samples=samples, eval_samples={}, tokenizer=ByteTokenizer(),
-        sources=check_sources(config, ByteTokenizer()),
-    )  # fmt: skip
-    assert built is not None
-    return built
-
-
-def one_epoch(texts: tuple[str, str], cache: Path) -> SampleSource:
-    return train(20, data_path=texts[:1], data_cache_path=str(cache))
+    return test_datasets.train_only(DataConfig(split="1", **flags), samples, seed=3)
 
 
 def two_epochs(texts: tuple[str, str], cache: Path) -> SampleSource:
@@ -86,7 +64,7 @@ def state_of(cache: Path) -> dict[str, tuple[int, int, bytes]]:
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in cache.iterdir()}
 
 
-KINDS = [one_epoch, two_epochs, blend, bert]
+KINDS = [two_epochs, blend, bert]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,16 +82,11 @@ def test_valid_indices_of_many_sizes_are_reused(
 ) -> None:
     draw = random.Random(seed)
     prefix = write_dataset(["x" * draw.choice([0, 1, 14, 15, 16, 17, 60]) for _ in range(12)] + ["y" * 40])
-    wanted: list[dict[str, int | None]] = [{}, {VALID: None}]
-    for evaluated in wanted:
-        flags = {"train_data_path": (prefix,), "valid_data_path": (prefix,), "data_cache_path": str(tmp_path / "cache")}
+    config = DataConfig(train_data_path=(prefix,), valid_data_path=(prefix,), data_cache_path=str(tmp_path / "cache"))
+    for valid in (0, None):
         states = []
         for _ in range(2):
-            config = DataConfig(**flags)
-            build_datasets(
-                config, seq_length=S, seed=3, train_samples=num_samples, eval_samples=evaluated,
-                tokenizer=ByteTokenizer(), sources=check_sources(config, ByteTokenizer()),
-            )  # fmt: skip
+            test_datasets.build(config, num_samples, valid, seed=3)
             states.append(state_of(tmp_path / "cache"))
         assert states[0] == states[1] and len(states[0]) >= 4
 
@@ -124,35 +97,6 @@ def _pickle(path: Path, mark: Path) -> None:
 
 def _objects(path: Path, mark: Path) -> None:
     np.save(path, np.array([Payload(mark)], dtype=object), allow_pickle=True)
-
-
-def _other_type(path: Path, mark: Path) -> None:
-    np.save(path, np.load(path).astype(np.float64))
-
-
-def _fewer(path: Path, mark: Path) -> None:
-    values = np.load(path)
-    np.save(path, values[: len(values) // 3])
-
-
-def _more_dimensions(path: Path, mark: Path) -> None:
-    np.save(path, np.load(path)[..., None])
-
-
-def _negative(path: Path, mark: Path) -> None:
-    values = np.load(path)
-    values.flat[0] = -1 if values.dtype.kind == "i" else values.dtype.type(0) - values.dtype.type(1)
-    np.save(path, values)
-
-
-def _beyond(path: Path, mark: Path) -> None:
-    values = np.load(path)
-    values.flat[-1] = np.iinfo(values.dtype).max
-    np.save(path, values)
-
-
-def _empty(path: Path, mark: Path) -> None:
-    np.save(path, np.load(path)[:0])
 
 
 def _cut(path: Path, mark: Path) -> None:
@@ -181,54 +125,73 @@ def _pipe(path: Path, mark: Path) -> None:
     os.mkfifo(path)
 
 
-DAMAGES = [
-    _pickle, _objects, _other_type, _fewer, _more_dimensions, _negative, _beyond, _empty, _cut, _huge, _text, _archive,
-    _pipe,
-]  # fmt: skip
+FILES = [_pickle, _objects, _cut, _huge, _text, _archive, _pipe]
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
-@pytest.mark.parametrize("kind", [two_epochs, blend, bert])
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_indices_are_built_again(
-    damage: Callable[[Path, Path], None], kind: Callable[..., SampleSource], texts: tuple[str, str], tmp_path: Path
+def _put(values: np.ndarray[Any, Any], place: int, number: int) -> np.ndarray[Any, Any]:
+    values.flat[place] = np.array(number).astype(values.dtype)
+    return values
+
+
+ARRAYS: dict[str, Callable[[Any], Any]] = {
+    "other type": lambda values: values.astype(np.float64),
+    "fewer": lambda values: values[: len(values) // 3],
+    "empty": lambda values: values[:0],
+    "more dimensions": lambda values: values[..., None],
+    "negative": lambda values: _put(values, 0, -1),
+    "beyond": lambda values: _put(values, -1, np.iinfo(values.dtype).max),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_arrays_are_built_again(
+    kind: Callable[..., SampleSource], texts: tuple[str, str], tmp_path: Path
 ) -> None:
-    cache, mark = tmp_path / "cache", tmp_path / "the payload ran"
+    cache = tmp_path / "cache"
     expected = content(kind(texts, cache))
     files = sorted(cache.glob("*.npy"))
     assert len(files) == {two_epochs: 3, blend: 8, bert: 1}[kind]
     for path in files:
         right = path.read_bytes()
+        for name, change in ARRAYS.items():
+            np.save(path, change(np.load(path)))
+            assert content(kind(texts, cache)) == expected and path.read_bytes() == right, name
+
+
+@pytest.mark.parametrize("damage", FILES)
+def test_files_that_are_no_array_are_built_again(
+    damage: Callable[[Path, Path], None], texts: tuple[str, str], tmp_path: Path
+) -> None:
+    cache, mark = tmp_path / "cache", tmp_path / "the payload ran"
+    expected = content(two_epochs(texts, cache))
+    for path in sorted(cache.glob("*.npy")):
+        right = path.read_bytes()
         damage(path, mark)
-        assert content(kind(texts, cache)) == expected and path.read_bytes() == right
+        assert content(two_epochs(texts, cache)) == expected and path.read_bytes() == right
     assert not mark.exists()
 
 
-def _swap(path: Path, values: np.ndarray[Any, Any]) -> None:
+def _swap(values: np.ndarray[Any, Any]) -> None:
     values[[1, 2]] = values[[2, 1]]
 
 
-def _twice(path: Path, values: np.ndarray[Any, Any]) -> None:
+def _twice(values: np.ndarray[Any, Any]) -> None:
     values[1] = values[0]
 
 
-def _next_token(path: Path, values: np.ndarray[Any, Any]) -> None:
+def _next_token(values: np.ndarray[Any, Any]) -> None:
     values[3, 1] += 1
 
 
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [("sample", _swap), ("sample", _twice), ("sample", _next_token), ("shuffle", _twice), ("document", _twice)],
-)
-def test_indices_that_give_other_samples_are_built_again(
-    name: str, change: Callable[[Path, Any], None], texts: tuple[str, str], tmp_path: Path
-) -> None:
+def test_indices_that_give_other_samples_are_built_again(texts: tuple[str, str], tmp_path: Path) -> None:
     expected = content(two_epochs(texts, tmp_path / "cache"))
-    (path,) = (tmp_path / "cache").glob(f"*-{name}_index.npy")
-    values = np.load(path)
-    change(path, values)
-    np.save(path, values)
-    assert content(two_epochs(texts, tmp_path / "cache")) == expected
+    changes = {"sample": (_swap, _twice, _next_token), "shuffle": (_twice,), "document": (_twice,)}
+    for name, change in ((name, change) for name, several in changes.items() for change in several):
+        (path,) = (tmp_path / "cache").glob(f"*-{name}_index.npy")
+        values = np.load(path)
+        change(values)
+        np.save(path, values)
+        assert content(two_epochs(texts, tmp_path / "cache")) == expected, (name, change)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -249,12 +212,12 @@ def test_nothing_is_read_or_written_through_a_link(
 
 def test_a_file_that_cannot_be_removed_is_named(texts: tuple[str, str], tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    one_epoch(texts, cache)
+    two_epochs(texts, cache)
     path = sorted(cache.glob("*.npy"))[0]
     path.unlink()
     path.mkdir()
     with refused(f"--data-cache-path {cache}", path):
-        one_epoch(texts, cache)
+        two_epochs(texts, cache)
 
 
 def test_a_file_changed_after_the_check_runs_no_code(tmp_path: Path) -> None:

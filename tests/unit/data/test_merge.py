@@ -144,8 +144,9 @@ def test_an_interruption_leaves_existing_files(
 def damage(prefix: str, how: str) -> None:
     """Make a dataset unfit to be joined."""
     card = json.loads(Path(f"{prefix}.json").read_text())
-    if how == "tokenizer":
-        Path(f"{prefix}.json").write_text(json.dumps(card | {"tokenizer_fingerprint": "f" * 64}))
+    fields = {"tokenizer": {"tokenizer_fingerprint": "f" * 64}, "end of document": {"append_eod": False}}
+    if how in fields:
+        Path(f"{prefix}.json").write_text(json.dumps(card | fields[how]))
     elif how == "no card":
         os.remove(f"{prefix}.json")
     elif how == "bytes":
@@ -170,6 +171,7 @@ def damage(prefix: str, how: str) -> None:
     ("how", "message"),
     [
         ("tokenizer", ("--input", "ByteTokenizer")),
+        ("end of document", ("--input", "--append-eod")),
         ("no card", ("--input", "b_text_document.json")),
         ("bytes", ("--input", "b_text_document.bin")),
         ("cut", ("--input", "b_text_document.bin", 6, "b_text_document.idx", 8)),
@@ -185,11 +187,6 @@ def test_parts_that_do_not_fit_are_refused(how: str, message: tuple[object, ...]
     with refused(*message):
         join(*prefixes)
     assert snapshot(Path()) == before
-
-
-def test_either_all_parts_or_none_have_end_of_document_ids() -> None:
-    with refused("--input", "--append-eod"):
-        join(write("a", "one"), write("b", "two", append_eod=False))
 
 
 @pytest.mark.parametrize(

@@ -28,14 +28,6 @@ def test_tokens_are_as_wide_as_the_vocabulary_needs(vocab_size: int, dtype: str,
     assert dataset[0].dtype == dtype
 
 
-def test_discard_removes_what_is_not_published(tmp_path: Path) -> None:
-    writer = DatasetWriter(str(tmp_path / "d"), 257)
-    writer.finish(ByteTokenizer(), "text", append_eod=False)
-    assert len(os.listdir(tmp_path)) == 3
-    writer.discard()
-    assert os.listdir(tmp_path) == []
-
-
 def test_discard_when_no_more_can_be_written(tmp_path: Path) -> None:
     writer = DatasetWriter(str(tmp_path / "d"), 257)
     writer.add(EncodedDocuments(numpy.zeros(100, numpy.int32), ((100,),)))

@@ -7,7 +7,6 @@ Otherwise the beginning of each file of text, and one of a hundred records.
 
 from __future__ import annotations
 
-import base64
 import bz2
 import json
 import os
@@ -17,17 +16,16 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-import tiktoken
-from tiktoken.load import load_tiktoken_bpe
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, decoders, pre_tokenizers
 
 from megatron.ltd.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
-from megatron.ltd.tokenizers.wordpiece import WordPieceTokenizer
 from tests.unit.tokenizers.test_hugging_face import HOSTILE
 from tests.unit.tokenizers.test_sentencepiece import train
-from tests.unit.tokenizers.test_tiktoken_ranks import LLAMA_3
+from tests.unit.tokenizers.test_tiktoken_ranks import ranks as rank_file
+from tests.unit.tokenizers.test_tiktoken_ranks import reference
+from tests.unit.tokenizers.test_wordpiece import published
 
 Encode = Callable[[str], list[int]]
 
@@ -56,23 +54,15 @@ def gpt2(shared_data: Path, folder: Path) -> tuple[Encode, Encode]:
 
 def ranks(shared_data: Path, folder: Path) -> tuple[Encode, Encode]:
     """GPT-2's pieces as a file of ranks, cut by Llama 3's pattern."""
-    byte_of = {symbol: bytes([byte]) for byte, symbol in tiktoken_symbols().items()}
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    byte_of = {symbol: bytes([byte]) for byte, symbol in bytes_to_unicode().items()}
     vocabulary = json.loads((shared_data / "gpt2-vocab" / "encoder.json").read_text(encoding="utf-8"))
     pieces = [b"".join(byte_of[symbol] for symbol in piece) for piece in vocabulary if piece != "<|endoftext|>"]
     path = folder / "tokenizer.model"
-    path.write_bytes(b"".join(base64.b64encode(piece) + b" %d\n" % place for place, piece in enumerate(pieces)))
-    theirs = tiktoken.Encoding(
-        "theirs", pat_str=LLAMA_3, mergeable_ranks=load_tiktoken_bpe(str(path)), special_tokens={}
-    )
+    path.write_bytes(rank_file(pieces))
     ours = build_tokenizer(TokenizerFiles("TikTokenizer", tokenizer_model=str(path)))
-    return ours.encode, theirs.encode_ordinary
-
-
-def tiktoken_symbols() -> dict[int, str]:
-    """The printable character that stands for each byte in GPT-2's files, from their definition."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + place) for place, byte in enumerate(others)}
+    return ours.encode, reference(path).encode_ordinary
 
 
 def hugging_face(shared_data: Path, folder: Path) -> tuple[Encode, Encode]:
@@ -100,36 +90,36 @@ def sentence_pieces(shared_data: Path, folder: Path) -> tuple[Encode, Encode]:
 
 
 def word_pieces(shared_data: Path, folder: Path) -> tuple[Encode, Encode]:
-    """BERT's cutting of words in Python, as it was published, with a vocabulary of a book."""
-    from transformers.models.bert.tokenization_bert_legacy import BasicTokenizer, WordpieceTokenizer
-
+    """A vocabulary of a book."""
     book = str(shared_data / "gutenberg" / "1342.txt")
     train_tokenizer(
         TrainTokenizerConfig(input=(book,), vocab_size=2000, model_type="wordpiece", output_prefix=str(folder / "book"))
     )
     ours = build_tokenizer(TokenizerFiles("BertWordPieceLowerCase", vocab_file=str(folder / "book-vocab.txt")))
-    assert isinstance(ours, WordPieceTokenizer)
-    ids = {piece: token for token, piece in ours.inv_vocab.items()}
-    basic, pieces = BasicTokenizer(), WordpieceTokenizer(ids, unk_token="[UNK]", max_input_chars_per_word=100)
-    return ours.encode, lambda text: [ids[part] for word in basic.tokenize(text) for part in pieces.tokenize(word)]
+    return ours.encode, published(ours, lower=True)
 
 
-PAIRS = [gpt2, ranks, hugging_face, sentence_pieces, word_pieces]
+@pytest.fixture(scope="module", params=[gpt2, ranks, hugging_face, sentence_pieces, word_pieces])
+def pair(
+    request: pytest.FixtureRequest, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Encode, Encode]:
+    """Ours and theirs."""
+    return request.param(shared_data, tmp_path_factory.mktemp("pair"))
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.__name__)
-def test_hostile_text(pair: Callable[..., tuple[Encode, Encode]], shared_data: Path, tmp_path: Path) -> None:
+def test_hostile_text(pair: tuple[Encode, Encode], request: pytest.FixtureRequest) -> None:
     """A lone surrogate is what no library takes: it has the ids of the replacement character."""
-    ours, theirs = pair(shared_data, tmp_path)
+    ours, theirs = pair
     texts = HOSTILE
-    if pair is word_pieces:  # BERT's own code drops what Unicode has not assigned; transformers' library has [UNK]
+    if (
+        request.node.callspec.params["pair"] is word_pieces
+    ):  # BERT's own code drops what Unicode has not assigned; transformers' library has [UNK]
         texts = tuple(text.replace(chr(0x10FFFF), "") for text in HOSTILE)
     assert [text for text in texts if ours(text) != theirs(text)] == []
     assert ours("a\ud83db \udcff\ud83d\ude00") == theirs("a\ufffdb \ufffd\U0001f600")
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.__name__)
-def test_ids(pair: Callable[..., tuple[Encode, Encode]], texts: list[str], shared_data: Path, tmp_path: Path) -> None:
-    ours, theirs = pair(shared_data, tmp_path)
+def test_ids(pair: tuple[Encode, Encode], texts: list[str]) -> None:
+    ours, theirs = pair
     different = [text[:80] for text in texts if ours(text) != theirs(text)]
     assert not different

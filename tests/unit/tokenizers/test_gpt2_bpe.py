@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,13 @@ GOLD = {
 }
 
 
-def gpt2(folder: Path, vocabulary: str = "encoder.json", merges: str = "vocab.bpe") -> Tokenizer:
-    return build_tokenizer(
-        TokenizerFiles("GPT2BPETokenizer", vocab_file=str(folder / vocabulary), merge_file=str(folder / merges))
-    )
+def gpt2(folder: Path) -> Tokenizer:
+    files = str(folder / "encoder.json"), str(folder / "vocab.bpe")
+    return build_tokenizer(TokenizerFiles("GPT2BPETokenizer", *files))
+
+
+def copied(folder: Path, target: Path) -> Path:
+    return shutil.copytree(folder, target, dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +61,7 @@ def test_small_vocabulary_gives_hugging_faces_ids(small: tuple[Path, ByteLevelBP
 def test_a_changed_file_is_read_again(small: tuple[Path, ByteLevelBPETokenizer], tmp_path: Path) -> None:
     folder, _ = small
     vocabulary = json.loads((folder / "encoder.json").read_text())
-    for name in ("encoder.json", "vocab.bpe"):
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
-    before = gpt2(tmp_path)
+    before = gpt2(copied(folder, tmp_path))
     merges = (tmp_path / "vocab.bpe").read_text().splitlines()
     last = merges.pop().replace(" ", "")
     del vocabulary[last]
@@ -85,17 +87,14 @@ def test_a_changed_file_is_read_again(small: tuple[Path, ByteLevelBPETokenizer],
 def test_bad_files_are_refused(
     name: str, content: str, message: tuple[object, ...], small: tuple[Path, ByteLevelBPETokenizer], tmp_path: Path
 ) -> None:
-    for file in ("encoder.json", "vocab.bpe"):
-        (tmp_path / file).write_bytes((small[0] / file).read_bytes())
-    (tmp_path / name).write_text(content)
+    (copied(small[0], tmp_path) / name).write_text(content)
     with refused(*message):
         gpt2(tmp_path)
 
 
 def test_merges_in_another_order_are_refused(small: tuple[Path, ByteLevelBPETokenizer], tmp_path: Path) -> None:
-    first, *merges = (small[0] / "vocab.bpe").read_text().splitlines()
+    first, *merges = (copied(small[0], tmp_path) / "vocab.bpe").read_text().splitlines()
     (tmp_path / "vocab.bpe").write_text("\n".join([first, *reversed(merges)]) + "\n")
-    (tmp_path / "encoder.json").write_bytes((small[0] / "encoder.json").read_bytes())
     with refused("--vocab-file", "--merge-file"):
         gpt2(tmp_path)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiktoken
+from tiktoken.load import load_tiktoken_bpe
 
 from megatron.ltd.tokenizers import tiktoken_text
 from megatron.ltd.tokenizers.base import Tokenizer
@@ -33,17 +34,13 @@ def ours(folder: Path, content: bytes | None = None, **flags: object) -> Tokeniz
     return build_tokenizer(TokenizerFiles("TikTokenizer", tokenizer_model=str(path), **flags))  # type: ignore[arg-type]
 
 
-def test_ids_are_those_of_the_reference(tmp_path: Path, sample_text: str) -> None:
-    """The reference is tiktoken's own loader with Llama 3's published pattern."""
-    from tiktoken.load import load_tiktoken_bpe
+def reference(path: Path) -> tiktoken.Encoding:
+    """tiktoken's own loader with Llama 3's published pattern."""
+    return tiktoken.Encoding("theirs", pat_str=LLAMA_3, mergeable_ranks=load_tiktoken_bpe(str(path)), special_tokens={})
 
-    found = ours(tmp_path)
-    theirs = tiktoken.Encoding(
-        "theirs",
-        pat_str=LLAMA_3,
-        mergeable_ranks=load_tiktoken_bpe(str(tmp_path / "tokenizer.model")),
-        special_tokens={},
-    )
+
+def test_ids_are_those_of_the_reference(tmp_path: Path, sample_text: str) -> None:
+    found, theirs = ours(tmp_path), reference(tmp_path / "tokenizer.model")
     for text in (sample_text, "the  the\n\n1868 the", "a\ud83db", *HOSTILE):
         assert found.encode(text) == theirs.encode_ordinary(text)
         assert found.decode(found.encode(text)) == theirs.decode(theirs.encode_ordinary(text))
@@ -121,13 +118,11 @@ def test_long_runs_of_spaces(tmp_path: Path, space: str, after: str) -> None:
 
 def test_other_long_texts_are_encoded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample_text: str) -> None:
     monkeypatch.setattr(tiktoken_text, "LONGEST_SPACE", 8)
-    encoding = tiktoken.Encoding(
-        "e", pat_str=LLAMA_3, mergeable_ranks={piece: number for number, piece in enumerate(PIECES)}, special_tokens={}
-    )
+    found = ours(tmp_path)
+    assert isinstance(found, tiktoken_text.TiktokenTokenizer)
     text = sample_text * 20 + " " * 8 + "x" * 40
-    assert tiktoken_text.encode(encoding, text) == encoding.encode_ordinary(text)
-    cut = tiktoken_text.encode(encoding, "the" + " " * 20 + "the")
-    assert encoding.decode(cut) == "the" + " " * 20 + "the"
+    assert found.encode(text) == found.encoding.encode_ordinary(text)
+    assert found.decode(found.encode("the" + " " * 20 + "the")) == "the" + " " * 20 + "the"
 
 
 def test_flags_of_other_types_are_refused() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from megatron.ltd.data.inputs.files import InputFile
@@ -35,7 +34,7 @@ def read_rows(file: InputFile, columns: Sequence[str]) -> Iterator[tuple[Iterato
     import pyarrow
 
     rows = 0
-    with _readable(file, pyarrow.ArrowException):
+    try:
         for batch, share in _batches(file, columns):
             rows += batch.num_rows
             if rows > _FREE_ROWS + _MOST_ROWS_A_BYTE * file.num_bytes:
@@ -47,13 +46,7 @@ def read_rows(file: InputFile, columns: Sequence[str]) -> Iterator[tuple[Iterato
             wanted.validate(full=True)  # offsets of a hostile file could point anywhere
             texts = [_texts(wanted.column(column), file, column) for column in columns]
             yield zip(*texts, strict=True), share
-
-
-@contextmanager
-def _readable(file: InputFile, damage: type[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except (damage, MemoryError, OSError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, MemoryError, OSError, UnicodeDecodeError) as error:
         reason = str(error).split("\n", 1)[0]
         if isinstance(error, MemoryError) or "bad_alloc" in reason:
             raise UserError(

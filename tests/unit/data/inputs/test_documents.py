@@ -12,11 +12,7 @@ from hypothesis import strategies as st
 from megatron.ltd.data.inputs.documents import RawChunk, Shard, parse_chunk, read_chunks
 from megatron.ltd.data.inputs.files import InputFile, find_inputs
 from tests.support_errors import refused
-
-
-def texts_of(paths: list[Path], chunk_bytes: int = 1 << 20) -> list[str]:
-    chunks = list(read_chunks(find_inputs([str(path) for path in paths]), chunk_bytes))
-    return [texts[0] for chunk in chunks for texts in parse_chunk(chunk, ["text"], skip_bad_lines=False).texts]
+from tests.unit.data.inputs.test_files import texts_of
 
 
 @settings(max_examples=50, deadline=None)
@@ -28,7 +24,7 @@ def test_any_chunk_size_gives_the_same_documents(
 ) -> None:
     path = tmp_path_factory.mktemp("documents") / "d.jsonl"
     path.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
-    assert texts_of([path], size) == texts
+    assert texts_of(path, size=size) == texts
     chunks = list(read_chunks(find_inputs([str(path)]), size))
     assert sum(chunk.num_bytes for chunk in chunks) == path.stat().st_size
 
@@ -97,20 +93,20 @@ def test_kind_of_file_by_name_then_by_content(tmp_path: Path) -> None:
         (tmp_path / name).write_text(line)
     (tmp_path / "e.data").write_text("plain\ntext\n")
     names = ["a.jsonl", "b.JSON", "c.data", "d.txt", "e.data"]
-    assert texts_of([tmp_path / name for name in names]) == ["inside", "inside", "inside", line, "plain\ntext\n"]
+    assert texts_of(*(tmp_path / name for name in names)) == ["inside", "inside", "inside", line, "plain\ntext\n"]
 
 
 def test_patterns_are_sorted_and_a_name_with_brackets_is_a_name(tmp_path: Path) -> None:
     for name in ("b.txt", "a.txt", "[a].txt", "c.md"):
         (tmp_path / name).write_text(name)
-    assert texts_of([tmp_path / "*.txt"]) == ["[a].txt", "a.txt", "b.txt"]
-    assert texts_of([tmp_path / "[a].txt"]) == ["[a].txt"]
+    assert texts_of(tmp_path / "*.txt") == ["[a].txt", "a.txt", "b.txt"]
+    assert texts_of(tmp_path / "[a].txt") == ["[a].txt"]
 
 
 def test_byte_order_marks_and_empty_lines_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n\r\n  \n{"text": "two"}')
     (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfthree\r\n")
-    assert texts_of([tmp_path / "a.jsonl", tmp_path / "b.txt"]) == ["one", "two", "three\r\n"]
+    assert texts_of(tmp_path / "a.jsonl", tmp_path / "b.txt") == ["one", "two", "three\r\n"]
 
 
 BAD_LINES = {

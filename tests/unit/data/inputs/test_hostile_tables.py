@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import random
 import signal
@@ -19,20 +18,15 @@ from megatron.ltd.data.inputs.files import find_inputs
 from megatron.ltd.data.inputs.table_process import read_table
 from megatron.ltd.errors import UserError
 from tests.support_errors import refused
+from tests.unit.data.inputs.test_files import TABLES
 from tools.torture.lies import Number, arrow_lie, footer_numbers, parquet_lie
 
 TEXTS = [f"text {number} " * (number % 7) for number in range(60)]
 
 
-def table(kind: str) -> bytes:
-    content, file = pyarrow.table({"id": list(range(len(TEXTS))), "text": TEXTS}), io.BytesIO()
-    if kind == "parquet":
-        parquet.write_table(content, file, row_group_size=25)
-        return file.getvalue()
-    make = pyarrow.ipc.new_file if kind == "arrow" else pyarrow.ipc.new_stream
-    with make(file, content.schema) as writer:
-        writer.write_table(content, max_chunksize=25)
-    return file.getvalue()
+def table(kind: str, folder: Path) -> bytes:
+    TABLES[kind](folder / "whole", pyarrow.table({"id": list(range(len(TEXTS))), "text": TEXTS}))
+    return (folder / "whole").read_bytes()
 
 
 def texts_of(path: Path) -> list[str | None]:
@@ -58,10 +52,10 @@ LIES: dict[str, Callable[[bytes, random.Random], bytes]] = {
 @pytest.mark.parametrize("kind", LIES)
 def test_one_lie(tmp_path: Path, kind: str) -> None:
     """Random ones: texts or a line about the file."""
-    answers = []
+    answers, content = [], table(kind, tmp_path)
     for number in range(25):
         draw = random.Random(f"{kind} {number}")
-        (tmp_path / "d").write_bytes(LIES[kind](table(kind), draw))
+        (tmp_path / "d").write_bytes(LIES[kind](content, draw))
         try:
             answers.append(str(len(texts_of(tmp_path / "d"))))
         except UserError as error:
@@ -74,7 +68,7 @@ def test_one_lie(tmp_path: Path, kind: str) -> None:
 
 def test_a_column_that_is_said_to_hold_no_nulls(tmp_path: Path) -> None:
     """Its statistics then disagree, at which pyarrow 26 ends the process; other ones say what is wrong, or read on."""
-    content, said = table("parquet"), []
+    content, said = table("parquet", tmp_path), []
     required: list[Number] = [number for number in footer_numbers(content) if number.value == 1]
     for number in required[:8]:
         (tmp_path / "d").write_bytes(number.replaced(content, 0))
@@ -86,7 +80,7 @@ def test_a_column_that_is_said_to_hold_no_nulls(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_dies(tmp_path: Path) -> None:
-    (tmp_path / "d").write_bytes(table("parquet"))
+    (tmp_path / "d").write_bytes(table("parquet", tmp_path))
     (tmp_path / "lie").write_bytes(b"PAR1")
     assert texts_of(tmp_path / "d") == TEXTS
     dead = reader_pid()

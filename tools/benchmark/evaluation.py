@@ -94,7 +94,7 @@ def build_requests(config: EvaluationBenchmarkConfig) -> dict[str, tuple[str, li
     from lm_eval.api.instance import Instance
     from lm_eval.tasks import TaskManager
 
-    from megatron.ltd.evaluation.local_tasks import write_overlays
+    from megatron.ltd.evaluation.local_tasks.overlays import write_overlays
 
     found: dict[str, tuple[str, list[Any]]] = {}
     with tempfile.TemporaryDirectory() as overlays:
@@ -143,10 +143,9 @@ def contenders(config: EvaluationBenchmarkConfig, folder: Path) -> Iterator[dict
 
         from megatron.ltd.evaluation.lm_eval.harness import HarnessModel
         from megatron.ltd.evaluation.lm_eval.harness_args import HarnessArgs
-        from megatron.ltd.evaluation.load import load_model
 
         args = HarnessArgs(pretrained=str(folder), device=config.device)
-        ours = HarnessModel.of(load_model(folder, args.tokenizer_files, args.parallel, mesh), args)
+        ours = HarnessModel.load(args, mesh)
         theirs = HFLM(pretrained=str(folder), device=str(mesh.device), dtype="auto", batch_size=1)
 
         def hf(batch_size: int, method: str, requests: Sequence[Any]) -> list[Any]:

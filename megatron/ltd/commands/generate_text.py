@@ -27,7 +27,7 @@ def print_sample(config: SamplingConfig, tokenizer_files: TokenizerFiles) -> Non
 
     parallel = ParallelConfig(device=config.device)
     with initialize(parallel) as mesh:
-        from megatron.ltd.evaluation.generate import generate_text
+        from megatron.ltd.evaluation.decoding import generate_text
         from megatron.ltd.evaluation.load import load_model
 
         loaded = load_model(Path(place_of(config.load, config.ckpt_step)), tokenizer_files, parallel, mesh)

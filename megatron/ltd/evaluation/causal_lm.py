@@ -16,7 +16,7 @@ context parallelism, where no process has a whole forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -66,6 +66,11 @@ class CausalLM:
     @property
     def device(self) -> torch.device:
         return self.mesh.device
+
+    def padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Token ids [B, S] of texts of different lengths, padded on the right."""
+        longest = max(map(len, rows))
+        return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.device)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

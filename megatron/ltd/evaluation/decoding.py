@@ -12,6 +12,7 @@ is recomputed for each token, as for models whose attention has no cache (``Caus
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +20,19 @@ from torch import Tensor
 from megatron.ltd.evaluation.causal_lm import CausalLM
 from megatron.ltd.evaluation.sampler import Sampler, pick_all
 from megatron.ltd.layers.key_value_cache import KeyValueCache
+
+if TYPE_CHECKING:
+    from megatron.ltd.evaluation.load import LoadedModel
+    from megatron.ltd.evaluation.sampling_config import SamplingConfig
+
+
+def generate_text(loaded: LoadedModel, config: SamplingConfig) -> str:
+    """The continuation of ``--prompt``, without the prompt."""
+    tokenizer = loaded.tokenizer
+    sampler = Sampler.build(config.seed, config.temperature, config.top_k, config.top_p)
+    prompts, most = [tokenizer.encode(config.prompt)], [config.num_tokens_to_generate]
+    (tokens,) = generate(loaded.causal_lm, prompts, [sampler], max_new_tokens=most, eod=tokenizer.eod)
+    return tokenizer.decode(tokens)
 
 
 def generate(
@@ -84,7 +98,7 @@ class _Reader:
         lengths_N = torch.tensor([len(self.texts[place]) for place in places], device=self.model.device)
         if not self._has_read_prompts:
             self._has_read_prompts, self._cached = True, places
-            tokens_NS = self._padded([self.texts[place] for place in places])
+            tokens_NS = self.model.padded([self.texts[place] for place in places])
             positions_NS = torch.arange(tokens_NS.shape[1], device=self.model.device).expand(len(places), -1)
             hidden_SNH = self.model.next_hidden_states(tokens_NS, positions_NS, self._cache)
             return _last(hidden_SNH, lengths_N)
@@ -98,12 +112,7 @@ class _Reader:
         """[N, H], without a cache, from as many last tokens as fit the model."""
         contexts = [self.texts[place][-self.model.max_length :] for place in places]
         lengths_N = torch.tensor([len(context) for context in contexts], device=self.model.device)
-        return _last(self.model.hidden_states(self._padded(contexts)), lengths_N)
-
-    def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """[N, S], padded on the right."""
-        longest = max(map(len, rows))
-        return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.model.device)
+        return _last(self.model.hidden_states(self.model.padded(contexts)), lengths_N)
 
 
 def _last(hidden_SNH: Tensor, lengths_N: Tensor) -> Tensor:

@@ -41,22 +41,18 @@ class BatchSize:
     texts: int | None = None
     """None: as many as ``tokens`` allows."""
 
-    def split(self, lengths: Sequence[int], numbers: Sequence[int] | None = None) -> Iterator[range]:
+    def split(
+        self, lengths: Sequence[int], numbers: Sequence[int] | None = None, *, alike: bool = False
+    ) -> Iterator[range]:
         """Batches as ranges of places in ``lengths``, where a place is one text or ``numbers`` of them.
 
-        A single place may exceed the largest batch.
+        A single place may exceed the largest batch. With ``alike``, for texts whose padding is computed too, a batch
+        that is full enough takes no text that is much shorter.
         """
-        return self._batches(lengths, numbers, alike=0.0)
-
-    def split_alike(self, lengths: Sequence[int], numbers: Sequence[int] | None = None) -> Iterator[range]:
-        """The same if padding is computed too: a batch that is full enough takes no text that is much shorter."""
-        return self._batches(lengths, numbers, alike=_ALIKE)
-
-    def _batches(self, lengths: Sequence[int], numbers: Sequence[int] | None, alike: float) -> Iterator[range]:
         start = texts = longest = 0
         for place, length in enumerate(lengths):
             number = 1 if numbers is None else numbers[place]
-            is_full_enough = texts * longest >= _FULL_ENOUGH_TOKENS and length < alike * longest
+            is_full_enough = alike and texts * longest >= _FULL_ENOUGH_TOKENS and length < _ALIKE * longest
             texts, longest = texts + number, max(longest, length)
             is_over = texts * longest > self.tokens or texts > (self.texts or texts)
             if place > start and (is_over or is_full_enough):
@@ -149,17 +145,17 @@ def score(
             on_progress(len(places))
 
     with model.evaluating():
-        for batch in batch_size.split_alike([len(inputs) for inputs in alone]):
+        for batch in batch_size.split([len(inputs) for inputs in alone], alike=True):
             settle(*_read(model, [alone[place] for place in batch]))
         lengths = [len(group.context) + group.longest_end for group in groups]
-        for batch in batch_size.split_alike(lengths, [len(group.inputs) for group in groups]):
+        for batch in batch_size.split(lengths, [len(group.inputs) for group in groups], alike=True):
             settle(*_read_groups(model, [groups[place] for place in batch]))
     return [one for one in scores if one is not None]
 
 
 def _read(model: CausalLM, batch: Sequence[Inputs]) -> tuple[Tensor, dict[Inputs, Sequence[int]]]:
     """Hidden states [M, H], and for each of the inputs the rows of its tokens."""
-    hidden_SBH = model.hidden_states(_padded(model, batch))
+    hidden_SBH = model.hidden_states(model.padded(batch))
     number = len(batch)
     rows: dict[Inputs, Sequence[int]] = {
         inputs: range(sample, len(inputs) * number, number) for sample, inputs in enumerate(batch)
@@ -175,7 +171,7 @@ def _read_groups(model: CausalLM, groups: Sequence[_Group]) -> tuple[Tensor, dic
     ends = [one[len(contexts[sample]) :] for sample, one in zip(samples, inputs, strict=True)]
     longest_end = max(map(len, ends))
     cache = KeyValueCache(max(map(len, contexts)) + longest_end)
-    tokens_BS = _padded(model, contexts)
+    tokens_BS = model.padded(contexts)
     positions_BS = torch.arange(tokens_BS.shape[1], device=model.device).expand(len(contexts), -1)
     hidden_MH = model.next_hidden_states(tokens_BS, positions_BS, cache).flatten(0, 1)
     rows: dict[Inputs, Sequence[int]] = {}
@@ -187,15 +183,9 @@ def _read_groups(model: CausalLM, groups: Sequence[_Group]) -> tuple[Tensor, dic
         cache.keep(torch.tensor(samples, device=model.device))
         starts_B = torch.tensor([len(contexts[sample]) for sample in samples], device=model.device)
         positions_BS = starts_B[:, None] + torch.arange(longest_end, device=model.device)
-        of_ends_SBH = model.next_hidden_states(_padded(model, ends), positions_BS, cache)
+        of_ends_SBH = model.next_hidden_states(model.padded(ends), positions_BS, cache)
         hidden_MH = torch.cat([hidden_MH, of_ends_SBH.flatten(0, 1)])
     return hidden_MH, rows
-
-
-def _padded(model: CausalLM, rows: Sequence[Inputs]) -> Tensor:
-    """[B, S], padded on the right."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=model.device)
 
 
 def _scores(model: CausalLM, hidden_MH: Tensor, asked: Sequence[tuple[Text, Sequence[int]]]) -> list[Score]:

@@ -17,6 +17,7 @@ tensors of an architecture (``gpt2``, ``llama``), and their files (``weights``, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,8 @@ class Heads(Arrangement):
     """Key-value heads."""
     queries_per_group: int
     head_size: int
+    are_joined: bool = False
+    """Whether theirs is also one tensor: all queries, then all keys, then all values."""
 
     @property
     def part_rows(self) -> tuple[int, int, int]:
@@ -79,29 +82,14 @@ class Heads(Arrangement):
 
     def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
         """[(N + 2 G) D, ...] for N heads and G key-value heads of size D."""
-        by_group = [part.unflatten(0, (self.groups, -1)) for part in theirs]
-        return _joined(by_group, dim=1).flatten(0, 1)
+        parts = theirs[0].split(self.part_rows) if self.are_joined else theirs
+        return _joined([part.unflatten(0, (self.groups, -1)) for part in parts], dim=1).flatten(0, 1)
 
     def to_theirs(self, ours: Tensor) -> list[Tensor]:
-        """[N D, ...], [G D, ...], [G D, ...]."""
+        """[N D, ...], [G D, ...], [G D, ...], or one tensor of all these rows."""
         sizes = (self.queries_per_group * self.head_size, self.head_size, self.head_size)
-        return [part.flatten(0, 1) for part in ours.unflatten(0, (self.groups, -1)).split(sizes, dim=1)]
-
-
-@dataclass(frozen=True)
-class JoinedHeads(Arrangement):
-    """As ``Heads``, but theirs is also one tensor: all queries, then all keys, then all values."""
-
-    heads: Heads
-
-    def to_ours(self, theirs: Sequence[Tensor]) -> Tensor:
-        """[(N + 2 G) D, ...]."""
-        (tensor,) = theirs
-        return self.heads.to_ours(tensor.split(self.heads.part_rows))
-
-    def to_theirs(self, ours: Tensor) -> list[Tensor]:
-        """[(N + 2 G) D, ...], one tensor."""
-        return [_joined(self.heads.to_theirs(ours))]
+        parts = [part.flatten(0, 1) for part in ours.unflatten(0, (self.groups, -1)).split(sizes, dim=1)]
+        return [_joined(parts)] if self.are_joined else parts
 
 
 @dataclass(frozen=True)
@@ -139,14 +127,9 @@ def norm_weight(model: ModelConfig) -> Arrangement:
 
 
 def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """``torch.cat`` without importing torch, which would delay reading a command line."""
-    shape = list(parts[0].shape)
-    shape[dim] = sum(part.shape[dim] for part in parts)
-    whole, start = parts[0].new_empty(shape), 0
-    for part in parts:
-        whole.narrow(dim, start, part.shape[dim]).copy_(part)
-        start += part.shape[dim]
-    return whole
+    import torch  # only where there are tensors, because it would delay reading a command line
+
+    return torch.cat(list(parts), dim)
 
 
 @dataclass(frozen=True)
@@ -187,10 +170,14 @@ class Architecture:
     """The inverse: the entries of config.json for a model."""
     counterparts: Callable[[ModelConfig, int], dict[str, Counterpart]]
     """Their counterpart of each of our tensors. The number is their vocabulary size, not padded."""
-    is_left_out: Callable[[str, ModelConfig], bool]
-    """Whether one of their tensors needs no counterpart."""
+    buffers: str
+    """A pattern of the names of buffers, which need no counterpart."""
     needs: Callable[[ModelConfig], Mapping[str, bool]]
     """The conditions for our model to have this architecture, as flags, and whether they are met."""
+
+    def is_left_out(self, name: str, model: ModelConfig) -> bool:
+        """Whether one of their tensors needs no counterpart: a buffer, or a copy of the tied embedding."""
+        return re.fullmatch(self.buffers, name) is not None or (model.tied_embeddings and name == HEAD)
 
     def full_name(self, name: str) -> str:
         """A tensor's name in the files of a language model."""

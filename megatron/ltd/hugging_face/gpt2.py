@@ -18,7 +18,6 @@ Our names are those in a checkpoint, with the number of the layer: the same with
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +28,6 @@ from megatron.ltd.hugging_face.architecture import (
     Arrangement,
     Counterpart,
     Heads,
-    JoinedHeads,
     Transposed,
     norm_weight,
 )
@@ -38,7 +36,7 @@ from megatron.ltd.models.config import ModelConfig
 
 _TANH_GELUS = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 _FIXED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
-_BUFFERS = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # the causal mask, which older files hold
+_BUFFERS = r"h\.\d+\.attn\.(masked_)?bias"  # the causal mask, which older files hold
 
 
 def model_flags(file: ConfigFile) -> dict[str, Any]:
@@ -95,7 +93,7 @@ def counterparts(model: ModelConfig, vocab_size: int) -> dict[str, Counterpart]:
     }
     if not model.tied_embeddings:
         ours["output_layer.weight"] = Counterpart.same(HEAD, vocab_size, hidden, is_vocabulary=True)
-    heads = JoinedHeads(Heads(model.num_attention_heads, 1, model.head_size))
+    heads = Heads(model.num_attention_heads, 1, model.head_size, are_joined=True)
     for number in range(model.num_layers):
         to, of = f"decoder.layers.{number}.", f"h.{number}."
         ours |= _norm(f"{to}self_attention.linear_qkv.layer_norm_", f"{of}ln_1.", model)
@@ -105,11 +103,6 @@ def counterparts(model: ModelConfig, vocab_size: int) -> dict[str, Counterpart]:
         ours |= _linear(f"{to}mlp.linear_fc1.", f"{of}mlp.c_fc.", hidden, mlp)
         ours |= _linear(f"{to}mlp.linear_fc2.", f"{of}mlp.c_proj.", mlp, hidden)
     return ours
-
-
-def is_left_out(name: str, model: ModelConfig) -> bool:
-    """Whether one of their tensors needs no counterpart: a buffer, or a copy of the tied embedding."""
-    return _BUFFERS.fullmatch(name) is not None or (model.tied_embeddings and name == HEAD)
 
 
 def needs(model: ModelConfig) -> Mapping[str, bool]:
@@ -142,5 +135,5 @@ def _linear(ours: str, theirs: str, inputs: int, outputs: int, rows: Arrangement
 
 
 GPT2 = Architecture(
-    "gpt2", "GPT-2", "GPT2LMHeadModel", "transformer.", model_flags, config_entries, counterparts, is_left_out, needs
+    "gpt2", "GPT-2", "GPT2LMHeadModel", "transformer.", model_flags, config_entries, counterparts, _BUFFERS, needs
 )

@@ -49,7 +49,7 @@ _PLAIN, _LLAMA3 = "default", "llama3"
 _LLAMA3_FIXED = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """What Megatron-Core's scaling takes for granted; its ``factor`` is ``--rope-scaling-factor``."""
 _NO_WINDOWS = "attention is to all earlier tokens here; use a model without a window"
-_BUFFER = "rotary_emb.inv_freq"  # which older files hold
+_BUFFERS = r".*rotary_emb\.inv_freq"  # which older files hold
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,9 @@ class _Family:
         """Raise ``UserError`` for attention to a window of the last tokens."""
         is_used = file.switch("use_sliding_window", self.model_type == "mistral")
         if is_used and file.entries.get("sliding_window") is not None:
-            raise file.refusal(
-                "sliding_window", "attention is to all earlier tokens here; use a model without a window"
-            )
+            raise file.refusal("sliding_window", _NO_WINDOWS)
         if "sliding_attention" in (file.entries.get("layer_types") or ()):
-            raise file.refusal("layer_types", "attention is to all earlier tokens here; use a model without a window")
+            raise file.refusal("layer_types", _NO_WINDOWS)
 
     def config_entries(self, model: ModelConfig) -> dict[str, Any]:
         """The entries of config.json for a model that meets ``needs``."""
@@ -130,8 +128,7 @@ class _Family:
             "max_position_embeddings": model.seq_length,
             "rms_norm_eps": model.norm_epsilon,
             "hidden_act": "silu",
-            **(biases if self.may_have_biases else {"attention_bias": False}),
-            **({} if self.may_have_biases else {"use_sliding_window": False}),
+            **(biases if self.may_have_biases else {"attention_bias": False, "use_sliding_window": False}),
             "attention_dropout": model.attention_dropout,
             "initializer_range": model.init_method_std,
             "tie_word_embeddings": model.tied_embeddings,
@@ -159,7 +156,7 @@ class _Family:
         """The family as the conversion uses it."""
         return Architecture(
             self.model_type, self.title, self.class_name, "model.",
-            self.model_flags, self.config_entries, counterparts, is_left_out, self.needs,
+            self.model_flags, self.config_entries, counterparts, _BUFFERS, self.needs,
         )  # fmt: skip
 
 
@@ -259,11 +256,6 @@ def _linear(
         )
         for kind in kinds
     }
-
-
-def is_left_out(name: str, model: ModelConfig) -> bool:
-    """Whether one of their tensors needs no counterpart: a buffer, or a copy of the tied embedding."""
-    return name.endswith(_BUFFER) or (model.tied_embeddings and name == HEAD)
 
 
 LLAMA = _Family("llama", "Llama", "LlamaForCausalLM", may_have_biases=True).architecture

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
-import torch
 
 from megatron.ltd.evaluation.causal_lm import CausalLM
 from megatron.ltd.evaluation.decoding import generate
 from megatron.ltd.evaluation.sampler import Sampler, text_seed
-from megatron.ltd.layers.key_value_cache import KeyValueCache
 from megatron.ltd.parallel.mesh import Mesh
 from tests.support import VOCAB_SIZE
 from tests.support_evaluation import LENGTH, Pair, gpt2_pair, llama_pair, random_texts
@@ -54,27 +52,6 @@ def test_decoding_without_a_cache_is_the_same(pair: Pair, mesh: Mesh) -> None:
     uncached.can_cache = False
     most = [9] * len(PROMPTS)
     assert greedy(uncached, PROMPTS, most) == greedy(pair.ours, PROMPTS, most)
-
-
-def test_cached_logits_equal_those_of_the_whole_text(pair: Pair) -> None:
-    """The cache reads prompts of 3 and 7 tokens, the next token of both, then two more of one sample at once."""
-    texts = torch.tensor(random_texts([12, 12]))
-    lengths, cache = torch.tensor([3, 7]), KeyValueCache(slots=12)
-    model = pair.ours
-
-    def check(samples: list[int], positions_BS: torch.Tensor) -> None:
-        hidden_SBH = model.next_hidden_states(texts[samples].gather(1, positions_BS), positions_BS, cache)
-        for place, sample in enumerate(samples):
-            whole_SH = model.hidden_states(texts[sample : sample + 1])[:, 0]
-            real = positions_BS[place][: int(lengths[sample])]
-            found, expected = model.logits(hidden_SBH[: len(real), place]), model.logits(whole_SH[real])
-            assert torch.allclose(found, expected, atol=1e-5, rtol=0)
-
-    with model.evaluating():
-        check([0, 1], torch.arange(7).expand(2, -1))
-        check([0, 1], lengths[:, None])
-        cache.keep(torch.tensor([1]))
-        check([1], torch.tensor([[8, 9]]))
 
 
 def test_the_end_of_the_document_ends_the_text(pair: Pair) -> None:

@@ -139,7 +139,7 @@ def test_batches_respect_their_limits() -> None:
     assert [len(run) for run in BatchSize(1000, 3).split(lengths)] == [3, 3, 1]
     assert list(BatchSize(5).split([])) == []
     lengths = [500, 450, 440, 430, 420, 10]  # 450 is 0.9 of 500; 430 is less, and 3 x 500 tokens are a batch
-    assert [list(run) for run in BatchSize(9000).split_alike(lengths)] == [[0, 1, 2], [3, 4, 5]]
+    assert [list(run) for run in BatchSize(9000).split(lengths, alike=True)] == [[0, 1, 2], [3, 4, 5]]
     assert [list(run) for run in BatchSize(9000).split(lengths)] == [[0, 1, 2, 3, 4, 5]]
     assert [list(run) for run in BatchSize(40).split([9, 5, 5, 5], [4, 4, 3, 4])] == [[0], [1, 2], [3]]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +11,10 @@ import torch
 
 from megatron.ltd.hugging_face.model import described_flags
 from megatron.ltd.parallel.mesh import Mesh
-from tests.reference.llama_folder import LLAMA, llama_config, write_llama
-from tests.reference.plain_gpt import PlainConfig
+from tests.reference.llama_folder import LLAMA, llama_config
 from tests.support import random_batches
 from tests.support_errors import refused
 from tests.unit.hugging_face.test_weights import imported
-
-VARIANTS: dict[str, PlainConfig] = {
-    "grouped, untied": LLAMA,
-    "all heads, tied, another base": replace(LLAMA, groups=4, tied=True, rotary_base=500.0),
-    "biases, heads of another size": replace(LLAMA, bias=True, head_size=8, epsilon=1e-3),
-    "one key-value head": replace(LLAMA, groups=1),
-}
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_logits_equal_hugging_faces(mesh: Mesh, tmp_path: Path, variant: str) -> None:
-    """Hugging Face's library writes the folder in several files, and both models read it."""
-    from transformers import LlamaForCausalLM
-
-    write_llama(tmp_path / "one", VARIANTS[variant])
-    theirs = LlamaForCausalLM.from_pretrained(tmp_path / "one").eval()
-    theirs.save_pretrained(tmp_path / "several", max_shard_size="10KB")
-    assert len(list((tmp_path / "several").glob("*.safetensors"))) > 2
-    ours = imported(tmp_path / "several", mesh)
-    (batch,) = random_batches(1, 3, 16)
-    with torch.no_grad():
-        found = ours(batch.tokens_BS, batch.position_ids_BS, None)
-        torch.testing.assert_close(found, theirs(batch.tokens_BS).logits, rtol=1e-5, atol=1e-5)
-
 
 LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -48,31 +22,45 @@ LLAMA3_ROPE = {
 }  # fmt: skip
 DRAWN: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama": ("llama", {}),
+    "Llama, all heads, tied, another base": (
+        "llama", {"num_key_value_heads": 4, "tie_word_embeddings": True,
+                  "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+    ),
+    "Llama, biases, heads of another size": (
+        "llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 8, "rms_norm_eps": 1e-3},
+    ),
+    "Llama, one key-value head": ("llama", {"num_key_value_heads": 1}),
     "Llama 3.1": ("llama", {"rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": False}),
     "Llama 3.2": ("llama", {"rope_parameters": {**LLAMA3_ROPE, "factor": 32.0}, "tie_word_embeddings": True}),
     "Qwen2": ("qwen2", {"tie_word_embeddings": True}),
     "Qwen3, heads of another size": ("qwen3", {"head_dim": 8, "tie_word_embeddings": False}),
     "Mistral without a window": ("mistral", {"sliding_window": None, "head_dim": 8}),
-}
+}  # fmt: skip
+
+
+def model_of(kind: str, **entries: Any) -> torch.nn.Module:
+    """A small model of Hugging Face's, with weights drawn by its own code."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+    more = {"num_key_value_heads": 2, "vocab_size": 32, "max_position_embeddings": 32768}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**shape, **more, **entries})).eval()
 
 
 @pytest.mark.parametrize("case", DRAWN)
-def test_a_model_drawn_by_hugging_faces_code(mesh: Mesh, tmp_path: Path, case: str) -> None:
-    """Every weight is random, including biases and norms, and positions are far apart."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
+def test_logits_equal_hugging_faces(mesh: Mesh, tmp_path: Path, case: str) -> None:
+    """Every weight is random, including biases and norms, and positions are far apart. Hugging Face's library writes
+    the folder, in several files.
+    """
     kind, entries = DRAWN[case]
-    shape = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = AutoConfig.for_model(
-        kind, **shape, num_key_value_heads=2, vocab_size=32, max_position_embeddings=32768, **entries
-    )
     torch.manual_seed(5)
-    theirs = AutoModelForCausalLM.from_config(config).eval()
+    theirs = model_of(kind, **entries)
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
             parameter.normal_(mean=1.0 if "norm" in name else 0.0, std=0.3)
-    theirs.save_pretrained(tmp_path / "theirs")
-    ours = imported(tmp_path / "theirs", mesh)
+    theirs.save_pretrained(tmp_path, max_shard_size="10KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    ours = imported(tmp_path, mesh)
     (batch,) = random_batches(1, 1, 900)
     with torch.no_grad():
         found = ours(batch.tokens_BS, batch.position_ids_BS, None)
@@ -80,11 +68,7 @@ def test_a_model_drawn_by_hugging_faces_code(mesh: Mesh, tmp_path: Path, case: s
         torch.testing.assert_close(found[:, :16], expected[:, :16], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)  # angles of 900 radians, in fp32
         if "Llama 3" in case:
-            plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{
-                **shape, "num_key_value_heads": 2, "vocab_size": 32, "max_position_embeddings": 32768,
-                "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
-                "tie_word_embeddings": entries["tie_word_embeddings"],
-            })).eval()  # fmt: skip
+            plain = model_of(kind, **entries | {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}})
             plain.load_state_dict(theirs.state_dict())
             assert (plain(batch.tokens_BS).logits - expected).abs().max() > 1e-2
 

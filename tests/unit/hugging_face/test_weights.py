@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron.ltd.data.batch import Batch
+from megatron.ltd.hugging_face.gpt2 import GPT2
 from megatron.ltd.hugging_face.weights import ImportedModel
+from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
@@ -21,6 +23,7 @@ from tests.reference.gpt2_folder import gpt2_config, random_plain, write_folder,
 from tests.reference.names import gpt2_tensors, megatron_tensors
 from tests.reference.plain_gpt import PlainConfig
 from tests.support import VOCAB_SIZE, assert_gradients, build_stepper, dense, random_batches
+from tests.unit.hugging_face.test_architecture import CHECKPOINT_NAMES
 
 SHAPE = PlainConfig(learned_positions=16, tanh_gelu=True)  # an MLP of 40, which is not 4 x 24
 VARIANTS: dict[str, tuple[PlainConfig, dict[str, Any]]] = {
@@ -99,32 +102,18 @@ def test_logits_loss_and_gradients_equal_hugging_faces(mesh: Mesh, tmp_path: Pat
     loss = mean_loss(theirs, batches)
     loss.backward()
     assert result.loss == pytest.approx(loss.item(), rel=1e-6)
-    expected = _in_our_names({name: parameter.grad for name, parameter in theirs.named_parameters()}, config)
-    assert_gradients(stepper, expected, 1e-4)
+    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    assert_gradients(stepper, _as_ours(gradients, model), 1e-4)
 
 
-def _in_our_names(theirs: dict[str, Tensor], config: PlainConfig) -> dict[str, Tensor]:
-    """Convert Hugging Face's tensors to ours through the plain GPT's separate queries, keys and values."""
-    tops = {"tokens": "wte", "positions": "wpe", "norm": "ln_f"}
-    parts = {"attention_norm": "ln_1", "mlp_norm": "ln_2", "out": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"}
-    plain: dict[str, Tensor] = {}
-    for kind in ("weight", "bias"):
-        for new, old in tops.items():
-            if f"transformer.{old}.{kind}" in theirs:
-                plain[f"{new}.{kind}"] = theirs[f"transformer.{old}.{kind}"]
-        for number in range(config.num_layers):
-            block = f"transformer.h.{number}."
-            for new, old in parts.items():
-                tensor = theirs[f"{block}{old}.{kind}"]
-                plain[f"layers.{number}.{new}.{kind}"] = tensor if tensor.ndim == 1 else tensor.T
-                if "norm" in new:
-                    plain[f"layers.{number}.{new}.{kind}"] = tensor
-            joined = theirs[f"{block}attn.c_attn.{kind}"]
-            for new, tensor in zip(("query", "key", "value"), joined.chunk(3, dim=-1), strict=True):
-                plain[f"layers.{number}.{new}.{kind}"] = tensor.T if kind == "weight" else tensor
-    if not config.tied:
-        plain["head.weight"] = theirs["lm_head.weight"]
-    return megatron_tensors(plain, config)
+def _as_ours(theirs: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
+    """Convert Hugging Face's tensors, of which the conversion only changes the places of values, to a module's."""
+    ours = {}
+    for name, found in GPT2.counterparts(model, VOCAB_SIZE).items():
+        for module, stored in CHECKPOINT_NAMES.items():
+            name = name.replace(f".{stored}_", f".{module}.")
+        ours[name] = found.arrangement.to_ours([theirs[GPT2.full_name(their_name)] for their_name in found.names])
+    return ours
 
 
 def test_padding_ids_have_the_mean_logit_and_hardly_change_the_loss(mesh: Mesh, tmp_path: Path) -> None:
@@ -140,14 +129,6 @@ def test_padding_ids_have_the_mean_logit_and_hardly_change_the_loss(mesh: Mesh, 
     torch.testing.assert_close(found_BSV[..., 32:], mean_BS1.expand(-1, -1, 16), rtol=1e-4, atol=1e-5)
     rise_BS = found_BSV.logsumexp(-1) - expected_BSV.logsumexp(-1)
     assert rise_BS.min() > 0.0 and rise_BS.max() <= math.log(1 + 16 / 32)
-
-
-def test_a_folder_in_several_files(mesh: Mesh, tmp_path: Path) -> None:
-    write_gpt2(tmp_path / "one", SHAPE)
-    hugging_face(tmp_path / "one").save_pretrained(tmp_path / "several", max_shard_size="10KB")
-    assert len(list((tmp_path / "several").glob("*.safetensors"))) > 2
-    expected = dict(imported(tmp_path / "one", mesh).named_parameters())
-    assert_weights(imported(tmp_path / "several", mesh), expected)
 
 
 def test_files_without_a_prefix_of_old_versions_and_in_half_precision(mesh: Mesh, tmp_path: Path) -> None:

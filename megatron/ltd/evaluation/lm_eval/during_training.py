@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.lm_eval.harness_command import need_lm_eval
-from megatron.ltd.evaluation.local_tasks import task_folder
+from megatron.ltd.evaluation.local_tasks.overlays import task_folder
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.tokenizers.config import unpadded_vocab_size
 from megatron.ltd.training.task_scores import Scorer, TaskScoresConfig

@@ -37,11 +37,11 @@ from megatron.ltd.evaluation.causal_lm import CausalLM
 from megatron.ltd.evaluation.decoding import generate
 from megatron.ltd.evaluation.lm_eval.generation_request import GenerationRequest
 from megatron.ltd.evaluation.lm_eval.harness_args import NAME, HarnessArgs
-from megatron.ltd.evaluation.load import LoadedModel, load_model
+from megatron.ltd.evaluation.load import load_model
 from megatron.ltd.evaluation.sampler import Sampler, text_seed
 from megatron.ltd.evaluation.scoring import BatchSize, Text, score
 from megatron.ltd.parallel.agreement import together
-from megatron.ltd.parallel.mesh import initialize
+from megatron.ltd.parallel.mesh import Mesh, initialize
 from megatron.ltd.tokenizers.base import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -74,8 +74,11 @@ class HarnessModel(TemplateLM):
         """Requests of all ranks whose context lost its beginning."""
 
     @classmethod
-    def of(cls, loaded: LoadedModel, args: HarnessArgs) -> HarnessModel:
-        """A loaded model."""
+    def load(cls, args: HarnessArgs, mesh: Mesh) -> HarnessModel:
+        """The model of ``args``; prints a line for each damaged checkpoint that was skipped."""
+        loaded = load_model(args.place, args.tokenizer_files, args.parallel, mesh)
+        for note in loaded.notes if mesh.is_first else ():
+            print(note)
         facts = {
             "iteration": loaded.iteration,
             "consumed_tokens": loaded.consumed_tokens,
@@ -86,8 +89,15 @@ class HarnessModel(TemplateLM):
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: Mapping[str, Any], additional_config: Any = None) -> HarnessModel:
-        """The model of ``--model_args pretrained=DIR,...``, for lm-eval's command; initializes the process group."""
-        return _open_for_process(HarnessArgs.read(arg_dict, additional_config or {}))
+        """The model of ``--model_args pretrained=DIR,...``, for lm-eval's own command, which has no process groups.
+
+        The process group is initialized here, and destroyed when this process ends.
+        """
+        args = HarnessArgs.read(arg_dict, additional_config or {})
+        stack = ExitStack()
+        mesh = stack.enter_context(initialize(args.parallel))
+        atexit.register(stack.close)
+        return cls.load(args, mesh)
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: Any = None) -> HarnessModel:
@@ -272,18 +282,3 @@ def _without_tokens(context: str) -> UserError:
         f"--tasks: an answer to {json.dumps(context[-60:], ensure_ascii=False)} has no tokens, and thus no likelihood "
         "(lm-eval's hf refuses it too); leave its task out, or correct its data"
     )
-
-
-def _open_for_process(args: HarnessArgs) -> HarnessModel:
-    """The model for lm-eval's own command (``lm_eval --model megatron-ltd``), which has no process groups.
-
-    The process group is initialized here, and destroyed when this process ends.
-    """
-    stack = ExitStack()
-    mesh = stack.enter_context(initialize(args.parallel))
-    atexit.register(stack.close)
-
-    loaded = load_model(args.place, args.tokenizer_files, args.parallel, mesh)
-    for note in loaded.notes if mesh.is_first else ():
-        print(note)
-    return HarnessModel.of(loaded, args)

@@ -107,7 +107,7 @@ def need_lm_eval() -> None:
 
 def _other_command(arguments: Sequence[str]) -> None:
     """lm-eval's ``ls`` and ``validate``, which also find the group of the paper's tasks."""
-    from megatron.ltd.evaluation.local_tasks import task_folder
+    from megatron.ltd.evaluation.local_tasks.overlays import task_folder
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_flags(parser, TaskFlags)
@@ -182,7 +182,7 @@ def _tasks(asked: Any, task_data: str | None, args: HarnessArgs | None) -> Itera
 
     lm-eval needs 15 seconds to read all of its own tasks.
     """
-    from megatron.ltd.evaluation.local_tasks import task_folder
+    from megatron.ltd.evaluation.local_tasks.overlays import task_folder
 
     typed = asked.tasks.split(",") if isinstance(asked.tasks, str) else asked.tasks
     names = [name.strip() for part in typed for name in part.split(",")]
@@ -227,13 +227,9 @@ def _score_ours(args: HarnessArgs, score: Callable[..., None]) -> None:
         keeping_contact(mesh, lambda: "start the evaluation again"),
     ):
         from megatron.ltd.evaluation.lm_eval.harness import HarnessModel
-        from megatron.ltd.evaluation.load import load_model
 
-        loaded = load_model(args.place, args.tokenizer_files, args.parallel, mesh)
-        for note in loaded.notes if mesh.is_first else ():
-            print(note)
         # lm-eval takes the first process of each node for the one that reports.
-        score(HarnessModel.of(loaded, args), reports=mesh.is_first)
+        score(HarnessModel.load(args, mesh), reports=mesh.is_first)
 
 
 def _score(asked: Any, names: list[str], manager: Any, verbose: bool, model: Any, *, reports: bool = True) -> None:

@@ -23,15 +23,6 @@ _SHORT = {
     "num_fewshot": "-f", "batch_size": "-b", "output_path": "-o", "log_samples": "-s", "samples": "-E",
     "verbosity": "-v", "write_out": "-w", "predict_only": "-x",
 }  # fmt: skip
-_CACHE = {
-    mode: {
-        "cache_requests": mode != "delete",
-        "rewrite_requests_cache": mode == "refresh",
-        "delete_requests_cache": mode == "delete",
-    }
-    for mode in ("true", "refresh", "delete")
-}
-"""The values of --cache_requests as arguments of ``simple_evaluate``."""
 
 
 class _Words(argparse.Action):
@@ -79,7 +70,7 @@ def _seeds(text: str) -> list[int | None]:
 _seeds.__name__ = "list of integers"
 _OPTIONS: dict[str, dict[str, Any]] = {
     "tasks": {"nargs": "+", "action": _Words, "metavar": "TASK"},
-    "cache_requests": {"nargs": "?", "const": "true", "choices": tuple(_CACHE)},
+    "cache_requests": {"nargs": "?", "const": "true", "choices": ("true", "refresh", "delete")},
     "apply_chat_template": {"nargs": "?", "const": True, "metavar": "TEMPLATE"},
     "fewshot_as_multiturn": {"nargs": "?", "const": True, "type": _value, "metavar": "BOOL"},
     "seed": {"type": _seeds, "metavar": "PYTHON,NUMPY,TORCH,FEWSHOT"},
@@ -130,4 +121,10 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 def cache_arguments(mode: str | dict[str, bool]) -> dict[str, bool]:
     """``--cache_requests`` as arguments of ``simple_evaluate``."""
-    return _CACHE[mode] if isinstance(mode, str) else mode
+    if not isinstance(mode, str):
+        return mode
+    return {
+        "cache_requests": mode != "delete",
+        "rewrite_requests_cache": mode == "refresh",
+        "delete_requests_cache": mode == "delete",
+    }

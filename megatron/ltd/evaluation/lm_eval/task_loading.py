@@ -55,10 +55,25 @@ class CheckedTasks(TaskManager):
             ) from None
         if self._num_processes > 1:
             with self._blames_records(names):
-                check_examples(loaded["tasks"], self._num_processes, self._limit, self._samples)
+                for name, task in loaded["tasks"].items():
+                    self._check_examples(name, task)
         for name, task in loaded["tasks"].items():
             self._guard(name, task)
         return loaded
+
+    def _check_examples(self, name: str, task: Any) -> None:
+        """Raises ``UserError`` for a task with fewer examples to score than processes."""
+        number, chosen = len(task.eval_docs), (self._samples or {}).get(name)
+        if chosen is not None:
+            number = len(chosen)
+        elif self._limit is not None:
+            number = min(number, get_sample_size(task, self._limit))
+        if number < self._num_processes:
+            limited = "" if self._limit is None else f" with --limit {self._limit:g}"
+            raise UserError(
+                f"--tasks {name}: has {number} examples to score{limited}, fewer than the {self._num_processes} "
+                "processes that share them; score more examples, or start fewer processes"
+            )
 
     def _guard(self, name: str, task: Any) -> None:
         """Let the parts of ``task`` that read a record blame it. All processes build requests at the same time."""
@@ -112,24 +127,3 @@ def _score_in_advance(task: Any) -> None:
     for requests in by_example.values():
         answers = [(-1.0 - place, False) for place in range(len(requests))]
         task.process_results(copy.deepcopy(requests[0].doc), answers)
-
-
-def check_examples(
-    tasks: Mapping[str, Any],
-    num_processes: int,
-    limit: float | None,
-    samples: Mapping[str, Sequence[int]] | None = None,
-) -> None:
-    """Raises ``UserError`` for a task with fewer examples to score than processes."""
-    for name, task in tasks.items():
-        number, chosen = len(task.eval_docs), (samples or {}).get(name)
-        if chosen is not None:
-            number = len(chosen)
-        elif limit is not None:
-            number = min(number, get_sample_size(task, limit))
-        if number < num_processes:
-            limited = "" if limit is None else f" with --limit {limit:g}"
-            raise UserError(
-                f"--tasks {name}: has {number} examples to score{limited}, fewer than the {num_processes} processes "
-                "that share them; score more examples, or start fewer processes"
-            )

@@ -34,7 +34,7 @@ _Loader.add_constructor("!function", lambda loader, node: None)
 class TaskSplits:
     """Which splits of its data a task reads; None if it has none."""
 
-    train: str | None
+    training: str | None
     validation: str | None
     test: str | None
     fewshot: str | None

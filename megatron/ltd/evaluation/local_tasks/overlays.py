@@ -13,6 +13,7 @@ Not here: published files in other formats (``prepare``), and loading the tasks,
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import fnmatch
 import glob
@@ -150,12 +151,7 @@ def _overlay(name: str, folder: Path) -> dict[str, Any]:
     splits = read_splits(installed)
     if splits.scored is None:
         raise UserError(f"--task-data: {folder}: {name} loads its data with its own code; move the folder away")
-    named = {
-        "training": splits.train,
-        "validation": splits.validation,
-        "test": splits.test,
-        "fewshot": splits.fewshot,
-    }
+    named = dataclasses.asdict(splits)
     files = {split: folder / f"{split}.jsonl" for split in named.values() if split}
     present = {split: path for split, path in files.items() if path.is_file()}
     if splits.scored not in present:

@@ -19,7 +19,7 @@ from typing import Any
 
 from megatron.ltd.errors import UserError, writes_to
 from megatron.ltd.evaluation.local_tasks.catalog import read_splits, task_file
-from megatron.ltd.evaluation.local_tasks.raw_files import RawRecord, read_labels, read_raw
+from megatron.ltd.evaluation.local_tasks.raw_files import RawRecord, read_raw
 from megatron.ltd.evaluation.local_tasks.raw_tasks import RAW_TASKS, RawTask
 from megatron.ltd.evaluation.local_tasks.shapes import ShapeError, check_record
 from megatron.ltd.flags import Settings, flag
@@ -94,7 +94,7 @@ def _official_splits(task: str, given: dict[str, tuple[str, ...]], raw_task: Raw
     installed = task_file(task)
     assert installed is not None, task
     splits = read_splits(installed)
-    names = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    names = {"train": splits.training, "validation": splits.validation, "test": splits.test}
     scored = next(split for split, name in names.items() if name == splits.scored)
     for split, files in given.items():
         if files and names[split] is None:
@@ -160,9 +160,9 @@ def _labels(raw_task: RawTask, split: str, path: Path, after: Sequence[Path]) ->
     if raw_task.label_members is None:
         return None
     if after and after[0].suffix == ".lst":
-        return read_labels(read_raw(after[0], ())[0])
+        return read_raw(after[0], ())[0].text.split()
     if path.suffix == ".zip":
-        return read_labels(read_raw(path, raw_task.label_members.get(split, ()))[0])
+        return read_raw(path, raw_task.label_members.get(split, ()))[0].text.split()
     return None
 
 

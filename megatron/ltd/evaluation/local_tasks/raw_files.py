@@ -151,11 +151,6 @@ def wikitext_pages(raw: RawText) -> Iterator[RawRecord]:
         yield RawRecord(f"{raw.name}:{start}", {"page": "\n".join(page)})
 
 
-def read_labels(raw: RawText) -> list[str]:
-    """One label per line."""
-    return raw.text.split()
-
-
 def _read_member(path: Path, members: Sequence[str]) -> RawText:
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]

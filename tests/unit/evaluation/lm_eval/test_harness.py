@@ -184,26 +184,3 @@ def test_one_process_is_all_of_them(harness: HarnessModel) -> None:
     assert harness.gather_object({"a": 1}) == [{"a": 1}]
     with refused("--apply_chat_template"):
         harness.apply_chat_template([])
-
-
-def test_lm_eval_scores_a_model_in_training(pair: Pair) -> None:
-    """A custom task without a checkpoint: lm-eval's perplexity follows from the log-likelihoods of the model."""
-    from datasets import Dataset
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
-    harness = HarnessModel(pair.ours, Letters(), BatchSize(100))
-    documents = [{"text": word} for word in ("one more", "token skips", "this layer")]
-    task = {
-        "task": "words", "custom_dataset": lambda **_: {"test": Dataset.from_list(documents)}, "test_split": "test",
-        "output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{text}}",
-        "metric_list": [{"metric": "byte_perplexity", "aggregation": "weighted_perplexity", "higher_is_better": False}],
-    }  # fmt: skip
-    results = simple_evaluate(
-        harness, tasks=[task], task_manager=TaskManager(include_defaults=False), bootstrap_iters=0
-    )
-    assert results is not None
-    total = sum(log_likelihood(pair, [0], Letters().encode(one["text"])) for one in documents)
-    expected = torch.tensor(-total / sum(len(one["text"]) for one in documents)).exp()
-    assert results["results"]["words"]["byte_perplexity,none"] == pytest.approx(float(expected), rel=1e-4)
-    assert results["config"]["model"] == "megatron-ltd"

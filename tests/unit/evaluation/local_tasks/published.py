@@ -46,20 +46,24 @@ def archive(**members: bytes) -> bytes:
     return stream.getvalue()
 
 
+def asked(context: str, *ends: str) -> tuple[tuple[str, str], ...]:
+    """The requests of one prompt with these answers, each after a space."""
+    return tuple((context, f" {end}") for end in ends)
+
+
 def _arc(stem: str, key: str, **choices: str) -> dict[str, Any]:
     listed = [{"text": text, "label": label.lstrip("_")} for label, text in choices.items()]
     return {"id": "X_1", "question": {"stem": stem, "choices": listed}, "answerKey": key}
 
 
 ARC = [_arc("What melts?", "B", A="stone", B="ice", C="sand"), _arc("What burns?", "1", _1="wood", _2="rain")]
-ARC_ASKED = tuple(("Question: What melts?\nAnswer:", f" {choice}") for choice in ("stone", "ice", "sand"))
+ARC_ASKED = asked("Question: What melts?\nAnswer:", "stone", "ice", "sand")
 ANLI = [
     {"uid": "a", "context": "Ann has two cats.", "hypothesis": "Ann has a pet.", "label": "e", "reason": "cats"},
     {"uid": "b", "context": "Bo sleeps.", "hypothesis": "Bo runs.", "label": "c"},
 ]
-ANLI_ASKED = tuple(
-    ("Ann has two cats.\nQuestion: Ann has a pet. True, False, or Neither?\nAnswer:", f" {answer}")
-    for answer in ("True", "Neither", "False")
+ANLI_ASKED = asked(
+    "Ann has two cats.\nQuestion: Ann has a pet. True, False, or Neither?\nAnswer:", "True", "Neither", "False"
 )
 HELLASWAG = [
     {"ind": 1, "activity_label": "Baking", "ctx_a": "A man [x] kneads  dough.", "ctx_b": "he", "ctx": "",
@@ -86,14 +90,10 @@ WSC = [
     {"text": "Bo ate as he was hungry.", "idx": 1, "label": True,
      "target": {"span1_index": 0, "span1_text": "Bo", "span2_index": 3, "span2_text": "he"}},
 ]  # fmt: skip
-WSC_ASKED = tuple(
-    (
-        "Passage: Ann saw Bea when *she* came in.\nQuestion: In the passage above, does the pronoun "
-        '"*she*" refer to "*Ann*"?\nAnswer:',
-        answer,
-    )
-    for answer in (" no", " yes")
-)
+WSC_ASKED = asked(
+    "Passage: Ann saw Bea when *she* came in.\nQuestion: In the passage above, does the pronoun "
+    '"*she*" refer to "*Ann*"?\nAnswer:', "no", "yes",
+)  # fmt: skip
 WEBQS = [
     {"url": "u", "utterance": "who sails?", "targetValue": '(list (description "The crew") (description Ann))'},
     {"url": "u", "utterance": "where is it?", "targetValue": "(list (description Here))"},
@@ -125,13 +125,13 @@ PUBLISHED = {
     "hellaswag": Published(
         {"hellaswag_val.jsonl": lines(*HELLASWAG)},
         ("--validation", "hellaswag_val.jsonl"),
-        tuple(("Baking: A man kneads dough. He", f" {end}") for end in ("sings.", "bakes it.", "leaves now.", "sits.")),
+        asked("Baking: A man kneads dough. He", "sings.", "bakes it.", "leaves now.", "sits."),
         (1,),
     ),
     "lambada_openai": Published(
         {"lambada_test.jsonl": lines({"text": "She went to the\nold house"}, {"text": "a b"})},
         ("--test", "lambada_test.jsonl"),
-        (("She went to the\nold", " house"),),
+        asked("She went to the\nold", "house"),
     ),
     "triviaqa": Published(
         {"wikipedia-dev.json": json.dumps(TRIVIA).encode(), "web-dev.json": json.dumps(TRIVIA).encode()},
@@ -141,7 +141,7 @@ PUBLISHED = {
     "webqs": Published(
         {"webquestions.examples.test.json": json.dumps(WEBQS).encode()},
         ("--test", "webquestions.examples.test.json"),
-        tuple(("Question: who sails?\nAnswer:", f" {answer}") for answer in ("Ann", "The crew")),
+        asked("Question: who sails?\nAnswer:", "Ann", "The crew"),
         (0, 1),
     ),
     "winogrande": Published(
@@ -157,7 +157,7 @@ PUBLISHED = {
             )
         },
         ("--validation", "p.zip"),
-        tuple(("Question: To cool tea,\nAnswer:", f" {solution}") for solution in ("heat it.", "wait.")),
+        asked("Question: To cool tea,\nAnswer:", "heat it.", "wait."),
         (1,),
     ),
     "arc_challenge": Published(
@@ -183,44 +183,44 @@ PUBLISHED = {
     "openbookqa": Published(
         {"O.zip": archive(**{"OpenBookQA-V1-Sep2018__Data__Main__test.jsonl": lines(*ARC)})},
         ("--test", "O.zip"),
-        tuple(("What melts?", f" {choice}") for choice in ("stone", "ice", "sand")),
+        asked("What melts?", "stone", "ice", "sand"),
         (1,),
     ),
     "race": Published(
         {"high/1.txt": json.dumps(RACE).encode(), "high/2.txt": json.dumps(RACE).encode()},
         ("--test", "high"),
-        tuple(("Article: Bo walked.\n\nBo walked\nWho walked?", f" {name}") for name in ("Bo", "Ann", "Cy", "Di")),
+        asked("Article: Bo walked.\n\nBo walked\nWho walked?", "Bo", "Ann", "Cy", "Di"),
     ),
     "boolq": Published(
         {"BoolQ.zip": archive(**{"BoolQ__test.jsonl": b"", "BoolQ__val.jsonl": lines(*BOOLQ)})},
         ("--validation", "BoolQ.zip"),
-        tuple(("Tea -- Tea is made hot.\nQuestion: is tea hot?\nAnswer:", answer) for answer in (" no", " yes")),
+        asked("Tea -- Tea is made hot.\nQuestion: is tea hot?\nAnswer:", "no", "yes"),
         (1,),
     ),
     "copa": Published(
         {"val.jsonl": lines(*COPA)},
         ("--validation", "val.jsonl"),
-        tuple(("The cup broke because", f"  it {verb}.") for verb in ("fell", "sang")),
+        asked("The cup broke because", " it fell.", " it sang."),
     ),
     "rte": Published(
         {"dev.tsv": RTE},
         ("--validation", "dev.tsv"),
-        tuple(('Ann said "no.\nQuestion: Ann spoke. True or False?\nAnswer:', f" {a}") for a in ("True", "False")),
+        asked('Ann said "no.\nQuestion: Ann spoke. True or False?\nAnswer:', "True", "False"),
     ),
     "wsc": Published({"val.jsonl": lines(*WSC)}, ("--validation", "val.jsonl"), WSC_ASKED),
     "multirc": Published(
         {"val.jsonl": lines(*MULTIRC)},
         ("--validation", "val.jsonl"),
-        tuple(
-            ("Ann reads.\nQuestion: Who reads?\nAnswer:", f" Ann\nIs the answer correct? {answer}")
-            for answer in ("yes", "no")
+        asked(
+            "Ann reads.\nQuestion: Who reads?\nAnswer:",
+            *(f"Ann\nIs the answer correct? {answer}" for answer in ("yes", "no")),
         ),
         (1,),
     ),
     "record": Published(
         {"val.jsonl": lines(*RECORD)},
         ("--validation", "val.jsonl"),
-        tuple(("Ann met Bo.\n\n  - They met.\n", f"   - {name} met Bo") for name in ("Ann", "Bo")),
+        asked("Ann met Bo.\n\n  - They met.\n", "  - Ann met Bo", "  - Bo met Bo"),
     ),
     "wikitext": Published(
         {"w.zip": archive(**{"wikitext-2-raw__wiki.test.raw": WIKITEXT})},

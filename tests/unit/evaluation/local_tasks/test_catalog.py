@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def test_names_and_splits_are_those_of_lm_evals_index() -> None:
         config = load_yaml(entry.yaml_path, resolve_func=False)
         splits = catalog.read_splits(entry.yaml_path)
         expected = [config.get(f"{split}_split") for split in ("training", "validation", "test", "fewshot")]
-        assert [splits.train, splits.validation, splits.test, splits.fewshot] == expected, name
+        assert list(dataclasses.astuple(splits)) == expected, name
 
 
 @pytest.mark.parametrize("task", PAPER_TASKS, ids=lambda task: task.name)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from megatron.ltd.evaluation.lm_eval.paper_tasks import PAPER_GROUP, PAPER_TASKS
-from megatron.ltd.evaluation.local_tasks import task_folder
+from megatron.ltd.evaluation.local_tasks.overlays import task_folder
 from megatron.ltd.evaluation.local_tasks.prepare import PrepareConfig, prepare
 from megatron.ltd.flags import FlagParser, add_flags, read_flags
 from megatron.ltd.reports.task_table import CompareConfig, compare

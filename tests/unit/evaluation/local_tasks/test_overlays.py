@@ -10,9 +10,8 @@ import pytest
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.lm_eval.paper_tasks import PAPER_GROUP
-from megatron.ltd.evaluation.local_tasks import check_tasks, task_folder, write_overlays
 from megatron.ltd.evaluation.local_tasks.catalog import tasks_folder
-from megatron.ltd.evaluation.local_tasks.overlays import local_tasks
+from megatron.ltd.evaluation.local_tasks.overlays import check_tasks, local_tasks, task_folder, write_overlays
 from megatron.ltd.small_files import whole_folder
 from tests.support_errors import assert_names, refused
 
@@ -47,13 +46,11 @@ def test_an_overlay_changes_only_the_data(task_data: Path, tmp_path: Path) -> No
         "validation_split": None,
     }
     assert load_yaml(tmp_path / "o" / "arc_easy.yaml") == {**official, **changed}
-
-
-def test_existing_splits_stay(task_data: Path, tmp_path: Path) -> None:
     put(task_data / "arc_easy" / "train.jsonl", ARC)
     write_overlays(task_data, tmp_path / "o")
-    text = (tmp_path / "o" / "arc_easy.yaml").read_text()
-    assert "training_split" not in text and "validation_split: null" in text and "train.jsonl" in text
+    changed["dataset_kwargs"]["data_files"]["train"] = str(task_data / "arc_easy" / "train.jsonl")
+    del changed["training_split"]
+    assert load_yaml(tmp_path / "o" / "arc_easy.yaml") == {**official, **changed}
 
 
 def test_the_folder_for_lm_eval_holds_what_it_lacks(task_data: Path) -> None:
@@ -67,8 +64,6 @@ def test_the_folder_for_lm_eval_holds_what_it_lacks(task_data: Path) -> None:
     with task_folder([PAPER_GROUP]) as folder:
         assert TaskManager(include_defaults=False, include_path=str(folder)).all_groups == [PAPER_GROUP]
         assert importlib.import_module("lm_eval.tasks.super_glue.record.util")  # needs what transformers 5 lacks
-    with pytest.raises(UserError, match="no data for piqa"), task_folder(["piqa"], task_data):
-        pass
 
 
 def test_valid_names_are_accepted(task_data: Path, tmp_path: Path) -> None:
@@ -111,7 +106,6 @@ def _refused(task_data: Path, tmp_path: Path) -> str:
 
 BAD_RECORDS = {
     "another field": ({"body": "one two"}, 'test.jsonl:2: expected "text" (text), found the fields "body"; lambada_op'),
-    "another type": ({"text": 3}, 'expected "text" to be text, found 3'),
     "half a character": ({"text": "one \ud83d"}, r'expected "text" to be text, found "one \ud83d"'),
     "no object": ([1], "expected a JSON object, found a list"),
     "one word": ({"text": "one"}, 'expected "text" to end in a space and a word'),

@@ -159,29 +159,19 @@ def test_wrong_or_missing_splits_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_existing_folder_is_refused_and_unchanged(repository: Path, tmp_path: Path) -> None:
-    """The command prints one line, exits with status 2 and overwrites nothing."""
+    """The command overwrites nothing."""
     (tmp_path / "f.jsonl").write_bytes(lines(*BOOLQ))
-    tool = [sys.executable, str(repository / "tools" / "prepare_tasks.py"), "--task", "boolq", "--output-dir", "d"]
-    environment = {"PYTHONPATH": str(repository)}
-    results = [
-        subprocess.run(
-            [*tool, "--validation", "f.jsonl"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        for _ in range(2)
-    ]
-    assert (results[0].returncode, results[0].stdout) == (0, "d/boolq: 2 validation records for boolq\n")
-    written = (tmp_path / "d" / "boolq" / "validation.jsonl").read_bytes()
-    assert (results[1].returncode, results[1].stdout) == (2, "")
-    assert results[1].stderr == (
-        "prepare_tasks.py: error: --output-dir d: d/boolq exists; give another folder, or move it away\n"
-    )
-    assert (tmp_path / "d" / "boolq" / "validation.jsonl").read_bytes() == written
-    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["boolq"]
+    tool, folder, file = repository / "tools" / "prepare_tasks.py", tmp_path / "d", str(tmp_path / "f.jsonl")
+    ended = subprocess.run(
+        [sys.executable, str(tool), "--task", "boolq", "--output-dir", str(folder), "--validation", file],
+        env={"PYTHONPATH": str(repository)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (0, f"{folder}/boolq: 2 validation records for boolq\n"), ended.stderr
+    written = (folder / "boolq" / "validation.jsonl").read_bytes()
+    with refused(f"--output-dir {folder}", f"{folder / 'boolq'} exists"):
+        prepare(PrepareConfig(task="boolq", output_dir=str(folder), validation=(file,)))
+    assert (folder / "boolq" / "validation.jsonl").read_bytes() == written
+    assert [path.name for path in folder.iterdir()] == ["boolq"]
 
 
 def test_missing_flags_are_refused() -> None:

@@ -61,11 +61,3 @@ def test_the_smallest_model_one_sample_at_a_time(
         ("350m", "one_sample", 1, None)
     }
     assert rows[0]["arm"] == "dense" and all(row["seconds"][0] > 0 for row in rows)
-
-
-def test_help_starts_nothing(repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gpu.run.run", None)
-    with pytest.raises(SystemExit) as ended:
-        benchmark(repository, monkeypatch, "--help")
-    assert ended.value.code == 0 and not list(tmp_path.iterdir())

@@ -24,8 +24,6 @@ import lzma
 import multiprocessing
 import os
 import runpy
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -34,13 +32,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from common.estimate import markdown_table
-from common.page import about, children_cpu_seconds, facts
+from common.corpus import REPOSITORY
+from common.page import Took, about, children_cpu_seconds, facts, run_python
 
 from megatron.ltd.data.builtin.corpus import CorpusConfig, write_corpus
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import RunStopped, UserError, run_command
 from megatron.ltd.flags import Settings, flag, read_command
+from megatron.ltd.format import markdown_table
 from megatron.ltd.tokenizers.config import TokenizerFiles
 
 
@@ -63,14 +62,6 @@ class Config(Settings):
                     f"--megatron-lm {self.megatron_lm}: needs {script} and --tokenizer-model; give a checkout of "
                     "Megatron-LM, and a folder with tokenizer.json"
                 )
-
-
-@dataclass
-class Took:
-    """Seconds of a block."""
-
-    wall: float = 0.0
-    cpu: float = 0.0
 
 
 @contextmanager
@@ -148,7 +139,7 @@ def beside_rows(folder: Path, config: Config) -> list[list[str]]:
     text = (folder / "train.jsonl").read_bytes()
     (folder / "one.jsonl").write_text('{"text": "one"}\n')
     theirs = Path(str(config.megatron_lm)).resolve()
-    places = {"Megatron-LTD": Path(__file__).resolve().parents[2], "Megatron-LM": theirs}
+    places = {"Megatron-LTD": REPOSITORY, "Megatron-LM": theirs}
     took: dict[tuple[str, str], list[Took]] = {}
     for _ in range(config.rounds):
         for tool, place in places.items():
@@ -175,13 +166,12 @@ def _encoded_by(place: Path, folder: Path, name: str, config: Config) -> Took:
     flags += ["--workers", str(config.workers)]
     for path in folder.glob(f"{name}_text_document.*"):
         path.unlink()
-    command = [sys.executable, "-W", "ignore", str(place / "tools" / "preprocess_data.py"), *flags]
+    script = str(place / "tools" / "preprocess_data.py")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])}
-    before, wall = children_cpu_seconds(), time.perf_counter()
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment, check=False)
+    ended, took = run_python(["-W", "ignore", script, *flags], cwd=place, env=environment)
     if ended.returncode:
-        raise RunStopped(f"{command[3]} ended with status {ended.returncode}: {ended.stderr.strip()[-500:]}")
-    return Took(time.perf_counter() - wall, children_cpu_seconds() - before)
+        raise RunStopped(f"{script} ended with status {ended.returncode}: {ended.stderr.strip()[-500:]}")
+    return took
 
 
 def main() -> None:
@@ -200,7 +190,7 @@ def main() -> None:
             spent = [f"{part}, {unit}" for part in ("start", "encoding") for unit in ("CPU s", "s")]
             head = ["tool", *spent, "MB per CPU second", "MB per second"]
             rows = beside_rows(Path(name), config)
-    print("\n".join([*markdown_table(head, rows), "", *facts(about("data.py", "torch", "megatron-core", "pyarrow"))]))
+    print(f"{markdown_table(rows, head)}\n\n{facts(about('data.py', 'torch', 'megatron-core', 'pyarrow'))}")
 
 
 def _processes(config: Config) -> str:

@@ -11,8 +11,6 @@ both. The results are those of the last evaluation.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,13 +18,13 @@ from pathlib import Path
 from statistics import mean
 
 from common.corpus import REPOSITORY
-from common.estimate import markdown_table
-from common.page import about, children_cpu_seconds, facts, write_json
+from common.page import about, facts, run_python, write_json
 
 from finetune_vit_ltd import DIGITS, DIGITS_RANDOM_LTD
 from megatron.ltd.errors import UserError, run_command
 from megatron.ltd.flags import Settings, flag, read_command
 from megatron.ltd.flags.ranges import SEED
+from megatron.ltd.format import markdown_table
 from megatron.ltd.reports.metrics import read_history
 from megatron.ltd.reports.summary import summarize
 
@@ -66,21 +64,18 @@ def measure(method: str, seed: int, config: DigitsConfig) -> Result:
     if config.train_iters is not None:
         flags += ["--train-iters", str(config.train_iters)]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(REPOSITORY / "finetune_vit_ltd.py"), *flags, "--log-dir", folder]
-        before = children_cpu_seconds()
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        spent = children_cpu_seconds() - before
+        ended, took = run_python([str(REPOSITORY / "finetune_vit_ltd.py"), *flags, "--log-dir", folder])
         if ended.returncode:
             raise UserError(f"the {method} run of seed {seed} failed: {ended.stderr.strip().splitlines()[-1]}")
         history = read_history(Path(folder), method)
     last = history.validations[-1]
     return Result(
         method, seed, len(history.steps), last["accuracy"], last["f1"], history.flops[-1],
-        history.steps[-1]["consumed_layer_tokens"], summarize(history).fast_seconds, spent,
+        history.steps[-1]["consumed_layer_tokens"], summarize(history).fast_seconds, took.cpu,
     )  # fmt: skip
 
 
-def table(results: Sequence[Result]) -> list[str]:
+def table(results: Sequence[Result]) -> str:
     """A table with one row per run, and one per method with means over seeds and savings over dense."""
     rows = [
         (
@@ -102,7 +97,7 @@ def table(results: Sequence[Result]) -> list[str]:
             costs.append(layout.format(cost / unit) + saving)
         rows.append((f"**{method}**, mean", "", f"{mean(run.accuracy for run in runs):.2%}", "", *costs))
     header = ("", "seed", "test accuracy", "F1", "FLOPs", "layer tokens", "seconds of the steps")
-    return markdown_table((*header, "CPU seconds of the process"), rows)
+    return markdown_table(rows, (*header, "CPU seconds of the process"))
 
 
 _COSTS = {
@@ -125,7 +120,7 @@ def main() -> None:
         f"{results[0].steps} steps",
     )  # fmt: skip
     print("# Digits: dense and random-LTD at equal steps\n")
-    print("\n".join([*facts(named), "", *table(results)]))
+    print(f"{facts(named)}\n\n{table(results)}")
     if config.json is not None:
         write_json(Path(config.json), {"about": named, "runs": [asdict(result) for result in results]})
 

@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.corpus import REPOSITORY
-from common.estimate import Estimate, estimate, markdown_table, paired, text
-from common.page import about, facts
+from common.estimate import Estimate, estimate, paired, text
+from common.page import about, facts, run_python
 from evidence.plan import DENSE, PLAN, Run, planned_runs
 from evidence.records import read_records
 from evidence.summary import SettingSummary
 
 from megatron.ltd.errors import UserError, run_command
 from megatron.ltd.flags import Settings, flag, read_command
+from megatron.ltd.format import markdown_table
 from megatron.ltd.reports.task_results import TaskResult, read_results
 
 CHANCE = {"lambada_openai": 0.0, "hellaswag": 0.25, "arc_easy": 0.25, "boolq": 0.5}
@@ -136,10 +136,7 @@ def checkpoints(config: DownstreamConfig, run: Run) -> str:
 def execute(command: Sequence[str]) -> str:
     """What a tool of this repository prints. Raises ``UserError`` with its last line if it fails."""
     script, *flags = command
-    words = [sys.executable, f"{REPOSITORY / script}", *flags]
-    ended = subprocess.run(
-        words, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    ended, _ = run_python([f"{REPOSITORY / script}", *flags], env={**os.environ, "OMP_NUM_THREADS": "1"})
     if ended.returncode:
         raise UserError(f"{' '.join(command[:3])}: failed: {ended.stderr.strip().splitlines()[-1]}")
     return ended.stdout
@@ -153,11 +150,10 @@ def page(
 ) -> list[str]:
     """The lines of the page."""
     titles = [f"{task}, {metric}" for task, metric in config.metrics]
-    dense, dense_losses = scores[DENSE], setting.losses(DENSE, setting.compared_rate(DENSE))
+    dense, dense_losses = scores[DENSE], setting.losses(DENSE)
     rows, differences = [], []
     for arm, found in scores.items():
-        best = setting.losses(arm, setting.compared_rate(arm))
-        losses = {seed: best[seed] for seed in found}
+        losses = {seed: setting.losses(arm)[seed] for seed in found}
         means = [cell(metric, estimate([*of(found, metric).values()])) for metric in config.metrics]
         rows.append([arm, f"{len(found)}", text(estimate([*losses.values()]), 4), *means])
         if arm != DENSE:
@@ -168,12 +164,12 @@ def page(
     return [
         f"# Downstream: models of the evidence's setting {config.setting} on tasks",
         "",
-        *facts(about("downstream.py", "torch", "megatron-core", "lm-eval")),
+        facts(about("downstream.py", "torch", "megatron-core", "lm-eval")),
         "- arms: those of [evidence.md](evidence.md), each at its best learning rate; ± is the standard error of seeds",
         "",
-        *markdown_table(("arm", "seeds", "loss", *titles), rows),
+        markdown_table(rows, ("arm", "seeds", "loss", *titles)),
         "",
-        *markdown_table(("difference from dense, by seed", "loss", *titles), differences),
+        markdown_table(differences, ("difference from dense, by seed", "loss", *titles)),
         "",
         f'Texts that continue "{config.prompt}" (temperature 0.7, top-k 40, one seed):',
         "",

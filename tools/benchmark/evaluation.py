@@ -17,18 +17,17 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.estimate import markdown_table
-from common.page import about, check_clock, check_installed, facts
+from common.page import CLOCKS, about, check_clock, check_installed, facts
 
 from megatron.ltd.errors import run_command
 from megatron.ltd.flags import Settings, flag, read_command
+from megatron.ltd.format import markdown_table
 from megatron.ltd.versions import cpu_model
 
 _TASKS = {
@@ -59,7 +58,7 @@ class EvaluationBenchmarkConfig(Settings):
     hf_batch_sizes: tuple[int, ...] = flag((1, 8, 32), metavar="N", help="batch sizes of hf; 1 is lm-eval's default")
     rounds: int = flag(3, help="measured rounds; each answers all requests with every model")
     threads: int | None = flag(None, help="threads of the CPU (default: torch's, one a core)")
-    clock: str = flag("wall", choices=("wall", "cpu"), help="cpu: CPU time of the process, with --threads 1")
+    clock: str = flag("wall", choices=tuple(CLOCKS), help="cpu: CPU time of the process, with --threads 1")
     device: str = flag("auto", choices=("auto", "cuda", "cpu"), help="where to compute")
     bf16: bool = flag(False, help="weights and activations in bfloat16")
 
@@ -164,7 +163,7 @@ def measure(
     """Return the seconds of each round by kind of request and contender, and the difference of our and ``hf``'s
     answers.
     """
-    clock = time.process_time if config.clock == "cpu" else time.perf_counter
+    clock = CLOCKS[config.clock]
     seconds: dict[str, dict[str, list[float]]] = {what: {name: [] for name in asked} for what in requests}
     differences: dict[str, str] = {}
     for round_number in range(config.rounds + 1):
@@ -217,7 +216,7 @@ def report(
         times = [f"{median[name]:.2f} s" for name in ("ours", *others)]
         rows.append([what, f"{len(instances)}", *times, f"{ratio:.2f} x", differences[what]])
     header = ["requests", "number", "ours", *others, "ours over the fastest hf", "answers"]
-    return "\n".join([*facts(named), "", *markdown_table(header, rows)])
+    return f"{facts(named)}\n\n{markdown_table(rows, header)}"
 
 
 if __name__ == "__main__":

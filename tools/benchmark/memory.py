@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common.estimate import markdown_table
 from common.page import about, facts
 
 from megatron.ltd.arguments import parse_run_config
@@ -29,6 +28,7 @@ from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
 from megatron.ltd.errors import run_command
 from megatron.ltd.flags import read_command
 from megatron.ltd.forecast.forecast import plan_ahead
+from megatron.ltd.format import markdown_table
 from megatron.ltd.launch import launch
 from megatron.ltd.tokenizers.config import TokenizerFiles
 
@@ -150,8 +150,8 @@ def main() -> None:
             rows.append([case, *cells, _mb(planned_total), _mb(measured), f"{planned_total / measured - 1:+.1%}"])
     print("# Memory: planned and measured\n")
     print("Peak of two steps on the CPU, in MB (10^6 bytes); the parts are the plan's.\n")
-    table = markdown_table(["", *names, "planned", "measured", "off by"], rows)
-    print("\n".join([*table, "", *facts(about("memory.py", "torch", "megatron-core"))]))
+    table = markdown_table(rows, ["", *names, "planned", "measured", "off by"])
+    print(f"{table}\n\n{facts(about('memory.py', 'torch', 'megatron-core'))}")
 
 
 def _mb(amount_bytes: int) -> str:

@@ -12,26 +12,23 @@ seconds, and how often a file of the data or of the indices is opened.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
-from common.estimate import markdown_table
-from common.page import about, children_cpu_seconds, facts
+from common.corpus import REPOSITORY
+from common.page import about, facts, run_python
 from memory import small_data
 
 from megatron.ltd.data.indexed import INDEX_HEADER, INDEX_MAGIC
 from megatron.ltd.errors import RunStopped, run_command
 from megatron.ltd.flags import Settings, flag, read_command
 from megatron.ltd.flags.ranges import COUNT_OR_ZERO
+from megatron.ltd.format import markdown_table
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
-_MODEL = ["--config", str(_REPOSITORY / "examples" / "quickstart" / "recipe.yaml"), "--random-ltd"]
+_MODEL = ["--config", str(REPOSITORY / "examples" / "quickstart" / "recipe.yaml"), "--random-ltd"]
 _MODEL += ["--global-batch-size", "4", "--tokenizer-type", "ByteTokenizer"]
 _MOST_SECONDS = 3600
 
@@ -111,12 +108,10 @@ finally:
 def measured(flags: list[str], status: int, counted: Path | None = None) -> tuple[float, float]:
     """CPU and wall seconds of one start, which must end with ``status``; ``counted`` as in ``_COUNTED``."""
     before = [] if counted is None else ["-c", _COUNTED, str(counted)]
-    command = [sys.executable, *before, str(_REPOSITORY / "pretrain_gpt_ltd.py"), *flags]
-    cpu, wall = children_cpu_seconds(), time.perf_counter()
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=_MOST_SECONDS, check=False)
+    ended, took = run_python([*before, str(REPOSITORY / "pretrain_gpt_ltd.py"), *flags], timeout=_MOST_SECONDS)
     if ended.returncode != status:
         raise RunStopped(f"a start ended with status {ended.returncode}: {ended.stderr.strip()}")
-    return children_cpu_seconds() - cpu, time.perf_counter() - wall
+    return took.cpu, took.wall
 
 
 def print_starts(config: Config) -> None:
@@ -127,7 +122,7 @@ def print_starts(config: Config) -> None:
     rows = [[kind, *(f"{min(one[kind][unit] for one in rounds):.2f}" for unit in (0, 1))] for kind in kinds]
     print("# Start: a plan, a refusal, a first step\n")
     print(f"The quickstart's model with a tokenizer of bytes, the fastest of {config.rounds} starts each.\n")
-    print("\n".join([*markdown_table(["", "CPU s", "wall s"], rows), "", *facts(about("start.py", "torch"))]))
+    print(f"{markdown_table(rows, ['', 'CPU s', 'wall s'])}\n\n{facts(about('start.py', 'torch'))}")
 
 
 def print_blends(numbers: Sequence[int]) -> None:
@@ -142,8 +137,7 @@ def print_blends(numbers: Sequence[int]) -> None:
         "validation samples),\nwith an empty cache of sample indices, and again with the indices of the first start.\n"
     )
     head = [f"{start}: {what}" for start in ("first", "second") for what in ("CPU s", "wall s", "files opened")]
-    table = markdown_table(["datasets", *head], rows)
-    print("\n".join([*table, "", *facts(about("start.py", "torch", "megatron-core"))]))
+    print(f"{markdown_table(rows, ['datasets', *head])}\n\n{facts(about('start.py', 'torch', 'megatron-core'))}")
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ def main() -> None:
     measurement = measure(config)
     rows = figures(measurement)
     about, (header, cells) = circumstances(config, measurement), table(rows)
-    print("\n".join(facts(about)) if config.markdown else text_table(about.items(), num_labels=2))
+    print(facts(about) if config.markdown else text_table(about.items(), num_labels=2))
     print("\n" + (markdown_table if config.markdown else text_table)(cells, header))
     if config.json is not None:
         write_json(Path(config.json), to_json(config, measurement, rows, about))

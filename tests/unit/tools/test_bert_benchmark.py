@@ -14,6 +14,7 @@ from bert_text import baseline, data, recipe
 
 from tests.support_errors import refused
 from tests.support_processes import PATIENCE_SECONDS
+from tests.unit.tools.common.made_up import book
 from tests.warm.start import warm_python
 
 
@@ -23,8 +24,7 @@ def sources(tmp_path: Path) -> list[str]:
     books = tmp_path / "books"
     books.mkdir()
     text = "\n".join(topics[name] for name in ("assert", "class", "debugger", "with", "yield"))
-    frame = "*** {} OF THIS PROJECT GUTENBERG EBOOK A ***\n"
-    (books / "a.txt").write_text(frame.format("START") + text + "\n" + frame.format("END"), encoding="utf-8")
+    (books / "a.txt").write_text(book(text), encoding="utf-8")
     with zipfile.ZipFile(tmp_path / "labelled.zip", "w") as archive:
         for name, word in (("neg", "dull"), ("pos", "bright")):
             lines = "\n".join(f"a {word} film number {number}" for number in range(30))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import subprocess
-import sys
 import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -12,15 +10,16 @@ from pathlib import Path
 import data
 import pytest
 
+from tests.end_to_end.tools import tool_status
 from tests.support_processes import PATIENCE_SECONDS
+from tests.unit.tools.tables import table_rows
 
 KINDS = ["JSON lines", "gzip", "bzip2", "xz", "Zstandard", "plain text", "Parquet", "Arrow"]
 
 
 def rows(page: str) -> list[list[str]]:
-    """The cells of the tables, without heads and rules."""
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
-    return [row for row in cells if row[0] in KINDS]
+    """Those of the table of kinds."""
+    return [row for row in table_rows(page) if row[0] in KINDS]
 
 
 def burn(seconds: float, done: Event, end: Event) -> None:
@@ -46,11 +45,9 @@ def test_cpu_seconds_are_also_those_of_a_process_that_lives_on() -> None:
 
 
 @pytest.mark.slow
-def test_a_small_measurement(repository: Path) -> None:
-    command = [sys.executable, "-W", "ignore", str(repository / "tools" / "benchmark" / "data.py")]
-    ended = subprocess.run([*command, *"--megabytes 1 --rounds 1".split()], capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    found = rows(ended.stdout)
+def test_a_small_measurement(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool_status("benchmark/data.py", *"--megabytes 1 --rounds 1".split()) == (0, "")
+    found = rows(capsys.readouterr().out)
     assert [row[0] for row in found] == KINDS
     texts = {row[2] for row in found}
     assert len(texts) <= 2 and all(float(row[3]) > 0 for row in found)

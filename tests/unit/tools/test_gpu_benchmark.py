@@ -18,7 +18,7 @@ import torch
 from gpu import contenders, run
 from gpu.cases import Arm, Case, Model, cases, check_run_flags
 from gpu.config import CONTENDERS, GpuConfig
-from gpu.measure import Meter, Profile, summarize
+from gpu.measure import ModelMeter, Profile, summarize
 from gpu.plain_gpt import PlainGPT
 from gpu.record import Record, Row
 from gpu.report import Figures, figures, page, run_tokens_per_second
@@ -155,14 +155,8 @@ def test_a_run_takes_the_time_between_measured_steps() -> None:
 
 
 def settings(**changes: Any) -> dict[str, Any]:
-    return {
-        "tiny": False,
-        "run_flags": "",
-        "rounds": 2,
-        "warmup_rounds": 0,
-        "peak_tflops": 989.0,
-        "peak_dtype": "bfloat16",
-    } | changes
+    shared = {"tiny": False, "run_flags": "", "rounds": 2, "warmup_rounds": 0}
+    return shared | {"peak_tflops": 989.0, "peak_dtype": "bfloat16"} | changes
 
 
 def test_goals_stand_beside_what_was_measured(tmp_path: Path) -> None:
@@ -201,7 +195,7 @@ class Built:
         self.cases: list[tuple[str, int]] = []
         self._problem = problem
         monkeypatch.setattr(contenders, "built", self._built)
-        monkeypatch.setattr(Meter, "profile", lambda meter, step: Profile(0.0, []))
+        monkeypatch.setattr(ModelMeter, "profile", lambda meter, step: Profile(0.0, []))
 
     @contextmanager
     def _built(self, case: Case, mesh: object) -> Iterator[contenders.StepOf]:
@@ -258,11 +252,11 @@ def test_a_row_that_fails_leaves_the_others(
 def test_a_gpu_that_is_lost_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The failed row is stored, so that the next start goes on after it."""
 
-    def lost(meter: Meter) -> None:
+    def lost(meter: ModelMeter) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
 
     Built(monkeypatch, lambda case, arm: None)
-    monkeypatch.setattr(Meter, "_wait", lost)
+    monkeypatch.setattr(ModelMeter, "wait", lost)
     with refused("plain PyTorch", "illegal memory access", error=RunStopped):
         measure(tmp_path, "plain")
     monkeypatch.undo()
@@ -287,10 +281,11 @@ def test_memory_is_that_of_the_rows_steps(monkeypatch: pytest.MonkeyPatch) -> No
     def step(peak: int) -> Callable[[], object]:
         return lambda: now.update(peak=max(peak, now["peak"]))
 
-    meter = Meter.on(torch.device("cuda", 0))
-    timing = meter.measure(step(150), step(900), warmup_rounds=1, rounds=3)
-    assert timing.peak_bytes == 50 and len(timing.seconds) == len(timing.dense_seconds) == 3
-    assert Meter.on(torch.device("cpu")).measure(step(150), None, warmup_rounds=0, rounds=1).peak_bytes is None
+    meter = ModelMeter.on(torch.device("cuda", 0))
+    found = meter.measure(step(150), step(900), warmup_rounds=1, rounds=3)
+    assert found["peak_bytes"] == 50 and len(found["seconds"]) == len(found["dense_seconds"]) == 3
+    on_cpu = ModelMeter.on(torch.device("cpu")).measure(step(150), None, warmup_rounds=0, rounds=1)
+    assert (on_cpu["dense_seconds"], on_cpu["peak_bytes"]) == ([], None)
 
 
 def event(key: str, device_type: DeviceType, device: float, *, annotation: bool = False) -> SimpleNamespace:

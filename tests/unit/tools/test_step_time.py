@@ -17,14 +17,13 @@ from step_time.report import figures, table
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import initialize
 from tests.support_errors import refused
+from tests.unit.tools.tables import table_rows
 
-TOY = StepTimeConfig(
-    num_layers=3, hidden_size=16, num_attention_heads=2, seq_length=16, micro_batch_size=2, vocab_size=64, device="cpu"
-)
-TOY_FLAGS = (
-    "--num-layers 3 --hidden-size 16 --num-attention-heads 2 --seq-length 16 --micro-batch-size 2 --vocab-size 64 "
-    "--device cpu --rounds 2 --threads 1"
-)
+TOY = {
+    "num_layers": 3, "hidden_size": 16, "num_attention_heads": 2, "seq_length": 16, "micro_batch_size": 2,
+    "vocab_size": 64, "device": "cpu",
+}  # fmt: skip
+CONFIG = StepTimeConfig(**TOY)
 
 
 def variant(name: str, flops: int, seconds: list[float], routing: tuple[float, ...] = ()) -> Variant:
@@ -59,59 +58,46 @@ def test_all_contenders_train_from_the_same_weights() -> None:
         from step_time import contenders
 
         torch.manual_seed(0)
-        batch = contenders.build_batch(TOY, mesh.device)
-        ours = contenders.build_ours(TOY, batch, mesh)
-        losses = {
-            "dense": [ours(contenders.plan_of(TOY, 16)) for _ in range(4)],
-            "dropping": [
-                ours(contenders.plan_of(TOY, 8), contenders.build_random_ltd(TOY, block_size=4)) for _ in range(4)
-            ],
-        }
+        batch = contenders.build_batch(CONFIG, mesh.device)
+        with contenders.built_run(contenders.flags_of(CONFIG), mesh) as run:
+            dense = contenders.ours(run, batch, run.method)
+            losses = {"dense": [dense() for _ in range(4)]}
+            dropping = contenders.ours(run, batch, contenders.build_random_ltd(CONFIG, 8, block_size=4))
+            assert [dropping() for _ in range(4)][-1] < losses["dense"][0]
         for name, activation in HUGGING_FACE.items():
-            step = contenders.build_hugging_face(TOY, batch, activation)
+            step = contenders.build_hugging_face(CONFIG, batch, activation)
             losses[name] = [step() for _ in range(4)]
-    for name in ("dense", *HUGGING_FACE):
-        assert losses[name][0] == pytest.approx(math.log(64), abs=0.05)
-    for name in ("dense", *HUGGING_FACE):
-        assert losses[name] == sorted(losses[name], reverse=True) and losses[name][-1] < losses[name][0]
-    assert losses["dropping"][-1] < losses["dense"][0]
+    for found in losses.values():
+        assert found[0] == pytest.approx(math.log(64), abs=0.05)
+        assert found == sorted(found, reverse=True) and found[-1] < found[0]
 
 
 def test_routing_without_a_layer_returns_every_tokens_gradient() -> None:
     from step_time import contenders
 
     torch.manual_seed(0)
-    batch = contenders.build_batch(TOY, torch.device("cpu"))
+    batch = contenders.build_batch(CONFIG, torch.device("cpu"))
     torch.manual_seed(7)
-    route_all = contenders.build_routing(TOY, batch)
+    route_all = contenders.build_routing(CONFIG, batch)
     torch.manual_seed(7)
     torch.randn(16, 2, 16)  # advances the generator as the contender does for its hidden states
     grads = torch.randn(16, 2, 16)
     for block_size in (1, 4):
-        assert torch.equal(route_all(contenders.build_random_ltd(TOY, block_size), 8), grads)
+        assert torch.equal(route_all(contenders.build_random_ltd(CONFIG, 8, block_size)), grads)
 
 
 def test_the_command_prints_a_table_and_writes_json(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script, output = repository / "tools" / "benchmark" / "step_time.py", tmp_path / "out.json"
-    monkeypatch.syspath_prepend(str(script.parent))
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        f"{script} {TOY_FLAGS} --kept-tokens 4 --block-sizes 1 2 --executed-layers 2 --token-bypass --markdown "
-        f"--json {output}".split(),
-    )
+    toy = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in TOY.items())
+    more = "--rounds 2 --threads 1 --kept-tokens 4 --block-sizes 1 2 --executed-layers 2 --token-bypass --markdown"
+    monkeypatch.setattr(sys, "argv", f"{script} {toy} {more} --json {output}".split())
     runpy.run_path(str(script))["main"]()
     printed = capsys.readouterr()
-    rows = [line for line in printed.out.splitlines() if line.startswith("|")]
-    methods = [
-        "random-LTD, K = 4",
-        "random-LTD in blocks of 2, K = 4",
-        "TokenBypass, K = 8",
-        "layer dropping, 2 of 3 layers",
-    ]
-    assert [row.split("|")[1].strip() for row in rows[2:]] == [DENSE, *methods, *HUGGING_FACE]
+    methods = ["random-LTD, K = 4", "random-LTD in blocks of 2, K = 4", "TokenBypass, K = 8"]
+    methods += ["layer dropping, 2 of 3 layers"]
+    assert [row[0] for row in table_rows(printed.out)] == [DENSE, *methods, *HUGGING_FACE]
     assert "round 3 of 3: dense " in printed.err
     written = json.loads(output.read_text(encoding="utf-8"))
     assert {len(seconds) for seconds in written["rounds"]["step_seconds"].values()} == {2}

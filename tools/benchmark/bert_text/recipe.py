@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.spec import RunSpec
+from common.spec import RunSpec, plan_of
 
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.config import Entry
-from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.workloads import BERT, BERT_CLASSIFIER
 
 DENSE, FROM_SCRATCH = "dense", "no pretraining"
@@ -118,6 +117,5 @@ def _spec(variant: str, seed: int, folder: Path, flags: list[str], workload: Ent
     if "--load" not in flags:
         flags += ["--load", f"{checkpoints}"]
     config = parse_run_config(flags, workload)
-    shape, method = workload.open(config).shape, config.build_method()
-    plan = RunClock.build(shape, config.global_batch_size(1), method, config.training, config.optimizer).plan()
+    plan = plan_of(config, workload.open(config).shape)
     return RunSpec(variant, seed, plan.num_steps, plan.flops(plan.num_steps), checkpoints.parent, tuple(flags), script)

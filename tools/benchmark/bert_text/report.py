@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from common.estimate import estimate, markdown_table, text
+from common.estimate import estimate, text
 from common.runs import RunResult
 
-from megatron.ltd.format import format_count, format_flops
+from megatron.ltd.format import format_count, format_flops, markdown_table
 
 from .recipe import FROM_SCRATCH, VARIANTS
 
@@ -23,7 +23,7 @@ def to_markdown(
     baseline: Mapping[str, float],
     first_losses: Mapping[str, float],
     reading: str | None,
-    facts: Sequence[str],
+    facts: str,
 ) -> str:
     """The page: tables of pretraining and of finetuning with the bag-of-words baseline, and how they were measured."""
     by_variant: dict[str, list[RunResult]] = {}
@@ -35,8 +35,8 @@ def to_markdown(
         if runs := by_variant.get(f"finetuned {variant}"):
             tuned.append(_finetuning(variant, runs, baseline))
     lines = ["# BERT: every method, pretrained and finetuned", "", reading or "Reading: not written yet.", ""]
-    lines += [*markdown_table(_PRETRAINING, pretrained), "", "Finetuned, dense, on labelled sentences:", ""]
-    return "\n".join([*lines, *markdown_table(_FINETUNING, tuned), "", *facts, ""])
+    lines += [markdown_table(pretrained, _PRETRAINING), "", "Finetuned, dense, on labelled sentences:", ""]
+    return "\n".join([*lines, markdown_table(tuned, _FINETUNING), "", facts, ""])
 
 
 def _pretraining(variant: str, runs: Sequence[RunResult], first_losses: Mapping[str, float]) -> tuple[str, ...]:

@@ -13,8 +13,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from megatron.ltd import format
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -64,8 +62,3 @@ def p_text(value: Estimate | None) -> str:
     """The p-value as a cell of a table; "-" if there is none."""
     p_value = None if value is None else value.p_value
     return "-" if p_value is None else "< 0.0001" if p_value < 1e-4 else f"{p_value:.4f}"
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table whose first column contains names and whose other columns contain numbers."""
-    return format.markdown_table(rows, header).splitlines()

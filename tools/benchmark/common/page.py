@@ -6,13 +6,19 @@ import importlib.util
 import json
 import resource
 import shlex
+import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.versions import circumstances
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+"""What ``--clock`` can be"""
 
 
 def check_installed(*packages: str) -> None:
@@ -32,10 +38,25 @@ def check_clock(clock: str, threads: int | None, device: str) -> None:
         )
 
 
+@dataclass
+class Took:
+    """Seconds of some work."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+
 def children_cpu_seconds() -> float:
     """CPU seconds of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def run_python(words: Sequence[str], **options: Any) -> tuple[subprocess.CompletedProcess[str], Took]:
+    """Run ``python WORDS`` in a process of its own: how it ended, and what it and its children took."""
+    cpu, wall = children_cpu_seconds(), time.perf_counter()
+    ended = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, **options)
+    return ended, Took(time.perf_counter() - wall, children_cpu_seconds() - cpu)
 
 
 def about(script: str, *packages: str, without: str | None = None, **facts: str) -> dict[str, str]:
@@ -51,9 +72,9 @@ def about(script: str, *packages: str, without: str | None = None, **facts: str)
     return {"command": f"`{command}`", **circumstances(*packages), **facts}
 
 
-def facts(named: Mapping[str, str]) -> list[str]:
-    """Format named facts as lines of a Markdown list."""
-    return [f"- {name}: {fact}" for name, fact in named.items()]
+def facts(named: Mapping[str, str]) -> str:
+    """Named facts as a list in Markdown."""
+    return "\n".join(f"- {name}: {fact}" for name, fact in named.items())
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.config import RunConfig
+from megatron.ltd.plan.accounting import ModelShape
 from megatron.ltd.plan.clock import RunClock
 from megatron.ltd.plan.run_plan import RunPlan
 from megatron.ltd.tokenizers.config import model_vocab_size
@@ -34,8 +35,11 @@ class RunSpec:
 
 def plan_flags(flags: tuple[str, ...], vocab_size: int) -> RunPlan:
     """The plan that a GPT run with these flags will follow."""
-    config: RunConfig = parse_run_config(flags)
-    shape = config.model.shape(model_vocab_size(config.tokenizer, vocab_size, 1))
-    return RunClock.build(
-        shape, config.global_batch_size(1), config.build_method(), config.training, config.optimizer
-    ).plan()
+    config = parse_run_config(flags)
+    return plan_of(config, config.model.shape(model_vocab_size(config.tokenizer, vocab_size, 1)))
+
+
+def plan_of(config: RunConfig, shape: ModelShape) -> RunPlan:
+    """The plan of a run in one process."""
+    method, batch_samples = config.build_method(), config.global_batch_size(1)
+    return RunClock.build(shape, batch_samples, method, config.training, config.optimizer).plan()

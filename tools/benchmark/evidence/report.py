@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.estimate import Estimate, markdown_table, p_text, paired, text
+from common.estimate import p_text, paired, text
 
-from megatron.ltd.format import format_ranges
+from megatron.ltd.format import format_ranges, markdown_table
 
 from .plan import DENSE, HERE, arm_flags, read_setting
 from .records import Record
@@ -33,34 +33,28 @@ def to_markdown(
     lines += [f"{len(records)} of {planned} planned runs are finished.", "", _LEGEND, ""]
     for name, summary in settings.items():
         about = read_setting(name)
-        lines += [f"## {name}: {about.title}", "", *_arms_table(summary), "", *_pairs_table(summary)]
+        lines += [f"## {name}: {about.title}", "", _arms_table(summary), "", *_pairs_table(summary)]
         lines += _rates_table(summary)
         lines += [f"`{' '.join(about.flags)}`; {about.steps} steps, {about.vocabulary}.", ""]
     return "\n".join([*lines, "## Arms", "", *_arm_list(records), "", *_facts(records), ""])
 
 
-def _arms_table(setting: SettingSummary) -> list[str]:
+def _arms_table(setting: SettingSummary) -> str:
     rows = []
     for arm in setting.arms:
         found = setting.summary(arm)
         relative = "" if found.relative is None else f" ({found.relative:+.1%})"
-        rows.append(
-            (
-                arm,
-                f"{found.lr:g}",
-                f"{len(found.seeds)}",
-                text(found.loss, 4),
-                f"{found.cost:.1%}",
-                "" if arm == DENSE else text(found.difference, 4, sign=True) + relative,
-                "" if arm == DENSE else p_text(found.difference),
-                "" if arm == DENSE else text(found.at_equal_flops, 4, sign=True),
-                "" if arm == DENSE else p_text(found.at_equal_flops),
-                text(found.eta, 3) if found.eta else "",
-                _verdict(found),
-            )
-        )
+        compared = [
+            text(found.difference, 4, sign=True) + relative,
+            p_text(found.difference),
+            text(found.at_equal_flops, 4, sign=True),
+            p_text(found.at_equal_flops),
+        ]
+        cells = [arm, f"{found.lr:g}", f"{len(found.seeds)}", text(found.loss, 4), f"{found.cost:.1%}"]
+        cells += [""] * len(compared) if arm == DENSE else compared
+        rows.append([*cells, text(found.eta, 3) if found.eta else "", _verdict(found)])
     header = ("arm", "LR", "seeds", "loss", "cost", "vs dense", "p", "vs dense at equal FLOPs", "p", "η", "pays")
-    return markdown_table(header, rows)
+    return markdown_table(rows, header)
 
 
 def _verdict(found: ArmSummary) -> str:
@@ -78,11 +72,9 @@ def _pairs_table(setting: SettingSummary) -> list[str]:
     for arm in setting.arms:
         single = arm.replace(arm.split("-")[0], "single", 1)
         if arm.startswith("blocks") and single in setting.arms:
-            difference: Estimate | None = paired(
-                setting.losses(arm, setting.compared_rate(arm)), setting.losses(single, setting.compared_rate(single))
-            )
+            difference = paired(setting.losses(arm), setting.losses(single))
             rows.append((f"{arm} - {single}", text(difference, 4, sign=True), p_text(difference)))
-    return [*markdown_table(("blocks against single tokens", "difference", "p"), rows), ""] if rows else []
+    return [markdown_table(rows, ("blocks against single tokens", "difference", "p")), ""] if rows else []
 
 
 def _rates_table(setting: SettingSummary) -> list[str]:
@@ -101,21 +93,21 @@ def _rates_table(setting: SettingSummary) -> list[str]:
             mean = f"{sum(losses[seed] for seed in seeds) / len(seeds):.4f}" if losses else "-"
             cells.append(f"**{mean}**" if lr == best else mean)
         rows.append((arm, format_ranges(seeds), *cells))
-    table = markdown_table(("loss by learning rate", "seeds", *(f"{lr:g}" for lr in rates)), rows)
-    return [*table, "", *(line for arm in swept for line in _better_rate(setting, arm))]
+    table = markdown_table(rows, ("loss by learning rate", "seeds", *(f"{lr:g}" for lr in rates)))
+    return [table, "", *(line for arm in swept for line in _better_rate(setting, arm))]
 
 
 def _better_rate(setting: SettingSummary, arm: str) -> list[str]:
     """A warning if the arm may be better than where it is compared: another rate has a lower loss, but fewer seeds."""
     best, compared = setting.best_rate(arm), setting.compared_rate(arm)
-    gain = paired(setting.losses(arm, best), setting.losses(arm, compared))
+    gain = paired(setting.losses(arm, best), setting.losses(arm))
     if best == compared or gain is None:
         return []
     tried = sorted(setting.losses(arm, best))
     word, seeds = "seed" if len(tried) == 1 else "seeds", format_ranges(tried)
     return [
         f"**{arm}** at {best:g} ends {-gain.mean:.4f} lower than at {compared:g}, with {word} {seeds} alone; the first "
-        f"table has it at {compared:g}, with {len(setting.losses(arm, compared))} seeds.",
+        f"table has it at {compared:g}, with {len(setting.losses(arm))} seeds.",
         "",
     ]
 

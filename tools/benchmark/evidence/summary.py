@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 from common.estimate import Estimate, estimate, paired
 
@@ -52,7 +53,6 @@ class Curve:
 class ArmSummary:
     """The results of an arm at one learning rate, compared with dense."""
 
-    arm: str
     lr: float
     seeds: tuple[int, ...]
     loss: Estimate
@@ -89,9 +89,13 @@ class SettingSummary:
         """The learning rates of the arm's runs, ascending."""
         return sorted(lr for name, lr in self._runs if name == arm)
 
-    def losses(self, arm: str, lr: float) -> dict[int, float]:
-        """The losses of an arm at one learning rate, by seed."""
-        return {seed: record.loss for seed, record in self._runs.get((arm, lr), {}).items()}
+    def _at(self, arm: str, lr: float | None = None) -> dict[int, Record]:
+        """The records of an arm at one learning rate, by default ``compared_rate``, by seed."""
+        return self._runs.get((arm, self.compared_rate(arm) if lr is None else lr), {})
+
+    def losses(self, arm: str, lr: float | None = None) -> dict[int, float]:
+        """The losses of an arm at one learning rate, by default ``compared_rate``, by seed."""
+        return _losses(self._at(arm, lr))
 
     def best_rate(self, arm: str) -> float:
         """The learning rate with the lowest mean loss over the seeds that all of the arm's rates share."""
@@ -110,27 +114,24 @@ class SettingSummary:
                 for seed, run in runs.items():
                     found.setdefault(run.steps, {}).setdefault(rate, {})[seed] = run
         return {
-            steps: rates[_compared_rate({lr: {seed: run.loss for seed, run in of.items()} for lr, of in rates.items()})]
+            steps: rates[_compared_rate({lr: _losses(runs) for lr, runs in rates.items()})]
             for steps, rates in found.items()
         }
 
     @cached_property
     def dense_curve(self) -> Curve | None:
         """The curve of dense runs, each length at the rate it is compared at; None with fewer than two lengths."""
-        whole = self._runs[(DENSE, self.compared_rate(DENSE))]
+        whole = self._at(DENSE)
         means = [(1.0, 0.0)]
         for steps, runs in self._shorter.items():
-            gaps = [runs[seed].loss - whole[seed].loss for seed in runs.keys() & whole.keys()]
-            if gaps:
-                means.append((steps / next(iter(whole.values())).steps, sum(gaps) / len(gaps)))
+            gap = paired(_losses(runs), _losses(whole))
+            if gap is not None:
+                means.append((steps / next(iter(whole.values())).steps, gap.mean))
         return Curve(tuple(sorted(means))) if len(means) > 1 else None
 
-    def summary(self, arm: str, lr: float | None = None) -> ArmSummary:
-        """Summarize the arm at ``lr``, by default ``compared_rate``, at which dense always is."""
-        lr = self.compared_rate(arm) if lr is None else lr
-        runs, losses, dense_lr = self._runs[(arm, lr)], self.losses(arm, lr), self.compared_rate(DENSE)
-        dense = self.losses(DENSE, dense_lr)
-        first = next(iter(runs.values()))
+    def summary(self, arm: str) -> ArmSummary:
+        """Summarize the arm at ``compared_rate``, at which dense is, too."""
+        losses, dense = self.losses(arm), self.losses(DENSE)
         loss = estimate(list(losses.values()))
         assert loss is not None, "an arm here has a record"
         difference = None if arm == DENSE else paired(losses, dense)
@@ -139,8 +140,8 @@ class SettingSummary:
             gaps = [losses[seed] - dense[seed] for seed in losses.keys() & dense.keys()]
             eta = estimate([self.dense_curve.share_at(gap) for gap in gaps])
         equal_flops = paired(losses, self._dense_at_flops_of(arm))
-        cost = first.flops / self.flops(DENSE)
-        return ArmSummary(arm, lr, tuple(sorted(runs)), loss, cost, difference, equal_flops, eta)
+        cost = self.flops(arm) / self.flops(DENSE)
+        return ArmSummary(self.compared_rate(arm), tuple(sorted(losses)), loss, cost, difference, equal_flops, eta)
 
     def _dense_at_flops_of(self, arm: str) -> Mapping[int, float]:
         """Losses by seed of the dense runs whose FLOPs equal the arm's to within half a step."""
@@ -154,24 +155,24 @@ class SettingSummary:
 
     def dense_points(self) -> list[tuple[float, float]]:
         """(FLOPs, mean loss) of dense runs of every length, ascending."""
-        lr = self.compared_rate(DENSE)
-        whole = self.losses(DENSE, lr)
-        mean = sum(whole.values()) / len(whole)
-        flops = next(iter(self._runs[(DENSE, lr)].values())).flops
+        mean, flops = fmean(self.losses(DENSE).values()), self.flops(DENSE)
         curve = self.dense_curve.points if self.dense_curve is not None else ((1.0, 0.0),)
         return [(share * flops, mean + difference) for share, difference in curve]
 
     def flops(self, arm: str) -> int:
         """The FLOPs of a run of the arm."""
-        return next(iter(self._runs[(arm, self.compared_rate(arm))].values())).flops
+        return next(iter(self._at(arm).values())).flops
 
     def mean_loss(self, arm: str) -> float:
         """The mean loss at the arm's ``compared_rate``, as dense's mean plus the paired difference."""
         found = self.summary(arm)
-        dense = self.losses(DENSE, self.compared_rate(DENSE))
         if found.difference is None:
             return found.loss.mean
-        return sum(dense.values()) / len(dense) + found.difference.mean
+        return fmean(self.losses(DENSE).values()) + found.difference.mean
+
+
+def _losses(runs: Mapping[int, Record]) -> dict[int, float]:
+    return {seed: run.loss for seed, run in runs.items()}
 
 
 def _compared_rate(losses: Mapping[float, Mapping[int, float]]) -> float:

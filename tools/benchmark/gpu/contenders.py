@@ -8,22 +8,19 @@ others compute under autocast over fp32 weights, as their users do.
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
 import torch
-from step_time import contenders as plain
+from step_time import contenders as step_time
 from step_time.config import StepTimeConfig
 from step_time.measure import HUGGING_FACE
 from torch import Tensor
 
-from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.data.batch import Batch
 from megatron.ltd.parallel.mesh import Mesh
-from megatron.ltd.training.build import build_run
 
 from .cases import Arm, Case
 from .config import AS_IN_A_RUN
@@ -64,10 +61,7 @@ def built(case: Case, mesh: Mesh) -> Iterator[StepOf]:
 @contextmanager
 def _ours(case: Case, mesh: Mesh) -> Iterator[StepOf]:
     """Model, optimizer and schedule of a training run. An arm's method takes the place of the run's."""
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        run = build_run(parse_run_config([*case.command(Arm()), "--log-dir", folder]), mesh)
-        stack.callback(run.log.close)
+    with step_time.built_run(case.command(Arm()), mesh) as run:
         all_batches = _random_batches(case, mesh.device)
 
         def step_of(arm: Arm, microbatches: int | None) -> Step:
@@ -87,10 +81,10 @@ def _other(case: Case, device: torch.device) -> StepOf:
     """A model of others in a plain loop; it has one arm."""
     config, batches = _same_shape(case), _random_batches(case, device)
     if case.contender in _ACTIVATIONS:
-        model, loss_of = plain.hugging_face_model(config, device, _ACTIVATIONS[case.contender])
+        model, loss_of = step_time.hugging_face_model(config, device, _ACTIVATIONS[case.contender])
     else:
         model, loss_of = _plain_model(case, device)
-    step = plain.plain_loop(model, loss_of, bf16=True)
+    step = step_time.plain_loop(model, loss_of, bf16=True)
     return lambda arm, microbatches: partial(step, batches[:microbatches])
 
 
@@ -106,7 +100,7 @@ def _same_shape(case: Case) -> StepTimeConfig:
 def _random_batches(case: Case, device: torch.device) -> list[Batch]:
     """The microbatches of a step: random tokens, the same for every contender, each sample with an id of its own."""
     torch.manual_seed(_SEED)
-    batches = [plain.build_batch(_same_shape(case), device) for _ in range(case.num_microbatches)]
+    batches = [step_time.build_batch(_same_shape(case), device) for _ in range(case.num_microbatches)]
     first_ids = range(0, case.model.step_samples, case.micro_batch_size)
     return [
         replace(batch, sample_ids_B=batch.sample_ids_B + first) for first, batch in zip(first_ids, batches, strict=True)

@@ -8,19 +8,18 @@ The step of a dense row, or of another's model, is measured by itself.
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from common.meter import Meter, Work
 from torch.autograd import DeviceType
 
 from megatron.ltd.errors import RunStopped
 from megatron.ltd.layers.route import Route
-
-Step = Callable[[], object]
 
 ROUTING = (
     "draw of kept tokens",
@@ -29,17 +28,6 @@ ROUTING = (
 """What a routed layer adds to a dense one, by its name in a profile: the draw, and the operations of
 ``routing.gather_scatter``. Those of ``routing.split_sums`` contain two additions that a dense layer has as well."""
 _MOST_KERNELS = 20
-
-
-@dataclass
-class Timing:
-    """Lists have one entry for each measured round."""
-
-    seconds: list[float] = field(default_factory=list)
-    dense_seconds: list[float] = field(default_factory=list)
-    """Of the dense step of the same round; empty for a row without one"""
-    peak_bytes: int | None = None
-    """Most memory that was allocated during the row's steps, without what was there before the model; None on a CPU"""
 
 
 @dataclass(frozen=True)
@@ -52,73 +40,50 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Meter:
-    """Measures on one device. ``held_bytes`` were allocated before the model was built."""
+class ModelMeter(Meter):
+    """Measures one model. ``held_bytes`` were allocated before it was built."""
 
-    device: torch.device
     held_bytes: int = 0
 
     @classmethod
-    def on(cls, device: torch.device) -> Meter:
+    def on(cls, device: torch.device) -> ModelMeter:
         """A meter for a model that is not built yet; the memory of earlier ones is given back."""
-        if device.type != "cuda":
-            return cls(device)
-        gc.collect()
-        gc.collect()  # again: what compiled code held
-        torch.cuda.empty_cache()
-        return cls(device, torch.cuda.memory_allocated(device))
+        if device.type == "cuda":
+            gc.collect()
+            gc.collect()  # again: what compiled code held
+            torch.cuda.empty_cache()
+        return cls(device, held_bytes=Meter(device).allocated_bytes())
 
-    def measure(self, step: Step, dense: Step | None, *, warmup_rounds: int, rounds: int) -> Timing:
-        """Seconds and memory of ``step`` over the rounds."""
-        timing = Timing()
-        for number in range(warmup_rounds + rounds):
-            dense_seconds = None if dense is None else self._seconds(dense)
-            self._forget_peak()
-            seconds, peak = self._seconds(step), self._peak_bytes()
-            if number < warmup_rounds:
-                continue
-            timing.seconds.append(seconds)
-            timing.dense_seconds += [] if dense_seconds is None else [dense_seconds]
-            if peak is not None:
-                timing.peak_bytes = max(peak, timing.peak_bytes or 0)
-        return timing
+    def measure(self, step: Work, dense: Work | None, *, warmup_rounds: int, rounds: int) -> dict[str, Any]:
+        """Seconds and memory of ``step`` over the rounds, as fields of a ``record.Row``."""
+        all_seconds, all_dense_seconds, peaks = [], [], []
+        for _ in range(warmup_rounds + rounds):
+            all_dense_seconds += [] if dense is None else [self.seconds(dense)]
+            seconds, peak = self.seconds_and_peak(step)
+            all_seconds.append(seconds)
+            peaks += [] if peak is None else [peak - self.held_bytes]
+        return {
+            "seconds": all_seconds[warmup_rounds:],
+            "dense_seconds": all_dense_seconds[warmup_rounds:],
+            "peak_bytes": max(peaks[warmup_rounds:], default=None),
+        }
 
-    def profile(self, step: Step) -> Profile:
+    def profile(self, step: Work) -> Profile:
         """Profile one step."""
         with _named_draw(), torch.profiler.profile() as profiler:
             step()
-            self._wait()
+            self.wait()
         return summarize(profiler.key_averages(), on_gpu=self.device.type == "cuda")
 
     def check(self, after: str) -> None:
         """Raise ``RunStopped`` if the GPU no longer answers."""
         try:
-            self._wait()
+            self.wait()
         except RuntimeError as error:
             raise RunStopped(
                 f"the GPU does not answer after {after} ({first_line(error)}); the same command "
                 "goes on with the next row"
             ) from None
-
-    def _seconds(self, work: Step) -> float:
-        self._wait()
-        started = time.perf_counter()
-        work()
-        self._wait()
-        return time.perf_counter() - started
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def _forget_peak(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-
-    def _peak_bytes(self) -> int | None:
-        if self.device.type != "cuda":
-            return None
-        return torch.cuda.max_memory_allocated(self.device) - self.held_bytes
 
 
 def summarize(events: Iterable[Any], *, on_gpu: bool) -> Profile:
@@ -152,8 +117,5 @@ def _named_draw() -> Iterator[None]:
         with torch.profiler.record_function(ROUTING[0]):
             return draw(self, *place)
 
-    Route._draw = named  # type: ignore[method-assign]
-    try:
+    with patch.object(Route, "_draw", named):
         yield
-    finally:
-        Route._draw = draw  # type: ignore[method-assign]

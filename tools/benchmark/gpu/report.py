@@ -14,9 +14,9 @@ from functools import partial
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from common.estimate import markdown_table
 from common.page import facts
 
+from megatron.ltd.format import markdown_table
 from megatron.ltd.training.throughput import Throughput
 
 from .cases import BLOCK_SIZES, KEPT_PARTS, Model
@@ -115,14 +115,14 @@ def _of_peak(found: Figures, peak_tflops: float | None) -> str:
 def page(record: Record) -> str:
     """All rows as Markdown."""
     peak, tiny = record.settings["peak_tflops"], record.settings["tiny"]
-    lines = ["# Training on a GPU: measured", "", *facts(record.about | _terms(record))]
+    lines = ["# Training on a GPU: measured", "", facts(record.about | _terms(record))]
     lines += ["", "Tiny models: these figures say only that the program works."] if tiny else []
     found = figures(record.rows.values())
     for name in SHAPES:
         table = [_cells(each, peak) for each in found if each.row.model == name]
         if table:
-            lines += ["", f"## GPT-3 {name.upper()}", "", *markdown_table(_HEADER, table)]
-    lines += ["", "## Goals", "", *markdown_table(["", "goal", "measured"], list(_goals(record, found)))]
+            lines += ["", f"## GPT-3 {name.upper()}", "", markdown_table(table, _HEADER)]
+    lines += ["", "## Goals", "", markdown_table(_goals(record, found), ["", "goal", "measured"])]
     failed = [row for row in record.rows.values() if row.failed]
     if failed:
         lines += ["", "## Failed", "", *(f"- {row_line(row, None)}" for row in failed)]

@@ -29,7 +29,7 @@ from megatron.ltd.training.throughput import published_peak
 from . import contenders
 from .cases import Arm, Case, cases, check_run_flags
 from .config import AS_IN_A_RUN, CONTENDERS, OURS, GpuConfig
-from .measure import Meter, first_line
+from .measure import ModelMeter, first_line
 from .record import Record, Row
 from .report import page, row_line
 
@@ -84,7 +84,7 @@ class _Turn:
         self._case, self._config, self._mesh, self._record = case, config, mesh, record
         self._held = ExitStack()
         self._step_of: contenders.StepOf | None = None
-        self._meter = Meter(mesh.device)
+        self._meter = ModelMeter(mesh.device)
 
     def run(self) -> Row:
         """Measure the missing rows, and return the first one."""
@@ -118,15 +118,14 @@ class _Turn:
 
     def _measured(self, arm: Arm, row: Row) -> Row:
         if self._step_of is None:
-            self._meter = Meter.on(self._mesh.device)
+            self._meter = ModelMeter.on(self._mesh.device)
             self._step_of = self._held.enter_context(contenders.built(self._case, self._mesh))
         step = self._step_of(arm, None)
         # Graphs of a number of tokens replace those of another, and would be captured in every round.
         alone = arm == Arm() or self._case.contender not in OURS
         beside = None if alone else self._step_of(Arm(), None)
         rounds = {"warmup_rounds": self._config.warmup_rounds, "rounds": self._config.rounds}
-        timing = self._meter.measure(step, beside, **rounds)
-        row = replace(row, **asdict(timing))
+        row = replace(row, **self._meter.measure(step, beside, **rounds))
         if self._case.contender not in AS_IN_A_RUN or self._case.visit > 1:
             return row
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.page import check_clock
+from common.page import CLOCKS, check_clock
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import Settings, flag
@@ -37,7 +37,7 @@ class StepTimeConfig(Settings):
     threads: int | None = flag(None, help="CPU threads (default: torch's, one per core)")
     clock: str = flag(
         "wall",
-        choices=("wall", "cpu"),
+        choices=tuple(CLOCKS),
         help="cpu: CPU time of the process, for a busy machine; needs --threads 1, because waiting threads count too",
     )
     device: str = flag("auto", choices=("auto", "cuda", "cpu"), help="where to compute")

@@ -17,86 +17,59 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.data.batch import Batch
 from megatron.ltd.errors import UserError
-from megatron.ltd.layers import route
-from megatron.ltd.methods.base import Dense, Method, ModelFacts, Samples
-from megatron.ltd.methods.layer_drop.method import LayerDrop, LayerDropConfig
-from megatron.ltd.methods.random_ltd.method import RandomLTD, RandomLTDConfig
-from megatron.ltd.methods.token_bypass.method import TokenBypass, TokenBypassConfig
-from megatron.ltd.models.config import ModelConfig
-from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
-from megatron.ltd.models.gpt import build_chunks
-from megatron.ltd.models.transformer import transformer_config
-from megatron.ltd.parallel.config import ParallelConfig
+from megatron.ltd.layers.route import Route
+from megatron.ltd.methods.base import Method, Samples
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan.config import OptimizerConfig
 from megatron.ltd.routing.gather_scatter import merge_tokens, split_tokens
 from megatron.ltd.schedules.step_plan import StepPlan
 from megatron.ltd.training.adam import FusedAdam
-from megatron.ltd.training.objective import CausalLM
-from megatron.ltd.training.optimizer import build_optimizer, wrap_chunks
-from megatron.ltd.training.step import Stepper
+from megatron.ltd.training.build import build_run
+from megatron.ltd.training.run import Run
 
 from .config import StepTimeConfig
 
 OPTIMIZER = OptimizerConfig(lr=1e-4)
 
 
-def model_config(config: StepTimeConfig) -> ModelConfig:
-    """The configuration of our GPT-2 of this shape."""
-    return ModelConfig(
-        num_layers=config.num_layers,
-        hidden_size=config.hidden_size,
-        num_attention_heads=config.num_attention_heads,
-        seq_length=config.seq_length,
-        attention_dropout=0.0,
-        hidden_dropout=0.0,
-        openai_gelu=True,
-        transformer_impl=config.transformer_impl,
+def flags_of(config: StepTimeConfig) -> list[str]:
+    """The flags of a dense run of our GPT-2 of this shape, on made-up tokens."""
+    words = (
+        f"--num-layers {config.num_layers} --hidden-size {config.hidden_size} "
+        f"--num-attention-heads {config.num_attention_heads} --seq-length {config.seq_length} "
+        f"--micro-batch-size {config.micro_batch_size} --attention-dropout 0 --hidden-dropout 0 --openai-gelu "
+        f"--transformer-impl {config.transformer_impl} --device {config.device} --seed {config.seed} --train-iters 1 "
+        f"--lr {OPTIMIZER.lr} --eval-iters 0 --mock-data --tokenizer-type NullTokenizer --vocab-size "
+        f"{config.vocab_size} --make-vocab-size-divisible-by 1 --no-progress"
     )
+    return [*words.split(), *(["--bf16"] if config.bf16 else [])]
 
 
-def facts_of(config: StepTimeConfig) -> ModelFacts:
-    """The facts about the model that methods need."""
-    return ModelFacts(config.num_layers, config.seq_length, config.seed)
+def build_method(config: StepTimeConfig, flags: str) -> Method:
+    """The method that these further flags turn on."""
+    return parse_run_config([*flags_of(config), *flags.split()]).build_method()
 
 
-def build_layer_drop(config: StepTimeConfig, executed_layers: int) -> LayerDrop:
+def build_random_ltd(config: StepTimeConfig, kept_tokens: int, block_size: int) -> Method:
+    """random-LTD on all layers but the first and the last, with a constant number of kept tokens."""
+    schedule = f"--ltd-schedule constant --ltd-min-kept-tokens {kept_tokens}"
+    return build_method(config, f"--random-ltd {schedule} --ltd-block-size {block_size}")
+
+
+def build_layer_drop(config: StepTimeConfig, executed_layers: int) -> Method:
     """Layer dropping that runs ``executed_layers`` layers on average, each with the same probability."""
-    flags = LayerDropConfig(
-        layer_drop=True, layer_drop_theta=executed_layers / config.num_layers, layer_drop_gamma=0.0,
-        layer_drop_direction="rising", layer_drop_by_depth="uniform",
-    )  # fmt: skip
-    return LayerDrop.build(flags, facts_of(config))
-
-
-def build_token_bypass(config: StepTimeConfig) -> TokenBypass:
-    """TokenBypass as in its paper: half of the tokens are kept, by importance."""
-    flags = TokenBypassConfig(token_bypass=True, token_bypass_kept_tokens=config.seq_length // 2)
-    return TokenBypass.build(flags, facts_of(config))
-
-
-def build_random_ltd(config: StepTimeConfig, block_size: int) -> Method:
-    """random-LTD on all layers but the first and the last; its schedule is not used."""
-    flags = RandomLTDConfig(
-        random_ltd=True, ltd_min_kept_tokens=config.seq_length, ltd_growth_steps=1, ltd_granularity=block_size,
-        ltd_block_size=block_size,
-    )  # fmt: skip
-    return RandomLTD.build(flags, facts_of(config))
-
-
-def plan_of(config: StepTimeConfig, kept_tokens: int) -> StepPlan:
-    """The plan of a step whose middle layers keep ``kept_tokens`` tokens; the step is dense if these are all tokens."""
-    middle = (kept_tokens,) * (config.num_layers - 2)
-    kept = (config.seq_length, *middle, config.seq_length)
-    return StepPlan(config.seq_length, kept, (1.0,) * config.num_layers)
+    schedule = f"--layer-drop-theta {executed_layers / config.num_layers} --layer-drop-gamma 0"
+    return build_method(config, f"--layer-drop {schedule} --layer-drop-direction rising --layer-drop-by-depth uniform")
 
 
 def build_batch(config: StepTimeConfig, device: torch.device) -> Batch:
@@ -112,41 +85,36 @@ def build_batch(config: StepTimeConfig, device: torch.device) -> Batch:
     )
 
 
-def build_ours(config: StepTimeConfig, batch: Batch, mesh: Mesh) -> Callable[..., float]:
-    """A function that performs one optimizer step of our GPT and returns the loss. Each call uses new sample ids.
+@contextlib.contextmanager
+def built_run(flags: Sequence[str], mesh: Mesh) -> Iterator[Run]:
+    """The parts of a training run with these flags, whose log is in a temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = build_run(parse_run_config([*flags, "--log-dir", folder]), mesh)
+        with contextlib.closing(run.log):
+            yield run
 
-    Its arguments are a plan, the method of the plan, and the number of layers to run: if the method varies it from step
+
+def ours(run: Run, batch: Batch, method: Method, executed_layers: int | None = None) -> Callable[[], float]:
+    """A function that performs one optimizer step of ``run``'s model with ``method``, and returns the loss.
+
+    Each call uses new sample ids. ``executed_layers`` is the number of layers to run: if the method varies it from step
     to step, the next step with this number is used.
     """
-    route.install()
-    model, parallel, precision = model_config(config), ParallelConfig(), PrecisionConfig(bf16=config.bf16)
-    core_config = transformer_config(model, parallel, precision, RecomputeConfig(), mesh)
-    wrapped = wrap_chunks(
-        build_chunks(model, core_config, config.vocab_size, mesh, seed=config.seed), parallel, precision
+    plan, learned_V = method.plan(0), method.initial_state(run.workload.num_token_ids)
+    if learned_V is not None:
+        learned_V = learned_V.to(batch.tokens_BS.device)
+    steps = (
+        number
+        for number in itertools.count()
+        if executed_layers is None or _depth(method, plan, number) == executed_layers
     )
-    stepper = Stepper(
-        wrapped,
-        build_optimizer(wrapped, OPTIMIZER, precision, parallel),
-        dense := Dense(facts_of(config)),
-        mesh,
-        CausalLM(),
-        seed=config.seed,
-        micro_batch_size=config.micro_batch_size,
-        seq_length=config.seq_length,
-    )
-    num_steps = 0
-    learned_V = torch.full((config.vocab_size,), 10.0, dtype=torch.float64, device=batch.tokens_BS.device)
 
-    def step(plan: StepPlan, method: Method = dense, executed_layers: int | None = None) -> float:
-        nonlocal num_steps
-        stepper.method = method
-        if executed_layers is not None:
-            num_steps = next(n for n in itertools.count(num_steps) if _depth(method, plan, n) == executed_layers)
-        sample_ids_B = batch.sample_ids_B + num_steps * config.micro_batch_size
+    def step() -> float:
+        number = next(steps)
+        run.stepper.method = method
+        sample_ids_B = batch.sample_ids_B + number * batch.sample_ids_B.numel()
         microbatch = dataclasses.replace(batch, sample_ids_B=sample_ids_B, whole_tokens_BS=batch.tokens_BS)
-        result = stepper.train(iter([microbatch]), plan, num_steps, 1, learned_V if method.observes else None)
-        num_steps += 1
-        return result.loss
+        return run.stepper.train(iter([microbatch]), plan, number, 1, learned_V).loss
 
     return step
 
@@ -234,7 +202,7 @@ def plain_loop(model: torch.nn.Module, loss_of: Loss, *, bf16: bool) -> Callable
     return step
 
 
-def build_routing(config: StepTimeConfig, batch: Batch) -> Callable[[Method, int], Tensor]:
+def build_routing(config: StepTimeConfig, batch: Batch) -> Callable[[Method], Tensor]:
     """A function that performs only the sampling, gather and scatter of a method's step, forward and backward.
 
     It covers all routed layers, but the layers compute nothing: they return their inputs.
@@ -244,9 +212,9 @@ def build_routing(config: StepTimeConfig, batch: Batch) -> Callable[[Method, int
     hidden_SBH = torch.randn(size, device=batch.tokens_BS.device, dtype=dtype, requires_grad=True)
     grad_SBH = torch.randn_like(hidden_SBH)
 
-    def route_all(method: Method, kept_tokens: int) -> Tensor:
+    def route_all(method: Method) -> Tensor:
         flowing_SBH: Tensor = hidden_SBH
-        drawn = route.Route(plan_of(config, kept_tokens), method, Samples(batch.sample_ids_B))
+        drawn = Route(method.plan(0), method, Samples(batch.sample_ids_B))
         for layer_number in range(2, config.num_layers):
             kept = drawn.kept_tokens(layer_number)
             part_KBH, rest_SBH = split_tokens(flowing_SBH, kept.rows)
@@ -254,11 +222,3 @@ def build_routing(config: StepTimeConfig, batch: Batch) -> Callable[[Method, int
         return torch.autograd.grad(flowing_SBH, hidden_SBH, grad_SBH)[0]
 
     return route_all
-
-
-def build_probe(config: StepTimeConfig, device: torch.device) -> tuple[Callable[[], Tensor], int]:
-    """A large matrix product in the dtype of the step, and its FLOPs; its rate is the upper limit for a step."""
-    size = 8192 if device.type == "cuda" else 2048
-    dtype = torch.bfloat16 if config.bf16 else torch.float32
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return lambda: left @ right, 2 * size**3

@@ -9,13 +9,17 @@ Seconds are the median, minimum and maximum over rounds.
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 
 import torch
+from common.meter import Meter, Work
+from common.page import CLOCKS
 
+from megatron.ltd.methods.base import Method
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh, initialize
 from megatron.ltd.plan.accounting import head_flops, step_flops
@@ -57,101 +61,74 @@ def measure(config: StepTimeConfig) -> Measurement:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     try:
-        with initialize(ParallelConfig(device=config.device)) as mesh:
-            return _Rounds(config, mesh.device, _build(config, mesh)).run()
+        with initialize(ParallelConfig(device=config.device)) as mesh, _built(config, mesh) as variants:
+            return _rounds(config, Meter(mesh.device, CLOCKS[config.clock]), variants)
     finally:
         torch.set_num_threads(threads_before)
 
 
-def _build(config: StepTimeConfig, mesh: Mesh) -> list[Variant]:
+@contextmanager
+def _built(config: StepTimeConfig, mesh: Mesh) -> Iterator[list[Variant]]:
     """The variants in the order of the table."""
     from . import contenders
-    from .contenders import build_batch, build_hugging_face, build_ours, build_routing, model_config, plan_of
 
-    shape = model_config(config).shape(config.vocab_size)
     torch.manual_seed(config.seed)
-    batch = build_batch(config, mesh.device)
-    ours = build_ours(config, batch, mesh)
+    batch = contenders.build_batch(config, mesh.device)
+    with contenders.built_run(contenders.flags_of(config), mesh) as run:
+        shape, routing = run.workload.shape, contenders.build_routing(config, batch)
 
-    routing = build_routing(config, batch)
+        def ours(name: str, method: Method, flops: int | None = None, executed_layers: int | None = None) -> Variant:
+            computed = step_flops(shape, method.plan(0), config.micro_batch_size) if flops is None else flops
+            return Variant(name, contenders.ours(run, batch, method, executed_layers), computed)
 
-    def dropping(kept_tokens: int, block_size: int) -> Variant:
-        plan, method = plan_of(config, kept_tokens), contenders.build_random_ltd(config, block_size)
-        flops = step_flops(shape, plan, config.micro_batch_size)
-        step, route_all = partial(ours, plan, method), partial(routing, method, kept_tokens)
-        return Variant(f"{method.name}, K = {kept_tokens}", step, flops, route_all)
-
-    dense = plan_of(config, config.seq_length)
-    variants = [Variant(DENSE, lambda: ours(dense), step_flops(shape, dense, config.micro_batch_size))]
-    variants += [dropping(kept, size) for kept in config.measured_kept_tokens for size in config.block_sizes]
-    if config.token_bypass:
-        bypass = contenders.build_token_bypass(config)
-        flops = step_flops(shape, bypass.plan(0), config.micro_batch_size)
-        variants.append(
-            Variant(f"TokenBypass, K = {config.seq_length // 2}", lambda: ours(bypass.plan(0), bypass), flops)
-        )
-    for executed_layers in config.executed_layers:
-        drop = contenders.build_layer_drop(config, executed_layers)
-        step = partial(ours, drop.plan(0), drop, executed_layers)
-        all_run = variants[0].flops - 3 * config.micro_batch_size * head_flops(shape)
-        flops = variants[0].flops - all_run * (config.num_layers - executed_layers) // config.num_layers
-        variants.append(Variant(f"layer dropping, {executed_layers} of {config.num_layers} layers", step, flops))
-    for name, activation in HUGGING_FACE.items():
-        variants.append(Variant(name, build_hugging_face(config, batch, activation), variants[0].flops))
-    return variants
+        variants = [ours(DENSE, run.method)]
+        for kept, size in product(config.measured_kept_tokens, config.block_sizes):
+            method = contenders.build_random_ltd(config, kept, size)
+            variants.append(ours(f"{method.name}, K = {kept}", method))
+            variants[-1].routing = partial(routing, method)
+        if config.token_bypass:
+            kept = config.seq_length // 2
+            method = contenders.build_method(config, f"--token-bypass --token-bypass-kept-tokens {kept}")
+            variants.append(ours(f"TokenBypass, K = {kept}", method))
+        for layers in config.executed_layers:
+            all_layers = variants[0].flops - 3 * config.micro_batch_size * head_flops(shape)
+            flops = variants[0].flops - all_layers * (config.num_layers - layers) // config.num_layers
+            name = f"layer dropping, {layers} of {config.num_layers} layers"
+            variants.append(ours(name, contenders.build_layer_drop(config, layers), flops, layers))
+        for name, activation in HUGGING_FACE.items():
+            variants.append(Variant(name, contenders.build_hugging_face(config, batch, activation), variants[0].flops))
+        yield variants
 
 
-@dataclass(frozen=True)
-class _Rounds:
-    """Runs the rounds on one device."""
-
-    config: StepTimeConfig
-    device: torch.device
-    variants: list[Variant]
-
-    def run(self) -> Measurement:
-        from .contenders import build_probe
-
-        probe, probe_flops = build_probe(self.config, self.device)
-        rates = []
-        total = self.config.warmup_rounds + self.config.rounds
-        for number in range(1, total + 1):
-            counted = number > self.config.warmup_rounds
-            rate = probe_flops / min(self._seconds(probe) for _ in range(_PROBES_A_ROUND))
-            for variant in self.variants:
-                self._take_turn(variant, counted)
-            if counted:
-                rates.append(rate)
-            self._say(number, total, counted)
-        return Measurement(self.variants, rates)
-
-    def _take_turn(self, variant: Variant, counted: bool) -> None:
-        on_gpu = self.device.type == "cuda"
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats(self.device)
-            held_bytes = torch.cuda.memory_allocated(self.device)
-        seconds = self._seconds(variant.step)
-        if on_gpu:
-            variant.peak_bytes = max(variant.peak_bytes, torch.cuda.max_memory_allocated(self.device) - held_bytes)
-        routing_seconds = [] if variant.routing is None else [self._seconds(variant.routing)]
+def _rounds(config: StepTimeConfig, meter: Meter, variants: list[Variant]) -> Measurement:
+    probe, probe_flops = build_probe(config, meter.device)
+    rates = []
+    total = config.warmup_rounds + config.rounds
+    for number in range(1, total + 1):
+        counted = number > config.warmup_rounds
+        rate = probe_flops / min(meter.seconds(probe) for _ in range(_PROBES_A_ROUND))
+        for variant in variants:
+            _take_turn(variant, meter, counted)
         if counted:
-            variant.seconds.append(seconds)
-            variant.routing_seconds += routing_seconds
+            rates.append(rate)
+            said = ", ".join(f"{variant.name} {variant.seconds[-1]:.3f} s" for variant in variants)
+        print(f"round {number} of {total}: {said if counted else 'warm-up'}", file=sys.stderr, flush=True)
+    return Measurement(variants, rates)
 
-    def _seconds(self, work: Callable[[], object]) -> float:
-        """The seconds of ``work`` on the chosen clock, including its queued work on a GPU."""
-        clock = time.process_time if self.config.clock == "cpu" else time.perf_counter
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        started = clock()
-        work()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return clock() - started
 
-    def _say(self, number: int, total: int, counted: bool) -> None:
-        if not counted:
-            print(f"round {number} of {total}: warm-up", file=sys.stderr, flush=True)
-            return
-        steps = ", ".join(f"{variant.name} {variant.seconds[-1]:.3f} s" for variant in self.variants)
-        print(f"round {number} of {total}: {steps}", file=sys.stderr, flush=True)
+def build_probe(config: StepTimeConfig, device: torch.device) -> tuple[Work, int]:
+    """A large matrix product in the dtype of the step, and its FLOPs; its rate is the upper limit for a step."""
+    size = 8192 if device.type == "cuda" else 2048
+    dtype = torch.bfloat16 if config.bf16 else torch.float32
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return lambda: left @ right, 2 * size**3
+
+
+def _take_turn(variant: Variant, meter: Meter, counted: bool) -> None:
+    held_bytes = meter.allocated_bytes()
+    seconds, peak_bytes = meter.seconds_and_peak(variant.step)
+    variant.peak_bytes = max(variant.peak_bytes, (peak_bytes or held_bytes) - held_bytes)
+    routing_seconds = [] if variant.routing is None else [meter.seconds(variant.routing)]
+    if counted:
+        variant.seconds.append(seconds)
+        variant.routing_seconds += routing_seconds

@@ -16,6 +16,7 @@ from evidence.summary import by_setting
 from tests.support_tasks import write_task_data
 from tests.unit.tools.common.made_up import book
 from tests.unit.tools.evidence.made_up import dense, dense_loss, record
+from tests.unit.tools.tables import table_rows
 from tests.warm.start import warm_python
 
 TOY_PLAN = """\
@@ -39,16 +40,8 @@ def test_a_quick_run_from_books_to_page(repository: Path, tmp_path: Path, books:
     """Each run gets a record, then a page and a figure are written; runs with a record are not repeated."""
     plan = tmp_path / "plan.yaml"
     plan.write_text(TOY_PLAN)
-    command = [warm_python(), str(repository / "tools/benchmark/evidence.py"), "--quick", "--data", str(books)]
-    command += ["--plan", str(plan), "--work-dir", str(tmp_path / "work")]
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-
-    def run(*more: str, status: int = 0) -> str:
-        done = subprocess.run([*command, *more], env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == status, done.stderr
-        return done.stdout if status == 0 else done.stderr
-
-    said = run("--part", "A")
+    flags = ("--quick", "--data", books, "--plan", plan, "--work-dir", tmp_path / "work")
+    said = run(repository, "evidence.py", *flags, "--part", "A")
     assert said.count("finished ") == 5
     records = read_records(tmp_path / "work/evidence.jsonl")
     by_arm = {record.arm: record for record in records.values()}
@@ -59,17 +52,26 @@ def test_a_quick_run_from_books_to_page(repository: Path, tmp_path: Path, books:
     assert f"| blocks16 | 0.003 | 1 | {by_arm['blocks16'].loss:.4f} |" in page and "5 of 5 planned runs" in page
     assert (tmp_path / "work/evidence.png").read_bytes().startswith(b"\x89PNG")
 
-    said = run("--part", "A", "--report-only")
+    said = run(repository, "evidence.py", *flags, "--part", "A", "--report-only")
     assert "finished " not in said and read_records(tmp_path / "work/evidence.jsonl") == records
-    refusal = run("--part", "Z", status=2)
+    refusal = run(repository, "evidence.py", *flags, "--part", "Z", status=2)
     assert "--part Z: the plan has no such part; give some of A C" in refusal and refusal.count("\n") == 1
 
     assert "--work-dir" in downstream(repository, tmp_path, plan, "--setting", "s1024", status=2)
     page = downstream(repository, tmp_path, plan, "--setting", "s256", "--limit", "2")
-    scored = {line.split(" | ")[0].lstrip("| "): line.rstrip(" |").split(" | ") for line in page.splitlines()}
+    scored = {row[0]: row for row in table_rows(page)}
     assert scored["dense"][1:3] == ["1", f"{by_arm['dense'].loss:.4f}"] and len(scored["dense"]) == 6
     assert scored["single"][1] == f"{by_arm['single'].loss - by_arm['dense'].loss:+.4f}"  # of the later table
     assert page.count("It was a dark evening") == 3 and "| guessing |  |  |  | 0% | 50% |" in page
+
+
+def run(repository: Path, script: str, *flags: object, status: int = 0) -> str:
+    """What a benchmark prints that ends with ``status``."""
+    command = [warm_python(), repository / "tools/benchmark" / script, *flags]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stdout if status == 0 else done.stderr
 
 
 def downstream(repository: Path, folder: Path, plan: Path, *more: object, status: int = 0) -> str:
@@ -77,12 +79,9 @@ def downstream(repository: Path, folder: Path, plan: Path, *more: object, status
     plan.write_text("- {part: A, setting: s256, arms: [dense, single], seeds: [1]}")
     if not (folder / "tasks").exists():
         write_task_data(folder / "tasks")
-    command = [warm_python(), repository / "tools/benchmark/downstream.py", "--plan", plan, "--new-tokens", "4"]
-    command += ["--work-dir", folder / "work", "--records", folder / "work/evidence.jsonl"]
-    command += ["--task-data", folder / "tasks", "--tasks", "lambada_openai", "boolq", *more]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
-    assert done.returncode == status, done.stderr
-    return done.stdout if status == 0 else done.stderr
+    flags = ["--plan", plan, "--new-tokens", "4", "--work-dir", folder / "work"]
+    flags += ["--records", folder / "work/evidence.jsonl", "--task-data", folder / "tasks"]
+    return run(repository, "downstream.py", *flags, "--tasks", "lambada_openai", "boolq", *more, status=status)
 
 
 def test_the_page_says_which_methods_pay_off_and_how_certain_that_is() -> None:
@@ -93,8 +92,8 @@ def test_the_page_says_which_methods_pay_off_and_how_certain_that_is() -> None:
         records.append(record("single", seed, dense_loss(0.7, seed) - noise, cost=0.8))
         records.append(record("constant", seed, dense_loss(0.8, seed) + 40 * noise, cost=0.8))
     page = to_markdown(by_setting(records), records, "Read.", Path("evidence.png"), 12)
-    rows = {line.split(" | ")[0].lstrip("| "): line.rstrip(" |").split(" | ")[-1] for line in page.splitlines()}
-    assert rows["blocks16"] == "yes" and rows["single"] == "no" and rows["constant"].endswith("within the noise")
+    pays = {row[0]: row[-1] for row in table_rows(page)}
+    assert pays["blocks16"] == "yes" and pays["single"] == "no" and pays["constant"].endswith("within the noise")
     assert "| blocks16 - single | -0.1527 ± 0.0012 | < 0.0001 |" in page
 
 

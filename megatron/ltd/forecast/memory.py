@@ -10,6 +10,7 @@ P parameters of the process, e bytes of a weight (4 in fp32, 2 in bf16 and fp16)
                   1F1B: min(microbatches, stages - stage); a recomputed layer stores only its input (``peak``)
     at work       added at the peak: logits, loss and their gradients; or a recomputed layer and its gradients; or
                   the gradient of the embedding
+    graphs        with --cuda-graph-impl: what the graphs of layers hold besides the activations (``graphs``)
 
 The peak is taken over the stages of the plan: memory grows with the kept tokens, and a run that ends dense needs as
 much as a dense run. Layer dropping does not reduce the peak: a microbatch may run all layers.
@@ -30,6 +31,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from megatron.ltd.forecast.activations import Numbers, Share, layer_bytes, norm_copies
+from megatron.ltd.forecast.graphs import graph_bytes
 from megatron.ltd.forecast.layout import Layout
 from megatron.ltd.forecast.peak import StoredLayer, walk_back
 from megatron.ltd.plan.run_plan import RunPlan
@@ -99,9 +101,25 @@ class _Stage:
 
     def memory(self, steps: list[StepPlan]) -> StageMemory:
         """Its memory in the step with the highest peak."""
-        kept, peak = max((self._activations(step) for step in steps), key=lambda held: held[1])
-        layers = tuple(self.layout.layers_of(self.number))
-        return StageMemory(self.number + 1, layers, {**self._states(), "activations": kept, "at work": peak - kept})
+        parts = max((self._of_step(step) for step in steps), key=lambda parts: sum(parts.values()))
+        return StageMemory(self.number + 1, tuple(self.layout.layers_of(self.number)), {**self._states(), **parts})
+
+    def _of_step(self, step: StepPlan) -> dict[str, int]:
+        """What depends on the kept tokens."""
+        kept, peak = self._activations(step)
+        parts = {"activations": kept, "at work": peak - kept}
+        if self.config.model.cuda_graph_impl != "none":
+            parts["graphs"] = self._graphs(step)
+        return parts
+
+    def _graphs(self, step: StepPlan) -> int:
+        """Of all layers that have graphs, which entry layers do not."""
+        num_weights = self.sizes.parameters.layer.on_process(self._share.tensor)
+        return sum(
+            graph_bytes(self.sizes.shape, self._numbers, self._share, step.kept_tokens[number - 1], num_weights)
+            for number in self.layout.layers_of(self.number)
+            if number not in step.entry_layers
+        )
 
     @property
     def _is_first(self) -> bool:

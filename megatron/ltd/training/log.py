@@ -18,7 +18,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from megatron.ltd.machine import fix_of, is_read_only
 from megatron.ltd.small_files import write_whole
 from megatron.ltd.training.config import LoggingConfig
 from megatron.ltd.training.throughput import Throughput
-from megatron.ltd.training.writers import import_mlflow, import_wandb, open_mlflow, open_tensorboard, open_wandb
+from megatron.ltd.training.writers import imported, open_mlflow, open_tensorboard, open_wandb
 
 _LONGEST_LINE_BYTES = 1 << 20
 
@@ -84,13 +84,14 @@ class RunLog:
             return
         if config.tensorboard_dir is not None:
             self._tensorboard = open_tensorboard(config.tensorboard_dir, first_step)
-        wandb = import_wandb(config) if config.wandb_project is not None else None
-        mlflow = import_mlflow(config) if config.mlflow_experiment is not None else None
+        modules: dict[Callable[..., Any], Any] = {}  # imported before the log is opened
+        if config.wandb_project is not None:
+            modules[open_wandb] = imported("wandb", f"--wandb-project {config.wandb_project}", "wandb")
+        if config.mlflow_experiment is not None:
+            flag = f"--mlflow-experiment {config.mlflow_experiment}"
+            modules[open_mlflow] = imported("mlflow", flag, "mlflow or mlflow-skinny", "mlflow")
         self._metrics = _open_metrics(folder)
-        if wandb is not None:
-            self._services.append(open_wandb(wandb, config, folder, settings))
-        if mlflow is not None:
-            self._services.append(open_mlflow(mlflow, config, folder, settings))
+        self._services = [open_service(module, config, folder, settings) for open_service, module in modules.items()]
         if config.progress and sys.stderr.isatty():
             from tqdm import tqdm
 

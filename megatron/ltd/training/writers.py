@@ -22,36 +22,21 @@ _LONGEST_PARAM = 500
 """Characters of a value that every version of MLflow stores."""
 
 
-def open_tensorboard(folder: str, first_step: int) -> Any:
-    """TensorBoard's writer for the steps after ``first_step``. Raises ``UserError`` if it cannot be opened."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(
-            f'--tensorboard-dir {folder}: needs the package tensorboard; run pip install "megatron-ltd[logging]", or '
-            "remove the flag"
-        ) from None
-    with writes_to(f"--tensorboard-dir {folder}", "choose a folder that you can write to"):
-        return SummaryWriter(log_dir=folder, purge_step=first_step + 1 if first_step else 0)
-
-
-def import_wandb(config: LoggingConfig) -> Any:
-    """The module ``wandb``. Raises ``UserError`` if it is not installed."""
-    return _imported("wandb", f"--wandb-project {config.wandb_project}", "wandb", "logging")
-
-
-def import_mlflow(config: LoggingConfig) -> Any:
-    """The module ``mlflow``. Raises ``UserError`` if it is not installed."""
-    return _imported("mlflow", f"--mlflow-experiment {config.mlflow_experiment}", "mlflow or mlflow-skinny", "mlflow")
-
-
-def _imported(module: str, flag: str, packages: str, extra: str) -> Any:
+def imported(module: str, flag: str, packages: str, extra: str = "logging") -> Any:
+    """The module of a service, which ``packages`` bring. Raises ``UserError`` that names ``flag`` if there is none."""
     try:
         return importlib.import_module(module)
     except ImportError:
         raise UserError(
             f'{flag}: needs the package {packages}; run pip install "megatron-ltd[{extra}]", or remove the flag'
         ) from None
+
+
+def open_tensorboard(folder: str, first_step: int) -> Any:
+    """TensorBoard's writer for the steps after ``first_step``. Raises ``UserError`` if it cannot be opened."""
+    tensorboard = imported("torch.utils.tensorboard", f"--tensorboard-dir {folder}", "tensorboard")
+    with writes_to(f"--tensorboard-dir {folder}", "choose a folder that you can write to"):
+        return tensorboard.SummaryWriter(log_dir=folder, purge_step=first_step + 1 if first_step else 0)
 
 
 def open_wandb(wandb: Any, config: LoggingConfig, folder: Path, settings: Mapping[str, Any]) -> Any:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,8 @@ import pytest
 import torch
 
 from megatron.ltd.errors import UserError
-from megatron.ltd.training.build import build_run
 from megatron.ltd.training.loop import evaluate
-from megatron.ltd.training.run import Run
-from tests.support import assert_differs, parse, pretrain, small_sentences, world
+from tests.support import Finished, assert_differs, built, parse, pretrain, small_sentences
 from tests.support_errors import refused
 
 MODEL = "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32".split()
@@ -50,29 +46,30 @@ def command(folder: Path, pretraining: list[str]) -> list[str]:
     return ["finetune_bert_ltd.py", *data, *words, *MODEL, *STEPS]
 
 
-@contextmanager
-def built(command: list[str], folder: Path) -> Iterator[Run]:
-    with world() as mesh:
-        run = build_run(parse([*command, "--device", "cpu", "--log-dir", str(folder / "log")]), mesh)
-        try:
-            yield run
-        finally:
-            run.log.close()
+@pytest.fixture(scope="module")
+def pretrained(pretraining: list[str], folder: Path) -> Finished:
+    return pretrain(pretraining, folder / "pretrained")
 
 
-def weights(run: Run) -> dict[str, torch.Tensor]:
-    return {name: weight.detach().clone() for name, weight in run.state.chunks[0].module.named_parameters()}
+@pytest.fixture(scope="module")
+def tuned(command: list[str], folder: Path) -> Finished:
+    """A classifier, from random weights."""
+    return pretrain(command, folder / "tuned")
+
+
+def weights(command: list[str], log: Path, *flags: object) -> dict[str, torch.Tensor]:
+    """Those of a run before its first step."""
+    with built(command, "--log-dir", log, *flags) as run:
+        return {name: weight.detach().clone() for name, weight in run.state.chunks[0].module.named_parameters()}
 
 
 @pytest.mark.parametrize("heads", [(), ("--bert-no-binary-head",)], ids=["sentence order", "masked tokens alone"])
 def test_the_encoder_is_pretrained_and_the_head_is_new(
-    command: list[str], pretraining: list[str], folder: Path, tmp_path: Path, heads: tuple[str, ...]
+    command: list[str], pretraining: list[str], pretrained: Finished, tmp_path: Path, heads: tuple[str, ...]
 ) -> None:
-    stored = pretrain([*pretraining, *heads], tmp_path / "pretrained").tensors(6)
-    with built([*command, *heads], tmp_path) as run:
-        fresh = weights(run)
-    with built([*command, *heads, "--load", str(tmp_path / "pretrained"), "--finetune"], tmp_path) as run:
-        loaded = weights(run)
+    source = pretrain([*pretraining, *heads], tmp_path / "pretrained") if heads else pretrained
+    stored, fresh = source.tensors(6), weights(command, tmp_path, *heads)
+    loaded = weights(command, tmp_path, *heads, "--load", source.folder, "--finetune")
     anew = {name for name in loaded if torch.equal(loaded[name], fresh[name]) and "weight" in name}
     pooler = {"pooler.dense.weight"} if heads else set()
     assert anew == {"binary_head.weight"} | pooler
@@ -97,22 +94,22 @@ def test_finetuning_with_a_method_learns_and_resumes_bit_for_bit(command: list[s
 
 
 def test_one_command_starts_from_pretrained_weights_and_resumes(
-    command: list[str], pretraining: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: list[str], pretrained: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A launcher that restarts the same command gives the same losses as a run that is never stopped."""
-    pretrain(pretraining, tmp_path / "pretrained")
-    weights_of = ["--pretrained-checkpoint", str(tmp_path / "pretrained")]
-    straight = pretrain([*command, "--load", str(tmp_path / "pretrained"), "--finetune"], tmp_path / "straight")
-    parts = [*command, "--exit-interval", "4", "--load", str(tmp_path / "parts"), *weights_of]
+    load = str(pretrained.folder)
+    straight = pretrain([*command, "--load", load, "--finetune"], tmp_path / "straight")
+    folder = tmp_path / "parts"
+    parts = [*command, "--exit-interval", "4", "--load", str(folder), "--pretrained-checkpoint", load]
     for _ in range(2):
-        found = pretrain(parts, tmp_path / "parts")
+        found = pretrain(parts, folder)
     assert "not loaded from the checkpoint: " in capsys.readouterr().out
     assert found.column("loss") == straight.column("loss") and len(found.column("loss")) == 6
 
 
 def test_every_held_out_sentence_is_evaluated_once(command: list[str], tmp_path: Path) -> None:
     """The metrics equal those computed by hand, one sentence at a time."""
-    with built(command, tmp_path) as run:
+    with built(command, "--log-dir", tmp_path) as run:
         measures = evaluate(run)
         workload: Any = run.workload
         model = run.state.chunks[0].eval()
@@ -123,78 +120,72 @@ def test_every_held_out_sentence_is_evaluated_once(command: list[str], tmp_path:
                 logits = model(row["tokens"][None], real, row["types"][None])
             right += int(logits.argmax()) == row["label"]
             losses.append(float(-logits.log_softmax(dim=1)[0, row["label"]]))
-        assert measures is not None and measures["accuracy"] == pytest.approx(right / NUM_VALID)
+        assert measures["accuracy"] == pytest.approx(right / NUM_VALID)
         assert measures["loss"] == pytest.approx(sum(losses) / NUM_VALID, rel=1e-5)
-        assert workload.num_parameters == sum(weight.numel() for weight in weights(run).values())
+        assert workload.num_parameters == sum(weight.numel() for weight in model.parameters())
 
 
-def test_other_classes_are_refused_or_get_a_new_head(command: list[str], folder: Path, tmp_path: Path) -> None:
-    saved = tmp_path / "saved"
-    head = pretrain(command, saved).tensors(6)["binary_head.weight"]
+def test_other_classes_are_refused_or_get_a_new_head(
+    command: list[str], tuned: Finished, folder: Path, tmp_path: Path
+) -> None:
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
     for row, label in zip(rows, ("a", "b", "c"), strict=False):
         row["label"] = label
     (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    other = [*command, "--train-data-path", str(tmp_path / "other.jsonl"), "--load", str(saved)]
-    with pytest.raises(UserError) as caught, built(other, tmp_path):
+    other = [*command, "--train-data-path", str(tmp_path / "other.jsonl")]
+    with pytest.raises(UserError) as caught, built(other, "--load", tuned.folder, "--log-dir", tmp_path):
         pass
     assert_differs(str(caught.value), "class_count", "5", "2")
-    with built([*other, "--finetune"], tmp_path) as run:
-        assert weights(run)["binary_head.weight"].shape == (5, 32)
-    with built([*command, "--load", str(saved), "--finetune"], tmp_path) as run:
-        assert torch.equal(weights(run)["binary_head.weight"], head)
+    name, load = "binary_head.weight", ("--load", tuned.folder, "--finetune")
+    assert weights(other, tmp_path, *load)[name].shape == (5, 32)
+    assert torch.equal(weights(command, tmp_path, *load)[name], tuned.tensors(6)[name])
 
 
 @pytest.mark.parametrize("flags", [(), ("--untie-embeddings-and-output-weights",)], ids=["tied", "untied"])
 def test_pretraining_continues_from_a_classifiers_encoder(
-    command: list[str], pretraining: list[str], tmp_path: Path, flags: tuple[str, ...]
+    command: list[str], pretraining: list[str], tuned: Finished, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
     """The heads of pretraining are new, because a classifier does not have them."""
-    pretrain([*command, *flags], tmp_path / "tuned")
-    with built([*pretraining, *flags], tmp_path) as run:
-        fresh = weights(run)
-    with built([*pretraining, *flags, "--load", str(tmp_path / "tuned"), "--finetune"], tmp_path) as run:
-        loaded = weights(run)
+    source = pretrain([*command, *flags], tmp_path / "tuned") if flags else tuned
+    fresh = weights(pretraining, tmp_path, *flags)
+    loaded = weights(pretraining, tmp_path, *flags, "--load", source.folder, "--finetune")
     anew = {name for name in loaded if torch.equal(loaded[name], fresh[name]) and "norm" not in name}
     anew = {name for name in anew if name.endswith("weight")}
     output = {"output_layer.weight"} if flags else set()
     assert anew == {"lm_head.dense.weight", "binary_head.weight"} | output
 
 
+def without(flag: str, command: list[str]) -> list[str]:
+    place = command.index(flag)
+    return command[:place] + command[place + 2 :]
+
+
 def test_other_columns_are_other_data(command: list[str], folder: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
     (tmp_path / "two.jsonl").write_text("".join(json.dumps({**row, "other": row["text"]}) + "\n" for row in rows))
-    flags = [*command, "--train-data-path", str(tmp_path / "two.jsonl"), "--eval-iters", "0"]
-    place = flags.index("--valid-data-path")
-    flags = flags[:place] + flags[place + 2 :]
-    pretrain(flags, tmp_path / "saved")
-    with (
-        pytest.raises(UserError) as caught,
-        built([*flags, "--text-column", "other", "--load", str(tmp_path / "saved")], tmp_path),
-    ):
+    flags = without("--valid-data-path", [*command, "--train-data-path", str(tmp_path / "two.jsonl")])
+    flags += ["--eval-iters", "0"]
+    saved = pretrain(flags, tmp_path / "saved").folder
+    with pytest.raises(UserError) as caught, built(flags, "--text-column", "other", "--load", saved):
         pass
     assert_differs(str(caught.value), "text_column", "other", "text")
 
 
 def test_a_shorter_length_keeps_the_pretrained_positions(
-    command: list[str], pretraining: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: list[str], pretrained: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """--use-checkpoint-args takes their number from the checkpoint; a start from random weights prints a hint."""
-    pretrain(pretraining, tmp_path / "pretrained")
     place = command.index("--num-layers")
-    flags = [*command[:place], *STEPS, "--load", str(tmp_path / "pretrained"), "--use-checkpoint-args"]
-    with built([*flags, "--finetune", "--seq-length", "16"], tmp_path) as run:
-        assert weights(run)["embedding.position_embeddings.weight"].shape == (32, 32)
+    flags = [*command[:place], *STEPS, "--load", str(pretrained.folder), "--use-checkpoint-args"]
+    with built(flags, "--finetune", "--seq-length", 16, "--log-dir", tmp_path) as run:
+        assert run.state.chunks[0].module.embedding.position_embeddings.weight.shape == (32, 32)
         assert run.workload.shape.seq_length == 16
-    assert "initial weights" not in capsys.readouterr().out
-    with (
-        refused("--finetune"),
-        built(flags, tmp_path),
-    ):
+    hint = "--load and --finetune to start from a pretrained BERT"
+    assert hint not in capsys.readouterr().out
+    with refused("--finetune"), built(flags):
         pass
-    with built(command, tmp_path):
-        pass
-    assert "--load and --finetune to start from a pretrained BERT" in capsys.readouterr().out
+    with built(command, "--log-dir", tmp_path):
+        assert hint in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -211,18 +202,16 @@ def test_a_shorter_length_keeps_the_pretrained_positions(
 def test_bad_flags_are_refused(
     command: list[str], tmp_path: Path, flags: list[str], message: tuple[object, ...]
 ) -> None:
-    with refused(*message) as error, built([*command, *flags], tmp_path):
+    with refused(*message) as error, built(command, *flags, "--log-dir", tmp_path):
         pass
     assert "\n" not in str(error.value)
 
 
 def test_missing_data_are_refused(command: list[str], tmp_path: Path) -> None:
-    place = command.index("--valid-data-path")
-    without = command[:place] + command[place + 2 :]
-    with refused("--valid-data-path"), built(without, tmp_path):
+    no_valid = without("--valid-data-path", command)
+    with refused("--valid-data-path"), built(no_valid):
         pass
-    with built([*without, "--eval-iters", "0"], tmp_path) as run:
+    with built(no_valid, "--eval-iters", 0, "--log-dir", tmp_path) as run:
         assert not run.eval_data
-    place = without.index("--train-data-path")
     with refused("--train-data-path"):
-        parse(without[:place] + without[place + 2 :])
+        parse(without("--train-data-path", no_valid))

@@ -93,8 +93,7 @@ def _load_imported(folder: Path, tokenizer_files: TokenizerFiles, parallel: Para
             f"--load {folder}: the model has {imported.vocab_size} token ids and the tokenizer {tokenizer.vocab_size}; "
             "give the files of the model's own tokenizer"
         )
-    dtypes = {tensor.dtype for tensor in imported.stored.values()}
-    precision = PrecisionConfig(bf16=dtypes == {"BF16"}, fp16=dtypes == {"F16"})
+    precision = PrecisionConfig(bf16=imported.dtypes == {"BF16"}, fp16=imported.dtypes == {"F16"})
     model = _build(imported.model, imported.vocab_size, parallel, precision, mesh)
     imported.copy_into([model])
     causal_lm = CausalLM(model, imported.model, imported.vocab_size, mesh, num_text_ids=tokenizer.vocab_size)

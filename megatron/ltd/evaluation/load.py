@@ -2,9 +2,7 @@
 
     run.json -> flags of the model and the tokenizer -> build -> weights
 
-The checkpoint describes the model. The caller may give other paths of the tokenizer's files: the checkpoint stores the
-paths that they had in training, and the fingerprint that they must have. A Hugging Face folder can be loaded instead of
-a checkpoint.
+The checkpoint describes the model (``stored``). A Hugging Face folder can be loaded instead of a checkpoint.
 """
 
 from __future__ import annotations
@@ -15,12 +13,10 @@ from typing import Any
 
 from megatron.core.models.gpt import GPTModel
 
-from megatron.ltd.checkpoint import files as checkpoint_files
 from megatron.ltd.checkpoint.load import Progress, find_checkpoint, load_weights
-from megatron.ltd.checkpoint.run_format import MODEL
 from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.causal_lm import CausalLM
-from megatron.ltd.evaluation.stored import check_tokenizer, stored_part, with_typed
+from megatron.ltd.evaluation.stored import StoredModel, stored_part, with_typed
 from megatron.ltd.hugging_face.config_file import is_hugging_face
 from megatron.ltd.hugging_face.model import described_flags
 from megatron.ltd.hugging_face.weights import ImportedModel
@@ -34,16 +30,7 @@ from megatron.ltd.parallel.layout import check_model
 from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.tokenizers.base import Tokenizer
 from megatron.ltd.tokenizers.build import build_tokenizer
-from megatron.ltd.tokenizers.config import (
-    TokenizerConfig,
-    TokenizerFiles,
-    model_vocab_size,
-    padded_vocab_size,
-    unpadded_vocab_size,
-)
-from megatron.ltd.words import value_of
-from megatron.ltd.workloads import GPT
-from megatron.ltd.workloads.gpt import weights_identity
+from megatron.ltd.tokenizers.config import TokenizerConfig, TokenizerFiles, padded_vocab_size
 
 
 @dataclass(frozen=True)
@@ -76,37 +63,21 @@ def load_model(folder: Path, tokenizer_files: TokenizerFiles, parallel: Parallel
     checkpoint, notes = find_checkpoint(folder, mesh)
     if checkpoint is None:
         raise UserError(f"--load {folder}: holds no checkpoint; give the --save folder of a run that has saved one")
-    stored = checkpoint_files.read_run_to_use(checkpoint)
-    kind = stored["identity"].get(MODEL, GPT.id)
-    if kind != GPT.id:
-        raise UserError(
-            f"--load {folder}: is a {value_of(MODEL, kind)}, and evaluation supports GPT models only; give the --save "
-            "folder of a GPT run"
-        )
-    model_config = stored_part(ModelConfig, stored, "model")
-    tokenizer_config = with_typed(stored_part(TokenizerConfig, stored, "tokenizer"), tokenizer_files)
-    tokenizer = _tokenizer(tokenizer_config, tokenizer_files, checkpoint)
-    trained_on = stored_part(ParallelConfig, stored, "parallel")  # the padding of the vocabulary depends on its layout
-    vocab_size = model_vocab_size(tokenizer_config, tokenizer.vocab_size, trained_on.tensor_model_parallel_size)
-    check_tokenizer(checkpoint, stored["identity"], weights_identity(model_config, tokenizer, vocab_size))
-
-    model = _build(model_config, vocab_size, parallel, stored_part(PrecisionConfig, stored, "precision"), mesh)
+    stored = StoredModel.open(folder, checkpoint, tokenizer_files, "evaluation")
+    stored.check_tokenizer()
+    config, tokenizer = stored.model, stored.tokenizer
+    precision = stored_part(PrecisionConfig, stored.record, "precision")
+    model = _build(config, stored.padded_vocab_size, parallel, precision, mesh)
     load_weights(checkpoint, model)
-    progress = Progress.read(stored["progress"], model_config.seq_length)
+    progress = Progress.read(stored.record["progress"], config.seq_length)
     return LoadedModel(
         model,
         tokenizer,
-        model_config,
+        config,
         checkpoint,
         progress.iteration,
         tuple(notes),
-        CausalLM(
-            model,
-            model_config,
-            unpadded_vocab_size(tokenizer_config, tokenizer.vocab_size),
-            mesh,
-            num_text_ids=tokenizer.vocab_size,
-        ),
+        CausalLM(model, config, stored.vocab_size, mesh, num_text_ids=tokenizer.vocab_size),
         progress.consumed_tokens,
         progress.consumed_layer_tokens,
     )
@@ -122,8 +93,7 @@ def _load_imported(folder: Path, tokenizer_files: TokenizerFiles, parallel: Para
             f"--load {folder}: the model has {imported.vocab_size} token ids and the tokenizer {tokenizer.vocab_size}; "
             "give the files of the model's own tokenizer"
         )
-    dtypes = {tensor.dtype for tensor in imported.stored.values()}
-    precision = PrecisionConfig(bf16=dtypes == {"BF16"}, fp16=dtypes == {"F16"})
+    precision = PrecisionConfig(bf16=imported.dtypes == {"BF16"}, fp16=imported.dtypes == {"F16"})
     model = _build(imported.model, imported.vocab_size, parallel, precision, mesh)
     imported.copy_into([model])
     causal_lm = CausalLM(model, imported.model, imported.vocab_size, mesh, num_text_ids=tokenizer.vocab_size)
@@ -145,15 +115,3 @@ def _build(
     vocab_size = padded_vocab_size(vocab_size, 1, parallel.tensor_model_parallel_size)
     (built,) = build_chunks(model, core_config, vocab_size, mesh, seed=0)
     return built.to(core_config.params_dtype).eval()
-
-
-def _tokenizer(config: TokenizerConfig, typed: TokenizerFiles, checkpoint: Path) -> Tokenizer:
-    """The tokenizer of ``config``. An error tells if the paths are those of the checkpoint."""
-    try:
-        return build_tokenizer(config)
-    except UserError as error:
-        if typed != TokenizerFiles():
-            raise
-        raise UserError(
-            f"the checkpoint {checkpoint} names files of its tokenizer that are not there: {error}"
-        ) from None

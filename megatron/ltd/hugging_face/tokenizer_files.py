@@ -18,7 +18,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,16 +41,6 @@ _PROBES = (
     "x",
     " ",
 )
-
-
-@dataclass(frozen=True)
-class _SentencePiece:
-    """Possible settings of a SentencePiece model."""
-
-    merges: bool
-    """Whether it merges pairs (BPE), instead of finding the most likely split (unigram)."""
-    space_before: bool
-    """Whether a space is added before the text."""
 
 
 def check_tokenizer(tokenizer: Tokenizer) -> None:
@@ -151,7 +140,7 @@ def _from_sentencepiece(model: bytes, source: str, tokenizer: Tokenizer) -> tupl
     processor = sentencepiece.SentencePieceProcessor()
     processor.LoadFromSerializedProto(model)
     for merges, space_before in itertools.product((_has_ranks(processor), False), (False, True)):
-        converted = _build(processor, _SentencePiece(merges, space_before), tokenizer.eod)
+        converted = _build(processor, tokenizer.eod, merges=merges, space_before=space_before)
         if all(converted.encode(text).ids == tokenizer.encode(text) for text in _PROBES):
             return converted, processor.id_to_piece(tokenizer.eod), processor.id_to_piece(processor.unk_id())
     raise UserError(
@@ -173,14 +162,15 @@ def _usual_pieces(processor: Any) -> Iterator[int]:
             yield token
 
 
-def _build(processor: Any, way: _SentencePiece, eod: int) -> tokenizers.Tokenizer:
+def _build(processor: Any, eod: int, *, merges: bool, space_before: bool) -> tokenizers.Tokenizer:
+    """With ``merges`` pairs are merged (BPE), else the likeliest split is found; a text may begin with a space."""
     from tokenizers import AddedToken, decoders, models, normalizers
     from tokenizers import Tokenizer as Converted
 
     num_pieces, unknown = processor.get_piece_size(), processor.unk_id()
     has_bytes = any(processor.is_byte(token) for token in range(num_pieces))
     pieces = [processor.id_to_piece(token) for token in range(num_pieces)]
-    if way.merges:
+    if merges:
         vocabulary = {piece: token for token, piece in enumerate(pieces)}
         text = {pieces[token]: token for token in _usual_pieces(processor)}
         model: Any = models.BPE(
@@ -191,9 +181,9 @@ def _build(processor: Any, way: _SentencePiece, eod: int) -> tokenizers.Tokenize
         scores = [processor.get_score(token) for token in range(num_pieces)]
         model = models.Unigram(list(zip(pieces, scores, strict=True)), unk_id=unknown, byte_fallback=has_bytes)
     converted = Converted(model)
-    marks = [normalizers.Prepend(_SPACE)] if way.space_before else []
+    marks = [normalizers.Prepend(_SPACE)] if space_before else []
     converted.normalizer = normalizers.Sequence([*marks, normalizers.Replace(" ", _SPACE)])
-    strip = [decoders.Strip(content=" ", left=1)] if way.space_before else []
+    strip = [decoders.Strip(content=" ", left=1)] if space_before else []
     converted.decoder = decoders.Sequence(
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )

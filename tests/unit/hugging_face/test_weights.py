@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron.ltd.data.batch import Batch
+from megatron.ltd.evaluation.load import load_model
 from megatron.ltd.hugging_face.gpt2 import GPT2
 from megatron.ltd.hugging_face.weights import ImportedModel
 from megatron.ltd.models.config import ModelConfig
 from megatron.ltd.models.execution_config import PrecisionConfig, RecomputeConfig
 from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import Mesh
+from megatron.ltd.tokenizers.config import TokenizerFiles
 from tests.reference.gpt2_folder import gpt2_config, random_plain, write_folder, write_gpt2
 from tests.reference.names import gpt2_tensors, megatron_tensors
 from tests.reference.plain_gpt import PlainConfig
@@ -145,3 +148,12 @@ def test_files_without_a_prefix_of_old_versions_and_in_half_precision(mesh: Mesh
     write_folder(tmp_path / "half", json.loads((tmp_path / "plain" / "config.json").read_text()), half)
     rounded = {name: tensor.bfloat16().float() for name, tensor in expected.items()}
     assert_weights(imported(tmp_path / "half", mesh), rounded)
+
+
+def test_masks_in_old_files_do_not_decide_the_type_for_evaluation(mesh: Mesh, tmp_path: Path) -> None:
+    """They are stored in fp32 or as bytes beside weights in half precision."""
+    shape = replace(SHAPE, vocab_size=257)
+    half = {name: tensor.bfloat16() for name, tensor in write_gpt2(tmp_path, shape).items()}
+    write_folder(tmp_path, gpt2_config(shape), half | {"h.0.attn.bias": torch.ones(1, 1, 16, 16).tril()})
+    loaded = load_model(tmp_path, TokenizerFiles("ByteTokenizer"), ParallelConfig(device="cpu"), mesh)
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}

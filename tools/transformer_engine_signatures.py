@@ -108,15 +108,14 @@ def _named(scope: Iterable[ast.stmt], name: str) -> ast.stmt:
 
 def merged(by_version: Mapping[str, Mapping[str, str]]) -> dict[str, list[dict[str, object]]]:
     """Each function's different signatures, with the versions that have them."""
-    record: dict[str, list[dict[str, object]]] = {}
+    versions: dict[str, dict[str, list[str]]] = {}
     for version, found in by_version.items():
         for name, text in found.items():
-            known = next((entry for entry in record.setdefault(name, []) if entry["parameters"] == text), None)
-            if known is None:
-                record[name].append({"versions": [version], "parameters": text})
-            else:
-                known["versions"] += [version]  # type: ignore[operator]
-    return record
+            versions.setdefault(name, {}).setdefault(text, []).append(version)
+    return {
+        name: [{"versions": its, "parameters": text} for text, its in by_text.items()]
+        for name, by_text in versions.items()
+    }
 
 
 def recorded_versions() -> list[str]:

@@ -68,10 +68,7 @@ class Ending:
 
 def in_child(function: Callable[[], object], folder: Path, bounds: Bounds | None = None) -> Ending:
     """Call ``function`` in a forked child in ``folder``, and wait for its end."""
-    child = Child(function, folder, bounds or Bounds())
-    while not child.has_ended():
-        time.sleep(0.004)
-    return child.ending()
+    return Child(function, folder, bounds or Bounds()).wait()
 
 
 class Child:
@@ -124,8 +121,10 @@ class Child:
             self._was_killed = True
             self.send(signal.SIGKILL)
 
-    def ending(self) -> Ending:
-        """How it ended. Processes that it has left behind are killed."""
+    def wait(self) -> Ending:
+        """How it ends. Processes that it leaves behind are killed."""
+        while not self.has_ended():
+            time.sleep(0.004)
         assert self._status is not None
         left = self._leaves_processes()
         self.send(signal.SIGKILL)

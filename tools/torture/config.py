@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import accumulate
 
 from megatron.ltd.errors import UserError
 from megatron.ltd.flags import Settings, flag
@@ -53,12 +54,8 @@ class TortureConfig(Settings):
     @property
     def deadlines(self) -> dict[str, float]:
         """When each of the chosen campaigns ends [seconds after the start]."""
-        whole, ends = sum(SHARES[name] for name in self.chosen), {}
-        so_far = 0
-        for name in self.chosen:
-            so_far += SHARES[name]
-            ends[name] = 60.0 * self.minutes * so_far / whole
-        return ends
+        ends = list(accumulate(SHARES[name] for name in self.chosen))
+        return {name: 60.0 * self.minutes * end / ends[-1] for name, end in zip(self.chosen, ends, strict=True)}
 
     @property
     def num_workers(self) -> int:

@@ -29,14 +29,6 @@ def _noise(content: bytes, draw: random.Random) -> bytes:
     return _overwrite(content, draw, draw.randbytes(draw.choice((1, 2, 8, 64, 512))))
 
 
-def _zeros(content: bytes, draw: random.Random) -> bytes:
-    return _overwrite(content, draw, bytes(draw.choice((1, 8, 64, 512))))
-
-
-def _ones(content: bytes, draw: random.Random) -> bytes:
-    return _overwrite(content, draw, b"\xff" * draw.choice((1, 4, 8, 16)))
-
-
 def _cut(content: bytes, draw: random.Random) -> bytes:
     return content[
         : draw.choice((0, 1, len(content) // 2, max(0, len(content) - 1), draw.randrange(len(content) or 1)))
@@ -110,9 +102,17 @@ def _garbage(content: bytes, draw: random.Random) -> bytes:
 
 
 CHANGES: dict[str, Change] = {
-    "a bit flipped": _flip_bit, "noise": _noise, "zeros": _zeros, "ones": _ones, "cut": _cut, "extended": _extended,
-    "a hole": _hole, "a value": _value, "a field": _field, "garbage": _garbage,
-}  # fmt: skip
+    "a bit flipped": _flip_bit,
+    "noise": _noise,
+    "zeros": lambda content, draw: _overwrite(content, draw, bytes(draw.choice((1, 8, 64, 512)))),
+    "ones": lambda content, draw: _overwrite(content, draw, b"\xff" * draw.choice((1, 4, 8, 16))),
+    "cut": _cut,
+    "extended": _extended,
+    "a hole": _hole,
+    "a value": _value,
+    "a field": _field,
+    "garbage": _garbage,
+}
 
 
 def _link_to(target: str) -> Callable[[Path], object]:

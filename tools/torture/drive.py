@@ -31,11 +31,8 @@ _LONGEST_SHOWN = 400
 @contextmanager
 def prepared() -> Iterator[Path]:
     """The folder of the material, which is removed at the end with all that trials have left in it."""
-    folder = Path(tempfile.mkdtemp(prefix="torture-"))
-    try:
-        yield make_material(folder)
-    finally:
-        _remove(folder)
+    with tempfile.TemporaryDirectory(prefix="torture-", ignore_cleanup_errors=True) as folder:
+        yield make_material(Path(folder))
 
 
 def check_targets(config: TortureConfig) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import random
 import typing
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from megatron.ltd.flags import flag_fields, flag_name
@@ -35,10 +37,8 @@ _TEXTS = (
 )  # fmt: skip
 
 
-def make_special_files(folder: Any) -> None:
+def make_special_files(folder: Path) -> None:
     """The paths among ``_PATHS`` that are no usual files: a FIFO, a loop of links, a closed folder."""
-    import os
-
     os.mkfifo(folder / "fifo")
     (folder / "loop").symlink_to("loop")
     (folder / "closed").mkdir(mode=0o000)

@@ -14,19 +14,13 @@ import pytest
 from megatron.ltd.data.indexed import check_indexed_dataset
 from megatron.ltd.tokenizers.build import build_tokenizer
 from megatron.ltd.tokenizers.config import TokenizerFiles
+from tests.end_to_end.tools import tool_status
 from tests.support_errors import assert_refused
 from tests.support_processes import PATIENCE_SECONDS, child
 
 
-def command(repository: Path, tool: str, *arguments: str | Path) -> list[str]:
-    return [sys.executable, str(repository / "tools" / tool), *map(str, arguments)]
-
-
-def run(repository: Path, folder: Path, tool: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    return subprocess.run(
-        command(repository, tool, *arguments), cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+def command(repository: Path, tool: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(repository / "tools" / tool), *arguments]
 
 
 def test_from_the_built_in_corpus_to_indexed_tokens(repository: Path, tmp_path: Path) -> None:
@@ -37,7 +31,10 @@ def test_from_the_built_in_corpus_to_indexed_tokens(repository: Path, tmp_path: 
         + ("--tokenizer-type", "SentencePieceTokenizer", "--tokenizer-model", "t.model"),
     ]
     for step in steps:
-        result = run(repository, tmp_path, *step)
+        result = subprocess.run(
+            command(repository, *step), cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(repository)},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
         assert (result.returncode, result.stderr) == (0, "")
         assert len(result.stdout.splitlines()) == 1
     assert "B/s, " in result.stdout and " tokens/s)" in result.stdout
@@ -56,12 +53,12 @@ def test_from_the_built_in_corpus_to_indexed_tokens(repository: Path, tmp_path: 
     ],
 )
 def test_mistakes_end_with_one_line_and_status_2(
-    arguments: list[str], name: str, repository: Path, tmp_path: Path
+    arguments: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = run(repository, tmp_path, *arguments)
-    assert result.stdout == "" and result.stderr.startswith(f"{arguments[0]}: ")
-    assert_refused(result.returncode, result.stderr, name)
-    assert os.listdir(tmp_path) == []
+    monkeypatch.chdir(tmp_path)
+    status, said = tool_status(*arguments)
+    assert_refused(status, said, name)
+    assert said.startswith(f"{arguments[0]}: ") and capsys.readouterr().out == "" and os.listdir(tmp_path) == []
 
 
 def test_ctrl_c_leaves_nothing_behind(repository: Path, tmp_path: Path) -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.tools.test_torture import TRIAL, torture
+from tests.end_to_end.tools import tool_status
+from tests.support_errors import assert_refused, refused
+from tests.unit.tools.test_torture import TRIAL
 from tools.torture.campaigns.corruption import TARGETS, target_of
 from tools.torture.config import CAMPAIGNS, TortureConfig
+from tools.torture.drive import check_targets, is_chosen, remove_all_of
 from tools.torture.report import to_json, to_markdown
 from tools.torture.trials import Journal, Trial
 
@@ -30,38 +33,17 @@ def test_a_second_start_goes_on(tmp_path: Path) -> None:
     assert (Journal(tmp_path / "j.jsonl").starts(1), Journal(tmp_path / "j.jsonl").starts(2)) == (["torture"], [])
 
 
-@pytest.mark.slow
-def test_a_further_start(repository: Path, tmp_path: Path) -> None:
-    """Skipped trials are made again, as another machine may let us; right ones are not. A wrong one is on the page."""
-    right = replace(TRIAL, campaign="data-files", number=0)
-    skipped = replace(right, number=1, problem="skipped: root")
-    wrong = replace(TRIAL, what="run \udcff", problem="wrong")
-    lines = (json.dumps({"seed": 5, **vars(trial)}) + "\n" for trial in (right, skipped, wrong))
-    (tmp_path / "torture.jsonl").write_text("".join(lines))
-    asked = ("--campaign", "data-files", "--trials", 2, "--seed", 5, "--output", tmp_path / "torture")
-    ran = torture(repository, *asked)
-    assert ran.returncode == 1 and "Traceback" not in ran.stderr, ran.stdout + ran.stderr
-    assert "run \\udcff" in (tmp_path / "torture.md").read_text(encoding="utf-8")
-    trials = Journal(tmp_path / "torture.jsonl").read(5)
-    assert right in trials and skipped not in trials and wrong in trials
-    assert [trial.is_right for trial in trials if trial.number == 1] == [True]
-
-
-def test_only_some_targets(repository: Path) -> None:
-    from tools.torture.drive import is_chosen
-
+def test_only_some_targets() -> None:
     config = TortureConfig(campaign=("corruption",), target=("a published", "settings"))
     kinds = sorted(target_of(number) for number in range(len(TARGETS)) if is_chosen(config, number))
     assert kinds == ["a published task, prepared", "settings"]
     assert all(is_chosen(TortureConfig(), number) for number in range(len(TARGETS)))
-    ran = torture(repository, "--campaign", "corruption", "--target", "nothing")
-    assert ran.returncode == 2 and "--target nothing" in ran.stderr and len(ran.stderr.splitlines()) == 1
+    with refused("--target nothing"):
+        check_targets(TortureConfig(campaign=("corruption",), target=("nothing",)))
 
 
 def test_the_files_of_another_trial_stay(tmp_path: Path) -> None:
     """Trial 4 ends while another worker makes trial 43."""
-    from tools.torture.drive import remove_all_of
-
     kept = [tmp_path / name for name in ("disks-43.said", "disks-40-outer.out", "disks-5")]
     gone = [tmp_path / name for name in ("disks-4.said", "disks-4-outer.out", "disks-4.answer")]
     for path in (*kept, *gone):
@@ -91,10 +73,13 @@ def test_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", '{"rows": []}', '[{"seed": 1}]', "[1]"])
-def test_a_page_of_something_else_is_not_added_to(repository: Path, tmp_path: Path, content: str) -> None:
+def test_a_page_of_something_else_is_not_added_to(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
     (tmp_path / "x.json").write_text(content)
-    ran = torture(repository, "--campaign", "disks", "--output", tmp_path / "x")
-    assert ran.returncode == 2 and len(ran.stderr.splitlines()) == 1 and f"--output {tmp_path / 'x'}" in ran.stderr
+    monkeypatch.syspath_prepend(str(repository / "tools"))
+    status, said = tool_status("torture.py", "--campaign", "disks", "--output", tmp_path / "x")
+    assert_refused(status, said, f"--output {tmp_path / 'x'}")
     assert (tmp_path / "x.json").read_text() == content
 
 

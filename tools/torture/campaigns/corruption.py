@@ -6,64 +6,19 @@ nothing can tell the damaged file from another good one, such as a vocabulary, a
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
-import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from megatron.ltd.checkpoint import files as checkpoint_files
-from megatron.ltd.errors import RunStopped
-from megatron.ltd.training.stopwatch import TIMINGS
 
-from ..child import Ending, in_child
+from ..commands import OUTPUT, Command, Undisturbed
 from ..damage import CHANGES, KINDS, damage
 from ..material import BERT, CLASSIFIER, GPT, TASKS, VIT, copy_of
 from ..trials import Trial
 from ..verdict import problem_of
-from ..warm import REPOSITORY, run_program
-
-Result = Mapping[str, str]
-
-
-def _files(folder: Path, *patterns: str) -> Result:
-    found = {path for pattern in patterns for path in folder.glob(pattern)}
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(found)}
-
-
-def _last_steps(folder: Path, log: str) -> Result:
-    """The last records of training and validation in a log, without timings."""
-    lines = [json.loads(line) for line in (folder / log).read_text(errors="replace").splitlines() if line[-1:] == "}"]
-    kinds = {line["kind"]: {name: value for name, value in line.items() if name not in TIMINGS} for line in lines}
-    return {kind: json.dumps(kinds.get(kind)) for kind in ("train", "validation")}
-
-
-def _anything(folder: Path, ending: Ending) -> Result:
-    return {}
-
-
-def _said(folder: Path, ending: Ending) -> Result:
-    return {"out": ending.out}
-
-
-def _exported(folder: Path, ending: Ending) -> Result:
-    return _files(folder / "out", "*.safetensors", "config.json")
-
-
-def _logged(folder: Path, ending: Ending) -> Result:
-    return _last_steps(folder, "out/metrics.jsonl")
-
-
-def _imported(folder: Path, ending: Ending) -> Result:
-    return _files(folder / "out", "iter*/*.distcp")
-
-
-def _resumed(folder: Path, ending: Ending) -> Result:
-    return _files(folder / "half/iter_0000006", "*.distcp")
 
 
 @dataclass(frozen=True)
@@ -73,14 +28,22 @@ class Target:
     patterns: Sequence[str]
     script: str
     words: Sequence[str]
-    result: Callable[[Path, Ending], Result] = _anything
+    results: Sequence[str] = ()
+    """As of a ``Command``."""
     sealed: str | None = None
     """A checkpoint whose manifest may be written again after the damage, as an attacker would."""
     needs: str | None = None
     """The package without which it is skipped."""
 
+    @property
+    def command(self) -> Command:
+        """What reads the files."""
+        return Command(self.script, self.words, self.results)
+
 
 _LAST, _HALF = "last/iter_0000006", "half/iter_0000004"
+_EXPORTED, _LOGGED = ("out/*.safetensors", "out/config.json"), ("out/metrics.jsonl",)
+_IMPORTED, _RESUMED = ("out/iter*/*.distcp",), ("half/iter_0000006/*.distcp",)
 _CHECKPOINT = ("*.distcp", ".metadata", "*.pt", "*.json")
 _THEIRS = [*(f"theirs/iter_0000005/{name}" for name in _CHECKPOINT), "theirs/latest_checkpointed_iteration.txt"]
 _SCORES = ["scores/**/results_*.json", "more_scores/**/results_*.json"]
@@ -88,19 +51,19 @@ _TOOLS = "tools/"
 TARGETS: Mapping[str, Target] = {
     "checkpoint, resumed": Target(
         [f"{_HALF}/{name}" for name in _CHECKPOINT] + ["half/latest_checkpointed_iteration.txt"], "pretrain_gpt_ltd.py",
-        [*GPT, *"--load half --save half --save-interval 2".split()], _resumed, _HALF),
+        [*GPT, *"--load half --save half --save-interval 2".split()], _RESUMED, _HALF),
     "checkpoint, finetuned": Target(
         [f"{_LAST}/{name}" for name in _CHECKPOINT], "pretrain_gpt_ltd.py",
-        [*GPT, *"--load last --finetune --log-dir out".split()], _logged, _LAST),
+        [*GPT, *"--load last --finetune --log-dir out".split()], _LOGGED, _LAST),
     "checkpoint, generating": Target(
         [f"{_LAST}/{name}" for name in _CHECKPOINT], f"{_TOOLS}generate_text.py",
-        "--load last --prompt the --num-tokens-to-generate 8 --device cpu".split(), _said, _LAST),
+        "--load last --prompt the --num-tokens-to-generate 8 --device cpu".split(), (OUTPUT,), _LAST),
     "checkpoint, exported": Target(
         [f"{_LAST}/{name}" for name in _CHECKPOINT], f"{_TOOLS}export_hf.py",
-        "--load last --output out --no-tokenizer".split(), _exported, _LAST),
+        "--load last --output out --no-tokenizer".split(), _EXPORTED, _LAST),
     "log, resumed": Target(
         ["half/metrics.jsonl", "half/config.yaml"], "pretrain_gpt_ltd.py",
-        [*GPT, *"--load half --save half --save-interval 2".split()], _resumed),
+        [*GPT, *"--load half --save half --save-interval 2".split()], _RESUMED),
     "log, summarized": Target(["run/metrics.jsonl"], f"{_TOOLS}summarize_runs.py", "--runs run half".split()),
     "log, reported": Target(
         ["run/metrics.jsonl", "plan.json"], f"{_TOOLS}report.py",
@@ -109,7 +72,7 @@ TARGETS: Mapping[str, Target] = {
     "data, trained on": Target(
         ["data.*"], "pretrain_gpt_ltd.py", [*GPT, *"--log-dir out --train-iters 2".split()]),
     "cached indices, trained on": Target(
-        ["data/cache/*/*"], "pretrain_gpt_ltd.py", [*GPT, *"--log-dir out".split()], _logged),
+        ["data/cache/*/*"], "pretrain_gpt_ltd.py", [*GPT, *"--log-dir out".split()], _LOGGED),
     "sentences, trained on": Target(
         ["sentences.*", "vocab.txt"], "pretrain_bert_ltd.py", [*BERT, *"--log-dir out".split()]),
     "labels, trained on": Target(
@@ -136,10 +99,10 @@ TARGETS: Mapping[str, Target] = {
         [*VIT, *"--train-data-path pngs --valid-data-path pngs --log-dir out".split()]),
     "BERT's checkpoint, resumed": Target(
         [f"bert/iter_0000001/{name}" for name in _CHECKPOINT], "pretrain_bert_ltd.py",
-        [*BERT, *"--load bert --log-dir out".split()], _logged, "bert/iter_0000001"),
+        [*BERT, *"--load bert --log-dir out".split()], _LOGGED, "bert/iter_0000001"),
     "ViT's checkpoint, resumed": Target(
         [f"vit/iter_0000001/{name}" for name in _CHECKPOINT], "finetune_vit_ltd.py",
-        [*VIT, *"--load vit --log-dir out".split()], _logged, "vit/iter_0000001"),
+        [*VIT, *"--load vit --log-dir out".split()], _LOGGED, "vit/iter_0000001"),
     "Hugging Face, generating": Target(
         ["hf/config.json", "hf/model.safetensors", "hf/generation_config.json"], f"{_TOOLS}generate_text.py",
         "--load hf --prompt the --num-tokens-to-generate 8 --device cpu --tokenizer-type ByteTokenizer".split()),
@@ -150,10 +113,10 @@ TARGETS: Mapping[str, Target] = {
         ["hf/config.json", "hf/model.safetensors"], "pretrain_gpt_ltd.py",
         [*GPT, *"--load hf --finetune --log-dir out --train-iters 2".split()]),
     "Megatron-LM's checkpoint, imported": Target(
-        _THEIRS, f"{_TOOLS}import_hf.py", "--load theirs --save out --tokenizer-type ByteTokenizer".split(), _imported),
+        _THEIRS, f"{_TOOLS}import_hf.py", "--load theirs --save out --tokenizer-type ByteTokenizer".split(), _IMPORTED),
     "Megatron-LM's checkpoint, finetuned": Target(
         _THEIRS, "pretrain_gpt_ltd.py", [*GPT, *"--load theirs --finetune --openai-gelu --log-dir out".split()],
-        _logged),
+        _LOGGED),
     "data of tasks, evaluated": Target(
         ["tasks/*/*"], f"{_TOOLS}evaluate.py", ["--load", "last", *TASKS], needs="lm_eval"),
     "a published task, prepared": Target(
@@ -178,8 +141,7 @@ class Corruption:
     """See the module."""
 
     def __init__(self, material: Path) -> None:
-        self._material = material
-        self._whole: dict[str, Result] = {}
+        self._material, self._undisturbed = material, Undisturbed(material, "undamaged files")
 
     def attempt(self, number: int, draw: random.Random, folder: Path) -> Trial:
         name = target_of(number)
@@ -188,7 +150,7 @@ class Corruption:
             return Trial(
                 "corruption", number, name, target.script, "", f"skipped: {target.needs} is not installed", 0.0
             )
-        whole = self._result_of(name)
+        whole = self._undisturbed.result_of(name, target.command)
         copy_of(self._material, folder)
         paths = sorted(path for pattern in target.patterns for path in folder.glob(pattern))
         path, kind = draw.choice(paths), draw.choice([*CHANGES, *CHANGES, *KINDS])
@@ -196,27 +158,12 @@ class Corruption:
         sealed = target.sealed is not None and kind in CHANGES and path.name != "manifest.json" and draw.random() < 0.5
         if sealed:
             _seal(folder / str(target.sealed))
-        ending, result = _run(target, folder)
+        ending = target.command.run(folder)
         problem = problem_of(ending, may_stop=True)
-        if not problem and ending.status == 0 and not sealed and result != whole:
+        if not problem and ending.status == 0 and not sealed and target.command.result(folder, ending) != whole:
             problem = "another result, without a word"
         what = f"{path.relative_to(folder)}: {kind}{', with a new manifest' if sealed else ''}; {target.script}"
         return Trial("corruption", number, name, what, str(ending), problem, ending.seconds)
-
-    def _result_of(self, name: str) -> Result:
-        """The result with undamaged files; the command runs when it is first asked for."""
-        if name not in self._whole:
-            folder = copy_of(self._material, self._material.with_name(f"whole-{len(self._whole)}-{os.getpid()}"))
-            ending, self._whole[name] = _run(TARGETS[name], folder)
-            if ending.status != 0:
-                raise RunStopped(f"{name} ended with {ending} on undamaged files")
-        return self._whole[name]
-
-
-def _run(target: Target, folder: Path) -> tuple[Ending, Result]:
-    """Run the command of ``target``; its result is empty unless it succeeds."""
-    ending = in_child(partial(run_program, REPOSITORY / target.script, target.words), folder)
-    return ending, target.result(folder, ending) if ending.status == 0 else {}
 
 
 def _seal(checkpoint: Path) -> None:

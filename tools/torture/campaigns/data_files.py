@@ -32,20 +32,8 @@ _TEXTS = (
     "\x1b[31m", "\U0010ffff", "a.B.c. D! E? " * 500, "\t\n\v\f", "0" * 3000,
 )  # fmt: skip
 _VALUES: tuple[Any, ...] = (
-    None,
-    1,
-    -1.5,
-    True,
-    [],
-    {},
-    ["a", "b"],
-    {"text": "inside"},
-    10**400,
-    float("nan"),
-    float("inf"),
-    "",
-    "one",
-)
+    None, 1, -1.5, True, [], {}, ["a", "b"], {"text": "inside"}, 10**400, float("nan"), float("inf"), "", "one",
+)  # fmt: skip
 _LINES = (
     b"", b" ", b"{", b"}", b"[]", b"null", b"1", b'"text"', b"\xff\xfe\x00", b"\0", b'{"text": "a"',
     b'{"text": "a"} {}',

@@ -6,7 +6,6 @@ that of a disk without faults. A run resumes for that from what it had saved.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -21,59 +20,43 @@ from pathlib import Path
 from megatron.ltd.errors import RunStopped
 
 from .. import namespaces
-from ..child import Bounds, Ending, in_child
+from ..child import Bounds, in_child
+from ..commands import Command, Result, Undisturbed
 from ..material import GPT, copy_of
 from ..trials import Trial
 from ..verdict import problem_of
-from ..warm import REPOSITORY, run_program
 
 _ENOUGH = 1 << 28
 _TRAIN = [*GPT, *"--load disk/run --save disk/run --save-interval 2".split()]
+_LAST_SAVE = ["disk/run/iter_0000006/*.distcp"]
 _PREPARE = "--input text.jsonl --output-prefix disk/out --tokenizer-type ByteTokenizer"
 
 
-@dataclass(frozen=True)
-class Command:
-    """What writes to the folder ``disk``, and the files that it must write."""
-
-    script: str
-    words: Sequence[str]
-    results: str
-
-
 COMMANDS: Mapping[str, Command] = {
-    "training": Command("pretrain_gpt_ltd.py", _TRAIN, "disk/run/iter_0000006/*.distcp"),
-    "training, async": Command("pretrain_gpt_ltd.py", [*_TRAIN, "--async-save"], "disk/run/iter_0000006/*.distcp"),
+    "training": Command("pretrain_gpt_ltd.py", _TRAIN, _LAST_SAVE),
+    "training, async": Command("pretrain_gpt_ltd.py", [*_TRAIN, "--async-save"], _LAST_SAVE),
     "training, its log elsewhere": Command(
-        "pretrain_gpt_ltd.py", [*_TRAIN, "--log-dir", "log"], "disk/run/iter_0000006/*.distcp"),
+        "pretrain_gpt_ltd.py", [*_TRAIN, "--log-dir", "log"], _LAST_SAVE),
     "cached indices": Command(
-        "pretrain_gpt_ltd.py", [*GPT, *"--data-cache-path disk/cache --save run2".split()], "run2/iter*/*.distcp"),
-    "preparing data": Command("tools/preprocess_data.py", _PREPARE.split(), "disk/out*.[bi]*"),
+        "pretrain_gpt_ltd.py", [*GPT, *"--data-cache-path disk/cache --save run2".split()], ["run2/iter*/*.distcp"]),
+    "preparing data": Command("tools/preprocess_data.py", _PREPARE.split(), ["disk/out*.[bi]*"]),
     "merging data": Command(
-        "tools/merge_datasets.py", "--input data more --output-prefix disk/out".split(), "disk/out.[bi]*"),
+        "tools/merge_datasets.py", "--input data more --output-prefix disk/out".split(), ["disk/out.[bi]*"]),
     "training a tokenizer": Command(
         "tools/train_tokenizer.py", "--input text.jsonl --vocab-size 300 --output-prefix disk/out".split(),
-        "disk/out.model"),
+        ["disk/out.model"]),
     "exporting": Command(
-        "tools/export_hf.py", "--load last --output disk/out --no-tokenizer".split(), "disk/out/*.safetensors"),
+        "tools/export_hf.py", "--load last --output disk/out --no-tokenizer".split(), ["disk/out/*.safetensors"]),
     "importing": Command(
         "tools/import_hf.py", "--load hf --save disk/out --tokenizer-type ByteTokenizer".split(),
-        "disk/out/iter*/*.distcp"),
-    "plotting": Command("tools/plot_run.py", "--runs run half --output disk/out.png".split(), "disk/out.png"),
-    "reporting": Command("tools/report.py", "--run run --output disk/out.html".split(), "disk/none"),
+        ["disk/out/iter*/*.distcp"]),
+    "plotting": Command("tools/plot_run.py", "--runs run half --output disk/out.png".split(), ["disk/out.png"]),
+    "reporting": Command("tools/report.py", "--run run --output disk/out.html".split()),
 }  # fmt: skip
 
 
 def _full(disk: Path, draw: random.Random) -> None:
     namespaces.change(disk, 4096 * draw.choice((1, 2, 4, draw.randint(1, 60), draw.randint(1, 300))))
-
-
-def _few_inodes(disk: Path, draw: random.Random) -> None:
-    namespaces.change(disk, _ENOUGH, draw.randint(2, 30))
-
-
-def _read_only(disk: Path, draw: random.Random) -> None:
-    namespaces.change(disk, _ENOUGH, read_only=True)
 
 
 def _later(act: Callable[[Path], None], disk: Path, draw: random.Random) -> None:
@@ -101,16 +84,8 @@ def _freed(disk: Path) -> None:
     (disk / "filler").unlink(missing_ok=True)
 
 
-def _closed(disk: Path, draw: random.Random) -> None:
-    disk.chmod(draw.choice((0o000, 0o100, 0o400, 0o500, 0o600)))
-
-
-def _opened(disk: Path) -> None:
-    disk.chmod(0o755)
-
-
-def _nothing(disk: Path, draw: random.Random | None = None) -> None:
-    """The fault is a limit of the process and not of the disk."""
+def _unwritable(disk: Path) -> None:
+    namespaces.change(disk, _ENOUGH, read_only=True)
 
 
 @dataclass(frozen=True)
@@ -120,8 +95,8 @@ class Fault:
     ``on_disk``: it needs a file system of its own.
     """
 
-    begin: Callable[[Path, random.Random], None] = _nothing
-    end: Callable[[Path], None] = _nothing
+    begin: Callable[[Path, random.Random], None] = lambda disk, draw: None
+    end: Callable[[Path], None] = lambda disk: None
     on_disk: bool = True
     limit: int | None = None
     values: Sequence[int] = ()
@@ -130,10 +105,12 @@ class Fault:
 FAULTS: Mapping[str, Fault] = {
     "full": Fault(_full, _freed),
     "full while it runs": Fault(lambda disk, draw: _later(_fill, disk, draw), _freed),
-    "few inodes": Fault(_few_inodes, _freed),
-    "read-only": Fault(_read_only, _freed),
-    "read-only while it runs": Fault(lambda disk, draw: _later(partial(_read_only, draw=draw), disk, draw), _freed),
-    "a closed folder": Fault(_closed, _opened, on_disk=False),
+    "few inodes": Fault(lambda disk, draw: namespaces.change(disk, _ENOUGH, draw.randint(2, 30)), _freed),
+    "read-only": Fault(lambda disk, draw: _unwritable(disk), _freed),
+    "read-only while it runs": Fault(lambda disk, draw: _later(_unwritable, disk, draw), _freed),
+    "a closed folder": Fault(
+        lambda disk, draw: disk.chmod(draw.choice((0o000, 0o100, 0o400, 0o500, 0o600))), lambda disk: disk.chmod(0o755),
+        on_disk=False),
     "a limit of file size": Fault(
         on_disk=False, limit=resource.RLIMIT_FSIZE, values=(4000, 8000, 16_000, 30_000, 60_000, 120_000)),
     "a limit of open files": Fault(
@@ -146,13 +123,12 @@ class Disks:
     """See the module."""
 
     def __init__(self, material: Path) -> None:
-        self._material = material
-        self._whole: dict[str, Mapping[str, str]] = {}
+        self._material, self._undisturbed = material, Undisturbed(material, "a disk without faults")
 
     def attempt(self, number: int, draw: random.Random, folder: Path) -> Trial:
         names = list(FAULTS)
         name, command_name = names[number % len(names)], draw.choice(list(COMMANDS))
-        whole = self._result_of(command_name)
+        whole = self._undisturbed.result_of(command_name, COMMANDS[command_name])
         copy_of(self._material, folder)
         answer = folder.with_name(f"{folder.name}.answer")
         outer = in_child(
@@ -163,21 +139,8 @@ class Disks:
             raise RunStopped(f"disks {number} could not be tried: {outer.said[-2000:]}")
         return Trial(**json.loads(answer.read_text()))
 
-    def _result_of(self, name: str) -> Mapping[str, str]:
-        """The result on a disk without faults; the command runs when it is first asked for."""
-        if name not in self._whole:
-            folder = copy_of(self._material, self._material.with_name(f"disks-whole-{len(self._whole)}-{os.getpid()}"))
-            (folder / "disk").mkdir()
-            ending = _run(COMMANDS[name], folder)
-            if ending.status != 0:
-                raise RunStopped(f"{name} ended with {ending} on a disk without faults")
-            self._whole[name] = _digests(folder, COMMANDS[name])
-        return self._whole[name]
 
-
-def _try(
-    number: int, name: str, command_name: str, draw: random.Random, folder: Path, whole: Mapping[str, str]
-) -> Trial:
+def _try(number: int, name: str, command_name: str, draw: random.Random, folder: Path, whole: Result) -> Trial:
     """In a child: set the fault up, run the command with it and without it."""
     fault, command, disk = FAULTS[name], COMMANDS[command_name], folder / "disk"
     trial = partial(Trial, "disks", number, name, command_name)
@@ -194,33 +157,23 @@ def _try(
         elif in_child(namespaces.become_limited, folder).status != 0:
             return trial("", "skipped: processes of root are not limited here", 0.0)
     fault.begin(disk, draw)
-    limit = None if fault.limit is None else (fault.limit, draw.choice(fault.values))
-    ending = _run(command, folder, limit)
+    limit = (lambda: None) if fault.limit is None else partial(_limit, fault.limit, draw.choice(fault.values))
+    ending = command.run(folder, limit)
     problem = problem_of(ending, may_stop=True)
     time.sleep(0.0 if "while" not in name else 0.3)
     fault.end(disk)
-    if problem or (ending.status == 0 and _digests(folder, command) == whole):
+    if problem or (ending.status == 0 and command.result(folder, ending) == whole):
         return trial(str(ending), problem, ending.seconds)
-    again = _run(command, folder)
+    again = command.run(folder)
     seconds = ending.seconds + again.seconds
     if again.status != 0:
         return trial(f"{ending}; then {again}", "does not work once the fault is gone", seconds)
-    differs = _digests(folder, command) != whole
+    differs = command.result(folder, again) != whole
     return trial(str(ending), "another result once the fault is gone" if differs else "", seconds)
 
 
-def _run(command: Command, folder: Path, limit: tuple[int, int] | None = None) -> Ending:
-    def run() -> None:
-        if limit is not None:
-            what, value = limit
-            if what == resource.RLIMIT_NPROC:
-                namespaces.become_limited()
-            resource.setrlimit(what, (value, value))
-        run_program(REPOSITORY / command.script, command.words)
-
-    return in_child(run, folder)
-
-
-def _digests(folder: Path, command: Command) -> Mapping[str, str]:
-    paths = sorted(folder.glob(command.results))
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+def _limit(what: int, value: int) -> None:
+    """Limit this process."""
+    if what == resource.RLIMIT_NPROC:
+        namespaces.become_limited()
+    resource.setrlimit(what, (value, value))

@@ -25,7 +25,7 @@ from typing import Any
 
 from megatron.ltd.errors import RunStopped
 
-from ..child import Bounds, Child, Ending
+from ..child import Bounds, Child, Ending, in_child
 from ..material import GPT
 from ..saved import Saved, difference
 from ..trials import Trial
@@ -87,15 +87,7 @@ class Kills:
         words = [word if word != "data" else str(self._material / "data") for word in GPT]
         save = str(folder / "save")
         words += ["--train-iters", str(_STEPS), "--save", save, "--load", save, "--save-interval", str(_SAVE_INTERVAL)]
-        words += [
-            "--eval-interval",
-            "10",
-            "--ltd-growth-steps",
-            "20",
-            "--use-distributed-optimizer",
-            "--keep-last",
-            "3",
-        ]
+        words += "--eval-interval 10 --ltd-growth-steps 20 --use-distributed-optimizer --keep-last 3".split()
         return [*words, "--async-save"] if is_async else words
 
     def _straight_of(self, kind: str) -> _Straight:
@@ -115,7 +107,7 @@ class Kills:
                     run.end()
             else:
                 start_seconds = 0.0
-                ending = _ended(Child(partial(run_program, _SCRIPT, words), folder, _PATIENT))
+                ending = in_child(partial(run_program, _SCRIPT, words), folder, _PATIENT)
                 if ending.status != 0:
                     raise RunStopped(f"the undisturbed run ended with {ending}")
             self._straight[place] = _Straight(Saved(folder / "save"), time.monotonic() - started, start_seconds)
@@ -151,12 +143,12 @@ class Kills:
             for sent in _SIGNALS[what]:
                 child.send(sent) if draw.random() < 0.5 else os.kill(child.pid, sent)
                 time.sleep(draw.uniform(0.0, 0.05))
-            ending = _ended(child)
+            ending = child.wait()
             moments.append(f"{what} {saved.moment_since(steps, unfinished)}")
             problem = _problem(ending, what)
             if problem:
                 return problem
-        ending = _ended(Child(function, folder, _PATIENT))
+        ending = in_child(function, folder, _PATIENT)
         return "" if ending.status == 0 and not ending.said else f"the last run ended with {ending}"
 
 
@@ -180,12 +172,6 @@ def _wait_for_a_moment(child: Child, saved: Saved, draw: random.Random, seconds:
         if not waits_for_save and time.monotonic() > deadline:
             return
         time.sleep(0.002)
-
-
-def _ended(child: Child) -> Ending:
-    while not child.has_ended():
-        time.sleep(0.004)
-    return child.ending()
 
 
 def _problem(ending: Ending, what: str) -> str:

@@ -77,3 +77,10 @@ TRACKED = {
     "random span, full uniform": _tracked(2, f"{_SPAN} {_FULL} uniform --recompute-num-layers 1"),
 }
 """Ranks of short models with one stage, whose memory torch's tracker counts at one number of kept tokens."""
+
+GRAPHED = {
+    "tensor and sequence, graphs": _tracked(
+        8, f"{_DROPS} --position-embedding-type rope {_SPLIT} --device auto --cuda-graph-impl local"
+    )
+}
+"""The same, with layers as CUDA graphs."""

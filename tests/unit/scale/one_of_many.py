@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -23,7 +23,7 @@ from megatron.ltd.arguments import parse_run_config
 from megatron.ltd.config import RunConfig
 from megatron.ltd.parallel import cpu_backend
 from megatron.ltd.parallel.mesh import Mesh, quiet_core_imports
-from tests.unit.scale.cases import CASES, TRACKED, Case
+from tests.unit.scale.cases import CASES, GRAPHED, TRACKED, Case
 
 
 @contextmanager
@@ -98,6 +98,12 @@ class Saved:
             self._alive.append(tensor)  # so that no later storage has its address
         return tensor
 
+    def add(self, tensors: Iterable[torch.Tensor | None]) -> None:
+        """Count these as if they were kept."""
+        for tensor in tensors:
+            if tensor is not None:
+                self._pack(tensor)
+
     @property
     def bytes(self) -> int:
         return sum(self._kept.values())
@@ -142,6 +148,38 @@ def tracked(case: Case) -> int:
                 output = chunk(tokens, torch.zeros_like(tokens), None, labels=tokens)
             output.float().sum().backward()
         return sum(of_device["Total"] for of_device in tracker.get_tracker_snapshot("peak").values())
+
+
+def graphed(case: Case) -> int:
+    """Bytes of what captured layers hold, static or for backward, each storage once."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    from megatron.ltd.layers import graphs
+    from megatron.ltd.layers.route import Route, use_route
+    from megatron.ltd.methods.base import Samples
+    from tests.stand_ins import cuda_graphs
+
+    with ExitStack() as stack:
+        stack.enter_context(cuda_graphs.on_cpu())
+        config, _, (chunk,), _ = stack.enter_context(built(case))
+        method, micro_batch = config.build_method(), config.training.micro_batch_size
+        kept = Saved(list(chunk.parameters()))
+        capture = graphs._Captured.__init__
+
+        def recorded(layer: Any, *arguments: Any) -> None:
+            with kept.hooks:
+                capture(layer, *arguments)
+            kept.add([*layer.inputs, layer.output, layer.grad_output, *layer.gradients])
+
+        stack.enter_context(mock.patch.object(graphs._Captured, "__init__", recorded))
+        stack.enter_context(mock.patch.object(graphs._Captured, "_warm_up", lambda *_: None))
+        stack.enter_context(mock.patch.object(cuda_graphs.Graph, "replay", lambda _: None))
+        stack.enter_context(mock.patch.object(FakeTensor, "data_ptr", lambda _: 0))
+        stack.enter_context(unchecked(method))
+        tokens = torch.zeros(micro_batch, config.model.seq_length, dtype=torch.int64)
+        with use_route(Route(method.plan(0), method, Samples(torch.arange(micro_batch)), 0)):
+            chunk(tokens, torch.zeros_like(tokens), None, labels=tokens)
+        return kept.bytes
 
 
 def steps_of(case: Case) -> list[dict[str, Any]]:
@@ -194,6 +232,5 @@ def steps_of(case: Case) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     quiet_core_imports()
     cpu_backend.install()
-    print(
-        json.dumps({name: steps_of(CASES[name]) if name in CASES else tracked(TRACKED[name]) for name in sys.argv[1:]})
-    )
+    kinds = [(CASES, steps_of), (TRACKED, tracked), (GRAPHED, graphed)]
+    print(json.dumps({name: report(of[name]) for name in sys.argv[1:] for of, report in kinds if name in of}))

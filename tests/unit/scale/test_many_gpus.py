@@ -21,7 +21,7 @@ from megatron.ltd.forecast.activations import Numbers, Share, layer_bytes
 from megatron.ltd.forecast.forecast import plan_ahead
 from tests.support import REPOSITORY
 from tests.support_processes import PATIENCE_SECONDS
-from tests.unit.scale.cases import CASES, TRACKED
+from tests.unit.scale.cases import CASES, GRAPHED, TRACKED, Case
 
 KEPT = {"1.3B on 64": [512, 1280, 2048], "13B on 256": [1024, 2560, 4096], "175B on 1024": [512, 1280, 2048]}
 EXACT = 2e-3
@@ -47,7 +47,7 @@ def found() -> dict[str, list[dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def peaks() -> dict[str, int]:
-    answer: dict[str, int] = reported(TRACKED)
+    answer: dict[str, int] = reported([*TRACKED, *GRAPHED])
     return answer
 
 
@@ -58,16 +58,16 @@ def share_of(config: RunConfig) -> Share:
     return Share(config.training.micro_batch_size, tensor, sequence, parallel.context_parallel_size)
 
 
-def planned_layers(case: str) -> list[int]:
-    """Bytes that the plan counts for the layers of the case's rank, at each of its numbers of kept tokens."""
-    config = parse_run_config(CASES[case].flags)
-    forecast, model = plan_ahead(config, CASES[case].world_size), config.model
-    layers = forecast.memory[-1 if "last" in case else 0].layers
+def planned_layers(case: Case, stage: int) -> list[int]:
+    """Bytes that the plan counts for the layers of a stage of the case, at each of its numbers of kept tokens."""
+    config = parse_run_config(case.flags)
+    forecast, model = plan_ahead(config, case.world_size), config.model
+    layers = forecast.memory[stage].layers
     rotary_share = model.rotary_percent if model.position_embedding_type == "rope" else 0.0
     rms_norm, fused_gate = model.normalization == "RMSNorm", bool(model.bias_swiglu_fusion)
     numbers = Numbers(2, True, False, False, rotary_share, False, rms_norm, fused_gate=fused_gate)
     shape, share, method = forecast.sizes.shape, share_of(config), config.build_method()
-    plans = [method.plan(step) for step in CASES[case].steps]
+    plans = [method.plan(step) for step in case.steps]
     return [
         sum(layer_bytes(shape, numbers, share, plan.kept_tokens[layer - 1]).kept for layer in layers) for plan in plans
     ]
@@ -102,7 +102,8 @@ def test_the_distributed_optimizer_owns_its_share(case: str, found: dict[str, li
 @pytest.mark.parametrize("case", CASES)
 def test_stored_activations_are_as_planned(case: str, found: dict[str, list[dict[str, Any]]]) -> None:
     """The head is left out, since it stores the same for every number of kept tokens."""
-    stored, planned = [step["saved_bytes"] for step in found[case]], planned_layers(case)
+    stored = [step["saved_bytes"] for step in found[case]]
+    planned = planned_layers(CASES[case], -1 if "last" in case else 0)
     for later in (1, 2):
         assert stored[later] - stored[0] == pytest.approx(planned[later] - planned[0], rel=EXACT)
     if "first" in case:
@@ -114,6 +115,14 @@ def test_the_peak_is_what_torchs_own_tracker_counts(case: str, peaks: dict[str, 
     """Of weights, gradients and activations, with what is at work; no step has been taken, so without moments."""
     (stage,) = plan_ahead(parse_run_config(TRACKED[case].flags), TRACKED[case].world_size).memory
     assert stage.total - stage.parts["optimizer"] == pytest.approx(peaks[case], rel=EXACT)
+
+
+@pytest.mark.parametrize("case", GRAPHED)
+def test_graphs_hold_what_is_planned_besides_activations(case: str, peaks: dict[str, int]) -> None:
+    """What is static and what backward reads; the static input is both."""
+    (stage,) = plan_ahead(parse_run_config(GRAPHED[case].flags), GRAPHED[case].world_size).memory
+    (activations,) = planned_layers(GRAPHED[case], 0)
+    assert peaks[case] == pytest.approx(activations + stage.parts["graphs"], rel=EXACT)
 
 
 @pytest.mark.parametrize("kept_tokens", [2048, 512])

@@ -35,6 +35,7 @@ PAIRS = [
     ("tp2 sp dp2", "pp2", "learned positions"),
     ("dp2", "cp2", "document masks"),
     ("dp2 sharded buckets", "tp2 sp", "RoPE"),
+    ("pp2", "dp2 sharded buckets", "RoPE"),
 ]
 """The layout before, the layout after, and the variant of ``VARIANTS``."""
 

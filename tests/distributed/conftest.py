@@ -12,11 +12,14 @@ from tests.distributed.pool import Pool
 from tests.distributed.runs import Runs
 from tests.support import small_dataset, small_sentences
 
+_SCORING = "megatron.ltd.evaluation.lm_eval"
+LM_EVAL = (f"{_SCORING}.results", f"{_SCORING}.task_loading", "lm_eval.evaluator")
+
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
-    """A pool of jobs on the CPU."""
-    with Pool("cpu") as pool:
+    """A pool of jobs on the CPU, several of which score with lm-eval."""
+    with Pool("cpu", also_import=LM_EVAL) as pool:
         yield pool
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.support_vit import image_arrays
 
-NUM_STEPS = 5
+NUM_STEPS = 3
 GLOBAL_BATCH_SIZE = 16
 
 
@@ -107,34 +107,35 @@ the same number of samples at a time. "RoPE" and "blocks" use Llama's layer with
 """
 
 
-_EVERYWHERE = ("learned positions", "RoPE", "document masks", "blocks")
-_SAMPLE = ("pp2 interleaved dp2 sharded overlaps", "tp2 sp pp2 dp2")
-_COMBINED = ("cp2 tp2 sp", "dp2 sharded overlaps", "dp2 sharded buckets", "cp2 dp2")
-LAYOUT_CASES = [
-    (name, variant)
-    for name in LAYOUTS
-    for variant in VARIANTS
-    if (variant in _EVERYWHERE if name not in _COMBINED else variant in ("document masks", "blocks")) or name in _SAMPLE
-]
+_PLAIN, _HARD = ("RoPE", "document masks"), ("document masks", "blocks")
+_TAKES = {
+    **dict.fromkeys(("tp2 sp", "cp2"), (*_PLAIN, "blocks")),
+    **dict.fromkeys(("cp2 tp2 sp", "cp2 dp2", "dp2 sharded overlaps", "dp2 sharded buckets"), _HARD),
+    "pp2 interleaved dp2 sharded overlaps": tuple(VARIANTS),
+    "tp2 sp dp2": ("dense", "learned positions", *_PLAIN),
+    "tp2 sp pp2 dp2": (*_HARD, "layer dropping"),
+}
+LAYOUT_CASES = [(name, variant) for name in LAYOUTS for variant in VARIANTS if variant in _TAKES.get(name, _PLAIN)]
 """The pairs of layout and variant that are compared with one process.
 
-Every layout takes the variants of ``_EVERYWHERE``, except that those that only combine other layouts take the two
-hardest. The layouts of ``_SAMPLE`` take all variants.
+Every layout takes both kinds of layers, with and without masks: "RoPE" has Llama's, "document masks" has GPT-2's. Where
+ranks hold parts of a sequence, or layouts are combined, "blocks" has all at once. Every variant meets tensor, sequence,
+pipeline and data parallelism.
 """
 RECOMPUTE_CASES = [
     (name, mode, variant)
     for name in RECOMPUTED_LAYOUTS
     for mode in RECOMPUTE
-    for variant in VARIANTS
-    if (variant in ("document masks", "blocks") if name != "dp2 sharded overlaps" else variant == "layer dropping")
-    or (name == "one process" and variant in _EVERYWHERE)
+    for variant in {"one process": ("learned positions", "blocks"), "dp2 sharded overlaps": ("layer dropping",)}.get(
+        name, ("blocks",)
+    )
 ]
 """With overlaps, skipped layers mark their gradients as ready, of which the recomputed pass must not do more."""
 
-RANDOM_LTD = tuple("--random-ltd --ltd-min-kept-tokens 8 --ltd-growth-steps 6 --ltd-granularity 8".split())
-"""Over five steps, layers 2 to 5 of six keep 8, 8, 16, 16 and 24 of 32 tokens."""
+RANDOM_LTD = tuple("--random-ltd --ltd-min-kept-tokens 8 --ltd-growth-steps 3 --ltd-granularity 8".split())
+"""Over three steps, layers 2 to 5 of six keep 8, 16 and 24 of 32 tokens."""
 BYPASS = tuple(
-    "--token-bypass --token-bypass-kept-tokens 8 --token-bypass-growth-steps 6 --token-bypass-granularity 8".split()
+    "--token-bypass --token-bypass-kept-tokens 8 --token-bypass-growth-steps 3 --token-bypass-granularity 8".split()
 )
 RANDOM_BYPASS = (*BYPASS, "--token-bypass-selector", "random")
 
@@ -143,12 +144,12 @@ SIX_LAYERS = (
     *"--num-layers 6 --hidden-size 32 --num-attention-heads 4 --seq-length 32 --seed 5".split(),
     *"--make-vocab-size-divisible-by 8 --init-method-std 0.1 --attention-dropout 0 --hidden-dropout 0".split(),
     *f"--train-iters {NUM_STEPS} --global-batch-size {GLOBAL_BATCH_SIZE} --clip-grad 0.2 --adam-eps 1e-4".split(),
-    *"--lr 3e-3 --lr-decay-style cosine --lr-warmup-iters 2 --eval-iters 1 --log-interval 1000".split(),
+    *"--lr 3e-3 --lr-decay-style cosine --lr-warmup-iters 1 --eval-iters 1 --log-interval 1000".split(),
 )
 
 
 def run_flags(data: str) -> tuple[str, ...]:
-    """Flags of five steps of 16 samples of 32 tokens through six layers; a method's flags are added to them.
+    """Flags of three steps of 16 samples of 32 tokens through six layers; a method's flags are added to them.
 
     The weights are large enough for attention to be far from uniform, and gradients are actually clipped. Adam's
     epsilon is far above the rounding error of gradients: without RoPE, the gradient of the keys' biases is nothing but
@@ -178,12 +179,12 @@ def classifier_command(folder: Path, vocabulary: str) -> tuple[str, ...]:
 
 
 def vit_command(folder: Path) -> tuple[str, ...]:
-    """A vision transformer of six layers on 37 images, written to ``folder``, for five steps of 16."""
+    """A vision transformer of six layers on 37 images, written to ``folder``, for three steps of 16."""
     return (
         *("finetune_vit_ltd.py", "--train-data-path", image_arrays(folder / "train.npz", 37)),
         *("--valid-data-path", image_arrays(folder / "valid.npz", 10, seed=1)),
         *"--img-h 31 --img-w 1 --patch-dim 1 --num-channels 1 --num-classes 3".split(),
         *"--num-layers 6 --hidden-size 32 --num-attention-heads 4 --init-method-std 0.1 --seed 5".split(),
-        *"--attention-dropout 0 --hidden-dropout 0 --train-iters 5 --global-batch-size 16 --clip-grad 0.2".split(),
-        *"--adam-eps 1e-4 --lr 3e-3 --lr-decay-style cosine --lr-warmup-iters 2 --log-interval 1000".split(),
+        *"--attention-dropout 0 --hidden-dropout 0 --train-iters 3 --global-batch-size 16 --clip-grad 0.2".split(),
+        *"--adam-eps 1e-4 --lr 3e-3 --lr-decay-style cosine --lr-warmup-iters 1 --log-interval 1000".split(),
     )

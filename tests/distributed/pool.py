@@ -29,7 +29,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -92,12 +92,13 @@ class _Outcome:
 class Pool:
     """Runs jobs on one kind of device, ``"cpu"`` or ``"cuda"``. Use it as a context manager, or close it."""
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str = "cpu", also_import: Sequence[str] = ()) -> None:
+        """``also_import``: modules that many jobs need, imported once if this is the first pool of its process."""
         assert device in ("cpu", "cuda")
         self._device = device
         self._folder = Path(tempfile.mkdtemp(prefix="pool-"))
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(_PRELOAD)
+        self._context.set_forkserver_preload([*_PRELOAD, *also_import])
 
     def __enter__(self) -> Pool:
         return self

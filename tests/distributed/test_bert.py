@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.layouts import LAYOUTS, RANDOM_LTD, RECOMPUTE
+from tests.distributed.layouts import LAYOUTS, RANDOM_LTD, RECOMPUTE, VARIANTS
 from tests.distributed.runs import Runs, assert_same, whole
 
 pytestmark = pytest.mark.distributed
 
 IMPORTANCE = tuple("--token-bypass --token-bypass-kept-tokens 16 --token-bypass-layers 3-5".split())
-LAYER_DROP = tuple("--layer-drop --layer-drop-theta 0.4 --layer-drop-gamma 0.5".split())
 LLAMA = tuple(
     "--position-embedding-type rope --normalization RMSNorm --swiglu --untie-embeddings-and-output-weights".split()
 )
@@ -21,7 +20,7 @@ CHECKED = {
     "tp2 sp, random-LTD, masked tokens alone": ("tp2 sp", (*RANDOM_LTD, "--bert-no-binary-head")),
     "tp2 pp2, importance": ("tp2 pp2", IMPORTANCE),
     "pp2 interleaved, RoPE, untied": ("pp2 interleaved", (*RANDOM_LTD, *LLAMA)),
-    "dp2, layer dropping": ("dp2", (*RANDOM_LTD, *LAYER_DROP)),
+    "dp2, layer dropping": ("dp2", (*RANDOM_LTD, *VARIANTS["layer dropping"])),
     "pp2 interleaved dp2 sharded overlaps, random-LTD": ("pp2 interleaved dp2 sharded overlaps", RANDOM_LTD),
 }
 
@@ -38,8 +37,8 @@ def test_recompute_changes_nothing(bert_runs: Runs) -> None:
 
 
 def test_continues_under_another_layout(bert_runs: Runs, tmp_path: Path) -> None:
-    """Train three steps under one layout and two under another; the learned importances are part of the checkpoint."""
-    first = bert_runs.run(LAYOUTS["tp2 pp2"], *IMPORTANCE, "--save", str(tmp_path), "--exit-interval", "3")
+    """Train two steps under one layout and one under another; the learned importances are part of the checkpoint."""
+    first = bert_runs.run(LAYOUTS["tp2 pp2"], *IMPORTANCE, "--save", str(tmp_path), "--exit-interval", "2")
     moved = first.then(bert_runs.run(LAYOUTS["dp2 sharded"], *IMPORTANCE, "--load", str(tmp_path)))
     assert_same(moved, bert_runs.reference(1, *IMPORTANCE))
 

@@ -7,7 +7,6 @@ questions with generated answers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +46,6 @@ def task_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / task).mkdir()
         (folder / task / f"{SPLIT[task]}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def offline() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_DATASETS_OFFLINE", "1")
-        yield
 
 
 def evaluated(pool: Pool, saved: str, task_data: Path, output: Path, world_size: int, tensor: int) -> dict[str, Any]:

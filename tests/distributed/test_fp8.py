@@ -85,9 +85,9 @@ def test_scales_are_saved(engine: Engine, dataset: str, tmp_path: Path, layout: 
     """A run that stops and resumes has the scales of one that does not, to rounding under another layout."""
     resumed = LAYOUTS.get(layout, ONE)
     command = [*run_flags(dataset), *TE, *RANDOM_LTD, *BF16, *DROPPED, *DELAYED, "--device", "cpu", "--log-dir"]
-    command += [str(tmp_path / "log"), "--eval-interval", "3"]
+    command += [str(tmp_path / "log"), "--eval-interval", "2"]
     (expected,) = engine.run(scales_after, [*command, *ONE.flags], world_size=1)
-    first = [*command, *ONE.flags, "--save", str(tmp_path), "--exit-interval", "3"]
+    first = [*command, *ONE.flags, "--save", str(tmp_path), "--exit-interval", "2"]
     engine.run(scales_after, first, world_size=1)
     ranks = engine.run(scales_after, [*command, *resumed.flags, "--load", str(tmp_path)], world_size=resumed.world_size)
     found: dict[str, Any] = {}
@@ -104,12 +104,21 @@ def test_scales_are_saved(engine: Engine, dataset: str, tmp_path: Path, layout: 
 def test_checkpoints_with_and_without_fp8(engine_runs: Runs, runs: Runs, tmp_path: Path, before: str) -> None:
     """Each continues the other, also with our own layers."""
     saved, loaded = {"fp8": (DELAYED, ()), "bf16": ((), DELAYED), "another recipe": (DELAYED, TENSORWISE)}[before]
-    first = engine_runs.run(ONE, *BF16, *saved, "--save", str(tmp_path), "--exit-interval", "3")
+    first = engine_runs.run(ONE, *BF16, *saved, "--save", str(tmp_path), "--exit-interval", "2")
     rest = engine_runs.run(ONE, *BF16, *loaded, "--load", str(tmp_path))
     assert_same(first.then(rest), engine_runs.reference(1, *BF16), EXACT)
     if before == "fp8":
         own = runs.run(ONE, *BF16, "--load", str(tmp_path))
         assert_same(first.then(own), engine_runs.reference(1, *BF16), Tolerance(loss=1e-3, gradient=2e-2))
+
+
+@pytest.fixture(scope="module")
+def saved_in_fp8(engine: Engine, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a step."""
+    folder = tmp_path_factory.mktemp("saved")
+    command = [*run_flags(dataset), *TE, *ONE.flags, "--device", "cpu", "--bf16", *DELAYED]
+    engine.run(printed_by, [*command, "--save", str(folder), "--exit-interval", "1"], world_size=1)
+    return folder
 
 
 _LEFT_OUT = "the checkpoint's scales of fp8 are left out: "
@@ -125,11 +134,10 @@ _LEFT_OUT = "the checkpoint's scales of fp8 are left out: "
     ids=["bf16", "another recipe", "the same"],
 )
 def test_scales_that_are_left_out_are_named(
-    engine: Engine, dataset: str, tmp_path: Path, flags: tuple[str, ...], said: str | None
+    engine: Engine, dataset: str, saved_in_fp8: Path, tmp_path: Path, flags: tuple[str, ...], said: str | None
 ) -> None:
-    command = [*run_flags(dataset), *TE, *ONE.flags, "--device", "cpu", "--log-dir", str(tmp_path / "log"), "--bf16"]
-    engine.run(printed_by, [*command, *DELAYED, "--save", str(tmp_path), "--exit-interval", "1"], world_size=1)
-    again = [*command, *flags, "--load", str(tmp_path), "--exit-interval", "2"]
+    command = [*run_flags(dataset), *TE, *ONE.flags, "--device", "cpu", "--log-dir", str(tmp_path), "--bf16"]
+    again = [*command, *flags, "--load", str(saved_in_fp8), "--exit-interval", "2"]
     (printed,) = engine.run(printed_by, again, world_size=1)
     assert [line for line in printed.splitlines() if "scales of fp8" in line] == ([] if said is None else [said])
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from tests.distributed import pool as pool_module
 from tests.distributed.pool import JobFailed, Pool
 from tests.support_processes import PATIENCE_SECONDS
 
@@ -126,7 +127,9 @@ def write_process_ids_and_wait(file: str) -> None:
 
 
 def _start_and_wait(file: str) -> None:
-    Pool().run(write_process_ids_and_wait, file, world_size=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool_module, "_PRELOAD", ["torch"])  # these ranks need no more
+        Pool().run(write_process_ids_and_wait, file, world_size=2)
 
 
 def test_ranks_end_when_their_parent_is_killed(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@
                                                    │                │
                                           lm_eval --model hf        ours: one process, tensor 2, data 2
 
-500 examples each of LAMBADA, HellaSwag, ARC-Easy and BoolQ are scored with the trained model and 100 each with the
-drawn one: 5,500 log-likelihoods and the accuracies are compared. Hugging Face's model runs in its own process, because
+200 examples each of LAMBADA, HellaSwag, ARC-Easy and BoolQ are scored with the trained model and 100 each with the
+drawn one: 3,300 log-likelihoods and the accuracies are compared. Hugging Face's model runs in its own process, because
 its libraries leave state behind that would disturb later jobs.
 """
 
@@ -24,9 +24,7 @@ import pytest
 import torch
 
 from megatron.ltd.data.preprocess import PreprocessConfig, preprocess
-from megatron.ltd.errors import UserError
 from megatron.ltd.evaluation.decoding import generate
-from megatron.ltd.evaluation.lm_eval.harness_command import evaluate
 from megatron.ltd.evaluation.load import load_model
 from megatron.ltd.evaluation.local_tasks.prepare import PrepareConfig, prepare
 from megatron.ltd.evaluation.sampler import Sampler
@@ -37,6 +35,7 @@ from megatron.ltd.parallel.config import ParallelConfig
 from megatron.ltd.parallel.mesh import initialize
 from megatron.ltd.tokenizers.config import TokenizerFiles
 from tests.distributed.error_jobs import end_of
+from tests.distributed.evaluation_jobs import evaluate_command
 from tests.distributed.pool import Pool
 from tests.support import REPOSITORY
 from tests.support_processes import PATIENCE_SECONDS
@@ -46,7 +45,7 @@ pytestmark = pytest.mark.distributed
 pytest.importorskip("lm_eval")
 
 TASKS = ("lambada_openai", "hellaswag", "arc_easy", "boolq")
-EXAMPLES, FEW_EXAMPLES = 500, 100
+EXAMPLES, FEW_EXAMPLES = 200, 100
 VOCAB_SIZE = 2048
 SEQ_LENGTH = 256
 LLAMA = (
@@ -166,15 +165,6 @@ class Scores:
                     assert value == other.results[task][metric], (task, metric)
 
 
-def run_evaluation(arguments: Sequence[str]) -> str:
-    """Run ``tools/evaluate.py`` on a rank of the pool; return "done" or the error message."""
-    try:
-        evaluate(arguments, None)
-    except UserError as error:
-        return str(error)
-    return "done"
-
-
 class Judge:
     """Scores models with lm-eval, and caches the scores of ours."""
 
@@ -188,8 +178,7 @@ class Judge:
         if key not in self.known:
             arguments, output = self._arguments(examples)
             arguments += ["--load", str(model), *layout]
-            ends = self.pool.run(run_evaluation, arguments, world_size=world_size)
-            assert ends == ["done"] * world_size
+            self.pool.run(evaluate_command, arguments, world_size=world_size)
             self.known[key] = Scores.read(output)
         return self.known[key]
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.distributed.layouts import LAYOUT_CASES, LAYOUTS, RECOMPUTE, RECOMPUTE_CASES, RECOMPUTED_LAYOUTS, VARIANTS
-from tests.distributed.test_layout_changes import PAIRS
+from tests.distributed.test_layout_changes import CHAINS
 
 PAGE = "docs/tested-layouts.md"
 LAYOUT_TESTS, CHANGE_TESTS = "tests/distributed/test_layouts.py", "tests/distributed/test_layout_changes.py"
@@ -32,9 +32,9 @@ def in_words(name: str) -> str:
 
 
 def moved(name: str) -> str:
-    """A link to the test of the first pair of layouts that contains this one."""
-    before, after, _ = next(pair for pair in PAIRS if name in pair[:2])
-    return cell(CHANGE_TESTS, f"test_continues_under_another_layout[{before} to {after}]")
+    """A link to the test of the first chain of layouts that contains this one."""
+    variant = next(variant for variant, names in CHAINS.items() if name in names)
+    return cell(CHANGE_TESTS, f"test_continues_under_another_layout[{variant}]")
 
 
 def layout_table() -> list[str]:

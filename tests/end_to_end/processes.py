@@ -18,11 +18,13 @@ SCRIPT = REPOSITORY / "pretrain_gpt_ltd.py"
 
 
 @contextmanager
-def started(flags: Sequence[str], script: Path = SCRIPT) -> Iterator[subprocess.Popen[str]]:
+def started(
+    flags: Sequence[str], script: Path = SCRIPT, python: str = sys.executable
+) -> Iterator[subprocess.Popen[str]]:
     """Start the command in its own process group, as a terminal would; kill the group at the end of the block."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [sys.executable, str(script), *flags],
+        [python, str(script), *flags],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     ) as process:  # fmt: skip
         try:

@@ -17,7 +17,7 @@ from megatron.ltd.parallel.mesh import Mesh
 from megatron.ltd.plan.table import format_rate
 from megatron.ltd.training.build import build_run
 from megatron.ltd.training.run import Run
-from tests.end_to_end.runs import TINY, metrics, refusal, run_status, tiny_flags
+from tests.end_to_end.runs import TINY, metrics, refusal, run_status, snapshot, tiny_flags
 from tests.support import assert_differs, world
 from tests.support_errors import assert_names, assert_refused
 
@@ -157,8 +157,10 @@ def test_a_finished_run_says_how_to_go_on(
     finished = shutil.copytree(straight, tmp_path / "finished")
     assert run_status(tiny_flags(data, "--save", finished, "--load", finished)) == (0, "")
     said = capsys.readouterr().out
-    assert "step 6 of 6" in said and "--train-iters" in said and f"megatron-ltd export --load {finished}" in said
+    assert "already at step 6 of 6" in said and "--train-iters" in said
+    assert f"megatron-ltd export --load {finished}" in said
     assert metrics(finished) == metrics(straight)
+    assert snapshot(finished / "iter_0000006") == snapshot(straight / "iter_0000006")
 
 
 def test_a_longer_run_is_told_what_keeps_its_schedule(data: str, half: Path) -> None:

@@ -23,6 +23,7 @@ from tests.end_to_end.processes import patched_script, started, steps_logged, wa
 from tests.end_to_end.runs import metrics, run_status, tiny_flags
 from tests.support_errors import assert_names
 from tests.support_processes import PATIENCE_SECONDS
+from tests.warm.start import wait_for_scripts, warm_python
 
 MODES = {"sync": (), "async": ("--async-save",)}
 both_modes = pytest.mark.parametrize("mode", MODES.values(), ids=MODES.keys())
@@ -213,7 +214,7 @@ _SLOW_WRITER = """
 from megatron.ltd.checkpoint.rank_shard import RankPlan
 write = RankPlan.write_files
 def slow(plan, check):
-    time.sleep({seconds})
+    time.sleep(1.0)
     return write(plan, check)
 RankPlan.write_files = slow
 """
@@ -221,7 +222,7 @@ RankPlan.write_files = slow
 
 @pytest.mark.slow
 def test_a_signal_to_all_processes_in_the_first_save(data: str, tmp_path: Path) -> None:
-    script = patched_script(tmp_path, _SLOW_WRITER.format(seconds=1.0))
+    script = patched_script(tmp_path, _SLOW_WRITER)
     flags = tiny_flags(data, "--train-iters", 100_000, "--eval-iters", 0, "--save", tmp_path, "--save-interval", 3)
     with started([*flags, "--async-save", "--num-workers", "1"], script) as process:
         wait_for(process, lambda: any(tmp_path.glob("iter_0000003.*.partial")))
@@ -235,37 +236,28 @@ def test_a_signal_to_all_processes_in_the_first_save(data: str, tmp_path: Path) 
 
 @pytest.mark.slow
 @both_modes
-def test_a_kill_while_files_are_written(mode: Sequence[str], data: str, straight: Path, tmp_path: Path) -> None:
-    """The next save removes the files that were left behind."""
-    script = patched_script(tmp_path, _SLOW_WRITER.format(seconds=60.0))
-    with started(tiny_flags(data, "--save", tmp_path, "--save-interval", 2, *mode), script) as process:
-        wait_for(process, lambda: any(tmp_path.glob("iter_*.partial")))
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    assert any(tmp_path.glob("iter_*.partial"))
-    assert_resumes(data, tmp_path, straight)
-
-
-@pytest.mark.slow
-@both_modes
 def test_kills_at_random_moments(mode: Sequence[str], data: str, tmp_path: Path) -> None:
-    """Every step saves, so most kills happen during a save. The checks hold wherever a kill happens."""
-    flags = ["--train-iters", 60, "--ltd-growth-steps", 40, "--eval-iters", 0, "--keep-last", 2, *mode]
+    """Every step saves, so most kills happen during a save. The checks hold wherever a kill happens. The same command
+    starts and resumes the run, and in the end nothing is left of what was not finished.
+    """
+    flags = ["--train-iters", 40, "--ltd-growth-steps", 30, "--eval-iters", 0, "--keep-last", 2, *mode]
     assert run_status(tiny_flags(data, "--save", tmp_path / "straight", *flags)) == (0, "")
     folder = tmp_path / "killed"
     flags = [*flags, "--save", folder, "--load", folder, "--save-interval", 1]
     draw = random.Random()
     for kill in range(2):
         before = steps_logged(folder)
-        with started(tiny_flags(data, *flags)) as process:
+        with started(tiny_flags(data, *flags), python=warm_python()) as process:
             wait_for(process, lambda before=before, kill=kill: steps_logged(folder) >= before + 3 + 2 * kill)
             time.sleep(draw.uniform(0.0, 0.2))
             os.killpg(process.pid, signal.SIGKILL)
+        wait_for_scripts()
         latest = checkpoint_files.read_tracker(folder)
         assert latest is not None and tensors(folder, latest)
-    assert run_status(tiny_flags(data, *flags, "--save-interval", 60)) == (0, "")
+    assert run_status(tiny_flags(data, *flags, "--save-interval", 40)) == (0, "")
     assert metrics(folder) == metrics(tmp_path / "straight")
-    assert tensors(folder, 60) == tensors(tmp_path / "straight", 60)
+    assert tensors(folder, 40) == tensors(tmp_path / "straight", 40)
+    assert not list(folder.glob("iter_*.partial"))
 
 
 def test_keep_last(data: str, tmp_path: Path) -> None:

@@ -22,14 +22,37 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+
+import psutil
+
+from tests.support_processes import PATIENCE_SECONDS
 
 _FOLDER = Path(__file__).resolve().parent
 
 
-@functools.cache
 def warm_environment() -> str:
     """The folder of a virtual environment whose ``bin/python`` is a client. The first call starts the server."""
+    return _started()[0]
+
+
+def warm_python() -> str:
+    """The client, to be started in place of ``sys.executable``."""
+    return f"{warm_environment()}/bin/python"
+
+
+def wait_for_scripts() -> None:
+    """Wait until the server has no script: those of killed clients end soon after them."""
+    server, deadline = psutil.Process(_started()[1]), time.monotonic() + PATIENCE_SECONDS
+    while server.children():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@functools.cache
+def _started() -> tuple[str, int]:
+    """Folder of the virtual environment, and process id of the server."""
     folder = Path(tempfile.mkdtemp(prefix="warm-"))
     program, address = folder / "bin" / "python", folder / "server"
     program.parent.mkdir()
@@ -44,12 +67,7 @@ def warm_environment() -> str:
     atexit.register(_end, server, folder)
     assert server.stdout is not None
     assert server.stdout.readline() == b"ready\n"
-    return str(folder)
-
-
-def warm_python() -> str:
-    """The client, to be started in place of ``sys.executable``."""
-    return f"{warm_environment()}/bin/python"
+    return str(folder), server.pid
 
 
 def _end(server: subprocess.Popen[bytes], folder: Path) -> None:

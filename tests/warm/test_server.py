@@ -9,14 +9,13 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.support_processes import PATIENCE_SECONDS, child
-from tests.warm.start import warm_environment, warm_python
+from tests.warm.start import wait_for_scripts, warm_environment, warm_python
 
 PROGRAMS = {
     "words, folder and variables": "import os, sys; print(sys.argv, os.getcwd(), os.environ['WORD'], sys.path[0])",
@@ -69,14 +68,6 @@ def test_a_script_ends_with_its_client(number: signal.Signals, tmp_path: Path) -
         assert not script.is_running()
 
 
-def server_process() -> psutil.Process:
-    for process in psutil.Process().children():
-        with suppress(psutil.ZombieProcess):  # a process of an earlier test
-            if f"{warm_environment()}/server" in process.cmdline():
-                return process
-    raise AssertionError("there is no server")
-
-
 @pytest.mark.parametrize("sent", ["nothing", "streams", "half a request", "a request"])
 def test_a_client_that_is_killed_early_ends_its_script_only(sent: str, tmp_path: Path) -> None:
     program = tmp_path / "sleeps.py"
@@ -95,8 +86,4 @@ def test_a_client_that_is_killed_early_ends_its_script_only(sent: str, tmp_path:
     (tmp_path / "ends.py").write_text("print('ended')")
     done = subprocess.run([warm_python(), "ends.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "ended\n"
-    server = server_process()
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while server.children() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not server.children()
+    wait_for_scripts()

@@ -88,7 +88,11 @@ def shared_data(repository: Path) -> Path:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip GPU tests on a machine without a GPU. torch is imported only if such a test was collected."""
+    """Files with slow tests come first, so that none begins when all others have ended. Skip GPU tests on a machine
+    without a GPU; torch is imported only if such a test was collected.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items:
         return

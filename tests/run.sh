@@ -21,9 +21,13 @@ fi
 echo "set-up and checks: ${SECONDS} s"
 
 status=0
-# Two workers, each importing torch once; the tests of a file stay together, as they share their fixtures.
-.venv/bin/python -m pytest -n 2 --dist loadfile --durations 20 --ignore tests/distributed || status=$?
-# One process by itself: its tests share one pool of up to eight ranks, which keep the machine busy.
-.venv/bin/python -m pytest --durations 10 tests/distributed || status=$?
+cores="$(.venv/bin/python -c 'import os; print(os.cpu_count() or 1)')"
+# A worker for each core, of which each imports torch once and may have a server of warm scripts. The tests of a file
+# stay together, as they share their fixtures; files with slow tests come first (tests/conftest.py).
+.venv/bin/python -m pytest -n "$((cores < 8 ? cores : 8))" --dist loadfile --no-loadscope-reorder --durations 20 \
+    --ignore tests/distributed || status=$?
+# Fewer workers, each with a pool of up to eight ranks. Many runs have one rank, so that two workers keep two cores busy.
+.venv/bin/python -m pytest -n "$((cores < 6 ? 2 : cores < 16 ? cores / 2 : 8))" --dist loadfile --durations 10 \
+    tests/distributed || status=$?
 echo "everything: ${SECONDS} s"
 exit "${status}"

@@ -107,28 +107,27 @@ the same number of samples at a time. "RoPE" and "blocks" use Llama's layer with
 """
 
 
-_PLAIN, _HARD = ("RoPE", "document masks"), ("document masks", "blocks")
-_TAKES = {
-    **dict.fromkeys(("tp2 sp", "cp2"), (*_PLAIN, "blocks")),
-    **dict.fromkeys(("cp2 tp2 sp", "cp2 dp2", "dp2 sharded overlaps", "dp2 sharded buckets"), _HARD),
-    "pp2 interleaved dp2 sharded overlaps": tuple(VARIANTS),
-    "tp2 sp dp2": ("dense", "learned positions", *_PLAIN),
-    "tp2 sp pp2 dp2": (*_HARD, "layer dropping"),
-}
-LAYOUT_CASES = [(name, variant) for name in LAYOUTS for variant in VARIANTS if variant in _TAKES.get(name, _PLAIN)]
+_EVERYWHERE = ("learned positions", "RoPE", "document masks", "blocks")
+_SAMPLE = ("pp2 interleaved dp2 sharded overlaps", "tp2 sp pp2 dp2")
+_COMBINED = ("cp2 tp2 sp", "dp2 sharded overlaps", "dp2 sharded buckets", "cp2 dp2")
+LAYOUT_CASES = [
+    (name, variant)
+    for name in LAYOUTS
+    for variant in VARIANTS
+    if (variant in _EVERYWHERE if name not in _COMBINED else variant in ("document masks", "blocks")) or name in _SAMPLE
+]
 """The pairs of layout and variant that are compared with one process.
 
-Every layout takes both kinds of layers, with and without masks: "RoPE" has Llama's, "document masks" has GPT-2's. Where
-ranks hold parts of a sequence, or layouts are combined, "blocks" has all at once. Every variant meets tensor, sequence,
-pipeline and data parallelism.
+Every layout takes the variants of ``_EVERYWHERE``, except that those that only combine other layouts take the two
+hardest. The layouts of ``_SAMPLE`` take all variants.
 """
 RECOMPUTE_CASES = [
     (name, mode, variant)
     for name in RECOMPUTED_LAYOUTS
     for mode in RECOMPUTE
-    for variant in {"one process": ("learned positions", "blocks"), "dp2 sharded overlaps": ("layer dropping",)}.get(
-        name, ("blocks",)
-    )
+    for variant in VARIANTS
+    if (variant in ("document masks", "blocks") if name != "dp2 sharded overlaps" else variant == "layer dropping")
+    or (name == "one process" and variant in _EVERYWHERE)
 ]
 """With overlaps, skipped layers mark their gradients as ready, of which the recomputed pass must not do more."""
 

@@ -146,7 +146,8 @@ def load_checkpoint(
         "step": _stored_count(checkpoint, plain, "optimizer", "step"),
         "grad_scaler": _stored_scaler(checkpoint, plain["optimizer"].get("grad_scaler")),
     }
-    load_optimizer(state.optimizer, {**loaded["optimizer"], **stored})
+    # Megatron-Core leaves out what is empty: padded buckets can leave a process without any numbers of its own.
+    load_optimizer(state.optimizer, {"tensors": {}, **loaded.get("optimizer", {}), **stored})
     state.learned_V = loaded.get("method", {}).get("learned", state.learned_V)
     stored_clock = _stored_count(checkpoint, plain, "opt_param_scheduler", "num_steps")
     state.scheduler.num_steps = stored_clock if initial_clock is None else initial_clock

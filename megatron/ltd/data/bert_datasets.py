@@ -103,6 +103,7 @@ def build_bert_datasets(
     """
 
     def core_config(key: str, samples: int | None) -> _Config:
+        """Of one set of samples; its data are checked."""
         for info, documents in documents_of(config, sources, key, number_of=lambda info: info.documents):
             _check_documents(key.partition("_")[0], info, documents, sentence_order=sentence_order)
         if samples is not None:  # of BERT one document is a sample or more

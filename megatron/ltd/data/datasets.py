@@ -133,6 +133,7 @@ def build_datasets(
     opened: dict[str, Any] = {}
 
     def core_config(key: str, samples: int | None) -> _Config:
+        """Of one set of samples; its data are checked."""
         _check_samples(config, sources, key, samples, seq_length)
         return _Config(
             **blend_settings(config, sources, key, samples),

@@ -35,10 +35,30 @@ def column_indices(kept_BK: Tensor) -> tuple[Tensor, Tensor]:
     return kept_BK.t(), torch.arange(kept_BK.shape[0])[None, :]
 
 
-def test_gather_and_scatter_are_plain_indexing() -> None:
+def test_gather_is_plain_indexing() -> None:
+    x_SBH = hidden()
+    part_KBH = gather_tokens(x_SBH, KEPT_BK)
+    expected_KBH = x_SBH[column_indices(KEPT_BK)]
+    assert torch.equal(part_KBH, expected_KBH)
+    grad_KBH = torch.randn_like(part_KBH)
+    (grad,) = torch.autograd.grad(part_KBH, x_SBH, grad_KBH)
+    (expected,) = torch.autograd.grad(expected_KBH, x_SBH, grad_KBH)
+    assert torch.equal(grad, expected)
+
+
+def test_scatter_is_plain_indexing() -> None:
     x_SBH, part_KBH = hidden(), hidden(seed=1, length=K)
-    assert torch.equal(gather_tokens(x_SBH, KEPT_BK), x_SBH[column_indices(KEPT_BK)])
-    assert torch.equal(scatter_tokens(x_SBH, part_KBH, KEPT_BK), x_SBH.index_put(column_indices(KEPT_BK), part_KBH))
+    out_SBH = scatter_tokens(x_SBH, part_KBH, KEPT_BK)
+    expected_SBH = x_SBH.index_put(column_indices(KEPT_BK), part_KBH)
+    assert torch.equal(out_SBH, expected_SBH)
+    grad_SBH = torch.randn_like(out_SBH)
+    grads = torch.autograd.grad(out_SBH, (x_SBH, part_KBH), grad_SBH)
+    expected = torch.autograd.grad(expected_SBH, (x_SBH, part_KBH), grad_SBH)
+    assert all(torch.equal(a, b) for a, b in zip(grads, expected, strict=True))
+
+
+def test_gradients_of_gather_and_scatter() -> None:
+    x_SBH, part_KBH = hidden(), hidden(seed=1, length=K)
     assert torch.autograd.gradcheck(lambda x: gather_tokens(x, KEPT_BK), x_SBH)
     assert torch.autograd.gradcheck(lambda x, part: scatter_tokens(x, part, KEPT_BK), (x_SBH, part_KBH))
 
@@ -193,6 +213,11 @@ def test_masks_keep_their_own_rows_and_columns(batch: int) -> None:
         rows = KEPT_BK[sample].tolist()
         source = mask[sample if batch > 1 else 0, 0]
         assert kept_mask[sample, 0].tolist() == [[source[q, k].item() for k in rows] for q in rows]
+
+
+def test_the_causal_mask_of_kept_tokens_is_causal() -> None:
+    causal = torch.ones(S, S, dtype=torch.bool).triu(1)[None, None]
+    assert torch.equal(gather_mask(causal, KEPT_BK), torch.ones(K, K, dtype=torch.bool).triu(1).expand(B, 1, K, K))
 
 
 @pytest.mark.parametrize("batch", [1, B])

@@ -183,6 +183,15 @@ def test_one_sample_over_many_layers_and_seeds(axis: str) -> None:
     assert_chi_square(chi_square(counts), 14)
 
 
+def test_a_row_depends_on_its_own_sample_only() -> None:
+    sample_ids = torch.tensor([5, 99, 3, 1000, 12])
+    together = kept_indices(1, sample_ids, 4, 64, 16)
+    alone = torch.cat([kept_indices(1, sample_id[None], 4, 64, 16) for sample_id in sample_ids])
+    assert torch.equal(together, alone)
+    order = torch.tensor([4, 0, 3, 1, 2])
+    assert torch.equal(kept_indices(1, sample_ids[order], 4, 64, 16), together[order])
+
+
 @pytest.mark.parametrize("layer_numbers", [(2,), range(2, 7), (2, 3, 5, 9, 10), (7, 3)], ids=str)
 @pytest.mark.parametrize(("kept_tokens", "strata", "block_size"), [(24, 1, 1), (24, 4, 1), (32, 2, 4), (64, 1, 1)])
 def test_layers_drawn_together_keep_what_each_keeps_alone(
@@ -203,10 +212,33 @@ def test_a_draw_takes_as_many_operations_for_many_layers_as_for_one() -> None:
     assert many.names.total() <= 49, "each is the launch of a kernel, for every microbatch"
 
 
-def test_neither_random_state_nor_sample_ids_change() -> None:
-    before, sample_ids = torch.get_rng_state(), torch.arange(4)
+def test_fewer_tokens_are_a_subset_of_more() -> None:
+    sample_ids = torch.arange(4)
+    few, more = (kept_indices(1, sample_ids, 4, 64, kept_tokens) for kept_tokens in (16, 24))
+    assert all(set(a) < set(b) for a, b in zip(few.tolist(), more.tolist(), strict=True))
+
+
+def test_strata_keep_their_share() -> None:
+    kept_BK = kept_indices(1, torch.arange(50), 2, 64, 16, strata=4)
+    assert torch.equal(kept_BK // 16, torch.arange(4).repeat_interleave(4).expand(50, 16))
+
+
+def test_keeping_all_tokens_gives_every_position() -> None:
+    assert kept_indices(1, torch.arange(3), 2, 8, 8).tolist() == [list(range(8))] * 3
+
+
+def test_no_random_state_is_read_or_changed() -> None:
+    before = torch.get_rng_state()
+    first = kept_indices(1, torch.arange(4), 2, 64, 16)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(7)
+    assert torch.equal(kept_indices(1, torch.arange(4), 2, 64, 16), first)
+
+
+def test_the_sample_ids_are_not_modified() -> None:
+    sample_ids = torch.arange(4)
     kept_indices(1, sample_ids, 2, 64, 16)
-    assert torch.equal(torch.get_rng_state(), before) and torch.equal(sample_ids, torch.arange(4))
+    assert torch.equal(sample_ids, torch.arange(4))
 
 
 @pytest.mark.parametrize(
@@ -216,6 +248,27 @@ def test_shares_that_do_not_divide_fail_an_assertion(kept_tokens: int, strata: i
     """Flags are checked when a method is built (``ScheduleFlags``), so a bad value that gets here is a bug."""
     with pytest.raises(AssertionError):
         kept_indices(1, torch.arange(2), 2, 64, kept_tokens, strata, block_size)
+
+
+@pytest.mark.parametrize("strata", [1, 4])
+def test_blocks_keep_every_token_equally_often(strata: int) -> None:
+    draws, seq_length, kept_tokens, block_size = 20_000, 256, 64, 8
+    kept_BK = kept_indices(1, torch.arange(draws), 2, seq_length, kept_tokens, strata, block_size)
+    counts = torch.bincount(kept_BK.flatten(), minlength=seq_length)
+    blocks = counts.view(-1, block_size)
+    assert (blocks == blocks[:, :1]).all(), "all of a block's tokens or none of them"
+    share, num_blocks = kept_tokens / seq_length, seq_length // block_size
+    spread = draws * share * (1 - share) / (1 - strata / num_blocks)
+    assert_chi_square(((blocks[:, 0] - draws * share) ** 2).sum().item() / spread, num_blocks - strata)
+
+
+def test_neighbouring_blocks_are_kept_together_as_often_as_expected() -> None:
+    """With 4 of 8 blocks kept, a kept block's left neighbour is kept with probability 3 / 7, inside a block always."""
+    kept_BK = kept_indices(3, torch.arange(50_000), 2, 32, 16, block_size=4)
+    chosen_BS = torch.zeros(50_000, 32).scatter_(1, kept_BK, 1.0)
+    with_left_S = (chosen_BS[:, 1:] * chosen_BS[:, :-1]).sum(0) / chosen_BS[:, 1:].sum(0)
+    for position, share in enumerate(with_left_S.tolist(), start=1):
+        assert share == (pytest.approx(3 / 7, abs=0.015) if position % 4 == 0 else 1.0)
 
 
 @pytest.mark.gpu
